@@ -1,0 +1,3 @@
+//! The `mesp` program.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Where numbers live: the Backend trait, Cpu, Dry, arena, plan and ledger.

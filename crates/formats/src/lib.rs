@@ -1,0 +1,1 @@
+//! Files: safetensors, Hugging Face directories, PEFT adapters, atomic writes.

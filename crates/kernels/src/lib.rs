@@ -1,0 +1,1 @@
+//! The math on slices: one file per operation, forward beside backward.

@@ -1,0 +1,1 @@
+//! Gradient checks and goldens, for tests only.
