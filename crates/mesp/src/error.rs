@@ -1,0 +1,74 @@
+//! The library's one error: every message says what, where, expected, found, and what to do.
+
+use std::path::{Path, PathBuf};
+
+/// Why an operation of the library failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file could not be read, written or understood.
+    #[error(transparent)]
+    File(#[from] mesp_formats::Error),
+    /// Training or evaluation data that cannot be used.
+    #[error("{}{}: {problem}{}", path.display(), line.map_or_else(String::new, |l| format!(":{l}")), hint_text(.hint))]
+    Data {
+        /// The data file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: Option<usize>,
+        /// What is wrong, with what was expected and what was found.
+        problem: String,
+        /// What the user can do about it.
+        hint: Option<String>,
+    },
+    /// A choice that cannot be carried out.
+    #[error("{problem}{}", hint_text(.hint))]
+    Usage {
+        /// What is wrong.
+        problem: String,
+        /// What the user can do about it.
+        hint: Option<String>,
+    },
+    /// The run produced a value that is not a number.
+    #[error("step {step}: the {what} is {value}; rows of this step: {rows}\n  the last good adapter is kept; lower --learning-rate or set --max-grad-norm")]
+    NonFinite {
+        /// The optimizer step, counted from 1.
+        step: usize,
+        /// `loss` or `gradient norm`.
+        what: &'static str,
+        /// The value found.
+        value: f64,
+        /// File and line of the rows in the step.
+        rows: String,
+    },
+}
+
+/// The library's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// An [`Error::Data`] without advice.
+    pub fn data(path: impl AsRef<Path>, line: Option<usize>, problem: impl Into<String>) -> Self {
+        Self::Data { path: path.as_ref().to_path_buf(), line, problem: problem.into(), hint: None }
+    }
+
+    /// An [`Error::Usage`] without advice.
+    pub fn usage(problem: impl Into<String>) -> Self {
+        Self::Usage { problem: problem.into(), hint: None }
+    }
+
+    /// Adds advice where the error has room for it.
+    #[must_use]
+    pub fn hint(mut self, advice: impl Into<String>) -> Self {
+        match &mut self {
+            Self::Data { hint, .. } | Self::Usage { hint, .. } => *hint = Some(advice.into()),
+            Self::File(mesp_formats::Error::Invalid { hint, .. }) => *hint = Some(advice.into()),
+            _ => {}
+        }
+        self
+    }
+}
+
+fn hint_text(hint: &Option<String>) -> String {
+    hint.as_ref().map_or_else(String::new, |h| format!("\n  {h}"))
+}
