@@ -1,1 +1,46 @@
 //! The math on slices: one file per operation, forward beside backward.
+//!
+//! Rows are tokens. `N` rows in a micro-batch, `d` hidden size, `D` head size, `V` vocabulary, `r` LoRA
+//! rank. A matrix `[n, d]` is a row-major slice of `n·d` values. The gradient of `x` is `dx`. A
+//! micro-batch is *ragged*: sequences stand back to back, `offsets` holds where each begins, with one entry
+//! more for the end.
+//!
+//! Three rules hold for every function here:
+//!
+//! 1. **Nothing is allocated.** Scratch is passed in; a function beside the operation says how much.
+//! 2. **Results do not depend on the number of threads**, nor on how rows are cut into tiles: every output
+//!    element is computed by one thread, in one order of its terms.
+//! 3. **The plain body is the reference.** Operations are generic over [`Real`]: with `f64` they are what
+//!    the `f32` form is checked against.
+
+mod attention;
+mod cross_entropy;
+mod embedding;
+mod isa;
+mod matmul;
+mod optim;
+mod par;
+mod real;
+mod rms_norm;
+mod rope;
+mod swiglu;
+mod weight;
+
+pub use attention::{
+    AttentionShape, ProbsAt, attention, attention_backward_kv, attention_backward_q, attention_delta,
+    attention_probs, attention_scratch, probs_len,
+};
+pub use cross_entropy::{RowLoss, cross_entropy};
+pub use embedding::{embedding, gather_rows, scatter_add_rows};
+pub use isa::{Isa, isa};
+pub use matmul::{Init, Lhs, Out, Rhs, matmul, matmul_scratch};
+pub use optim::{AdamW, Sgd, adamw, add, scale, sgd, sum_of_squares};
+pub use par::Par;
+pub use real::Real;
+pub use rms_norm::{rms_norm, rms_norm_backward, rms_norm_backward_in_place};
+pub use rope::{Layout, inverse_frequencies, rope};
+pub use swiglu::{swiglu_backward_in_place, swiglu_in_place};
+pub use weight::{Dtype, WeightView};
+
+#[cfg(test)]
+mod test_util;

@@ -1,0 +1,110 @@
+//! Against the definition and central differences, ragged and grouped, across tile edges.
+
+use super::*;
+use crate::test_util::{Rng, differences, dot, relative};
+
+/// Softmax attention by the definition, one sequence after another.
+fn definition(q: &[f64], k: &[f64], v: &[f64], shape: AttentionShape<'_>) -> Vec<f64> {
+    let (d, qc, kc) = (shape.head_dim, shape.q_cols(), shape.kv_cols());
+    let mut o = vec![0.0; q.len()];
+    for s in 0..shape.queries.len() - 1 {
+        let (q0, k0) = (shape.queries[s], shape.keys[s]);
+        let shift = (shape.keys[s + 1] - k0) - (shape.queries[s + 1] - q0);
+        for i in q0..shape.queries[s + 1] {
+            for h in 0..shape.heads {
+                let kv = h / (shape.heads / shape.kv_heads);
+                let seen = k0..=k0 + shift + i - q0;
+                let score = |j: usize| dot(&q[i * qc + h * d..][..d], &k[j * kc + kv * d..][..d]) / (d as f64).sqrt();
+                let total: f64 = seen.clone().map(|j| score(j).exp()).sum();
+                for j in seen {
+                    let p = score(j).exp() / total;
+                    for e in 0..d {
+                        o[i * qc + h * d + e] += p * v[j * kc + kv * d + e];
+                    }
+                }
+            }
+        }
+    }
+    o
+}
+
+fn run<R: Real>(q: &[R], k: &[R], v: &[R], shape: AttentionShape<'_>) -> (Vec<R>, Vec<R>) {
+    let mut o = vec![R::ZERO; q.len()];
+    let mut lse = vec![R::ZERO; q.len() / shape.head_dim];
+    let mut scratch = vec![R::ZERO; attention_scratch(1, shape.head_dim, shape.key_tile)];
+    attention(&mut o, &mut lse, [q, k, v], shape, &mut scratch, Par::serial());
+    (o, lse)
+}
+
+/// dQ, dK, dV with probabilities rebuilt or kept.
+fn gradients<R: Real>(d_o: &[R], [q, k, v]: [&[R]; 3], shape: AttentionShape<'_>, keep: bool, par: Par<'_>) -> [Vec<R>; 3] {
+    let (o, lse) = run(q, k, v, shape);
+    let mut scratch = vec![R::ZERO; attention_scratch(par.threads(), shape.head_dim, shape.key_tile)];
+    let mut p = vec![R::from_f64(9.0); shape.heads * probs_len(shape.queries)];
+    let probs = if keep {
+        attention_probs(&mut p, &lse, [q, k], shape, &mut scratch, par);
+        ProbsAt::Kept(&p)
+    } else {
+        ProbsAt::Rebuild
+    };
+    let mut delta = vec![R::ZERO; lse.len()];
+    attention_delta(&mut delta, d_o, &o, shape.head_dim, par);
+    let (mut dq, mut dk, mut dv) = (vec![R::ZERO; q.len()], vec![R::ZERO; k.len()], vec![R::ZERO; v.len()]);
+    attention_backward_q(&mut dq, d_o, [q, k, v], [&lse, &delta], probs, shape, &mut scratch, par);
+    attention_backward_kv(&mut dk, &mut dv, d_o, [q, k, v], [&lse, &delta], probs, shape, &mut scratch, par);
+    [dq, dk, dv]
+}
+
+#[test]
+fn equals_the_definition_and_its_differences() {
+    let mut rng = Rng(10);
+    for (heads, kv_heads, head_dim, offsets, key_tile) in
+        [(4, 2, 3, vec![0, 5, 6, 13], 4), (3, 3, 2, vec![0, 2], 64), (2, 1, 5, vec![0, 0, 9], 5)]
+    {
+        let shape = AttentionShape { heads, kv_heads, head_dim, queries: &offsets, keys: &offsets, key_tile };
+        let n = offsets[offsets.len() - 1];
+        let q: Vec<f64> = rng.vec(n * heads * head_dim);
+        let [k, v]: [Vec<f64>; 2] = std::array::from_fn(|_| rng.vec(n * kv_heads * head_dim));
+        let d_o: Vec<f64> = rng.vec(q.len());
+        assert!(relative(&run(&q, &k, &v, shape).0, &definition(&q, &k, &v, shape)) < 1e-14);
+        let loss = |q: &[f64], k: &[f64], v: &[f64]| dot(&run(q, k, v, shape).0, &d_o);
+        let [dq, dk, dv] = gradients(&d_o, [&q, &k, &v], shape, false, Par::serial());
+        assert!(relative(&dq, &differences(&q, |q| loss(q, &k, &v))) < 1e-8);
+        assert!(relative(&dk, &differences(&k, |k| loss(&q, k, &v))) < 1e-8);
+        assert!(relative(&dv, &differences(&v, |v| loss(&q, &k, v))) < 1e-8);
+    }
+}
+
+#[test]
+fn long_rows_cross_tiles_and_nothing_depends_on_threads_or_kept_probabilities() {
+    let mut rng = Rng(11);
+    let offsets = [0, 131, 132, 180];
+    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 16, queries: &offsets, keys: &offsets, key_tile: 64 };
+    let q: Vec<f32> = rng.vec(180 * 64);
+    let [k, v]: [Vec<f32>; 2] = std::array::from_fn(|_| rng.vec(180 * 32));
+    let d_o: Vec<f32> = rng.vec(q.len());
+    let wide = |x: &[f32]| x.iter().map(|v| f64::from(*v)).collect::<Vec<_>>();
+    assert!(relative(&run(&q, &k, &v, shape).0, &definition(&wide(&q), &wide(&k), &wide(&v), shape)) < 1e-6);
+    let plain = gradients(&d_o, [&q, &k, &v], shape, false, Par::serial());
+    let exact = gradients(&wide(&d_o), [&wide(&q), &wide(&k), &wide(&v)], shape, false, Par::serial());
+    for (a, b) in plain.iter().zip(&exact) {
+        assert!(relative(a, b) < 2e-6, "single precision rounding over 131 keys");
+    }
+    assert_eq!(gradients(&d_o, [&q, &k, &v], shape, true, Par::serial()), plain);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
+    assert_eq!(gradients(&d_o, [&q, &k, &v], shape, false, Par::on(&pool)), plain);
+}
+
+#[test]
+fn the_last_queries_against_a_cache_equal_the_whole() {
+    let mut rng = Rng(12);
+    let whole = [0, 70];
+    let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 8, queries: &whole, keys: &whole, key_tile: 32 };
+    let q: Vec<f32> = rng.vec(70 * 16);
+    let [k, v]: [Vec<f32>; 2] = std::array::from_fn(|_| rng.vec(70 * 8));
+    let (o, _) = run(&q, &k, &v, shape);
+    let last = [0, 3];
+    let cached = AttentionShape { queries: &last, ..shape };
+    let (tail, _) = run(&q[67 * 16..], &k, &v, cached);
+    assert!(relative(&tail, &o[67 * 16..]) < 1e-6);
+}

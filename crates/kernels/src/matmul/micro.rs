@@ -1,0 +1,87 @@
+//! The innermost loop: a tile of the result held in registers while `k` runs.
+
+use super::{MR, NR};
+use crate::Real;
+use crate::isa::vectorized;
+
+/// `c[height, vectors·lane] += a[height, depth] · packed[depth, vectors·lane]`, the sum of each element in
+/// ascending depth, starting from what `c` holds.
+///
+/// Arguments: height, vectors, depth, a, row and column stride of a, packed, c, row stride of c.
+/// The function is unsafe: all of these elements must exist and `c` must be the caller's alone.
+pub(super) type Run<R> = unsafe fn(usize, usize, usize, *const R, usize, usize, *const R, *mut R, usize);
+
+/// A microkernel and its tile.
+#[derive(Debug, Clone, Copy)]
+pub struct Micro<R> {
+    /// Rows of a tile, at most `MR`.
+    pub(super) mr: usize,
+    /// Columns of a tile, at most `NR`, a multiple of `lane`.
+    pub(super) nr: usize,
+    /// Columns of one vector.
+    pub(super) lane: usize,
+    pub(super) run: Run<R>,
+}
+
+impl<R: Real> Micro<R> {
+    /// Plain Rust that the compiler vectorizes: every machine, every [`Real`].
+    pub(crate) fn portable() -> Self {
+        const { assert!(4 <= MR && 16 <= NR) };
+        Self { mr: 4, nr: 16, lane: 16, run: portable::<R> }
+    }
+}
+
+impl Micro<f32> {
+    /// The fastest for this machine.
+    pub(crate) fn for_f32() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        match crate::isa() {
+            crate::Isa::Avx512 => return Self { mr: 6, nr: 64, lane: 16, run: super::x86::avx512 },
+            crate::Isa::Avx2 => return Self { mr: 6, nr: 16, lane: 8, run: super::x86::avx2 },
+            crate::Isa::Portable => {}
+        }
+        Self::portable()
+    }
+}
+
+vectorized! {
+/// [`Run`] in plain Rust for tiles of at most 4 × 16.
+fn portable<R: Real>(
+    height: usize,
+    vectors: usize,
+    depth: usize,
+    a: *const R,
+    a_rows: usize,
+    a_cols: usize,
+    packed: *const R,
+    c: *mut R,
+    c_rows: usize,
+) {
+    debug_assert!(height <= 4 && vectors == 1, "a portable tile is 4 × 16");
+    let mut acc = [[R::ZERO; 16]; 4];
+    // SAFETY: `Run`'s contract: `height` rows of 16 columns of `c`, `depth` rows of `packed`, and
+    // `height × depth` of `a` exist.
+    unsafe {
+        for (i, row) in acc.iter_mut().enumerate().take(height) {
+            for (j, x) in row.iter_mut().enumerate() {
+                *x = *c.add(i * c_rows + j);
+            }
+        }
+        for p in 0..depth {
+            let b = &*packed.add(p * 16).cast::<[R; 16]>();
+            for (i, row) in acc.iter_mut().enumerate() {
+                // Rows past the height repeat the last one; they are not stored.
+                let x = *a.add(i.min(height - 1) * a_rows + p * a_cols);
+                for (s, y) in row.iter_mut().zip(b) {
+                    *s += x * *y;
+                }
+            }
+        }
+        for (i, row) in acc.iter().enumerate().take(height) {
+            for (j, x) in row.iter().enumerate() {
+                *c.add(i * c_rows + j) = *x;
+            }
+        }
+    }
+}
+}

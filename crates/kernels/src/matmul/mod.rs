@@ -1,0 +1,324 @@
+//! Matrix product with strided operands and weights in any storage format.
+//!
+//! ```text
+//! out  = init + alpha · a · b          a [m,k]   b [k,n]   out [m,n]
+//! init   zero, a bias per column, or what `out` holds
+//! scratch  threads · KC·NR values: one packed panel of b per thread
+//! ```
+//!
+//! A task owns a panel of columns of `out` (and, where columns are few, a range of rows). It packs `KC × NR`
+//! values of `b` at a time, converting them from their storage format on the way, so no converted weight
+//! exists whole, and runs the microkernel over all rows. `a` is read in place: the microkernel broadcasts
+//! its values one by one, which works for any strides and makes `aᵀ·b` need no transposition.
+//!
+//! **Order of terms.** Every output element is one chain of multiply-adds in ascending `k` that starts from
+//! `init`. Panels, row tiles, `KC` and threads cut the work but never the chain. So a product over all rows
+//! equals the same product in row tiles bit for bit, and so does a sum over rows (`aᵀ·b`) cut into tiles
+//! that accumulate. Methods that differ only in what they keep rely on this.
+
+mod micro;
+mod pack;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use std::ops::Range;
+
+pub use micro::Micro;
+
+use crate::par::{Par, Pieces};
+use crate::{Real, WeightView};
+
+/// Rows of `b` packed at a time: the panel (115 KB in f32) stays in the second-level cache.
+const KC: usize = 448;
+/// Widest panel of any microkernel.
+const NR: usize = 64;
+/// Tallest tile of any microkernel.
+const MR: usize = 6;
+
+/// The left factor: element `(i, p)` is `data[i·row_stride + p·col_stride]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Lhs<'a, R> {
+    /// Values.
+    pub data: &'a [R],
+    /// Distance between rows.
+    pub row_stride: usize,
+    /// Distance between columns.
+    pub col_stride: usize,
+}
+
+impl<'a, R> Lhs<'a, R> {
+    /// A row-major matrix with `cols` columns.
+    pub fn rows(data: &'a [R], cols: usize) -> Self {
+        Self { data, row_stride: cols, col_stride: 1 }
+    }
+
+    /// The transpose of a row-major matrix with `cols` columns.
+    pub fn transposed(data: &'a [R], cols: usize) -> Self {
+        Self { data, row_stride: 1, col_stride: cols }
+    }
+}
+
+/// The right factor.
+#[derive(Debug, Clone, Copy)]
+pub enum Rhs<'a, R> {
+    /// Element `(p, j)` is `data[p·row_stride + j·col_stride]`.
+    Dense {
+        /// Values.
+        data: &'a [R],
+        /// Distance between rows.
+        row_stride: usize,
+        /// Distance between columns.
+        col_stride: usize,
+    },
+    /// A frozen weight `W [n, k]`, used as `Wᵀ` (a layer's forward).
+    WeightTransposed(WeightView<'a>),
+    /// A frozen weight `W [k, n]`, used as it is (a layer's input gradient).
+    Weight(WeightView<'a>),
+}
+
+impl<'a, R> Rhs<'a, R> {
+    /// A row-major matrix with `cols` columns.
+    pub fn rows(data: &'a [R], cols: usize) -> Self {
+        Self::Dense { data, row_stride: cols, col_stride: 1 }
+    }
+
+    /// The transpose of a row-major matrix with `cols` columns.
+    pub fn transposed(data: &'a [R], cols: usize) -> Self {
+        Self::Dense { data, row_stride: 1, col_stride: cols }
+    }
+}
+
+/// The result: element `(i, j)` is `data[i·row_stride + j·col_stride]`.
+#[derive(Debug)]
+pub struct Out<'a, R> {
+    /// Values.
+    pub data: &'a mut [R],
+    /// Distance between rows.
+    pub row_stride: usize,
+    /// Distance between columns.
+    pub col_stride: usize,
+}
+
+impl<'a, R> Out<'a, R> {
+    /// A row-major matrix with `cols` columns.
+    pub fn rows(data: &'a mut [R], cols: usize) -> Self {
+        Self { data, row_stride: cols, col_stride: 1 }
+    }
+
+    /// The transpose of a row-major matrix with `cols` columns.
+    pub fn transposed(data: &'a mut [R], cols: usize) -> Self {
+        Self { data, row_stride: 1, col_stride: cols }
+    }
+}
+
+/// What the sums start from.
+#[derive(Debug, Clone, Copy)]
+pub enum Init<'a> {
+    /// 0.
+    Zero,
+    /// One value per column.
+    Bias(&'a [f32]),
+    /// What `out` holds.
+    Accumulate,
+}
+
+/// Values of scratch that [`matmul`] needs for a number of threads.
+pub const fn matmul_scratch(threads: usize) -> usize {
+    threads * KC * NR
+}
+
+/// `out = init + alpha·a·b`; see the module's page.
+///
+/// # Panics
+/// When an operand is too short for its shape, a weight's shape is not the product's, or `scratch` is shorter
+/// than [`matmul_scratch`]`(par.threads())`.
+#[track_caller]
+pub fn matmul<R: Real>(
+    out: Out<'_, R>,
+    [m, n, k]: [usize; 3],
+    alpha: R,
+    a: Lhs<'_, R>,
+    b: Rhs<'_, R>,
+    init: Init<'_>,
+    scratch: &mut [R],
+    par: Par<'_>,
+) {
+    check(&out, [m, n, k], &a, &b, init);
+    assert!(scratch.len() >= matmul_scratch(par.threads()), "matmul scratch: {} values", scratch.len());
+    if m == 0 || n == 0 {
+        return;
+    }
+    let micro = R::micro();
+    let panels = n.div_ceil(micro.nr);
+    let row_blocks = row_blocks(m, panels, par.threads(), micro.mr);
+    let rows_each = m.div_ceil(row_blocks).next_multiple_of(micro.mr);
+    let (row_stride, col_stride) = (out.row_stride, out.col_stride);
+    let c = Pieces::new(out.data);
+    let scratch = Pieces::new(&mut scratch[..matmul_scratch(par.threads())]);
+    par.tasks(panels * row_blocks, |task, worker| {
+        let (panel, block) = (task / row_blocks, task % row_blocks);
+        let cols = panel * micro.nr..((panel + 1) * micro.nr).min(n);
+        let rows = (block * rows_each).min(m)..((block + 1) * rows_each).min(m);
+        // SAFETY: each worker runs one task at a time and owns its piece of the scratch.
+        let packed = unsafe { scratch.piece(worker, KC * NR) };
+        // SAFETY: `check` proved that every index of this tile lies inside the operands; tasks own disjoint
+        // rows × columns of `out`.
+        unsafe { block_product(&micro, rows, cols, k, alpha, a, b, init, c.as_ptr(), row_stride, col_stride, packed) };
+    });
+}
+
+/// [`matmul`] on the calling thread, for tiles inside another kernel.
+pub(crate) fn serial<R: Real>(
+    out: Out<'_, R>,
+    [m, n, k]: [usize; 3],
+    alpha: R,
+    a: Lhs<'_, R>,
+    b: Rhs<'_, R>,
+    init: Init<'_>,
+    panel: &mut [R],
+) {
+    check(&out, [m, n, k], &a, &b, init);
+    assert!(panel.len() >= matmul_scratch(1), "matmul scratch: {} values", panel.len());
+    let micro = R::micro();
+    for from in (0..n).step_by(micro.nr) {
+        let cols = from..(from + micro.nr).min(n);
+        // SAFETY: `check` proved that every index lies inside the operands; `out` is borrowed exclusively.
+        unsafe {
+            block_product(
+                &micro,
+                0..m,
+                cols,
+                k,
+                alpha,
+                a,
+                b,
+                init,
+                out.data.as_mut_ptr(),
+                out.row_stride,
+                out.col_stride,
+                panel,
+            );
+        }
+    }
+}
+
+/// How many ranges the rows are cut into: one, unless panels are too few to occupy the threads.
+fn row_blocks(m: usize, panels: usize, threads: usize, mr: usize) -> usize {
+    let wanted = if threads == 1 || panels >= 4 * threads { 1 } else { (4 * threads).div_ceil(panels) };
+    wanted.min(m.div_ceil(4 * mr)).max(1)
+}
+
+/// The largest index that a strided matrix touches must exist.
+#[track_caller]
+fn check<R>(out: &Out<'_, R>, [m, n, k]: [usize; 3], a: &Lhs<'_, R>, b: &Rhs<'_, R>, init: Init<'_>) {
+    let last = |rows: usize, cols: usize, rs: usize, cs: usize| {
+        if rows == 0 || cols == 0 { 0 } else { (rows - 1) * rs + (cols - 1) * cs + 1 }
+    };
+    assert!(out.data.len() >= last(m, n, out.row_stride, out.col_stride), "matmul: out is too short for [{m},{n}]");
+    assert!(a.data.len() >= last(m, k, a.row_stride, a.col_stride), "matmul: a is too short for [{m},{k}]");
+    match b {
+        Rhs::Dense { data, row_stride, col_stride } => {
+            assert!(data.len() >= last(k, n, *row_stride, *col_stride), "matmul: b is too short for [{k},{n}]");
+        }
+        Rhs::WeightTransposed(w) => {
+            w.check();
+            assert_eq!([w.rows, w.cols], [n, k], "matmul: shape of the weight against [n,k]");
+        }
+        Rhs::Weight(w) => {
+            w.check();
+            assert_eq!([w.rows, w.cols], [k, n], "matmul: shape of the weight against [k,n]");
+        }
+    }
+    if let Init::Bias(bias) = init {
+        assert_eq!(bias.len(), n, "matmul: bias length");
+    }
+}
+
+/// One panel of columns for a range of rows.
+///
+/// # Safety
+/// `rows × cols` of `out` at `c` and the operands' elements they need exist, nobody else touches that part of
+/// `out`, and `packed` holds `KC·NR` values.
+unsafe fn block_product<R: Real>(
+    micro: &Micro<R>,
+    rows: Range<usize>,
+    cols: Range<usize>,
+    k: usize,
+    alpha: R,
+    a: Lhs<'_, R>,
+    b: Rhs<'_, R>,
+    init: Init<'_>,
+    c: *mut R,
+    c_rows: usize,
+    c_cols: usize,
+    packed: &mut [R],
+) {
+    let width = cols.len();
+    let vectors = width.div_ceil(micro.lane);
+    let padded = vectors * micro.lane;
+    let direct = c_cols == 1 && width == padded;
+    let mut tile = [R::ZERO; MR * NR];
+    let mut k0 = 0;
+    loop {
+        let depth = KC.min(k - k0);
+        pack::pack(packed, b, k0, depth, cols.start, width, padded, alpha);
+        for i in rows.clone().step_by(micro.mr) {
+            let height = micro.mr.min(rows.end - i);
+            let a_start = if depth == 0 { 0 } else { i * a.row_stride + k0 * a.col_stride };
+            // SAFETY: the caller's promise covers rows `i..i+height`, columns `cols`, depth `k0..k0+depth`;
+            // `tile` holds `MR·NR ≥ height·padded` values.
+            unsafe {
+                let origin = c.add(i * c_rows + cols.start * c_cols);
+                let (at, stride) = if direct { (origin, c_rows) } else { (tile.as_mut_ptr(), padded) };
+                if k0 == 0 || !direct {
+                    start(at, stride, origin, [c_rows, c_cols], height, &cols, if k0 == 0 { init } else { Init::Accumulate });
+                }
+                let a_at = a.data.as_ptr().add(a_start);
+                (micro.run)(height, vectors, depth, a_at, a.row_stride, a.col_stride, packed.as_ptr(), at, stride);
+                if !direct {
+                    for r in 0..height {
+                        for j in 0..width {
+                            *origin.add(r * c_rows + j * c_cols) = tile[r * padded + j];
+                        }
+                    }
+                }
+            }
+        }
+        k0 += depth;
+        if k0 >= k {
+            break;
+        }
+    }
+}
+
+/// Sets the tile at `at` to what the sums start from; accumulating in place needs nothing.
+///
+/// # Safety
+/// Both `at` (with `stride`) and `origin` (with `strides`) hold `height × cols` values.
+unsafe fn start<R: Real>(
+    at: *mut R,
+    stride: usize,
+    origin: *mut R,
+    strides: [usize; 2],
+    height: usize,
+    cols: &Range<usize>,
+    init: Init<'_>,
+) {
+    for r in 0..height {
+        for j in 0..cols.len() {
+            // SAFETY: `r < height` and `j < cols.len()`.
+            unsafe {
+                let value = match init {
+                    Init::Zero => R::ZERO,
+                    Init::Bias(bias) => R::from_f32(bias[cols.start + j]),
+                    Init::Accumulate if at == origin => return,
+                    Init::Accumulate => *origin.add(r * strides[0] + j * strides[1]),
+                };
+                *at.add(r * stride + j) = value;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

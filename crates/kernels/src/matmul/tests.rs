@@ -1,0 +1,135 @@
+//! Odd shapes, strides, starts and formats against the definition; tiles and threads against each other.
+
+use super::*;
+use crate::Dtype;
+use crate::test_util::{Rng, relative};
+
+/// The definition, in f64.
+fn reference(m: usize, n: usize, k: usize, a: impl Fn(usize, usize) -> f64, b: impl Fn(usize, usize) -> f64) -> Vec<f64> {
+    let mut c = vec![0.0; m * n];
+    for i in 0..m {
+        for j in 0..n {
+            c[i * n + j] = (0..k).map(|p| a(i, p) * b(p, j)).sum();
+        }
+    }
+    c
+}
+
+const SHAPES: [[usize; 3]; 12] = [
+    [1, 1, 1],
+    [1, 64, 3],
+    [6, 64, 448],
+    [7, 65, 449],
+    [5, 63, 447],
+    [13, 17, 1],
+    [3, 8, 31],
+    [8, 131, 16],
+    [37, 16, 900],
+    [2, 200, 0],
+    [12, 128, 64],
+    [31, 48, 5],
+];
+
+#[test]
+fn equals_the_definition_for_all_layouts() {
+    let mut rng = Rng(1);
+    for [m, n, k] in SHAPES {
+        let (a, b): (Vec<f32>, Vec<f32>) = (rng.vec(m * k), rng.vec(k * n));
+        let exact = reference(m, n, k, |i, p| f64::from(a[i * k + p]), |p, j| f64::from(b[p * n + j]));
+        let a_t: Vec<f32> = (0..m * k).map(|x| a[(x % m) * k + x / m]).collect();
+        let b_t: Vec<f32> = (0..n * k).map(|x| b[(x % k) * n + x / k]).collect();
+        let bytes: Vec<u8> = b_t.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let bytes_straight: Vec<u8> = b.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let lhs = [Lhs::rows(&a, k), Lhs::transposed(&a_t, m)];
+        let rhs = [
+            Rhs::rows(&b, n),
+            Rhs::transposed(&b_t, k),
+            Rhs::WeightTransposed(WeightView { dtype: Dtype::F32, data: &bytes, rows: n, cols: k }),
+            Rhs::Weight(WeightView { dtype: Dtype::F32, data: &bytes_straight, rows: k, cols: n }),
+        ];
+        let mut first: Option<Vec<f32>> = None;
+        let mut scratch = vec![f32::NAN; matmul_scratch(1)];
+        for a in lhs {
+            for b in rhs {
+                let mut c = vec![f32::NAN; m * n];
+                matmul(Out::rows(&mut c, n), [m, n, k], 1.0, a, b, Init::Zero, &mut scratch, Par::serial());
+                assert!(relative(&c, &exact) < 1e-6, "[{m},{n},{k}]");
+                let mut t = vec![f32::NAN; m * n];
+                matmul(Out::transposed(&mut t, m), [m, n, k], 1.0, a, b, Init::Zero, &mut scratch, Par::serial());
+                assert!((0..m * n).all(|x| t[(x % n) * m + x / n].to_bits() == c[x].to_bits()));
+                assert_eq!(first.get_or_insert(c.clone()), &c, "one order of terms for every layout");
+            }
+        }
+    }
+}
+
+#[test]
+fn starts_from_bias_and_accumulates_and_scales() {
+    let (m, n, k) = (7, 70, 20);
+    let mut rng = Rng(2);
+    let (a, b, c0): (Vec<f64>, Vec<f64>, Vec<f64>) = (rng.vec(m * k), rng.vec(k * n), rng.vec(m * n));
+    let bias: Vec<f32> = rng.vec(n);
+    let product = reference(m, n, k, |i, p| a[i * k + p], |p, j| b[p * n + j]);
+    let mut scratch = vec![0.0; matmul_scratch(1)];
+    for (init, alpha) in [(Init::Bias(&bias), 1.0), (Init::Accumulate, -0.5), (Init::Zero, 3.0)] {
+        let mut c = c0.clone();
+        matmul(Out::rows(&mut c, n), [m, n, k], alpha, Lhs::rows(&a, k), Rhs::rows(&b, n), init, &mut scratch, Par::serial());
+        for (x, value) in c.iter().enumerate() {
+            let start = match init {
+                Init::Zero => 0.0,
+                Init::Bias(bias) => f64::from(bias[x % n]),
+                Init::Accumulate => c0[x],
+            };
+            assert!((value - (start + alpha * product[x])).abs() < 1e-12);
+        }
+    }
+}
+
+#[test]
+fn half_precision_weights_are_exact_f32() {
+    let (m, n, k) = (5, 33, 50);
+    let mut rng = Rng(3);
+    let a: Vec<f32> = rng.vec(m * k);
+    let w: Vec<f32> = rng.vec(n * k);
+    let mut scratch = vec![0.0; matmul_scratch(1)];
+    let f16: Vec<u8> = w.iter().flat_map(|x| half::f16::from_f32(*x).to_le_bytes()).collect();
+    let bf16: Vec<u8> = w.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect();
+    for (dtype, data, back) in [
+        (Dtype::F16, &f16, (|b: [u8; 2]| half::f16::from_le_bytes(b).to_f32()) as fn([u8; 2]) -> f32),
+        (Dtype::Bf16, &bf16, |b| half::bf16::from_le_bytes(b).to_f32()),
+    ] {
+        let wide: Vec<f32> = data.as_chunks::<2>().0.iter().map(|b| back(*b)).collect();
+        let view = WeightView { dtype, data, rows: n, cols: k };
+        let (mut c, mut d) = (vec![0.0; m * n], vec![0.0; m * n]);
+        matmul(Out::rows(&mut c, n), [m, n, k], 1.0, Lhs::rows(&a, k), Rhs::WeightTransposed(view), Init::Zero, &mut scratch, Par::serial());
+        matmul(Out::rows(&mut d, n), [m, n, k], 1.0, Lhs::rows(&a, k), Rhs::transposed(&wide, k), Init::Zero, &mut scratch, Par::serial());
+        assert_eq!(c, d);
+    }
+}
+
+#[test]
+fn threads_and_row_tiles_change_no_bit() {
+    let (m, n, k) = (61, 200, 500);
+    let mut rng = Rng(4);
+    let (a, b): (Vec<f32>, Vec<f32>) = (rng.vec(m * k), rng.vec(k * n));
+    let mut whole = vec![0.0; m * n];
+    let mut scratch = vec![0.0; matmul_scratch(4)];
+    matmul(Out::rows(&mut whole, n), [m, n, k], 1.0, Lhs::rows(&a, k), Rhs::rows(&b, n), Init::Zero, &mut scratch, Par::serial());
+    for threads in [2, 3, 4] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+        let mut c = vec![0.0; m * n];
+        matmul(Out::rows(&mut c, n), [m, n, k], 1.0, Lhs::rows(&a, k), Rhs::rows(&b, n), Init::Zero, &mut scratch, Par::on(&pool));
+        assert_eq!(c, whole);
+    }
+    // A sum over rows, cut into tiles that accumulate: bᵀ·b' over k with a tile of 7.
+    let mut sums = vec![0.0; n * n];
+    for from in (0..k).step_by(7) {
+        let rows = 7.min(k - from);
+        let part = &b[from * n..(from + rows) * n];
+        let init = if from == 0 { Init::Zero } else { Init::Accumulate };
+        matmul(Out::rows(&mut sums, n), [n, n, rows], 1.0, Lhs::transposed(part, n), Rhs::rows(part, n), init, &mut scratch, Par::serial());
+    }
+    let mut once = vec![0.0; n * n];
+    matmul(Out::rows(&mut once, n), [n, n, k], 1.0, Lhs::transposed(&b, n), Rhs::rows(&b, n), Init::Zero, &mut scratch, Par::serial());
+    assert_eq!(sums, once);
+}

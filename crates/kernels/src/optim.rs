@@ -1,0 +1,192 @@
+//! Parameter updates and the vector operations around them.
+//!
+//! ```text
+//! SGD     m ← μ·m + (g + λ·p);   p ← p − η·m          (without momentum m is not kept: p ← p − η·(g + λ·p))
+//! AdamW   p ← p·(1 − η·λ)
+//!         m ← β₁·m + (1−β₁)·g;   v ← β₂·v + (1−β₂)·g²
+//!         p ← p − η·(m / (1−β₁ᵗ)) / (√(v / (1−β₂ᵗ)) + ε)
+//! ```
+//! Both are PyTorch's (`torch.optim.SGD` with dampening 0, `torch.optim.AdamW`; Loshchilov & Hutter 2019).
+
+use crate::isa::vectorized;
+use crate::par::Par;
+use crate::real::sum;
+use crate::Real;
+
+/// Values that one task works on.
+const CHUNK: usize = 16 * 1024;
+
+/// Settings of one SGD update.
+#[derive(Debug, Clone, Copy)]
+pub struct Sgd {
+    /// η.
+    pub learning_rate: f64,
+    /// μ.
+    pub momentum: f64,
+    /// λ, added to the gradient.
+    pub weight_decay: f64,
+}
+
+/// Settings of one AdamW update.
+#[derive(Debug, Clone, Copy)]
+pub struct AdamW {
+    /// η.
+    pub learning_rate: f64,
+    /// β₁.
+    pub beta1: f64,
+    /// β₂.
+    pub beta2: f64,
+    /// ε.
+    pub eps: f64,
+    /// λ, decoupled from the gradient.
+    pub weight_decay: f64,
+    /// t, counted from 1.
+    pub step: u64,
+}
+
+/// One SGD update; `m` is empty when there is no momentum.
+///
+/// # Panics
+/// When lengths differ.
+#[track_caller]
+pub fn sgd<R: Real>(p: &mut [R], m: &mut [R], g: &[R], s: Sgd, par: Par<'_>) {
+    assert_eq!(p.len(), g.len(), "sgd: gradient");
+    let [lr, mu, decay] = [s.learning_rate, s.momentum, s.weight_decay].map(R::from_f64);
+    if m.is_empty() {
+        par.chunks(p, CHUNK, |i, p| sgd_plain(p, &g[i * CHUNK..][..p.len()], lr, decay));
+    } else {
+        assert_eq!(m.len(), p.len(), "sgd: momentum");
+        par.chunks2(p, CHUNK, m, CHUNK, |i, p, m| sgd_momentum(p, m, &g[i * CHUNK..][..p.len()], lr, mu, decay));
+    }
+}
+
+/// One AdamW update.
+///
+/// # Panics
+/// When lengths differ.
+#[track_caller]
+pub fn adamw<R: Real>(p: &mut [R], m: &mut [R], v: &mut [R], g: &[R], s: AdamW, par: Par<'_>) {
+    assert!(p.len() == g.len() && p.len() == m.len() && p.len() == v.len(), "adamw: lengths");
+    let correct1 = 1.0 - s.beta1.powf(s.step as f64);
+    let correct2 = 1.0 - s.beta2.powf(s.step as f64);
+    let c = AdamStep {
+        keep: R::from_f64(1.0 - s.learning_rate * s.weight_decay),
+        beta1: R::from_f64(s.beta1),
+        rest1: R::from_f64(1.0 - s.beta1),
+        beta2: R::from_f64(s.beta2),
+        rest2: R::from_f64(1.0 - s.beta2),
+        rate: R::from_f64(s.learning_rate / correct1),
+        root: R::from_f64(1.0 / correct2.sqrt()),
+        eps: R::from_f64(s.eps),
+    };
+    let v = crate::par::Pieces::new(v);
+    par.chunks2(p, CHUNK, m, CHUNK, |i, p, m| {
+        // SAFETY: chunk `i` of v belongs to this task alone, as those of p and m do.
+        let v = unsafe { v.piece(i, CHUNK) };
+        adamw_chunk(p, m, v, &g[i * CHUNK..][..p.len()], c);
+    });
+}
+
+#[derive(Clone, Copy)]
+struct AdamStep<R> {
+    keep: R,
+    beta1: R,
+    rest1: R,
+    beta2: R,
+    rest2: R,
+    rate: R,
+    root: R,
+    eps: R,
+}
+
+vectorized! {
+fn sgd_plain<R: Real>(p: &mut [R], g: &[R], lr: R, decay: R) {
+    for (p, g) in p.iter_mut().zip(g) {
+        *p -= lr * (*g + decay * *p);
+    }
+}
+}
+
+vectorized! {
+fn sgd_momentum<R: Real>(p: &mut [R], m: &mut [R], g: &[R], lr: R, mu: R, decay: R) {
+    for ((p, m), g) in p.iter_mut().zip(m).zip(g) {
+        *m = mu * *m + (*g + decay * *p);
+        *p -= lr * *m;
+    }
+}
+}
+
+vectorized! {
+fn adamw_chunk<R: Real>(p: &mut [R], m: &mut [R], v: &mut [R], g: &[R], c: AdamStep<R>) {
+    for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
+        *m = c.beta1 * *m + c.rest1 * *g;
+        *v = c.beta2 * *v + c.rest2 * *g * *g;
+        *p = *p * c.keep - c.rate * *m / (v.sqrt() * c.root + c.eps);
+    }
+}
+}
+
+/// `y += x`.
+///
+/// # Panics
+/// When lengths differ.
+#[track_caller]
+pub fn add<R: Real>(y: &mut [R], x: &[R], par: Par<'_>) {
+    assert_eq!(y.len(), x.len(), "add: lengths");
+    par.chunks(y, CHUNK, |i, y| {
+        for (y, x) in y.iter_mut().zip(&x[i * CHUNK..]) {
+            *y += *x;
+        }
+    });
+}
+
+/// `x ← c·x`.
+pub fn scale<R: Real>(x: &mut [R], c: f64, par: Par<'_>) {
+    let c = R::from_f64(c);
+    par.chunks(x, CHUNK, |_, x| x.iter_mut().for_each(|x| *x *= c));
+}
+
+/// Σ x², the chunks added in order in double precision: the same for any number of threads.
+pub fn sum_of_squares<R: Real>(x: &[R]) -> f64 {
+    x.chunks(1024).map(|c| sum(c.len(), |i| c[i] * c[i]).to_f64()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// PyTorch 2, two steps of AdamW(lr 0.1, betas (0.9, 0.99), eps 1e-8, weight_decay 0.1) on p = [1, −2],
+    /// g = [0.5, −1] then [−0.25, 1]: by hand in double precision below.
+    #[test]
+    fn adamw_by_hand() {
+        let (mut p, mut m, mut v) = (vec![1.0f64, -2.0], vec![0.0; 2], vec![0.0; 2]);
+        let mut exact = [(1.0f64, 0.0f64, 0.0f64), (-2.0, 0.0, 0.0)];
+        for (t, g) in [[0.5, -1.0], [-0.25, 1.0]].iter().enumerate() {
+            let s = AdamW { learning_rate: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, step: t as u64 + 1 };
+            adamw(&mut p, &mut m, &mut v, g, s, Par::serial());
+            let t = t as i32 + 1;
+            for ((p, m, v), g) in exact.iter_mut().zip(g) {
+                *p *= 1.0 - 0.01;
+                *m = 0.9 * *m + 0.1 * g;
+                *v = 0.99 * *v + 0.01 * g * g;
+                let (m_hat, v_hat) = (*m / (1.0 - 0.9f64.powi(t)), *v / (1.0 - 0.99f64.powi(t)));
+                *p -= 0.1 * m_hat / (v_hat.sqrt() + 1e-8);
+            }
+        }
+        for (p, e) in p.iter().zip(exact) {
+            assert!((p - e.0).abs() < 1e-14);
+        }
+    }
+
+    #[test]
+    fn sgd_with_and_without_momentum() {
+        let s = Sgd { learning_rate: 0.5, momentum: 0.5, weight_decay: 0.0 };
+        let (mut p, mut q, mut m) = (vec![1.0f64], vec![1.0f64], vec![0.0]);
+        for _ in 0..2 {
+            sgd(&mut p, &mut [], &[1.0], s, Par::serial());
+            sgd(&mut q, &mut m, &[1.0], s, Par::serial());
+        }
+        assert_eq!((p[0], q[0]), (0.0, 1.0 - 0.5 - 0.75));
+        assert_eq!(sum_of_squares(&[3.0f32, 4.0]), 25.0);
+    }
+}
