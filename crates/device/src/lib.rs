@@ -1,1 +1,25 @@
-//! Where numbers live: the Backend trait, Cpu, Dry, arena, plan and ledger.
+//! Where numbers live: the [`Backend`] trait, [`Cpu`], [`Dry`], and the memory plan between them.
+//!
+//! Model code asks a backend for buffers ([`Act`], a handle that cannot be copied) and operations on views
+//! of them. The same code run on [`Dry`], which computes nothing, yields every buffer's birth, death and
+//! bytes; [`Plan`] turns these into offsets in one arena; [`Cpu`] allocates the arena once and hands out the
+//! planned offsets in the same order. So the peak is known before the first byte is allocated, and a run
+//! allocates nothing after its start.
+
+mod act;
+mod arena;
+mod backend;
+mod cpu;
+mod dry;
+mod label;
+mod plan;
+mod weight;
+
+pub use act::{Act, View, ViewMut};
+pub use backend::{Attention, Backend, Form, Mark, Probs, Program, Rope};
+pub use cpu::Cpu;
+pub use dry::Dry;
+pub use label::{Class, Label};
+pub use mesp_kernels::{AdamW, Dtype, Layout, Real, RowLoss, Sgd, inverse_frequencies, probs_len};
+pub use plan::{Entry, Plan, ProgramPlan};
+pub use weight::{Mapping, Weight};

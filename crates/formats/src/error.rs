@@ -17,7 +17,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The file's content is not what it should be.
-    #[error("{}: {problem}{}", path.display(), hint_text(.hint))]
+    #[error("{}: {problem}{}", path.display(), hint_text(.hint.as_ref()))]
     Invalid {
         /// The file, with the tensor or key where that helps.
         path: PathBuf,
@@ -52,6 +52,6 @@ impl Error {
     }
 }
 
-fn hint_text(hint: &Option<String>) -> String {
-    hint.as_ref().map_or_else(String::new, |h| format!("\n  {h}"))
+fn hint_text(hint: Option<&String>) -> String {
+    hint.map_or_else(String::new, |h| format!("\n  {h}"))
 }

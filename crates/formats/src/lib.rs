@@ -2,7 +2,32 @@
 //!
 //! Nothing here knows a model architecture, and nothing here maps memory: parsers take byte slices and
 //! give back names, shapes and byte ranges.
+//!
+//! | module | file |
+//! |---|---|
+//! | [`safetensors_file`] | `*.safetensors`: header parser, streaming writer |
+//! | [`model_dir`] | a model folder: which weight files it has |
+//! | [`config`] | `config.json`, `generation_config.json` |
+//! | [`tokenizer_config`] | `tokenizer_config.json`, `chat_template.jinja` |
+//! | [`peft`] | `adapter_config.json`, names in `adapter_model.safetensors` |
+//! | [`atomic`] | files and folders that are either complete or absent |
 
+// A test that meets an error has failed; unwrapping says so in the fewest words.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod atomic;
+pub mod config;
+mod dtype;
 mod error;
+mod json;
+pub mod model_dir;
+pub mod peft;
+pub mod safetensors_file;
+pub mod tokenizer_config;
 
+pub use config::{ModelConfig, RopeScaling};
+pub use dtype::Dtype;
 pub use error::{Error, Result};
+pub use model_dir::ModelDir;
+pub use peft::AdapterConfig;
+pub use tokenizer_config::TokenizerConfig;

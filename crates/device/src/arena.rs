@@ -1,0 +1,65 @@
+//! One allocation, handed out by offsets.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ptr::NonNull;
+
+use mesp_kernels::Real;
+
+use crate::plan::ALIGN;
+use crate::{View, ViewMut};
+
+/// The memory of a backend: zeroed, aligned to a cache line, allocated once.
+///
+/// Its pages are taken from the system as they are first written.
+#[derive(Debug)]
+pub(crate) struct Arena<R> {
+    start: NonNull<R>,
+    values: usize,
+    layout: Layout,
+}
+
+// SAFETY: the arena owns its memory, as a `Vec<R>` does, and `R: Real` is `Send + Sync`.
+unsafe impl<R: Real> Send for Arena<R> {}
+// SAFETY: as above; shared access hands out nothing by itself.
+unsafe impl<R: Real> Sync for Arena<R> {}
+
+impl<R: Real> Arena<R> {
+    pub(crate) fn new(bytes: usize) -> Self {
+        let bytes = bytes.max(ALIGN);
+        let layout = Layout::from_size_align(bytes, ALIGN).expect("a planned size");
+        // SAFETY: the layout's size is not zero; zero bytes are a valid `R`.
+        let start = unsafe { alloc_zeroed(layout) };
+        let Some(start) = NonNull::new(start.cast::<R>()) else { handle_alloc_error(layout) };
+        Self { start, values: bytes / size_of::<R>(), layout }
+    }
+
+    /// The values of a view.
+    ///
+    /// # Safety
+    /// The view's buffer belongs to this arena, and buffers alive together do not overlap (the plan's
+    /// promise). Then the borrow of the handle inside the view is the borrow of these values.
+    pub(crate) unsafe fn read<'a>(&self, view: View<'a>) -> &'a [R] {
+        let len = view.rows * view.cols;
+        assert!(view.at + len <= self.values, "a view inside the arena");
+        // SAFETY: in bounds by the assertion; exclusive writers are excluded by the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(view.at), len) }
+    }
+
+    /// The values of a view, to write.
+    ///
+    /// # Safety
+    /// As [`Arena::read`].
+    pub(crate) unsafe fn write<'a>(&self, view: ViewMut<'a>) -> &'a mut [R] {
+        let len = view.rows * view.cols;
+        assert!(view.at + len <= self.values, "a view inside the arena");
+        // SAFETY: in bounds by the assertion; a `ViewMut` borrows its handle exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().add(view.at), len) }
+    }
+}
+
+impl<R> Drop for Arena<R> {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout.
+        unsafe { dealloc(self.start.as_ptr().cast(), self.layout) };
+    }
+}

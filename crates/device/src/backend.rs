@@ -1,0 +1,158 @@
+//! What a model needs from a device: buffers, and operations whose math is in `mesp-kernels`.
+
+use mesp_kernels::{AdamW, Layout, RowLoss, Sgd};
+
+use crate::{Act, Label, View, ViewMut, Weight};
+
+/// A sequence of allocations that is planned as one: a training step, an evaluation, a generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Program(pub usize);
+
+/// A place in a program's sequence of allocations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark(pub(crate) usize);
+
+/// Which factors of a product are transposed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// a·b
+    Plain,
+    /// a·bᵀ
+    RightTransposed,
+    /// aᵀ·b
+    LeftTransposed,
+}
+
+/// How positions turn queries and keys.
+#[derive(Debug, Clone)]
+pub struct Rope {
+    /// Angle per position of each pair.
+    pub frequencies: Vec<f32>,
+    /// Which values form a pair.
+    pub layout: Layout,
+}
+
+/// Heads and sequences of an attention, all of them causal.
+#[derive(Debug, Clone, Copy)]
+pub struct Attention<'a> {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Values of a head.
+    pub head_dim: usize,
+    /// Where each sequence's queries begin, and the end.
+    pub queries: &'a [usize],
+    /// Where each sequence's keys begin, and the end.
+    pub keys: &'a [usize],
+    /// Keys per tile.
+    pub key_tile: usize,
+}
+
+/// Where attention's backward finds probabilities.
+#[derive(Debug, Clone, Copy)]
+pub enum Probs<'a> {
+    /// Rebuilt from q, k and the log-sum-exp, tile by tile.
+    Rebuild,
+    /// Kept, `[heads, Σ length²]`.
+    Kept(View<'a>),
+}
+
+/// A device. Implementations: [`crate::Cpu`], [`crate::Dry`].
+///
+/// Every operation panics when shapes disagree: shapes follow from the model, so a disagreement is a mistake
+/// in the program and never in a user's file.
+pub trait Backend {
+    /// Names the program whose allocations follow, from its first.
+    fn begin(&mut self, program: Program);
+    /// A buffer that lives as long as the backend, zero at first. Before any program begins.
+    fn persist(&mut self, rows: usize, cols: usize, label: Label) -> Act;
+    /// A buffer with unspecified content.
+    fn alloc(&mut self, rows: usize, cols: usize, label: Label) -> Act;
+    /// Its end.
+    fn free(&mut self, act: Act);
+    /// The place where a loop begins. Each turn makes the same allocations and frees all of them, so a plan
+    /// for one turn serves any number; [`Backend::rewind`] goes back to the place before each turn.
+    fn mark(&self) -> Mark;
+    /// See [`Backend::mark`].
+    fn rewind(&mut self, mark: Mark);
+
+    /// Fills a view from the host: `from(i)` is its i-th value.
+    fn load(&mut self, to: ViewMut<'_>, from: &mut dyn FnMut(usize) -> f64);
+    /// Hands a view's values to the host: `to(i, value)`.
+    fn store(&self, from: View<'_>, to: &mut dyn FnMut(usize, f64));
+    /// 0.
+    fn zero(&mut self, x: ViewMut<'_>);
+    /// `to = from`
+    fn copy(&mut self, to: ViewMut<'_>, from: View<'_>);
+    /// `y += x`
+    fn add(&mut self, y: ViewMut<'_>, x: View<'_>);
+    /// `x ← c·x`
+    fn scale(&mut self, x: ViewMut<'_>, c: f64);
+    /// Σ x²
+    fn sum_of_squares(&mut self, x: View<'_>) -> f64;
+
+    /// `y[t] = table[tokens[t]]`
+    fn embedding(&mut self, y: ViewMut<'_>, table: &Weight, tokens: &[u32]);
+    /// `y[t] = x[index[t]]`
+    fn gather_rows(&mut self, y: ViewMut<'_>, x: View<'_>, index: &[u32]);
+    /// `y[index[t]] += x[t]`
+    fn scatter_add_rows(&mut self, y: ViewMut<'_>, x: View<'_>, index: &[u32]);
+
+    /// `y = rms_norm(x)·w`, over the columns of the views.
+    fn rms_norm(&mut self, y: ViewMut<'_>, x: View<'_>, w: &[f32], eps: f64);
+    /// `dx +=` the gradient of [`Backend::rms_norm`].
+    fn rms_norm_backward(&mut self, dx: ViewMut<'_>, dy: View<'_>, x: View<'_>, w: &[f32], eps: f64);
+    /// `d ←` the gradient of [`Backend::rms_norm`] for the incoming gradient `d`.
+    fn rms_norm_backward_in_place(&mut self, d: ViewMut<'_>, x: View<'_>, w: &[f32], eps: f64);
+    /// Rotates queries or keys; `inverse` is the gradient.
+    fn rope(&mut self, x: ViewMut<'_>, positions: &[u32], rope: &Rope, inverse: bool);
+
+    /// `y = x·Wᵀ + b`, or `y += x·Wᵀ` when accumulating (then without bias).
+    fn linear(&mut self, y: ViewMut<'_>, x: View<'_>, w: &Weight, bias: Option<&[f32]>, accumulate: bool);
+    /// `dx = dy·W`, or `dx +=`. There is no gradient of a frozen weight.
+    fn input_grad(&mut self, dx: ViewMut<'_>, dy: View<'_>, w: &Weight, accumulate: bool);
+    /// `y = alpha·a·b` in a form, or `y +=`: the small products of adapters.
+    fn product(&mut self, y: ViewMut<'_>, form: Form, a: View<'_>, b: View<'_>, alpha: f64, accumulate: bool);
+
+    /// `gate ← silu(gate)∘up`
+    fn swiglu_in_place(&mut self, gate: ViewMut<'_>, up: View<'_>);
+    /// `gate ← dgate`, `up ← dup`
+    fn swiglu_backward_in_place(&mut self, gate: ViewMut<'_>, up: ViewMut<'_>, da: View<'_>);
+
+    /// `o` and the log-sum-exp `[n, heads]`.
+    fn attention(&mut self, o: ViewMut<'_>, lse: ViewMut<'_>, qkv: [View<'_>; 3], shape: Attention<'_>);
+    /// Probabilities `[heads, Σ length²]`.
+    fn attention_probs(&mut self, p: ViewMut<'_>, lse: View<'_>, qk: [View<'_>; 2], shape: Attention<'_>);
+    /// `delta = rowsum(d_o∘o)` per head, `[n, heads]`.
+    fn attention_delta(&mut self, delta: ViewMut<'_>, d_o: View<'_>, o: View<'_>);
+    /// `dq`
+    fn attention_backward_q(
+        &mut self,
+        dq: ViewMut<'_>,
+        d_o: View<'_>,
+        qkv: [View<'_>; 3],
+        lse_delta: [View<'_>; 2],
+        probs: Probs<'_>,
+        shape: Attention<'_>,
+    );
+    /// `dk`, `dv`
+    fn attention_backward_kv(
+        &mut self,
+        dk: ViewMut<'_>,
+        dv: ViewMut<'_>,
+        d_o: View<'_>,
+        qkv: [View<'_>; 3],
+        lse_delta: [View<'_>; 2],
+        probs: Probs<'_>,
+        shape: Attention<'_>,
+    );
+
+    /// Losses of rows of logits; with `gradient`, `logits ← gradient·dloss/dlogits`.
+    fn cross_entropy(&mut self, logits: ViewMut<'_>, labels: &[u32], gradient: Option<f64>, losses: &mut [RowLoss]);
+
+    /// One SGD update of `p`; `m` when there is momentum.
+    fn sgd(&mut self, p: ViewMut<'_>, m: Option<ViewMut<'_>>, g: View<'_>, settings: Sgd);
+    /// One AdamW update of `p`.
+    fn adamw(&mut self, p: ViewMut<'_>, m: ViewMut<'_>, v: ViewMut<'_>, g: View<'_>, settings: AdamW);
+}

@@ -1,0 +1,300 @@
+//! The processor: planned offsets, kernels on a pool of threads.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use mesp_kernels::{
+    self as kernels, AdamW, AttentionShape, Init, Lhs, Out, Par, ProbsAt, Real, Rhs, RowLoss, Sgd,
+};
+use rayon::ThreadPool;
+
+use crate::arena::Arena;
+use crate::plan::Plan;
+use crate::{Act, Attention, Backend, Form, Label, Mark, Probs, Program, Rope, View, ViewMut, Weight};
+
+/// A processor that computes in `R`: `f32` to run, `f64` to check.
+///
+/// Buffers are handed out as the plan says; asking for other buffers than were planned is a panic.
+#[derive(Debug)]
+pub struct Cpu<R> {
+    id: u32,
+    arena: Arena<R>,
+    plan: Plan,
+    pool: Arc<ThreadPool>,
+    persisted: usize,
+    program: usize,
+    next: usize,
+    reached: usize,
+}
+
+impl<R: Real> Cpu<R> {
+    /// Allocates the plan's arena. `pool` must have as many threads as the plan was made for.
+    pub fn new(plan: Plan, pool: Arc<ThreadPool>) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        assert_eq!(plan.value_bytes, size_of::<R>(), "a plan for this type");
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self { id, arena: Arena::new(plan.bytes()), plan, pool, persisted: 0, program: 0, next: 0, reached: 0 }
+    }
+
+    /// The plan that this backend follows.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The furthest byte of the arena that any buffer reached: what was used of the plan.
+    pub fn reached_bytes(&self) -> usize {
+        self.reached
+    }
+
+    /// The threads. A loop over steps runs inside the pool, so that operations inject no jobs.
+    pub fn pool(&self) -> Arc<ThreadPool> {
+        Arc::clone(&self.pool)
+    }
+
+    fn take(&mut self, start: usize, bytes: usize, rows: usize, cols: usize, entry: usize, label: Label) -> Act {
+        let need = rows * cols * size_of::<R>();
+        assert!(need <= bytes, "{label:?}: {need} bytes asked, {bytes} planned");
+        self.reached = self.reached.max(start + bytes);
+        Act { owner: self.id, entry: entry as u32, at: start / size_of::<R>(), rows, cols }
+    }
+
+    fn read<'a>(&self, view: View<'a>) -> &'a [R] {
+        assert_eq!(view.owner, self.id, "a buffer of this backend");
+        // SAFETY: buffers of this backend lie where its plan puts them, and a plan's buffers that are alive
+        // together do not overlap; handles are not copied and end with `free`.
+        unsafe { self.arena.read(view) }
+    }
+
+    fn write<'a>(&self, view: ViewMut<'a>) -> &'a mut [R] {
+        assert_eq!(view.owner, self.id, "a buffer of this backend");
+        // SAFETY: as in `read`; the view borrows its handle exclusively.
+        unsafe { self.arena.write(view) }
+    }
+
+    /// The kernels' scratch, which lies behind the persistent buffers.
+    fn scratch<'a>(&mut self) -> &'a mut [R] {
+        let mut whole = Act {
+            owner: self.id,
+            entry: u32::MAX,
+            at: self.plan.persistent_bytes() / size_of::<R>(),
+            rows: 1,
+            cols: self.plan.scratch_bytes / size_of::<R>(),
+        };
+        // SAFETY: no buffer overlaps the scratch, and an operation takes it once, under `&mut self`.
+        unsafe { self.arena.write(std::mem::transmute::<ViewMut<'_>, ViewMut<'a>>(whole.view_mut())) }
+    }
+}
+
+fn shape(a: Attention<'_>) -> AttentionShape<'_> {
+    let Attention { heads, kv_heads, head_dim, queries, keys, key_tile } = a;
+    AttentionShape { heads, kv_heads, head_dim, queries, keys, key_tile }
+}
+
+impl<R: Real> Backend for Cpu<R> {
+    fn begin(&mut self, program: Program) {
+        (self.program, self.next) = (program.0, 0);
+    }
+
+    fn persist(&mut self, rows: usize, cols: usize, label: Label) -> Act {
+        let e = self.plan.persistent[self.persisted];
+        assert_eq!(e.label, label, "persistent buffers in the planned order");
+        self.persisted += 1;
+        self.take(e.offset, e.bytes, rows, cols, 0, label)
+    }
+
+    fn alloc(&mut self, rows: usize, cols: usize, label: Label) -> Act {
+        let e = self.plan.programs[self.program].entries[self.next];
+        assert_eq!(e.label, label, "buffers in the planned order");
+        let start = self.plan.persistent_bytes() + self.plan.scratch_bytes + e.offset;
+        self.next += 1;
+        let mut act = self.take(start, e.bytes, rows, cols, self.next - 1, label);
+        if cfg!(debug_assertions) {
+            // Whoever reads what was never written shall see it.
+            self.write(act.view_mut()).fill(R::from_f32(f32::NAN));
+        }
+        act
+    }
+
+    fn free(&mut self, act: Act) {
+        assert_eq!(act.owner, self.id, "a buffer of this backend");
+        drop(act);
+    }
+
+    fn mark(&self) -> Mark {
+        Mark(self.next)
+    }
+
+    fn rewind(&mut self, mark: Mark) {
+        self.next = mark.0;
+    }
+
+    fn load(&mut self, to: ViewMut<'_>, from: &mut dyn FnMut(usize) -> f64) {
+        self.write(to).iter_mut().enumerate().for_each(|(i, x)| *x = R::from_f64(from(i)));
+    }
+
+    fn store(&self, from: View<'_>, to: &mut dyn FnMut(usize, f64)) {
+        self.read(from).iter().enumerate().for_each(|(i, x)| to(i, x.to_f64()));
+    }
+
+    fn zero(&mut self, x: ViewMut<'_>) {
+        self.write(x).fill(R::ZERO);
+    }
+
+    fn copy(&mut self, to: ViewMut<'_>, from: View<'_>) {
+        self.write(to).copy_from_slice(self.read(from));
+    }
+
+    fn add(&mut self, y: ViewMut<'_>, x: View<'_>) {
+        kernels::add(self.write(y), self.read(x), Par::on(&self.pool));
+    }
+
+    fn scale(&mut self, x: ViewMut<'_>, c: f64) {
+        kernels::scale(self.write(x), c, Par::on(&self.pool));
+    }
+
+    fn sum_of_squares(&mut self, x: View<'_>) -> f64 {
+        kernels::sum_of_squares(self.read(x))
+    }
+
+    fn embedding(&mut self, y: ViewMut<'_>, table: &Weight, tokens: &[u32]) {
+        kernels::embedding(self.write(y), table.view(), tokens, Par::on(&self.pool));
+    }
+
+    fn gather_rows(&mut self, y: ViewMut<'_>, x: View<'_>, index: &[u32]) {
+        kernels::gather_rows(self.write(y), self.read(x), index, x.cols);
+    }
+
+    fn scatter_add_rows(&mut self, y: ViewMut<'_>, x: View<'_>, index: &[u32]) {
+        kernels::scatter_add_rows(self.write(y), self.read(x), index, x.cols);
+    }
+
+    fn rms_norm(&mut self, y: ViewMut<'_>, x: View<'_>, w: &[f32], eps: f64) {
+        assert_eq!(x.cols, w.len(), "rms_norm: columns");
+        kernels::rms_norm(self.write(y), self.read(x), w, eps, Par::on(&self.pool));
+    }
+
+    fn rms_norm_backward(&mut self, dx: ViewMut<'_>, dy: View<'_>, x: View<'_>, w: &[f32], eps: f64) {
+        kernels::rms_norm_backward(self.write(dx), self.read(dy), self.read(x), w, eps, Par::on(&self.pool));
+    }
+
+    fn rms_norm_backward_in_place(&mut self, d: ViewMut<'_>, x: View<'_>, w: &[f32], eps: f64) {
+        kernels::rms_norm_backward_in_place(self.write(d), self.read(x), w, eps, Par::on(&self.pool));
+    }
+
+    fn rope(&mut self, x: ViewMut<'_>, positions: &[u32], rope: &Rope, inverse: bool) {
+        kernels::rope(self.write(x), positions, &rope.frequencies, rope.layout, inverse, Par::on(&self.pool));
+    }
+
+    fn linear(&mut self, y: ViewMut<'_>, x: View<'_>, w: &Weight, bias: Option<&[f32]>, accumulate: bool) {
+        let size = [y.rows, y.cols, x.cols];
+        let init = match (accumulate, bias) {
+            (true, _) => Init::Accumulate,
+            (false, Some(bias)) => Init::Bias(bias),
+            (false, None) => Init::Zero,
+        };
+        let (out, scratch) = (Out::rows(self.write(y), size[1]), self.scratch());
+        let w = Rhs::WeightTransposed(w.view());
+        kernels::matmul(out, size, R::ONE, Lhs::rows(self.read(x), size[2]), w, init, scratch, Par::on(&self.pool));
+    }
+
+    fn input_grad(&mut self, dx: ViewMut<'_>, dy: View<'_>, w: &Weight, accumulate: bool) {
+        let size = [dx.rows, dx.cols, dy.cols];
+        let init = if accumulate { Init::Accumulate } else { Init::Zero };
+        let (out, scratch) = (Out::rows(self.write(dx), size[1]), self.scratch());
+        let dy = Lhs::rows(self.read(dy), size[2]);
+        kernels::matmul(out, size, R::ONE, dy, Rhs::Weight(w.view()), init, scratch, Par::on(&self.pool));
+    }
+
+    fn product(&mut self, y: ViewMut<'_>, form: Form, a: View<'_>, b: View<'_>, alpha: f64, accumulate: bool) {
+        let init = if accumulate { Init::Accumulate } else { Init::Zero };
+        let (m, n) = (y.rows, y.cols);
+        let (x, w, scratch) = (self.read(a), self.read(b), self.scratch());
+        let y = self.write(y);
+        let (size, out, x, w) = match form {
+            Form::Plain => ([m, n, a.cols], Out::rows(y, n), Lhs::rows(x, a.cols), Rhs::rows(w, b.cols)),
+            Form::RightTransposed => ([m, n, a.cols], Out::rows(y, n), Lhs::rows(x, a.cols), Rhs::transposed(w, b.cols)),
+            // The wider factor gives the columns, which are what panels and vectors run along.
+            Form::LeftTransposed if n < m => {
+                ([n, m, a.rows], Out::transposed(y, n), Lhs::transposed(w, b.cols), Rhs::rows(x, a.cols))
+            }
+            Form::LeftTransposed => ([m, n, a.rows], Out::rows(y, n), Lhs::transposed(x, a.cols), Rhs::rows(w, b.cols)),
+        };
+        kernels::matmul(out, size, R::from_f64(alpha), x, w, init, scratch, Par::on(&self.pool));
+    }
+
+    fn swiglu_in_place(&mut self, gate: ViewMut<'_>, up: View<'_>) {
+        kernels::swiglu_in_place(self.write(gate), self.read(up), Par::on(&self.pool));
+    }
+
+    fn swiglu_backward_in_place(&mut self, gate: ViewMut<'_>, up: ViewMut<'_>, da: View<'_>) {
+        kernels::swiglu_backward_in_place(self.write(gate), self.write(up), self.read(da), Par::on(&self.pool));
+    }
+
+    fn attention(&mut self, o: ViewMut<'_>, lse: ViewMut<'_>, qkv: [View<'_>; 3], at: Attention<'_>) {
+        let (scratch, qkv) = (self.scratch(), qkv.map(|x| self.read(x)));
+        kernels::attention(self.write(o), self.write(lse), qkv, shape(at), scratch, Par::on(&self.pool));
+    }
+
+    fn attention_probs(&mut self, p: ViewMut<'_>, lse: View<'_>, qk: [View<'_>; 2], at: Attention<'_>) {
+        let (scratch, qk) = (self.scratch(), qk.map(|x| self.read(x)));
+        kernels::attention_probs(self.write(p), self.read(lse), qk, shape(at), scratch, Par::on(&self.pool));
+    }
+
+    fn attention_delta(&mut self, delta: ViewMut<'_>, d_o: View<'_>, o: View<'_>) {
+        let head_dim = o.cols / delta.cols;
+        kernels::attention_delta(self.write(delta), self.read(d_o), self.read(o), head_dim, Par::on(&self.pool));
+    }
+
+    fn attention_backward_q(
+        &mut self,
+        dq: ViewMut<'_>,
+        d_o: View<'_>,
+        qkv: [View<'_>; 3],
+        lse_delta: [View<'_>; 2],
+        probs: Probs<'_>,
+        at: Attention<'_>,
+    ) {
+        let scratch = self.scratch();
+        let (qkv, lse_delta) = (qkv.map(|x| self.read(x)), lse_delta.map(|x| self.read(x)));
+        let (dq, d_o, probs) = (self.write(dq), self.read(d_o), self.probs(probs));
+        kernels::attention_backward_q(dq, d_o, qkv, lse_delta, probs, shape(at), scratch, Par::on(&self.pool));
+    }
+
+    fn attention_backward_kv(
+        &mut self,
+        dk: ViewMut<'_>,
+        dv: ViewMut<'_>,
+        d_o: View<'_>,
+        qkv: [View<'_>; 3],
+        lse_delta: [View<'_>; 2],
+        probs: Probs<'_>,
+        at: Attention<'_>,
+    ) {
+        let scratch = self.scratch();
+        let (qkv, lse_delta) = (qkv.map(|x| self.read(x)), lse_delta.map(|x| self.read(x)));
+        let (dk, dv, d_o, probs) = (self.write(dk), self.write(dv), self.read(d_o), self.probs(probs));
+        kernels::attention_backward_kv(dk, dv, d_o, qkv, lse_delta, probs, shape(at), scratch, Par::on(&self.pool));
+    }
+
+    fn cross_entropy(&mut self, logits: ViewMut<'_>, labels: &[u32], gradient: Option<f64>, losses: &mut [RowLoss]) {
+        kernels::cross_entropy(self.write(logits), labels, gradient, losses, Par::on(&self.pool));
+    }
+
+    fn sgd(&mut self, p: ViewMut<'_>, m: Option<ViewMut<'_>>, g: View<'_>, settings: Sgd) {
+        let m = m.map_or(&mut [] as &mut [R], |m| self.write(m));
+        kernels::sgd(self.write(p), m, self.read(g), settings, Par::on(&self.pool));
+    }
+
+    fn adamw(&mut self, p: ViewMut<'_>, m: ViewMut<'_>, v: ViewMut<'_>, g: View<'_>, settings: AdamW) {
+        kernels::adamw(self.write(p), self.write(m), self.write(v), self.read(g), settings, Par::on(&self.pool));
+    }
+}
+
+impl<R: Real> Cpu<R> {
+    fn probs<'a>(&self, probs: Probs<'a>) -> ProbsAt<'a, R> {
+        match probs {
+            Probs::Rebuild => ProbsAt::Rebuild,
+            Probs::Kept(p) => ProbsAt::Kept(self.read(p)),
+        }
+    }
+}

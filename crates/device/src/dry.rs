@@ -1,0 +1,188 @@
+//! A backend that computes nothing and records what would live when, and how much would be multiplied.
+
+use mesp_kernels::{AdamW, RowLoss, Sgd, attention_scratch, matmul_scratch};
+
+use crate::plan::{ALIGN, Entry, ProgramPlan};
+use crate::{Act, Attention, Backend, Form, Label, Mark, Plan, Probs, Program, Rope, View, ViewMut, Weight};
+
+/// The recorder. Run the programs on it with their largest inputs, then take the [`Plan`].
+#[derive(Debug)]
+pub struct Dry {
+    value_bytes: usize,
+    threads: usize,
+    persistent: Vec<Entry>,
+    scratch_values: usize,
+    programs: Vec<Recording>,
+    current: usize,
+}
+
+#[derive(Debug, Default)]
+struct Recording {
+    entries: Vec<Entry>,
+    next: usize,
+    clock: u32,
+    multiply_adds: u64,
+}
+
+/// A buffer that was not freed lives to the program's end.
+const ALIVE: u32 = u32::MAX;
+
+impl Dry {
+    /// For a backend whose values have `value_bytes` and that runs on `threads`.
+    pub fn new(value_bytes: usize, threads: usize) -> Self {
+        Self { value_bytes, threads, persistent: Vec::new(), scratch_values: 0, programs: Vec::new(), current: 0 }
+    }
+
+    /// Places everything recorded.
+    pub fn finish(self) -> Plan {
+        let programs =
+            self.programs.into_iter().map(|p| ProgramPlan::place(p.entries, p.multiply_adds)).collect();
+        let scratch_bytes = (self.scratch_values * self.value_bytes).next_multiple_of(ALIGN);
+        Plan { value_bytes: self.value_bytes, persistent: self.persistent, scratch_bytes, programs }
+    }
+
+    fn padded(&self, rows: usize, cols: usize) -> usize {
+        (rows * cols * self.value_bytes).next_multiple_of(ALIGN)
+    }
+
+    fn now(&mut self) -> &mut Recording {
+        &mut self.programs[self.current]
+    }
+
+    fn scratch(&mut self, values: usize) {
+        self.scratch_values = self.scratch_values.max(values);
+    }
+
+    fn multiplied(&mut self, m: usize, n: usize, k: usize) {
+        self.scratch(matmul_scratch(self.threads));
+        self.now().multiply_adds += m as u64 * n as u64 * k as u64;
+    }
+
+    /// `products` of scores' size for every query and the keys it sees.
+    fn attended(&mut self, shape: Attention<'_>, products: u64) {
+        self.scratch(attention_scratch(self.threads, shape.head_dim, shape.key_tile));
+        let pairs: u64 = shape
+            .queries
+            .windows(2)
+            .zip(shape.keys.windows(2))
+            .map(|(q, k)| {
+                let (q, k) = ((q[1] - q[0]) as u64, (k[1] - k[0]) as u64);
+                q * (k - q) + q * (q + 1) / 2
+            })
+            .sum();
+        self.now().multiply_adds += products * pairs * (shape.heads * shape.head_dim) as u64;
+    }
+}
+
+impl Backend for Dry {
+    fn begin(&mut self, program: Program) {
+        self.current = program.0;
+        while self.programs.len() <= program.0 {
+            self.programs.push(Recording::default());
+        }
+        *self.now() = Recording::default();
+    }
+
+    fn persist(&mut self, rows: usize, cols: usize, label: Label) -> Act {
+        let bytes = self.padded(rows, cols);
+        let offset = self.persistent.iter().map(|e| e.bytes).sum();
+        self.persistent.push(Entry { label, bytes, offset, birth: 0, death: ALIVE });
+        Act { owner: 0, entry: u32::MAX, at: 0, rows, cols }
+    }
+
+    fn alloc(&mut self, rows: usize, cols: usize, label: Label) -> Act {
+        let bytes = self.padded(rows, cols);
+        let now = self.now();
+        if let Some(entry) = now.entries.get(now.next) {
+            // A further turn of a loop: the first turn planned it.
+            assert!(entry.label == label && bytes <= entry.bytes, "a loop's turns must allocate alike: {label:?}");
+        } else {
+            let birth = now.clock;
+            now.clock += 1;
+            now.entries.push(Entry { label, bytes, offset: 0, birth, death: ALIVE });
+        }
+        now.next += 1;
+        Act { owner: 0, entry: now.next as u32 - 1, at: 0, rows, cols }
+    }
+
+    fn free(&mut self, act: Act) {
+        let now = self.now();
+        let entry = &mut now.entries[act.entry as usize];
+        if entry.death == ALIVE {
+            entry.death = now.clock;
+            now.clock += 1;
+        }
+    }
+
+    fn mark(&self) -> Mark {
+        Mark(self.programs[self.current].next)
+    }
+
+    fn rewind(&mut self, mark: Mark) {
+        self.now().next = mark.0;
+    }
+
+    fn load(&mut self, _: ViewMut<'_>, _: &mut dyn FnMut(usize) -> f64) {}
+    fn store(&self, _: View<'_>, _: &mut dyn FnMut(usize, f64)) {}
+    fn zero(&mut self, _: ViewMut<'_>) {}
+    fn copy(&mut self, _: ViewMut<'_>, _: View<'_>) {}
+    fn add(&mut self, _: ViewMut<'_>, _: View<'_>) {}
+    fn scale(&mut self, _: ViewMut<'_>, _: f64) {}
+    fn sum_of_squares(&mut self, _: View<'_>) -> f64 {
+        0.0
+    }
+    fn embedding(&mut self, _: ViewMut<'_>, _: &Weight, _: &[u32]) {}
+    fn gather_rows(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[u32]) {}
+    fn scatter_add_rows(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[u32]) {}
+    fn rms_norm(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[f32], _: f64) {}
+    fn rms_norm_backward(&mut self, _: ViewMut<'_>, _: View<'_>, _: View<'_>, _: &[f32], _: f64) {}
+    fn rms_norm_backward_in_place(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[f32], _: f64) {}
+    fn rope(&mut self, _: ViewMut<'_>, _: &[u32], _: &Rope, _: bool) {}
+
+    fn linear(&mut self, y: ViewMut<'_>, x: View<'_>, _: &Weight, _: Option<&[f32]>, _: bool) {
+        self.multiplied(y.rows, y.cols, x.cols);
+    }
+    fn input_grad(&mut self, dx: ViewMut<'_>, dy: View<'_>, _: &Weight, _: bool) {
+        self.multiplied(dx.rows, dx.cols, dy.cols);
+    }
+    fn product(&mut self, y: ViewMut<'_>, form: Form, a: View<'_>, _: View<'_>, _: f64, _: bool) {
+        let depth = if form == Form::LeftTransposed { a.rows } else { a.cols };
+        self.multiplied(y.rows, y.cols, depth);
+    }
+    fn swiglu_in_place(&mut self, _: ViewMut<'_>, _: View<'_>) {}
+    fn swiglu_backward_in_place(&mut self, _: ViewMut<'_>, _: ViewMut<'_>, _: View<'_>) {}
+
+    fn attention(&mut self, _: ViewMut<'_>, _: ViewMut<'_>, _: [View<'_>; 3], shape: Attention<'_>) {
+        self.attended(shape, 2);
+    }
+    fn attention_probs(&mut self, _: ViewMut<'_>, _: View<'_>, _: [View<'_>; 2], shape: Attention<'_>) {
+        self.attended(shape, 1);
+    }
+    fn attention_delta(&mut self, _: ViewMut<'_>, _: View<'_>, _: View<'_>) {}
+    fn attention_backward_q(
+        &mut self,
+        _: ViewMut<'_>,
+        _: View<'_>,
+        _: [View<'_>; 3],
+        _: [View<'_>; 2],
+        probs: Probs<'_>,
+        shape: Attention<'_>,
+    ) {
+        self.attended(shape, if matches!(probs, Probs::Rebuild) { 3 } else { 2 });
+    }
+    fn attention_backward_kv(
+        &mut self,
+        _: ViewMut<'_>,
+        _: ViewMut<'_>,
+        _: View<'_>,
+        _: [View<'_>; 3],
+        _: [View<'_>; 2],
+        probs: Probs<'_>,
+        shape: Attention<'_>,
+    ) {
+        self.attended(shape, if matches!(probs, Probs::Rebuild) { 4 } else { 3 });
+    }
+    fn cross_entropy(&mut self, _: ViewMut<'_>, _: &[u32], _: Option<f64>, _: &mut [RowLoss]) {}
+    fn sgd(&mut self, _: ViewMut<'_>, _: Option<ViewMut<'_>>, _: View<'_>, _: Sgd) {}
+    fn adamw(&mut self, _: ViewMut<'_>, _: ViewMut<'_>, _: ViewMut<'_>, _: View<'_>, _: AdamW) {}
+}

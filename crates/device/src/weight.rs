@@ -1,0 +1,110 @@
+//! Frozen weights: parts of mapped files, or bytes held in memory.
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use mesp_kernels::{Dtype, WeightView};
+
+/// A file mapped read-only.
+#[derive(Debug)]
+pub struct Mapping(memmap2::Mmap);
+
+impl Mapping {
+    /// Maps a whole file.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or mapped; an empty file cannot be.
+    pub fn open(path: &Path) -> std::io::Result<Self> {
+        let file = File::open(path)?;
+        // SAFETY: the mapping is read-only and private. Another process that truncates the file under us
+        // would end this one by a signal, as for every program that maps its input; it cannot make us write.
+        Ok(Self(unsafe { memmap2::Mmap::map(&file)? }))
+    }
+
+    /// The file's bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// A frozen matrix `[rows, cols]`, in whatever type it is stored.
+#[derive(Debug, Clone)]
+pub struct Weight {
+    dtype: Dtype,
+    rows: usize,
+    cols: usize,
+    storage: Storage,
+}
+
+#[derive(Debug, Clone)]
+enum Storage {
+    /// Shape only, for planning.
+    Nothing,
+    Mapped(Arc<Mapping>, Range<usize>),
+    Owned(Arc<[u8]>),
+}
+
+impl Weight {
+    /// A weight that has a shape and no values: enough for [`crate::Dry`].
+    pub fn shape_only(dtype: Dtype, rows: usize, cols: usize) -> Self {
+        Self { dtype, rows, cols, storage: Storage::Nothing }
+    }
+
+    /// A range of a mapped file.
+    ///
+    /// # Panics
+    /// When the range is not in the file or not as long as the shape needs: parsers check both first.
+    pub fn mapped(dtype: Dtype, rows: usize, cols: usize, map: Arc<Mapping>, range: Range<usize>) -> Self {
+        assert!(range.end <= map.bytes().len() && range.len() == rows * dtype.row_bytes(cols), "weight range");
+        Self { dtype, rows, cols, storage: Storage::Mapped(map, range) }
+    }
+
+    /// Bytes in memory.
+    ///
+    /// # Panics
+    /// When they are not as many as the shape needs.
+    pub fn owned(dtype: Dtype, rows: usize, cols: usize, bytes: Vec<u8>) -> Self {
+        assert_eq!(bytes.len(), rows * dtype.row_bytes(cols), "weight bytes");
+        Self { dtype, rows, cols, storage: Storage::Owned(bytes.into()) }
+    }
+
+    /// Stored type.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Output features, or vocabulary entries.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Input features.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Bytes as stored.
+    pub fn bytes(&self) -> usize {
+        self.rows * self.dtype.row_bytes(self.cols)
+    }
+
+    /// Bytes of memory that it holds itself; a mapped weight holds none.
+    pub fn resident_bytes(&self) -> usize {
+        if matches!(self.storage, Storage::Owned(_)) { self.bytes() } else { 0 }
+    }
+
+    /// The values.
+    ///
+    /// # Panics
+    /// When there are none ([`Weight::shape_only`]).
+    pub fn view(&self) -> WeightView<'_> {
+        let data = match &self.storage {
+            Storage::Mapped(map, range) => &map.bytes()[range.clone()],
+            Storage::Owned(bytes) => bytes,
+            Storage::Nothing => panic!("a weight without values was used to compute"),
+        };
+        WeightView { dtype: self.dtype, data, rows: self.rows, cols: self.cols }
+    }
+}

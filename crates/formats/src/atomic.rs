@@ -1,0 +1,156 @@
+//! Writes that leave either the complete old or the complete new content, whenever they are cut off.
+//!
+//! A name is only given to content that has reached the disk: write under a temporary name in the same
+//! folder (a rename works within one file system only), flush to disk, rename, flush the folder.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::{Error, Result};
+
+mod staged_dir;
+
+pub use staged_dir::StagedDir;
+
+/// Writes a file under a temporary name and renames it into place.
+///
+/// # Errors
+/// When the file cannot be written, or `f` fails; the file under `path` is then as it was before.
+pub fn write_atomic(path: &Path, f: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>) -> Result<()> {
+    write_atomic_checked(path, |w| f(w).map_err(|e| Error::io("write", path, e)))
+}
+
+/// [`write_atomic`] for a writer that has errors of its own.
+pub(crate) fn write_atomic_checked(
+    path: &Path,
+    f: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
+) -> Result<()> {
+    let temporary = Temporary(sibling(path, "tmp")?);
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&temporary.0)
+        .map_err(|e| Error::io("create", &temporary.0, e))?;
+    let mut writer = BufWriter::new(file);
+    f(&mut writer)?;
+    writer.flush().map_err(|e| Error::io("write", path, e))?;
+    writer.get_ref().sync_all().map_err(|e| Error::io("flush to disk", path, e))?;
+    // Closed before the rename: some systems refuse to rename an open file.
+    drop(writer);
+    fs::rename(&temporary.0, path).map_err(|e| Error::io("rename a temporary file to", path, e))?;
+    sync_dir(parent_of(path))
+}
+
+/// Makes a folder and the folders above it; one that exists is left as it is.
+///
+/// # Errors
+/// When a folder cannot be made, or a file stands in its place.
+pub fn create_dir_all(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).map_err(|e| {
+        if path.exists() && !path.is_dir() {
+            Error::invalid(path, "expected a folder, found a file").hint("Name another folder.")
+        } else {
+            Error::io("create the folder", path, e)
+        }
+    })
+}
+
+/// A file that goes when this goes. After a successful rename there is nothing left under its name.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // An error is on its way to the user already, or the name is free: nothing to add.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// A hidden name in the folder of `path` that no other writer uses.
+fn sibling(path: &Path, kind: &str) -> Result<PathBuf> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let mut name = OsString::from(".");
+    name.push(name_of(path)?);
+    name.push(format!(".{kind}-{}-{count}", std::process::id()));
+    Ok(path.with_file_name(name))
+}
+
+fn name_of(path: &Path) -> Result<&OsStr> {
+    path.file_name().ok_or_else(|| {
+        Error::invalid(path, "expected a path that ends in a name, found none")
+            .hint("Name the file or folder to write.")
+    })
+}
+
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Flushes the names in a folder to disk.
+fn sync_dir(dir: &Path) -> Result<()> {
+    // Elsewhere folders cannot be opened as files, and the system journals renames by itself.
+    if cfg!(unix) {
+        let handle = File::open(dir).map_err(|e| Error::io("open the folder", dir, e))?;
+        handle.sync_all().map_err(|e| Error::io("flush to disk the folder", dir, e))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn replaces_the_content_and_leaves_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.txt");
+        for content in [b"one".as_slice(), b"second"] {
+            write_atomic(&path, |w| w.write_all(content)).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), content);
+        }
+        assert_eq!(names(dir.path()), ["a.txt"]);
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.txt");
+        write_atomic(&path, |w| w.write_all(b"old")).unwrap();
+        let error = write_atomic(&path, |w| {
+            w.write_all(b"half of the n")?;
+            Err(std::io::Error::other("disk full"))
+        })
+        .unwrap_err();
+        assert!(error.to_string().contains("disk full"), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(names(dir.path()), ["a.txt"]);
+    }
+
+    #[test]
+    fn a_path_without_a_name_is_refused() {
+        assert!(write_atomic(Path::new("/"), |_| Ok(())).is_err());
+        assert!(write_atomic(Path::new("a/.."), |_| Ok(())).is_err());
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_a_folder_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, "").unwrap();
+        let error = create_dir_all(&path).unwrap_err();
+        assert!(error.to_string().contains("expected a folder, found a file"), "{error}");
+    }
+}

@@ -1,0 +1,215 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn parse_str(json: &str) -> Result<ModelConfig> {
+    parse(Path::new("config.json"), json)
+}
+
+/// A small sound configuration with further entries; the last of two equal keys counts.
+fn with(entries: &str) -> String {
+    let comma = if entries.is_empty() { "" } else { "," };
+    format!(
+        r#"{{"model_type":"llama","vocab_size":64,"hidden_size":16,"intermediate_size":24,"num_hidden_layers":2,
+            "num_attention_heads":4,"max_position_embeddings":128{comma}{entries}}}"#
+    )
+}
+
+#[expect(clippy::print_stderr, reason = "a test that checks nothing says so")]
+fn data() -> Option<std::path::PathBuf> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");
+    if !dir.is_dir() {
+        eprintln!("skipped: the sample files are not in {}", dir.display());
+        return None;
+    }
+    Some(dir)
+}
+
+#[test]
+fn every_known_configuration_parses_and_round_trips() {
+    let Some(data) = data() else { return };
+    let mut count = 0;
+    let configs = data.join("configs");
+    for dir in std::fs::read_dir(&configs).unwrap().map(|e| e.unwrap().path()) {
+        for file in std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()) {
+            let name = file.file_name().unwrap().to_string_lossy().into_owned();
+            if name != "config.json" && !name.ends_with(".config.json") {
+                continue;
+            }
+            let result = parse(&file, &std::fs::read_to_string(&file).unwrap());
+            if dir.ends_with("gemma-3-4b-it") {
+                let text = result.unwrap_err().to_string();
+                assert!(text.contains("multimodal"), "{text}");
+                continue;
+            }
+            let config = result.unwrap();
+            assert_eq!(parse_str(&config.to_json().to_string()).unwrap(), config, "{}", file.display());
+            count += 1;
+        }
+    }
+    assert!(count >= 12, "found only {count}");
+
+    let config = ModelConfig::read(&configs.join("Llama-3.2-3B-Instruct")).unwrap();
+    assert_eq!(config.eos_token_ids, [128_001, 128_008, 128_009]);
+    let RopeScaling::Llama3 { factor, original_max_position_embeddings, .. } = config.rope_scaling else {
+        panic!("{:?}", config.rope_scaling)
+    };
+    assert!((factor - 32.0).abs() < 1e-12 && original_max_position_embeddings == 8192);
+    // The end tokens of generation_config.json come after those of config.json.
+    let config = ModelConfig::read(&configs.join("Qwen2.5-7B-Instruct")).unwrap();
+    assert_eq!(config.eos_token_ids, [151_645, 151_643]);
+    let config = ModelConfig::read(&data.join("models/TinyStories-656K")).unwrap();
+    assert_eq!((config.dtype, config.head_dim), (Some(Dtype::F32), 16));
+}
+
+#[test]
+fn what_is_left_out_has_a_default() {
+    let config = parse_str(&with("")).unwrap();
+    assert_eq!((config.head_dim, config.num_key_value_heads), (4, 4));
+    assert_eq!(config.rope_scaling, RopeScaling::Default);
+    assert!((config.rope_theta - 10_000.0).abs() < 1e-9 && (config.rms_norm_eps - 1e-6).abs() < 1e-12);
+    assert_eq!((config.hidden_act.as_str(), config.attention_bias, config.dtype), ("silu", None, None));
+    assert!(!config.tie_word_embeddings && config.eos_token_ids.is_empty());
+    let gemma = parse_str(&with(r#""model_type":"gemma3_text","hidden_act":"gelu","hidden_activation":"x""#))
+        .unwrap();
+    assert!(gemma.tie_word_embeddings && gemma.hidden_act == "x");
+}
+
+#[test]
+fn old_and_new_keys_say_the_same() {
+    let llama3 =
+        r#""factor":32,"low_freq_factor":1,"high_freq_factor":4.0,"original_max_position_embeddings":64"#;
+    let pairs = [
+        (r#""torch_dtype":"bfloat16""#.to_string(), r#""dtype":"bfloat16""#.to_string()),
+        (
+            r#""rope_theta":5e5,"rope_scaling":null"#.to_string(),
+            r#""rope_parameters":{"rope_theta":500000,"rope_type":"default"}"#.to_string(),
+        ),
+        (
+            r#""rope_scaling":{"type":"linear","factor":2}"#.to_string(),
+            r#""rope_parameters":{"rope_theta":10000.0,"rope_type":"linear","factor":2.0}"#.to_string(),
+        ),
+        (
+            format!(r#""rope_theta":5e5,"rope_scaling":{{"rope_type":"llama3",{llama3}}}"#),
+            format!(r#""rope_parameters":{{"rope_theta":5e5,"rope_type":"llama3",{llama3}}}"#),
+        ),
+    ];
+    for (old, new) in pairs {
+        let parsed = parse_str(&with(&old)).unwrap();
+        assert_eq!(parsed, parse_str(&with(&new)).unwrap(), "{old}");
+        assert_ne!(parsed, parse_str(&with("")).unwrap(), "{old}");
+    }
+}
+
+#[test]
+fn wrong_values_are_named() {
+    for (entry, expected) in [
+        (r#""hidden_size":null"#, "key `hidden_size`: expected a value, found none"),
+        (r#""hidden_size":"16""#, "key `hidden_size`: expected a whole number, zero or more, found \"16\""),
+        (r#""hidden_size":-16"#, "key `hidden_size`"),
+        (r#""hidden_size":18"#, "key `head_dim`: expected a value, or a hidden_size that"),
+        (r#""num_attention_heads":0"#, "key `head_dim`"),
+        (r#""num_key_value_heads":3"#, "key `num_key_value_heads`: expected a divisor"),
+        (r#""num_key_value_heads":0"#, "key `num_key_value_heads`: expected 1 to"),
+        (r#""head_dim":5"#, "key `head_dim`: expected an even number"),
+        (r#""vocab_size":18446744073709551615"#, "key `vocab_size`: expected 1 to"),
+        (r#""num_hidden_layers":100000"#, "key `num_hidden_layers`: expected 1 to 10000"),
+        (
+            r#""hidden_size":16777216,"intermediate_size":16777216,"head_dim":16777216,
+               "num_attention_heads":16777216,"num_hidden_layers":9999"#,
+            "key `num_hidden_layers`: expected a model this machine can address",
+        ),
+        (r#""rms_norm_eps":-1"#, "key `rms_norm_eps`"),
+        (r#""rope_theta":0"#, "key `rope_theta`: expected more than zero"),
+        (r#""eos_token_id":[1,-2]"#, "key `eos_token_id`: expected a token id or a list"),
+        (r#""text_config":{}"#, "multimodal"),
+        (r#""quantization_config":{"bits":4}"#, "found quantized ones"),
+        (r#""partial_rotary_factor":0.5"#, "key `partial_rotary_factor`"),
+        (
+            r#""rope_scaling":{"rope_type":"yarn","factor":4}"#,
+            "key `rope_scaling.rope_type`: expected \"default\", \"linear\" or \"llama3\", found \"yarn\"",
+        ),
+        (r#""rope_scaling":{"type":"linear"}"#, "key `rope_scaling.factor`: expected a value"),
+        (r#""rope_scaling":{"type":"linear","factor":0}"#, "key `rope_scaling.factor`"),
+        (r#""rope_parameters":{"full_attention":{"rope_theta":1}}"#, "one for each kind of layer"),
+        (
+            r#""rope_scaling":{"type":"llama3","factor":8,"low_freq_factor":4,"high_freq_factor":4,
+               "original_max_position_embeddings":8}"#,
+            "key `rope_scaling.high_freq_factor`: expected more than low_freq_factor",
+        ),
+    ] {
+        let text = parse_str(&with(entry)).unwrap_err().to_string();
+        assert!(text.contains(expected), "{entry}: {text}");
+    }
+    for (json, expected) in [("", "expected JSON"), ("[]", "expected a JSON object"), ("{", "expected JSON")]
+    {
+        assert!(parse_str(json).unwrap_err().to_string().contains(expected));
+    }
+}
+
+fn rope_scaling() -> impl Strategy<Value = RopeScaling> {
+    prop_oneof![
+        Just(RopeScaling::Default),
+        (1e-3..1e3).prop_map(|factor| RopeScaling::Linear { factor }),
+        (1e-3..1e3, 0.1..1.0, 1.1..9.0, 1..1usize << 20).prop_map(|(factor, low, high, original)| {
+            RopeScaling::Llama3 {
+                factor,
+                low_freq_factor: low,
+                high_freq_factor: high,
+                original_max_position_embeddings: original,
+            }
+        }),
+    ]
+}
+
+prop_compose! {
+    fn config()(
+        model_type in proptest::sample::select(&["llama", "qwen2", "qwen3", "gemma3_text", "other"][..]),
+        (vocab_size, hidden_size, intermediate_size) in (1..1usize << 18, 1..1usize << 14, 1..1usize << 15),
+        (num_hidden_layers, heads, groups, half_head) in (1..100usize, 1..64usize, 1..9usize, 1..128usize),
+        (rms_norm_eps, rope_theta, rope_scaling) in (0.0..1.0, 1e-3..1e9, rope_scaling()),
+        max_position_embeddings in 1..1usize << 20,
+        (tie_word_embeddings, mlp_bias, use_sliding_window) in any::<(bool, bool, bool)>(),
+        attention_bias: Option<bool>,
+        sliding_window: Option<u32>,
+        bos_token_id: Option<u32>,
+        eos_token_ids: Vec<u32>,
+        dtype in proptest::option::of(proptest::sample::select(&[Dtype::F32, Dtype::F16, Dtype::BF16][..])),
+        hidden_act in any::<String>(),
+    ) -> ModelConfig {
+        ModelConfig {
+            model_type: model_type.to_string(),
+            vocab_size, hidden_size, intermediate_size, num_hidden_layers,
+            num_attention_heads: heads * groups,
+            num_key_value_heads: heads,
+            head_dim: 2 * half_head,
+            rms_norm_eps, rope_theta, rope_scaling, max_position_embeddings, tie_word_embeddings,
+            attention_bias, mlp_bias, hidden_act, use_sliding_window,
+            sliding_window: sliding_window.map(|w| w as usize),
+            bos_token_id, eos_token_ids, dtype,
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn configurations_round_trip(config in config()) {
+        prop_assert_eq!(parse_str(&config.to_json().to_string()).unwrap(), config);
+    }
+
+    #[test]
+    fn any_text_is_no_panic(text in any::<String>()) {
+        let _ = parse_str(&text);
+    }
+
+    #[test]
+    fn any_numbers_are_no_panic(
+        key in proptest::sample::select(
+            &["vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
+              "head_dim", "num_hidden_layers", "rope_theta", "max_position_embeddings"][..]),
+        value: u64,
+        shift in 0..64u32,
+    ) {
+        let _ = parse_str(&with(&format!(r#""{key}":{}"#, value >> shift)));
+    }
+}

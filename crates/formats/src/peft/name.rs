@@ -1,0 +1,70 @@
+//! Tensor names in `adapter_model.safetensors`.
+
+const PREFIX: &str = "base_model.model.model.layers.";
+
+/// Which of an adapter's two matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Matrix {
+    /// `[r, in]`, first applied.
+    A,
+    /// `[out, r]`, zero at the start of training.
+    B,
+}
+
+impl Matrix {
+    fn name(self) -> &'static str {
+        match self {
+            Self::A => "lora_A",
+            Self::B => "lora_B",
+        }
+    }
+}
+
+/// The part of a block that a module is in.
+fn parent(module: &str) -> Option<&'static str> {
+    match module {
+        "q_proj" | "k_proj" | "v_proj" | "o_proj" => Some("self_attn"),
+        "gate_proj" | "up_proj" | "down_proj" => Some("mlp"),
+        _ => None,
+    }
+}
+
+/// The name of a matrix of `module`, one of [`MODULES`](super::MODULES), in block `layer`.
+///
+/// # Panics
+/// When `module` is none of them: names come from a configuration that was checked.
+#[track_caller]
+pub fn tensor_name(layer: usize, module: &str, matrix: Matrix) -> String {
+    let Some(parent) = parent(module) else {
+        panic!("no such module: {module}");
+    };
+    format!("{PREFIX}{layer}.{parent}.{module}.{}.weight", matrix.name())
+}
+
+/// Block, module and matrix of a name; none for any other name.
+///
+/// An adapter's own name before `.weight`, as PEFT has it in memory, is accepted where it is `default`.
+pub fn parse_tensor_name(name: &str) -> Option<(usize, String, Matrix)> {
+    let mut parts = name.strip_prefix(PREFIX)?.split('.');
+    let layer = parts.next()?;
+    // One spelling for one number, so that two names never mean one tensor.
+    if layer.len() > 1 && layer.starts_with('0') || !layer.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let layer = layer.parse().ok()?;
+    let (found_parent, module) = (parts.next()?, parts.next()?);
+    if parent(module)? != found_parent {
+        return None;
+    }
+    let matrix = match parts.next()? {
+        "lora_A" => Matrix::A,
+        "lora_B" => Matrix::B,
+        _ => return None,
+    };
+    match (parts.next()?, parts.next(), parts.next()) {
+        ("weight", None, None) | ("default", Some("weight"), None) => {
+            Some((layer, module.to_string(), matrix))
+        }
+        _ => None,
+    }
+}

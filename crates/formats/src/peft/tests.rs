@@ -1,0 +1,163 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn parse(json: &str) -> Result<AdapterConfig> {
+    AdapterConfig::parse(Path::new(CONFIG_FILE), json)
+}
+
+fn example() -> AdapterConfig {
+    AdapterConfig {
+        base_model: Some("Qwen/Qwen2.5-0.5B-Instruct".to_string()),
+        r: 16,
+        lora_alpha: 32.0,
+        use_rslora: false,
+        lora_dropout: 0.0,
+        target_modules: vec!["q_proj".to_string(), "down_proj".to_string()],
+        rank_pattern: BTreeMap::new(),
+        alpha_pattern: BTreeMap::new(),
+    }
+}
+
+#[test]
+fn scale_is_alpha_over_rank_or_its_root() {
+    let mut config = example();
+    assert!((config.scale() - 2.0).abs() < 1e-12);
+    config.use_rslora = true;
+    assert!((config.scale() - 8.0).abs() < 1e-12);
+}
+
+#[test]
+fn keys_are_sorted_and_alpha_is_whole() {
+    let text = example().to_json();
+    assert!(text.starts_with("{\n  \"alpha_pattern\": {},\n  \"auto_mapping\": null,\n"), "{text}");
+    assert!(
+        text.contains("\n  \"lora_alpha\": 32,\n") && text.contains("\n  \"lora_dropout\": 0.0,\n"),
+        "{text}"
+    );
+    assert!(!text.contains("peft_version"));
+    let keys: Vec<_> = text.lines().filter(|l| l.starts_with("  \"")).collect();
+    assert!(keys.is_sorted(), "{text}");
+}
+
+#[test]
+fn what_is_written_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    example().write(dir.path()).unwrap();
+    assert_eq!(AdapterConfig::read(dir.path()).unwrap(), example());
+}
+
+#[test]
+fn files_of_peft_are_read() {
+    let json = r#"{"peft_type":"LORA","target_modules":"all-linear","r":4,"lora_alpha":8,"lora_dropout":0.05,
+        "peft_version":"0.20.0","modules_to_save":null,"rank_pattern":{},"eva_config":null,"qalora_group_size":16,
+        "bias":"none","init_lora_weights":"gaussian","loftq_config":{},"task_type":"CAUSAL_LM"}"#;
+    let config = parse(json).unwrap();
+    assert_eq!(config.target_modules, MODULES);
+    assert!((config.lora_dropout - 0.05).abs() < 1e-12);
+    assert_eq!(config.base_model, None);
+}
+
+#[test]
+fn what_would_not_be_reproduced_is_refused() {
+    for (entry, key) in [
+        (r#""peft_type":"IA3""#, "peft_type"),
+        (r#""peft_type":null"#, "peft_type"),
+        (r#""use_dora":true"#, "use_dora"),
+        (r#""bias":"all""#, "bias"),
+        (r#""modules_to_save":["lm_head"]"#, "modules_to_save"),
+        (r#""fan_in_fan_out":true"#, "fan_in_fan_out"),
+        (r#""rank_pattern":{"q_proj":4}"#, "rank_pattern"),
+        (r#""alpha_pattern":{"q_proj":4}"#, "alpha_pattern"),
+        (r#""layers_to_transform":[1]"#, "layers_to_transform"),
+        (r#""layers_to_transform":1"#, "layers_to_transform"),
+        (r#""trainable_token_indices":[1]"#, "trainable_token_indices"),
+        (r#""lora_bias":true"#, "lora_bias"),
+        (r#""init_lora_weights":"pissa_niter_4""#, "init_lora_weights"),
+        (r#""target_modules":".*_proj""#, "target_modules"),
+        (r#""target_modules":["lm_head"]"#, "target_modules"),
+        (r#""target_modules":[]"#, "target_modules"),
+        (r#""target_modules":null"#, "target_modules"),
+        (r#""target_modules":[3]"#, "target_modules"),
+        (r#""r":0"#, "r"),
+        (r#""r":-1"#, "r"),
+        (r#""lora_alpha":"x""#, "lora_alpha"),
+    ] {
+        // The last of two equal keys counts, so the entry overrules the sound one before it.
+        let json = format!(r#"{{"peft_type":"LORA","target_modules":["q_proj"],{entry}}}"#);
+        let text = parse(&json).unwrap_err().to_string();
+        assert!(text.contains(&format!("key `{key}`: expected")), "{entry}: {text}");
+    }
+}
+
+#[test]
+fn a_folder_without_an_adapter_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = AdapterConfig::read(dir.path()).unwrap_err().to_string();
+    assert!(text.contains("expected an adapter folder, found no adapter_config.json"), "{text}");
+}
+
+#[test]
+fn tensor_names_are_those_of_peft() {
+    assert_eq!(
+        tensor_name(3, "q_proj", Matrix::A),
+        "base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight"
+    );
+    assert_eq!(
+        tensor_name(12, "down_proj", Matrix::B),
+        "base_model.model.model.layers.12.mlp.down_proj.lora_B.weight"
+    );
+    let with_adapter_name = "base_model.model.model.layers.3.mlp.up_proj.lora_B.default.weight";
+    assert_eq!(parse_tensor_name(with_adapter_name), Some((3, "up_proj".to_string(), Matrix::B)));
+    for other in [
+        "",
+        "model.layers.3.self_attn.q_proj.lora_A.weight",
+        "base_model.model.model.layers.3.mlp.q_proj.lora_A.weight",
+        "base_model.model.model.layers.03.self_attn.q_proj.lora_A.weight",
+        "base_model.model.model.layers.+3.self_attn.q_proj.lora_A.weight",
+        "base_model.model.model.layers..self_attn.q_proj.lora_A.weight",
+        "base_model.model.model.layers.3.self_attn.q_proj.lora_A",
+        "base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight.x",
+        "base_model.model.model.layers.3.self_attn.q_proj.lora_A.other.weight",
+        "base_model.model.model.layers.99999999999999999999999.self_attn.q_proj.lora_A.weight",
+        "base_model.model.lm_head.lora_A.weight",
+    ] {
+        assert_eq!(parse_tensor_name(other), None, "{other}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn configurations_round_trip(
+        base_model in any::<Option<String>>(),
+        r in 1usize..1024,
+        lora_alpha in -1e18f64..1e18,
+        use_rslora: bool,
+        target_modules in proptest::sample::subsequence(MODULES.map(str::to_string).to_vec(), 1..=7),
+    ) {
+        let config = AdapterConfig { base_model, r, lora_alpha, use_rslora, target_modules, ..example() };
+        prop_assert_eq!(parse(&config.to_json()).unwrap(), config);
+    }
+
+    #[test]
+    fn tensor_names_round_trip(layer: usize, module in proptest::sample::select(&MODULES[..]), b: bool) {
+        let matrix = if b { Matrix::B } else { Matrix::A };
+        let name = tensor_name(layer, module, matrix);
+        prop_assert_eq!(parse_tensor_name(&name), Some((layer, module.to_string(), matrix)));
+    }
+
+    #[test]
+    fn any_text_is_no_panic(text in any::<String>(), name in any::<String>()) {
+        let _ = parse(&text);
+        let _ = parse_tensor_name(&text);
+        let _ = parse_tensor_name(&format!("base_model.model.model.layers.{name}"));
+    }
+
+    #[test]
+    fn any_value_of_a_key_is_no_panic(
+        key in proptest::sample::select(&["r", "lora_alpha", "target_modules", "peft_type", "init_lora_weights"][..]),
+        value in proptest::sample::select(&["null", "-1", "1e400", "[]", "[[]]", "{}", "\"\"", "18446744073709551616"][..]),
+    ) {
+        let _ = parse(&format!(r#"{{"peft_type":"LORA","target_modules":["q_proj"],"{key}":{value}}}"#));
+    }
+}

@@ -1,0 +1,244 @@
+//! `*.safetensors`: the header parsed and checked, numbers converted, files written as a stream.
+//!
+//! A file is eight bytes with the header's length (little endian), a JSON header and the tensors' bytes,
+//! back to back without holes. The header is read here rather than with the `safetensors` crate because
+//! that one takes the last of two tensors with one name in silence, its sum of sizes can overflow, and its
+//! errors do not name the tensor. Tests hold the two against each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use crate::json::quoted;
+use crate::{Dtype, Error, Result};
+
+#[cfg(test)]
+mod tests;
+mod write;
+
+pub use write::write;
+
+/// Bytes of the header's length.
+const LENGTH_BYTES: usize = 8;
+/// The longest header the format allows.
+const MAX_HEADER: usize = 100_000_000;
+/// The header's key that is not a tensor.
+const METADATA_KEY: &str = "__metadata__";
+
+/// One tensor in a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Its name.
+    pub name: String,
+    /// Its number type.
+    pub dtype: Dtype,
+    /// Its sizes, outermost first; empty for a single number.
+    pub shape: Vec<usize>,
+    /// Its bytes, counted from the start of the file.
+    pub range: Range<usize>,
+}
+
+/// What a file holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    /// The tensors, in the order of their bytes.
+    pub tensors: Vec<TensorInfo>,
+    /// The names of tensors of number types the engine does not read, such as `I64`.
+    pub skipped: Vec<String>,
+    /// The file's own notes, such as `format`.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// Reads and checks the header of a whole file; `path` is for error messages only.
+///
+/// Every range lies inside `bytes` and has the length that shape and type ask for.
+///
+/// # Errors
+/// When the file is cut short, is something else, or its header contradicts itself.
+pub fn parse(path: &Path, bytes: &[u8]) -> Result<Header> {
+    let (raw, data_start) = raw_header(path, bytes)?;
+    let RawHeader { mut tensors, metadata } = raw;
+    tensors.sort_by_key(|(_, t)| t.data_offsets);
+
+    let data_len = bytes.len() - data_start;
+    let mut header = Header { tensors: Vec::with_capacity(tensors.len()), skipped: Vec::new(), metadata };
+    let mut end = 0;
+    for (name, raw) in tensors {
+        let invalid = |problem: String| {
+            Error::invalid(path, format!("tensor {}: {problem}", quoted(&name)))
+                .hint("The file is damaged: get it or make it again.")
+        };
+        let (from, to) = raw.data_offsets;
+        if from != end {
+            return Err(invalid(format!(
+                "expected its bytes to begin at offset {end}, where those before it end, found {from}"
+            )));
+        }
+        if to < from || to > data_len {
+            return Err(invalid(format!(
+                "expected its bytes to end at an offset from {from} to {data_len}, the size of all data, \
+                 found {to}{}",
+                if to > data_len { ": the file is cut short" } else { "" }
+            )));
+        }
+        let Some(bits) = dtype_bits(&raw.dtype) else {
+            return Err(invalid(format!("unknown number type {}", quoted(&raw.dtype))));
+        };
+        let size = byte_size(&raw.shape, bits).ok_or_else(|| {
+            invalid(format!("shape {:?} of {} is no whole number of bytes that fits", raw.shape, raw.dtype))
+        })?;
+        if size != to - from {
+            return Err(invalid(format!(
+                "expected {size} bytes for shape {:?} of {}, found {}",
+                raw.shape,
+                raw.dtype,
+                to - from
+            )));
+        }
+        end = to;
+        match Dtype::from_name(&raw.dtype) {
+            Some(dtype) => {
+                let range = data_start + from..data_start + to;
+                header.tensors.push(TensorInfo { name, dtype, shape: raw.shape, range });
+            }
+            None => header.skipped.push(name),
+        }
+    }
+    if end != data_len {
+        return Err(Error::invalid(
+            path,
+            format!("expected {end} bytes after the header, as the tensors say, found {data_len}"),
+        )
+        .hint("The file is damaged: get it or make it again."));
+    }
+    Ok(header)
+}
+
+/// A tensor's numbers as `f32`, which holds every number of the three types exactly.
+///
+/// # Errors
+/// When `info` is not of this file: its range lies outside `bytes` or is not whole numbers.
+pub fn read_f32(path: &Path, bytes: &[u8], info: &TensorInfo) -> Result<Vec<f32>> {
+    let data = bytes
+        .get(info.range.clone())
+        .filter(|data| data.len().is_multiple_of(info.dtype.size()))
+        .ok_or_else(|| {
+            let (name, range, len) = (quoted(&info.name), &info.range, bytes.len());
+            Error::invalid(
+                path,
+                format!(
+                    "tensor {name}: expected bytes {range:?} of {}, found a file of {len}",
+                    info.dtype.name()
+                ),
+            )
+            .hint("The file changed while it was read: start again.")
+        })?;
+    Ok(match info.dtype {
+        Dtype::F32 => data.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
+        Dtype::F16 => data.as_chunks().0.iter().map(|&b| half::f16::from_le_bytes(b).to_f32()).collect(),
+        Dtype::BF16 => data.as_chunks().0.iter().map(|&b| half::bf16::from_le_bytes(b).to_f32()).collect(),
+    })
+}
+
+/// The header as it stands, and where the data begins.
+fn raw_header(path: &Path, bytes: &[u8]) -> Result<(RawHeader, usize)> {
+    if bytes.starts_with(b"version https://git-lfs") {
+        return Err(Error::invalid(path, "expected a safetensors file, found a Git LFS pointer to one")
+            .hint("Fetch the file itself: run `git lfs pull` in that folder."));
+    }
+    let found = bytes.len();
+    let Some((length, rest)) = bytes.split_first_chunk::<LENGTH_BYTES>() else {
+        return Err(Error::invalid(path, format!("expected at least {LENGTH_BYTES} bytes, found {found}"))
+            .hint("The file is cut short: get it again."));
+    };
+    let length = u64::from_le_bytes(*length);
+    let text = usize::try_from(length).ok().filter(|n| *n <= MAX_HEADER).and_then(|n| rest.get(..n));
+    let Some(text) = text else {
+        let problem = if length > MAX_HEADER as u64 {
+            format!("expected a header of at most {MAX_HEADER} bytes, found a length of {length}")
+        } else {
+            format!("expected a header of {length} bytes, found {} bytes: the file is cut short", rest.len())
+        };
+        return Err(Error::invalid(path, problem).hint("Not a safetensors file, or damaged: get it again."));
+    };
+    let damaged = |problem: String| {
+        Error::invalid(path, problem).hint("The file is damaged or not a safetensors file: get it again.")
+    };
+    let text_str = std::str::from_utf8(text).map_err(|e| {
+        damaged(format!("expected a header in UTF-8, found another byte at {}", e.valid_up_to()))
+    })?;
+    let raw = serde_json::from_str(text_str)
+        .map_err(|e| damaged(format!("expected a JSON header of tensors, found: {e}")))?;
+    Ok((raw, LENGTH_BYTES + text.len()))
+}
+
+/// Bytes of a tensor; none where they overflow or are no whole number.
+fn byte_size(shape: &[usize], bits: usize) -> Option<usize> {
+    let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
+    let total = count.checked_mul(bits)?;
+    total.is_multiple_of(8).then_some(total / 8)
+}
+
+/// Bits of one number of a type that the format knows.
+fn dtype_bits(name: &str) -> Option<usize> {
+    Some(match name {
+        "F4" => 4,
+        "F6_E2M3" | "F6_E3M2" => 6,
+        "BOOL" | "U8" | "I8" | "F8_E5M2" | "F8_E4M3" | "F8_E8M0" | "F8_E4M3FNUZ" | "F8_E5M2FNUZ" => 8,
+        "I16" | "U16" | "F16" | "BF16" => 16,
+        "I32" | "U32" | "F32" => 32,
+        "I64" | "U64" | "F64" | "C64" => 64,
+        _ => return None,
+    })
+}
+
+/// The JSON header; a list, so that a name given twice is seen.
+struct RawHeader {
+    tensors: Vec<(String, RawTensor)>,
+    metadata: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct RawTensor {
+    dtype: String,
+    shape: Vec<usize>,
+    data_offsets: (usize, usize),
+}
+
+impl<'de> Deserialize<'de> for RawHeader {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_map(HeaderVisitor)
+    }
+}
+
+struct HeaderVisitor;
+
+impl<'de> Visitor<'de> for HeaderVisitor {
+    type Value = RawHeader;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<RawHeader, A::Error> {
+        let mut header = RawHeader { tensors: Vec::new(), metadata: BTreeMap::new() };
+        let mut seen = BTreeSet::new();
+        while let Some(key) = map.next_key::<String>()? {
+            if !seen.insert(key.clone()) {
+                return Err(A::Error::custom(format!("the name {} twice", quoted(&key))));
+            }
+            let in_key = |e: A::Error| A::Error::custom(format!("in {}: {e}", quoted(&key)));
+            if key == METADATA_KEY {
+                header.metadata = map.next_value::<Option<_>>().map_err(in_key)?.unwrap_or_default();
+            } else {
+                let tensor = map.next_value().map_err(in_key)?;
+                header.tensors.push((key, tensor));
+            }
+        }
+        Ok(header)
+    }
+}
