@@ -124,6 +124,11 @@ impl ViewMut<'_> {
         Self { rows: len / cols, cols, ..self }
     }
 
+    /// The same rows, to read.
+    pub fn view(&self) -> View<'_> {
+        View { owner: self.owner, at: self.at, rows: self.rows, cols: self.cols, life: PhantomData }
+    }
+
     /// The same rows for a shorter time, so that the view can be used again.
     pub fn again(&mut self) -> ViewMut<'_> {
         ViewMut { owner: self.owner, at: self.at, rows: self.rows, cols: self.cols, life: PhantomData }

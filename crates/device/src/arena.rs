@@ -50,10 +50,19 @@ impl<R: Real> Arena<R> {
     /// # Safety
     /// As [`Arena::read`].
     pub(crate) unsafe fn write<'a>(&self, view: ViewMut<'a>) -> &'a mut [R] {
-        let len = view.rows * view.cols;
-        assert!(view.at + len <= self.values, "a view inside the arena");
-        // SAFETY: in bounds by the assertion; a `ViewMut` borrows its handle exclusively.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().add(view.at), len) }
+        // SAFETY: a `ViewMut` borrows its handle exclusively; the rest is the caller's promise.
+        unsafe { self.range(view.at, view.rows * view.cols) }
+    }
+
+    /// Any values.
+    ///
+    /// # Safety
+    /// Nobody else reads or writes them during `'a`, which the arena outlives.
+    #[allow(clippy::mut_from_ref, reason = "exclusiveness is the caller's promise")]
+    pub(crate) unsafe fn range<'a>(&self, at: usize, len: usize) -> &'a mut [R] {
+        assert!(at + len <= self.values, "a view inside the arena");
+        // SAFETY: in bounds by the assertion; exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().add(at), len) }
     }
 }
 

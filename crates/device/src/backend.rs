@@ -87,6 +87,8 @@ pub trait Backend {
     fn copy(&mut self, to: ViewMut<'_>, from: View<'_>);
     /// `y += x`
     fn add(&mut self, y: ViewMut<'_>, x: View<'_>);
+    /// `y[t] += bias`
+    fn add_bias(&mut self, y: ViewMut<'_>, bias: &[f32]);
     /// `x ← c·x`
     fn scale(&mut self, x: ViewMut<'_>, c: f64);
     /// Σ x²
@@ -96,8 +98,8 @@ pub trait Backend {
     fn embedding(&mut self, y: ViewMut<'_>, table: &Weight, tokens: &[u32]);
     /// `y[t] = x[index[t]]`
     fn gather_rows(&mut self, y: ViewMut<'_>, x: View<'_>, index: &[u32]);
-    /// `y[index[t]] += x[t]`
-    fn scatter_add_rows(&mut self, y: ViewMut<'_>, x: View<'_>, index: &[u32]);
+    /// `y[index[t]] = x[t]`
+    fn scatter_rows(&mut self, y: ViewMut<'_>, x: View<'_>, index: &[u32]);
 
     /// `y = rms_norm(x)·w`, over the columns of the views.
     fn rms_norm(&mut self, y: ViewMut<'_>, x: View<'_>, w: &[f32], eps: f64);

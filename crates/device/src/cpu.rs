@@ -73,15 +73,10 @@ impl<R: Real> Cpu<R> {
 
     /// The kernels' scratch, which lies behind the persistent buffers.
     fn scratch<'a>(&mut self) -> &'a mut [R] {
-        let mut whole = Act {
-            owner: self.id,
-            entry: u32::MAX,
-            at: self.plan.persistent_bytes() / size_of::<R>(),
-            rows: 1,
-            cols: self.plan.scratch_bytes / size_of::<R>(),
-        };
-        // SAFETY: no buffer overlaps the scratch, and an operation takes it once, under `&mut self`.
-        unsafe { self.arena.write(std::mem::transmute::<ViewMut<'_>, ViewMut<'a>>(whole.view_mut())) }
+        let at = self.plan.persistent_bytes() / size_of::<R>();
+        // SAFETY: no buffer overlaps the scratch, and an operation takes it once, under `&mut self`, for no
+        // longer than the operation.
+        unsafe { self.arena.range(at, self.plan.scratch_bytes / size_of::<R>()) }
     }
 }
 
@@ -148,6 +143,10 @@ impl<R: Real> Backend for Cpu<R> {
         kernels::add(self.write(y), self.read(x), Par::on(&self.pool));
     }
 
+    fn add_bias(&mut self, y: ViewMut<'_>, bias: &[f32]) {
+        kernels::add_bias(self.write(y), bias, Par::on(&self.pool));
+    }
+
     fn scale(&mut self, x: ViewMut<'_>, c: f64) {
         kernels::scale(self.write(x), c, Par::on(&self.pool));
     }
@@ -164,8 +163,8 @@ impl<R: Real> Backend for Cpu<R> {
         kernels::gather_rows(self.write(y), self.read(x), index, x.cols);
     }
 
-    fn scatter_add_rows(&mut self, y: ViewMut<'_>, x: View<'_>, index: &[u32]) {
-        kernels::scatter_add_rows(self.write(y), self.read(x), index, x.cols);
+    fn scatter_rows(&mut self, y: ViewMut<'_>, x: View<'_>, index: &[u32]) {
+        kernels::scatter_rows(self.write(y), self.read(x), index, x.cols);
     }
 
     fn rms_norm(&mut self, y: ViewMut<'_>, x: View<'_>, w: &[f32], eps: f64) {

@@ -127,13 +127,14 @@ impl Backend for Dry {
     fn zero(&mut self, _: ViewMut<'_>) {}
     fn copy(&mut self, _: ViewMut<'_>, _: View<'_>) {}
     fn add(&mut self, _: ViewMut<'_>, _: View<'_>) {}
+    fn add_bias(&mut self, _: ViewMut<'_>, _: &[f32]) {}
     fn scale(&mut self, _: ViewMut<'_>, _: f64) {}
     fn sum_of_squares(&mut self, _: View<'_>) -> f64 {
         0.0
     }
     fn embedding(&mut self, _: ViewMut<'_>, _: &Weight, _: &[u32]) {}
     fn gather_rows(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[u32]) {}
-    fn scatter_add_rows(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[u32]) {}
+    fn scatter_rows(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[u32]) {}
     fn rms_norm(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[f32], _: f64) {}
     fn rms_norm_backward(&mut self, _: ViewMut<'_>, _: View<'_>, _: View<'_>, _: &[f32], _: f64) {}
     fn rms_norm_backward_in_place(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[f32], _: f64) {}

@@ -1,9 +1,9 @@
 //! Rows picked from a table and rows moved between matrices.
 //!
 //! ```text
-//! embedding         y[t]       = E[token_t]      E [V, d] frozen: no gradient
-//! gather_rows       y[t]       = x[index_t]
-//! scatter_add_rows  y[index_t] += x[t]           the gradient of gather_rows
+//! embedding     y[t]       = E[token_t]      E [V, d] frozen: no gradient
+//! gather_rows   y[t]       = x[index_t]
+//! scatter_rows  y[index_t] = x[t]            the gradient of gather_rows, for distinct indices into zeros
 //! ```
 
 use crate::par::{Par, rows_per_task};
@@ -38,17 +38,15 @@ pub fn gather_rows<R: Real>(y: &mut [R], x: &[R], index: &[u32], d: usize) {
     }
 }
 
-/// `y[index[t]] += x[t]`, rows of `d`.
+/// `y[index[t]] = x[t]`, rows of `d`.
 ///
 /// # Panics
 /// When `x` is not `index.len()` rows or an index is not in `y`.
 #[track_caller]
-pub fn scatter_add_rows<R: Real>(y: &mut [R], x: &[R], index: &[u32], d: usize) {
-    assert_eq!(x.len(), index.len() * d, "scatter_add_rows: in");
+pub fn scatter_rows<R: Real>(y: &mut [R], x: &[R], index: &[u32], d: usize) {
+    assert_eq!(x.len(), index.len() * d, "scatter_rows: in");
     for (x, i) in x.chunks_exact(d).zip(index) {
-        for (y, x) in y[*i as usize * d..][..d].iter_mut().zip(x) {
-            *y += *x;
-        }
+        y[*i as usize * d..][..d].copy_from_slice(x);
     }
 }
 
@@ -67,7 +65,7 @@ mod tests {
         let mut picked = vec![0.0; 4];
         gather_rows(&mut picked, &y, &[1, 1], 2);
         assert_eq!(picked, [0.0, 1.0, 0.0, 1.0]);
-        scatter_add_rows(&mut y, &picked, &[1, 1], 2);
-        assert_eq!(y, [4.0, 5.0, 0.0, 3.0]);
+        scatter_rows(&mut y, &picked[..2], &[0], 2);
+        assert_eq!(y, [0.0, 1.0, 0.0, 1.0]);
     }
 }

@@ -31,10 +31,12 @@ pub use attention::{
     attention_probs, attention_scratch, probs_len,
 };
 pub use cross_entropy::{RowLoss, cross_entropy};
-pub use embedding::{embedding, gather_rows, scatter_add_rows};
+pub use embedding::{embedding, gather_rows, scatter_rows};
 pub use isa::{Isa, isa};
+#[doc(hidden)]
+pub use matmul::Micro;
 pub use matmul::{Init, Lhs, Out, Rhs, matmul, matmul_scratch};
-pub use optim::{AdamW, Sgd, adamw, add, scale, sgd, sum_of_squares};
+pub use optim::{AdamW, Sgd, adamw, add, add_bias, scale, sgd, sum_of_squares};
 pub use par::Par;
 pub use real::Real;
 pub use rms_norm::{rms_norm, rms_norm_backward, rms_norm_backward_in_place};

@@ -140,6 +140,20 @@ pub fn add<R: Real>(y: &mut [R], x: &[R], par: Par<'_>) {
     });
 }
 
+/// `y[t] += bias`, rows of `bias.len()`.
+///
+/// # Panics
+/// When `y` is not whole rows.
+#[track_caller]
+pub fn add_bias<R: Real>(y: &mut [R], bias: &[f32], par: Par<'_>) {
+    assert!(y.len().is_multiple_of(bias.len()), "add_bias: rows");
+    par.chunks(y, crate::par::rows_per_task(bias.len()) * bias.len(), |_, y| {
+        for row in y.chunks_exact_mut(bias.len()) {
+            row.iter_mut().zip(bias).for_each(|(y, b)| *y += R::from_f32(*b));
+        }
+    });
+}
+
 /// `x ← c·x`.
 pub fn scale<R: Real>(x: &mut [R], c: f64, par: Par<'_>) {
     let c = R::from_f64(c);

@@ -1,5 +1,14 @@
 //! Memory-efficient structured backpropagation: exact LoRA fine-tuning in a planned amount of memory.
 
+pub mod adapter;
+pub mod data;
 mod error;
+pub mod method;
+pub mod model;
+pub mod optim;
+pub mod rng;
+pub mod source;
+pub mod tape;
+pub mod train;
 
 pub use error::{Error, Result};

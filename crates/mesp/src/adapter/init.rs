@@ -1,0 +1,20 @@
+//! How an adapter starts.
+
+use mesp_device::Backend;
+
+use super::BlockPairs;
+use crate::rng;
+
+/// PEFT's start: A uniform in ±1/√in (Kaiming uniform with a = √5), B zero, so that the adapted model equals
+/// the base at first. Each matrix has a random stream of its own: adding a target changes no other.
+pub fn init<B: Backend>(be: &mut B, blocks: &mut [BlockPairs], seed: u64) {
+    for (l, block) in blocks.iter_mut().enumerate() {
+        for (p, pair) in block.iter_mut().enumerate() {
+            let Some(pair) = pair else { continue };
+            let bound = 1.0 / (pair.a.cols() as f64).sqrt();
+            let stream = (l * 7 + p) as u64;
+            be.load(pair.a.view_mut(), &mut |i| bound * (2.0 * rng::uniform(seed, stream, i as u64) - 1.0));
+            be.zero(pair.b.view_mut());
+        }
+    }
+}

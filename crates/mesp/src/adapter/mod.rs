@@ -1,0 +1,183 @@
+//! Low-rank adapters (LoRA; Hu et al. 2021): where they sit, how they start, how they compute.
+
+mod init;
+pub mod lora;
+pub mod peft;
+
+use mesp_device::{Act, Backend, Class, Label};
+
+pub use init::init;
+
+use crate::model::Config;
+use crate::{Error, Result};
+
+/// A linear layer that an adapter may sit on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Projection {
+    /// `q_proj`
+    Q,
+    /// `k_proj`
+    K,
+    /// `v_proj`
+    V,
+    /// `o_proj`
+    O,
+    /// `gate_proj`
+    Gate,
+    /// `up_proj`
+    Up,
+    /// `down_proj`
+    Down,
+}
+
+impl Projection {
+    /// All, in the order of a block's forward.
+    pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
+
+    /// The checkpoint name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Q => "q_proj",
+            Self::K => "k_proj",
+            Self::V => "v_proj",
+            Self::O => "o_proj",
+            Self::Gate => "gate_proj",
+            Self::Up => "up_proj",
+            Self::Down => "down_proj",
+        }
+    }
+
+    /// The module it belongs to.
+    pub const fn parent(self) -> &'static str {
+        match self {
+            Self::Q | Self::K | Self::V | Self::O => "self_attn",
+            Self::Gate | Self::Up | Self::Down => "mlp",
+        }
+    }
+
+    /// The projection of a name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|p| p.name() == name)
+    }
+
+    /// Output and input features.
+    pub fn shape(self, c: &Config) -> (usize, usize) {
+        let (d, q, k, i) = (c.hidden_size, c.q_cols(), c.kv_cols(), c.intermediate_size);
+        match self {
+            Self::Q => (q, d),
+            Self::K | Self::V => (k, d),
+            Self::O => (d, q),
+            Self::Gate | Self::Up => (i, d),
+            Self::Down => (d, i),
+        }
+    }
+
+    /// Whether the frozen layer has a bias.
+    pub fn has_bias(self, c: &Config) -> bool {
+        match self {
+            Self::Q | Self::K | Self::V => c.family.qkv_bias,
+            Self::O => c.family.o_bias,
+            Self::Gate | Self::Up | Self::Down => c.family.mlp_bias,
+        }
+    }
+}
+
+/// Rank, scale and placement.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdapterConfig {
+    /// r.
+    pub rank: usize,
+    /// `lora_alpha`.
+    pub alpha: f64,
+    /// Whether the scale is alpha/√r (rsLoRA; Kalajdzievski 2023) in place of alpha/r.
+    pub rslora: bool,
+    /// Which projections carry an adapter, in order.
+    pub targets: Vec<Projection>,
+}
+
+impl AdapterConfig {
+    /// s, by which the adapter's product is multiplied.
+    pub fn scale(&self) -> f64 {
+        let r = self.rank as f64;
+        self.alpha / if self.rslora { r.sqrt() } else { r }
+    }
+
+    /// Whether a projection carries an adapter.
+    pub fn has(&self, p: Projection) -> bool {
+        self.targets.contains(&p)
+    }
+
+    /// Trainable parameters on a model.
+    pub fn parameters(&self, c: &Config) -> u64 {
+        let each = |p: &Projection| (p.shape(c).0 + p.shape(c).1) as u64 * self.rank as u64;
+        self.targets.iter().map(each).sum::<u64>() * c.layers as u64
+    }
+
+    /// The targets named by a list such as `q_proj,v_proj`, or all for `all-linear`.
+    ///
+    /// # Errors
+    /// When a name is not one of the seven, or there is none.
+    pub fn parse_targets(list: &str) -> Result<Vec<Projection>> {
+        let mut targets = Vec::new();
+        for name in list.split(',').map(str::trim).filter(|n| !n.is_empty()) {
+            match (name, Projection::from_name(name)) {
+                ("all-linear", _) => targets.extend(Projection::ALL),
+                (_, Some(p)) => targets.push(p),
+                _ => {
+                    let known = Projection::ALL.map(Projection::name).join(", ");
+                    return Err(Error::usage(format!("target module {name:?} is unknown, expected {known}, or all-linear")));
+                }
+            }
+        }
+        targets.sort_unstable();
+        targets.dedup();
+        if targets.is_empty() {
+            return Err(Error::usage("no target modules were given").hint("use --target-modules all-linear"));
+        }
+        Ok(targets)
+    }
+}
+
+/// One adapter's matrices, or their gradients, or an optimizer's state of them.
+#[derive(Debug)]
+pub struct Pair {
+    /// A `[r, in]`.
+    pub a: Act,
+    /// B `[out, r]`.
+    pub b: Act,
+}
+
+/// The pairs of a block, by [`Projection`].
+pub type BlockPairs = [Option<Pair>; 7];
+
+/// A pair for each target of a block, from a function that allocates.
+pub fn block_pairs(c: &Config, adapter: &AdapterConfig, mut alloc: impl FnMut(usize, usize) -> Act) -> BlockPairs {
+    Projection::ALL.map(|p| {
+        adapter.has(p).then(|| {
+            let (out, input) = p.shape(c);
+            Pair { a: alloc(adapter.rank, input), b: alloc(out, adapter.rank) }
+        })
+    })
+}
+
+/// Persistent pairs for every block.
+pub fn persistent_pairs<B: Backend>(
+    be: &mut B,
+    c: &Config,
+    adapter: &AdapterConfig,
+    class: Class,
+    name: &'static str,
+) -> Vec<BlockPairs> {
+    (0..c.layers).map(|_| block_pairs(c, adapter, |r, k| be.persist(r, k, Label::new(class, name)))).collect()
+}
+
+/// Every matrix of some blocks in order: A before B, projections in forward order.
+pub fn matrices(blocks: &[BlockPairs]) -> impl Iterator<Item = &Act> {
+    blocks.iter().flatten().flatten().flat_map(|p| [&p.a, &p.b])
+}
+
+/// As [`matrices`], to write.
+pub fn matrices_mut(blocks: &mut [BlockPairs]) -> impl Iterator<Item = &mut Act> {
+    blocks.iter_mut().flatten().flatten().flat_map(|p| [&mut p.a, &mut p.b])
+}

@@ -1,0 +1,130 @@
+//! Adapters and gradients as PEFT's files.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use mesp_device::{Act, Backend, Mapping};
+use mesp_formats::peft::{self, Matrix};
+use mesp_formats::safetensors_file;
+use mesp_formats::{AdapterConfig as FileConfig, Dtype, Error as FileError};
+
+use super::{AdapterConfig, BlockPairs, Projection};
+use crate::model::Config;
+use crate::{Error, Result};
+
+/// Every matrix with its PEFT name, in the order in which they are written.
+fn named(blocks: &[BlockPairs]) -> impl Iterator<Item = (String, &Act)> {
+    blocks.iter().enumerate().flat_map(|(l, block)| {
+        Projection::ALL.into_iter().zip(block).filter_map(move |(p, pair)| Some((l, p, pair.as_ref()?))).flat_map(
+            |(l, p, pair)| {
+                [(Matrix::A, &pair.a), (Matrix::B, &pair.b)].map(|(m, act)| (peft::tensor_name(l, p.name(), m), act))
+            },
+        )
+    })
+}
+
+/// Writes matrices of adapters (or what is shaped like them) in single precision under PEFT's names.
+///
+/// # Errors
+/// When the file cannot be written; what stood there before stays.
+pub fn write_tensors<B: Backend>(
+    be: &B,
+    path: &Path,
+    blocks: &[BlockPairs],
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
+    let acts: Vec<(String, &Act)> = named(blocks).collect();
+    let tensors: Vec<_> =
+        acts.iter().map(|(name, act)| (name.clone(), Dtype::F32, vec![act.rows(), act.cols()])).collect();
+    safetensors_file::write(path, &tensors, metadata, &mut |i, out| {
+        let mut result = Ok(());
+        // Row by row: a matrix never exists twice.
+        let act = acts[i].1;
+        for row in 0..act.rows() {
+            be.store(act.rows_view(row..row + 1), &mut |_, x| {
+                if result.is_ok() {
+                    result = out.write_all(&(x as f32).to_le_bytes());
+                }
+            });
+        }
+        result
+    })?;
+    Ok(())
+}
+
+/// Writes an adapter directory.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn save<B: Backend>(
+    be: &B,
+    dir: &Path,
+    config: &AdapterConfig,
+    base_model: Option<&str>,
+    blocks: &[BlockPairs],
+) -> Result<()> {
+    mesp_formats::atomic::create_dir_all(dir)?;
+    write_tensors(be, &dir.join(peft::MODEL_FILE), blocks, &peft::metadata())?;
+    let file = FileConfig {
+        base_model: base_model.map(str::to_owned),
+        r: config.rank,
+        lora_alpha: config.alpha,
+        use_rslora: config.rslora,
+        lora_dropout: 0.0,
+        target_modules: config.targets.iter().map(|p| p.name().to_owned()).collect(),
+        rank_pattern: BTreeMap::new(),
+        alpha_pattern: BTreeMap::new(),
+    };
+    file.write(dir)?;
+    Ok(())
+}
+
+/// Reads an adapter directory's settings.
+///
+/// # Errors
+/// When they cannot be read or ask for what is not supported.
+pub fn load_config(dir: &Path) -> Result<AdapterConfig> {
+    let file = FileConfig::read(dir)?;
+    let targets = AdapterConfig::parse_targets(&file.target_modules.join(","))?;
+    Ok(AdapterConfig { rank: file.r, alpha: file.lora_alpha, rslora: file.use_rslora, targets })
+}
+
+/// Reads matrices that [`write_tensors`] or PEFT wrote into allocated ones. Every matrix must be there, with
+/// its shape, and nothing else.
+///
+/// # Errors
+/// When a tensor is missing, unexpected, or has another shape: an adapter for another model.
+pub fn read_tensors<B: Backend>(be: &mut B, path: &Path, blocks: &mut [BlockPairs], config: &Config) -> Result<()> {
+    let map = Mapping::open(path).map_err(|e| FileError::io("map", path, e))?;
+    let header = safetensors_file::parse(path, map.bytes())?;
+    let hint = "this adapter was made for another model, or with other target modules";
+    let wrong = |problem: String| -> Error { FileError::invalid(path, problem).hint(hint).into() };
+    let mut left: usize = named(blocks).count();
+    for tensor in &header.tensors {
+        let Some((layer, module, matrix)) = peft::parse_tensor_name(&tensor.name) else {
+            return Err(wrong(format!("tensor {} is not an adapter's", tensor.name)));
+        };
+        let layers = config.layers;
+        let Some(block) = blocks.get_mut(layer) else {
+            return Err(wrong(format!("tensor {} is of layer {layer}, the model has {layers}", tensor.name)));
+        };
+        let pair = Projection::from_name(&module).and_then(|p| block[p as usize].as_mut());
+        let Some(pair) = pair else {
+            return Err(wrong(format!("tensor {} is not among the target modules", tensor.name)));
+        };
+        let act = if matrix == Matrix::A { &mut pair.a } else { &mut pair.b };
+        let expected = [act.rows(), act.cols()];
+        if tensor.shape != expected {
+            return Err(wrong(format!("tensor {} has shape {:?}, expected {expected:?}", tensor.name, tensor.shape)));
+        }
+        let values = safetensors_file::read_f32(path, map.bytes(), tensor)?;
+        be.load(act.view_mut(), &mut |i| f64::from(values[i]));
+        left = left.saturating_sub(1);
+    }
+    if left > 0 {
+        let names: std::collections::BTreeSet<&str> = header.tensors.iter().map(|t| t.name.as_str()).collect();
+        let missing = named(blocks).map(|(n, _)| n).find(|n| !names.contains(n.as_str())).unwrap_or_default();
+        return Err(wrong(format!("{left} tensors are missing, the first is {missing}")));
+    }
+    Ok(())
+}

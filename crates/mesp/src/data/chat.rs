@@ -1,0 +1,234 @@
+//! Conversations to text, and which bytes of the text are trained.
+
+use std::ops::Range;
+
+use super::template::{Inputs, MARKS, Template};
+use super::{Conversation, TextEncoder, TokenizerInfo};
+use crate::{Error, Result};
+
+/// How a model spells conversations: by its own chat template, or in `ChatML` when it has none.
+pub struct ChatFormat {
+    template: Option<Template>,
+    bos: String,
+    eos: String,
+}
+
+/// A conversation as text, with the byte ranges that are trained.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Marked {
+    /// The text.
+    pub text: String,
+    /// What the model is to say: each trained turn with its stop token, in order.
+    pub spans: Vec<Range<usize>>,
+}
+
+const BEGIN: &str = "<|im_start|>";
+const END: &str = "<|im_end|>";
+
+impl ChatFormat {
+    /// Prepares the template that `info` holds.
+    ///
+    /// # Errors
+    /// When the template is not one this program understands.
+    pub fn new(info: &TokenizerInfo) -> Result<Self> {
+        let template = info.chat_template.as_deref().map(Template::new).transpose()?;
+        let text = |token: &Option<String>| token.clone().unwrap_or_default();
+        Ok(Self { template, bos: text(&info.bos_token), eos: text(&info.eos_token) })
+    }
+
+    /// Whether the model brought a template of its own.
+    pub fn has_template(&self) -> bool {
+        self.template.is_some()
+    }
+
+    /// Whether turns end in `ChatML`'s markers though `encoder` has no such tokens, so that they are
+    /// spelled out as ordinary text.
+    pub fn spells_markers(&self, encoder: &TextEncoder) -> bool {
+        !self.has_template() && (encoder.token_id(BEGIN).is_none() || encoder.token_id(END).is_none())
+    }
+
+    /// The conversation as text; with `generation_prompt` up to where the model's next turn begins.
+    ///
+    /// # Errors
+    /// When the template refuses the conversation.
+    pub fn render(&self, conversation: &Conversation, generation_prompt: bool) -> Result<String> {
+        self.render_first(conversation, conversation.len(), generation_prompt, false)
+    }
+
+    /// The tokens from which the model is to go on.
+    ///
+    /// # Errors
+    /// When the template refuses the conversation, or the tokenizer the text.
+    pub fn prompt_tokens(&self, encoder: &TextEncoder, conversation: &Conversation) -> Result<Vec<u32>> {
+        let mut ids = encoder.encode(&self.render(conversation, true)?, false)?;
+        ids.splice(..0, self.beginning(encoder));
+        Ok(ids)
+    }
+
+    /// The tokens at which an answer ends.
+    pub fn stop_ids(&self, encoder: &TextEncoder) -> Vec<u32> {
+        let end = if self.has_template() { None } else { encoder.token_id(END) };
+        let mut ids: Vec<u32> = encoder.eos_id().into_iter().chain(end).collect();
+        ids.dedup();
+        ids
+    }
+
+    /// The token to put before a rendering. A template writes it itself; `ChatML` knows nothing of it.
+    pub(super) fn beginning(&self, encoder: &TextEncoder) -> Option<u32> {
+        encoder.bos_id().filter(|_| !self.has_template() && encoder.wants_bos())
+    }
+
+    /// The conversation as text, with what is trained.
+    ///
+    /// # Errors
+    /// When the template refuses the conversation, or it cannot be told which text is the model's.
+    pub fn mark(&self, conversation: &Conversation, encoder: &TextEncoder) -> Result<Marked> {
+        match &self.template {
+            None => Ok(chatml(conversation, conversation.len(), false)),
+            Some(template) if template.marks_generation => self.mark_by_tags(conversation),
+            Some(_) => self.mark_by_prefixes(conversation, encoder),
+        }
+    }
+
+    fn render_first(
+        &self,
+        conversation: &Conversation,
+        count: usize,
+        prompt: bool,
+        marks: bool,
+    ) -> Result<String> {
+        let Some(template) = &self.template else { return Ok(chatml(conversation, count, prompt).text) };
+        template.render(&Inputs {
+            messages: &conversation.messages[..count],
+            tools: conversation.tools.as_ref(),
+            bos: &self.bos,
+            eos: &self.eos,
+            generation_prompt: prompt,
+            marks,
+        })
+    }
+
+    /// The template marks the model's text itself, with `{% generation %}`.
+    fn mark_by_tags(&self, conversation: &Conversation) -> Result<Marked> {
+        let text = self.render(conversation, false)?;
+        let marked = self.render_first(conversation, conversation.len(), false, true)?;
+        let mut spans = Vec::new();
+        let (mut at, mut begun) = (0, None);
+        for c in marked.chars() {
+            if c == MARKS.0 {
+                begun = Some(at);
+            } else if c == MARKS.1 {
+                spans.extend(begun.take().map(|start| start..at));
+            } else {
+                at += c.len_utf8();
+            }
+        }
+        // The marks are text to the template: it may have cut, joined or compared them.
+        if at != text.len() || marked.chars().filter(|&c| c != MARKS.0 && c != MARKS.1).ne(text.chars()) {
+            return Err(
+                Error::usage("the chat template's generation marks change its text").hint(OTHER_TEMPLATE)
+            );
+        }
+        let turns: Vec<usize> =
+            (0..conversation.len()).filter(|&i| conversation.role(i) == "assistant").collect();
+        if turns.iter().any(|&turn| !conversation.trained[turn]) {
+            if spans.len() != turns.len() {
+                let problem = format!(
+                    "the chat template marks {} pieces of text in {} assistant turns; expected one each to leave a turn untrained",
+                    spans.len(),
+                    turns.len()
+                );
+                return Err(Error::usage(problem).hint(OTHER_TEMPLATE));
+            }
+            spans = turns
+                .iter()
+                .zip(spans)
+                .filter(|(turn, _)| conversation.trained[**turn])
+                .map(|(_, s)| s)
+                .collect();
+        }
+        Ok(Marked { text, spans })
+    }
+
+    /// A turn begins where the rendering of what comes before it ends.
+    fn mark_by_prefixes(&self, conversation: &Conversation, encoder: &TextEncoder) -> Result<Marked> {
+        let text = self.render(conversation, false)?;
+        let mut spans = Vec::new();
+        for turn in (0..conversation.len()).filter(|&turn| conversation.trained[turn]) {
+            let before =
+                self.render_first(conversation, turn, true, false).map_err(|e| first_turn(e, turn))?;
+            if !text.starts_with(&before) {
+                let problem = format!(
+                    "the chat template renders the turns before messages[{turn}] differently once that turn is there, \
+                     so the text to train cannot be found"
+                );
+                return Err(Error::usage(problem).hint(OTHER_TEMPLATE));
+            }
+            let start = before.len();
+            let through = self.render_first(conversation, turn + 1, false, false).ok();
+            let end = through
+                .filter(|through| through.len() > start && text.starts_with(through.as_str()))
+                .map(|through| without_separator(&text, start..through.len(), encoder))
+                .or_else(|| end_of_content(&text, start, conversation.content(turn), encoder));
+            let Some(end) = end else {
+                let problem = format!(
+                    "the chat template changes the text of messages[{turn}], so its end cannot be found"
+                );
+                return Err(Error::usage(problem).hint(OTHER_TEMPLATE));
+            };
+            spans.push(start..end);
+        }
+        Ok(Marked { text, spans })
+    }
+}
+
+const OTHER_TEMPLATE: &str = "put a chat_template.jinja with {% generation %} tags around the assistant's text in the \
+                              model directory, or train with prompt/completion rows";
+
+fn first_turn(error: Error, turn: usize) -> Error {
+    if turn == 0 {
+        return error.hint("the conversation begins with an assistant turn; begin it with a user turn");
+    }
+    error
+}
+
+/// The end of a turn without the white space that only separates it from the next.
+fn without_separator(text: &str, turn: Range<usize>, encoder: &TextEncoder) -> usize {
+    let said = text[turn.clone()].trim_end();
+    let stops = encoder.special_tokens().iter().any(|token| said.ends_with(token.as_str()));
+    if stops { turn.start + said.len() } else { turn.end }
+}
+
+/// Some templates render a last turn in another way than the same turn inside a conversation; then the
+/// turn ends after its content and the stop token that follows.
+fn end_of_content(text: &str, start: usize, content: &str, encoder: &TextEncoder) -> Option<usize> {
+    let content = content.trim();
+    let end = start + text[start..].find(content).filter(|_| !content.is_empty())? + content.len();
+    let rest = &text[end..];
+    let follows = rest.trim_start();
+    // The longest, because one special token may begin as another does.
+    let matching = encoder.special_tokens().iter().filter(|token| follows.starts_with(token.as_str()));
+    let stop = matching.map(String::len).max();
+    Some(stop.map_or(end, |length| end + (rest.len() - follows.len()) + length))
+}
+
+fn chatml(conversation: &Conversation, count: usize, prompt: bool) -> Marked {
+    let (mut text, mut spans) = (String::new(), Vec::new());
+    for turn in 0..count {
+        text.extend([BEGIN, conversation.role(turn), "\n"]);
+        let start = text.len();
+        text.extend([conversation.content(turn), END]);
+        if conversation.trained[turn] {
+            spans.push(start..text.len());
+        }
+        text.push('\n');
+    }
+    if prompt {
+        text.extend([BEGIN, "assistant\n"]);
+    }
+    Marked { text, spans }
+}
+
+#[cfg(test)]
+#[path = "chat_tests.rs"]
+mod tests;

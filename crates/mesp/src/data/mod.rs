@@ -1,0 +1,70 @@
+//! Training data: files in, token sequences with labels out, and batches of them in a repeatable order.
+//!
+//! [`Dataset::read`] turns a file into [`Example`]s: JSON lines in one of four forms, told apart row by
+//! row, or a plain text as one document. A row that cannot be used is an error that names file and
+//! line; what is legal but worth knowing (rows cut, rows with nothing to train) is counted in
+//! [`Dataset::notes`]. [`Batches`] fixes which rows a step sees, and [`RaggedBatch`] lays them end to
+//! end, without padding, with each label moved to the position that predicts it.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod batch;
+mod chat;
+mod dataset;
+mod notes;
+mod rows;
+mod source;
+mod template;
+#[cfg(test)]
+mod test_util;
+mod tokenizer;
+mod turns;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+pub use batch::{Batches, RaggedBatch};
+pub use chat::{ChatFormat, Marked};
+pub use dataset::{Dataset, PromptStyle, ReadOptions};
+pub use tokenizer::{TextEncoder, Token, TokenizerInfo};
+pub use turns::Conversation;
+
+/// The label of a position that is not trained; the value other tools use in token files too.
+pub const UNTRAINED: i32 = -100;
+
+/// Where a row was read, for messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The file.
+    pub path: Arc<Path>,
+    /// The line on which the row begins, counted from 1.
+    pub line: usize,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.path.display(), self.line)
+    }
+}
+
+/// One sequence: tokens, and beside each token its label or [`UNTRAINED`].
+///
+/// Labels stand at the token they name; the label at position t is predicted from the positions before
+/// t. So nothing can predict the label at position 0, and it never counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Example {
+    /// The tokens.
+    pub tokens: Vec<u32>,
+    /// The labels, as many as there are tokens.
+    pub labels: Vec<i32>,
+    /// Where the row was read.
+    pub origin: Origin,
+}
+
+impl Example {
+    /// The number of positions whose label is predicted and trained.
+    pub fn targets(&self) -> usize {
+        self.labels.iter().skip(1).filter(|&&label| label != UNTRAINED).count()
+    }
+}

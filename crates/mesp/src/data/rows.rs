@@ -1,0 +1,265 @@
+//! One row to tokens and labels. Problems are reported without a place; the caller knows file and line.
+
+use serde_json::{Map, Value};
+
+use super::turns::type_of;
+use super::{ChatFormat, Conversation, PromptStyle, ReadOptions, TextEncoder, Token, UNTRAINED};
+use crate::{Error, Result};
+
+/// The forms a row may have, in the order in which they are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Tokens,
+    Messages,
+    Prompt,
+    Text,
+}
+
+/// A row's tokens with a label beside each.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) form: Form,
+    pub(super) tokens: Vec<u32>,
+    pub(super) labels: Vec<i32>,
+}
+
+/// Tokens, and whether each is trained.
+type Trained = Vec<(u32, bool)>;
+
+pub(super) struct RowReader<'a> {
+    encoder: Option<&'a TextEncoder>,
+    options: &'a ReadOptions,
+    /// Prepared at the first conversation: a model whose template is broken can still read other rows.
+    chat: Option<ChatFormat>,
+}
+
+impl<'a> RowReader<'a> {
+    pub(super) fn new(encoder: Option<&'a TextEncoder>, options: &'a ReadOptions) -> Self {
+        Self { encoder, options, chat: None }
+    }
+
+    pub(super) fn chat(&self) -> Option<&ChatFormat> {
+        self.chat.as_ref()
+    }
+
+    pub(super) fn encoder(&self) -> Result<&'a TextEncoder> {
+        self.encoder.ok_or_else(|| {
+            Error::usage("this is text, and the model directory has no tokenizer.json")
+                .hint("add the model's tokenizer.json, or give rows with `input_ids`")
+        })
+    }
+
+    pub(super) fn read(&mut self, row: &Value) -> Result<Row> {
+        let Some(row) = row.as_object() else {
+            return Err(
+                Error::usage(format!("the row is {}; expected a JSON object", type_of(row))).hint(FORMS)
+            );
+        };
+        let has = |key: &str| row.get(key).is_some_and(|value| !value.is_null());
+        if has("input_ids") {
+            return tokenized(row, self.options.vocab_size);
+        }
+        let (form, tokens) = if has("messages") {
+            (Form::Messages, self.conversation(&Conversation::from_messages(row)?)?)
+        } else if has("prompt") && has("completion") {
+            (Form::Prompt, self.prompt(row)?)
+        } else if has("text") {
+            (Form::Text, self.text(row)?)
+        } else {
+            return Err(unknown(row));
+        };
+        self.in_vocabulary(tokens.iter().map(|token| token.0))?;
+        let label = |&(id, trained): &(u32, bool)| if trained { id.cast_signed() } else { UNTRAINED };
+        let labels = tokens.iter().map(label).collect();
+        Ok(Row { form, tokens: tokens.into_iter().map(|token| token.0).collect(), labels })
+    }
+
+    /// A text of its own: every token is trained, the one that ends the text included.
+    fn text(&self, row: &Map<String, Value>) -> Result<Trained> {
+        let encoder = self.encoder()?;
+        let mut tokens = encoder.encode(string(row, "text")?, true)?;
+        tokens.extend(self.missing_end(encoder, tokens.last().copied()));
+        Ok(tokens.into_iter().map(|id| (id, true)).collect())
+    }
+
+    /// The whole of a plain text file.
+    pub(super) fn document(&self, text: &str) -> Result<Vec<Token>> {
+        let encoder = self.encoder()?;
+        let mut tokens = encoder.encode_with_offsets(text, true)?;
+        let end = self.missing_end(encoder, tokens.last().map(|token| token.id));
+        tokens.extend(end.map(|id| Token { id, bytes: None }));
+        self.in_vocabulary(tokens.iter().map(|token| token.id))?;
+        Ok(tokens)
+    }
+
+    /// The token that ends a text, unless the text spells it already.
+    fn missing_end(&self, encoder: &TextEncoder, last: Option<u32>) -> Option<u32> {
+        encoder.eos_id().filter(|&eos| self.options.append_eos && last != Some(eos))
+    }
+
+    fn prompt(&mut self, row: &Map<String, Value>) -> Result<Trained> {
+        if row["prompt"].is_array() && row["completion"].is_array() {
+            return self.conversation(&Conversation::from_prompt_and_completion(row)?);
+        }
+        let (prompt, completion) = (string(row, "prompt")?, string(row, "completion")?);
+        if self.options.prompt_style == PromptStyle::Chat {
+            let mut conversation = Conversation::default();
+            conversation.push("user", prompt);
+            conversation.push("assistant", completion);
+            return self.conversation(&conversation);
+        }
+        let encoder = self.encoder()?;
+        // As one text: tokenized apart, the two would meet in tokens that the joined text does not have.
+        let tokens = encoder.encode_with_offsets(&format!("{prompt}{completion}"), true)?;
+        let end = self.missing_end(encoder, tokens.last().map(|token| token.id));
+        let mut inside = false;
+        let mut row: Trained = Vec::with_capacity(tokens.len() + 1);
+        for Token { id, bytes } in tokens {
+            // A token without bytes begins or ends the text; the end belongs to the completion.
+            let trained = bytes.as_ref().map_or(inside, |bytes| bytes.start >= prompt.len());
+            inside |= bytes.is_some();
+            row.push((id, trained || self.options.train_on_prompt));
+        }
+        row.extend(end.map(|id| (id, true)));
+        Ok(row)
+    }
+
+    fn conversation(&mut self, conversation: &Conversation) -> Result<Trained> {
+        let encoder = self.encoder()?;
+        let chat = match &mut self.chat {
+            Some(chat) => chat,
+            none => none.insert(ChatFormat::new(encoder.info())?),
+        };
+        let marked = chat.mark(conversation, encoder)?;
+        let mut spans = marked.spans.iter().peekable();
+        let mut trained = |start: usize| {
+            while spans.next_if(|span| span.end <= start).is_some() {}
+            spans.peek().is_some_and(|span| span.contains(&start))
+        };
+        let all = self.options.train_on_prompt;
+        let beginning = chat.beginning(encoder).map(|id| (id, all));
+        let tokens = encoder.encode_with_offsets(&marked.text, false)?;
+        let tokens = tokens.into_iter().map(|Token { id, bytes }| {
+            let trained = bytes.is_some_and(|bytes| trained(bytes.start));
+            (id, trained || all)
+        });
+        Ok(beginning.into_iter().chain(tokens).collect())
+    }
+
+    fn in_vocabulary(&self, mut tokens: impl Iterator<Item = u32>) -> Result<()> {
+        let size = self.options.vocab_size;
+        match tokens.find(|&id| id as usize >= size) {
+            None => Ok(()),
+            Some(id) => {
+                let problem =
+                    format!("the tokenizer makes token {id}; the model's vocabulary has {size} tokens");
+                Err(Error::usage(problem).hint("take tokenizer.json and config.json from the same model"))
+            }
+        }
+    }
+}
+
+fn string<'a>(row: &'a Map<String, Value>, key: &str) -> Result<&'a str> {
+    row[key].as_str().ok_or_else(|| {
+        let problem = format!("`{key}` is {}; expected a text", type_of(&row[key]));
+        Error::usage(problem).hint(FORMS)
+    })
+}
+
+/// A row that another program tokenized. Nothing is added to it.
+fn tokenized(row: &Map<String, Value>, vocab_size: usize) -> Result<Row> {
+    let size = i64::from(i32::try_from(vocab_size).unwrap_or(i32::MAX));
+    let tokens = integers("input_ids", &row["input_ids"], |id| (0..size).contains(&id), vocab_size)?;
+    if tokens.is_empty() {
+        return Err(Error::usage("`input_ids` is empty; expected at least one token"));
+    }
+    let labels = match row.get("labels") {
+        None | Some(Value::Null) => tokens.iter().map(|&id| id as i32).collect(),
+        Some(labels) => {
+            let allowed = |label| label == i64::from(UNTRAINED) || (0..size).contains(&label);
+            integers("labels", labels, allowed, vocab_size)?
+                .into_iter()
+                .map(|label| label as i32)
+                .collect::<Vec<_>>()
+        }
+    };
+    if labels.len() != tokens.len() {
+        let problem = format!(
+            "`labels` has {} values and `input_ids` has {}; expected one label beside each token",
+            labels.len(),
+            tokens.len()
+        );
+        return Err(
+            Error::usage(problem).hint("labels align with input_ids; -100 marks a token that is not trained")
+        );
+    }
+    let padded = row
+        .get("attention_mask")
+        .and_then(Value::as_array)
+        .and_then(|mask| mask.iter().position(|value| value.as_i64() == Some(0)));
+    if let Some(at) = padded {
+        let problem = format!("`attention_mask[{at}]` is 0: the row is padded");
+        return Err(Error::usage(problem).hint("store the row without padding; rows may differ in length"));
+    }
+    Ok(Row { form: Form::Tokens, tokens: tokens.into_iter().map(|id| id as u32).collect(), labels })
+}
+
+fn integers(key: &str, list: &Value, allowed: impl Fn(i64) -> bool, vocab_size: usize) -> Result<Vec<i64>> {
+    let Some(values) = list.as_array() else {
+        return Err(Error::usage(format!("`{key}` is {}; expected a list of integers", type_of(list))));
+    };
+    let one = |(index, value): (usize, &Value)| {
+        value.as_i64().filter(|&number| allowed(number)).ok_or_else(|| {
+            let found = if value.is_number() { value.to_string() } else { type_of(value).to_owned() };
+            let also = if key == "labels" { " or -100 (not trained)" } else { "" };
+            let problem = format!(
+                "`{key}[{index}]` is {found}; expected an integer from 0 to {} (the model's vocabulary){also}",
+                vocab_size.saturating_sub(1)
+            );
+            Error::usage(problem).hint("tokenize the rows with this model's tokenizer")
+        })
+    };
+    values.iter().enumerate().map(one).collect()
+}
+
+const FORMS: &str = "a row is {\"messages\": [...]}, {\"prompt\": \"...\", \"completion\": \"...\"}, {\"text\": \"...\"}, \
+                     or {\"input_ids\": [...], \"labels\": [...]}";
+
+/// Rows of other shapes are named with what turns them into a known one.
+fn unknown(row: &Map<String, Value>) -> Error {
+    let has = |key: &str| row.contains_key(key);
+    let rename = |prompt: &str, completion: &str| {
+        format!("rename `{prompt}` to `prompt` and `{completion}` to `completion`")
+    };
+    let advice = if has("conversations") {
+        "rename `conversations` to `messages`, and in each turn `from` to `role` (user, assistant, system) and `value` \
+         to `content`"
+            .to_owned()
+    } else if has("chosen") && has("rejected") {
+        "preference pairs are not trained here; keep the chosen answer as `completion`".to_owned()
+    } else if has("instruction") && has("output") {
+        "join `instruction` and `input` to `prompt`, and rename `output` to `completion`".to_owned()
+    } else if has("question") && has("answer") {
+        rename("question", "answer")
+    } else if has("prompt") && has("response") {
+        rename("prompt", "response")
+    } else {
+        FORMS.to_owned()
+    };
+    let mut found: Vec<String> = row.keys().take(8).map(|key| format!("`{key}`")).collect();
+    if found.is_empty() {
+        found.push("none".to_owned());
+    } else if row.len() > found.len() {
+        found.push("...".to_owned());
+    }
+    let expected = "expected `messages`, `prompt` with `completion`, `text` or `input_ids`";
+    Error::usage(format!(
+        "the row has no form that can be trained; {expected}, found the keys {}",
+        found.join(", ")
+    ))
+    .hint(advice)
+}
+
+#[cfg(test)]
+#[path = "rows_tests.rs"]
+mod tests;

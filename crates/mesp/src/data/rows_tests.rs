@@ -1,0 +1,210 @@
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::super::test_util::{BOS, EOS, IM_END, IM_START, VOCAB, encoder, encoder_with, info};
+use super::*;
+
+fn read(row: &Value) -> Result<Row> {
+    let encoder = encoder();
+    RowReader::new(Some(&encoder), &ReadOptions::new(VOCAB)).read(row)
+}
+
+fn problem(row: &Value) -> String {
+    read(row).unwrap_err().to_string()
+}
+
+fn trained(row: &Row) -> Vec<u32> {
+    row.labels.iter().filter(|&&label| label != UNTRAINED).map(|&label| label.cast_unsigned()).collect()
+}
+
+fn ids(text: &str) -> Vec<u32> {
+    text.bytes().map(u32::from).collect()
+}
+
+#[test]
+fn tokenized_rows_are_used_as_they_are() {
+    let row =
+        read(&json!({"input_ids": [5, 6, 7], "labels": [-100, 9, 7], "attention_mask": [1, 1, 1]})).unwrap();
+    assert_eq!((row.form, row.tokens, row.labels), (Form::Tokens, vec![5, 6, 7], vec![-100, 9, 7]));
+    let row = read(&json!({"input_ids": [5, 6], "labels": null, "text": "ignored"})).unwrap();
+    assert_eq!((row.tokens, row.labels), (vec![5, 6], vec![5, 6]));
+    assert!(RowReader::new(None, &ReadOptions::new(7)).read(&json!({"input_ids": [6]})).is_ok());
+}
+
+#[test]
+fn tokenized_rows_that_are_wrong_say_where() {
+    for (row, words) in [
+        (json!({"input_ids": [1, 262]}), ["`input_ids[1]` is 262", "from 0 to 261"]),
+        (json!({"input_ids": [-1]}), ["`input_ids[0]` is -1", "expected an integer"]),
+        (json!({"input_ids": [-100]}), ["`input_ids[0]` is -100", "expected an integer"]),
+        (json!({"input_ids": [1.5]}), ["`input_ids[0]` is 1.5", "expected an integer"]),
+        (json!({"input_ids": ["a"]}), ["`input_ids[0]` is a text", "expected an integer"]),
+        (json!({"input_ids": 3}), ["`input_ids` is a number", "expected a list"]),
+        (json!({"input_ids": []}), ["`input_ids` is empty", "at least one token"]),
+        (json!({"input_ids": [1], "labels": [-5]}), ["`labels[0]` is -5", "or -100 (not trained)"]),
+        (json!({"input_ids": [1], "labels": [300]}), ["`labels[0]` is 300", "from 0 to 261"]),
+        (
+            json!({"input_ids": [1, 2], "labels": [1]}),
+            ["`labels` has 1 values and `input_ids` has 2", "one label"],
+        ),
+        (
+            json!({"input_ids": [1, 2], "attention_mask": [1, 0]}),
+            ["`attention_mask[1]` is 0", "without padding"],
+        ),
+    ] {
+        let problem = problem(&row);
+        assert!(words.iter().all(|word| problem.contains(word)), "{row}: {problem}");
+    }
+}
+
+#[test]
+fn a_text_is_trained_with_its_end() {
+    let row = read(&json!({"text": "xy"})).unwrap();
+    assert_eq!(row.tokens, [120, 121, EOS]);
+    assert_eq!(trained(&row), row.tokens);
+    assert_eq!(read(&json!({"text": "xy<|endoftext|>"})).unwrap().tokens, [120, 121, EOS]);
+    let with = encoder_with(info(), true);
+    let options = ReadOptions { append_eos: false, ..ReadOptions::new(VOCAB) };
+    assert_eq!(
+        RowReader::new(Some(&with), &options).read(&json!({"text": "<s>x"})).unwrap().tokens,
+        [BOS, 120]
+    );
+}
+
+#[test]
+fn a_completion_is_trained_with_its_end() {
+    let row = read(&json!({"prompt": "2+2=", "completion": " 4"})).unwrap();
+    assert_eq!(row.tokens, [ids("2+2=").as_slice(), &[257, EOS]].concat());
+    assert_eq!(trained(&row), [257, EOS]);
+    let row = read(&json!({"prompt": "é", "completion": "é"})).unwrap();
+    assert_eq!(trained(&row), [0xC3, 0xA9, EOS]);
+    let begun = encoder_with(info(), true);
+    let options = ReadOptions::new(VOCAB);
+    let row = RowReader::new(Some(&begun), &options).read(&json!({"prompt": "", "completion": "x"})).unwrap();
+    assert_eq!((row.tokens.clone(), trained(&row)), (vec![BOS, 120, EOS], vec![120, EOS]));
+    let options = ReadOptions { train_on_prompt: true, ..ReadOptions::new(VOCAB) };
+    let row =
+        RowReader::new(Some(&begun), &options).read(&json!({"prompt": "a", "completion": "x"})).unwrap();
+    assert_eq!(trained(&row), row.tokens);
+}
+
+#[test]
+fn a_token_that_begins_in_the_prompt_is_not_trained() {
+    // Joined, `a` + `b` and ` ` + `4` are one token each, and the second has its white space in the prompt.
+    let row = read(&json!({"prompt": "a", "completion": "bc"})).unwrap();
+    assert_eq!((row.tokens.clone(), trained(&row)), (vec![256, 99, EOS], vec![99, EOS]));
+    let row = read(&json!({"prompt": "= ", "completion": "4!"})).unwrap();
+    assert_eq!((row.tokens.clone(), trained(&row)), (vec![61, 257, 33, EOS], vec![33, EOS]));
+}
+
+#[test]
+fn a_conversation_is_trained_where_the_assistant_speaks() {
+    let messages = json!([{"role": "user", "content": "u"}, {"role": "assistant", "content": "xy"},
+                          {"role": "user", "content": [{"type": "text", "text": "v"}]},
+                          {"role": "assistant", "content": "z", "weight": 1}]);
+    let row = read(&json!({"messages": messages})).unwrap();
+    let head = |role: &str| [&[IM_START], ids(role).as_slice(), &[10]].concat();
+    let tail = [IM_END, 10];
+    let all = [
+        head("user").as_slice(),
+        &ids("u"),
+        &tail,
+        &head("assistant"),
+        &ids("xy"),
+        &tail,
+        &head("user"),
+        &ids("v"),
+        &tail,
+        &head("assistant"),
+        &ids("z"),
+        &tail,
+    ]
+    .concat();
+    assert_eq!(row.tokens, all);
+    assert_eq!(trained(&row), [120, 121, IM_END, 122, IM_END]);
+
+    let row =
+        read(&json!({"prompt": &messages.as_array().unwrap()[..3], "completion": [messages[3]]})).unwrap();
+    assert_eq!((row.form, row.tokens.clone(), trained(&row)), (Form::Prompt, all, vec![122, IM_END]));
+
+    let quiet = json!([{"role": "assistant", "content": "a", "weight": 0}, {"role": "user", "content": "b"}]);
+    assert!(trained(&read(&json!({"messages": quiet})).unwrap()).is_empty());
+
+    let encoder = encoder();
+    let options = ReadOptions { prompt_style: PromptStyle::Chat, ..ReadOptions::new(VOCAB) };
+    let row =
+        RowReader::new(Some(&encoder), &options).read(&json!({"prompt": "u", "completion": "z"})).unwrap();
+    assert_eq!(trained(&row), [122, IM_END]);
+}
+
+#[test]
+fn conversations_that_are_wrong_say_where() {
+    let message = |message: Value| json!({"messages": [{"role": "user", "content": "u"}, message]});
+    for (row, words) in [
+        (json!({"messages": []}), "`messages` is an empty list"),
+        (json!({"messages": "hi"}), "`messages` is a text"),
+        (message(json!("hi")), "`messages[1]` is a text"),
+        (message(json!({"content": "x"})), "`messages[1].role` is missing"),
+        (message(json!({"role": "", "content": "x"})), "`messages[1].role` is an empty text"),
+        (message(json!({"role": "user", "content": 7})), "`messages[1].content` is a number"),
+        (message(json!({"role": "user", "content": null})), "`messages[1]` has no content"),
+        (message(json!({"role": "user", "content": [{"type": "image"}]})), "content[0]` is of type image"),
+        (message(json!({"role": "assistant", "content": "x", "weight": 0.5})), "`messages[1].weight` is 0.5"),
+        (json!({"messages": [{"role": "user", "content": "u"}], "tools": "?"}), "`tools` is a text"),
+    ] {
+        let problem = problem(&row);
+        assert!(problem.contains(words), "{row}: {problem}");
+    }
+    assert!(read(&message(json!({"role": "assistant", "content": null, "tool_calls": []}))).is_ok());
+}
+
+#[test]
+fn other_shapes_are_told_what_to_become() {
+    for (row, words) in [
+        (
+            json!({"question": "q", "answer": "a"}),
+            "found the keys `question`, `answer`\n  rename `question` to `prompt`",
+        ),
+        (json!({"instruction": "i", "input": "", "output": "o"}), "join `instruction` and `input`"),
+        (json!({"conversations": []}), "rename `conversations` to `messages`"),
+        (json!({"prompt": "p"}), "found the keys `prompt`"),
+        (json!({"prompt": "p", "chosen": "a", "rejected": "b"}), "preference pairs"),
+        (json!({"text": null}), "found the keys `text`"),
+        (json!({}), "found the keys none"),
+        (json!([1]), "the row is a list; expected a JSON object"),
+        (json!({"text": 5}), "`text` is a number; expected a text"),
+        (json!({"prompt": "p", "completion": ["c"]}), "`completion` is a list; expected a text"),
+    ] {
+        let problem = problem(&row);
+        assert!(problem.contains(words), "{row}: {problem}");
+    }
+    let options = ReadOptions::new(VOCAB);
+    let problem = RowReader::new(None, &options).read(&json!({"text": "a"})).unwrap_err().to_string();
+    assert!(problem.contains("no tokenizer.json"), "{problem}");
+    let encoder = encoder();
+    let options = ReadOptions::new(100);
+    let problem =
+        RowReader::new(Some(&encoder), &options).read(&json!({"text": "x"})).unwrap_err().to_string();
+    assert!(problem.contains("token 120; the model's vocabulary has 100"), "{problem}");
+}
+
+proptest! {
+    /// Counted another way: the bytes of a completion, less merged pairs, and the end.
+    #[test]
+    fn as_many_tokens_are_trained_as_the_completion_has(prompt in "[c-z é日]{0,12}", completion in "[c-z é日]{0,12}") {
+        let row = read(&json!({"prompt": prompt, "completion": completion})).unwrap();
+        prop_assert_eq!(trained(&row).len(), completion.len() + 1);
+        prop_assert_eq!(row.tokens.len(), prompt.len() + completion.len() + 1);
+    }
+
+    #[test]
+    fn as_many_tokens_are_trained_as_the_assistant_says(turns in prop::collection::vec((any::<bool>(), "[c-z é]{0,8}"), 1..6)) {
+        let messages: Vec<Value> = turns
+            .iter()
+            .map(|(assistant, text)| json!({"role": if *assistant { "assistant" } else { "user" }, "content": text}))
+            .collect();
+        let row = read(&json!({"messages": messages})).unwrap();
+        let expected: usize = turns.iter().filter(|turn| turn.0).map(|turn| turn.1.len() + 1).sum();
+        prop_assert_eq!(trained(&row).len(), expected);
+    }
+}

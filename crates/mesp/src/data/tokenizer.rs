@@ -1,0 +1,198 @@
+//! Text to tokens and back, as the model's `tokenizer.json` says.
+
+use std::fs;
+use std::ops::Range;
+use std::path::Path;
+
+use tokenizers::processors::PostProcessorWrapper;
+use tokenizers::processors::byte_level::ByteLevel;
+
+use crate::{Error, Result};
+
+/// What `tokenizer_config.json` and its companions say about a tokenizer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TokenizerInfo {
+    /// The token that begins a text.
+    pub bos_token: Option<String>,
+    /// The token that ends a text.
+    pub eos_token: Option<String>,
+    /// The chat template, a Jinja program.
+    pub chat_template: Option<String>,
+    /// Whether a text gets `bos_token`; `None` leaves it to `tokenizer.json`.
+    pub add_bos_token: Option<bool>,
+}
+
+/// A token and the bytes of the text it stands for; `None` where the text has no such bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// The token's number.
+    pub id: u32,
+    /// Byte range in the text; `None` for a token that was added, such as the one that begins a text.
+    pub bytes: Option<Range<usize>>,
+}
+
+/// A tokenizer with the rules around it: one token at the beginning of a text, never two.
+pub struct TextEncoder {
+    inner: tokenizers::Tokenizer,
+    info: TokenizerInfo,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    /// Whether `tokenizer.json` itself adds the first token, which older conversions do not.
+    adds_bos: bool,
+    special: Vec<String>,
+}
+
+impl TextEncoder {
+    /// Reads `tokenizer.json`.
+    ///
+    /// # Errors
+    /// When the file cannot be read or understood, or does not know the tokens that `info` names.
+    pub fn from_file(path: &Path, info: TokenizerInfo) -> Result<Self> {
+        let bytes = fs::read(path).map_err(|e| mesp_formats::Error::io("read", path, e))?;
+        let unreadable = |e: tokenizers::Error| {
+            Error::data(path, None, format!("not a tokenizer this program understands: {e}"))
+                .hint("expected the tokenizer.json of a Hugging Face model directory")
+        };
+        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(unreadable)?;
+        // Some files carry the settings of the run that wrote them. Cutting is done here, and counted.
+        inner.with_truncation(None).map_err(unreadable)?.with_padding(None);
+        if let Some(post) = inner.get_post_processor().cloned() {
+            inner.with_post_processor(Some(untrimmed(post)));
+        }
+        let id = |token: &Option<String>| token.as_deref().and_then(|t| inner.token_to_id(t));
+        let (bos, eos) = (id(&info.bos_token), id(&info.eos_token));
+        if let (Some(token), None) = (&info.eos_token, eos) {
+            let problem =
+                format!("the end-of-text token `{token}` of tokenizer_config.json is not in this vocabulary");
+            return Err(Error::data(path, None, problem).hint("take both files from the same model"));
+        }
+        if info.add_bos_token == Some(true) && bos.is_none() {
+            let problem = "tokenizer_config.json sets add_bos_token, and this vocabulary has no such token";
+            return Err(Error::data(path, None, problem).hint("take both files from the same model"));
+        }
+        let special = inner.get_added_tokens_decoder().into_values().filter(|t| t.special).map(|t| t.content);
+        let mut special: Vec<String> =
+            special.chain(info.eos_token.clone()).filter(|t| !t.is_empty()).collect();
+        special.sort();
+        special.dedup();
+        let mut encoder = Self { inner, info, bos, eos, adds_bos: false, special };
+        let first = encoder.raw("", true)?.get_ids().first().copied();
+        encoder.adds_bos = first.is_some() && first == encoder.bos;
+        Ok(encoder)
+    }
+
+    /// The tokens of `text`. With `add_special` it is a text of its own: it begins with the model's
+    /// first token where the model wants one and the text does not spell it already.
+    ///
+    /// # Errors
+    /// When the tokenizer refuses the text.
+    pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, add_special).map_err(|e| refused(&e))?;
+        let mut ids = encoding.get_ids().to_vec();
+        let (drop, bos) = self.beginning(&ids, add_special);
+        ids.splice(..drop, bos);
+        Ok(ids)
+    }
+
+    /// As [`encode`](Self::encode), each token with the bytes it stands for. A byte belongs to the token
+    /// that carries it: white space before a word belongs to the word's token where the two are one.
+    ///
+    /// # Errors
+    /// When the tokenizer refuses the text.
+    pub fn encode_with_offsets(&self, text: &str, add_special: bool) -> Result<Vec<Token>> {
+        let encoding = self.raw(text, add_special)?;
+        let places = encoding.get_offsets().iter().zip(encoding.get_special_tokens_mask());
+        let token = |(&id, (&(start, end), &added)): (&u32, (&(usize, usize), &u32))| Token {
+            id,
+            bytes: (added == 0).then_some(start..end),
+        };
+        let mut tokens: Vec<Token> = encoding.get_ids().iter().zip(places).map(token).collect();
+        let (drop, bos) = self.beginning(encoding.get_ids(), add_special);
+        tokens.splice(..drop, bos.map(|id| Token { id, bytes: None }));
+        Ok(tokens)
+    }
+
+    /// The text of `tokens`, without the special ones if `skip_special`.
+    ///
+    /// # Errors
+    /// When the tokenizer's decoder fails.
+    pub fn decode(&self, tokens: &[u32], skip_special: bool) -> Result<String> {
+        self.inner
+            .decode(tokens, skip_special)
+            .map_err(|e| Error::usage(format!("the tokens cannot be decoded: {e}")))
+    }
+
+    /// The token that begins a text.
+    pub fn bos_id(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The token that ends a text.
+    pub fn eos_id(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// The number of a token given as its vocabulary entry.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// What the tokenizer was opened with.
+    pub fn info(&self) -> &TokenizerInfo {
+        &self.info
+    }
+
+    /// Whether a text of its own begins with [`bos_id`](Self::bos_id).
+    pub fn wants_bos(&self) -> bool {
+        self.info.add_bos_token.unwrap_or(self.adds_bos)
+    }
+
+    /// The tokens that are markers and not words, such as `<|im_end|>`.
+    pub fn special_tokens(&self) -> &[String] {
+        &self.special
+    }
+
+    fn raw(&self, text: &str, add_special: bool) -> Result<tokenizers::Encoding> {
+        // `encode` counts in bytes; `encode_char_offsets` would count in characters.
+        self.inner.encode(text, add_special).map_err(|e| refused(&e))
+    }
+
+    /// How many tokens at the front to drop, and which to put there, for exactly one beginning.
+    fn beginning(&self, ids: &[u32], add_special: bool) -> (usize, Option<u32>) {
+        let Some(bos) = self.bos.filter(|_| add_special) else { return (0, None) };
+        let added = usize::from(self.adds_bos && ids.first() == Some(&bos));
+        if ids.get(added) == Some(&bos) {
+            return (added, None);
+        }
+        match (added, self.wants_bos()) {
+            (0, true) => (0, Some(bos)),
+            (1, false) => (1, None),
+            _ => (0, None),
+        }
+    }
+}
+
+fn refused(error: &tokenizers::Error) -> Error {
+    Error::usage(format!("the tokenizer refuses this text: {error}"))
+}
+
+/// The same steps with every byte left to the token that carries it. Trimmed ranges would make the token
+/// ` 4`, half of which belongs to the prompt, look as if it began with the completion.
+fn untrimmed(post: PostProcessorWrapper) -> PostProcessorWrapper {
+    match post {
+        PostProcessorWrapper::ByteLevel(step) => {
+            PostProcessorWrapper::ByteLevel(ByteLevel::trim_offsets(step, false))
+        }
+        PostProcessorWrapper::Sequence(mut steps) => {
+            for step in steps.as_mut() {
+                *step = untrimmed(step.clone());
+            }
+            PostProcessorWrapper::Sequence(steps)
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+#[path = "tokenizer_tests.rs"]
+mod tests;

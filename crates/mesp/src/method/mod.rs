@@ -1,0 +1,7 @@
+//! How a gradient is made. Knows no architecture: it walks blocks, and tells each what to keep.
+
+mod backprop;
+mod presets;
+
+pub use backprop::{Backprop, GradSink, StepShape};
+pub use presets::Method;

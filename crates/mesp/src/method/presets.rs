@@ -1,0 +1,91 @@
+//! The named methods.
+
+use crate::tape::{Policy, Site, SiteSet, Tiles};
+use crate::{Error, Result};
+
+/// A method of exact backpropagation by its published name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// Everything kept, nothing rebuilt.
+    StoreAll,
+    /// Block checkpoints; a replayed block keeps what automatic differentiation of it would, all rows at
+    /// once, full logits (Song & Tang 2025, arXiv 2510.03425). Lower than the original in two respects: the
+    /// gradient of the logits takes their place, and silu(gate) is not kept.
+    Mebp,
+    /// Block checkpoints; a replayed block keeps x, n1, P, o, u, n2, gate, up; h is rebuilt (Park et al.
+    /// 2026, arXiv 2602.13069, section 5). Full logits, as published.
+    MespPaper,
+    /// Its ablation (Table 5): h of every adapter kept as well.
+    MespPaperStoreH,
+    /// Ours, the default: nothing quadratic, the MLP and the head in tiles, the shortest lifetimes.
+    Mesp,
+}
+
+impl Method {
+    /// All of them, from the most memory to the least.
+    pub const ALL: [Self; 5] = [Self::StoreAll, Self::Mebp, Self::MespPaperStoreH, Self::MespPaper, Self::Mesp];
+
+    /// The name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::StoreAll => "store-all",
+            Self::Mebp => "mebp",
+            Self::MespPaper => "mesp-paper",
+            Self::MespPaperStoreH => "mesp-paper-store-h",
+            Self::Mesp => "mesp",
+        }
+    }
+
+    /// The method of a name; `auto` is the default one.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn parse(name: &str) -> Result<Self> {
+        if name == "auto" {
+            return Ok(Self::Mesp);
+        }
+        Self::ALL.into_iter().find(|m| m.name() == name).ok_or_else(|| {
+            let known = Self::ALL.map(Self::name).join(", ");
+            Error::usage(format!("method {name:?} is unknown, expected {known} or auto"))
+        })
+    }
+
+    /// What it keeps.
+    pub const fn policy(self) -> Policy {
+        const X: SiteSet = SiteSet::of(&[Site::BlockIn]);
+        const ATTENTION: SiteSet = SiteSet::of(&[
+            Site::QRaw,
+            Site::Q,
+            Site::KRaw,
+            Site::K,
+            Site::V,
+            Site::AttnOut,
+            Site::Lse,
+            Site::Mid,
+        ]);
+        const PAPER: SiteSet = SiteSet::of(&[
+            Site::BlockIn,
+            Site::AttnNorm,
+            Site::Probs,
+            Site::AttnOut,
+            Site::Mid,
+            Site::MlpNorm,
+            Site::Gate,
+            Site::Up,
+        ]);
+        match self {
+            Self::StoreAll => {
+                Policy { across: SiteSet::ALL, within: SiteSet::ALL, keep_last: true, tiles: Tiles::WHOLE }
+            }
+            Self::Mebp => Policy { across: X, within: SiteSet::ALL, keep_last: false, tiles: Tiles::WHOLE },
+            Self::MespPaper => Policy { across: X, within: PAPER, keep_last: false, tiles: Tiles::WHOLE },
+            Self::MespPaperStoreH => {
+                Policy { across: X, within: PAPER.and(SiteSet::LORA_H), keep_last: false, tiles: Tiles::WHOLE }
+            }
+            Self::Mesp => {
+                let tiles = Tiles { mlp_rows: 128, head_rows: 32, keys: 64 };
+                Policy { across: X, within: ATTENTION, keep_last: false, tiles }
+            }
+        }
+    }
+}

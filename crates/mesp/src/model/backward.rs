@@ -1,0 +1,283 @@
+//! The backward of a block, with the shortest lifetimes.
+//!
+//! ```text
+//! dy arrives in the buffer that becomes dx
+//! 1  rebuild what `within` names from x
+//! 2  per tile of rows: n2, gate, up, a
+//!      down: dB, dA from (a, dy); da takes a's buffer     swiglu: dgate, dup take gate's and up's
+//!      gate, up: dB, dA from (n2, ·); dn2 takes n2's buffer     dy += norm backward(dn2, u)      (now du)
+//!    u dies
+//! 3  o_proj: dB, dA from (o, du); do     δ from do, o     dq takes o's buffer     dk, dv
+//!    q, k, v, ℓ, do die     inverse rope     [qwen3: norm backward per head]
+//! 4  q, k, v: dB, dA from (n1, ·); dn1 takes n1's buffer     du += norm backward(dn1, x)         (now dx)
+//! ```
+//! The down projection's forward is not rebuilt: nobody reads its output. The first block's step 4 ends with
+//! the adapters: nobody reads its dx.
+
+use std::ops::Range;
+
+use mesp_device::{Act, Backend, Class, Label, Probs};
+
+use super::BlockRun;
+use super::block::h_of;
+use crate::adapter::{BlockPairs, Projection, lora};
+use crate::tape::{Site, SiteSet, Tape};
+
+const DH: Label = Label::new(Class::WithinBlock, "lora_dh");
+
+impl BlockRun<'_> {
+    /// Adds to `grads` and turns `dy` into dx (unless `need_dx` is false: then `dy` ends as du). The block's
+    /// input is on the tape; nothing is left there.
+    pub fn backward<B: Backend>(
+        &self,
+        be: &mut B,
+        tape: &mut Tape,
+        within: SiteSet,
+        dy: &mut Act,
+        grads: &mut BlockPairs,
+        need_dx: bool,
+    ) {
+        tape.keep_across(SiteSet::EMPTY);
+        let attention = within.without(SiteSet::MLP);
+        tape.materialize(be, self, self.existing(attention), within, self.all());
+        self.backward_mlp(be, tape, within, dy, grads);
+        tape.free(be, Site::Mid);
+        let [dq, dk, dv] = self.backward_attention(be, tape, within, dy, grads);
+        self.backward_qkv(be, tape, dy, [dq, dk, dv], grads, need_dx);
+        tape.free_all(be, SiteSet::ALL);
+    }
+
+    /// Without sites that this block does not have: h without an adapter, raw queries without a norm.
+    pub(super) fn existing(&self, sites: SiteSet) -> SiteSet {
+        let mut absent = SiteSet::EMPTY;
+        for p in Projection::ALL {
+            if self.pair(p).is_none() {
+                absent = absent.with(h_of(p));
+            }
+        }
+        if !self.config.family.qk_norm {
+            absent = absent.with(Site::QRaw).with(Site::KRaw);
+        }
+        sites.without(absent)
+    }
+
+    fn backward_mlp<B: Backend>(
+        &self,
+        be: &mut B,
+        tape: &mut Tape,
+        within: SiteSet,
+        dy: &mut Act,
+        grads: &mut BlockPairs,
+    ) {
+        let n = self.batch.rows();
+        tape.materialize(be, self, SiteSet::of(&[Site::Mid]), within, self.all());
+        let kept = self.existing(within).common(SiteSet::MLP);
+        if !kept.is_empty() {
+            // A replay that keeps the MLP fills whole buffers first, tile by tile as the forward did.
+            tape.reserve(be, self, kept, n);
+            let whole = tape.alive();
+            self.in_tiles(be, |be, rows| {
+                tape.materialize(be, self, kept, within, rows);
+                tape.free_all(be, SiteSet::MLP.without(whole));
+            });
+        }
+        self.in_tiles(be, |be, rows| self.backward_mlp_tile(be, tape, within, dy, grads, &rows));
+        tape.free_all(be, SiteSet::MLP);
+    }
+
+    /// Runs `f` for each tile of MLP rows, every turn with the same allocations.
+    fn in_tiles<B: Backend>(&self, be: &mut B, mut f: impl FnMut(&mut B, Range<usize>)) {
+        let (n, mark) = (self.batch.rows(), be.mark());
+        let tile = self.tiles.mlp_rows.min(n);
+        for start in (0..n).step_by(tile) {
+            be.rewind(mark);
+            f(be, start..(start + tile).min(n));
+        }
+    }
+
+    fn backward_mlp_tile<B: Backend>(
+        &self,
+        be: &mut B,
+        tape: &mut Tape,
+        within: SiteSet,
+        dy: &mut Act,
+        grads: &mut BlockPairs,
+        rows: &Range<usize>,
+    ) {
+        // What was there before the tile belongs to the whole; the rest is this tile's.
+        let whole = tape.alive();
+        let sites = SiteSet::of(&[Site::MlpNorm, Site::Gate, Site::Up, Site::Act]);
+        tape.materialize(be, self, sites, within, rows.clone());
+
+        // down: y = u + linear(a)
+        let dh = self.adapter_gradients(be, tape, Projection::Down, Site::Act, dy.rows_view(rows.clone()), grads, rows);
+        let down = self.block.linear(Projection::Down);
+        let adapter = self.pair(Projection::Down).zip(dh.as_ref().map(Act::view));
+        lora::input_grad(be, tape.view_mut(Site::Act, rows), dy.rows_view(rows.clone()), down, adapter, false);
+        free(be, dh);
+
+        // a = silu(gate)∘up
+        let [mut gate, da] = [Site::Gate, Site::Act].map(|s| tape.lift(s));
+        be.swiglu_backward_in_place(gate.view_mut(rows), tape.view_mut(Site::Up, rows), da.view(rows));
+        tape.lower(gate);
+        tape.lower(da);
+        if !whole.has(Site::Act) {
+            tape.free(be, Site::Act);
+        }
+
+        // gate, up = linear(n2)
+        let parts = [(Projection::Gate, Site::Gate), (Projection::Up, Site::Up)];
+        let dh = parts.map(|(p, g)| self.adapter_gradients_on_tape(be, tape, p, Site::MlpNorm, g, grads, rows));
+        let (mut dn, rest) = tape.split(Site::MlpNorm, rows);
+        for (i, (p, g)) in parts.into_iter().enumerate() {
+            let adapter = self.pair(p).zip(dh[i].as_ref().map(Act::view));
+            lora::input_grad(be, dn.again(), rest.view(g, rows), self.block.linear(p), adapter, i > 0);
+        }
+        let u = rest.view(Site::Mid, rows);
+        be.rms_norm_backward(dy.rows_mut(rows.clone()), dn.view(), u, &self.block.mlp_norm, self.config.eps);
+        for dh in dh {
+            free(be, dh);
+        }
+        tape.free_all(be, SiteSet::MLP.without(whole));
+    }
+
+    fn backward_attention<B: Backend>(
+        &self,
+        be: &mut B,
+        tape: &mut Tape,
+        within: SiteSet,
+        du: &mut Act,
+        grads: &mut BlockPairs,
+    ) -> [Act; 3] {
+        let (c, all) = (self.config, self.all());
+        let n = self.batch.rows();
+        let label = |name| Label::new(Class::WithinBlock, name);
+        let kept_probs = tape.has(Site::Probs, &all);
+        let reads = SiteSet::of(&[Site::Q, Site::K, Site::V, Site::AttnOut]);
+        tape.materialize(be, self, if kept_probs { reads } else { reads.with(Site::Lse) }, within, all.clone());
+
+        // u = x + linear(o)
+        let dh = self.adapter_gradients(be, tape, Projection::O, Site::AttnOut, du.view(), grads, &all);
+        let mut d_o = be.alloc(n, c.q_cols(), label("d_attn_out"));
+        let adapter = self.pair(Projection::O).zip(dh.as_ref().map(Act::view));
+        lora::input_grad(be, d_o.view_mut(), du.view(), self.block.linear(Projection::O), adapter, false);
+        free(be, dh);
+
+        let mut delta = be.alloc(n, c.heads, label("delta"));
+        be.attention_delta(delta.view_mut(), d_o.view(), tape.view(Site::AttnOut, &all));
+        let mut dq = tape.take(Site::AttnOut);
+        let [mut dk, mut dv] = ["dk", "dv"].map(|name| be.alloc(n, c.kv_cols(), label(name)));
+        let qkv = [Site::Q, Site::K, Site::V].map(|s| tape.view(s, &all));
+        // With kept probabilities ℓ is not read; δ stands in for the argument.
+        let lse = if kept_probs { delta.view() } else { tape.view(Site::Lse, &all) };
+        let probs = if kept_probs { Probs::Kept(tape.view(Site::Probs, &all)) } else { Probs::Rebuild };
+        be.attention_backward_q(dq.view_mut(), d_o.view(), qkv, [lse, delta.view()], probs, self.attention());
+        let (dk_out, dv_out) = (dk.view_mut(), dv.view_mut());
+        be.attention_backward_kv(dk_out, dv_out, d_o.view(), qkv, [lse, delta.view()], probs, self.attention());
+        be.free(delta);
+        be.free(d_o);
+        tape.free_all(be, reads.with(Site::Lse).with(Site::Probs));
+
+        for d in [&mut dq, &mut dk] {
+            be.rope(d.view_mut(), &self.batch.positions, &c.rope, true);
+        }
+        [dq, dk, dv]
+    }
+
+    fn backward_qkv<B: Backend>(
+        &self,
+        be: &mut B,
+        tape: &mut Tape,
+        du: &mut Act,
+        mut d: [Act; 3],
+        grads: &mut BlockPairs,
+        need_dx: bool,
+    ) {
+        let (c, all) = (self.config, self.all());
+        if let Some(norms) = &self.block.qk_norm {
+            let raw = SiteSet::of(&[Site::QRaw, Site::KRaw]);
+            // n1 is read again below: it is kept, not rebuilt twice.
+            tape.materialize(be, self, raw.with(Site::AttnNorm), SiteSet::EMPTY, all.clone());
+            for (i, site) in raw.iter().enumerate() {
+                let x = tape.view(site, &all).reshape(c.head_dim);
+                be.rms_norm_backward_in_place(d[i].view_mut().reshape(c.head_dim), x, &norms[i], c.eps);
+            }
+            tape.free_all(be, raw);
+        }
+        let parts = [Projection::Q, Projection::K, Projection::V];
+        if need_dx || parts.iter().any(|p| self.pair(*p).is_some()) {
+            tape.materialize(be, self, SiteSet::of(&[Site::AttnNorm]), SiteSet::EMPTY, all.clone());
+        }
+        let mut i = 0;
+        let dh = parts.map(|p| {
+            let dh = self.adapter_gradients(be, tape, p, Site::AttnNorm, d[i].view(), grads, &all);
+            i += 1;
+            dh
+        });
+        if need_dx {
+            let (mut dn, rest) = tape.split(Site::AttnNorm, &all);
+            for (i, p) in parts.into_iter().enumerate() {
+                let adapter = self.pair(p).zip(dh[i].as_ref().map(Act::view));
+                lora::input_grad(be, dn.again(), d[i].view(), self.block.linear(p), adapter, i > 0);
+            }
+            let x = rest.view(Site::BlockIn, &all);
+            be.rms_norm_backward(du.view_mut(), dn.view(), x, &self.block.attn_norm, c.eps);
+        }
+        for dh in dh {
+            free(be, dh);
+        }
+        for d in d {
+            be.free(d);
+        }
+    }
+
+    /// Adds an adapter's gradients and returns dh, which the input gradient reads; `None` without an adapter.
+    /// h is lent when it is kept and rebuilt from `x` when not.
+    fn adapter_gradients<B: Backend>(
+        &self,
+        be: &mut B,
+        tape: &mut Tape,
+        p: Projection,
+        x: Site,
+        g: mesp_device::View<'_>,
+        grads: &mut BlockPairs,
+        rows: &Range<usize>,
+    ) -> Option<Act> {
+        let pair = self.pair(p)?;
+        let site = h_of(p);
+        let lent = tape.has(site, rows);
+        tape.materialize(be, self, SiteSet::of(&[site]), SiteSet::EMPTY, rows.clone());
+        let mut dh = be.alloc(rows.len(), pair.a.rows(), DH);
+        if let Some(grad) = &mut grads[p as usize] {
+            let (x, h) = (tape.view(x, rows), tape.view(site, rows));
+            lora::gradients(be, grad, dh.view_mut(), pair, x, h, g, self.scale);
+        }
+        if !lent {
+            tape.free(be, site);
+        }
+        Some(dh)
+    }
+
+    /// As [`BlockRun::adapter_gradients`], where the incoming gradient is in a site's buffer.
+    fn adapter_gradients_on_tape<B: Backend>(
+        &self,
+        be: &mut B,
+        tape: &mut Tape,
+        p: Projection,
+        x: Site,
+        g: Site,
+        grads: &mut BlockPairs,
+        rows: &Range<usize>,
+    ) -> Option<Act> {
+        let held = tape.lift(g);
+        let dh = self.adapter_gradients(be, tape, p, x, held.view(rows), grads, rows);
+        tape.lower(held);
+        dh
+    }
+}
+
+fn free<B: Backend>(be: &mut B, act: Option<Act>) {
+    if let Some(act) = act {
+        be.free(act);
+    }
+}

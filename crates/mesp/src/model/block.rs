@@ -1,0 +1,226 @@
+//! The forward rules of a block, one for each site.
+//!
+//! ```text
+//! n1 = norm(x)    q, k, v = linear(n1)    [qwen3: q, k = norm per head]    q, k = rope(q, k)
+//! o, ℓ = attention(q, k, v)    u = x + linear(o)    n2 = norm(u)    gate, up = linear(n2)
+//! a = silu(gate)∘up    y = u + linear(a)
+//! ```
+
+use std::ops::Range;
+
+use mesp_device::{Act, Attention, Backend, View};
+
+use super::{Batch, Block, Config};
+use crate::adapter::{BlockPairs, Pair, Projection, lora};
+use crate::tape::{Rules, Site, SiteSet, Tape, Tiles};
+
+/// Keys and values of the tokens before the batch's, for generation.
+#[derive(Debug)]
+pub struct Cache {
+    /// `[capacity, kv_heads·D]`.
+    pub k: Act,
+    /// `[capacity, kv_heads·D]`.
+    pub v: Act,
+}
+
+/// A block with all that its rules read.
+#[derive(Debug, Clone, Copy)]
+pub struct BlockRun<'a> {
+    /// Shape.
+    pub config: &'a Config,
+    /// Frozen weights.
+    pub block: &'a Block,
+    /// Adapters.
+    pub pairs: &'a BlockPairs,
+    /// s.
+    pub scale: f64,
+    /// Tokens, positions, sequences.
+    pub batch: &'a Batch,
+    /// How work is cut.
+    pub tiles: Tiles,
+}
+
+impl<'a> BlockRun<'a> {
+    /// A projection's adapter.
+    pub(super) fn pair(&self, p: Projection) -> Option<&'a Pair> {
+        self.pairs[p as usize].as_ref()
+    }
+
+    /// All rows.
+    pub(super) fn all(&self) -> Range<usize> {
+        0..self.batch.rows()
+    }
+
+    pub(super) fn attention(&self) -> Attention<'a> {
+        let c = self.config;
+        Attention {
+            heads: c.heads,
+            kv_heads: c.kv_heads,
+            head_dim: c.head_dim,
+            queries: &self.batch.offsets,
+            keys: &self.batch.offsets,
+            key_tile: self.tiles.keys,
+        }
+    }
+
+    /// The site of a projection's h, if it has an adapter.
+    pub(super) fn h_site(&self, p: Projection) -> SiteSet {
+        if self.pair(p).is_some() { SiteSet::of(&[h_of(p)]) } else { SiteSet::EMPTY }
+    }
+
+    /// Runs a projection from one site to another.
+    fn project<B: Backend>(&self, be: &mut B, tape: &mut Tape, p: Projection, from: Site, to: Site, rows: &Range<usize>) {
+        tape.open(be, self, to, rows);
+        let (mut out, rest) = tape.split(to, rows);
+        let adapter = self.pair(p).map(|pair| (pair, rest.view(h_of(p), rows)));
+        lora::forward(be, out.again(), rest.view(from, rows), self.block.linear(p), adapter, self.scale, false);
+    }
+
+    /// `y += linear(x)` with a projection's adapter: the residual additions.
+    pub(super) fn add_linear<B: Backend>(&self, be: &mut B, y: mesp_device::ViewMut<'_>, p: Projection, x: View<'_>, h: Option<View<'_>>) {
+        let adapter = self.pair(p).zip(h);
+        lora::forward(be, y, x, self.block.linear(p), adapter, self.scale, true);
+    }
+}
+
+/// The site of a projection's h.
+pub(super) const fn h_of(p: Projection) -> Site {
+    match p {
+        Projection::Q => Site::HQ,
+        Projection::K => Site::HK,
+        Projection::V => Site::HV,
+        Projection::O => Site::HO,
+        Projection::Gate => Site::HGate,
+        Projection::Up => Site::HUp,
+        Projection::Down => Site::HDown,
+    }
+}
+
+/// The projection of an h and the site that it multiplies.
+const fn of_h(site: Site) -> Option<(Projection, Site)> {
+    match site {
+        Site::HQ => Some((Projection::Q, Site::AttnNorm)),
+        Site::HK => Some((Projection::K, Site::AttnNorm)),
+        Site::HV => Some((Projection::V, Site::AttnNorm)),
+        Site::HO => Some((Projection::O, Site::AttnOut)),
+        Site::HGate => Some((Projection::Gate, Site::MlpNorm)),
+        Site::HUp => Some((Projection::Up, Site::MlpNorm)),
+        Site::HDown => Some((Projection::Down, Site::Act)),
+        _ => None,
+    }
+}
+
+impl<B: Backend> Rules<B> for BlockRun<'_> {
+    fn parents(&self, site: Site) -> SiteSet {
+        let norm = self.config.family.qk_norm;
+        match site {
+            Site::BlockIn => SiteSet::EMPTY,
+            Site::AttnNorm => SiteSet::of(&[Site::BlockIn]),
+            Site::Q if norm => SiteSet::of(&[Site::QRaw]),
+            Site::K if norm => SiteSet::of(&[Site::KRaw]),
+            Site::Q | Site::QRaw => self.h_site(Projection::Q).with(Site::AttnNorm),
+            Site::K | Site::KRaw => self.h_site(Projection::K).with(Site::AttnNorm),
+            Site::V => self.h_site(Projection::V).with(Site::AttnNorm),
+            Site::AttnOut | Site::Lse => SiteSet::of(&[Site::Q, Site::K, Site::V]),
+            Site::Probs => SiteSet::of(&[Site::Q, Site::K, Site::Lse]),
+            Site::Mid => self.h_site(Projection::O).with(Site::AttnOut).with(Site::BlockIn),
+            Site::MlpNorm => SiteSet::of(&[Site::Mid]),
+            Site::Gate => self.h_site(Projection::Gate).with(Site::MlpNorm),
+            Site::Up => self.h_site(Projection::Up).with(Site::MlpNorm),
+            Site::Act => SiteSet::of(&[Site::Gate, Site::Up]),
+            Site::HQ | Site::HK | Site::HV | Site::HO | Site::HGate | Site::HUp | Site::HDown => {
+                of_h(site).map_or(SiteSet::EMPTY, |(_, from)| SiteSet::of(&[from]))
+            }
+        }
+    }
+
+    fn shape(&self, site: Site, rows: usize) -> (usize, usize) {
+        let c = self.config;
+        match site {
+            Site::BlockIn | Site::AttnNorm | Site::Mid | Site::MlpNorm => (rows, c.hidden_size),
+            Site::Q | Site::QRaw | Site::AttnOut => (rows, c.q_cols()),
+            Site::K | Site::KRaw | Site::V => (rows, c.kv_cols()),
+            Site::Lse => (rows, c.heads),
+            Site::Probs => (c.heads, self.batch.probs),
+            Site::Gate | Site::Up | Site::Act => (rows, c.intermediate_size),
+            Site::HQ | Site::HK | Site::HV | Site::HO | Site::HGate | Site::HUp | Site::HDown => {
+                let pair = of_h(site).and_then(|(p, _)| self.pair(p));
+                (rows, pair.map_or(0, |p| p.a.rows()))
+            }
+        }
+    }
+
+    fn evaluate(&self, be: &mut B, tape: &mut Tape, site: Site, rows: Range<usize>, spare: SiteSet) {
+        let (c, block) = (self.config, self.block);
+        match site {
+            Site::BlockIn => unreachable!("a block's input is given"),
+            Site::AttnNorm | Site::MlpNorm => {
+                let (from, w) =
+                    if site == Site::AttnNorm { (Site::BlockIn, &block.attn_norm) } else { (Site::Mid, &block.mlp_norm) };
+                tape.open(be, self, site, &rows);
+                let (out, rest) = tape.split(site, &rows);
+                be.rms_norm(out, rest.view(from, &rows), w, c.eps);
+            }
+            Site::HQ | Site::HK | Site::HV | Site::HO | Site::HGate | Site::HUp | Site::HDown => {
+                let Some((p, from)) = of_h(site) else { return };
+                let Some(pair) = self.pair(p) else { return };
+                tape.open(be, self, site, &rows);
+                let (out, rest) = tape.split(site, &rows);
+                lora::project(be, out, rest.view(from, &rows), pair);
+            }
+            Site::QRaw => self.project(be, tape, Projection::Q, Site::AttnNorm, site, &rows),
+            Site::KRaw => self.project(be, tape, Projection::K, Site::AttnNorm, site, &rows),
+            Site::V => self.project(be, tape, Projection::V, Site::AttnNorm, site, &rows),
+            Site::Gate => self.project(be, tape, Projection::Gate, Site::MlpNorm, site, &rows),
+            Site::Up => self.project(be, tape, Projection::Up, Site::MlpNorm, site, &rows),
+            Site::Q | Site::K => {
+                let (raw, p) = if site == Site::Q { (Site::QRaw, Projection::Q) } else { (Site::KRaw, Projection::K) };
+                if let Some(norms) = &block.qk_norm {
+                    tape.open(be, self, site, &rows);
+                    let (out, rest) = tape.split(site, &rows);
+                    let w = &norms[usize::from(site == Site::K)];
+                    be.rms_norm(out.reshape(c.head_dim), rest.view(raw, &rows).reshape(c.head_dim), w, c.eps);
+                } else {
+                    self.project(be, tape, p, Site::AttnNorm, site, &rows);
+                }
+                be.rope(tape.view_mut(site, &rows), &self.batch.positions, &c.rope, false);
+            }
+            Site::AttnOut | Site::Lse => {
+                // Both come together; the one that is already there is computed again and dropped.
+                let [mut o, mut lse] = [Site::AttnOut, Site::Lse].map(|s| {
+                    let (r, cols) = Rules::<B>::shape(self, s, rows.len());
+                    be.alloc(r, cols, tape.label(s))
+                });
+                let qkv = [Site::Q, Site::K, Site::V].map(|s| tape.view(s, &rows));
+                be.attention(o.view_mut(), lse.view_mut(), qkv, self.attention());
+                for (s, act) in [(Site::AttnOut, o), (Site::Lse, lse)] {
+                    if tape.has(s, &rows) { be.free(act) } else { tape.put(s, act) }
+                }
+            }
+            Site::Probs => {
+                tape.open(be, self, site, &rows);
+                let (out, rest) = tape.split(site, &rows);
+                let qk = [Site::Q, Site::K].map(|s| rest.view(s, &rows));
+                be.attention_probs(out, rest.view(Site::Lse, &rows), qk, self.attention());
+            }
+            Site::Mid => {
+                tape.open(be, self, site, &rows);
+                let (mut out, rest) = tape.split(site, &rows);
+                be.copy(out.again(), rest.view(Site::BlockIn, &rows));
+                let h = self.pair(Projection::O).map(|_| rest.view(Site::HO, &rows));
+                self.add_linear(be, out, Projection::O, rest.view(Site::AttnOut, &rows), h);
+            }
+            Site::Act => {
+                if spare.has(Site::Gate) && !tape.alive().has(Site::Act) {
+                    tape.rename(Site::Gate, Site::Act, &rows);
+                } else {
+                    tape.open(be, self, site, &rows);
+                    let (out, rest) = tape.split(site, &rows);
+                    be.copy(out, rest.view(Site::Gate, &rows));
+                }
+                let (out, rest) = tape.split(site, &rows);
+                be.swiglu_in_place(out, rest.view(Site::Up, &rows));
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Around the blocks: the embedding, a block's forward, the head in tiles of rows.
+
+use mesp_device::{Act, Backend, Class, Label, RowLoss};
+
+use super::{Batch, BlockRun, Model};
+use crate::adapter::Projection;
+use crate::tape::{Site, SiteSet, Tape};
+
+/// x of the first block, `[N, d]`.
+pub fn embed<B: Backend>(be: &mut B, model: &Model, batch: &Batch) -> Act {
+    let label = Label::new(Class::Checkpoint, Site::BlockIn.name());
+    let mut x = be.alloc(batch.rows(), model.config.hidden_size, label);
+    be.embedding(x.view_mut(), &model.embedding, &batch.tokens);
+    x
+}
+
+/// A block's forward: its input is on the tape, its output is returned, and of the rest only `keep` stays on
+/// the tape.
+pub fn forward_block<B: Backend>(be: &mut B, run: &BlockRun<'_>, tape: &mut Tape, keep: SiteSet) -> Act {
+    let n = run.batch.rows();
+    let keep = run.existing(keep);
+    let attention = keep.without(SiteSet::MLP).with(Site::Mid);
+    tape.materialize(be, run, attention, keep, run.all());
+    if !keep.has(Site::BlockIn) {
+        tape.free(be, Site::BlockIn);
+    }
+    // The output grows in u's buffer, or in a copy when u is kept: each tile reads its rows of u before it
+    // adds to them.
+    let mut copy = keep.has(Site::Mid).then(|| {
+        let mut y = be.alloc(n, run.config.hidden_size, Label::new(Class::Checkpoint, Site::BlockIn.name()));
+        be.copy(y.view_mut(), tape.view(Site::Mid, &run.all()));
+        y
+    });
+    tape.reserve(be, run, keep.common(SiteSet::MLP), n);
+    let (targets, mark) = (run.h_site(Projection::Down).with(Site::Act), be.mark());
+    for start in (0..n).step_by(run.tiles.mlp_rows.min(n)) {
+        let rows = start..(start + run.tiles.mlp_rows.min(n)).min(n);
+        be.rewind(mark);
+        let whole = keep.common(SiteSet::MLP);
+        tape.materialize(be, run, targets.and(whole), keep, rows.clone());
+        let adapted = run.pair(Projection::Down).is_some();
+        if let Some(y) = &mut copy {
+            let h = adapted.then(|| tape.view(Site::HDown, &rows));
+            run.add_linear(be, y.rows_mut(rows.clone()), Projection::Down, tape.view(Site::Act, &rows), h);
+        } else {
+            let (y, rest) = tape.split(Site::Mid, &rows);
+            let h = adapted.then(|| rest.view(Site::HDown, &rows));
+            run.add_linear(be, y, Projection::Down, rest.view(Site::Act, &rows), h);
+        }
+        tape.free_all(be, SiteSet::MLP.without(keep));
+    }
+    copy.unwrap_or_else(|| tape.take(Site::Mid))
+}
+
+/// Losses of the trained rows, and, with `gradient`, `x ← gradient·dloss/dx` (untrained rows become zero).
+///
+/// ```text
+/// per tile   x̂ = x[rows]   n = norm(x̂)   z = n·Eᵀ   z ← dz   n ← dn = dz·E   n ← norm backward   x[rows] ← n
+/// ```
+/// Only trained rows are multiplied, and only `tile` of them have logits at once. `losses` has one place for
+/// each trained row.
+pub fn head<B: Backend>(
+    be: &mut B,
+    model: &Model,
+    x: &mut Act,
+    batch: &Batch,
+    gradient: Option<f64>,
+    tile: usize,
+    losses: &mut [RowLoss],
+) {
+    let (d, v, targets) = (model.config.hidden_size, model.config.vocab_size, batch.targets());
+    let tile = tile.min(targets).max(1);
+    let label = |name| Label::new(Class::Head, name);
+    let mark = be.mark();
+    for start in (0..targets).step_by(tile) {
+        be.rewind(mark);
+        let rows = start..(start + tile).min(targets);
+        let index = &batch.target_rows[rows.clone()];
+        let mut picked = be.alloc(rows.len(), d, label("picked"));
+        let mut normed = be.alloc(rows.len(), d, label("normed"));
+        let mut logits = be.alloc(rows.len(), v, label("logits"));
+        be.gather_rows(picked.view_mut(), x.view(), index);
+        be.rms_norm(normed.view_mut(), picked.view(), &model.norm, model.config.eps);
+        be.linear(logits.view_mut(), normed.view(), model.head(), None, false);
+        be.cross_entropy(logits.view_mut(), &batch.target_labels[rows.clone()], gradient, &mut losses[rows]);
+        if gradient.is_some() {
+            be.input_grad(normed.view_mut(), logits.view(), model.head(), false);
+            be.rms_norm_backward_in_place(normed.view_mut(), picked.view(), &model.norm, model.config.eps);
+            be.scatter_rows(x.view_mut(), normed.view(), index);
+        }
+        be.free(logits);
+        be.free(normed);
+        be.free(picked);
+    }
+    if gradient.is_some() {
+        let mut next = 0;
+        for row in batch.target_rows.iter().map(|r| *r as usize).chain([batch.rows()]) {
+            be.zero(x.rows_mut(next..row));
+            next = row + 1;
+        }
+    }
+}
+
+/// Logits of the last row.
+pub fn last_logits<B: Backend>(be: &mut B, model: &Model, x: &Act, out: &mut [f32]) {
+    let label = |name| Label::new(Class::Head, name);
+    let mut normed = be.alloc(1, model.config.hidden_size, label("normed"));
+    let mut logits = be.alloc(1, model.config.vocab_size, label("logits"));
+    be.rms_norm(normed.view_mut(), x.rows_view(x.rows() - 1..x.rows()), &model.norm, model.config.eps);
+    be.linear(logits.view_mut(), normed.view(), model.head(), None, false);
+    be.store(logits.view(), &mut |i, value| out[i] = value as f32);
+    be.free(logits);
+    be.free(normed);
+}

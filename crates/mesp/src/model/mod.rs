@@ -1,0 +1,18 @@
+//! Decoder-only transformers: weights by checkpoint name, the block as a table of sites, the head in tiles.
+//!
+//! Knows no method (it is told which sites to keep) and no file format (it asks a [`WeightSource`]).
+
+mod backward;
+mod batch;
+mod block;
+mod config;
+mod decoder;
+mod family;
+mod weights;
+
+pub use batch::Batch;
+pub use block::{BlockRun, Cache};
+pub use config::Config;
+pub use decoder::{embed, forward_block, head, last_logits};
+pub use family::Family;
+pub use weights::{Block, Linear, Model, ShapeSource, WeightSource};

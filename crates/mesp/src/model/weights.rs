@@ -1,0 +1,144 @@
+//! A model's frozen weights, asked for by their checkpoint names.
+
+use mesp_device::{Dtype, Weight};
+
+use super::Config;
+use crate::Result;
+use crate::adapter::Projection;
+
+/// Where weights come from: files, or nothing but shapes. The model knows names and shapes; a source knows
+/// a file format.
+pub trait WeightSource {
+    /// A matrix, or `None` when there is none by that name.
+    ///
+    /// # Errors
+    /// When it is there with another shape, or cannot be read.
+    fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Option<Weight>>;
+    /// A vector in single precision, or `None`.
+    ///
+    /// # Errors
+    /// As [`WeightSource::matrix`].
+    fn vector(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>>;
+    /// The error for a tensor that the configuration says there must be.
+    fn missing(&self, name: &str) -> crate::Error;
+}
+
+/// A frozen linear layer.
+#[derive(Debug)]
+pub struct Linear {
+    /// `[out, in]`.
+    pub weight: Weight,
+    /// `[out]`.
+    pub bias: Option<Vec<f32>>,
+}
+
+/// The frozen weights of a block.
+#[derive(Debug)]
+pub struct Block {
+    /// `input_layernorm` `[d]`.
+    pub attn_norm: Vec<f32>,
+    /// `post_attention_layernorm` `[d]`.
+    pub mlp_norm: Vec<f32>,
+    /// `q_norm` and `k_norm` `[D]`, where the family has them.
+    pub qk_norm: Option<[Vec<f32>; 2]>,
+    /// By [`Projection`].
+    pub linears: [Linear; 7],
+}
+
+impl Block {
+    /// A projection's layer.
+    pub fn linear(&self, p: Projection) -> &Linear {
+        &self.linears[p as usize]
+    }
+}
+
+/// A model's frozen weights and shape.
+#[derive(Debug)]
+pub struct Model {
+    /// Shape.
+    pub config: Config,
+    /// Embedding `[V, d]`.
+    pub embedding: Weight,
+    /// Head `[V, d]`; `None` when it is the embedding.
+    pub head: Option<Weight>,
+    /// Final norm `[d]`.
+    pub norm: Vec<f32>,
+    /// Blocks, the first first.
+    pub blocks: Vec<Block>,
+}
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
+
+impl Model {
+    /// Takes all weights from a source.
+    ///
+    /// # Errors
+    /// When one is missing or has another shape than the configuration says.
+    pub fn load(config: Config, source: &dyn WeightSource) -> Result<Self> {
+        let (v, d) = (config.vocab_size, config.hidden_size);
+        let matrix = |name: &str, rows, cols| source.matrix(name, rows, cols)?.ok_or_else(|| source.missing(name));
+        let vector = |name: &str, len| source.vector(name, len)?.ok_or_else(|| source.missing(name));
+        // A tied table may be stored under either name.
+        let embedding = match source.matrix(EMBEDDING, v, d)? {
+            Some(table) => table,
+            None if config.tied => source.matrix(HEAD, v, d)?.ok_or_else(|| source.missing(EMBEDDING))?,
+            None => return Err(source.missing(EMBEDDING)),
+        };
+        let head = if config.tied { None } else { Some(matrix(HEAD, v, d)?) };
+        let norm = vector("model.norm.weight", d)?;
+        let block = |l: usize| -> Result<Block> {
+            let at = format!("model.layers.{l}");
+            let linear = |p: Projection| -> Result<Linear> {
+                let (out, input) = p.shape(&config);
+                let name = format!("{at}.{}.{}", p.parent(), p.name());
+                let weight = matrix(&format!("{name}.weight"), out, input)?;
+                let bias = p.has_bias(&config).then(|| vector(&format!("{name}.bias"), out)).transpose()?;
+                Ok(Linear { weight, bias })
+            };
+            let [q, k, v, o, gate, up, down] = Projection::ALL.map(linear);
+            let head_norm = |which| vector(&format!("{at}.self_attn.{which}.weight"), config.head_dim);
+            Ok(Block {
+                attn_norm: vector(&format!("{at}.input_layernorm.weight"), d)?,
+                mlp_norm: vector(&format!("{at}.post_attention_layernorm.weight"), d)?,
+                qk_norm: if config.family.qk_norm { Some([head_norm("q_norm")?, head_norm("k_norm")?]) } else { None },
+                linears: [q?, k?, v?, o?, gate?, up?, down?],
+            })
+        };
+        let blocks = (0..config.layers).map(block).collect::<Result<_>>()?;
+        Ok(Self { config, embedding, head, norm, blocks })
+    }
+
+    /// The head's table.
+    pub fn head(&self) -> &Weight {
+        self.head.as_ref().unwrap_or(&self.embedding)
+    }
+
+    /// Bytes of memory that the frozen weights hold: norms, biases, and matrices that are not mapped.
+    pub fn resident_bytes(&self) -> usize {
+        let vectors = self.blocks.iter().map(|b| {
+            let biases: usize = b.linears.iter().filter_map(|l| l.bias.as_ref()).map(Vec::len).sum();
+            let norms = b.qk_norm.as_ref().map_or(0, |n| n[0].len() + n[1].len());
+            4 * (b.attn_norm.len() + b.mlp_norm.len() + biases + norms)
+        });
+        let matrices = self.blocks.iter().flat_map(|b| &b.linears).map(|l| l.weight.resident_bytes());
+        let tables = self.embedding.resident_bytes() + self.head.as_ref().map_or(0, Weight::resident_bytes);
+        4 * self.norm.len() + vectors.sum::<usize>() + matrices.sum::<usize>() + tables
+    }
+}
+
+/// A source of shapes without values: enough to plan, and touches no weights.
+#[derive(Debug, Clone, Copy)]
+pub struct ShapeSource(pub Dtype);
+
+impl WeightSource for ShapeSource {
+    fn matrix(&self, _: &str, rows: usize, cols: usize) -> Result<Option<Weight>> {
+        Ok(Some(Weight::shape_only(self.0, rows, cols)))
+    }
+    fn vector(&self, _: &str, len: usize) -> Result<Option<Vec<f32>>> {
+        Ok(Some(vec![1.0; len]))
+    }
+    fn missing(&self, name: &str) -> crate::Error {
+        crate::Error::usage(format!("{name} is missing"))
+    }
+}

@@ -1,0 +1,289 @@
+//! All state of a run, and the two programs that it plans: a step and an evaluation.
+
+use std::sync::Arc;
+
+use mesp_device::{Backend, Class, Dry, Label, Plan, Program, RowLoss};
+
+use crate::Result;
+use crate::adapter::{self, AdapterConfig, BlockPairs, block_pairs, matrices, matrices_mut, persistent_pairs};
+use crate::method::{Backprop, GradSink, StepShape};
+use crate::model::{Batch, Config, Model};
+use crate::optim::{Optimizer, OptimizerKind};
+use crate::tape::Policy;
+
+const STEP: Program = Program(0);
+const EVAL: Program = Program(1);
+
+/// When adapters are stepped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Update {
+    /// After the whole backward (and several micro-batches): all gradients are kept until then.
+    Accumulate,
+    /// Each block's as soon as its gradients are finished: no gradient outlives its block.
+    PerBlock,
+}
+
+/// What fixes a session's buffers.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Rank, scale, targets.
+    pub adapter: AdapterConfig,
+    /// What is kept.
+    pub policy: Policy,
+    /// When adapters are stepped.
+    pub update: Update,
+    /// Which update.
+    pub optimizer: OptimizerKind,
+    /// λ.
+    pub weight_decay: f64,
+    /// Whether there is anything to train: without, no gradients and no optimizer state exist.
+    pub training: bool,
+}
+
+/// State of a run on a backend.
+#[derive(Debug)]
+pub struct Session<B> {
+    be: B,
+    model: Arc<Model>,
+    options: Options,
+    params: Vec<BlockPairs>,
+    grads: Vec<BlockPairs>,
+    optimizer: Option<Optimizer>,
+    backprop: Backprop,
+    losses: Vec<RowLoss>,
+    steps: u64,
+}
+
+/// The outcome of an optimizer step or a gradient.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Outcome {
+    /// Sum of the losses of trained rows, in nats.
+    pub nats: f64,
+    /// Trained rows.
+    pub targets: usize,
+}
+
+impl<B: Backend> Session<B> {
+    /// Allocates the persistent buffers: adapters, gradients, optimizer state. `targets` is the largest
+    /// number of trained rows of a batch.
+    pub fn new(mut be: B, model: Arc<Model>, options: Options, targets: usize) -> Self {
+        let (c, a) = (&model.config, &options.adapter);
+        let params = persistent_pairs(&mut be, c, a, Class::Adapter, "lora");
+        let accumulates = options.training && options.update == Update::Accumulate;
+        let grads = if accumulates { persistent_pairs(&mut be, c, a, Class::Gradient, "lora_grad") } else { Vec::new() };
+        let optimizer =
+            options.training.then(|| Optimizer::new(&mut be, options.optimizer, options.weight_decay, c, a));
+        let backprop = Backprop::new(options.policy, c.layers);
+        let losses = vec![RowLoss::default(); targets];
+        Self { be, model, options, params, grads, optimizer, backprop, losses, steps: 0 }
+    }
+
+    /// The backend.
+    pub fn backend(&self) -> &B {
+        &self.be
+    }
+
+    /// Gives the backend back.
+    pub fn into_backend(self) -> B {
+        self.be
+    }
+
+    /// Settings.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Optimizer steps done.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Starts the adapters as PEFT does.
+    pub fn init_adapters(&mut self, seed: u64) {
+        adapter::init(&mut self.be, &mut self.params, seed);
+    }
+
+    /// Forward and backward of a micro-batch, its gradients added to those there are. `total` is the number
+    /// of trained rows of the whole optimizer step.
+    ///
+    /// # Panics
+    /// When the session updates per block or does not train.
+    pub fn accumulate(&mut self, batch: &Batch, total: usize) -> Outcome {
+        assert!(!self.grads.is_empty(), "gradients are kept only by a session that accumulates");
+        self.be.begin(STEP);
+        let losses = &mut self.losses[..batch.targets()];
+        let shape = StepShape { scale: self.options.adapter.scale(), gradient: 1.0 / total as f64 };
+        let mut sink = Accumulated(&mut self.grads);
+        self.backprop.step(&mut self.be, &self.model, &mut self.params, batch, shape, losses, &mut sink);
+        outcome(losses)
+    }
+
+    /// Norm of the gradients.
+    pub fn grad_norm(&mut self) -> f64 {
+        matrices(&self.grads).map(|g| self.be.sum_of_squares(g.view())).sum::<f64>().sqrt()
+    }
+
+    /// Steps all adapters and zeroes the gradients; they are scaled by `clip` first.
+    pub fn apply(&mut self, learning_rate: f64, clip: f64) {
+        self.steps += 1;
+        if clip < 1.0 {
+            matrices_mut(&mut self.grads).for_each(|g| self.be.scale(g.view_mut(), clip));
+        }
+        if let Some(optimizer) = &mut self.optimizer {
+            for (l, (params, grads)) in self.params.iter_mut().zip(&self.grads).enumerate() {
+                optimizer.update(&mut self.be, l, params, grads, learning_rate, self.steps);
+            }
+        }
+        self.zero_grads();
+    }
+
+    /// Forgets the gradients.
+    pub fn zero_grads(&mut self) {
+        matrices_mut(&mut self.grads).for_each(|g| self.be.zero(g.view_mut()));
+    }
+
+    /// A whole step of one micro-batch that updates each block as its gradients are finished. Gives the
+    /// outcome and the norm of the gradients; a norm that is not finite says that the update stopped at the
+    /// first block whose gradients were not.
+    pub fn step_per_block(&mut self, batch: &Batch, learning_rate: f64) -> (Outcome, f64) {
+        self.be.begin(STEP);
+        self.steps += 1;
+        let losses = &mut self.losses[..batch.targets()];
+        let shape = StepShape { scale: self.options.adapter.scale(), gradient: 1.0 / batch.targets() as f64 };
+        let Some(optimizer) = &mut self.optimizer else { return (Outcome::default(), 0.0) };
+        let mut sink = PerBlock {
+            config: &self.model.config,
+            adapter: &self.options.adapter,
+            optimizer,
+            learning_rate,
+            step: self.steps,
+            current: None,
+            squares: 0.0,
+        };
+        self.backprop.step(&mut self.be, &self.model, &mut self.params, batch, shape, losses, &mut sink);
+        let norm = sink.squares.sqrt();
+        (outcome(losses), norm)
+    }
+
+    /// Losses of a batch's trained rows.
+    pub fn evaluate(&mut self, batch: &Batch) -> &[RowLoss] {
+        self.be.begin(EVAL);
+        let losses = &mut self.losses[..batch.targets()];
+        let scale = self.options.adapter.scale();
+        self.backprop.evaluate(&mut self.be, &self.model, &self.params, batch, scale, losses);
+        losses
+    }
+
+    /// Adapters, block by block.
+    pub fn params(&self) -> &[BlockPairs] {
+        &self.params
+    }
+
+    /// Gradients, block by block; empty when they are not kept.
+    pub fn grads(&self) -> &[BlockPairs] {
+        &self.grads
+    }
+
+    /// What a checkpoint holds and restores: adapters, then the optimizer's states, and the backend to read
+    /// or write them with.
+    pub fn state_mut(&mut self) -> (&mut B, &mut [BlockPairs], &mut [Vec<BlockPairs>]) {
+        let states = self.optimizer.as_mut().map_or(&mut [] as &mut [_], Optimizer::states_mut);
+        (&mut self.be, &mut self.params, states)
+    }
+
+    /// The optimizer's states, each like the adapters.
+    pub fn optimizer_states(&self) -> &[Vec<BlockPairs>] {
+        self.optimizer.as_ref().map_or(&[], Optimizer::states)
+    }
+
+    /// Says how many optimizer steps were done before this session.
+    pub fn set_steps(&mut self, steps: u64) {
+        self.steps = steps;
+    }
+}
+
+fn outcome(losses: &[RowLoss]) -> Outcome {
+    Outcome { nats: losses.iter().map(|l| l.nats).sum(), targets: losses.len() }
+}
+
+struct Accumulated<'a>(&'a mut [BlockPairs]);
+
+impl<B: Backend> GradSink<B> for Accumulated<'_> {
+    fn begin(&mut self, _: &mut B, block: usize) -> &mut BlockPairs {
+        &mut self.0[block]
+    }
+    fn end(&mut self, _: &mut B, _: usize, _: &mut BlockPairs) {}
+}
+
+struct PerBlock<'a> {
+    config: &'a Config,
+    adapter: &'a AdapterConfig,
+    optimizer: &'a mut Optimizer,
+    learning_rate: f64,
+    step: u64,
+    current: Option<BlockPairs>,
+    squares: f64,
+}
+
+impl<B: Backend> GradSink<B> for PerBlock<'_> {
+    fn begin(&mut self, be: &mut B, _: usize) -> &mut BlockPairs {
+        self.current.insert(block_pairs(self.config, self.adapter, |r, c| {
+            let mut act = be.alloc(r, c, Label::new(Class::Gradient, "lora_grad"));
+            be.zero(act.view_mut());
+            act
+        }))
+    }
+
+    fn end(&mut self, be: &mut B, block: usize, adapters: &mut BlockPairs) {
+        let Some(grads) = self.current.take() else { return };
+        self.squares += matrices(std::slice::from_ref(&grads)).map(|g| be.sum_of_squares(g.view())).sum::<f64>();
+        // Once a gradient is not finite, nothing below is stepped.
+        if self.squares.is_finite() {
+            self.optimizer.update(be, block, adapters, &grads, self.learning_rate, self.step);
+        }
+        for pair in grads.into_iter().flatten() {
+            be.free(pair.a);
+            be.free(pair.b);
+        }
+    }
+}
+
+/// The largest batches of a run.
+#[derive(Debug, Clone)]
+pub struct Shapes {
+    /// Of a training step's micro-batches, if it trains.
+    pub train: Option<Batch>,
+    /// Of evaluation, if it evaluates.
+    pub eval: Option<Batch>,
+}
+
+impl Shapes {
+    /// Trained rows of the largest batch.
+    pub fn targets(&self) -> usize {
+        [&self.train, &self.eval].into_iter().flatten().map(Batch::targets).max().unwrap_or(0)
+    }
+}
+
+/// Runs a session's programs on a device that computes nothing, and plans the memory of the real one.
+///
+/// # Errors
+/// When `options` cannot be combined.
+pub fn plan(model: &Arc<Model>, options: &Options, shapes: &Shapes, value_bytes: usize, threads: usize) -> Result<Plan> {
+    let dry = Dry::new(value_bytes, threads);
+    let mut session = Session::new(dry, Arc::clone(model), options.clone(), shapes.targets());
+    if let Some(batch) = &shapes.train {
+        match options.update {
+            Update::Accumulate => drop(session.accumulate(batch, batch.targets())),
+            Update::PerBlock => drop(session.step_per_block(batch, 0.0)),
+        }
+    }
+    if let Some(batch) = &shapes.eval {
+        session.evaluate(batch);
+    }
+    Ok(session.into_backend().finish())
+}
