@@ -29,6 +29,9 @@ pub struct Cpu<R> {
 
 impl<R: Real> Cpu<R> {
     /// Allocates the plan's arena. `pool` must have as many threads as the plan was made for.
+    ///
+    /// # Panics
+    /// When the plan was made for another type.
     pub fn new(plan: Plan, pool: Arc<ThreadPool>) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         assert_eq!(plan.value_bytes, size_of::<R>(), "a plan for this type");

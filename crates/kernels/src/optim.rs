@@ -169,7 +169,7 @@ pub fn sum_of_squares<R: Real>(x: &[R]) -> f64 {
 mod tests {
     use super::*;
 
-    /// PyTorch 2, two steps of AdamW(lr 0.1, betas (0.9, 0.99), eps 1e-8, weight_decay 0.1) on p = [1, −2],
+    /// PyTorch 2, two steps of AdamW(lr 0.1, betas (0.9, 0.99), eps 1e-8, decay 0.1) on p = [1, −2],
     /// g = [0.5, −1] then [−0.25, 1]: by hand in double precision below.
     #[test]
     fn adamw_by_hand() {

@@ -10,7 +10,7 @@ pub enum Error {
     #[error(transparent)]
     File(#[from] mesp_formats::Error),
     /// Training or evaluation data that cannot be used.
-    #[error("{}{}: {problem}{}", path.display(), line.map_or_else(String::new, |l| format!(":{l}")), hint_text(.hint))]
+    #[error("{}{}: {problem}{}", path.display(), line.map_or_else(String::new, |l| format!(":{l}")), hint_text(.hint.as_ref()))]
     Data {
         /// The data file.
         path: PathBuf,
@@ -22,7 +22,7 @@ pub enum Error {
         hint: Option<String>,
     },
     /// A choice that cannot be carried out.
-    #[error("{problem}{}", hint_text(.hint))]
+    #[error("{problem}{}", hint_text(.hint.as_ref()))]
     Usage {
         /// What is wrong.
         problem: String,
@@ -61,14 +61,15 @@ impl Error {
     #[must_use]
     pub fn hint(mut self, advice: impl Into<String>) -> Self {
         match &mut self {
-            Self::Data { hint, .. } | Self::Usage { hint, .. } => *hint = Some(advice.into()),
-            Self::File(mesp_formats::Error::Invalid { hint, .. }) => *hint = Some(advice.into()),
+            Self::Data { hint, .. }
+            | Self::Usage { hint, .. }
+            | Self::File(mesp_formats::Error::Invalid { hint, .. }) => *hint = Some(advice.into()),
             _ => {}
         }
         self
     }
 }
 
-fn hint_text(hint: &Option<String>) -> String {
-    hint.as_ref().map_or_else(String::new, |h| format!("\n  {h}"))
+fn hint_text(hint: Option<&String>) -> String {
+    hint.map_or_else(String::new, |h| format!("\n  {h}"))
 }

@@ -3,6 +3,7 @@
 pub mod adapter;
 pub mod data;
 mod error;
+pub mod generate;
 pub mod method;
 pub mod model;
 pub mod optim;

@@ -80,8 +80,8 @@ impl Task {
         Self { head, rows, first, shift: (k1 - k0) - (q1 - q0), keys_from: k0, keys_len: k1 - k0, probs_at }
     }
 
-    /// The tiles of queries of a head that see the key `key` or one before it... and so any of a key tile
-    /// that starts there.
+    /// The tiles of queries of a head that see the key `key`: those that see any of a key tile that begins
+    /// with it.
     pub(super) fn tiles_that_see(
         shape: AttentionShape<'_>,
         sequence: usize,
@@ -159,7 +159,7 @@ impl<'a, R: Real> Work<'a, R> {
     /// Runs `f` for every tile of queries of every head.
     pub(super) fn by_queries(&self, par: Par<'_>, f: impl Fn(&Task, &mut Tiles<'_, R>) + Sync + Send) {
         let heads = self.shape.heads;
-        self.each(par, self.shape.queries, QUERY_TILE, heads, |sequence, tile, head, worker| {
+        Self::each(par, self.shape.queries, QUERY_TILE, heads, |sequence, tile, head, worker| {
             f(&Task::new(self.shape, sequence, head, tile * QUERY_TILE), &mut self.tiles(worker));
         });
     }
@@ -167,7 +167,7 @@ impl<'a, R: Real> Work<'a, R> {
     /// Runs `f(sequence, key head, keys)` for every tile of keys of every key head.
     pub(super) fn by_keys(&self, par: Par<'_>, f: impl Fn(usize, usize, Range<usize>, &mut Tiles<'_, R>) + Sync + Send) {
         let tile = self.shape.key_tile;
-        self.each(par, self.shape.keys, tile, self.shape.kv_heads, |sequence, t, head, worker| {
+        Self::each(par, self.shape.keys, tile, self.shape.kv_heads, |sequence, t, head, worker| {
             let len = self.shape.keys[sequence + 1] - self.shape.keys[sequence];
             f(sequence, head, t * tile..((t + 1) * tile).min(len), &mut self.tiles(worker));
         });
@@ -175,7 +175,6 @@ impl<'a, R: Real> Work<'a, R> {
 
     /// Runs `f(sequence, tile, head, worker)` over all tiles of all sequences.
     fn each(
-        &self,
         par: Par<'_>,
         offsets: &[usize],
         tile: usize,

@@ -97,6 +97,11 @@ pub struct AdapterConfig {
 }
 
 impl AdapterConfig {
+    /// No adapter: the base model alone.
+    pub const fn none() -> Self {
+        Self { rank: 1, alpha: 1.0, rslora: false, targets: Vec::new() }
+    }
+
     /// s, by which the adapter's product is multiplied.
     pub fn scale(&self) -> f64 {
         let r = self.rank as f64;

@@ -1,8 +1,8 @@
 //! Around the blocks: the embedding, a block's forward, the head in tiles of rows.
 
-use mesp_device::{Act, Backend, Class, Label, RowLoss};
+use mesp_device::{Act, Attention, Backend, Class, Label, RowLoss};
 
-use super::{Batch, BlockRun, Model};
+use super::{Batch, BlockRun, Cache, Model};
 use crate::adapter::Projection;
 use crate::tape::{Site, SiteSet, Tape};
 
@@ -21,9 +21,7 @@ pub fn forward_block<B: Backend>(be: &mut B, run: &BlockRun<'_>, tape: &mut Tape
     let keep = run.existing(keep);
     let attention = keep.without(SiteSet::MLP).with(Site::Mid);
     tape.materialize(be, run, attention, keep, run.all());
-    if !keep.has(Site::BlockIn) {
-        tape.free(be, Site::BlockIn);
-    }
+    tape.free_all(be, SiteSet::of(&[Site::BlockIn, Site::AttnOut]).without(keep));
     // The output grows in u's buffer, or in a copy when u is kept: each tile reads its rows of u before it
     // adds to them.
     let mut copy = keep.has(Site::Mid).then(|| {
@@ -50,6 +48,29 @@ pub fn forward_block<B: Backend>(be: &mut B, run: &BlockRun<'_>, tape: &mut Tape
         tape.free_all(be, SiteSet::MLP.without(keep));
     }
     copy.unwrap_or_else(|| tape.take(Site::Mid))
+}
+
+/// A block's forward for rows that follow `past` others, whose keys and values the cache holds; it takes in
+/// those of these rows. Attention then reads the cache; everything else is [`forward_block`].
+pub fn decode_block<B: Backend>(be: &mut B, run: &BlockRun<'_>, tape: &mut Tape, cache: &mut Cache, past: usize) -> Act {
+    let all = 0..run.batch.rows();
+    let (n, end) = (all.len(), past + all.len());
+    let label = |site: Site| Label::new(Class::WithinBlock, site.name());
+    let qkv = SiteSet::of(&[Site::Q, Site::K, Site::V]);
+    tape.keep_across(SiteSet::EMPTY);
+    tape.materialize(be, run, qkv, SiteSet::EMPTY, all.clone());
+    be.copy(cache.k.rows_mut(past..end), tape.view(Site::K, &all));
+    be.copy(cache.v.rows_mut(past..end), tape.view(Site::V, &all));
+    let mut o = be.alloc(n, run.config.q_cols(), label(Site::AttnOut));
+    let mut lse = be.alloc(n, run.config.heads, label(Site::Lse));
+    let (queries, keys) = ([0, n], [0, end]);
+    let shape = Attention { queries: &queries, keys: &keys, ..run.attention() };
+    let views = [tape.view(Site::Q, &all), cache.k.rows_view(0..end), cache.v.rows_view(0..end)];
+    be.attention(o.view_mut(), lse.view_mut(), views, shape);
+    be.free(lse);
+    tape.free_all(be, qkv);
+    tape.put(Site::AttnOut, o);
+    forward_block(be, run, tape, SiteSet::EMPTY)
 }
 
 /// Losses of the trained rows, and, with `gradient`, `x ← gradient·dloss/dx` (untrained rows become zero).

@@ -13,6 +13,6 @@ mod weights;
 pub use batch::Batch;
 pub use block::{BlockRun, Cache};
 pub use config::Config;
-pub use decoder::{embed, forward_block, head, last_logits};
+pub use decoder::{decode_block, embed, forward_block, head, last_logits};
 pub use family::Family;
 pub use weights::{Block, Linear, Model, ShapeSource, WeightSource};

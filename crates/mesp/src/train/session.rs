@@ -28,6 +28,8 @@ pub enum Update {
 pub struct Options {
     /// Rank, scale, targets.
     pub adapter: AdapterConfig,
+    /// The policy by its name, for reports.
+    pub method_name: String,
     /// What is kept.
     pub policy: Policy,
     /// When adapters are stepped.

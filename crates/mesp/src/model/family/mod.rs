@@ -10,6 +10,7 @@ use crate::{Error, Result};
 
 /// What a family adds to the common pre-norm block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts of an architecture")]
 pub struct Family {
     /// Biases on `q_proj`, `k_proj`, `v_proj`.
     pub qkv_bias: bool,

@@ -1,0 +1,99 @@
+//! Losses of rows, forward only.
+
+use mesp_device::Backend;
+
+use super::Session;
+use crate::data::{Example, RaggedBatch};
+use crate::model::Batch;
+
+/// What some rows came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Score {
+    /// Sum of the losses of target tokens, in nats.
+    pub nats: f64,
+    /// Target tokens.
+    pub targets: usize,
+    /// Those that were the likeliest.
+    pub correct: usize,
+}
+
+impl Score {
+    /// Mean loss, in nats per target token.
+    pub fn loss(&self) -> f64 {
+        self.nats / self.targets as f64
+    }
+
+    /// Share of target tokens that were the likeliest.
+    pub fn accuracy(&self) -> f64 {
+        self.correct as f64 / self.targets as f64
+    }
+
+    fn add(&mut self, other: Self) {
+        self.nats += other.nats;
+        self.targets += other.targets;
+        self.correct += other.correct;
+    }
+}
+
+/// Buffers of host memory that batches are laid out in, sized once.
+#[derive(Debug, Default)]
+pub struct Staging {
+    /// Rows end to end.
+    pub ragged: RaggedBatch,
+    /// As the engine reads them.
+    pub batch: Batch,
+}
+
+impl Staging {
+    /// Takes these rows in place of the old ones.
+    pub fn fill<'a>(&mut self, rows: impl IntoIterator<Item = &'a Example>) {
+        self.ragged.refill(rows);
+        self.batch.fill(&self.ragged.tokens, &self.ragged.labels, &self.ragged.offsets);
+    }
+}
+
+/// Evaluates rows in their order, `batch_size` at a time; `row(index, score)` is called for each.
+pub fn evaluate<B: Backend>(
+    session: &mut Session<B>,
+    examples: &[Example],
+    batch_size: usize,
+    staging: &mut Staging,
+    row: &mut dyn FnMut(usize, Score),
+) -> Score {
+    let mut total = Score::default();
+    for (i, chunk) in examples.chunks(batch_size.max(1)).enumerate() {
+        staging.fill(chunk);
+        let batch = &staging.batch;
+        let losses = if batch.targets() > 0 { session.evaluate(batch) } else { &[] };
+        let mut next = 0;
+        for (r, end) in batch.offsets[1..].iter().enumerate() {
+            let mut score = Score::default();
+            while next < losses.len() && (batch.target_rows[next] as usize) < *end {
+                let loss = losses[next];
+                score.add(Score { nats: loss.nats, targets: 1, correct: usize::from(loss.correct) });
+                next += 1;
+            }
+            row(i * batch_size + r, score);
+            total.add(score);
+        }
+    }
+    total
+}
+
+/// The largest batch that `batch_size` rows of `examples` can make, for a plan: the most tokens, the most
+/// targets and the most probabilities that any of them together have.
+pub fn largest_batch(examples: &[Example], batch_size: usize) -> Batch {
+    let top = |mut values: Vec<usize>| {
+        values.sort_unstable_by(|a, b| b.cmp(a));
+        values.truncate(batch_size.max(1));
+        values
+    };
+    let lengths = top(examples.iter().map(|e| e.tokens.len()).collect());
+    let targets: usize = top(examples.iter().map(Example::targets).collect()).iter().sum();
+    let mut offsets = vec![0];
+    for length in &lengths {
+        offsets.push(offsets[offsets.len() - 1] + length);
+    }
+    let probs = lengths.iter().map(|l| l * l).sum();
+    Batch::for_plan(offsets[offsets.len() - 1], targets, probs, &offsets)
+}
