@@ -151,7 +151,13 @@ pub trait Backend {
     );
 
     /// Losses of rows of logits; with `gradient`, `logits ← gradient·dloss/dlogits`.
-    fn cross_entropy(&mut self, logits: ViewMut<'_>, labels: &[u32], gradient: Option<f64>, losses: &mut [RowLoss]);
+    fn cross_entropy(
+        &mut self,
+        logits: ViewMut<'_>,
+        labels: &[u32],
+        gradient: Option<f64>,
+        losses: &mut [RowLoss],
+    );
 
     /// One SGD update of `p`; `m` when there is momentum.
     fn sgd(&mut self, p: ViewMut<'_>, m: Option<ViewMut<'_>>, g: View<'_>, settings: Sgd);

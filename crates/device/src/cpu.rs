@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use mesp_kernels::{
-    self as kernels, AdamW, AttentionShape, Init, Lhs, Out, Par, ProbsAt, Real, Rhs, RowLoss, Sgd,
+    self as kernels, AdamW, AttentionShape, Compute, Init, Lhs, Out, Par, ProbsAt, Real, Rhs, RowLoss, Sgd,
 };
 use rayon::ThreadPool;
 
@@ -25,6 +25,7 @@ pub struct Cpu<R> {
     program: usize,
     next: usize,
     reached: usize,
+    compute: Compute,
 }
 
 impl<R: Real> Cpu<R> {
@@ -36,7 +37,24 @@ impl<R: Real> Cpu<R> {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         assert_eq!(plan.value_bytes, size_of::<R>(), "a plan for this type");
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { id, arena: Arena::new(plan.bytes()), plan, pool, persisted: 0, program: 0, next: 0, reached: 0 }
+        Self {
+            id,
+            arena: Arena::new(plan.bytes()),
+            plan,
+            pool,
+            persisted: 0,
+            program: 0,
+            next: 0,
+            reached: 0,
+            compute: Compute::Full,
+        }
+    }
+
+    /// Says what numbers the products with base weights multiply. Adapters' products are full always.
+    #[must_use]
+    pub fn with_compute(mut self, compute: Compute) -> Self {
+        self.compute = compute;
+        self
     }
 
     /// The plan that this backend follows.
@@ -54,7 +72,15 @@ impl<R: Real> Cpu<R> {
         Arc::clone(&self.pool)
     }
 
-    fn take(&mut self, start: usize, bytes: usize, rows: usize, cols: usize, entry: usize, label: Label) -> Act {
+    fn take(
+        &mut self,
+        start: usize,
+        bytes: usize,
+        rows: usize,
+        cols: usize,
+        entry: usize,
+        label: Label,
+    ) -> Act {
         let need = rows * cols * size_of::<R>();
         assert!(need <= bytes, "{label:?}: {need} bytes asked, {bytes} planned");
         self.reached = self.reached.max(start + bytes);
@@ -196,7 +222,17 @@ impl<R: Real> Backend for Cpu<R> {
         };
         let (out, scratch) = (Out::rows(self.write(y), size[1]), self.scratch());
         let w = Rhs::WeightTransposed(w.view());
-        kernels::matmul(out, size, R::ONE, Lhs::rows(self.read(x), size[2]), w, init, scratch, Par::on(&self.pool));
+        kernels::matmul(
+            out,
+            size,
+            R::ONE,
+            Lhs::rows(self.read(x), size[2]),
+            w,
+            init,
+            self.compute,
+            scratch,
+            Par::on(&self.pool),
+        );
     }
 
     fn input_grad(&mut self, dx: ViewMut<'_>, dy: View<'_>, w: &Weight, accumulate: bool) {
@@ -204,24 +240,56 @@ impl<R: Real> Backend for Cpu<R> {
         let init = if accumulate { Init::Accumulate } else { Init::Zero };
         let (out, scratch) = (Out::rows(self.write(dx), size[1]), self.scratch());
         let dy = Lhs::rows(self.read(dy), size[2]);
-        kernels::matmul(out, size, R::ONE, dy, Rhs::Weight(w.view()), init, scratch, Par::on(&self.pool));
+        kernels::matmul(
+            out,
+            size,
+            R::ONE,
+            dy,
+            Rhs::Weight(w.view()),
+            init,
+            self.compute,
+            scratch,
+            Par::on(&self.pool),
+        );
     }
 
-    fn product(&mut self, y: ViewMut<'_>, form: Form, a: View<'_>, b: View<'_>, alpha: f64, accumulate: bool) {
+    fn product(
+        &mut self,
+        y: ViewMut<'_>,
+        form: Form,
+        a: View<'_>,
+        b: View<'_>,
+        alpha: f64,
+        accumulate: bool,
+    ) {
         let init = if accumulate { Init::Accumulate } else { Init::Zero };
         let (m, n) = (y.rows, y.cols);
         let (x, w, scratch) = (self.read(a), self.read(b), self.scratch());
         let y = self.write(y);
         let (size, out, x, w) = match form {
             Form::Plain => ([m, n, a.cols], Out::rows(y, n), Lhs::rows(x, a.cols), Rhs::rows(w, b.cols)),
-            Form::RightTransposed => ([m, n, a.cols], Out::rows(y, n), Lhs::rows(x, a.cols), Rhs::transposed(w, b.cols)),
+            Form::RightTransposed => {
+                ([m, n, a.cols], Out::rows(y, n), Lhs::rows(x, a.cols), Rhs::transposed(w, b.cols))
+            }
             // The wider factor gives the columns, which are what panels and vectors run along.
             Form::LeftTransposed if n < m => {
                 ([n, m, a.rows], Out::transposed(y, n), Lhs::transposed(w, b.cols), Rhs::rows(x, a.cols))
             }
-            Form::LeftTransposed => ([m, n, a.rows], Out::rows(y, n), Lhs::transposed(x, a.cols), Rhs::rows(w, b.cols)),
+            Form::LeftTransposed => {
+                ([m, n, a.rows], Out::rows(y, n), Lhs::transposed(x, a.cols), Rhs::rows(w, b.cols))
+            }
         };
-        kernels::matmul(out, size, R::from_f64(alpha), x, w, init, scratch, Par::on(&self.pool));
+        kernels::matmul(
+            out,
+            size,
+            R::from_f64(alpha),
+            x,
+            w,
+            init,
+            Compute::Full,
+            scratch,
+            Par::on(&self.pool),
+        );
     }
 
     fn swiglu_in_place(&mut self, gate: ViewMut<'_>, up: View<'_>) {
@@ -229,7 +297,12 @@ impl<R: Real> Backend for Cpu<R> {
     }
 
     fn swiglu_backward_in_place(&mut self, gate: ViewMut<'_>, up: ViewMut<'_>, da: View<'_>) {
-        kernels::swiglu_backward_in_place(self.write(gate), self.write(up), self.read(da), Par::on(&self.pool));
+        kernels::swiglu_backward_in_place(
+            self.write(gate),
+            self.write(up),
+            self.read(da),
+            Par::on(&self.pool),
+        );
     }
 
     fn attention(&mut self, o: ViewMut<'_>, lse: ViewMut<'_>, qkv: [View<'_>; 3], at: Attention<'_>) {
@@ -244,7 +317,13 @@ impl<R: Real> Backend for Cpu<R> {
 
     fn attention_delta(&mut self, delta: ViewMut<'_>, d_o: View<'_>, o: View<'_>) {
         let head_dim = o.cols / delta.cols;
-        kernels::attention_delta(self.write(delta), self.read(d_o), self.read(o), head_dim, Par::on(&self.pool));
+        kernels::attention_delta(
+            self.write(delta),
+            self.read(d_o),
+            self.read(o),
+            head_dim,
+            Par::on(&self.pool),
+        );
     }
 
     fn attention_backward_q(
@@ -259,7 +338,16 @@ impl<R: Real> Backend for Cpu<R> {
         let scratch = self.scratch();
         let (qkv, lse_delta) = (qkv.map(|x| self.read(x)), lse_delta.map(|x| self.read(x)));
         let (dq, d_o, probs) = (self.write(dq), self.read(d_o), self.probs(probs));
-        kernels::attention_backward_q(dq, d_o, qkv, lse_delta, probs, shape(at), scratch, Par::on(&self.pool));
+        kernels::attention_backward_q(
+            dq,
+            d_o,
+            qkv,
+            lse_delta,
+            probs,
+            shape(at),
+            scratch,
+            Par::on(&self.pool),
+        );
     }
 
     fn attention_backward_kv(
@@ -275,10 +363,26 @@ impl<R: Real> Backend for Cpu<R> {
         let scratch = self.scratch();
         let (qkv, lse_delta) = (qkv.map(|x| self.read(x)), lse_delta.map(|x| self.read(x)));
         let (dk, dv, d_o, probs) = (self.write(dk), self.write(dv), self.read(d_o), self.probs(probs));
-        kernels::attention_backward_kv(dk, dv, d_o, qkv, lse_delta, probs, shape(at), scratch, Par::on(&self.pool));
+        kernels::attention_backward_kv(
+            dk,
+            dv,
+            d_o,
+            qkv,
+            lse_delta,
+            probs,
+            shape(at),
+            scratch,
+            Par::on(&self.pool),
+        );
     }
 
-    fn cross_entropy(&mut self, logits: ViewMut<'_>, labels: &[u32], gradient: Option<f64>, losses: &mut [RowLoss]) {
+    fn cross_entropy(
+        &mut self,
+        logits: ViewMut<'_>,
+        labels: &[u32],
+        gradient: Option<f64>,
+        losses: &mut [RowLoss],
+    ) {
         kernels::cross_entropy(self.write(logits), labels, gradient, losses, Par::on(&self.pool));
     }
 
@@ -288,7 +392,14 @@ impl<R: Real> Backend for Cpu<R> {
     }
 
     fn adamw(&mut self, p: ViewMut<'_>, m: ViewMut<'_>, v: ViewMut<'_>, g: View<'_>, settings: AdamW) {
-        kernels::adamw(self.write(p), self.write(m), self.write(v), self.read(g), settings, Par::on(&self.pool));
+        kernels::adamw(
+            self.write(p),
+            self.write(m),
+            self.write(v),
+            self.read(g),
+            settings,
+            Par::on(&self.pool),
+        );
     }
 }
 

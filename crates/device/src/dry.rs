@@ -30,7 +30,14 @@ const ALIVE: u32 = u32::MAX;
 impl Dry {
     /// For a backend whose values have `value_bytes` and that runs on `threads`.
     pub fn new(value_bytes: usize, threads: usize) -> Self {
-        Self { value_bytes, threads, persistent: Vec::new(), scratch_values: 0, programs: Vec::new(), current: 0 }
+        Self {
+            value_bytes,
+            threads,
+            persistent: Vec::new(),
+            scratch_values: 0,
+            programs: Vec::new(),
+            current: 0,
+        }
     }
 
     /// Places everything recorded.
@@ -95,7 +102,10 @@ impl Backend for Dry {
         let now = self.now();
         if let Some(entry) = now.entries.get(now.next) {
             // A further turn of a loop: the first turn planned it.
-            assert!(entry.label == label && bytes <= entry.bytes, "a loop's turns must allocate alike: {label:?}");
+            assert!(
+                entry.label == label && bytes <= entry.bytes,
+                "a loop's turns must allocate alike: {label:?}"
+            );
         } else {
             let birth = now.clock;
             now.clock += 1;

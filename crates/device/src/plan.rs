@@ -81,10 +81,8 @@ impl ProgramPlan {
 }
 
 fn live_peak(entries: &[Entry]) -> (usize, u32) {
-    let mut changes: Vec<(u32, i64)> = entries
-        .iter()
-        .flat_map(|e| [(e.birth, e.bytes as i64), (e.death, -(e.bytes as i64))])
-        .collect();
+    let mut changes: Vec<(u32, i64)> =
+        entries.iter().flat_map(|e| [(e.birth, e.bytes as i64), (e.death, -(e.bytes as i64))]).collect();
     // At one time, deaths come before births.
     changes.sort_unstable();
     let (mut live, mut peak, mut time) = (0, 0, 0);
@@ -118,7 +116,9 @@ impl Plan {
 
     /// Bytes of the arena: persistent, scratch, and the largest program.
     pub fn bytes(&self) -> usize {
-        self.persistent_bytes() + self.scratch_bytes + self.programs.iter().map(|p| p.bytes).max().unwrap_or(0)
+        self.persistent_bytes()
+            + self.scratch_bytes
+            + self.programs.iter().map(|p| p.bytes).max().unwrap_or(0)
     }
 
     /// The arena by class, as it stands at the peak of the largest program; holes count as `other`.
@@ -144,7 +144,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn entry((birth, life, size): (u32, u32, usize)) -> Entry {
-        Entry { label: Label::new(Class::Other, "x"), bytes: size * ALIGN, offset: 0, birth, death: birth + life }
+        Entry {
+            label: Label::new(Class::Other, "x"),
+            bytes: size * ALIGN,
+            offset: 0,
+            birth,
+            death: birth + life,
+        }
     }
 
     proptest! {

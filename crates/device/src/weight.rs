@@ -57,7 +57,10 @@ impl Weight {
     /// # Panics
     /// When the range is not in the file or not as long as the shape needs: parsers check both first.
     pub fn mapped(dtype: Dtype, rows: usize, cols: usize, map: Arc<Mapping>, range: Range<usize>) -> Self {
-        assert!(range.end <= map.bytes().len() && range.len() == rows * dtype.row_bytes(cols), "weight range");
+        assert!(
+            range.end <= map.bytes().len() && range.len() == rows * dtype.row_bytes(cols),
+            "weight range"
+        );
         Self { dtype, rows, cols, storage: Storage::Mapped(map, range) }
     }
 

@@ -9,10 +9,10 @@
 //!
 //! Rows × vocabulary never exists whole: the caller hands over a tile of rows and forgets it.
 
+use crate::Real;
 use crate::isa::vectorized;
 use crate::par::Par;
 use crate::real::{maximum, sum};
-use crate::Real;
 
 /// What one row contributed.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]

@@ -12,21 +12,25 @@ pub enum Isa {
     Avx2 = 2,
     /// AVX-512 F, BW, DQ and VL.
     Avx512 = 3,
+    /// The same with products of bf16 pairs.
+    Avx512Bf16 = 4,
 }
 
 /// The widest instruction set of this machine, or a narrower one named by `MESP_ISA`
-/// (`portable`, `avx2`, `avx512`). Asking for more than the machine has gives what it has.
+/// (`portable`, `avx2`, `avx512`, `avx512bf16`). Asking for more than the machine has gives what it has.
 pub fn isa() -> Isa {
     static FOUND: AtomicU8 = AtomicU8::new(0);
     match FOUND.load(Ordering::Relaxed) {
         1 => Isa::Portable,
         2 => Isa::Avx2,
         3 => Isa::Avx512,
+        4 => Isa::Avx512Bf16,
         _ => {
             let wanted = match std::env::var("MESP_ISA").as_deref() {
                 Ok("portable") => Isa::Portable,
                 Ok("avx2") => Isa::Avx2,
-                _ => Isa::Avx512,
+                Ok("avx512") => Isa::Avx512,
+                _ => Isa::Avx512Bf16,
             };
             let found = detect().min(wanted);
             FOUND.store(found as u8, Ordering::Relaxed);
@@ -43,6 +47,7 @@ fn detect() -> Isa {
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl");
     match (avx2, avx512) {
+        (true, true) if is_x86_feature_detected!("avx512bf16") => Isa::Avx512Bf16,
         (true, true) => Isa::Avx512,
         (true, false) => Isa::Avx2,
         _ => Isa::Portable,
@@ -75,7 +80,7 @@ macro_rules! vectorized {
 
                 match $crate::isa::isa() {
                     // SAFETY: `isa` returns a set only when the processor reports all its features.
-                    $crate::isa::Isa::Avx512 => return unsafe { avx512($($arg),*) },
+                    $crate::isa::Isa::Avx512 | $crate::isa::Isa::Avx512Bf16 => return unsafe { avx512($($arg),*) },
                     // SAFETY: as above.
                     $crate::isa::Isa::Avx2 => return unsafe { avx2($($arg),*) },
                     $crate::isa::Isa::Portable => {}

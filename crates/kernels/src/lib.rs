@@ -35,7 +35,7 @@ pub use embedding::{embedding, gather_rows, scatter_rows};
 pub use isa::{Isa, isa};
 #[doc(hidden)]
 pub use matmul::Micro;
-pub use matmul::{Init, Lhs, Out, Rhs, matmul, matmul_scratch};
+pub use matmul::{Compute, Init, Lhs, Out, Rhs, matmul, matmul_scratch};
 pub use optim::{AdamW, Sgd, adamw, add, add_bias, scale, sgd, sum_of_squares};
 pub use par::Par;
 pub use real::Real;

@@ -8,10 +8,10 @@
 //! ```
 //! Both are PyTorch's (`torch.optim.SGD` with dampening 0, `torch.optim.AdamW`; Loshchilov & Hutter 2019).
 
+use crate::Real;
 use crate::isa::vectorized;
 use crate::par::Par;
 use crate::real::sum;
-use crate::Real;
 
 /// Values that one task works on.
 const CHUNK: usize = 16 * 1024;
@@ -56,7 +56,9 @@ pub fn sgd<R: Real>(p: &mut [R], m: &mut [R], g: &[R], s: Sgd, par: Par<'_>) {
         par.chunks(p, CHUNK, |i, p| sgd_plain(p, &g[i * CHUNK..][..p.len()], lr, decay));
     } else {
         assert_eq!(m.len(), p.len(), "sgd: momentum");
-        par.chunks2(p, CHUNK, m, CHUNK, |i, p, m| sgd_momentum(p, m, &g[i * CHUNK..][..p.len()], lr, mu, decay));
+        par.chunks2(p, CHUNK, m, CHUNK, |i, p, m| {
+            sgd_momentum(p, m, &g[i * CHUNK..][..p.len()], lr, mu, decay)
+        });
     }
 }
 
@@ -176,7 +178,14 @@ mod tests {
         let (mut p, mut m, mut v) = (vec![1.0f64, -2.0], vec![0.0; 2], vec![0.0; 2]);
         let mut exact = [(1.0f64, 0.0f64, 0.0f64), (-2.0, 0.0, 0.0)];
         for (t, g) in [[0.5, -1.0], [-0.25, 1.0]].iter().enumerate() {
-            let s = AdamW { learning_rate: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, step: t as u64 + 1 };
+            let s = AdamW {
+                learning_rate: 0.1,
+                beta1: 0.9,
+                beta2: 0.99,
+                eps: 1e-8,
+                weight_decay: 0.1,
+                step: t as u64 + 1,
+            };
             adamw(&mut p, &mut m, &mut v, g, s, Par::serial());
             let t = t as i32 + 1;
             for ((p, m, v), g) in exact.iter_mut().zip(g) {

@@ -45,7 +45,12 @@ impl<'a> Par<'a> {
     }
 
     /// Runs `f(index, chunk)` for every piece of `chunk` values of `data`.
-    pub(crate) fn chunks<R: Send>(self, data: &mut [R], chunk: usize, f: impl Fn(usize, &mut [R]) + Sync + Send) {
+    pub(crate) fn chunks<R: Send>(
+        self,
+        data: &mut [R],
+        chunk: usize,
+        f: impl Fn(usize, &mut [R]) + Sync + Send,
+    ) {
         self.chunks2(data, chunk, &mut [] as &mut [R], 0, |i, a, _| f(i, a));
     }
 

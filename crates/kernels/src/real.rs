@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
 
-use crate::matmul::Micro;
+use crate::matmul::{Compute, Micro};
 
 /// `f32` (what runs) or `f64` (what it is checked against).
 pub trait Real:
@@ -46,7 +46,7 @@ pub trait Real:
 
     /// The innermost loop of the matrix product for this type on this machine.
     #[doc(hidden)]
-    fn micro() -> Micro<Self>;
+    fn micro(compute: Compute) -> Micro<Self>;
 }
 
 /// 1.5·2²³: adding it to a small `f32` leaves the nearest integer in the low bits of the sum.
@@ -91,8 +91,8 @@ impl Real for f32 {
     fn sqrt(self) -> Self {
         self.sqrt()
     }
-    fn micro() -> Micro<Self> {
-        Micro::for_f32()
+    fn micro(compute: Compute) -> Micro<Self> {
+        Micro::for_f32(compute)
     }
 }
 
@@ -116,7 +116,7 @@ impl Real for f64 {
     fn sqrt(self) -> Self {
         self.sqrt()
     }
-    fn micro() -> Micro<Self> {
+    fn micro(_: Compute) -> Micro<Self> {
         Micro::portable()
     }
 }

@@ -33,14 +33,24 @@ pub fn inverse_frequencies(head_dim: usize, base: f64) -> Vec<f32> {
 /// # Panics
 /// When `x` is not `positions.len()` rows of whole heads, or a head is longer than 512.
 #[track_caller]
-pub fn rope<R: Real>(x: &mut [R], positions: &[u32], frequencies: &[f32], layout: Layout, inverse: bool, par: Par<'_>) {
+pub fn rope<R: Real>(
+    x: &mut [R],
+    positions: &[u32],
+    frequencies: &[f32],
+    layout: Layout,
+    inverse: bool,
+    par: Par<'_>,
+) {
     let head = 2 * frequencies.len();
     if positions.is_empty() {
         return;
     }
     let cols = x.len() / positions.len();
     assert_eq!(x.len(), cols * positions.len(), "rope: rows");
-    assert!(head > 0 && cols.is_multiple_of(head) && head <= 2 * MAX_PAIRS, "rope: {cols} columns in heads of {head}");
+    assert!(
+        head > 0 && cols.is_multiple_of(head) && head <= 2 * MAX_PAIRS,
+        "rope: {cols} columns in heads of {head}"
+    );
     let rows = rows_per_task(cols);
     par.chunks(x, rows * cols, |i, x| {
         let mut turn = [(R::ZERO, R::ZERO); MAX_PAIRS];

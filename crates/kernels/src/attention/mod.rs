@@ -23,9 +23,9 @@ mod tile;
 pub use tile::attention_scratch;
 use tile::{Task, Work};
 
+use crate::Real;
 use crate::matmul::{Init, Lhs, Out, Rhs, serial};
 use crate::par::{Par, Pieces};
-use crate::Real;
 
 /// Heads and sequences.
 #[derive(Debug, Clone, Copy)]
@@ -103,16 +103,32 @@ pub fn attention<R: Real>(
                 let shrink = tile::online(row, visible, &mut tiles.top[r], &mut tiles.total[r]);
                 tiles.acc[r * d..][..d].iter_mut().for_each(|x| *x *= shrink);
             }
-            let values = Rhs::Dense { data: &v[work.key_at(task, keys.start)..], row_stride: shape.kv_cols(), col_stride: 1 };
+            let values = Rhs::Dense {
+                data: &v[work.key_at(task, keys.start)..],
+                row_stride: shape.kv_cols(),
+                col_stride: 1,
+            };
             let out = Out::rows(tiles.acc, d);
-            serial(out, [rows, d, width], R::ONE, Lhs::rows(tiles.s, width), values, Init::Accumulate, tiles.panel);
+            serial(
+                out,
+                [rows, d, width],
+                R::ONE,
+                Lhs::rows(tiles.s, width),
+                values,
+                Init::Accumulate,
+                tiles.panel,
+            );
         }
         for r in 0..rows {
             let (total, row) = (tiles.total[r], task.rows.start + r);
             // SAFETY: row and head lie inside `o` and `lse` (checked), and belong to this task alone.
             unsafe {
                 *lse.as_ptr().add(row * heads + task.head) = tiles.top[r] + R::from_f64(total.to_f64().ln());
-                tile::store_row(o.as_ptr().add(row * cols + task.head * d), &tiles.acc[r * d..][..d], R::ONE / total);
+                tile::store_row(
+                    o.as_ptr().add(row * cols + task.head * d),
+                    &tiles.acc[r * d..][..d],
+                    R::ONE / total,
+                );
             }
         }
     });
@@ -144,7 +160,9 @@ pub fn attention_probs<R: Real>(
             for r in 0..task.rows.len() {
                 let at = task.head * per_head + task.probs_at + (task.first + r) * len + keys.start;
                 // SAFETY: the row's probabilities of this head lie inside `p` and belong to this task alone.
-                unsafe { tile::store_row(p.as_ptr().add(at), &tiles.s[r * keys.len()..][..keys.len()], R::ONE) };
+                unsafe {
+                    tile::store_row(p.as_ptr().add(at), &tiles.s[r * keys.len()..][..keys.len()], R::ONE)
+                };
             }
         }
     });
@@ -189,9 +207,21 @@ pub fn attention_backward_q<R: Real>(
         for keys in task.key_tiles(shape.key_tile) {
             work.probs(task, &keys, lse, probs, tiles.s, tiles.panel);
             work.score_gradient(task, &keys, d_o, delta, tiles);
-            let key_rows = Rhs::Dense { data: &k[work.key_at(task, keys.start)..], row_stride: shape.kv_cols(), col_stride: 1 };
+            let key_rows = Rhs::Dense {
+                data: &k[work.key_at(task, keys.start)..],
+                row_stride: shape.kv_cols(),
+                col_stride: 1,
+            };
             let ds = Lhs::rows(tiles.ds, keys.len());
-            serial(Out::rows(tiles.acc, d), [rows, d, keys.len()], shape.scale(), ds, key_rows, Init::Accumulate, tiles.panel);
+            serial(
+                Out::rows(tiles.acc, d),
+                [rows, d, keys.len()],
+                shape.scale(),
+                ds,
+                key_rows,
+                Init::Accumulate,
+                tiles.panel,
+            );
         }
         for r in 0..rows {
             let at = (task.rows.start + r) * cols + task.head * d;
@@ -236,9 +266,25 @@ pub fn attention_backward_kv<R: Real>(
                 let rows_of = |x| Rhs::Dense { data: x, row_stride: shape.q_cols(), col_stride: 1 };
                 let size = [width, d, rows];
                 let p_t = Lhs::transposed(tiles.s, width);
-                serial(Out::rows(tiles.acc2, d), size, R::ONE, p_t, rows_of(&d_o[at..]), Init::Accumulate, tiles.panel);
+                serial(
+                    Out::rows(tiles.acc2, d),
+                    size,
+                    R::ONE,
+                    p_t,
+                    rows_of(&d_o[at..]),
+                    Init::Accumulate,
+                    tiles.panel,
+                );
                 let ds_t = Lhs::transposed(tiles.ds, width);
-                serial(Out::rows(tiles.acc, d), size, shape.scale(), ds_t, rows_of(&q[at..]), Init::Accumulate, tiles.panel);
+                serial(
+                    Out::rows(tiles.acc, d),
+                    size,
+                    shape.scale(),
+                    ds_t,
+                    rows_of(&q[at..]),
+                    Init::Accumulate,
+                    tiles.panel,
+                );
             }
         }
         for j in 0..width {

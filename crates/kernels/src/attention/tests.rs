@@ -14,7 +14,8 @@ fn definition(q: &[f64], k: &[f64], v: &[f64], shape: AttentionShape<'_>) -> Vec
             for h in 0..shape.heads {
                 let kv = h / (shape.heads / shape.kv_heads);
                 let seen = k0..=k0 + shift + i - q0;
-                let score = |j: usize| dot(&q[i * qc + h * d..][..d], &k[j * kc + kv * d..][..d]) / (d as f64).sqrt();
+                let score =
+                    |j: usize| dot(&q[i * qc + h * d..][..d], &k[j * kc + kv * d..][..d]) / (d as f64).sqrt();
                 let total: f64 = seen.clone().map(|j| score(j).exp()).sum();
                 for j in seen {
                     let p = score(j).exp() / total;
@@ -37,7 +38,13 @@ fn run<R: Real>(q: &[R], k: &[R], v: &[R], shape: AttentionShape<'_>) -> (Vec<R>
 }
 
 /// dQ, dK, dV with probabilities rebuilt or kept.
-fn gradients<R: Real>(d_o: &[R], [q, k, v]: [&[R]; 3], shape: AttentionShape<'_>, keep: bool, par: Par<'_>) -> [Vec<R>; 3] {
+fn gradients<R: Real>(
+    d_o: &[R],
+    [q, k, v]: [&[R]; 3],
+    shape: AttentionShape<'_>,
+    keep: bool,
+    par: Par<'_>,
+) -> [Vec<R>; 3] {
     let (o, lse) = run(q, k, v, shape);
     let mut scratch = vec![R::ZERO; attention_scratch(par.threads(), shape.head_dim, shape.key_tile)];
     let mut p = vec![R::from_f64(9.0); shape.heads * probs_len(shape.queries)];
@@ -79,7 +86,14 @@ fn equals_the_definition_and_its_differences() {
 fn long_rows_cross_tiles_and_nothing_depends_on_threads_or_kept_probabilities() {
     let mut rng = Rng(11);
     let offsets = [0, 131, 132, 180];
-    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 16, queries: &offsets, keys: &offsets, key_tile: 64 };
+    let shape = AttentionShape {
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 16,
+        queries: &offsets,
+        keys: &offsets,
+        key_tile: 64,
+    };
     let q: Vec<f32> = rng.vec(180 * 64);
     let [k, v]: [Vec<f32>; 2] = std::array::from_fn(|_| rng.vec(180 * 32));
     let d_o: Vec<f32> = rng.vec(q.len());
@@ -99,7 +113,8 @@ fn long_rows_cross_tiles_and_nothing_depends_on_threads_or_kept_probabilities() 
 fn the_last_queries_against_a_cache_equal_the_whole() {
     let mut rng = Rng(12);
     let whole = [0, 70];
-    let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 8, queries: &whole, keys: &whole, key_tile: 32 };
+    let shape =
+        AttentionShape { heads: 2, kv_heads: 1, head_dim: 8, queries: &whole, keys: &whole, key_tile: 32 };
     let q: Vec<f32> = rng.vec(70 * 16);
     let [k, v]: [Vec<f32>; 2] = std::array::from_fn(|_| rng.vec(70 * 8));
     let (o, _) = run(&q, &k, &v, shape);

@@ -90,7 +90,9 @@ impl Task {
     ) -> impl Iterator<Item = Self> {
         let queries = shape.queries[sequence + 1] - shape.queries[sequence];
         let tiles = queries.div_ceil(QUERY_TILE);
-        (0..tiles).map(move |t| Self::new(shape, sequence, head, t * QUERY_TILE)).filter(move |t| t.reach() > key)
+        (0..tiles)
+            .map(move |t| Self::new(shape, sequence, head, t * QUERY_TILE))
+            .filter(move |t| t.reach() > key)
     }
 
     /// How many keys the tile's last query sees.
@@ -127,16 +129,30 @@ pub(super) struct Work<'a, R> {
 
 impl<'a, R: Real> Work<'a, R> {
     #[track_caller]
-    pub(super) fn new(shape: AttentionShape<'a>, [q, k, v]: [&'a [R]; 3], scratch: &'a mut [R], par: Par<'_>) -> Self {
+    pub(super) fn new(
+        shape: AttentionShape<'a>,
+        [q, k, v]: [&'a [R]; 3],
+        scratch: &'a mut [R],
+        par: Par<'_>,
+    ) -> Self {
         let AttentionShape { heads, kv_heads, head_dim, queries, keys, key_tile } = shape;
-        assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "attention: {heads} heads over {kv_heads} key heads");
+        assert!(
+            kv_heads > 0 && heads.is_multiple_of(kv_heads),
+            "attention: {heads} heads over {kv_heads} key heads"
+        );
         assert!(queries.len() == keys.len() && !queries.is_empty(), "attention: offsets");
         for (q, k) in queries.windows(2).zip(keys.windows(2)) {
-            assert!(q[0] <= q[1] && k[0] <= k[1] && q[1] - q[0] <= k[1] - k[0], "attention: a sequence's offsets");
+            assert!(
+                q[0] <= q[1] && k[0] <= k[1] && q[1] - q[0] <= k[1] - k[0],
+                "attention: a sequence's offsets"
+            );
         }
         let (n, m) = (queries[queries.len() - 1], keys[keys.len() - 1]);
         assert!(q.len() >= n * shape.q_cols(), "attention: q is too short for {n} rows");
-        assert!(k.len() >= m * shape.kv_cols() && v.len() == k.len(), "attention: k, v are too short for {m} rows");
+        assert!(
+            k.len() >= m * shape.kv_cols() && v.len() == k.len(),
+            "attention: k, v are too short for {m} rows"
+        );
         let need = attention_scratch(par.threads(), head_dim, key_tile);
         assert!(scratch.len() >= need, "attention: scratch of {} values, {need} needed", scratch.len());
         Self { shape, q, k, v, scratch: Pieces::new(&mut scratch[..need]) }
@@ -147,7 +163,10 @@ impl<'a, R: Real> Work<'a, R> {
     pub(super) fn check_queries(&self, wide: &[usize], narrow: &[usize]) {
         let n = self.shape.queries[self.shape.queries.len() - 1];
         assert!(wide.iter().all(|len| *len >= n * self.shape.q_cols()), "attention: values per query");
-        assert!(narrow.iter().all(|len| *len >= n * self.shape.heads), "attention: values per query and head");
+        assert!(
+            narrow.iter().all(|len| *len >= n * self.shape.heads),
+            "attention: values per query and head"
+        );
     }
 
     fn tiles(&self, worker: usize) -> Tiles<'_, R> {
@@ -165,7 +184,11 @@ impl<'a, R: Real> Work<'a, R> {
     }
 
     /// Runs `f(sequence, key head, keys)` for every tile of keys of every key head.
-    pub(super) fn by_keys(&self, par: Par<'_>, f: impl Fn(usize, usize, Range<usize>, &mut Tiles<'_, R>) + Sync + Send) {
+    pub(super) fn by_keys(
+        &self,
+        par: Par<'_>,
+        f: impl Fn(usize, usize, Range<usize>, &mut Tiles<'_, R>) + Sync + Send,
+    ) {
         let tile = self.shape.key_tile;
         Self::each(par, self.shape.keys, tile, self.shape.kv_heads, |sequence, t, head, worker| {
             let len = self.shape.keys[sequence + 1] - self.shape.keys[sequence];
@@ -242,7 +265,14 @@ impl<'a, R: Real> Work<'a, R> {
     }
 
     /// `ds = P∘(dO·Vᵀ − δ)` for a tile whose P is in `s`.
-    pub(super) fn score_gradient(&self, task: &Task, keys: &Range<usize>, d_o: &[R], delta: &[R], tiles: &mut Tiles<'_, R>) {
+    pub(super) fn score_gradient(
+        &self,
+        task: &Task,
+        keys: &Range<usize>,
+        d_o: &[R],
+        delta: &[R],
+        tiles: &mut Tiles<'_, R>,
+    ) {
         let width = keys.len();
         let size = [task.rows.len(), width, self.shape.head_dim];
         let d_o = Lhs { data: &d_o[self.query_at(task)..], row_stride: self.shape.q_cols(), col_stride: 1 };

@@ -1,17 +1,23 @@
 //! The innermost loop: a tile of the result held in registers while `k` runs.
 
-use super::{MR, NR};
+use super::{Compute, KC, MR, NR, PACKED, Rhs, pack};
 use crate::Real;
 use crate::isa::vectorized;
 
-/// `c[height, vectors·lane] += a[height, depth] · packed[depth, vectors·lane]`, the sum of each element in
-/// ascending depth, starting from what `c` holds.
+/// `c[height, vectors·lane] += a[height, steps] · packed[steps, vectors·lane]`, the sum of each element in
+/// ascending depth, starting from what `c` holds. A step is one value of depth, or a pair of bf16.
 ///
-/// Arguments: height, vectors, depth, a, row and column stride of a, packed, c, row stride of c.
+/// Arguments: height, vectors, steps, a, row and column stride of a, packed, c, row stride of c.
 /// The function is unsafe: all of these elements must exist and `c` must be the caller's alone.
 pub(super) type Run<R> = unsafe fn(usize, usize, usize, *const R, usize, usize, *const R, *mut R, usize);
 
-/// A microkernel and its tile.
+/// Packs `depth × width` of the right factor from `(k0, n0)`, rows padded to `padded`, times alpha.
+pub(super) type Pack<R> = fn(&mut [R], Rhs<'_, R>, usize, usize, usize, usize, usize, R);
+
+/// Prepares `height × depth` of the left factor with strides: rows of steps, one after another.
+pub(super) type Left<R> = fn(&mut [R], &[R], [usize; 2], [usize; 2]);
+
+/// A microkernel, its tile, and what its operands must look like.
 #[derive(Debug, Clone, Copy)]
 pub struct Micro<R> {
     /// Rows of a tile, at most `MR`.
@@ -20,6 +26,12 @@ pub struct Micro<R> {
     pub(super) nr: usize,
     /// Columns of one vector.
     pub(super) lane: usize,
+    /// Values of depth in a step.
+    pub(super) per_step: usize,
+    /// Panels packed together.
+    pub(super) group: usize,
+    pub(super) pack: Pack<R>,
+    pub(super) left: Option<Left<R>>,
     pub(super) run: Run<R>,
 }
 
@@ -27,18 +39,74 @@ impl<R: Real> Micro<R> {
     /// Plain Rust that the compiler vectorizes: every machine, every [`Real`].
     pub(crate) fn portable() -> Self {
         const { assert!(4 <= MR && 16 <= NR) };
-        Self { mr: 4, nr: 16, lane: 16, run: portable::<R> }
+        let group = PACKED / (KC * 16);
+        Self {
+            mr: 4,
+            nr: 16,
+            lane: 16,
+            per_step: 1,
+            group,
+            pack: pack::plain::<R>,
+            left: None,
+            run: portable::<R>,
+        }
     }
 }
 
 impl Micro<f32> {
     /// The fastest for this machine.
-    pub(crate) fn for_f32() -> Self {
+    pub(crate) fn for_f32(compute: Compute) -> Self {
+        let full = Self::full();
+        match compute {
+            Compute::Full => full,
+            #[cfg(target_arch = "x86_64")]
+            Compute::Bf16 if crate::isa() == crate::Isa::Avx512Bf16 => Self {
+                mr: 6,
+                nr: 64,
+                lane: 16,
+                per_step: 2,
+                group: 4,
+                pack: super::pack32::pairs,
+                left: Some(super::x86::round_tile),
+                run: super::x86::avx512_bf16,
+            },
+            // The same numbers without the instruction: factors are rounded, then multiplied in f32.
+            Compute::Bf16 => Self { pack: super::rounded::pack, left: Some(super::rounded::left), ..full },
+        }
+    }
+
+    fn full() -> Self {
         #[cfg(target_arch = "x86_64")]
-        match crate::isa() {
-            crate::Isa::Avx512 => return Self { mr: 6, nr: 64, lane: 16, run: super::x86::avx512 },
-            crate::Isa::Avx2 => return Self { mr: 6, nr: 16, lane: 8, run: super::x86::avx2 },
-            crate::Isa::Portable => {}
+        {
+            let pack = super::pack32::full;
+            let (per_step, left) = (1, None);
+            match crate::isa() {
+                crate::Isa::Avx512 | crate::Isa::Avx512Bf16 => {
+                    return Self {
+                        mr: 6,
+                        nr: 64,
+                        lane: 16,
+                        per_step,
+                        group: 2,
+                        pack,
+                        left,
+                        run: super::x86::avx512,
+                    };
+                }
+                crate::Isa::Avx2 => {
+                    return Self {
+                        mr: 6,
+                        nr: 16,
+                        lane: 8,
+                        per_step,
+                        group: 8,
+                        pack: pack::plain,
+                        left,
+                        run: super::x86::avx2,
+                    };
+                }
+                crate::Isa::Portable => {}
+            }
         }
         Self::portable()
     }

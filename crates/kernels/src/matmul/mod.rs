@@ -3,7 +3,7 @@
 //! ```text
 //! out  = init + alpha · a · b          a [m,k]   b [k,n]   out [m,n]
 //! init   zero, a bias per column, or what `out` holds
-//! scratch  threads · KC·NR values: one packed panel of b per thread
+//! scratch  matmul_scratch: a group of packed panels of b for each thread
 //! ```
 //!
 //! A task owns a panel of columns of `out` (and, where columns are few, a range of rows). It packs `KC × NR`
@@ -18,6 +18,8 @@
 
 mod micro;
 mod pack;
+mod pack32;
+mod rounded;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -28,8 +30,12 @@ pub use micro::Micro;
 use crate::par::{Par, Pieces};
 use crate::{Real, WeightView};
 
-/// Rows of `b` packed at a time: the panel (115 KB in f32) stays in the second-level cache.
+/// Rows of `b` packed at a time: a group of panels (230 KB) stays in the second-level cache. Even, so that
+/// pairs of bf16 never cross a cut.
 const KC: usize = 448;
+/// Values of 32 bits that a thread packs at a time: two panels of single precision, four of bf16 pairs. The
+/// left factor's tile, which bf16 rounds on the way, is reused for each panel of the group.
+const PACKED: usize = 2 * KC * NR;
 /// Widest panel of any microkernel.
 const NR: usize = 64;
 /// Tallest tile of any microkernel.
@@ -111,6 +117,16 @@ impl<'a, R> Out<'a, R> {
     }
 }
 
+/// What numbers a product multiplies. Sums are of the output's type always.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compute {
+    /// Those of the output.
+    #[default]
+    Full,
+    /// Both factors rounded to bf16, where the output is `f32`; products are exact, sums are `f32`.
+    Bf16,
+}
+
 /// What the sums start from.
 #[derive(Debug, Clone, Copy)]
 pub enum Init<'a> {
@@ -124,7 +140,7 @@ pub enum Init<'a> {
 
 /// Values of scratch that [`matmul`] needs for a number of threads.
 pub const fn matmul_scratch(threads: usize) -> usize {
-    threads * KC * NR
+    threads * PACKED
 }
 
 /// `out = init + alpha·a·b`; see the module's page.
@@ -140,6 +156,7 @@ pub fn matmul<R: Real>(
     a: Lhs<'_, R>,
     b: Rhs<'_, R>,
     init: Init<'_>,
+    compute: Compute,
     scratch: &mut [R],
     par: Par<'_>,
 ) {
@@ -148,26 +165,30 @@ pub fn matmul<R: Real>(
     if m == 0 || n == 0 {
         return;
     }
-    let micro = R::micro();
+    let micro = R::micro(compute);
     let panels = n.div_ceil(micro.nr);
-    let row_blocks = row_blocks(m, panels, par.threads(), micro.mr);
+    // As many panels to a group as fit, but enough groups to occupy the threads.
+    let group = (panels / (2 * par.threads())).clamp(1, micro.group);
+    let groups = panels.div_ceil(group);
+    let row_blocks = row_blocks(m, groups, par.threads(), micro.mr);
     let rows_each = m.div_ceil(row_blocks).next_multiple_of(micro.mr);
     let (row_stride, col_stride) = (out.row_stride, out.col_stride);
     let c = Pieces::new(out.data);
     let scratch = Pieces::new(&mut scratch[..matmul_scratch(par.threads())]);
-    par.tasks(panels * row_blocks, |task, worker| {
-        let (panel, block) = (task / row_blocks, task % row_blocks);
-        let cols = panel * micro.nr..((panel + 1) * micro.nr).min(n);
+    par.tasks(groups * row_blocks, |task, worker| {
+        let (g, block) = (task / row_blocks, task % row_blocks);
+        let cols = g * group * micro.nr..((g + 1) * group * micro.nr).min(n);
         let rows = (block * rows_each).min(m)..((block + 1) * rows_each).min(m);
         // SAFETY: each worker runs one task at a time and owns its piece of the scratch.
-        let packed = unsafe { scratch.piece(worker, KC * NR) };
+        let packed = unsafe { scratch.piece(worker, PACKED) };
+        let c = Target { start: c.as_ptr(), row_stride, col_stride };
         // SAFETY: `check` proved that every index of this tile lies inside the operands; tasks own disjoint
         // rows × columns of `out`.
-        unsafe { block_product(&micro, rows, cols, k, alpha, a, b, init, c.as_ptr(), row_stride, col_stride, packed) };
+        unsafe { block_product(&micro, rows, cols, k, alpha, a, b, init, c, packed) };
     });
 }
 
-/// [`matmul`] on the calling thread, for tiles inside another kernel.
+/// [`matmul`] on the calling thread in full precision, for tiles inside another kernel.
 pub(crate) fn serial<R: Real>(
     out: Out<'_, R>,
     [m, n, k]: [usize; 3],
@@ -175,31 +196,9 @@ pub(crate) fn serial<R: Real>(
     a: Lhs<'_, R>,
     b: Rhs<'_, R>,
     init: Init<'_>,
-    panel: &mut [R],
+    scratch: &mut [R],
 ) {
-    check(&out, [m, n, k], &a, &b, init);
-    assert!(panel.len() >= matmul_scratch(1), "matmul scratch: {} values", panel.len());
-    let micro = R::micro();
-    for from in (0..n).step_by(micro.nr) {
-        let cols = from..(from + micro.nr).min(n);
-        // SAFETY: `check` proved that every index lies inside the operands; `out` is borrowed exclusively.
-        unsafe {
-            block_product(
-                &micro,
-                0..m,
-                cols,
-                k,
-                alpha,
-                a,
-                b,
-                init,
-                out.data.as_mut_ptr(),
-                out.row_stride,
-                out.col_stride,
-                panel,
-            );
-        }
-    }
+    matmul(out, [m, n, k], alpha, a, b, init, Compute::Full, scratch, Par::serial());
 }
 
 /// How many ranges the rows are cut into: one, unless panels are too few to occupy the threads.
@@ -214,11 +213,17 @@ fn check<R>(out: &Out<'_, R>, [m, n, k]: [usize; 3], a: &Lhs<'_, R>, b: &Rhs<'_,
     let last = |rows: usize, cols: usize, rs: usize, cs: usize| {
         if rows == 0 || cols == 0 { 0 } else { (rows - 1) * rs + (cols - 1) * cs + 1 }
     };
-    assert!(out.data.len() >= last(m, n, out.row_stride, out.col_stride), "matmul: out is too short for [{m},{n}]");
+    assert!(
+        out.data.len() >= last(m, n, out.row_stride, out.col_stride),
+        "matmul: out is too short for [{m},{n}]"
+    );
     assert!(a.data.len() >= last(m, k, a.row_stride, a.col_stride), "matmul: a is too short for [{m},{k}]");
     match b {
         Rhs::Dense { data, row_stride, col_stride } => {
-            assert!(data.len() >= last(k, n, *row_stride, *col_stride), "matmul: b is too short for [{k},{n}]");
+            assert!(
+                data.len() >= last(k, n, *row_stride, *col_stride),
+                "matmul: b is too short for [{k},{n}]"
+            );
         }
         Rhs::WeightTransposed(w) => {
             w.check();
@@ -234,11 +239,19 @@ fn check<R>(out: &Out<'_, R>, [m, n, k]: [usize; 3], a: &Lhs<'_, R>, b: &Rhs<'_,
     }
 }
 
-/// One panel of columns for a range of rows.
+/// Where a product goes.
+#[derive(Debug, Clone, Copy)]
+struct Target<R> {
+    start: *mut R,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+/// A group of panels for a range of rows.
 ///
 /// # Safety
-/// `rows × cols` of `out` at `c` and the operands' elements they need exist, nobody else touches that part of
-/// `out`, and `packed` holds `KC·NR` values.
+/// `rows × cols` of the output and the operands' elements they need exist, nobody else touches that part of
+/// the output, `packed` holds [`PACKED`] values, and `cols` are at most a group of panels.
 unsafe fn block_product<R: Real>(
     micro: &Micro<R>,
     rows: Range<usize>,
@@ -248,37 +261,50 @@ unsafe fn block_product<R: Real>(
     a: Lhs<'_, R>,
     b: Rhs<'_, R>,
     init: Init<'_>,
-    c: *mut R,
-    c_rows: usize,
-    c_cols: usize,
+    c: Target<R>,
     packed: &mut [R],
 ) {
-    let width = cols.len();
-    let vectors = width.div_ceil(micro.lane);
-    let padded = vectors * micro.lane;
-    let direct = c_cols == 1 && width == padded;
     let mut tile = [R::ZERO; MR * NR];
+    let mut left = [R::ZERO; MR * KC];
     let mut k0 = 0;
     loop {
         let depth = KC.min(k - k0);
-        pack::pack(packed, b, k0, depth, cols.start, width, padded, alpha);
+        let steps = depth.div_ceil(micro.per_step);
+        let panels = || cols.clone().step_by(micro.nr).map(|from| from..(from + micro.nr).min(cols.end));
+        for (panel, cols) in panels().enumerate() {
+            let padded = cols.len().next_multiple_of(micro.lane);
+            let to = &mut packed[panel * steps * micro.nr..];
+            (micro.pack)(to, b, k0, depth, cols.start, cols.len(), padded, alpha);
+        }
         for i in rows.clone().step_by(micro.mr) {
             let height = micro.mr.min(rows.end - i);
             let a_start = if depth == 0 { 0 } else { i * a.row_stride + k0 * a.col_stride };
-            // SAFETY: the caller's promise covers rows `i..i+height`, columns `cols`, depth `k0..k0+depth`;
-            // `tile` holds `MR·NR ≥ height·padded` values.
-            unsafe {
-                let origin = c.add(i * c_rows + cols.start * c_cols);
-                let (at, stride) = if direct { (origin, c_rows) } else { (tile.as_mut_ptr(), padded) };
-                if k0 == 0 || !direct {
-                    start(at, stride, origin, [c_rows, c_cols], height, &cols, if k0 == 0 { init } else { Init::Accumulate });
-                }
-                let a_at = a.data.as_ptr().add(a_start);
-                (micro.run)(height, vectors, depth, a_at, a.row_stride, a.col_stride, packed.as_ptr(), at, stride);
-                if !direct {
-                    for r in 0..height {
-                        for j in 0..width {
-                            *origin.add(r * c_rows + j * c_cols) = tile[r * padded + j];
+            let (mut a_at, mut a_rows, mut a_cols) = (a.data[a_start..].as_ptr(), a.row_stride, a.col_stride);
+            if let Some(prepare) = micro.left {
+                prepare(&mut left, &a.data[a_start..], [a_rows, a_cols], [height, depth]);
+                (a_at, a_rows, a_cols) = (left.as_ptr(), steps, 1);
+            }
+            for (panel, cols) in panels().enumerate() {
+                let vectors = cols.len().div_ceil(micro.lane);
+                let padded = vectors * micro.lane;
+                let direct = c.col_stride == 1 && cols.len() == padded;
+                // SAFETY: the caller's promise covers rows `i..i+height`, columns `cols`, depth
+                // `k0..k0+depth`; `tile` holds `MR·NR ≥ height·padded` values, `left` `height·steps`.
+                unsafe {
+                    let origin = c.start.add(i * c.row_stride + cols.start * c.col_stride);
+                    let (at, stride) =
+                        if direct { (origin, c.row_stride) } else { (tile.as_mut_ptr(), padded) };
+                    if k0 == 0 || !direct {
+                        let from = if k0 == 0 { init } else { Init::Accumulate };
+                        start(at, stride, origin, [c.row_stride, c.col_stride], height, &cols, from);
+                    }
+                    let b_at = packed[panel * steps * micro.nr..].as_ptr();
+                    (micro.run)(height, vectors, steps, a_at, a_rows, a_cols, b_at, at, stride);
+                    if !direct {
+                        for r in 0..height {
+                            for j in 0..cols.len() {
+                                *origin.add(r * c.row_stride + j * c.col_stride) = tile[r * padded + j];
+                            }
                         }
                     }
                 }

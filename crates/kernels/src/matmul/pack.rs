@@ -11,7 +11,7 @@ const STRIP: usize = 64;
 
 vectorized! {
 /// `packed[p·padded + j] = alpha · b[k0+p, n0+j]`.
-pub(super) fn pack<R: Real>(
+pub(super) fn plain<R: Real>(
     packed: &mut [R],
     b: Rhs<'_, R>,
     k0: usize,

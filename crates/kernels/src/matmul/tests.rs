@@ -5,7 +5,13 @@ use crate::Dtype;
 use crate::test_util::{Rng, relative};
 
 /// The definition, in f64.
-fn reference(m: usize, n: usize, k: usize, a: impl Fn(usize, usize) -> f64, b: impl Fn(usize, usize) -> f64) -> Vec<f64> {
+fn reference(
+    m: usize,
+    n: usize,
+    k: usize,
+    a: impl Fn(usize, usize) -> f64,
+    b: impl Fn(usize, usize) -> f64,
+) -> Vec<f64> {
     let mut c = vec![0.0; m * n];
     for i in 0..m {
         for j in 0..n {
@@ -52,10 +58,30 @@ fn equals_the_definition_for_all_layouts() {
         for a in lhs {
             for b in rhs {
                 let mut c = vec![f32::NAN; m * n];
-                matmul(Out::rows(&mut c, n), [m, n, k], 1.0, a, b, Init::Zero, &mut scratch, Par::serial());
+                matmul(
+                    Out::rows(&mut c, n),
+                    [m, n, k],
+                    1.0,
+                    a,
+                    b,
+                    Init::Zero,
+                    Compute::Full,
+                    &mut scratch,
+                    Par::serial(),
+                );
                 assert!(relative(&c, &exact) < 1e-6, "[{m},{n},{k}]");
                 let mut t = vec![f32::NAN; m * n];
-                matmul(Out::transposed(&mut t, m), [m, n, k], 1.0, a, b, Init::Zero, &mut scratch, Par::serial());
+                matmul(
+                    Out::transposed(&mut t, m),
+                    [m, n, k],
+                    1.0,
+                    a,
+                    b,
+                    Init::Zero,
+                    Compute::Full,
+                    &mut scratch,
+                    Par::serial(),
+                );
                 assert!((0..m * n).all(|x| t[(x % n) * m + x / n].to_bits() == c[x].to_bits()));
                 assert_eq!(first.get_or_insert(c.clone()), &c, "one order of terms for every layout");
             }
@@ -73,7 +99,17 @@ fn starts_from_bias_and_accumulates_and_scales() {
     let mut scratch = vec![0.0; matmul_scratch(1)];
     for (init, alpha) in [(Init::Bias(&bias), 1.0), (Init::Accumulate, -0.5), (Init::Zero, 3.0)] {
         let mut c = c0.clone();
-        matmul(Out::rows(&mut c, n), [m, n, k], alpha, Lhs::rows(&a, k), Rhs::rows(&b, n), init, &mut scratch, Par::serial());
+        matmul(
+            Out::rows(&mut c, n),
+            [m, n, k],
+            alpha,
+            Lhs::rows(&a, k),
+            Rhs::rows(&b, n),
+            init,
+            Compute::Full,
+            &mut scratch,
+            Par::serial(),
+        );
         for (x, value) in c.iter().enumerate() {
             let start = match init {
                 Init::Zero => 0.0,
@@ -101,8 +137,28 @@ fn half_precision_weights_are_exact_f32() {
         let wide: Vec<f32> = data.as_chunks::<2>().0.iter().map(|b| back(*b)).collect();
         let view = WeightView { dtype, data, rows: n, cols: k };
         let (mut c, mut d) = (vec![0.0; m * n], vec![0.0; m * n]);
-        matmul(Out::rows(&mut c, n), [m, n, k], 1.0, Lhs::rows(&a, k), Rhs::WeightTransposed(view), Init::Zero, &mut scratch, Par::serial());
-        matmul(Out::rows(&mut d, n), [m, n, k], 1.0, Lhs::rows(&a, k), Rhs::transposed(&wide, k), Init::Zero, &mut scratch, Par::serial());
+        matmul(
+            Out::rows(&mut c, n),
+            [m, n, k],
+            1.0,
+            Lhs::rows(&a, k),
+            Rhs::WeightTransposed(view),
+            Init::Zero,
+            Compute::Full,
+            &mut scratch,
+            Par::serial(),
+        );
+        matmul(
+            Out::rows(&mut d, n),
+            [m, n, k],
+            1.0,
+            Lhs::rows(&a, k),
+            Rhs::transposed(&wide, k),
+            Init::Zero,
+            Compute::Full,
+            &mut scratch,
+            Par::serial(),
+        );
         assert_eq!(c, d);
     }
 }
@@ -114,11 +170,31 @@ fn threads_and_row_tiles_change_no_bit() {
     let (a, b): (Vec<f32>, Vec<f32>) = (rng.vec(m * k), rng.vec(k * n));
     let mut whole = vec![0.0; m * n];
     let mut scratch = vec![0.0; matmul_scratch(4)];
-    matmul(Out::rows(&mut whole, n), [m, n, k], 1.0, Lhs::rows(&a, k), Rhs::rows(&b, n), Init::Zero, &mut scratch, Par::serial());
+    matmul(
+        Out::rows(&mut whole, n),
+        [m, n, k],
+        1.0,
+        Lhs::rows(&a, k),
+        Rhs::rows(&b, n),
+        Init::Zero,
+        Compute::Full,
+        &mut scratch,
+        Par::serial(),
+    );
     for threads in [2, 3, 4] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
         let mut c = vec![0.0; m * n];
-        matmul(Out::rows(&mut c, n), [m, n, k], 1.0, Lhs::rows(&a, k), Rhs::rows(&b, n), Init::Zero, &mut scratch, Par::on(&pool));
+        matmul(
+            Out::rows(&mut c, n),
+            [m, n, k],
+            1.0,
+            Lhs::rows(&a, k),
+            Rhs::rows(&b, n),
+            Init::Zero,
+            Compute::Full,
+            &mut scratch,
+            Par::on(&pool),
+        );
         assert_eq!(c, whole);
     }
     // A sum over rows, cut into tiles that accumulate: bᵀ·b' over k with a tile of 7.
@@ -127,9 +203,112 @@ fn threads_and_row_tiles_change_no_bit() {
         let rows = 7.min(k - from);
         let part = &b[from * n..(from + rows) * n];
         let init = if from == 0 { Init::Zero } else { Init::Accumulate };
-        matmul(Out::rows(&mut sums, n), [n, n, rows], 1.0, Lhs::transposed(part, n), Rhs::rows(part, n), init, &mut scratch, Par::serial());
+        matmul(
+            Out::rows(&mut sums, n),
+            [n, n, rows],
+            1.0,
+            Lhs::transposed(part, n),
+            Rhs::rows(part, n),
+            init,
+            Compute::Full,
+            &mut scratch,
+            Par::serial(),
+        );
     }
     let mut once = vec![0.0; n * n];
-    matmul(Out::rows(&mut once, n), [n, n, k], 1.0, Lhs::transposed(&b, n), Rhs::rows(&b, n), Init::Zero, &mut scratch, Par::serial());
+    matmul(
+        Out::rows(&mut once, n),
+        [n, n, k],
+        1.0,
+        Lhs::transposed(&b, n),
+        Rhs::rows(&b, n),
+        Init::Zero,
+        Compute::Full,
+        &mut scratch,
+        Par::serial(),
+    );
     assert_eq!(sums, once);
+}
+
+/// bf16 products against the definition on rounded factors, for all storage types, odd depths and widths.
+#[test]
+fn bf16_products_round_their_factors_only() {
+    let mut rng = Rng(5);
+    let bf = |x: f32| half::bf16::from_f32(x).to_f32();
+    for [m, n, k] in SHAPES {
+        let (a, w): (Vec<f32>, Vec<f32>) = (rng.vec(m * k), rng.vec(n * k));
+        let exact =
+            reference(m, n, k, |i, p| f64::from(bf(a[i * k + p])), |p, j| f64::from(bf(w[j * k + p])));
+        let straight: Vec<f32> = (0..n * k).map(|x| w[(x % n) * k + x / n]).collect();
+        let mut scratch = vec![f32::NAN; matmul_scratch(1)];
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            let bytes = |w: &[f32]| -> Vec<u8> {
+                match dtype {
+                    Dtype::F32 => w.iter().flat_map(|x| x.to_le_bytes()).collect(),
+                    _ => w.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect(),
+                }
+            };
+            let (t, s) = (bytes(&w), bytes(&straight));
+            for b in [
+                Rhs::WeightTransposed(WeightView { dtype, data: &t, rows: n, cols: k }),
+                Rhs::Weight(WeightView { dtype, data: &s, rows: k, cols: n }),
+                Rhs::rows(&straight, n),
+                Rhs::transposed(&w, k),
+            ] {
+                let mut c = vec![f32::NAN; m * n];
+                let (out, lhs) = (Out::rows(&mut c, n), Lhs::rows(&a, k));
+                matmul(out, [m, n, k], 1.0, lhs, b, Init::Zero, Compute::Bf16, &mut scratch, Par::serial());
+                // Products of bf16 are exact in f32; what is left is the rounding of sums.
+                assert!(relative(&c, &exact) < 1e-6, "[{m},{n},{k}] {dtype:?} {}", relative(&c, &exact));
+            }
+        }
+    }
+}
+
+/// A quantized weight multiplies as its dequantized values do, in both orientations.
+#[test]
+fn quantized_weights_multiply_as_their_values() {
+    let mut rng = Rng(6);
+    let (m, n, k) = (7, 96, 160);
+    for (dtype, block) in [(Dtype::Q8_0, 34), (Dtype::Q4_0, 18)] {
+        let make = |rng: &mut Rng, values: usize| {
+            let mut data: Vec<u8> = (0..values / 32 * block).map(|_| rng.next_u64() as u8).collect();
+            for b in data.chunks_exact_mut(block) {
+                b[..2].copy_from_slice(&half::f16::from_f32(rng.value() as f32).to_le_bytes());
+            }
+            data
+        };
+        let data = make(&mut rng, n * k);
+        let a: Vec<f32> = rng.vec(m * k.max(n));
+        let mut scratch = vec![f32::NAN; matmul_scratch(1)];
+        for (view, transposed) in [
+            (WeightView { dtype, data: &data, rows: n, cols: k }, true),
+            (WeightView { dtype, data: &data, rows: k, cols: n }, false),
+        ] {
+            let mut wide = Vec::new();
+            (0..view.rows).for_each(|r| view.for_row(r, 0, view.cols, |_, v| wide.push(v)));
+            let (quantized, dense) = if transposed {
+                (Rhs::WeightTransposed(view), Rhs::transposed(&wide, k))
+            } else {
+                (Rhs::Weight(view), Rhs::rows(&wide, n))
+            };
+            for compute in [Compute::Full, Compute::Bf16] {
+                let [mut c, mut d] = [vec![0.0; m * n], vec![0.0; m * n]];
+                for (out, b) in [(&mut c, quantized), (&mut d, dense)] {
+                    matmul(
+                        Out::rows(out, n),
+                        [m, n, k],
+                        1.0,
+                        Lhs::rows(&a, k),
+                        b,
+                        Init::Zero,
+                        compute,
+                        &mut scratch,
+                        Par::serial(),
+                    );
+                }
+                assert_eq!(c, d, "{dtype:?} {compute:?}");
+            }
+        }
+    }
 }

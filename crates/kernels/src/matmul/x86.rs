@@ -12,7 +12,7 @@ use std::arch::x86_64::{
 /// that picks the instance.
 macro_rules! microkernel {
     ($run:ident, $tile:ident, $features:literal, $vec:ty, $lane:literal, $zero:ident, $load:ident, $store:ident,
-     $splat:ident, $fma:ident, [$($vectors:literal),*]) => {
+     $splat:ident, $fma:ident, $factor:ident, [$($vectors:literal),*]) => {
         #[target_feature(enable = $features)]
         unsafe fn $tile<const HEIGHT: usize, const VECTORS: usize>(
             depth: usize,
@@ -33,9 +33,9 @@ macro_rules! microkernel {
                 }
                 let (mut a, mut b) = (a, packed);
                 for _ in 0..depth {
-                    let mut row = [$zero(); VECTORS];
-                    for j in 0..VECTORS {
-                        row[j] = $load(b.add(j * $lane));
+                    let mut row = [$factor(b); VECTORS];
+                    for j in 1..VECTORS {
+                        row[j] = $factor(b.add(j * $lane));
                     }
                     for i in 0..HEIGHT {
                         let x = $splat(*a.add(i * a_rows));
@@ -94,10 +94,145 @@ macro_rules! microkernel {
 }
 
 microkernel!(
-    avx512, tile_avx512, "avx512f", __m512, 16, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_storeu_ps,
-    _mm512_set1_ps, _mm512_fmadd_ps, [1, 2, 3, 4]
+    avx512,
+    tile_avx512,
+    "avx512f",
+    __m512,
+    16,
+    _mm512_setzero_ps,
+    _mm512_loadu_ps,
+    _mm512_storeu_ps,
+    _mm512_set1_ps,
+    _mm512_fmadd_ps,
+    _mm512_loadu_ps,
+    [1, 2, 3, 4]
 );
 microkernel!(
-    avx2, tile_avx2, "avx2,fma", __m256, 8, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_storeu_ps,
-    _mm256_set1_ps, _mm256_fmadd_ps, [1, 2]
+    avx2,
+    tile_avx2,
+    "avx2,fma",
+    __m256,
+    8,
+    _mm256_setzero_ps,
+    _mm256_loadu_ps,
+    _mm256_storeu_ps,
+    _mm256_set1_ps,
+    _mm256_fmadd_ps,
+    _mm256_loadu_ps,
+    [1, 2]
 );
+microkernel!(
+    avx512_bf16,
+    tile_avx512_bf16,
+    "avx512f,avx512bf16",
+    __m512,
+    16,
+    _mm512_setzero_ps,
+    _mm512_loadu_ps,
+    _mm512_storeu_ps,
+    splat_pair,
+    dot_pairs,
+    load_pairs,
+    [1, 2, 3, 4]
+);
+
+/// [`super::micro::Left`] for bf16 pairs.
+pub(super) fn round_tile(out: &mut [f32], a: &[f32], [rows, cols]: [usize; 2], [height, depth]: [usize; 2]) {
+    /// # Safety
+    /// The machine has AVX-512.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    fn run(out: &mut [f32], a: &[f32], [rows, cols]: [usize; 2], [height, depth]: [usize; 2]) {
+        let steps = depth.div_ceil(2);
+        for (i, out) in out.chunks_exact_mut(steps.max(1)).take(height).enumerate() {
+            // SAFETY: `steps` words of 32 bits are `2·steps` halves, at a larger alignment.
+            let halves = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<u16>(), 2 * steps) };
+            if cols == 1 {
+                super::pack32::round_row(halves, &a[i * rows..i * rows + depth]);
+            } else {
+                for (p, h) in halves.iter_mut().enumerate().take(depth) {
+                    super::pack32::round_row(std::slice::from_mut(h), &a[i * rows + p * cols..][..1]);
+                }
+            }
+            if depth % 2 == 1 {
+                halves[depth] = 0;
+            }
+        }
+    }
+    // SAFETY: used by the kernel of `Isa::Avx512Bf16` only.
+    unsafe { run(out, a, [rows, cols], [height, depth]) }
+}
+
+/// Transposes 16 × 16 words: `to[p·to_stride + r] = from[r·from_stride + p]`.
+///
+/// Four rounds of exchanges between rows, at distances 1, 2, 4 and 8.
+///
+/// # Safety
+/// The machine has AVX-512 F, and all 256 words exist on both sides.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn transpose16(from: *const u32, from_stride: usize, to: *mut u32, to_stride: usize) {
+    use std::arch::x86_64::{
+        __m512i, _mm512_loadu_si512, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_storeu_si512,
+        _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    };
+    let mut rows: [__m512i; 16] = [_mm512_setzero_si512(); 16];
+    for (r, row) in rows.iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        *row = unsafe { _mm512_loadu_si512(from.add(r * from_stride).cast()) };
+    }
+    // Within groups of four words: afterwards `b[4g + c]` holds column c of each group, for rows 4g..4g+4.
+    let mut b = rows;
+    for g in (0..16).step_by(4) {
+        let (a0, a1) =
+            (_mm512_unpacklo_epi32(rows[g], rows[g + 1]), _mm512_unpackhi_epi32(rows[g], rows[g + 1]));
+        let (a2, a3) = (
+            _mm512_unpacklo_epi32(rows[g + 2], rows[g + 3]),
+            _mm512_unpackhi_epi32(rows[g + 2], rows[g + 3]),
+        );
+        b[g] = _mm512_unpacklo_epi64(a0, a2);
+        b[g + 1] = _mm512_unpackhi_epi64(a0, a2);
+        b[g + 2] = _mm512_unpacklo_epi64(a1, a3);
+        b[g + 3] = _mm512_unpackhi_epi64(a1, a3);
+    }
+    // Between groups: 128-bit lane l of column c becomes output row 4l + c.
+    for c in 0..4 {
+        let (low, high) =
+            (_mm512_shuffle_i32x4::<0x88>(b[c], b[4 + c]), _mm512_shuffle_i32x4::<0xdd>(b[c], b[4 + c]));
+        let (low2, high2) = (
+            _mm512_shuffle_i32x4::<0x88>(b[8 + c], b[12 + c]),
+            _mm512_shuffle_i32x4::<0xdd>(b[8 + c], b[12 + c]),
+        );
+        let out = [
+            _mm512_shuffle_i32x4::<0x88>(low, low2),
+            _mm512_shuffle_i32x4::<0x88>(high, high2),
+            _mm512_shuffle_i32x4::<0xdd>(low, low2),
+            _mm512_shuffle_i32x4::<0xdd>(high, high2),
+        ];
+        for (l, row) in out.into_iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { _mm512_storeu_si512(to.add((4 * l + c) * to_stride).cast(), row) };
+        }
+    }
+}
+
+/// One word of `a` in every lane, as pairs.
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn splat_pair(x: f32) -> std::arch::x86_64::__m512bh {
+    // SAFETY: both are 512 bits.
+    unsafe { std::mem::transmute(_mm512_set1_ps(x)) }
+}
+
+/// Sixteen words of pairs.
+///
+/// # Safety
+/// Sixteen values exist at `p`.
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn load_pairs(p: *const f32) -> std::arch::x86_64::__m512bh {
+    // SAFETY: the caller's promise; both types are 512 bits.
+    unsafe { std::mem::transmute(_mm512_loadu_ps(p)) }
+}
+
+/// `c + a·b` for each lane, both values of the pair.
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn dot_pairs(a: std::arch::x86_64::__m512bh, b: std::arch::x86_64::__m512bh, c: __m512) -> __m512 {
+    std::arch::x86_64::_mm512_dpbf16_ps(c, a, b)
+}

@@ -1,0 +1,123 @@
+//! The heap, counted: a program that declares [`CountingAllocator`] as its global allocator knows its
+//! high-water mark.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+/// The system's allocator, with three counters of the bytes asked of it.
+///
+/// Counted is what was asked for, not what the system rounds it up to; memory that is mapped (files, thread
+/// stacks) is not heap. While a block is resized only its new size counts.
+#[derive(Debug)]
+pub struct CountingAllocator {
+    current: AtomicUsize,
+    peak: AtomicUsize,
+    phase: AtomicUsize,
+}
+
+impl CountingAllocator {
+    /// All counters zero.
+    pub const fn new() -> Self {
+        Self { current: AtomicUsize::new(0), peak: AtomicUsize::new(0), phase: AtomicUsize::new(0) }
+    }
+
+    /// Bytes in use.
+    pub fn current(&self) -> usize {
+        self.current.load(Relaxed)
+    }
+
+    /// The most that were in use at one time since the program's start.
+    pub fn peak(&self) -> usize {
+        self.peak.load(Relaxed)
+    }
+
+    /// The most since [`CountingAllocator::begin_phase`].
+    pub fn phase_peak(&self) -> usize {
+        self.phase.load(Relaxed)
+    }
+
+    /// Begins a phase: its high-water mark starts from what is in use now.
+    pub fn begin_phase(&self) {
+        self.phase.store(self.current(), Relaxed);
+    }
+
+    fn added(&self, bytes: usize) {
+        let now = self.current.fetch_add(bytes, Relaxed) + bytes;
+        self.peak.fetch_max(now, Relaxed);
+        self.phase.fetch_max(now, Relaxed);
+    }
+
+    fn removed(&self, bytes: usize) {
+        self.current.fetch_sub(bytes, Relaxed);
+    }
+}
+
+impl Default for CountingAllocator {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+// SAFETY: every call is handed to `System` with the caller's own arguments, whose requirements are the same;
+// the counters touch no memory but their own and cannot unwind.
+unsafe impl GlobalAlloc for CountingAllocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller keeps `GlobalAlloc::alloc`'s contract.
+        let block = unsafe { System.alloc(layout) };
+        if !block.is_null() {
+            self.added(layout.size());
+        }
+        block
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller keeps `GlobalAlloc::alloc_zeroed`'s contract.
+        let block = unsafe { System.alloc_zeroed(layout) };
+        if !block.is_null() {
+            self.added(layout.size());
+        }
+        block
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps `GlobalAlloc::dealloc`'s contract, and the block came from `System`.
+        unsafe { System.dealloc(block, layout) };
+        self.removed(layout.size());
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: the caller keeps `GlobalAlloc::realloc`'s contract, and the block came from `System`.
+        let moved = unsafe { System.realloc(block, layout, size) };
+        if !moved.is_null() {
+            // Never below what is in use: the old size goes only after the new one has come, unless it shrinks.
+            match size.checked_sub(layout.size()) {
+                Some(more) => self.added(more),
+                None => self.removed(layout.size() - size),
+            }
+        }
+        moved
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks() {
+        let heap = CountingAllocator::new();
+        let layout = Layout::from_size_align(1000, 8).expect("a layout");
+        // SAFETY: the layout's size is not zero, and each block is given back with the layout it has.
+        unsafe {
+            let a = heap.alloc(layout);
+            let b = heap.alloc_zeroed(layout);
+            assert_eq!((heap.current(), heap.peak()), (2000, 2000));
+            heap.dealloc(a, layout);
+            heap.begin_phase();
+            let b = heap.realloc(b, layout, 1500);
+            assert_eq!((heap.current(), heap.peak(), heap.phase_peak()), (1500, 2000, 1500));
+            heap.dealloc(b, Layout::from_size_align(1500, 8).expect("a layout"));
+        }
+        assert_eq!((heap.current(), heap.peak(), heap.phase_peak()), (0, 2000, 1500));
+    }
+}
