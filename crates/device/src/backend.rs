@@ -1,6 +1,6 @@
 //! What a model needs from a device: buffers, and operations whose math is in `mesp-kernels`.
 
-use mesp_kernels::{AdamW, Layout, RowLoss, Sgd};
+use mesp_kernels::{AdamW, Layout, RowStat, Sgd};
 
 use crate::{Act, Label, View, ViewMut, Weight};
 
@@ -150,14 +150,10 @@ pub trait Backend {
         shape: Attention<'_>,
     );
 
-    /// Losses of rows of logits; with `gradient`, `logits ← gradient·dloss/dlogits`.
-    fn cross_entropy(
-        &mut self,
-        logits: ViewMut<'_>,
-        labels: &[u32],
-        gradient: Option<f64>,
-        losses: &mut [RowLoss],
-    );
+    /// Takes logits of a range of the vocabulary that begins at `first` into the rows' statistics.
+    fn softmax_stats(&mut self, logits: View<'_>, labels: &[u32], first: usize, stats: &mut [RowStat]);
+    /// `logits ← c·dloss/dlogits` for such a range, once the statistics are complete.
+    fn softmax_gradient(&mut self, logits: ViewMut<'_>, labels: &[u32], first: usize, c: f64, stats: &[RowStat]);
 
     /// One SGD update of `p`; `m` when there is momentum.
     fn sgd(&mut self, p: ViewMut<'_>, m: Option<ViewMut<'_>>, g: View<'_>, settings: Sgd);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use mesp_kernels::{
-    self as kernels, AdamW, AttentionShape, Compute, Init, Lhs, Out, Par, ProbsAt, Real, Rhs, RowLoss, Sgd,
+    self as kernels, AdamW, AttentionShape, Compute, Init, Lhs, Out, Par, ProbsAt, Real, Rhs, RowStat, Sgd,
 };
 use rayon::ThreadPool;
 
@@ -376,14 +376,12 @@ impl<R: Real> Backend for Cpu<R> {
         );
     }
 
-    fn cross_entropy(
-        &mut self,
-        logits: ViewMut<'_>,
-        labels: &[u32],
-        gradient: Option<f64>,
-        losses: &mut [RowLoss],
-    ) {
-        kernels::cross_entropy(self.write(logits), labels, gradient, losses, Par::on(&self.pool));
+    fn softmax_stats(&mut self, logits: View<'_>, labels: &[u32], first: usize, stats: &mut [RowStat]) {
+        kernels::softmax_stats(self.read(logits), labels, first, stats, Par::on(&self.pool));
+    }
+
+    fn softmax_gradient(&mut self, logits: ViewMut<'_>, labels: &[u32], first: usize, c: f64, stats: &[RowStat]) {
+        kernels::softmax_gradient(self.write(logits), labels, first, c, stats, Par::on(&self.pool));
     }
 
     fn sgd(&mut self, p: ViewMut<'_>, m: Option<ViewMut<'_>>, g: View<'_>, settings: Sgd) {

@@ -1,6 +1,6 @@
 //! A backend that computes nothing and records what would live when, and how much would be multiplied.
 
-use mesp_kernels::{AdamW, RowLoss, Sgd, attention_scratch, matmul_scratch};
+use mesp_kernels::{AdamW, RowStat, Sgd, attention_scratch, matmul_scratch};
 
 use crate::plan::{ALIGN, Entry, ProgramPlan};
 use crate::{Act, Attention, Backend, Form, Label, Mark, Plan, Probs, Program, Rope, View, ViewMut, Weight};
@@ -193,7 +193,8 @@ impl Backend for Dry {
     ) {
         self.attended(shape, if matches!(probs, Probs::Rebuild) { 4 } else { 3 });
     }
-    fn cross_entropy(&mut self, _: ViewMut<'_>, _: &[u32], _: Option<f64>, _: &mut [RowLoss]) {}
+    fn softmax_stats(&mut self, _: View<'_>, _: &[u32], _: usize, _: &mut [RowStat]) {}
+    fn softmax_gradient(&mut self, _: ViewMut<'_>, _: &[u32], _: usize, _: f64, _: &[RowStat]) {}
     fn sgd(&mut self, _: ViewMut<'_>, _: Option<ViewMut<'_>>, _: View<'_>, _: Sgd) {}
     fn adamw(&mut self, _: ViewMut<'_>, _: ViewMut<'_>, _: ViewMut<'_>, _: View<'_>, _: AdamW) {}
 }

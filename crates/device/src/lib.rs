@@ -22,6 +22,6 @@ pub use cpu::Cpu;
 pub use dry::Dry;
 pub use heap::CountingAllocator;
 pub use label::{Class, Label};
-pub use mesp_kernels::{AdamW, Compute, Dtype, Layout, Real, RowLoss, Sgd, inverse_frequencies, probs_len};
+pub use mesp_kernels::{AdamW, Compute, Dtype, Layout, Real, RowStat, Sgd, VOCAB_STEP, inverse_frequencies, probs_len};
 pub use plan::{Entry, Plan, ProgramPlan};
 pub use weight::{Mapping, Weight};

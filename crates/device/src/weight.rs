@@ -43,7 +43,7 @@ enum Storage {
     /// Shape only, for planning.
     Nothing,
     Mapped(Arc<Mapping>, Range<usize>),
-    Owned(Arc<[u8]>),
+    Owned(Arc<[u8]>, Range<usize>),
 }
 
 impl Weight {
@@ -70,7 +70,25 @@ impl Weight {
     /// When they are not as many as the shape needs.
     pub fn owned(dtype: Dtype, rows: usize, cols: usize, bytes: Vec<u8>) -> Self {
         assert_eq!(bytes.len(), rows * dtype.row_bytes(cols), "weight bytes");
-        Self { dtype, rows, cols, storage: Storage::Owned(bytes.into()) }
+        let range = 0..bytes.len();
+        Self { dtype, rows, cols, storage: Storage::Owned(bytes.into(), range) }
+    }
+
+    /// Some of its rows, in place.
+    ///
+    /// # Panics
+    /// When it has fewer.
+    #[must_use]
+    pub fn rows_range(&self, rows: Range<usize>) -> Self {
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
+        let bytes = self.dtype.row_bytes(self.cols);
+        let part = |range: &Range<usize>| range.start + rows.start * bytes..range.start + rows.end * bytes;
+        let storage = match &self.storage {
+            Storage::Nothing => Storage::Nothing,
+            Storage::Mapped(map, range) => Storage::Mapped(Arc::clone(map), part(range)),
+            Storage::Owned(data, range) => Storage::Owned(Arc::clone(data), part(range)),
+        };
+        Self { dtype: self.dtype, rows: rows.len(), cols: self.cols, storage }
     }
 
     /// Stored type.
@@ -95,7 +113,7 @@ impl Weight {
 
     /// Bytes of memory that it holds itself; a mapped weight holds none.
     pub fn resident_bytes(&self) -> usize {
-        if matches!(self.storage, Storage::Owned(_)) { self.bytes() } else { 0 }
+        if matches!(self.storage, Storage::Owned(..)) { self.bytes() } else { 0 }
     }
 
     /// The values.
@@ -105,7 +123,7 @@ impl Weight {
     pub fn view(&self) -> WeightView<'_> {
         let data = match &self.storage {
             Storage::Mapped(map, range) => &map.bytes()[range.clone()],
-            Storage::Owned(bytes) => bytes,
+            Storage::Owned(bytes, range) => &bytes[range.clone()],
             Storage::Nothing => panic!("a weight without values was used to compute"),
         };
         WeightView { dtype: self.dtype, data, rows: self.rows, cols: self.cols }

@@ -1,68 +1,110 @@
-//! Softmax cross-entropy of a tile of rows, its gradient in place of the logits.
+//! Softmax cross-entropy of tiles of logits, its gradient in place of them.
 //!
 //! ```text
 //! forward   loss_t  = ℓ_t − z_t[y_t],          ℓ_t = ln Σ_v exp z_t[v]
 //! backward  dz_t[v] = c·(exp(z_t[v] − ℓ_t) − [v = y_t]),   c = 1 / targets of the optimizer step
-//! reads     z, y       scratch  none       derivation: docs/math/cross_entropy.md
-//! shapes    z [n, V]   y [n]
+//! reads     z, y, and per row the largest logit and Σ exp(z − largest)       scratch  none
+//! shapes    z [n, w]: rows × a range of the vocabulary      y [n]      derivation: docs/math/cross_entropy.md
 //! ```
 //!
-//! Rows × vocabulary never exists whole: the caller hands over a tile of rows and forgets it.
+//! Rows × vocabulary need never exist: the vocabulary may come in ranges, once to gather [`RowStat`]s and
+//! once more for the gradient. The running sum is rescaled at fixed places, every [`VOCAB_STEP`] columns,
+//! whatever the ranges are: so the loss and gradients are the same to the bit for any of them.
 
 use crate::Real;
 use crate::isa::vectorized;
 use crate::par::Par;
 use crate::real::{maximum, sum};
 
-/// What one row contributed.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct RowLoss {
-    /// −ln p(label), in nats.
-    pub nats: f64,
-    /// Whether the label has the largest logit (the first one, where several are equal).
-    pub correct: bool,
+/// Ranges of the vocabulary begin at multiples of this.
+pub const VOCAB_STEP: usize = 1024;
+
+/// What is known of a row's logits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RowStat {
+    /// Largest logit so far.
+    pub top: f64,
+    /// Where it is, the first of equals.
+    pub best: u32,
+    /// Σ exp(z − top) so far.
+    pub total: f64,
+    /// Logit of the label.
+    pub label_logit: f64,
 }
 
-/// Writes each row's loss and, when `gradient` is given, turns its logits into `gradient·dloss/dlogits`.
+impl RowStat {
+    /// Nothing is known.
+    pub const EMPTY: Self = Self { top: f64::NEG_INFINITY, best: u32::MAX, total: 0.0, label_logit: f64::NAN };
+
+    /// −ln p(label), in nats.
+    pub fn nats(&self) -> f64 {
+        self.total.ln() - (self.label_logit - self.top)
+    }
+}
+
+/// Takes a range of the vocabulary, which begins at `first`, into the rows' statistics.
 ///
 /// # Panics
-/// When `logits` is not `labels.len()` rows, `losses` is not as long, or a label is not in the vocabulary.
+/// When lengths disagree or `first` is not a multiple of [`VOCAB_STEP`].
 #[track_caller]
-pub fn cross_entropy<R: Real>(
-    logits: &mut [R],
-    labels: &[u32],
-    gradient: Option<f64>,
-    losses: &mut [RowLoss],
-    par: Par<'_>,
-) {
-    if labels.is_empty() {
-        return;
-    }
-    let vocab = logits.len() / labels.len();
-    assert_eq!(logits.len(), vocab * labels.len(), "cross_entropy: rows of logits");
-    assert_eq!(losses.len(), labels.len(), "cross_entropy: losses");
-    par.chunks2(logits, vocab, losses, 1, |t, z, loss| {
-        let label = labels[t] as usize;
-        assert!(label < vocab, "cross_entropy: label {label} in a vocabulary of {vocab}");
-        loss[0] = row(z, label, gradient.map(R::from_f64));
+pub fn softmax_stats<R: Real>(z: &[R], labels: &[u32], first: usize, stats: &mut [RowStat], par: Par<'_>) {
+    let Some(width) = check(z.len(), labels, first, stats) else { return };
+    par.chunks(stats, 1, |t, stat| update_row(&z[t * width..(t + 1) * width], labels[t] as usize, first, &mut stat[0]));
+}
+
+/// Turns a range of logits into `c·dloss/dlogits`, once the statistics are complete.
+///
+/// # Panics
+/// As [`softmax_stats`].
+#[track_caller]
+pub fn softmax_gradient<R: Real>(z: &mut [R], labels: &[u32], first: usize, c: f64, stats: &[RowStat], par: Par<'_>) {
+    let Some(width) = check(z.len(), labels, first, stats) else { return };
+    par.chunks(z, width, |t, z| {
+        let stat = stats[t];
+        gradient_row(z, R::from_f64(stat.top), R::from_f64(c / stat.total));
+        if let Some(x) = (labels[t] as usize).checked_sub(first).and_then(|at| z.get_mut(at)) {
+            *x -= R::from_f64(c);
+        }
     });
 }
 
-vectorized! {
-fn row<R: Real>(z: &mut [R], label: usize, gradient: Option<R>) -> RowLoss {
-    let top = maximum(z);
-    // NaN anywhere makes the sum NaN, and with it the loss: nothing hides it.
-    let total = sum(z.len(), |v| (z[v] - top).exp());
-    let nats = total.to_f64().ln() - (z[label] - top).to_f64();
-    let correct = z[label] == top && !z[..label].contains(&top);
-    if let Some(c) = gradient {
-        let share = c / total;
-        for x in z.iter_mut() {
-            *x = (*x - top).exp() * share;
-        }
-        z[label] -= c;
+#[track_caller]
+fn check(values: usize, labels: &[u32], first: usize, stats: &[RowStat]) -> Option<usize> {
+    assert_eq!(stats.len(), labels.len(), "softmax: statistics");
+    assert!(first.is_multiple_of(VOCAB_STEP), "softmax: a range that begins at {first}");
+    if labels.is_empty() {
+        return None;
     }
-    RowLoss { nats, correct }
+    let width = values / labels.len();
+    assert!(width > 0 && values == width * labels.len(), "softmax: rows of logits");
+    Some(width)
+}
+
+vectorized! {
+fn update_row<R: Real>(z: &[R], label: usize, first: usize, stat: &mut RowStat) {
+    for (i, z) in z.chunks(VOCAB_STEP).enumerate() {
+        let start = first + i * VOCAB_STEP;
+        let top = maximum(z);
+        if top.to_f64() > stat.top {
+            stat.total *= R::from_f64(stat.top - top.to_f64()).exp().to_f64();
+            stat.top = top.to_f64();
+            stat.best = (start + z.iter().position(|x| *x == top).unwrap_or(0)) as u32;
+        }
+        let top = R::from_f64(stat.top);
+        // NaN anywhere makes the sum NaN, and with it the loss: nothing hides it.
+        stat.total += sum(z.len(), |v| (z[v] - top).exp()).to_f64();
+        if let Some(x) = label.checked_sub(start).and_then(|at| z.get(at)) {
+            stat.label_logit = x.to_f64();
+        }
+    }
+}
+}
+
+vectorized! {
+fn gradient_row<R: Real>(z: &mut [R], top: R, share: R) {
+    for x in z.iter_mut() {
+        *x = (*x - top).exp() * share;
+    }
 }
 }
 
@@ -71,32 +113,56 @@ mod tests {
     use super::*;
     use crate::test_util::{Rng, differences, relative};
 
+    fn stats_of<R: Real>(z: &[R], labels: &[u32]) -> Vec<RowStat> {
+        let mut stats = vec![RowStat::EMPTY; labels.len()];
+        softmax_stats(z, labels, 0, &mut stats, Par::serial());
+        stats
+    }
+
     #[test]
     fn gradient_is_the_difference_quotient() {
         let mut rng = Rng(9);
         let (n, v) = (3, 21);
         let z: Vec<f64> = rng.vec::<f64>(n * v).iter().map(|x| 5.0 * x).collect();
         let labels = [0, 20, 7];
-        let run = |z: &[f64], gradient| {
-            let (mut z, mut losses) = (z.to_vec(), vec![RowLoss::default(); n]);
-            cross_entropy(&mut z, &labels, gradient, &mut losses, Par::serial());
-            (z, losses.iter().map(|l| l.nats).sum::<f64>())
-        };
-        let numeric = differences(&z, |z| 0.25 * run(z, None).1);
-        assert!(relative(&run(&z, Some(0.25)).0, &numeric) < 1e-8);
-        assert_eq!(run(&z, None).0, z, "no gradient asked, logits untouched");
+        let loss = |z: &[f64]| 0.25 * stats_of(z, &labels).iter().map(RowStat::nats).sum::<f64>();
+        let mut dz = z.clone();
+        softmax_gradient(&mut dz, &labels, 0, 0.25, &stats_of(&z, &labels), Par::serial());
+        assert!(relative(&dz, &differences(&z, loss)) < 1e-8);
+    }
+
+    #[test]
+    fn ranges_of_the_vocabulary_change_no_bit() {
+        let mut rng = Rng(21);
+        let (v, labels) = (5 * VOCAB_STEP + 77, [3u32, 4000]);
+        let z: Vec<f32> = rng.vec::<f32>(2 * v).iter().map(|x| 9.0 * x).collect();
+        let (whole, mut dz) = (stats_of(&z, &labels), z.clone());
+        softmax_gradient(&mut dz, &labels, 0, 0.5, &whole, Par::serial());
+        for step in [VOCAB_STEP, 2 * VOCAB_STEP, 4 * VOCAB_STEP] {
+            let mut stats = vec![RowStat::EMPTY; 2];
+            let part = |first: usize| {
+                let width = step.min(v - first);
+                (0..2).flat_map(|t| z[t * v + first..][..width].to_vec()).collect::<Vec<f32>>()
+            };
+            for first in (0..v).step_by(step) {
+                softmax_stats(&part(first), &labels, first, &mut stats, Par::serial());
+            }
+            assert_eq!(stats, whole);
+            for first in (0..v).step_by(step) {
+                let mut z = part(first);
+                let width = z.len() / 2;
+                softmax_gradient(&mut z, &labels, first, 0.5, &stats, Par::serial());
+                assert!((0..2).all(|t| z[t * width..][..width] == dz[t * v + first..][..width]));
+            }
+        }
     }
 
     #[test]
     fn large_logits_and_nan() {
-        let mut losses = [RowLoss::default(); 2];
-        let mut z = vec![1e4f32, 0.0, 0.0, 0.0, 1e4, 0.0];
-        cross_entropy(&mut z, &[0, 0], Some(1.0), &mut losses, Par::serial());
-        assert!(losses[0].nats.abs() < 1e-6 && losses[0].correct);
-        assert!((losses[1].nats - 1e4).abs() < 1.0 && !losses[1].correct);
-        assert!(z.iter().all(|x| x.is_finite()));
-        let mut bad = vec![1.0, f32::NAN, 0.0];
-        cross_entropy(&mut bad, &[0], None, &mut losses[..1], Par::serial());
-        assert!(losses[0].nats.is_nan());
+        let stats = stats_of(&[1e4f32, 0.0, 0.0, 0.0, 1e4, 0.0], &[0, 0]);
+        assert!(stats[0].nats().abs() < 1e-6 && stats[0].best == 0);
+        assert!((stats[1].nats() - 1e4).abs() < 1.0 && stats[1].best == 1);
+        assert!(stats_of(&[1.0, f32::NAN, 0.0], &[0])[0].nats().is_nan());
+        assert!(stats_of(&[f32::NAN, f32::NAN], &[0])[0].nats().is_nan());
     }
 }

@@ -30,7 +30,7 @@ pub use attention::{
     AttentionShape, ProbsAt, attention, attention_backward_kv, attention_backward_q, attention_delta,
     attention_probs, attention_scratch, probs_len,
 };
-pub use cross_entropy::{RowLoss, cross_entropy};
+pub use cross_entropy::{RowStat, VOCAB_STEP, softmax_gradient, softmax_stats};
 pub use embedding::{embedding, gather_rows, scatter_rows};
 pub use isa::{Isa, isa};
 #[doc(hidden)]

@@ -102,7 +102,7 @@ impl<B: Backend> Generator<B> {
                 pairs: &self.params[l],
                 scale: self.adapter.scale(),
                 batch: &self.batch,
-                tiles: Tiles::default(),
+                tiles: Tiles::DEFAULT,
             };
             x = model::decode_block(&mut self.be, &run, tape, &mut self.caches[l], past);
         }

@@ -4,6 +4,7 @@ pub mod adapter;
 pub mod data;
 mod error;
 pub mod generate;
+pub mod init_model;
 pub mod method;
 pub mod model;
 pub mod optim;

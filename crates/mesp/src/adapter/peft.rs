@@ -1,6 +1,6 @@
 //! Adapters and gradients as PEFT's files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use mesp_device::{Act, Backend, Mapping};
@@ -99,7 +99,7 @@ pub fn read_tensors<B: Backend>(be: &mut B, path: &Path, blocks: &mut [BlockPair
     let header = safetensors_file::parse(path, map.bytes())?;
     let hint = "this adapter was made for another model, or with other target modules";
     let wrong = |problem: String| -> Error { FileError::invalid(path, problem).hint(hint).into() };
-    let mut left: usize = named(blocks).count();
+    let mut seen = BTreeSet::new();
     for tensor in &header.tensors {
         let Some((layer, module, matrix)) = peft::parse_tensor_name(&tensor.name) else {
             return Err(wrong(format!("tensor {} is not an adapter's", tensor.name)));
@@ -112,6 +112,10 @@ pub fn read_tensors<B: Backend>(be: &mut B, path: &Path, blocks: &mut [BlockPair
         let Some(pair) = pair else {
             return Err(wrong(format!("tensor {} is not among the target modules", tensor.name)));
         };
+        // A matrix has a second name, with the adapter's own in it.
+        if !seen.insert(peft::tensor_name(layer, &module, matrix)) {
+            return Err(wrong(format!("tensor {} is there twice, under two names", tensor.name)));
+        }
         let act = if matrix == Matrix::A { &mut pair.a } else { &mut pair.b };
         let expected = [act.rows(), act.cols()];
         if tensor.shape != expected {
@@ -119,12 +123,10 @@ pub fn read_tensors<B: Backend>(be: &mut B, path: &Path, blocks: &mut [BlockPair
         }
         let values = safetensors_file::read_f32(path, map.bytes(), tensor)?;
         be.load(act.view_mut(), &mut |i| f64::from(values[i]));
-        left = left.saturating_sub(1);
     }
-    if left > 0 {
-        let names: std::collections::BTreeSet<&str> = header.tensors.iter().map(|t| t.name.as_str()).collect();
-        let missing = named(blocks).map(|(n, _)| n).find(|n| !names.contains(n.as_str())).unwrap_or_default();
-        return Err(wrong(format!("{left} tensors are missing, the first is {missing}")));
+    let missing: Vec<String> = named(blocks).map(|(name, _)| name).filter(|name| !seen.contains(name)).collect();
+    if let Some(first) = missing.first() {
+        return Err(wrong(format!("{} tensors are missing, the first is {first}", missing.len())));
     }
     Ok(())
 }

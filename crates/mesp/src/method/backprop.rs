@@ -1,6 +1,6 @@
 //! One driver for all exact methods.
 
-use mesp_device::{Act, Backend, RowLoss};
+use mesp_device::{Act, Backend, RowStat};
 
 use crate::adapter::BlockPairs;
 use crate::model::{self, Batch, BlockRun, Model};
@@ -49,7 +49,7 @@ impl Backprop {
         adapters: &mut [BlockPairs],
         batch: &Batch,
         shape: StepShape,
-        losses: &mut [RowLoss],
+        stats: &mut [RowStat],
         sink: &mut impl GradSink<B>,
     ) {
         let Policy { across, within, keep_last, tiles } = self.policy;
@@ -62,7 +62,7 @@ impl Backprop {
             tape.put(Site::BlockIn, x);
             x = model::forward_block(be, &run(model, &adapters[l], l, batch, shape.scale, tiles), tape, keep);
         }
-        model::head(be, model, &mut x, batch, Some(shape.gradient), tiles.head_rows, losses);
+        model::head(be, model, &mut x, batch, Some(shape.gradient), tiles, stats);
         // From here on x is dL/dx.
         for (l, tape) in self.tapes.iter_mut().enumerate().rev() {
             let grads = sink.begin(be, l);
@@ -80,10 +80,10 @@ impl Backprop {
         adapters: &[BlockPairs],
         batch: &Batch,
         scale: f64,
-        losses: &mut [RowLoss],
+        stats: &mut [RowStat],
     ) {
         let mut x = self.forward(be, model, adapters, batch, scale);
-        model::head(be, model, &mut x, batch, None, self.policy.tiles.head_rows, losses);
+        model::head(be, model, &mut x, batch, None, self.policy.tiles, stats);
         be.free(x);
     }
 

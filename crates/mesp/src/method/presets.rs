@@ -83,8 +83,7 @@ impl Method {
                 Policy { across: X, within: PAPER.and(SiteSet::LORA_H), keep_last: false, tiles: Tiles::WHOLE }
             }
             Self::Mesp => {
-                let tiles = Tiles { mlp_rows: 128, head_rows: 32, keys: 64 };
-                Policy { across: X, within: ATTENTION, keep_last: false, tiles }
+                Policy { across: X, within: ATTENTION, keep_last: false, tiles: Tiles::DEFAULT }
             }
         }
     }

@@ -1,10 +1,12 @@
 //! Around the blocks: the embedding, a block's forward, the head in tiles of rows.
 
-use mesp_device::{Act, Attention, Backend, Class, Label, RowLoss};
+use std::ops::Range;
+
+use mesp_device::{Act, Attention, Backend, Class, Label, RowStat};
 
 use super::{Batch, BlockRun, Cache, Model};
 use crate::adapter::Projection;
-use crate::tape::{Site, SiteSet, Tape};
+use crate::tape::{Site, SiteSet, Tape, Tiles};
 
 /// x of the first block, `[N, d]`.
 pub fn embed<B: Backend>(be: &mut B, model: &Model, batch: &Batch) -> Act {
@@ -73,12 +75,17 @@ pub fn decode_block<B: Backend>(be: &mut B, run: &BlockRun<'_>, tape: &mut Tape,
     forward_block(be, run, tape, SiteSet::EMPTY)
 }
 
-/// Losses of the trained rows, and, with `gradient`, `x ← gradient·dloss/dx` (untrained rows become zero).
+/// Statistics of the trained rows' logits, and, with `gradient`, `x ← gradient·dloss/dx` (untrained rows
+/// become zero).
 ///
 /// ```text
-/// per tile   x̂ = x[rows]   n = norm(x̂)   z = n·Eᵀ   z ← dz   n ← dn = dz·E   n ← norm backward   x[rows] ← n
+/// per tile of rows     x̂ = x[rows]   n = norm(x̂)
+///   per tile of words  z = n·Eᵀ      statistics of z
+///   per tile of words  z = n·Eᵀ again, unless there is one tile only      dn += dz·E
+///                      dn ← norm backward(dn, x̂)   x[rows] ← dn
 /// ```
-/// Only trained rows are multiplied, and only `tile` of them have logits at once. `losses` has one place for
+/// Only trained rows are multiplied. Tiles of the vocabulary cost a third product and read each part of the
+/// table once for many rows, which is faster than few rows at once (`docs/log.md`). `stats` has one place for
 /// each trained row.
 pub fn head<B: Backend>(
     be: &mut B,
@@ -86,32 +93,17 @@ pub fn head<B: Backend>(
     x: &mut Act,
     batch: &Batch,
     gradient: Option<f64>,
-    tile: usize,
-    losses: &mut [RowLoss],
+    tiles: Tiles,
+    stats: &mut [RowStat],
 ) {
-    let (d, v, targets) = (model.config.hidden_size, model.config.vocab_size, batch.targets());
-    let tile = tile.min(targets).max(1);
-    let label = |name| Label::new(Class::Head, name);
+    let targets = batch.targets();
+    let tile = tiles.head_rows.min(targets).max(1);
+    stats.fill(RowStat::EMPTY);
     let mark = be.mark();
     for start in (0..targets).step_by(tile) {
         be.rewind(mark);
         let rows = start..(start + tile).min(targets);
-        let index = &batch.target_rows[rows.clone()];
-        let mut picked = be.alloc(rows.len(), d, label("picked"));
-        let mut normed = be.alloc(rows.len(), d, label("normed"));
-        let mut logits = be.alloc(rows.len(), v, label("logits"));
-        be.gather_rows(picked.view_mut(), x.view(), index);
-        be.rms_norm(normed.view_mut(), picked.view(), &model.norm, model.config.eps);
-        be.linear(logits.view_mut(), normed.view(), model.head(), None, false);
-        be.cross_entropy(logits.view_mut(), &batch.target_labels[rows.clone()], gradient, &mut losses[rows]);
-        if gradient.is_some() {
-            be.input_grad(normed.view_mut(), logits.view(), model.head(), false);
-            be.rms_norm_backward_in_place(normed.view_mut(), picked.view(), &model.norm, model.config.eps);
-            be.scatter_rows(x.view_mut(), normed.view(), index);
-        }
-        be.free(logits);
-        be.free(normed);
-        be.free(picked);
+        head_rows(be, model, x, batch, gradient, tiles, &rows, &mut stats[rows.clone()]);
     }
     if gradient.is_some() {
         let mut next = 0;
@@ -120,6 +112,59 @@ pub fn head<B: Backend>(
             next = row + 1;
         }
     }
+}
+
+fn head_rows<B: Backend>(
+    be: &mut B,
+    model: &Model,
+    x: &mut Act,
+    batch: &Batch,
+    gradient: Option<f64>,
+    tiles: Tiles,
+    rows: &Range<usize>,
+    stats: &mut [RowStat],
+) {
+    let (d, v, eps) = (model.config.hidden_size, model.config.vocab_size, model.config.eps);
+    let (index, labels) = (&batch.target_rows[rows.clone()], &batch.target_labels[rows.clone()]);
+    let label = |name| Label::new(Class::Head, name);
+    let mut picked = be.alloc(rows.len(), d, label("picked"));
+    let mut normed = be.alloc(rows.len(), d, label("normed"));
+    be.gather_rows(picked.view_mut(), x.view(), index);
+    be.rms_norm(normed.view_mut(), picked.view(), &model.norm, eps);
+
+    let width = tiles.head_vocab.min(v);
+    let mut dn = gradient.is_some().then(|| be.alloc(rows.len(), d, label("d_normed")));
+    let mark = be.mark();
+    for first in (0..v).step_by(width) {
+        be.rewind(mark);
+        let words = model.head().rows_range(first..(first + width).min(v));
+        let mut logits = be.alloc(rows.len(), words.rows(), label("logits"));
+        be.linear(logits.view_mut(), normed.view(), &words, None, false);
+        be.softmax_stats(logits.view(), labels, first, stats);
+        if let (true, Some(c), Some(dn)) = (width == v, gradient, &mut dn) {
+            be.softmax_gradient(logits.view_mut(), labels, first, c, stats);
+            be.input_grad(dn.view_mut(), logits.view(), &words, false);
+        }
+        be.free(logits);
+    }
+    if let (true, Some(c), Some(dn)) = (width < v, gradient, &mut dn) {
+        for first in (0..v).step_by(width) {
+            be.rewind(mark);
+            let words = model.head().rows_range(first..(first + width).min(v));
+            let mut logits = be.alloc(rows.len(), words.rows(), label("logits"));
+            be.linear(logits.view_mut(), normed.view(), &words, None, false);
+            be.softmax_gradient(logits.view_mut(), labels, first, c, stats);
+            be.input_grad(dn.view_mut(), logits.view(), &words, first > 0);
+            be.free(logits);
+        }
+    }
+    if let Some(mut dn) = dn {
+        be.rms_norm_backward_in_place(dn.view_mut(), picked.view(), &model.norm, eps);
+        be.scatter_rows(x.view_mut(), dn.view(), index);
+        be.free(dn);
+    }
+    be.free(normed);
+    be.free(picked);
 }
 
 /// Logits of the last row.

@@ -22,20 +22,19 @@ pub struct Policy {
 pub struct Tiles {
     /// Rows of the MLP at once.
     pub mlp_rows: usize,
-    /// Rows of the head at once: their logits over the whole vocabulary exist together.
+    /// Rows of the head at once.
     pub head_rows: usize,
+    /// Words of the vocabulary at once: their logits for those rows exist together. A multiple of
+    /// [`mesp_device::VOCAB_STEP`], or all.
+    pub head_vocab: usize,
     /// Keys of attention at once.
     pub keys: usize,
 }
 
 impl Tiles {
     /// All rows at once.
-    pub const WHOLE: Self = Self { mlp_rows: usize::MAX, head_rows: usize::MAX, keys: 64 };
-}
+    pub const WHOLE: Self = Self { mlp_rows: usize::MAX, head_rows: usize::MAX, head_vocab: usize::MAX, keys: 64 };
 
-impl Default for Tiles {
-    /// Each tile re-reads the weights, so tiles are no smaller than memory asks.
-    fn default() -> Self {
-        Self { mlp_rows: 128, head_rows: 32, keys: 64 }
-    }
+    /// Each tile of rows reads the weights again, so tiles are no smaller than memory asks.
+    pub const DEFAULT: Self = Self { mlp_rows: 128, head_rows: 256, head_vocab: 2048, keys: 64 };
 }

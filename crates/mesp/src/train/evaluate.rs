@@ -64,13 +64,13 @@ pub fn evaluate<B: Backend>(
     for (i, chunk) in examples.chunks(batch_size.max(1)).enumerate() {
         staging.fill(chunk);
         let batch = &staging.batch;
-        let losses = if batch.targets() > 0 { session.evaluate(batch) } else { &[] };
+        let stats = if batch.targets() > 0 { session.evaluate(batch) } else { &[] };
         let mut next = 0;
         for (r, end) in batch.offsets[1..].iter().enumerate() {
             let mut score = Score::default();
-            while next < losses.len() && (batch.target_rows[next] as usize) < *end {
-                let loss = losses[next];
-                score.add(Score { nats: loss.nats, targets: 1, correct: usize::from(loss.correct) });
+            while next < stats.len() && (batch.target_rows[next] as usize) < *end {
+                let correct = stats[next].best == batch.target_labels[next];
+                score.add(Score { nats: stats[next].nats(), targets: 1, correct: usize::from(correct) });
                 next += 1;
             }
             row(i * batch_size + r, score);

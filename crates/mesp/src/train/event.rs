@@ -59,10 +59,10 @@ pub enum Event {
         step: usize,
         /// High-water mark of the counting allocator.
         heap_peak_bytes: u64,
-        /// High-water mark of anonymous resident memory.
-        rss_anon_peak_bytes: u64,
-        /// High-water mark of resident memory (`VmHWM`).
-        rss_peak_bytes: u64,
+        /// High-water mark of anonymous resident memory, where the system tells.
+        rss_anon_peak_bytes: Option<u64>,
+        /// High-water mark of resident memory (`VmHWM`), where the system tells.
+        rss_peak_bytes: Option<u64>,
         /// What was planned.
         planned_bytes: u64,
     },

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mesp_device::{Backend, Class, Dry, Label, Plan, Program, RowLoss};
+use mesp_device::{Backend, Class, Dry, Label, Plan, Program, RowStat};
 
 use crate::Result;
 use crate::adapter::{self, AdapterConfig, BlockPairs, block_pairs, matrices, matrices_mut, persistent_pairs};
@@ -52,7 +52,7 @@ pub struct Session<B> {
     grads: Vec<BlockPairs>,
     optimizer: Option<Optimizer>,
     backprop: Backprop,
-    losses: Vec<RowLoss>,
+    stats: Vec<RowStat>,
     steps: u64,
 }
 
@@ -76,8 +76,8 @@ impl<B: Backend> Session<B> {
         let optimizer =
             options.training.then(|| Optimizer::new(&mut be, options.optimizer, options.weight_decay, c, a));
         let backprop = Backprop::new(options.policy, c.layers);
-        let losses = vec![RowLoss::default(); targets];
-        Self { be, model, options, params, grads, optimizer, backprop, losses, steps: 0 }
+        let stats = vec![RowStat::EMPTY; targets];
+        Self { be, model, options, params, grads, optimizer, backprop, stats, steps: 0 }
     }
 
     /// The backend.
@@ -117,12 +117,15 @@ impl<B: Backend> Session<B> {
     /// When the session updates per block or does not train.
     pub fn accumulate(&mut self, batch: &Batch, total: usize) -> Outcome {
         assert!(!self.grads.is_empty(), "gradients are kept only by a session that accumulates");
+        if batch.targets() == 0 {
+            return Outcome::default();
+        }
         self.be.begin(STEP);
-        let losses = &mut self.losses[..batch.targets()];
+        let stats = &mut self.stats[..batch.targets()];
         let shape = StepShape { scale: self.options.adapter.scale(), gradient: 1.0 / total as f64 };
         let mut sink = Accumulated(&mut self.grads);
-        self.backprop.step(&mut self.be, &self.model, &mut self.params, batch, shape, losses, &mut sink);
-        outcome(losses)
+        self.backprop.step(&mut self.be, &self.model, &mut self.params, batch, shape, stats, &mut sink);
+        outcome(stats)
     }
 
     /// Norm of the gradients.
@@ -153,9 +156,12 @@ impl<B: Backend> Session<B> {
     /// outcome and the norm of the gradients; a norm that is not finite says that the update stopped at the
     /// first block whose gradients were not.
     pub fn step_per_block(&mut self, batch: &Batch, learning_rate: f64) -> (Outcome, f64) {
+        if batch.targets() == 0 {
+            return (Outcome::default(), 0.0);
+        }
         self.be.begin(STEP);
         self.steps += 1;
-        let losses = &mut self.losses[..batch.targets()];
+        let stats = &mut self.stats[..batch.targets()];
         let shape = StepShape { scale: self.options.adapter.scale(), gradient: 1.0 / batch.targets() as f64 };
         let Some(optimizer) = &mut self.optimizer else { return (Outcome::default(), 0.0) };
         let mut sink = PerBlock {
@@ -167,18 +173,18 @@ impl<B: Backend> Session<B> {
             current: None,
             squares: 0.0,
         };
-        self.backprop.step(&mut self.be, &self.model, &mut self.params, batch, shape, losses, &mut sink);
+        self.backprop.step(&mut self.be, &self.model, &mut self.params, batch, shape, stats, &mut sink);
         let norm = sink.squares.sqrt();
-        (outcome(losses), norm)
+        (outcome(stats), norm)
     }
 
-    /// Losses of a batch's trained rows.
-    pub fn evaluate(&mut self, batch: &Batch) -> &[RowLoss] {
+    /// Logit statistics of a batch's trained rows.
+    pub fn evaluate(&mut self, batch: &Batch) -> &[RowStat] {
         self.be.begin(EVAL);
-        let losses = &mut self.losses[..batch.targets()];
+        let stats = &mut self.stats[..batch.targets()];
         let scale = self.options.adapter.scale();
-        self.backprop.evaluate(&mut self.be, &self.model, &self.params, batch, scale, losses);
-        losses
+        self.backprop.evaluate(&mut self.be, &self.model, &self.params, batch, scale, stats);
+        stats
     }
 
     /// Adapters, block by block.
@@ -209,8 +215,8 @@ impl<B: Backend> Session<B> {
     }
 }
 
-fn outcome(losses: &[RowLoss]) -> Outcome {
-    Outcome { nats: losses.iter().map(|l| l.nats).sum(), targets: losses.len() }
+fn outcome(stats: &[RowStat]) -> Outcome {
+    Outcome { nats: stats.iter().map(RowStat::nats).sum(), targets: stats.len() }
 }
 
 struct Accumulated<'a>(&'a mut [BlockPairs]);

@@ -1,4 +1,18 @@
-//! The whole engine: gradients against PyTorch, policies against each other, memory against its plan.
+//! The whole engine: gradients against differences and PyTorch, policies against each other, memory against
+//! its plan.
 
+mod accumulation_equals_batch;
 mod goldens;
+mod gradients_f64;
+mod head_tiles;
+mod merge_identity;
+mod nan_loss;
+mod peak_equals_plan;
+mod peft_round_trip;
+mod per_block_equals_accumulate;
+mod policies_agree;
+mod real_model;
 mod support;
+mod ten_losses;
+mod threads_agree;
+mod weights;

@@ -1,0 +1,58 @@
+//! The whole model in double precision against central differences of its loss.
+
+use mesp::adapter::matrices_mut;
+use mesp::rng;
+use mesp::train::Session;
+use mesp_device::{Backend, Cpu};
+
+use crate::support::{ARCHS, Case, gradients, mean_loss, mesp_policy, parameters, relative};
+
+/// Distance between the points of the stencil.
+const STEP: f64 = 1e-3;
+
+/// A direction in a matrix's space: single elements first, then all elements with random signs.
+fn direction(len: usize, matrix: usize, probe: usize) -> Vec<f64> {
+    let mut d = vec![0.0; len];
+    if probe < 4 {
+        d[(rng::bits(5, matrix as u64, probe as u64) % len as u64) as usize] = 1.0;
+    } else {
+        let stream = (1 + probe) as u64 * 1000 + matrix as u64;
+        let sign = |i| if rng::bits(5, stream, i as u64).is_multiple_of(2) { 1.0 } else { -1.0 };
+        d.iter_mut().enumerate().for_each(|(i, x)| *x = sign(i) / (len as f64).sqrt());
+    }
+    d
+}
+
+/// Mean loss with one matrix at `start + t·d`.
+fn loss_at(session: &mut Session<Cpu<f64>>, case: &Case, matrix: usize, start: &[f64], d: &[f64], t: f64) -> f64 {
+    let (be, params, _) = session.state_mut();
+    let act = matrices_mut(params).nth(matrix).expect("a matrix");
+    be.load(act.view_mut(), &mut |i| start[i] + t * d[i]);
+    mean_loss(session, &case.batch)
+}
+
+#[test]
+fn gradients_equal_differences() {
+    for arch in ARCHS {
+        let case = Case::load(arch);
+        let mut session = case.session::<f64>(case.options(mesp_policy()), 1);
+        session.accumulate(&case.batch, case.batch.targets());
+        let (exact, start) = (gradients(&session), parameters(&session));
+        assert!(start.iter().all(|m| m.iter().any(|x| *x != 0.0)), "{arch}: A and B are not zero");
+        for (m, gradient) in exact.iter().enumerate() {
+            let probes = (0..6).map(|probe| {
+                let d = direction(gradient.len(), m, probe);
+                let mut at = |t: f64| loss_at(&mut session, &case, m, &start[m], &d, t * STEP);
+                // The stencil of fourth order: its error is STEP⁴·f⁗′/30.
+                let numeric = (at(-2.0) - 8.0 * at(-1.0) + 8.0 * at(1.0) - at(2.0)) / (12.0 * STEP);
+                at(0.0);
+                (gradient.iter().zip(&d).map(|(g, d)| g * d).sum::<f64>(), numeric)
+            });
+            let (ours, numeric): (Vec<f64>, Vec<f64>) = probes.unzip();
+            let error = relative(&ours, &numeric);
+            // The stencil's error is about 1e-12 times the fifth derivative, and the loss is rounded at 1e-15,
+            // 1e-12 of a derivative: both against gradients of 1e-3 to 1.
+            assert!(error <= 1e-7, "{arch} matrix {m}: {error:e}, {ours:?} against {numeric:?}");
+        }
+    }
+}
