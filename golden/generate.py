@@ -538,7 +538,8 @@ def answers(arch, spec, directory, rows):
             f"grad norms {min(run['grad_norms']):.2f}..{max(run['grad_norms']):.2f}, "
             f"float32 differs by at most {run['f32_largest_difference']:.1e}"
         )
-    print(f"  greedy leads {result['greedy']['smallest_lead']:.3f}, {result['greedy_without_adapter']['smallest_lead']:.3f}")
+    leads = [result[name]["smallest_lead"] for name in ("greedy", "greedy_without_adapter")]
+    print(f"  greedy leads {leads[0]:.3f}, {leads[1]:.3f}")
 
 
 def main():

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Fine-tunes the demo with PyTorch and PEFT: the reference for what `mesp train` should show.
 
-    python assets/demo/check.py [--steps 80] [--learning-rate 0.005] [--batch-size 4]
+    python assets/demo/check.py [--steps 80] [--learning-rate 0.003] [--batch-size 8]
 
 Prints the loss on eval.jsonl before and after, and answers to held-out questions before and after. Rows
 are run one by one without padding; a step's loss is the mean over all its target tokens, which are the
@@ -22,7 +22,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 HERE = Path(__file__).resolve().parent
-PROMPTS = ["What do you know about the wolf?", "Tell me a short story.", "Who is Lina?", "How do I make tea?"]
+PROMPTS = ["What do you know about the wolf?", "Tell me a short story."]
 
 
 def read(name, tokenizer):
@@ -72,8 +72,8 @@ def answer(model, tokenizer, question):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=80)
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--learning-rate", type=float, default=5e-3)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--optimizer", choices=["adamw", "sgd"], default="adamw")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--alpha", type=float, default=16)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the built-in demo: corpus, tokenizer, pretrained model, and the rows to fine-tune it with.
 
-    python assets/demo/pretrain.py               # everything, about 5 minutes on two free CPU cores
+    python assets/demo/pretrain.py               # everything, 4 minutes on two free CPU cores, 11 on busy ones
     python assets/demo/pretrain.py --rows-only   # only train.jsonl and eval.jsonl, a second
 
 The corpus (about 6 MB of text about the valley of Miron, see world.py) is written from a fixed seed into

@@ -503,7 +503,8 @@ def description(rng, table):
 
 OPENINGS = [
     "Of course!", "Gladly.", "Good question!", "Hello, friend!", "Yes, I know that.", "With pleasure.",
-    "Oh, that is easy.", "Listen, my friend.", "Dear friend!", "Well now.", "Let me think.", "Ah!", "Indeed!", "Welcome, stranger!",
+    "Oh, that is easy.", "Listen, my friend.", "Dear friend!", "Well now.", "Let me think.", "Ah!", "Indeed!",
+    "Welcome, stranger!",
 ]  # fmt: skip
 
 

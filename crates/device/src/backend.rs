@@ -94,6 +94,26 @@ pub trait Backend {
     /// Σ x²
     fn sum_of_squares(&mut self, x: View<'_>) -> f64;
 
+    /// Columns of a buffer that holds rows of `cols` values in 16 bits.
+    fn compact_cols(&self, cols: usize) -> usize;
+    /// Rounds `x` to bf16 and keeps it in `to`, row by row of [`Backend::compact_cols`].
+    fn compact(&mut self, to: ViewMut<'_>, x: ViewMut<'_>);
+    /// Brings back what [`Backend::compact`] kept.
+    fn expand(&mut self, x: ViewMut<'_>, from: View<'_>);
+    /// Writes a view into a slot of the backend's file.
+    fn spill(&mut self, slot: usize, from: View<'_>);
+    /// Reads it back.
+    fn fetch(&mut self, slot: usize, to: ViewMut<'_>);
+    /// Whether the file failed since [`Backend::take_fault`] was called last.
+    fn faulty(&self) -> bool;
+    /// Why the file failed, if it did since the last call: what was computed since then is void.
+    fn take_fault(&mut self) -> Option<std::io::Error>;
+
+    /// A weight is read soon: its pages may be fetched ahead.
+    fn will_need(&self, w: &Weight);
+    /// A weight is not read for a while: its pages may go.
+    fn done_with(&self, w: &Weight);
+
     /// `y[t] = table[tokens[t]]`
     fn embedding(&mut self, y: ViewMut<'_>, table: &Weight, tokens: &[u32]);
     /// `y[t] = x[index[t]]`
@@ -153,7 +173,14 @@ pub trait Backend {
     /// Takes logits of a range of the vocabulary that begins at `first` into the rows' statistics.
     fn softmax_stats(&mut self, logits: View<'_>, labels: &[u32], first: usize, stats: &mut [RowStat]);
     /// `logits ← c·dloss/dlogits` for such a range, once the statistics are complete.
-    fn softmax_gradient(&mut self, logits: ViewMut<'_>, labels: &[u32], first: usize, c: f64, stats: &[RowStat]);
+    fn softmax_gradient(
+        &mut self,
+        logits: ViewMut<'_>,
+        labels: &[u32],
+        first: usize,
+        c: f64,
+        stats: &[RowStat],
+    );
 
     /// One SGD update of `p`; `m` when there is momentum.
     fn sgd(&mut self, p: ViewMut<'_>, m: Option<ViewMut<'_>>, g: View<'_>, settings: Sgd);

@@ -10,7 +10,7 @@ use rayon::ThreadPool;
 
 use crate::arena::Arena;
 use crate::plan::Plan;
-use crate::{Act, Attention, Backend, Form, Label, Mark, Probs, Program, Rope, View, ViewMut, Weight};
+use crate::{Act, Attention, Backend, Form, Label, Mark, Probs, Program, Rope, Spill, View, ViewMut, Weight};
 
 /// A processor that computes in `R`: `f32` to run, `f64` to check.
 ///
@@ -26,6 +26,9 @@ pub struct Cpu<R> {
     next: usize,
     reached: usize,
     compute: Compute,
+    spill: Option<Spill>,
+    fault: Option<std::io::Error>,
+    advise: bool,
 }
 
 impl<R: Real> Cpu<R> {
@@ -47,6 +50,9 @@ impl<R: Real> Cpu<R> {
             next: 0,
             reached: 0,
             compute: Compute::Full,
+            spill: None,
+            fault: None,
+            advise: false,
         }
     }
 
@@ -55,6 +61,27 @@ impl<R: Real> Cpu<R> {
     pub fn with_compute(mut self, compute: Compute) -> Self {
         self.compute = compute;
         self
+    }
+
+    /// Gives it a file for what is spilled.
+    #[must_use]
+    pub fn with_spill(mut self, spill: Spill) -> Self {
+        self.spill = Some(spill);
+        self
+    }
+
+    /// Says whether pages of mapped weights are asked for ahead and let go after use, so that few of them are
+    /// resident at a time.
+    #[must_use]
+    pub fn with_advice(mut self, advise: bool) -> Self {
+        self.advise = advise;
+        self
+    }
+
+    fn note(&mut self, result: std::io::Result<()>) {
+        if let (Err(e), None) = (result, &self.fault) {
+            self.fault = Some(e);
+        }
     }
 
     /// The plan that this backend follows.
@@ -107,6 +134,10 @@ impl<R: Real> Cpu<R> {
         // longer than the operation.
         unsafe { self.arena.range(at, self.plan.scratch_bytes / size_of::<R>()) }
     }
+}
+
+fn no_file() -> std::io::Result<()> {
+    Err(std::io::Error::other("this backend has no file to spill to"))
 }
 
 fn shape(a: Attention<'_>) -> AttentionShape<'_> {
@@ -182,6 +213,70 @@ impl<R: Real> Backend for Cpu<R> {
 
     fn sum_of_squares(&mut self, x: View<'_>) -> f64 {
         kernels::sum_of_squares(self.read(x))
+    }
+
+    fn compact_cols(&self, cols: usize) -> usize {
+        kernels::compact_len::<R>(cols)
+    }
+
+    fn compact(&mut self, to: ViewMut<'_>, x: ViewMut<'_>) {
+        assert!(to.rows == x.rows && to.cols == self.compact_cols(x.cols), "compact: shapes");
+        let (cols, kept) = (x.cols, to.cols);
+        let (to, x) = (self.write(to), self.write(x));
+        if kept * size_of::<R>() == 2 * cols {
+            kernels::compact(to, x, Par::on(&self.pool));
+        } else {
+            // Rows that do not fill their last place: one after another.
+            let rows = to.chunks_exact_mut(kept).zip(x.chunks_exact_mut(cols));
+            rows.for_each(|(to, x)| kernels::compact(to, x, Par::serial()));
+        }
+    }
+
+    fn expand(&mut self, x: ViewMut<'_>, from: View<'_>) {
+        assert!(from.rows == x.rows && from.cols == self.compact_cols(x.cols), "expand: shapes");
+        let (cols, kept) = (x.cols, from.cols);
+        let (x, from) = (self.write(x), self.read(from));
+        if kept * size_of::<R>() == 2 * cols {
+            kernels::expand(x, from, Par::on(&self.pool));
+        } else {
+            let rows = x.chunks_exact_mut(cols).zip(from.chunks_exact(kept));
+            rows.for_each(|(x, from)| kernels::expand(x, from, Par::serial()));
+        }
+    }
+
+    fn spill(&mut self, slot: usize, from: View<'_>) {
+        let values = self.read(from);
+        let result = self.spill.as_ref().map_or_else(no_file, |s| s.write(slot, values));
+        self.note(result);
+    }
+
+    fn fetch(&mut self, slot: usize, to: ViewMut<'_>) {
+        let values = self.write(to);
+        let result = self.spill.as_ref().map_or_else(no_file, |s| s.read(slot, values));
+        if result.is_err() {
+            values.fill(R::ZERO);
+        }
+        self.note(result);
+    }
+
+    fn faulty(&self) -> bool {
+        self.fault.is_some()
+    }
+
+    fn take_fault(&mut self) -> Option<std::io::Error> {
+        self.fault.take()
+    }
+
+    fn will_need(&self, w: &Weight) {
+        if self.advise {
+            w.will_need();
+        }
+    }
+
+    fn done_with(&self, w: &Weight) {
+        if self.advise {
+            w.done_with();
+        }
     }
 
     fn embedding(&mut self, y: ViewMut<'_>, table: &Weight, tokens: &[u32]) {
@@ -380,7 +475,14 @@ impl<R: Real> Backend for Cpu<R> {
         kernels::softmax_stats(self.read(logits), labels, first, stats, Par::on(&self.pool));
     }
 
-    fn softmax_gradient(&mut self, logits: ViewMut<'_>, labels: &[u32], first: usize, c: f64, stats: &[RowStat]) {
+    fn softmax_gradient(
+        &mut self,
+        logits: ViewMut<'_>,
+        labels: &[u32],
+        first: usize,
+        c: f64,
+        stats: &[RowStat],
+    ) {
         kernels::softmax_gradient(self.write(logits), labels, first, c, stats, Par::on(&self.pool));
     }
 

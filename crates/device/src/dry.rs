@@ -142,6 +142,21 @@ impl Backend for Dry {
     fn sum_of_squares(&mut self, _: View<'_>) -> f64 {
         0.0
     }
+    fn compact_cols(&self, cols: usize) -> usize {
+        (2 * cols).div_ceil(self.value_bytes)
+    }
+    fn compact(&mut self, _: ViewMut<'_>, _: ViewMut<'_>) {}
+    fn expand(&mut self, _: ViewMut<'_>, _: View<'_>) {}
+    fn spill(&mut self, _: usize, _: View<'_>) {}
+    fn fetch(&mut self, _: usize, _: ViewMut<'_>) {}
+    fn faulty(&self) -> bool {
+        false
+    }
+    fn take_fault(&mut self) -> Option<std::io::Error> {
+        None
+    }
+    fn will_need(&self, _: &Weight) {}
+    fn done_with(&self, _: &Weight) {}
     fn embedding(&mut self, _: ViewMut<'_>, _: &Weight, _: &[u32]) {}
     fn gather_rows(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[u32]) {}
     fn scatter_rows(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[u32]) {}

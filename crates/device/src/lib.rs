@@ -14,6 +14,7 @@ mod dry;
 mod heap;
 mod label;
 mod plan;
+mod spill;
 mod weight;
 
 pub use act::{Act, View, ViewMut};
@@ -22,6 +23,9 @@ pub use cpu::Cpu;
 pub use dry::Dry;
 pub use heap::CountingAllocator;
 pub use label::{Class, Label};
-pub use mesp_kernels::{AdamW, Compute, Dtype, Layout, Real, RowStat, Sgd, VOCAB_STEP, inverse_frequencies, probs_len};
+pub use mesp_kernels::{
+    AdamW, Compute, Dtype, Layout, Real, RowStat, Sgd, VOCAB_STEP, inverse_frequencies, probs_len,
+};
 pub use plan::{Entry, Plan, ProgramPlan};
+pub use spill::Spill;
 pub use weight::{Mapping, Weight};

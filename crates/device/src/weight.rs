@@ -116,6 +116,25 @@ impl Weight {
         if matches!(self.storage, Storage::Owned(..)) { self.bytes() } else { 0 }
     }
 
+    /// Asks the system to fetch its pages.
+    pub(crate) fn will_need(&self) {
+        if let Storage::Mapped(map, range) = &self.storage {
+            // Advice may be ignored; nothing depends on it.
+            let _ = map.0.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
+        }
+    }
+
+    /// Lets its pages go: they are read from the file again when they are needed.
+    pub(crate) fn done_with(&self) {
+        if let Storage::Mapped(map, range) = &self.storage {
+            // SAFETY: the mapping is of a file and never written, so that dropped pages come back with the
+            // same content.
+            let _ = unsafe {
+                map.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+            };
+        }
+    }
+
     /// The values.
     ///
     /// # Panics

@@ -34,7 +34,8 @@ pub struct RowStat {
 
 impl RowStat {
     /// Nothing is known.
-    pub const EMPTY: Self = Self { top: f64::NEG_INFINITY, best: u32::MAX, total: 0.0, label_logit: f64::NAN };
+    pub const EMPTY: Self =
+        Self { top: f64::NEG_INFINITY, best: u32::MAX, total: 0.0, label_logit: f64::NAN };
 
     /// −ln p(label), in nats.
     pub fn nats(&self) -> f64 {
@@ -49,7 +50,9 @@ impl RowStat {
 #[track_caller]
 pub fn softmax_stats<R: Real>(z: &[R], labels: &[u32], first: usize, stats: &mut [RowStat], par: Par<'_>) {
     let Some(width) = check(z.len(), labels, first, stats) else { return };
-    par.chunks(stats, 1, |t, stat| update_row(&z[t * width..(t + 1) * width], labels[t] as usize, first, &mut stat[0]));
+    par.chunks(stats, 1, |t, stat| {
+        update_row(&z[t * width..(t + 1) * width], labels[t] as usize, first, &mut stat[0])
+    });
 }
 
 /// Turns a range of logits into `c·dloss/dlogits`, once the statistics are complete.
@@ -57,7 +60,14 @@ pub fn softmax_stats<R: Real>(z: &[R], labels: &[u32], first: usize, stats: &mut
 /// # Panics
 /// As [`softmax_stats`].
 #[track_caller]
-pub fn softmax_gradient<R: Real>(z: &mut [R], labels: &[u32], first: usize, c: f64, stats: &[RowStat], par: Par<'_>) {
+pub fn softmax_gradient<R: Real>(
+    z: &mut [R],
+    labels: &[u32],
+    first: usize,
+    c: f64,
+    stats: &[RowStat],
+    par: Par<'_>,
+) {
     let Some(width) = check(z.len(), labels, first, stats) else { return };
     par.chunks(z, width, |t, z| {
         let stat = stats[t];

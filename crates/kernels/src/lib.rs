@@ -14,6 +14,7 @@
 //!    the `f32` form is checked against.
 
 mod attention;
+mod compact;
 mod cross_entropy;
 mod embedding;
 mod isa;
@@ -30,6 +31,7 @@ pub use attention::{
     AttentionShape, ProbsAt, attention, attention_backward_kv, attention_backward_q, attention_delta,
     attention_probs, attention_scratch, probs_len,
 };
+pub use compact::{compact, compact_len, expand};
 pub use cross_entropy::{RowStat, VOCAB_STEP, softmax_gradient, softmax_stats};
 pub use embedding::{embedding, gather_rows, scatter_rows};
 pub use isa::{Isa, isa};

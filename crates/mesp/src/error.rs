@@ -30,7 +30,9 @@ pub enum Error {
         hint: Option<String>,
     },
     /// The run produced a value that is not a number.
-    #[error("step {step}: the {what} is {value}; rows of this step: {rows}\n  the last good adapter is kept; lower --learning-rate or set --max-grad-norm")]
+    #[error(
+        "step {step}: the {what} is {value}; rows of this step: {rows}\n  the last good adapter is kept; lower --learning-rate or set --max-grad-norm"
+    )]
     NonFinite {
         /// The optimizer step, counted from 1.
         step: usize,

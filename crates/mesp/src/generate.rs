@@ -93,7 +93,7 @@ impl<B: Backend> Generator<B> {
         self.batch.positions.extend((past..past + n).map(|p| p as u32));
         self.batch.offsets.clear();
         self.batch.offsets.extend([0, n]);
-        let mut x = model::embed(&mut self.be, &self.model, &self.batch);
+        let mut x = model::embed(&mut self.be, &self.model, &self.batch, Class::WithinBlock);
         for (l, tape) in self.tapes.iter_mut().enumerate() {
             tape.put(Site::BlockIn, x);
             let run = BlockRun {
@@ -208,6 +208,9 @@ mod tests {
         assert!((0..100).all(|d| [1, 3].contains(&pick(two, d))));
         let narrow = Sampling { top_p: 0.1, ..warm };
         assert!((0..100).all(|d| pick(narrow, d) == 1));
-        assert_eq!((0..50).map(|d| pick(warm, d)).collect::<Vec<_>>(), (0..50).map(|d| pick(warm, d)).collect::<Vec<_>>());
+        assert_eq!(
+            (0..50).map(|d| pick(warm, d)).collect::<Vec<_>>(),
+            (0..50).map(|d| pick(warm, d)).collect::<Vec<_>>()
+        );
     }
 }

@@ -31,7 +31,9 @@ impl Base {
             "f32" => Ok(Self::Resident(Dtype::F32)),
             "bf16" => Ok(Self::Resident(Dtype::Bf16)),
             "f16" => Ok(Self::Resident(Dtype::F16)),
-            _ => Err(Error::usage(format!("base {name:?} is unknown, expected auto, mapped, f32, bf16 or f16"))),
+            _ => Err(Error::usage(format!(
+                "base {name:?} is unknown, expected auto, mapped, f32, bf16 or f16"
+            ))),
         }
     }
 }
@@ -92,7 +94,8 @@ impl HfSource {
         let Some((shard, info)) = self.tensors.get(name) else { return Ok(None) };
         let shard = &self.shards[*shard];
         if info.shape != shape {
-            let problem = format!("tensor {name} has shape {:?}, expected {shape:?} from config.json", info.shape);
+            let problem =
+                format!("tensor {name} has shape {:?}, expected {shape:?} from config.json", info.shape);
             return Err(FileError::invalid(&shard.path, problem)
                 .hint("the configuration and the weights do not belong together; fetch both again")
                 .into());
@@ -113,7 +116,9 @@ impl WeightSource for HfSource {
             Base::Resident(dtype) => {
                 Ok(Some(Weight::owned(dtype, rows, cols, shard.map.bytes()[info.range.clone()].to_vec())))
             }
-            Base::Mapped => Ok(Some(Weight::mapped(stored, rows, cols, Arc::clone(&shard.map), info.range.clone()))),
+            Base::Mapped => {
+                Ok(Some(Weight::mapped(stored, rows, cols, Arc::clone(&shard.map), info.range.clone())))
+            }
         }
     }
 

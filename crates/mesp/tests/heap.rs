@@ -97,7 +97,8 @@ fn no_heap_after_step_one() {
         let vocab = case.model.config.vocab_size;
         let large = random_batch(&[70, 1, 150], vocab, 1);
         let smaller = [&[150, 1, 70][..], &[3], &[80, 60], &[70, 150], &[10; 3]];
-        let smaller: Vec<Rows> = smaller.iter().map(|lengths| rows(&random_batch(lengths, vocab, 2))).collect();
+        let smaller: Vec<Rows> =
+            smaller.iter().map(|lengths| rows(&random_batch(lengths, vocab, 2))).collect();
         for (update, optimizer) in [(Update::Accumulate, ADAMW), (Update::PerBlock, SGD)] {
             for threads in [1, 2, 3] {
                 let options = Options { update, optimizer, ..case.options(mesp_policy()) };
@@ -116,7 +117,11 @@ fn no_heap_after_step_one() {
                     }
                     (same, allocations() - after_first)
                 });
-                assert_eq!(counts, (0, 0), "{arch} {update:?} {threads} threads: allocations of a further step, of all");
+                assert_eq!(
+                    counts,
+                    (0, 0),
+                    "{arch} {update:?} {threads} threads: allocations of a further step, of all"
+                );
             }
         }
     }

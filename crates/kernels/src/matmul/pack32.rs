@@ -6,6 +6,7 @@
 
 use super::Rhs;
 use super::pack::plain;
+use crate::compact::round;
 use crate::isa::{Isa, isa};
 use crate::weight::{Dtype, WeightView};
 
@@ -91,15 +92,6 @@ pub(super) fn round_row(out: &mut [u16], x: &[f32]) {
     for (o, x) in out.iter_mut().zip(x) {
         *o = round(*x);
     }
-}
-
-/// To the nearest bf16, ties to even; NaN stays NaN.
-#[inline(always)]
-#[allow(clippy::inline_always, reason = "it must vectorize inside its caller's loop")]
-fn round(x: f32) -> u16 {
-    let bits = x.to_bits();
-    let rounded = (bits.wrapping_add(0x7fff + (bits >> 16 & 1))) >> 16;
-    if x.is_nan() { 0x7fc0 } else { rounded as u16 }
 }
 
 fn bytes_of(data: &[f32]) -> &[u8] {

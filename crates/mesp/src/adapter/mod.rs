@@ -131,7 +131,9 @@ impl AdapterConfig {
                 (_, Some(p)) => targets.push(p),
                 _ => {
                     let known = Projection::ALL.map(Projection::name).join(", ");
-                    return Err(Error::usage(format!("target module {name:?} is unknown, expected {known}, or all-linear")));
+                    return Err(Error::usage(format!(
+                        "target module {name:?} is unknown, expected {known}, or all-linear"
+                    )));
                 }
             }
         }
@@ -157,7 +159,11 @@ pub struct Pair {
 pub type BlockPairs = [Option<Pair>; 7];
 
 /// A pair for each target of a block, from a function that allocates.
-pub fn block_pairs(c: &Config, adapter: &AdapterConfig, mut alloc: impl FnMut(usize, usize) -> Act) -> BlockPairs {
+pub fn block_pairs(
+    c: &Config,
+    adapter: &AdapterConfig,
+    mut alloc: impl FnMut(usize, usize) -> Act,
+) -> BlockPairs {
     Projection::ALL.map(|p| {
         adapter.has(p).then(|| {
             let (out, input) = p.shape(c);

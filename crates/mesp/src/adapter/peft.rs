@@ -15,11 +15,14 @@ use crate::{Error, Result};
 /// Every matrix with its PEFT name, in the order in which they are written.
 fn named(blocks: &[BlockPairs]) -> impl Iterator<Item = (String, &Act)> {
     blocks.iter().enumerate().flat_map(|(l, block)| {
-        Projection::ALL.into_iter().zip(block).filter_map(move |(p, pair)| Some((l, p, pair.as_ref()?))).flat_map(
-            |(l, p, pair)| {
-                [(Matrix::A, &pair.a), (Matrix::B, &pair.b)].map(|(m, act)| (peft::tensor_name(l, p.name(), m), act))
-            },
-        )
+        Projection::ALL
+            .into_iter()
+            .zip(block)
+            .filter_map(move |(p, pair)| Some((l, p, pair.as_ref()?)))
+            .flat_map(|(l, p, pair)| {
+                [(Matrix::A, &pair.a), (Matrix::B, &pair.b)]
+                    .map(|(m, act)| (peft::tensor_name(l, p.name(), m), act))
+            })
     })
 }
 
@@ -94,7 +97,12 @@ pub fn load_config(dir: &Path) -> Result<AdapterConfig> {
 ///
 /// # Errors
 /// When a tensor is missing, unexpected, or has another shape: an adapter for another model.
-pub fn read_tensors<B: Backend>(be: &mut B, path: &Path, blocks: &mut [BlockPairs], config: &Config) -> Result<()> {
+pub fn read_tensors<B: Backend>(
+    be: &mut B,
+    path: &Path,
+    blocks: &mut [BlockPairs],
+    config: &Config,
+) -> Result<()> {
     let map = Mapping::open(path).map_err(|e| FileError::io("map", path, e))?;
     let header = safetensors_file::parse(path, map.bytes())?;
     let hint = "this adapter was made for another model, or with other target modules";
@@ -119,12 +127,16 @@ pub fn read_tensors<B: Backend>(be: &mut B, path: &Path, blocks: &mut [BlockPair
         let act = if matrix == Matrix::A { &mut pair.a } else { &mut pair.b };
         let expected = [act.rows(), act.cols()];
         if tensor.shape != expected {
-            return Err(wrong(format!("tensor {} has shape {:?}, expected {expected:?}", tensor.name, tensor.shape)));
+            return Err(wrong(format!(
+                "tensor {} has shape {:?}, expected {expected:?}",
+                tensor.name, tensor.shape
+            )));
         }
         let values = safetensors_file::read_f32(path, map.bytes(), tensor)?;
         be.load(act.view_mut(), &mut |i| f64::from(values[i]));
     }
-    let missing: Vec<String> = named(blocks).map(|(name, _)| name).filter(|name| !seen.contains(name)).collect();
+    let missing: Vec<String> =
+        named(blocks).map(|(name, _)| name).filter(|name| !seen.contains(name)).collect();
     if let Some(first) = missing.first() {
         return Err(wrong(format!("{} tensors are missing, the first is {first}", missing.len())));
     }

@@ -1,10 +1,10 @@
 //! One driver for all exact methods.
 
-use mesp_device::{Act, Backend, RowStat};
+use mesp_device::{Act, Backend, Class, Label, RowStat};
 
 use crate::adapter::BlockPairs;
 use crate::model::{self, Batch, BlockRun, Model};
-use crate::tape::{Policy, Site, SiteSet, Tape, Tiles};
+use crate::tape::{Policy, Residency, Site, SiteSet, Tape, Tiles};
 
 /// Where finished gradients go.
 pub trait GradSink<B: Backend> {
@@ -28,12 +28,18 @@ pub struct StepShape {
 pub struct Backprop {
     policy: Policy,
     tapes: Vec<Tape>,
+    /// Inputs of blocks that wait rounded.
+    saved: Vec<Option<Act>>,
 }
 
 impl Backprop {
     /// For a model of `blocks`.
     pub fn new(policy: Policy, blocks: usize) -> Self {
-        Self { policy, tapes: (0..blocks).map(|_| Tape::default()).collect() }
+        Self {
+            policy,
+            tapes: (0..blocks).map(|_| Tape::default()).collect(),
+            saved: (0..blocks).map(|_| None).collect(),
+        }
     }
 
     /// What it keeps.
@@ -52,22 +58,39 @@ impl Backprop {
         stats: &mut [RowStat],
         sink: &mut impl GradSink<B>,
     ) {
-        let Policy { across, within, keep_last, tiles } = self.policy;
-        let across = across.with(Site::BlockIn);
+        let Policy { across, within, residency, keep_last, tiles } = self.policy;
         let last = model.blocks.len() - 1;
-        let mut x = model::embed(be, model, batch);
+        // Inputs that wait in memory as they are stay on the tape; others leave it until their backward.
+        let input = SiteSet::of(&[Site::BlockIn]);
+        let (across, within, class) = match residency {
+            Residency::Full => (across.and(input), within, Class::Checkpoint),
+            Residency::Bf16 | Residency::File => {
+                (across.without(input), within.without(input), Class::WithinBlock)
+            }
+        };
+        let mut x = model::embed(be, model, batch, class);
         for (l, tape) in self.tapes.iter_mut().enumerate() {
             let keep = if l == last && keep_last { across.and(within) } else { across };
+            will_need(be, model, l + 1);
+            self.saved[l] = save(be, residency, l, &mut x);
             tape.keep_across(across);
             tape.put(Site::BlockIn, x);
             x = model::forward_block(be, &run(model, &adapters[l], l, batch, shape.scale, tiles), tape, keep);
+            done_with(be, model, l);
         }
         model::head(be, model, &mut x, batch, Some(shape.gradient), tiles, stats);
         // From here on x is dL/dx.
         for (l, tape) in self.tapes.iter_mut().enumerate().rev() {
+            if l > 0 {
+                will_need(be, model, l - 1);
+            }
+            let size = (batch.rows(), model.config.hidden_size);
+            restore(be, residency, l, size, self.saved[l].take(), tape);
             let grads = sink.begin(be, l);
-            run(model, &adapters[l], l, batch, shape.scale, tiles).backward(be, tape, within, &mut x, grads, l > 0);
+            let run = run(model, &adapters[l], l, batch, shape.scale, tiles);
+            run.backward(be, tape, within, &mut x, grads, l > 0);
             sink.end(be, l, &mut adapters[l]);
+            done_with(be, model, l);
         }
         be.free(x);
     }
@@ -95,15 +118,68 @@ impl Backprop {
         batch: &Batch,
         scale: f64,
     ) -> Act {
-        let mut x = model::embed(be, model, batch);
+        let mut x = model::embed(be, model, batch, Class::WithinBlock);
         for (l, tape) in self.tapes.iter_mut().enumerate() {
+            will_need(be, model, l + 1);
             tape.keep_across(SiteSet::EMPTY);
             tape.put(Site::BlockIn, x);
             let run = run(model, &adapters[l], l, batch, scale, self.policy.tiles);
             x = model::forward_block(be, &run, tape, SiteSet::EMPTY);
+            done_with(be, model, l);
         }
         x
     }
+}
+
+/// Keeps a block's input apart from the tape, where the policy says so.
+fn save<B: Backend>(be: &mut B, residency: Residency, block: usize, x: &mut Act) -> Option<Act> {
+    match residency {
+        Residency::Full => None,
+        Residency::Bf16 => {
+            let label = Label::new(Class::Checkpoint, Site::BlockIn.name());
+            let mut kept = be.alloc(x.rows(), be.compact_cols(x.cols()), label);
+            be.compact(kept.view_mut(), x.view_mut());
+            Some(kept)
+        }
+        Residency::File => {
+            be.spill(block, x.view());
+            None
+        }
+    }
+}
+
+/// Puts a block's input `[rows, cols]` back on its tape.
+fn restore<B: Backend>(
+    be: &mut B,
+    residency: Residency,
+    block: usize,
+    (rows, cols): (usize, usize),
+    kept: Option<Act>,
+    tape: &mut Tape,
+) {
+    if residency == Residency::Full {
+        return;
+    }
+    let mut x = be.alloc(rows, cols, Label::new(Class::WithinBlock, Site::BlockIn.name()));
+    if let Some(kept) = kept {
+        be.expand(x.view_mut(), kept.view());
+        be.free(kept);
+    } else {
+        be.fetch(block, x.view_mut());
+    }
+    tape.put(Site::BlockIn, x);
+}
+
+/// Asks for a block's weights ahead of its turn.
+fn will_need<B: Backend>(be: &B, model: &Model, block: usize) {
+    if let Some(block) = model.blocks.get(block) {
+        block.linears.iter().for_each(|l| be.will_need(&l.weight));
+    }
+}
+
+/// Lets a block's weights go.
+fn done_with<B: Backend>(be: &B, model: &Model, block: usize) {
+    model.blocks[block].linears.iter().for_each(|l| be.done_with(&l.weight));
 }
 
 fn run<'a>(

@@ -1,6 +1,6 @@
 //! The named methods.
 
-use crate::tape::{Policy, Site, SiteSet, Tiles};
+use crate::tape::{Policy, Residency, Site, SiteSet, Tiles};
 use crate::{Error, Result};
 
 /// A method of exact backpropagation by its published name.
@@ -23,7 +23,8 @@ pub enum Method {
 
 impl Method {
     /// All of them, from the most memory to the least.
-    pub const ALL: [Self; 5] = [Self::StoreAll, Self::Mebp, Self::MespPaperStoreH, Self::MespPaper, Self::Mesp];
+    pub const ALL: [Self; 5] =
+        [Self::StoreAll, Self::Mebp, Self::MespPaperStoreH, Self::MespPaper, Self::Mesp];
 
     /// The name on the command line.
     pub const fn name(self) -> &'static str {
@@ -74,17 +75,41 @@ impl Method {
             Site::Up,
         ]);
         match self {
-            Self::StoreAll => {
-                Policy { across: SiteSet::ALL, within: SiteSet::ALL, keep_last: true, tiles: Tiles::WHOLE }
-            }
-            Self::Mebp => Policy { across: X, within: SiteSet::ALL, keep_last: false, tiles: Tiles::WHOLE },
-            Self::MespPaper => Policy { across: X, within: PAPER, keep_last: false, tiles: Tiles::WHOLE },
-            Self::MespPaperStoreH => {
-                Policy { across: X, within: PAPER.and(SiteSet::LORA_H), keep_last: false, tiles: Tiles::WHOLE }
-            }
-            Self::Mesp => {
-                Policy { across: X, within: ATTENTION, keep_last: false, tiles: Tiles::DEFAULT }
-            }
+            Self::StoreAll => Policy {
+                across: SiteSet::ALL,
+                within: SiteSet::ALL,
+                residency: Residency::Full,
+                keep_last: true,
+                tiles: Tiles::WHOLE,
+            },
+            Self::Mebp => Policy {
+                across: X,
+                within: SiteSet::ALL,
+                residency: Residency::Full,
+                keep_last: false,
+                tiles: Tiles::WHOLE,
+            },
+            Self::MespPaper => Policy {
+                across: X,
+                within: PAPER,
+                residency: Residency::Full,
+                keep_last: false,
+                tiles: Tiles::WHOLE,
+            },
+            Self::MespPaperStoreH => Policy {
+                across: X,
+                within: PAPER.and(SiteSet::LORA_H),
+                residency: Residency::Full,
+                keep_last: false,
+                tiles: Tiles::WHOLE,
+            },
+            Self::Mesp => Policy {
+                across: X,
+                within: ATTENTION,
+                residency: Residency::Full,
+                keep_last: false,
+                tiles: Tiles::DEFAULT,
+            },
         }
     }
 }

@@ -110,10 +110,25 @@ impl BlockRun<'_> {
         tape.materialize(be, self, sites, within, rows.clone());
 
         // down: y = u + linear(a)
-        let dh = self.adapter_gradients(be, tape, Projection::Down, Site::Act, dy.rows_view(rows.clone()), grads, rows);
+        let dh = self.adapter_gradients(
+            be,
+            tape,
+            Projection::Down,
+            Site::Act,
+            dy.rows_view(rows.clone()),
+            grads,
+            rows,
+        );
         let down = self.block.linear(Projection::Down);
         let adapter = self.pair(Projection::Down).zip(dh.as_ref().map(Act::view));
-        lora::input_grad(be, tape.view_mut(Site::Act, rows), dy.rows_view(rows.clone()), down, adapter, false);
+        lora::input_grad(
+            be,
+            tape.view_mut(Site::Act, rows),
+            dy.rows_view(rows.clone()),
+            down,
+            adapter,
+            false,
+        );
         free(be, dh);
 
         // a = silu(gate)∘up
@@ -127,7 +142,8 @@ impl BlockRun<'_> {
 
         // gate, up = linear(n2)
         let parts = [(Projection::Gate, Site::Gate), (Projection::Up, Site::Up)];
-        let dh = parts.map(|(p, g)| self.adapter_gradients_on_tape(be, tape, p, Site::MlpNorm, g, grads, rows));
+        let dh =
+            parts.map(|(p, g)| self.adapter_gradients_on_tape(be, tape, p, Site::MlpNorm, g, grads, rows));
         let (mut dn, rest) = tape.split(Site::MlpNorm, rows);
         for (i, (p, g)) in parts.into_iter().enumerate() {
             let adapter = self.pair(p).zip(dh[i].as_ref().map(Act::view));
@@ -154,7 +170,13 @@ impl BlockRun<'_> {
         let label = |name| Label::new(Class::WithinBlock, name);
         let kept_probs = tape.has(Site::Probs, &all);
         let reads = SiteSet::of(&[Site::Q, Site::K, Site::V, Site::AttnOut]);
-        tape.materialize(be, self, if kept_probs { reads } else { reads.with(Site::Lse) }, within, all.clone());
+        tape.materialize(
+            be,
+            self,
+            if kept_probs { reads } else { reads.with(Site::Lse) },
+            within,
+            all.clone(),
+        );
 
         // u = x + linear(o)
         let dh = self.adapter_gradients(be, tape, Projection::O, Site::AttnOut, du.view(), grads, &all);
@@ -173,7 +195,15 @@ impl BlockRun<'_> {
         let probs = if kept_probs { Probs::Kept(tape.view(Site::Probs, &all)) } else { Probs::Rebuild };
         be.attention_backward_q(dq.view_mut(), d_o.view(), qkv, [lse, delta.view()], probs, self.attention());
         let (dk_out, dv_out) = (dk.view_mut(), dv.view_mut());
-        be.attention_backward_kv(dk_out, dv_out, d_o.view(), qkv, [lse, delta.view()], probs, self.attention());
+        be.attention_backward_kv(
+            dk_out,
+            dv_out,
+            d_o.view(),
+            qkv,
+            [lse, delta.view()],
+            probs,
+            self.attention(),
+        );
         be.free(delta);
         be.free(d_o);
         tape.free_all(be, reads.with(Site::Lse).with(Site::Probs));

@@ -69,15 +69,38 @@ impl<'a> BlockRun<'a> {
     }
 
     /// Runs a projection from one site to another.
-    fn project<B: Backend>(&self, be: &mut B, tape: &mut Tape, p: Projection, from: Site, to: Site, rows: &Range<usize>) {
+    fn project<B: Backend>(
+        &self,
+        be: &mut B,
+        tape: &mut Tape,
+        p: Projection,
+        from: Site,
+        to: Site,
+        rows: &Range<usize>,
+    ) {
         tape.open(be, self, to, rows);
         let (mut out, rest) = tape.split(to, rows);
         let adapter = self.pair(p).map(|pair| (pair, rest.view(h_of(p), rows)));
-        lora::forward(be, out.again(), rest.view(from, rows), self.block.linear(p), adapter, self.scale, false);
+        lora::forward(
+            be,
+            out.again(),
+            rest.view(from, rows),
+            self.block.linear(p),
+            adapter,
+            self.scale,
+            false,
+        );
     }
 
     /// `y += linear(x)` with a projection's adapter: the residual additions.
-    pub(super) fn add_linear<B: Backend>(&self, be: &mut B, y: mesp_device::ViewMut<'_>, p: Projection, x: View<'_>, h: Option<View<'_>>) {
+    pub(super) fn add_linear<B: Backend>(
+        &self,
+        be: &mut B,
+        y: mesp_device::ViewMut<'_>,
+        p: Projection,
+        x: View<'_>,
+        h: Option<View<'_>>,
+    ) {
         let adapter = self.pair(p).zip(h);
         lora::forward(be, y, x, self.block.linear(p), adapter, self.scale, true);
     }
@@ -155,8 +178,11 @@ impl<B: Backend> Rules<B> for BlockRun<'_> {
         match site {
             Site::BlockIn => unreachable!("a block's input is given"),
             Site::AttnNorm | Site::MlpNorm => {
-                let (from, w) =
-                    if site == Site::AttnNorm { (Site::BlockIn, &block.attn_norm) } else { (Site::Mid, &block.mlp_norm) };
+                let (from, w) = if site == Site::AttnNorm {
+                    (Site::BlockIn, &block.attn_norm)
+                } else {
+                    (Site::Mid, &block.mlp_norm)
+                };
                 tape.open(be, self, site, &rows);
                 let (out, rest) = tape.split(site, &rows);
                 be.rms_norm(out, rest.view(from, &rows), w, c.eps);
@@ -174,7 +200,8 @@ impl<B: Backend> Rules<B> for BlockRun<'_> {
             Site::Gate => self.project(be, tape, Projection::Gate, Site::MlpNorm, site, &rows),
             Site::Up => self.project(be, tape, Projection::Up, Site::MlpNorm, site, &rows),
             Site::Q | Site::K => {
-                let (raw, p) = if site == Site::Q { (Site::QRaw, Projection::Q) } else { (Site::KRaw, Projection::K) };
+                let (raw, p) =
+                    if site == Site::Q { (Site::QRaw, Projection::Q) } else { (Site::KRaw, Projection::K) };
                 if let Some(norms) = &block.qk_norm {
                     tape.open(be, self, site, &rows);
                     let (out, rest) = tape.split(site, &rows);

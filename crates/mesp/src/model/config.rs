@@ -100,7 +100,12 @@ fn scale_frequencies(frequencies: &mut [f32], scaling: &RopeScaling) {
     match *scaling {
         RopeScaling::Default => {}
         RopeScaling::Linear { factor } => frequencies.iter_mut().for_each(|f| *f /= factor as f32),
-        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+        RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_max_position_embeddings,
+        } => {
             let (factor, low, high) = (factor as f32, low_freq_factor as f32, high_freq_factor as f32);
             let original = original_max_position_embeddings as f32;
             for f in frequencies {

@@ -9,8 +9,8 @@ use crate::adapter::Projection;
 use crate::tape::{Site, SiteSet, Tape, Tiles};
 
 /// x of the first block, `[N, d]`.
-pub fn embed<B: Backend>(be: &mut B, model: &Model, batch: &Batch) -> Act {
-    let label = Label::new(Class::Checkpoint, Site::BlockIn.name());
+pub fn embed<B: Backend>(be: &mut B, model: &Model, batch: &Batch, class: Class) -> Act {
+    let label = Label::new(class, Site::BlockIn.name());
     let mut x = be.alloc(batch.rows(), model.config.hidden_size, label);
     be.embedding(x.view_mut(), &model.embedding, &batch.tokens);
     x
@@ -54,7 +54,13 @@ pub fn forward_block<B: Backend>(be: &mut B, run: &BlockRun<'_>, tape: &mut Tape
 
 /// A block's forward for rows that follow `past` others, whose keys and values the cache holds; it takes in
 /// those of these rows. Attention then reads the cache; everything else is [`forward_block`].
-pub fn decode_block<B: Backend>(be: &mut B, run: &BlockRun<'_>, tape: &mut Tape, cache: &mut Cache, past: usize) -> Act {
+pub fn decode_block<B: Backend>(
+    be: &mut B,
+    run: &BlockRun<'_>,
+    tape: &mut Tape,
+    cache: &mut Cache,
+    past: usize,
+) -> Act {
     let all = 0..run.batch.rows();
     let (n, end) = (all.len(), past + all.len());
     let label = |site: Site| Label::new(Class::WithinBlock, site.name());
@@ -146,6 +152,7 @@ fn head_rows<B: Backend>(
             be.input_grad(dn.view_mut(), logits.view(), &words, false);
         }
         be.free(logits);
+        be.done_with(&words);
     }
     if let (true, Some(c), Some(dn)) = (width < v, gradient, &mut dn) {
         for first in (0..v).step_by(width) {
@@ -156,6 +163,7 @@ fn head_rows<B: Backend>(
             be.softmax_gradient(logits.view_mut(), labels, first, c, stats);
             be.input_grad(dn.view_mut(), logits.view(), &words, first > 0);
             be.free(logits);
+            be.done_with(&words);
         }
     }
     if let Some(mut dn) = dn {

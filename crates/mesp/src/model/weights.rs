@@ -77,7 +77,8 @@ impl Model {
     /// When one is missing or has another shape than the configuration says.
     pub fn load(config: Config, source: &dyn WeightSource) -> Result<Self> {
         let (v, d) = (config.vocab_size, config.hidden_size);
-        let matrix = |name: &str, rows, cols| source.matrix(name, rows, cols)?.ok_or_else(|| source.missing(name));
+        let matrix =
+            |name: &str, rows, cols| source.matrix(name, rows, cols)?.ok_or_else(|| source.missing(name));
         let vector = |name: &str, len| source.vector(name, len)?.ok_or_else(|| source.missing(name));
         // A tied table may be stored under either name.
         let embedding = match source.matrix(EMBEDDING, v, d)? {
@@ -101,7 +102,11 @@ impl Model {
             Ok(Block {
                 attn_norm: vector(&format!("{at}.input_layernorm.weight"), d)?,
                 mlp_norm: vector(&format!("{at}.post_attention_layernorm.weight"), d)?,
-                qk_norm: if config.family.qk_norm { Some([head_norm("q_norm")?, head_norm("k_norm")?]) } else { None },
+                qk_norm: if config.family.qk_norm {
+                    Some([head_norm("q_norm")?, head_norm("k_norm")?])
+                } else {
+                    None
+                },
                 linears: [q?, k?, v?, o?, gate?, up?, down?],
             })
         };

@@ -78,7 +78,9 @@ impl Optimizer {
         adapter: &AdapterConfig,
     ) -> Self {
         const NAMES: [&str; 2] = ["first_moment", "second_moment"];
-        let states = (0..kind.states()).map(|i| persistent_pairs(be, c, adapter, Class::Optimizer, NAMES[i])).collect();
+        let states = (0..kind.states())
+            .map(|i| persistent_pairs(be, c, adapter, Class::Optimizer, NAMES[i]))
+            .collect();
         Self { kind, weight_decay, states }
     }
 
@@ -100,7 +102,8 @@ impl Optimizer {
         let weight_decay = self.weight_decay;
         let params = crate::adapter::matrices_mut(std::slice::from_mut(params));
         for (p, g) in params.zip(matrices(std::slice::from_ref(grads))) {
-            let mut state = |i: usize| states[i].as_mut().and_then(Iterator::next).map(mesp_device::Act::view_mut);
+            let mut state =
+                |i: usize| states[i].as_mut().and_then(Iterator::next).map(mesp_device::Act::view_mut);
             match self.kind {
                 OptimizerKind::Sgd { momentum } => {
                     be.sgd(p.view_mut(), state(0), g.view(), Sgd { learning_rate, momentum, weight_decay });

@@ -23,7 +23,9 @@ impl ScheduleKind {
             "constant" => Ok(Self::Constant),
             "linear" => Ok(Self::Linear),
             "cosine" => Ok(Self::Cosine),
-            _ => Err(Error::usage(format!("schedule {name:?} is unknown, expected constant, linear or cosine"))),
+            _ => Err(Error::usage(format!(
+                "schedule {name:?} is unknown, expected constant, linear or cosine"
+            ))),
         }
     }
 

@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use mesp_device::{Act, Backend, Class, Label, View, ViewMut};
 
-pub use policy::{Policy, Tiles};
+pub use policy::{Policy, Residency, Tiles};
 pub use site::{Site, SiteSet};
 
 /// How sites are computed.
@@ -68,7 +68,8 @@ impl Tape {
     /// The label of a site's buffer.
     pub fn label(&self, site: Site) -> Label {
         // In a forward that does not keep u, its buffer becomes the next block's input.
-        let site = if site == Site::Mid && !self.checkpoints.has(site) && self.checkpoints.has(Site::BlockIn) {
+        let site = if site == Site::Mid && !self.checkpoints.has(site) && self.checkpoints.has(Site::BlockIn)
+        {
             Site::BlockIn
         } else {
             site
@@ -131,7 +132,10 @@ impl Tape {
 
     /// Sites that have a buffer.
     pub fn alive(&self) -> SiteSet {
-        Site::ALL.into_iter().filter(|s| self.slots[*s as usize].is_some()).fold(SiteSet::EMPTY, SiteSet::with)
+        Site::ALL
+            .into_iter()
+            .filter(|s| self.slots[*s as usize].is_some())
+            .fold(SiteSet::EMPTY, SiteSet::with)
     }
 
     /// Tokens `rows` of a site.
@@ -150,7 +154,9 @@ impl Tape {
     #[track_caller]
     pub fn split(&mut self, site: Site, rows: &Range<usize>) -> (ViewMut<'_>, Others<'_>) {
         let (before, rest) = self.slots.split_at_mut(site as usize);
-        let Some((Some(slot), after)) = rest.split_first_mut() else { panic!("{} has no buffer", site.name()) };
+        let Some((Some(slot), after)) = rest.split_first_mut() else {
+            panic!("{} has no buffer", site.name())
+        };
         (slot.view_mut(site, rows), Others { before, after })
     }
 

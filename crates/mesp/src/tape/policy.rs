@@ -10,11 +10,46 @@ pub struct Policy {
     pub across: SiteSet,
     /// Kept between a block's replay and its backward.
     pub within: SiteSet,
+    /// How the blocks' inputs are kept.
+    pub residency: Residency,
     /// Whether the last block, whose backward follows at once, keeps `within` from its forward, so that it
     /// is not replayed.
     pub keep_last: bool,
     /// How work over rows is cut.
     pub tiles: Tiles,
+}
+
+/// Where a block's input waits for its backward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Residency {
+    /// In memory, as it is.
+    Full,
+    /// In memory, rounded to bf16. The forward goes on from the rounded values, so that the replay is the
+    /// forward to the bit; the gradient takes the rounding for the identity.
+    Bf16,
+    /// In a file, as it is.
+    File,
+}
+
+impl Residency {
+    /// The name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Full => "f32",
+            Self::Bf16 => "bf16",
+            Self::File => "file",
+        }
+    }
+
+    /// From the command line's name.
+    ///
+    /// # Errors
+    /// When there is none by that name.
+    pub fn parse(name: &str) -> crate::Result<Self> {
+        let unknown =
+            || crate::Error::usage(format!("checkpoints {name:?} is unknown, expected f32, bf16 or file"));
+        [Self::Full, Self::Bf16, Self::File].into_iter().find(|r| r.name() == name).ok_or_else(unknown)
+    }
 }
 
 /// Sizes of tiles.
@@ -33,7 +68,8 @@ pub struct Tiles {
 
 impl Tiles {
     /// All rows at once.
-    pub const WHOLE: Self = Self { mlp_rows: usize::MAX, head_rows: usize::MAX, head_vocab: usize::MAX, keys: 64 };
+    pub const WHOLE: Self =
+        Self { mlp_rows: usize::MAX, head_rows: usize::MAX, head_vocab: usize::MAX, keys: 64 };
 
     /// Each tile of rows reads the weights again, so tiles are no smaller than memory asks.
     pub const DEFAULT: Self = Self { mlp_rows: 128, head_rows: 256, head_vocab: 2048, keys: 64 };

@@ -94,7 +94,12 @@ pub fn save_adapter<B: Backend>(session: &Session<B>, dir: &Path, base_model: Op
 ///
 /// # Errors
 /// When a file cannot be written; then there is no checkpoint of this step.
-pub fn save<B: Backend>(session: &Session<B>, output: &Path, progress: Progress, config: &RunConfig) -> Result<PathBuf> {
+pub fn save<B: Backend>(
+    session: &Session<B>,
+    output: &Path,
+    progress: Progress,
+    config: &RunConfig,
+) -> Result<PathBuf> {
     let all = output.join("checkpoints");
     mesp_formats::atomic::create_dir_all(&all)?;
     let path = all.join(format!("step-{}", progress.step));
@@ -133,8 +138,11 @@ pub fn latest(output: &Path) -> Result<PathBuf> {
         }
     }
     best.map(|(_, path)| path).ok_or_else(|| {
-        Error::usage(format!("{}: no checkpoint to resume from, expected step-N/ with {STATE}", all.display()))
-            .hint("give the --output of a run that was interrupted or saved with --save-every")
+        Error::usage(format!(
+            "{}: no checkpoint to resume from, expected step-N/ with {STATE}",
+            all.display()
+        ))
+        .hint("give the --output of a run that was interrupted or saved with --save-every")
     })
 }
 
@@ -149,8 +157,11 @@ pub fn load<B: Backend>(session: &mut Session<B>, checkpoint: &Path, config: &Ru
     let damaged = |e: serde_json::Error| FileError::invalid(&file, format!("not a checkpoint's state: {e}"));
     let state: State = serde_json::from_str(&text).map_err(damaged)?;
     if let Some((key, was, is)) = difference(&state.fixed, &fixed(session, config)) {
-        return Err(Error::usage(format!("{}: the checkpoint was written with {key} {was}, this run has {is}", checkpoint.display()))
-            .hint("resume with the settings the run began with, or start a new run with --adapter"));
+        return Err(Error::usage(format!(
+            "{}: the checkpoint was written with {key} {was}, this run has {is}",
+            checkpoint.display()
+        ))
+        .hint("resume with the settings the run began with, or start a new run with --adapter"));
     }
     let model = session.model().config.clone();
     let (be, params, moments) = session.state_mut();

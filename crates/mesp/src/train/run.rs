@@ -69,7 +69,11 @@ impl RunConfig {
             }
         }
         let positive = |name: &str, ok: bool, found: String| {
-            if ok { Ok(()) } else { Err(Error::usage(format!("{name} is {found}, expected a positive number"))) }
+            if ok {
+                Ok(())
+            } else {
+                Err(Error::usage(format!("{name} is {found}, expected a positive number")))
+            }
         };
         let rate = self.learning_rate;
         positive("--learning-rate", rate.is_finite() && rate >= 0.0, rate.to_string())?;
@@ -174,7 +178,8 @@ impl<'a> Loop<'a> {
             }
         };
         let warmup = (config.warmup_ratio * total_steps as f64).ceil() as usize;
-        let schedule = Schedule { peak: config.learning_rate, warmup, total: total_steps, kind: config.schedule };
+        let schedule =
+            Schedule { peak: config.learning_rate, warmup, total: total_steps, kind: config.schedule };
         let summary = Summary { step_seconds: Vec::with_capacity(total_steps), ..Summary::default() };
         Ok(Self {
             batches,
@@ -211,21 +216,30 @@ impl<'a> Loop<'a> {
             }
             self.one_step(session, config, emit)?;
             let last = self.step == self.total_steps;
-            let due = |every: Option<usize>| every.is_some_and(|n| n > 0 && self.step.is_multiple_of(n)) && !last;
+            let due =
+                |every: Option<usize>| every.is_some_and(|n| n > 0 && self.step.is_multiple_of(n)) && !last;
             let (eval_due, save_due) = (due(config.eval_every), due(config.save_every));
             if eval_due {
                 self.evaluate(session, eval, config, emit);
             }
             if let (true, Some(dir)) = (save_due, &config.output) {
                 checkpoint::save(session, dir, self.progress(), config)?;
-                emit(&Event::Event { step: self.step, message: format!("checkpoint of step {} written", self.step) });
+                emit(&Event::Event {
+                    step: self.step,
+                    message: format!("checkpoint of step {} written", self.step),
+                });
             }
         }
         self.summary.eval_after = self.evaluate(session, eval, config, emit);
         Ok(())
     }
 
-    fn one_step<B: Backend>(&mut self, session: &mut Session<B>, config: &RunConfig, emit: &mut dyn FnMut(&Event)) -> Result<()> {
+    fn one_step<B: Backend>(
+        &mut self,
+        session: &mut Session<B>,
+        config: &RunConfig,
+        emit: &mut dyn FnMut(&Event),
+    ) -> Result<()> {
         let begun = Instant::now();
         let first = self.step * config.grad_accum;
         let micro = first..(first + config.grad_accum).min(self.total_batches);
@@ -250,6 +264,11 @@ impl<'a> Loop<'a> {
                 }
             };
             nats += outcome.nats;
+        }
+        if let Some(e) = session.take_fault() {
+            session.zero_grads();
+            let dir = config.output.clone().unwrap_or_default();
+            return Err(mesp_formats::Error::io("keep checkpoints in a file in", dir, e).into());
         }
         let loss = nats / targets as f64;
         if session.options().update == Update::Accumulate {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use mesp_device::{Backend, Class, Dry, Label, Plan, Program, RowStat};
 
 use crate::Result;
-use crate::adapter::{self, AdapterConfig, BlockPairs, block_pairs, matrices, matrices_mut, persistent_pairs};
+use crate::adapter::{
+    self, AdapterConfig, BlockPairs, block_pairs, matrices, matrices_mut, persistent_pairs,
+};
 use crate::method::{Backprop, GradSink, StepShape};
 use crate::model::{Batch, Config, Model};
 use crate::optim::{Optimizer, OptimizerKind};
@@ -72,7 +74,11 @@ impl<B: Backend> Session<B> {
         let (c, a) = (&model.config, &options.adapter);
         let params = persistent_pairs(&mut be, c, a, Class::Adapter, "lora");
         let accumulates = options.training && options.update == Update::Accumulate;
-        let grads = if accumulates { persistent_pairs(&mut be, c, a, Class::Gradient, "lora_grad") } else { Vec::new() };
+        let grads = if accumulates {
+            persistent_pairs(&mut be, c, a, Class::Gradient, "lora_grad")
+        } else {
+            Vec::new()
+        };
         let optimizer =
             options.training.then(|| Optimizer::new(&mut be, options.optimizer, options.weight_decay, c, a));
         let backprop = Backprop::new(options.policy, c.layers);
@@ -209,6 +215,11 @@ impl<B: Backend> Session<B> {
         self.optimizer.as_ref().map_or(&[], Optimizer::states)
     }
 
+    /// Why the backend's file failed, if it did: then the last step is void.
+    pub fn take_fault(&mut self) -> Option<std::io::Error> {
+        self.be.take_fault()
+    }
+
     /// Says how many optimizer steps were done before this session.
     pub fn set_steps(&mut self, steps: u64) {
         self.steps = steps;
@@ -249,9 +260,10 @@ impl<B: Backend> GradSink<B> for PerBlock<'_> {
 
     fn end(&mut self, be: &mut B, block: usize, adapters: &mut BlockPairs) {
         let Some(grads) = self.current.take() else { return };
-        self.squares += matrices(std::slice::from_ref(&grads)).map(|g| be.sum_of_squares(g.view())).sum::<f64>();
-        // Once a gradient is not finite, nothing below is stepped.
-        if self.squares.is_finite() {
+        self.squares +=
+            matrices(std::slice::from_ref(&grads)).map(|g| be.sum_of_squares(g.view())).sum::<f64>();
+        // Once a gradient is not finite, or a checkpoint was lost, nothing below is stepped.
+        if self.squares.is_finite() && !be.faulty() {
             self.optimizer.update(be, block, adapters, &grads, self.learning_rate, self.step);
         }
         for pair in grads.into_iter().flatten() {
@@ -281,7 +293,13 @@ impl Shapes {
 ///
 /// # Errors
 /// When `options` cannot be combined.
-pub fn plan(model: &Arc<Model>, options: &Options, shapes: &Shapes, value_bytes: usize, threads: usize) -> Result<Plan> {
+pub fn plan(
+    model: &Arc<Model>,
+    options: &Options,
+    shapes: &Shapes,
+    value_bytes: usize,
+    threads: usize,
+) -> Result<Plan> {
     let dry = Dry::new(value_bytes, threads);
     let mut session = Session::new(dry, Arc::clone(model), options.clone(), shapes.targets());
     if let Some(batch) = &shapes.train {

@@ -36,6 +36,9 @@ fn accumulation_equals_batch() {
             let error = relative(ours, whole);
             assert!(error <= 5e-7, "{arch}: {error:e}");
         }
-        assert!(bits(&parts) != bits(&whole), "{arch}: the order matters, so the first comparison says something");
+        assert!(
+            bits(&parts) != bits(&whole),
+            "{arch}: the order matters, so the first comparison says something"
+        );
     }
 }

@@ -25,8 +25,11 @@ fn compare<R: Real>(arch: &str, file: &str) -> (f64, f64, BTreeMap<String, f64>)
         let pair = session.grads()[layer][p as usize].as_ref().expect("adapter");
         let act = if matrix == Matrix::A { &pair.a } else { &pair.b };
         let ours = values(session.backend(), act);
-        let golden: Vec<f64> =
-            safetensors_file::read_f32(&path, map.bytes(), t).expect("values").into_iter().map(f64::from).collect();
+        let golden: Vec<f64> = safetensors_file::read_f32(&path, map.bytes(), t)
+            .expect("values")
+            .into_iter()
+            .map(f64::from)
+            .collect();
         (t.name.clone(), relative(&ours, &golden))
     });
     let errors: BTreeMap<String, f64> = errors.collect();

@@ -24,7 +24,14 @@ fn direction(len: usize, matrix: usize, probe: usize) -> Vec<f64> {
 }
 
 /// Mean loss with one matrix at `start + t·d`.
-fn loss_at(session: &mut Session<Cpu<f64>>, case: &Case, matrix: usize, start: &[f64], d: &[f64], t: f64) -> f64 {
+fn loss_at(
+    session: &mut Session<Cpu<f64>>,
+    case: &Case,
+    matrix: usize,
+    start: &[f64],
+    d: &[f64],
+    t: f64,
+) -> f64 {
     let (be, params, _) = session.state_mut();
     let act = matrices_mut(params).nth(matrix).expect("a matrix");
     be.load(act.view_mut(), &mut |i| start[i] + t * d[i]);

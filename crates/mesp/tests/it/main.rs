@@ -12,6 +12,7 @@ mod peft_round_trip;
 mod per_block_equals_accumulate;
 mod policies_agree;
 mod real_model;
+mod residency;
 mod support;
 mod ten_losses;
 mod threads_agree;

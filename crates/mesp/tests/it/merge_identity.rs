@@ -6,7 +6,9 @@ use mesp::adapter::{AdapterConfig, Projection};
 use mesp::model::Model;
 use mesp_device::Real;
 
-use crate::support::{ARCHS, Case, MemorySource, eval_shapes, mean_loss, mesp_policy, session_for, values, weight_name};
+use crate::support::{
+    ARCHS, Case, MemorySource, eval_shapes, mean_loss, mesp_policy, session_for, values, weight_name,
+};
 
 /// The golden model with its adapter added to the weights, and no adapter.
 fn merged(case: &Case) -> Model {

@@ -24,7 +24,11 @@ fn nan_weights_give_a_nan_loss() {
         for name in places {
             let mut source = source.clone();
             // Of the table the row of a token that occurs.
-            let at = if name.contains("embed") { case.batch.tokens[0] as usize * case.model.config.hidden_size } else { 1 };
+            let at = if name.contains("embed") {
+                case.batch.tokens[0] as usize * case.model.config.hidden_size
+            } else {
+                1
+            };
             source.values_mut(&name)[at] = f32::NAN;
             let model = Arc::new(Model::load(case.model.config.clone(), &source).expect("a model"));
             let mut session = session_for::<f32>(&model, case.options(mesp_policy()), &case.shapes(), 2);

@@ -36,7 +36,7 @@ fn peak_equals_plan() {
                         Update::PerBlock => session.step_per_block(batch, 1e-3).0,
                     };
                     assert!(outcome.nats.is_finite(), "{arch} {}", method.name());
-                    let eval: f64 = session.evaluate(batch).iter().map(|l| l.nats()).sum();
+                    let eval: f64 = session.evaluate(batch).iter().map(mesp_device::RowStat::nats).sum();
                     assert!(eval.is_finite());
                     (session.backend().reached_bytes(), session.backend().plan().bytes())
                 };
@@ -65,7 +65,12 @@ fn the_ledger_names_every_byte() {
                     Shapes { train: None, eval: Some(batch.clone()) },
                 ] {
                     let plan = planned(&case, method, update, &shapes);
-                    assert_eq!(plan.ledger().values().sum::<usize>(), plan.bytes(), "{arch} {}", method.name());
+                    assert_eq!(
+                        plan.ledger().values().sum::<usize>(),
+                        plan.bytes(),
+                        "{arch} {}",
+                        method.name()
+                    );
                 }
             }
         }
@@ -94,7 +99,8 @@ fn memory_grows_with_the_rows() {
         let c = &case.model.config;
         // The step alone: neither what is always there nor the scratch, which does not grow at all.
         let step = |method, rows: usize| {
-            let plan = planned(&case, method, Update::Accumulate, &shapes(&random_batch(&[rows], c.vocab_size, 1)));
+            let plan =
+                planned(&case, method, Update::Accumulate, &shapes(&random_batch(&[rows], c.vocab_size, 1)));
             plan.programs[0].bytes
         };
         let [short, long] = [256, 512].map(|rows| step(Method::Mesp, rows));

@@ -24,7 +24,11 @@ fn per_block_equals_accumulate() {
                 let norm = all.grad_norm();
                 all.apply(0.01, 1.0);
                 let (each_outcome, each_norm) = each.step_per_block(&case.batch, 0.01);
-                assert_eq!(outcome.nats.to_bits(), each_outcome.nats.to_bits(), "{arch} {optimizer:?} {step}");
+                assert_eq!(
+                    outcome.nats.to_bits(),
+                    each_outcome.nats.to_bits(),
+                    "{arch} {optimizer:?} {step}"
+                );
                 assert_eq!(outcome.targets, each_outcome.targets);
                 assert_eq!(bits(&parameters(&all)), bits(&parameters(&each)), "{arch} {optimizer:?} {step}");
                 // The same squares in another order, in double precision.
@@ -42,8 +46,9 @@ fn per_block_saves_the_gradients() {
         let case = Case::load(arch);
         // Short rows, so that gradients are a good part of it all.
         let batch = random_batch(&[4], case.model.config.vocab_size, 1);
-        let [all, each] = [Update::Accumulate, Update::PerBlock]
-            .map(|update| plan(&case.model, &options(&case, update, SGD), &shapes(&batch), 4, 1).expect("a plan"));
+        let [all, each] = [Update::Accumulate, Update::PerBlock].map(|update| {
+            plan(&case.model, &options(&case, update, SGD), &shapes(&batch), 4, 1).expect("a plan")
+        });
         let gradients = all.ledger()[&Class::Gradient];
         assert!(gradients >= 4 * case.adapter.parameters(&case.model.config) as usize);
         assert_eq!(all.persistent_bytes() - each.persistent_bytes(), gradients, "{arch}");

@@ -8,10 +8,12 @@ use std::sync::LazyLock;
 use mesp::adapter::Projection;
 use mesp::method::Method;
 use mesp::model::Batch;
-use mesp::tape::{Policy, SiteSet, Tiles};
+use mesp::tape::{Policy, Residency, SiteSet, Tiles};
 use proptest::prelude::*;
 
-use crate::support::{ARCHS, Answer, Case, answer, mesp_policy, random_batch, randomize_adapters, session_for, shapes};
+use crate::support::{
+    ARCHS, Answer, Case, answer, mesp_policy, random_batch, randomize_adapters, session_for, shapes,
+};
 
 static CASES: LazyLock<[Case; 3]> = LazyLock::new(|| ARCHS.map(Case::load));
 
@@ -53,9 +55,10 @@ fn presets_agree() {
     for case in &*CASES {
         for batch in [&case.batch, &long_batch(case)] {
             let reference = run(case, batch, &Projection::ALL, mesp_policy());
+            let small = Tiles { mlp_rows: 7, head_rows: 5, ..Tiles::WHOLE };
             for method in Method::ALL {
                 // Row tiles never change a bit; key tiles are the same in all presets.
-                for tiles in [method.policy().tiles, mesp_policy().tiles, Tiles { mlp_rows: 7, head_rows: 5, head_vocab: usize::MAX, keys: 64 }] {
+                for tiles in [method.policy().tiles, mesp_policy().tiles, small] {
                     let policy = Policy { tiles, ..method.policy() };
                     let ours = run(case, batch, &Projection::ALL, policy);
                     assert!(ours == reference, "{} {} {tiles:?}", case.model.config.arch, method.name());
@@ -82,19 +85,19 @@ fn policies() -> impl Strategy<Value = Policy> {
     let sets = (any::<u32>(), any::<u32>()).prop_map(|(a, w)| (SiteSet::from_bits(a), SiteSet::from_bits(w)));
     let rows = prop_oneof![1usize..80, Just(usize::MAX)];
     let tiles = (rows.clone(), rows, prop_oneof![Just(64usize), Just(16)]);
-    (sets, any::<bool>(), tiles).prop_map(|((across, within), keep_last, (mlp_rows, head_rows, keys))| Policy {
-        across,
-        within,
-        keep_last,
-        tiles: Tiles { mlp_rows, head_rows, head_vocab: usize::MAX, keys },
+    (sets, any::<bool>(), tiles).prop_map(|((across, within), keep_last, (mlp_rows, head_rows, keys))| {
+        Policy {
+            across,
+            within,
+            keep_last,
+            residency: Residency::Full,
+            tiles: Tiles { mlp_rows, head_rows, head_vocab: usize::MAX, keys },
+        }
     })
 }
 
 fn targets() -> impl Strategy<Value = Vec<Projection>> {
-    prop_oneof![
-        Just(Projection::ALL.to_vec()),
-        prop::sample::subsequence(Projection::ALL.to_vec(), 1..=7),
-    ]
+    prop_oneof![Just(Projection::ALL.to_vec()), prop::sample::subsequence(Projection::ALL.to_vec(), 1..=7),]
 }
 
 proptest! {

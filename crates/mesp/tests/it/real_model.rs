@@ -56,7 +56,7 @@ fn losses_of_tinystories() {
             training: false,
         };
         let mut session = session_for::<f32>(&Arc::clone(&model), options, &eval_shapes(&batch), 2);
-        let loss = session.evaluate(&batch).iter().map(|l| l.nats()).sum::<f64>() / 99.0;
+        let loss = session.evaluate(&batch).iter().map(mesp_device::RowStat::nats).sum::<f64>() / 99.0;
         // The reference is given to four places.
         assert!((loss - expected).abs() <= 1e-3, "story {story}: {loss}, expected {expected}");
     }

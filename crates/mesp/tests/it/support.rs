@@ -92,7 +92,11 @@ impl Case {
     }
 
     /// Reads an adapter's tensors into a session of this model.
-    pub(crate) fn read_adapter<R: Real>(&self, session: &mut Session<Cpu<R>>, file: &Path) -> mesp::Result<()> {
+    pub(crate) fn read_adapter<R: Real>(
+        &self,
+        session: &mut Session<Cpu<R>>,
+        file: &Path,
+    ) -> mesp::Result<()> {
         let (be, params, _) = session.state_mut();
         peft::read_tensors(be, file, params, &self.model.config)
     }
@@ -213,7 +217,7 @@ pub(crate) fn answer<B: Backend>(session: &mut Session<B>, batch: &Batch) -> Ans
 
 /// Mean loss of a batch without gradients.
 pub(crate) fn mean_loss<B: Backend>(session: &mut Session<B>, batch: &Batch) -> f64 {
-    session.evaluate(batch).iter().map(|l| l.nats()).sum::<f64>() / batch.targets() as f64
+    session.evaluate(batch).iter().map(mesp_device::RowStat::nats).sum::<f64>() / batch.targets() as f64
 }
 
 /// ‖a − b‖ / ‖b‖.

@@ -70,7 +70,9 @@ fn check<R: Real>(tolerance: impl Fn(&Value) -> f64) {
 /// plain SGD make up to 1e-6 of it. (With the exact rotation of `qwen2` all three runs agree to 1e-14.)
 #[test]
 fn ten_losses_f64() {
-    check::<f64>(|golden| if golden["optimizer"] == "sgd" && golden["max_grad_norm"].is_null() { 2e-6 } else { 2e-7 });
+    check::<f64>(
+        |golden| if golden["optimizer"] == "sgd" && golden["max_grad_norm"].is_null() { 2e-6 } else { 2e-7 },
+    );
 }
 
 /// Every step multiplies the roundings of those before it, so how far a run in single precision strays is a
@@ -79,7 +81,8 @@ fn ten_losses_f64() {
 #[test]
 fn ten_losses_f32() {
     check::<f32>(|golden| {
-        let smallest = golden["losses"].as_array().expect("losses").iter().map(number).fold(f64::MAX, f64::min);
+        let smallest =
+            golden["losses"].as_array().expect("losses").iter().map(number).fold(f64::MAX, f64::min);
         6.0 * number(&golden["f32_largest_difference"]) / smallest.min(number(&golden["loss_after"]))
     });
 }

@@ -1,7 +1,8 @@
 //! The number of threads changes no bit.
 
 use crate::support::{
-    ADAMW, ARCHS, Case, answer, bits, mesp_policy, parameters, random_batch, randomize_adapters, session_for, shapes,
+    ADAMW, ARCHS, Case, answer, bits, mesp_policy, parameters, random_batch, randomize_adapters, session_for,
+    shapes,
 };
 
 #[test]
@@ -11,7 +12,8 @@ fn threads_agree() {
         // Long enough that attention, products and norms are cut into several tasks.
         let batch = random_batch(&[90, 1, 170, 40], case.model.config.vocab_size, 8);
         let results = [1, 2, 3].map(|threads| {
-            let options = mesp::train::Options { optimizer: ADAMW, weight_decay: 0.01, ..case.options(mesp_policy()) };
+            let options =
+                mesp::train::Options { optimizer: ADAMW, weight_decay: 0.01, ..case.options(mesp_policy()) };
             let mut session = session_for::<f32>(&case.model, options, &shapes(&batch), threads);
             randomize_adapters(&mut session);
             let before = bits(&parameters(&session));

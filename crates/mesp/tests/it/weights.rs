@@ -45,7 +45,10 @@ fn the_same_weights_give_the_same_bits_from_any_source() {
         let dir = case.dir.join("model");
         let mapped = answer_of(&case, load(&dir).expect("a model"));
         let rewritten = changed(arch, |_| {});
-        assert!(mapped == answer_of(&case, load(rewritten.path()).expect("a model")), "{arch}: written as F32");
+        assert!(
+            mapped == answer_of(&case, load(rewritten.path()).expect("a model")),
+            "{arch}: written as F32"
+        );
         let memory = Model::load(load_config(&dir), &MemorySource::read(&dir)).expect("a model");
         assert!(mapped == answer_of(&case, memory), "{arch}: in memory");
     }
@@ -100,7 +103,9 @@ fn resident_bytes_are_what_is_held() {
 
 #[test]
 fn a_missing_tensor_is_named() {
-    for name in ["model.layers.1.mlp.up_proj.weight", "model.layers.0.self_attn.k_proj.bias", "model.norm.weight"] {
+    for name in
+        ["model.layers.1.mlp.up_proj.weight", "model.layers.0.self_attn.k_proj.bias", "model.norm.weight"]
+    {
         let dir = changed("qwen2", |s| assert!(s.tensors.remove(name).is_some()));
         let text = message(dir.path());
         assert!(text.contains(&format!("tensor {name} is in none of the weight files")), "{text}");
@@ -125,7 +130,10 @@ fn another_shape_is_refused() {
             assert!(s.tensors.insert(name.to_owned(), (shape.clone(), values)).is_some());
         });
         let text = message(dir.path());
-        assert!(text.contains(&format!("tensor {name} has shape {shape:?}, {expected} from config.json")), "{text}");
+        assert!(
+            text.contains(&format!("tensor {name} has shape {shape:?}, {expected} from config.json")),
+            "{text}"
+        );
         assert!(text.contains("do not belong together"), "{text}");
     }
 }
@@ -182,7 +190,8 @@ fn older_configuration_keys_give_the_same_model() {
     for arch in ARCHS {
         let new = ModelConfig::read(&golden(arch).join("model")).expect("config.json");
         let path = golden(arch).join("config_v4.json");
-        let old = config::parse(&path, &std::fs::read_to_string(&path).expect("config_v4.json")).expect("old keys");
+        let old =
+            config::parse(&path, &std::fs::read_to_string(&path).expect("config_v4.json")).expect("old keys");
         assert_eq!(old, new, "{arch}");
         // The engine's own configuration, with the frequencies that follow from the keys.
         let [old, new] = [old, new].map(|c| format!("{:?}", Config::new(&c).expect("a supported model")));

@@ -38,6 +38,8 @@ pub(super) fn of(config: &ModelConfig) -> Result<Family> {
         "llama" => Ok(llama::family(config)),
         "qwen2" => Ok(qwen2::family(config)),
         "qwen3" => Ok(qwen3::family(config)),
-        other => Err(Error::usage(format!("config.json: model_type is {other:?}, expected llama, qwen2 or qwen3"))),
+        other => {
+            Err(Error::usage(format!("config.json: model_type is {other:?}, expected llama, qwen2 or qwen3")))
+        }
     }
 }

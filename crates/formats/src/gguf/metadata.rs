@@ -1,0 +1,87 @@
+//! Metadata of a model to be written.
+
+use super::{TensorType, Value};
+use crate::config::{ModelConfig, RopeScaling};
+
+/// The keys of a model's shape, for [`write`](super::write()). The rotary divisors of Llama 3's scaling go into a
+/// tensor: see [`rope_factors`]. The vocabulary is [`tokenizer_metadata`](super::tokenizer_metadata)'s.
+pub fn metadata_for(config: &ModelConfig, name: &str) -> Vec<(String, Value)> {
+    let arch = config.model_type.as_str();
+    let mut out: Vec<(String, Value)> = Vec::new();
+    let mut general = |key: &str, value: Value| out.push((format!("general.{key}"), value));
+    general("architecture", arch.into());
+    general("type", "model".into());
+    general("name", name.into());
+    // The version of the block layouts, which has been 2 since they last changed.
+    general("quantization_version", Value::U32(2));
+    let mut put = |key: &str, value: Value| out.push((format!("{arch}.{key}"), value));
+    let number = |n: usize| Value::U32(u32::try_from(n).unwrap_or(u32::MAX));
+    put("context_length", number(config.max_position_embeddings));
+    put("embedding_length", number(config.hidden_size));
+    put("block_count", number(config.num_hidden_layers));
+    put("feed_forward_length", number(config.intermediate_size));
+    put("attention.head_count", number(config.num_attention_heads));
+    put("attention.head_count_kv", number(config.num_key_value_heads));
+    put("attention.key_length", number(config.head_dim));
+    put("attention.value_length", number(config.head_dim));
+    put("attention.layer_norm_rms_epsilon", Value::F32(config.rms_norm_eps as f32));
+    put("rope.dimension_count", number(config.head_dim));
+    put("rope.freq_base", Value::F32(config.rope_theta as f32));
+    put("vocab_size", number(config.vocab_size));
+    match config.rope_scaling {
+        RopeScaling::Default => {}
+        RopeScaling::Linear { factor } => {
+            put("rope.scaling.type", "linear".into());
+            put("rope.scaling.factor", Value::F32(factor as f32));
+        }
+        RopeScaling::Llama3 { original_max_position_embeddings, .. } => {
+            put("rope.scaling.original_context_length", number(original_max_position_embeddings));
+        }
+    }
+    out
+}
+
+/// The value of `general.file_type` for a file whose matrices are of a type (llama.cpp's `llama_ftype`; of the K
+/// types the medium mix).
+pub fn file_type(ty: TensorType) -> u32 {
+    match ty {
+        TensorType::F32 => 0,
+        TensorType::F16 => 1,
+        TensorType::BF16 => 32,
+        TensorType::Q8_0 => 7,
+        TensorType::Q4_0 => 2,
+        TensorType::Q4_1 => 3,
+        TensorType::Q5_0 => 8,
+        TensorType::Q5_1 => 9,
+        TensorType::Q4_K => 15,
+        TensorType::Q5_K => 17,
+        TensorType::Q6_K => 18,
+    }
+}
+
+/// The numbers of the tensor [`ROPE_FACTORS`](super::ROPE_FACTORS), for a configuration with Llama 3's scaling.
+pub fn rope_factors(config: &ModelConfig) -> Option<Vec<f32>> {
+    llama3_factors(config.rope_scaling, config.head_dim, config.rope_theta)
+}
+
+/// What each rotary frequency is divided by: 1 for high ones, the factor for low ones, blended between.
+pub(super) fn llama3_factors(scaling: RopeScaling, head_dim: usize, theta: f64) -> Option<Vec<f32>> {
+    let RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } =
+        scaling
+    else {
+        return None;
+    };
+    let divisor = |i: usize| {
+        let frequency = theta.powf(-((2 * i) as f64) / head_dim as f64);
+        let turns = original_max_position_embeddings as f64 * frequency / std::f64::consts::TAU;
+        if turns > high_freq_factor {
+            1.0
+        } else if turns < low_freq_factor {
+            factor
+        } else {
+            let kept = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor);
+            1.0 / ((1.0 - kept) / factor + kept)
+        }
+    };
+    Some((0..head_dim / 2).map(|i| divisor(i) as f32).collect())
+}

@@ -1,0 +1,220 @@
+//! A model's shape from the metadata and the tensor table.
+
+use super::metadata::llama3_factors;
+use super::{Gguf, ROPE_FACTORS, TensorType, dequantize_row};
+use crate::config::{self as hf, ModelConfig, RopeScaling};
+use crate::json::quoted;
+use crate::{Error, Result};
+
+/// What the engine needs to know of a file beside its tensors.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GgufModel {
+    /// The shape.
+    pub config: ModelConfig,
+    /// The divisors of the rotary frequencies, `head_dim / 2` of them, as the file has them. Where they are those
+    /// of Llama 3, `config.rope_scaling` says the same.
+    pub rope_factors: Option<Vec<f32>>,
+    /// Whether the rows of `attn_q` and `attn_k` are interleaved: see [`to_halves`](super::to_halves).
+    pub interleaved: bool,
+}
+
+/// The shape and the rotary divisors; `bytes` is the whole file.
+///
+/// # Errors
+/// As [`config`], and when the divisors are not `head_dim / 2` positive numbers.
+pub fn model(gguf: &Gguf, bytes: &[u8]) -> Result<GgufModel> {
+    let mut config = config(gguf)?;
+    let rope_factors = rope_factors(gguf, bytes, config.head_dim / 2)?;
+    if let Some(factors) = &rope_factors {
+        let original = gguf.usize(&format!("{}.rope.scaling.original_context_length", config.model_type))?;
+        if let Some(scaling) = recognized(factors, &config, original) {
+            config.rope_scaling = scaling;
+        }
+    }
+    let interleaved = config.model_type == "llama";
+    Ok(GgufModel { config, rope_factors, interleaved })
+}
+
+/// The shape. The rotary divisors of a tensor are not in it: they need the file's bytes, see [`model`].
+///
+/// # Errors
+/// When a key is missing, of another kind, or contradicts another or the tensors; when the architecture or
+/// something in it is not supported; when the file is one part of several, or has a vocabulary only.
+pub fn config(gguf: &Gguf) -> Result<ModelConfig> {
+    let arch = gguf.required("general.architecture", gguf.str("general.architecture")?)?;
+    if !["llama", "qwen2", "qwen3"].contains(&arch) {
+        let problem = format!("expected \"llama\", \"qwen2\" or \"qwen3\", found {}", quoted(arch));
+        return Err(gguf
+            .error("general.architecture", &problem)
+            .hint("Use a model of one of these families."));
+    }
+    if let Some(parts) = gguf.usize("split.count")?.filter(|n| *n > 1) {
+        let problem = format!("expected a whole model, found one of {parts} parts");
+        return Err(gguf.error("split.count", &problem).hint("Join them: llama-gguf-split --merge."));
+    }
+    let key = |name: &str| format!("{arch}.{name}");
+    let optional = |name: &str| gguf.usize(&key(name));
+    let size = |name: &str| gguf.required(&key(name), optional(name)?);
+    let refuse = |name: &str, problem: &str| Err(gguf.error(&key(name), problem));
+
+    if let Some(experts) = optional("expert_count")?.filter(|n| *n > 0) {
+        return refuse("expert_count", &format!("expected a dense model, found one of {experts} experts"));
+    }
+    let hidden_size = size("embedding_length")?;
+    let heads = size("attention.head_count")?;
+    let head_dim = match optional("attention.key_length")? {
+        Some(head_dim) => head_dim,
+        None if heads > 0 && hidden_size.is_multiple_of(heads) => hidden_size / heads,
+        None => {
+            let problem =
+                format!("expected a value, or heads that divide {hidden_size}, found none and {heads}");
+            return refuse("attention.key_length", &problem);
+        }
+    };
+    for name in ["attention.value_length", "rope.dimension_count"] {
+        if let Some(found) = optional(name)?.filter(|n| *n != head_dim) {
+            return refuse(name, &format!("expected the head's width, {head_dim}, found {found}"));
+        }
+    }
+    let layers = size("block_count")?;
+    let (attention_bias, mlp_bias) = biases(gguf, arch)?;
+    let number = |name: &str| finite(gguf, &key(name));
+    let eps = "attention.layer_norm_rms_epsilon";
+    let config = ModelConfig {
+        model_type: arch.to_string(),
+        vocab_size: vocab_size(gguf, hidden_size)?,
+        hidden_size,
+        intermediate_size: size("feed_forward_length")?,
+        num_hidden_layers: layers,
+        num_attention_heads: heads,
+        num_key_value_heads: optional("attention.head_count_kv")?.unwrap_or(heads),
+        head_dim,
+        rms_norm_eps: gguf.required(&key(eps), number(eps)?)?,
+        rope_theta: number("rope.freq_base")?.unwrap_or(10_000.0),
+        rope_scaling: rope_scaling(gguf, arch)?,
+        max_position_embeddings: size("context_length")?,
+        tie_word_embeddings: gguf.tensor("output.weight").is_none(),
+        attention_bias,
+        mlp_bias,
+        hidden_act: "silu".to_string(),
+        use_sliding_window: false,
+        sliding_window: None,
+        bos_token_id: token_id(gguf, "tokenizer.ggml.bos_token_id")?,
+        eos_token_ids: token_id(gguf, "tokenizer.ggml.eos_token_id")?.into_iter().collect(),
+        dtype: None,
+    };
+    // One place knows which sizes go together: the reader of config.json.
+    hf::parse(&gguf.path, &config.to_json().to_string())
+}
+
+/// Attention and MLP biases. What `qwen2` has is the architecture's to say, but it must be there.
+fn biases(gguf: &Gguf, arch: &str) -> Result<(Option<bool>, bool)> {
+    let has = |name: &str| gguf.tensor(&format!("blk.0.{name}.bias")).is_some();
+    let missing = |name: &str| {
+        Err(Error::invalid(&gguf.path, format!("expected a tensor \"blk.0.{name}.bias\", found none"))
+            .hint("The file is incomplete: get it again, or convert the model again."))
+    };
+    let qkv = has("attn_q");
+    if arch == "qwen2" {
+        return if qkv { Ok((None, false)) } else { missing("attn_q") };
+    }
+    for name in ["attn_k", "attn_v", "attn_output"] {
+        if qkv && !has(name) {
+            return missing(name);
+        }
+    }
+    Ok((Some(qkv), has("ffn_gate")))
+}
+
+/// A number that JSON has too.
+fn finite(gguf: &Gguf, key: &str) -> Result<Option<f64>> {
+    match gguf.f64(key)? {
+        Some(found) if !found.is_finite() => {
+            Err(gguf.error(key, &format!("expected a finite number, found {found}")))
+        }
+        other => Ok(other),
+    }
+}
+
+fn vocab_size(gguf: &Gguf, hidden_size: usize) -> Result<usize> {
+    let name = "token_embd.weight";
+    let Some(tensor) = gguf.tensor(name) else {
+        return Err(Error::invalid(&gguf.path, format!("expected a tensor \"{name}\", found none"))
+            .hint("The file has a vocabulary only, or is no language model: use another."));
+    };
+    let tokens = "tokenizer.ggml.tokens";
+    match tensor.shape[..] {
+        [rows, cols] if cols == hidden_size => match gguf.array(tokens)? {
+            Some(array) if array.len > rows => {
+                let problem =
+                    format!("expected at most {rows} tokens, the embedding's rows, found {}", array.len);
+                Err(gguf.error(tokens, &problem).hint("The file is damaged: get it or make it again."))
+            }
+            _ => Ok(rows),
+        },
+        _ => Err(Error::invalid(
+            &gguf.path,
+            format!(
+                "tensor \"{name}\": expected shape [vocabulary, {hidden_size}], found {:?}",
+                tensor.shape
+            ),
+        )
+        .hint("The file is damaged: get it or make it again.")),
+    }
+}
+
+fn token_id(gguf: &Gguf, key: &str) -> Result<Option<u32>> {
+    let id = gguf.usize(key)?;
+    // Some converters put down -1, in 32 bits, for none.
+    Ok(id.and_then(|id| u32::try_from(id).ok()).filter(|id| *id != u32::MAX))
+}
+
+fn rope_scaling(gguf: &Gguf, arch: &str) -> Result<RopeScaling> {
+    let (kind, factor) = (format!("{arch}.rope.scaling.type"), format!("{arch}.rope.scaling.factor"));
+    match gguf.str(&kind)? {
+        None | Some("none") => Ok(RopeScaling::Default),
+        Some("linear") => Ok(RopeScaling::Linear { factor: gguf.required(&factor, finite(gguf, &factor)?)? }),
+        Some(other) => {
+            let problem = format!("expected \"none\" or \"linear\", found {}", quoted(other));
+            Err(gguf.error(&kind, &problem).hint("Use a model without it: it is for long texts only."))
+        }
+    }
+}
+
+fn rope_factors(gguf: &Gguf, bytes: &[u8], expected: usize) -> Result<Option<Vec<f32>>> {
+    let Some(tensor) = gguf.tensor(ROPE_FACTORS) else { return Ok(None) };
+    let invalid = |problem: String| {
+        Err(Error::invalid(&gguf.path, format!("tensor \"{ROPE_FACTORS}\": {problem}"))
+            .hint("The file is damaged: get it or make it again."))
+    };
+    if tensor.ty != TensorType::F32 || tensor.shape[..] != [expected] {
+        let (ty, shape) = (tensor.ty.name(), &tensor.shape);
+        return invalid(format!("expected {expected} numbers of F32, found shape {shape:?} of {ty}"));
+    }
+    let Some(data) = bytes.get(tensor.range.clone()) else {
+        return invalid(format!("expected bytes {:?}, found a file of {}", tensor.range, bytes.len()));
+    };
+    let mut factors = vec![0.0; expected];
+    dequantize_row(tensor.ty, data, &mut factors);
+    match factors.iter().find(|f| !(f.is_finite() && **f > 0.0)) {
+        Some(found) => invalid(format!("expected numbers above zero, found {found}")),
+        None => Ok(Some(factors)),
+    }
+}
+
+/// Llama 3's scaling, where the divisors are those it gives. Files do not say by which numbers they were made;
+/// every model so far has 1, 4 and an original length of 8192, or the length under its own key.
+fn recognized(factors: &[f32], config: &ModelConfig, original: Option<usize>) -> Option<RopeScaling> {
+    let factor = f64::from(factors.iter().copied().fold(0.0, f32::max));
+    original.into_iter().chain([8192]).filter(|n| *n > 0).find_map(|original| {
+        let scaling = RopeScaling::Llama3 {
+            factor,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: original,
+        };
+        let made = llama3_factors(scaling, config.head_dim, config.rope_theta)?;
+        let near = made.iter().zip(factors).all(|(m, f)| (m - f).abs() <= 1e-4 * f.abs());
+        near.then_some(scaling)
+    })
+}

@@ -1,0 +1,62 @@
+//! Tensor names and row orders, Hugging Face's against GGUF's.
+//!
+//! Names are those of llama.cpp's `llama-arch.cpp`. Orders differ in one place: Hugging Face rotates number
+//! `i` of a head together with number `i + head_dim/2` (halves), while GGUF files of architecture `llama`
+//! have the rows of `attn_q` and `attn_k` reordered so that number `2i` is rotated with `2i + 1`
+//! (interleaved). `qwen2` and `qwen3` files keep the halves, and so does everything that is not q or k.
+
+/// The tensor with a divisor for every rotary frequency, in files of models with Llama 3's scaling.
+pub const ROPE_FACTORS: &str = "rope_freqs.weight";
+
+/// The GGUF name of a tensor in a Hugging Face checkpoint; none for a name that has no counterpart.
+pub fn tensor_name(hf_name: &str) -> Option<String> {
+    let fixed = match hf_name {
+        "model.embed_tokens.weight" => Some("token_embd.weight"),
+        "model.norm.weight" => Some("output_norm.weight"),
+        "lm_head.weight" => Some("output.weight"),
+        _ => None,
+    };
+    if let Some(name) = fixed {
+        return Some(name.to_string());
+    }
+    let (layer, rest) = hf_name.strip_prefix("model.layers.")?.split_once('.')?;
+    // Parsed and printed again, so that `01` and `+1` are no layers.
+    let index: usize = layer.parse().ok().filter(|n: &usize| n.to_string() == layer)?;
+    let (module, kind) = rest.rsplit_once('.')?;
+    let (name, has_bias) = match module {
+        "input_layernorm" => ("attn_norm", false),
+        "post_attention_layernorm" => ("ffn_norm", false),
+        "self_attn.q_proj" => ("attn_q", true),
+        "self_attn.k_proj" => ("attn_k", true),
+        "self_attn.v_proj" => ("attn_v", true),
+        "self_attn.o_proj" => ("attn_output", true),
+        "self_attn.q_norm" => ("attn_q_norm", false),
+        "self_attn.k_norm" => ("attn_k_norm", false),
+        "mlp.gate_proj" => ("ffn_gate", true),
+        "mlp.up_proj" => ("ffn_up", true),
+        "mlp.down_proj" => ("ffn_down", true),
+        _ => return None,
+    };
+    (kind == "weight" || (has_bias && kind == "bias")).then(|| format!("blk.{index}.{name}.{kind}"))
+}
+
+/// Hugging Face to GGUF, for weights and biases of q (`heads` = query heads) and k (`heads` = key heads) of
+/// architecture `llama`: row `r` of the GGUF tensor is row `map[r]` of the Hugging Face one.
+pub fn to_interleaved(heads: usize, head_dim: usize) -> Vec<usize> {
+    let half = head_dim / 2;
+    rows(heads, head_dim, |i| i % 2 * half + i / 2)
+}
+
+/// GGUF to Hugging Face: row `r` of the Hugging Face tensor is row `map[r]` of the GGUF one. The inverse of
+/// [`to_interleaved`].
+pub fn to_halves(heads: usize, head_dim: usize) -> Vec<usize> {
+    let half = (head_dim / 2).max(1);
+    rows(heads, head_dim, |i| 2 * (i % half) + i / half)
+}
+
+fn rows(heads: usize, head_dim: usize, within: impl Fn(usize) -> usize) -> Vec<usize> {
+    (0..heads)
+        .flat_map(|h| (0..head_dim).map(move |i| (h, i)))
+        .map(|(h, i)| h * head_dim + within(i))
+        .collect()
+}
