@@ -5,6 +5,7 @@
 //!
 //! | module | file |
 //! |---|---|
+//! | [`gguf`] | `*.gguf`: parser, streaming writer, block formats |
 //! | [`safetensors_file`] | `*.safetensors`: header parser, streaming writer |
 //! | [`model_dir`] | a model folder: which weight files it has |
 //! | [`config`] | `config.json`, `generation_config.json` |
@@ -19,6 +20,7 @@ pub mod atomic;
 pub mod config;
 mod dtype;
 mod error;
+pub mod gguf;
 mod json;
 pub mod model_dir;
 pub mod peft;

@@ -138,7 +138,9 @@ fn tensors(c: &Config) -> Vec<(String, Vec<usize>, Start)> {
             }
         }
         if c.family.qk_norm {
-            all.extend(["q_norm", "k_norm"].map(|n| (format!("{at}.self_attn.{n}.weight"), vec![c.head_dim], norm)));
+            all.extend(
+                ["q_norm", "k_norm"].map(|n| (format!("{at}.self_attn.{n}.weight"), vec![c.head_dim], norm)),
+            );
         }
         all.push((format!("{at}.post_attention_layernorm.weight"), vec![d], norm));
     }
@@ -168,19 +170,24 @@ pub fn write(
     let list: Vec<_> = all.iter().map(|(name, shape, _)| (name.clone(), dtype, shape.clone())).collect();
     let (mut done, total) = (0, shape.parameters());
     let mut bytes = Vec::new();
-    safetensors_file::write(&dir.join("model.safetensors"), &list, &mesp_formats::peft::metadata(), &mut |i, out| {
-        let (_, shape, start) = &all[i];
-        let len: usize = shape.iter().product();
-        for first in (0..len).step_by(CHUNK) {
-            let values = CHUNK.min(len - first);
-            bytes.resize(values * dtype.size(), 0);
-            fill(&mut bytes, dtype, *start, seed, i as u64, first as u64);
-            out.write_all(&bytes)?;
-            done += values as u64;
-            progress(done, total);
-        }
-        Ok(())
-    })?;
+    safetensors_file::write(
+        &dir.join("model.safetensors"),
+        &list,
+        &mesp_formats::peft::metadata(),
+        &mut |i, out| {
+            let (_, shape, start) = &all[i];
+            let len: usize = shape.iter().product();
+            for first in (0..len).step_by(CHUNK) {
+                let values = CHUNK.min(len - first);
+                bytes.resize(values * dtype.size(), 0);
+                fill(&mut bytes, dtype, *start, seed, i as u64, first as u64);
+                out.write_all(&bytes)?;
+                done += values as u64;
+                progress(done, total);
+            }
+            Ok(())
+        },
+    )?;
     let json = ModelConfig { dtype: Some(dtype), ..config.clone() }.to_json();
     write_atomic(&dir.join("config.json"), |out| writeln!(out, "{json:#}"))?;
     write_rows(&dir.join("random_rows.jsonl"), shape.vocab_size, seed)
@@ -196,7 +203,9 @@ fn fill(bytes: &mut [u8], dtype: Dtype, start: Start, seed: u64, stream: u64, fi
             let x = match start {
                 Start::One => 1.0,
                 // A uniform variable in ±b has the standard deviation b/√3.
-                Start::Random(s) => (s * 3f64.sqrt() * (2.0 * rng::uniform(seed, stream, index) - 1.0)) as f32,
+                Start::Random(s) => {
+                    (s * 3f64.sqrt() * (2.0 * rng::uniform(seed, stream, index) - 1.0)) as f32
+                }
             };
             match dtype {
                 Dtype::F32 => value.copy_from_slice(&x.to_le_bytes()),
@@ -246,16 +255,19 @@ mod tests {
     fn a_written_model_is_read() {
         let dir = tempfile::tempdir().expect("a directory");
         let mut last = (0, 0);
-        write(dir.path(), &preset("tiny").expect("tiny"), Dtype::BF16, 3, &mut |a, b| last = (a, b)).expect("written");
+        write(dir.path(), &preset("tiny").expect("tiny"), Dtype::BF16, 3, &mut |a, b| last = (a, b))
+            .expect("written");
         let config = Config::new(&ModelConfig::read(dir.path()).expect("config")).expect("known");
         assert_eq!(last, (config.parameters(), config.parameters()));
         let source = HfSource::open(dir.path(), Base::Mapped).expect("weights");
-        let values = source.vector("model.layers.1.self_attn.q_proj.bias", 64).expect("read").expect("a bias");
+        let values =
+            source.vector("model.layers.1.self_attn.q_proj.bias", 64).expect("read").expect("a bias");
         let square: f32 = values.iter().map(|x| x * x).sum::<f32>() / 64.0;
         // Uniform: the mean square strays by 0.11 of itself in 64 values; four of that.
         assert!((square.sqrt() / 0.02 - 1.0).abs() < 0.25, "{square}");
         Model::load(config, &source).expect("a model");
-        let rows = Dataset::read(&dir.path().join("random_rows.jsonl"), None, &ReadOptions::new(512)).expect("rows");
+        let rows =
+            Dataset::read(&dir.path().join("random_rows.jsonl"), None, &ReadOptions::new(512)).expect("rows");
         assert_eq!((rows.examples.len(), rows.tokens()), (8, 8 * 1025));
     }
 }

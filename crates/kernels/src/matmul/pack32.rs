@@ -85,15 +85,6 @@ pub(super) fn pairs(
     }
 }
 
-/// A row of the left factor as bf16 pairs.
-#[inline(always)]
-#[allow(clippy::inline_always, reason = "compiled inside the vectorized callers")]
-pub(super) fn round_row(out: &mut [u16], x: &[f32]) {
-    for (o, x) in out.iter_mut().zip(x) {
-        *o = round(*x);
-    }
-}
-
 fn bytes_of(data: &[f32]) -> &[u8] {
     // SAFETY: any bytes of f32 values are valid u8; the length is theirs. Little-endian targets store them as
     // a file of type F32 does; others take the plain path in `full`.
@@ -136,6 +127,21 @@ fn transposed<const PAIRS: bool, const AVX512: bool>(
     n0: usize,
     width: usize,
 ) {
+    #[cfg(target_arch = "x86_64")]
+    if AVX512 && PAIRS && w.dtype == Dtype::Bf16 && depth.is_multiple_of(2 * SIDE) {
+        // Pairs lie in the row as they are wanted: blocks are transposed straight out of the weight.
+        let bytes = w.dtype.row_bytes(w.cols);
+        for j0 in (0..width).step_by(SIDE) {
+            for p0 in (0..depth / 2).step_by(SIDE) {
+                let from = &w.data[(n0 + j0) * bytes + 2 * k0 + 4 * p0..];
+                let to = &mut packed[p0 * width + j0..];
+                assert!(from.len() >= (SIDE - 1) * bytes + 4 * SIDE && to.len() >= (SIDE - 1) * width + SIDE);
+                // SAFETY: AVX-512 as above; both sides hold the block by the assertion.
+                unsafe { super::x86::transpose16(from.as_ptr(), bytes, to.as_mut_ptr().cast(), width) };
+            }
+        }
+        return;
+    }
     let mut words = [[0u32; STRIP]; SIDE];
     for start in (0..depth).step_by(STRIP) {
         let len = STRIP.min(depth - start);
@@ -158,12 +164,8 @@ fn transposed<const PAIRS: bool, const AVX512: bool>(
                     // from p0, and 16 rows at `width` apart in `to`, the last one 16 words long.
                     unsafe {
                         assert!(to.len() >= (SIDE - 1) * width + SIDE);
-                        super::x86::transpose16(
-                            words.as_ptr().cast::<u32>().add(p0),
-                            STRIP,
-                            to.as_mut_ptr().cast(),
-                            width,
-                        );
+                        let from = words.as_ptr().cast::<u32>().add(p0).cast();
+                        super::x86::transpose16(from, 4 * STRIP, to.as_mut_ptr().cast(), width);
                     }
                 } else {
                     for p in 0..rows {

@@ -138,38 +138,54 @@ microkernel!(
 
 /// [`super::micro::Left`] for bf16 pairs.
 pub(super) fn round_tile(out: &mut [f32], a: &[f32], [rows, cols]: [usize; 2], [height, depth]: [usize; 2]) {
-    /// # Safety
-    /// The machine has AVX-512.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    fn run(out: &mut [f32], a: &[f32], [rows, cols]: [usize; 2], [height, depth]: [usize; 2]) {
-        let steps = depth.div_ceil(2);
-        for (i, out) in out.chunks_exact_mut(steps.max(1)).take(height).enumerate() {
-            // SAFETY: `steps` words of 32 bits are `2·steps` halves, at a larger alignment.
-            let halves = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<u16>(), 2 * steps) };
-            if cols == 1 {
-                super::pack32::round_row(halves, &a[i * rows..i * rows + depth]);
-            } else {
-                for (p, h) in halves.iter_mut().enumerate().take(depth) {
-                    super::pack32::round_row(std::slice::from_mut(h), &a[i * rows + p * cols..][..1]);
-                }
-            }
-            if depth % 2 == 1 {
-                halves[depth] = 0;
+    let steps = depth.div_ceil(2);
+    for (i, out) in out.chunks_exact_mut(steps.max(1)).take(height).enumerate() {
+        // SAFETY: `steps` words of 32 bits are `2·steps` halves, at a larger alignment.
+        let halves = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<u16>(), 2 * steps) };
+        if cols == 1 {
+            // SAFETY: used by the kernel of `Isa::Avx512Bf16` only.
+            unsafe { round_row(halves, &a[i * rows..i * rows + depth]) };
+        } else {
+            for (p, h) in halves.iter_mut().enumerate().take(depth) {
+                *h = crate::compact::round(a[i * rows + p * cols]);
             }
         }
+        if depth % 2 == 1 {
+            halves[depth] = 0;
+        }
     }
-    // SAFETY: used by the kernel of `Isa::Avx512Bf16` only.
-    unsafe { run(out, a, [rows, cols], [height, depth]) }
 }
 
-/// Transposes 16 × 16 words: `to[p·to_stride + r] = from[r·from_stride + p]`.
+/// To the nearest bf16, ties to even.
 ///
-/// Four rounds of exchanges between rows, at distances 1, 2, 4 and 8.
+/// # Safety
+/// The machine has AVX512-BF16.
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn round_row(out: &mut [u16], x: &[f32]) {
+    use std::arch::x86_64::{__m512i, _mm512_cvtne2ps_pbh, _mm512_storeu_si512};
+    let (wide, rest) = x.as_chunks::<32>();
+    for (out, x) in out.chunks_exact_mut(32).zip(wide) {
+        // SAFETY: 32 values on both sides; the conversion's result is 512 bits.
+        unsafe {
+            let (low, high) = (_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x.as_ptr().add(16)));
+            let halves: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
+            _mm512_storeu_si512(out.as_mut_ptr().cast(), halves);
+        }
+    }
+    for (out, x) in out[x.len() - rest.len()..].iter_mut().zip(rest) {
+        *out = crate::compact::round(*x);
+    }
+}
+
+/// Transposes 16 × 16 words: word r of row p of `to` is word p of row r of `from`, whose rows begin
+/// `from_stride` bytes apart, at any alignment.
+///
+/// Two rounds of exchanges within groups of four words, two between groups.
 ///
 /// # Safety
 /// The machine has AVX-512 F, and all 256 words exist on both sides.
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn transpose16(from: *const u32, from_stride: usize, to: *mut u32, to_stride: usize) {
+pub(super) unsafe fn transpose16(from: *const u8, from_stride: usize, to: *mut u32, to_stride: usize) {
     use std::arch::x86_64::{
         __m512i, _mm512_loadu_si512, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_storeu_si512,
         _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,

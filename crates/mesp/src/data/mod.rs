@@ -11,6 +11,7 @@
 mod batch;
 mod chat;
 mod dataset;
+mod gguf_tokenizer;
 mod notes;
 mod rows;
 mod source;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 pub use batch::{Batches, RaggedBatch};
 pub use chat::{ChatFormat, Marked};
 pub use dataset::{Dataset, PromptStyle, ReadOptions};
+pub use gguf_tokenizer::from_gguf;
 pub use tokenizer::{TextEncoder, Token, TokenizerInfo};
 pub use turns::Conversation;
 

@@ -53,7 +53,21 @@ impl TextEncoder {
             Error::data(path, None, format!("not a tokenizer this program understands: {e}"))
                 .hint("expected the tokenizer.json of a Hugging Face model directory")
         };
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(unreadable)?;
+        let inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(unreadable)?;
+        Self::from_tokenizer(path, inner, info)
+    }
+
+    /// Takes a tokenizer that is already made; `path` is for error messages only.
+    ///
+    /// # Errors
+    /// When it does not know the tokens that `info` names.
+    pub fn from_tokenizer(
+        path: &Path,
+        mut inner: tokenizers::Tokenizer,
+        info: TokenizerInfo,
+    ) -> Result<Self> {
+        let unreadable =
+            |e: tokenizers::Error| Error::data(path, None, format!("a tokenizer with wrong settings: {e}"));
         // Some files carry the settings of the run that wrote them. Cutting is done here, and counted.
         inner.with_truncation(None).map_err(unreadable)?.with_padding(None);
         if let Some(post) = inner.get_post_processor().cloned() {

@@ -100,6 +100,16 @@ fn wrong_files_are_not_written() {
 }
 
 #[test]
+fn a_long_array_is_not_held() {
+    let tokens = vec!["token"; 100_000];
+    let bytes = file(&[("k".to_string(), Value::Array(Array::strings(tokens.iter().copied())))], &[]);
+    let gguf = parse(Path::new("a"), &bytes).unwrap();
+    let array = gguf.array("k").unwrap().unwrap();
+    assert!(matches!(array.data, crate::gguf::value::Data::InFile(_)));
+    assert_eq!(array.iter_str(&bytes).unwrap().filter(|t| *t == "token").count(), 100_000);
+}
+
+#[test]
 fn a_failure_while_writing_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.gguf");
@@ -116,7 +126,11 @@ proptest! {
         let _ = parse(Path::new("a"), &bytes);
         // With a good beginning, so that the rest is looked at.
         let bytes = Build::new(1, 1).raw(&bytes).0;
-        let _ = parse(Path::new("a"), &bytes);
+        if let Ok(gguf) = parse(Path::new("a"), &bytes) {
+            let held = gguf.metadata.capacity() * size_of::<(String, Value)>()
+                + gguf.tensors.capacity() * size_of::<TensorInfo>();
+            prop_assert!(held <= 32 * bytes.len() + 4096);
+        }
     }
 
     #[test]

@@ -1,0 +1,173 @@
+//! A tokenizer from the metadata of a GGUF file, so that the one file is enough to train on.
+//!
+//! Byte-level BPE (`gpt2`) with the named pre-tokenizers, and `SentencePiece`'s BPE (`llama`). The meaning of the
+//! keys, the names and the patterns are those of llama.cpp's `llama-vocab.cpp`. What a file does not record is
+//! not done, as there: Qwen's Unicode normalization (NFC) is such a step, and matters for decomposed text only.
+
+use std::collections::HashMap;
+
+use mesp_formats::gguf::{Array, Gguf, Value, token_type};
+use tokenizers::models::bpe::{BpeBuilder, Merges, Vocab};
+use tokenizers::{AddedToken, Tokenizer};
+
+use super::TokenizerInfo;
+use crate::{Error, Result};
+
+mod byte_level;
+mod sentencepiece;
+
+const TOKENS: &str = "tokenizer.ggml.tokens";
+const TYPES: &str = "tokenizer.ggml.token_type";
+const MODEL: &str = "tokenizer.ggml.model";
+
+/// Texts that end a turn or a text. llama.cpp takes them for markers whatever kind a file gives them, since
+/// conversions have got that wrong.
+const ENDS: [&str; 8] = [
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|eom_id|>",
+    "<EOT>",
+    "_<EOT>",
+];
+
+/// The tokenizer of a file and what belongs to it; `bytes` is the whole file.
+///
+/// # Errors
+/// When the file has no tokenizer, one of a kind that is not supported, or one that contradicts itself.
+pub fn from_gguf(gguf: &Gguf, bytes: &[u8]) -> Result<(Tokenizer, TokenizerInfo)> {
+    let model = gguf.required(MODEL, gguf.str(MODEL)?)?;
+    let sentencepiece = match model {
+        "gpt2" => false,
+        "llama" => true,
+        other => {
+            let problem =
+                format!("expected \"gpt2\" (byte-level BPE) or \"llama\" (SentencePiece), found {other:?}");
+            return Err(wrong(gguf, MODEL, &problem, "use a model of family llama, qwen2 or qwen3"));
+        }
+    };
+    let places = Places::read(gguf, bytes)?;
+    // SentencePiece's own numbers stand in for keys that old files lack.
+    let id = |key: &str, usual: usize| -> Result<Option<usize>> {
+        let key = format!("tokenizer.ggml.{key}");
+        // Some converters put down -1, in 32 bits, for none.
+        let id = gguf.usize(&key)?.filter(|id| *id != u32::MAX as usize);
+        if let Some(id) = id.filter(|id| *id >= places.texts.len()) {
+            let problem = format!("expected a token below {}, found {id}", places.texts.len());
+            return Err(damaged(gguf, &key, &problem));
+        }
+        Ok(id.or((sentencepiece && usual < places.texts.len()).then_some(usual)))
+    };
+    let (bos, eos, unknown) = (id("bos_token_id", 1)?, id("eos_token_id", 2)?, id("unknown_token_id", 0)?);
+
+    let mut tokenizer;
+    let begins;
+    if sentencepiece {
+        tokenizer = sentencepiece::build(gguf, bytes, &places, unknown)?;
+        begins = true;
+    } else {
+        (tokenizer, begins) = byte_level::build(gguf, bytes, &places)?;
+    }
+    let markers = [bos, eos];
+    let added = places.texts.iter().zip(&places.types).enumerate().filter_map(|(id, (text, ty))| {
+        let marker = matches!(*ty, token_type::CONTROL | token_type::UNKNOWN)
+            || markers.contains(&Some(id))
+            || ENDS.contains(&text.as_str());
+        (marker || *ty == token_type::USER_DEFINED)
+            .then(|| AddedToken::from(text.as_str(), marker).normalized(false))
+    });
+    tokenizer.add_tokens(added).map_err(|e| damaged(gguf, TOKENS, &e.to_string()))?;
+
+    let key = "tokenizer.ggml.add_bos_token";
+    let add_bos = gguf.bool(key)?;
+    if add_bos == Some(true) && bos.is_none() {
+        return Err(damaged(gguf, key, "expected a bos_token_id beside it, found none"));
+    }
+    let text = |id: Option<usize>| id.and_then(|id| places.texts.get(id).cloned());
+    let info = TokenizerInfo {
+        bos_token: text(bos),
+        eos_token: text(eos),
+        chat_template: gguf.str("tokenizer.chat_template")?.map(str::to_string),
+        add_bos_token: Some(add_bos.unwrap_or(begins && bos.is_some())),
+    };
+    Ok((tokenizer, info))
+}
+
+/// Tokens by number.
+struct Places {
+    texts: Vec<String>,
+    /// As [`token_type`] numbers them.
+    types: Vec<i64>,
+    ids: Vocab,
+}
+
+impl Places {
+    fn read(gguf: &Gguf, bytes: &[u8]) -> Result<Self> {
+        let array = gguf.required(TOKENS, gguf.array(TOKENS)?)?;
+        let mut texts: Vec<String> = Vec::new();
+        let mut ids = HashMap::new();
+        for (id, text) in texts_of(gguf, TOKENS, array, bytes)?.enumerate() {
+            let text = if text.is_empty() { format!("[EMPTY_{id}]") } else { text.to_string() };
+            if let Some(other) = ids.insert(text.clone(), id as u32) {
+                let problem = format!("expected every token once, found {text:?} at {other} and at {id}");
+                return Err(damaged(gguf, TOKENS, &problem));
+            }
+            texts.push(text);
+        }
+        let types = match gguf.array(TYPES)? {
+            Some(array) => numbers_of(gguf, TYPES, array, bytes, texts.len(), Value::as_i64)?,
+            None => vec![token_type::NORMAL; texts.len()],
+        };
+        Ok(Self { texts, types, ids: ids.into_iter().collect() })
+    }
+
+    /// A model; every merge is known to make a token, which the builder needs.
+    fn model(&self, merges: Merges) -> BpeBuilder {
+        BpeBuilder::new().vocab_and_merges(self.ids.clone(), merges)
+    }
+}
+
+fn texts_of<'a>(
+    gguf: &Gguf,
+    key: &str,
+    array: &'a Array,
+    bytes: &'a [u8],
+) -> Result<impl Iterator<Item = &'a str> + use<'a>> {
+    array.iter_str(bytes).ok_or_else(|| {
+        damaged(gguf, key, &format!("expected an array of strings, found one of {}", array.ty.name()))
+    })
+}
+
+fn numbers_of<T>(
+    gguf: &Gguf,
+    key: &str,
+    array: &Array,
+    bytes: &[u8],
+    len: usize,
+    convert: impl Fn(&Value) -> Option<T>,
+) -> Result<Vec<T>> {
+    let numbers: Option<Vec<T>> = array.iter_scalars(bytes).and_then(|n| n.map(|v| convert(&v)).collect());
+    numbers.filter(|n| n.len() == len).ok_or_else(|| {
+        let found = format!("{} of {}", array.len, array.ty.name());
+        damaged(gguf, key, &format!("expected {len} numbers, one for each token, found {found}"))
+    })
+}
+
+fn wrong(gguf: &Gguf, key: &str, problem: &str, hint: &str) -> Error {
+    Error::from(gguf.error(key, problem)).hint(hint)
+}
+
+fn damaged(gguf: &Gguf, key: &str, problem: &str) -> Error {
+    wrong(
+        gguf,
+        key,
+        problem,
+        "the file's tokenizer is damaged: get the file again, or convert the model again",
+    )
+}
+
+#[cfg(test)]
+#[path = "gguf_tokenizer_tests.rs"]
+mod tests;
