@@ -80,7 +80,7 @@ impl ProgramPlan {
     }
 }
 
-fn live_peak(entries: &[Entry]) -> (usize, u32) {
+pub(crate) fn live_peak(entries: &[Entry]) -> (usize, u32) {
     let mut changes: Vec<(u32, i64)> =
         entries.iter().flat_map(|e| [(e.birth, e.bytes as i64), (e.death, -(e.bytes as i64))]).collect();
     // At one time, deaths come before births.

@@ -72,5 +72,5 @@ impl Tiles {
         Self { mlp_rows: usize::MAX, head_rows: usize::MAX, head_vocab: usize::MAX, keys: 64 };
 
     /// Each tile of rows reads the weights again, so tiles are no smaller than memory asks.
-    pub const DEFAULT: Self = Self { mlp_rows: 128, head_rows: 256, head_vocab: 2048, keys: 64 };
+    pub const DEFAULT: Self = Self { mlp_rows: 256, head_rows: 256, head_vocab: 2048, keys: 64 };
 }

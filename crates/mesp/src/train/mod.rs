@@ -1,5 +1,6 @@
 //! The training loop and its state. It emits events and prints nothing.
 
+pub mod budget;
 pub mod checkpoint;
 mod evaluate;
 mod event;

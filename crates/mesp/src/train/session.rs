@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use mesp_device::{Backend, Class, Dry, Label, Plan, Program, RowStat};
 
-use crate::Result;
 use crate::adapter::{
     self, AdapterConfig, BlockPairs, block_pairs, matrices, matrices_mut, persistent_pairs,
 };
@@ -12,6 +11,7 @@ use crate::method::{Backprop, GradSink, StepShape};
 use crate::model::{Batch, Config, Model};
 use crate::optim::{Optimizer, OptimizerKind};
 use crate::tape::Policy;
+use crate::{Error, Result};
 
 const STEP: Program = Program(0);
 const EVAL: Program = Program(1);
@@ -292,7 +292,7 @@ impl Shapes {
 /// Runs a session's programs on a device that computes nothing, and plans the memory of the real one.
 ///
 /// # Errors
-/// When `options` cannot be combined.
+/// When a training step is to be planned for options that do not train.
 pub fn plan(
     model: &Arc<Model>,
     options: &Options,
@@ -300,6 +300,20 @@ pub fn plan(
     value_bytes: usize,
     threads: usize,
 ) -> Result<Plan> {
+    Ok(record(model, options, shapes, value_bytes, threads)?.finish())
+}
+
+/// Runs the programs on [`Dry`].
+pub(super) fn record(
+    model: &Arc<Model>,
+    options: &Options,
+    shapes: &Shapes,
+    value_bytes: usize,
+    threads: usize,
+) -> Result<Dry> {
+    if shapes.train.is_some() && !options.training {
+        return Err(Error::usage("a training step cannot be planned for options that do not train"));
+    }
     let dry = Dry::new(value_bytes, threads);
     let mut session = Session::new(dry, Arc::clone(model), options.clone(), shapes.targets());
     if let Some(batch) = &shapes.train {
@@ -311,5 +325,5 @@ pub fn plan(
     if let Some(batch) = &shapes.eval {
         session.evaluate(batch);
     }
-    Ok(session.into_backend().finish())
+    Ok(session.into_backend())
 }

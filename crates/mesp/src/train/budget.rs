@@ -1,0 +1,134 @@
+//! The fastest policy that fits a budget.
+//!
+//! All candidates give the same gradients to the bit, so a budget changes the time of a run and never its
+//! result: what is searched is which intermediates are kept, how rows and words are cut, and whether blocks'
+//! inputs wait in memory or in a file. What would change the result (rounded checkpoints, another update,
+//! another optimizer) is the user's to say.
+
+use std::sync::Arc;
+
+use mesp_device::Plan;
+
+use super::session::record;
+use super::{Options, Shapes};
+use crate::Result;
+use crate::method::Method;
+use crate::model::{Batch, Model};
+use crate::tape::{Policy, Residency, Site, SiteSet, Tiles};
+
+/// A policy and what it needs.
+#[derive(Debug, Clone)]
+pub struct Choice {
+    /// The options asked for, with another policy.
+    pub options: Options,
+    /// Its memory.
+    pub plan: Plan,
+}
+
+/// The outcome of a search.
+#[derive(Debug, Clone)]
+pub struct Search {
+    /// The fastest candidate within the limit, if there is one.
+    pub fits: Option<Choice>,
+    /// The candidate that needs least.
+    pub least: Choice,
+}
+
+/// What a search may change besides sites and tiles.
+#[derive(Debug, Clone, Copy)]
+pub struct Freedom {
+    /// Whether blocks' inputs may wait in a file.
+    pub file: bool,
+}
+
+/// Plans every candidate and takes the fastest whose arena is at most `limit` bytes.
+///
+/// # Errors
+/// When `options` cannot be planned.
+pub fn search(
+    model: &Arc<Model>,
+    options: &Options,
+    shapes: &Shapes,
+    (value_bytes, threads): (usize, usize),
+    limit: usize,
+    freedom: Freedom,
+) -> Result<Search> {
+    let mut order = Vec::new();
+    let mut least: Option<(usize, Options)> = None;
+    let rows = shapes.train.as_ref().map_or(1, Batch::rows);
+    for policy in candidates(options.policy, freedom, rows) {
+        let candidate = Options { policy, method_name: "auto".to_owned(), ..options.clone() };
+        let (live, cost) = record(model, &candidate, shapes, value_bytes, threads)?.estimate();
+        let cost = cost + spill_cost(model, &candidate, shapes, value_bytes);
+        if least.as_ref().is_none_or(|(bytes, _)| live < *bytes) {
+            least = Some((live, candidate.clone()));
+        }
+        if live <= limit {
+            order.push((cost, candidate));
+        }
+    }
+    order.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let choose = |options: Options| -> Result<Choice> {
+        let plan = super::plan(model, &options, shapes, value_bytes, threads)?;
+        Ok(Choice { options, plan })
+    };
+    let least = choose(least.map_or_else(|| options.clone(), |(_, o)| o))?;
+    // Placing buffers may need a little more than what is alive at once, so the first that really fits.
+    for (_, candidate) in order {
+        let choice = choose(candidate)?;
+        if choice.plan.bytes() <= limit {
+            return Ok(Search { fits: Some(choice), least });
+        }
+    }
+    let fits = (least.plan.bytes() <= limit).then(|| least.clone());
+    Ok(Search { fits, least })
+}
+
+/// Policies worth planning, all with the asked-for key tile and kind of checkpoint.
+fn candidates(asked: Policy, freedom: Freedom, rows: usize) -> Vec<Policy> {
+    const ATTENTION: SiteSet = SiteSet::of(&[
+        Site::QRaw,
+        Site::Q,
+        Site::KRaw,
+        Site::K,
+        Site::V,
+        Site::AttnOut,
+        Site::Lse,
+        Site::Mid,
+    ]);
+    const MLP: SiteSet = SiteSet::of(&[Site::Gate, Site::Up]);
+    let base = Method::Mesp.policy();
+    let input = SiteSet::of(&[Site::BlockIn]);
+    let residencies: &[Residency] = match (asked.residency, freedom.file) {
+        (Residency::Full, true) => &[Residency::Full, Residency::File],
+        (Residency::Full, false) => &[Residency::Full],
+        (Residency::Bf16, _) => &[Residency::Bf16],
+        (Residency::File, _) => &[Residency::File],
+    };
+    // Tiles of more rows than there are differ in nothing.
+    let useful = |tile: &usize| *tile < 2 * rows;
+    let mut all = Vec::new();
+    for &residency in residencies {
+        for across in [input.and(ATTENTION).and(MLP), input.and(ATTENTION), input] {
+            for keep_last in [true, false] {
+                for mlp_rows in [1024, 512, 256, 128, 64, 32, 16].into_iter().filter(useful) {
+                    for head_rows in [512, 256, 128, 64, 32].into_iter().filter(useful) {
+                        for head_vocab in [usize::MAX, 4096, 2048, 1024] {
+                            let tiles = Tiles { mlp_rows, head_rows, head_vocab, keys: asked.tiles.keys };
+                            all.push(Policy { across, residency, keep_last, tiles, ..base });
+                        }
+                    }
+                }
+            }
+        }
+    }
+    all
+}
+
+/// Bytes written and read, in the multiplications that could be made meanwhile: a disk moves about a byte in
+/// the time of 200 of them.
+fn spill_cost(model: &Model, options: &Options, shapes: &Shapes, value_bytes: usize) -> f64 {
+    let rows = shapes.train.as_ref().map_or(0, Batch::rows);
+    let bytes = 2 * rows * model.config.hidden_size * model.config.layers * value_bytes;
+    if options.policy.residency == Residency::File { 200.0 * bytes as f64 } else { 0.0 }
+}
