@@ -1,3 +1,41 @@
-//! The `mesp` program.
+//! The `mesp` program: it reads options and files, calls the library, and says what happened.
+//!
+//! What was typed is in [`args`]; [`settings`] turns it into what it means; each command has a file under
+//! [`commands`]. Results go to standard output, everything for people to standard error.
 
-fn main() {}
+mod args;
+mod chart;
+mod commands;
+mod failure;
+mod footprint;
+mod inputs;
+mod memory;
+mod metrics;
+mod progress;
+mod run_dir;
+mod run_json;
+mod settings;
+mod sizes;
+mod ui;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+
+fn main() -> ExitCode {
+    let done = match &Cli::parse().command {
+        Command::Train(args) => commands::train::run(args),
+        Command::Plan(args) => commands::plan::run(args),
+        Command::Grads(args) => commands::grads::run(args),
+        Command::Eval(args) => commands::eval::run(args),
+        Command::Generate(args) => commands::generate::run(args),
+        Command::InitModel(args) => commands::init_model::run(args),
+        Command::Inspect(args) => commands::inspect::run(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error),
+    }
+}

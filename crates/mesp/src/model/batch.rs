@@ -50,7 +50,7 @@ impl Batch {
             tokens: vec![0; rows],
             positions: vec![0; rows],
             offsets: offsets.to_vec(),
-            target_rows: vec![0; targets],
+            target_rows: (0..targets as u32).collect(),
             target_labels: vec![0; targets],
             probs,
         }

@@ -1,0 +1,205 @@
+//! Options that several commands share, in groups. They hold what was typed: a choice that was not made is
+//! `None`, since what it then means may depend on others.
+
+#![expect(clippy::doc_markdown, reason = "these are help texts, shown as they stand")]
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::{SharedArgs, size};
+use crate::sizes::Bytes;
+
+/// The options of train, plan and grads.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CommonArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    #[command(flatten)]
+    pub(crate) adapter: AdapterArgs,
+    #[command(flatten)]
+    pub(crate) method: MethodArgs,
+    #[command(flatten)]
+    pub(crate) schedule: ScheduleArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    #[command(flatten)]
+    pub(crate) shared: SharedArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct ModelArgs {
+    /// The model: a Hugging Face directory (config.json, safetensors, tokenizer.json)
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
+    /// How the frozen weights are held: auto, mapped (in their file, in their type), or copied into memory as
+    /// f32, bf16 or f16 [default: auto, which is mapped]
+    #[arg(long, value_name = "HOW", default_value = "auto", hide_default_value = true)]
+    pub(crate) base: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PromptStyleArg {
+    /// The two are joined as they stand
+    Raw,
+    /// A turn of the user and one of the assistant, in the model's chat format
+    Chat,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Data")]
+pub(crate) struct DataArgs {
+    /// The rows: JSON lines with messages, prompt and completion, text, or input_ids and labels; a plain text;
+    /// or a directory with train.jsonl
+    #[arg(long, value_name = "FILE|DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Cut rows to so many tokens, and plain text into windows of so many [default: in train and plan 512, or
+    /// the longest the model was made for; in grads and eval rows stay whole]
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) max_seq_len: Option<usize>,
+    /// How rows with prompt and completion become one text
+    #[arg(long, value_enum, default_value_t = PromptStyleArg::Raw)]
+    pub(crate) prompt_style: PromptStyleArg,
+    /// Train prompts and the turns of users too
+    #[arg(long)]
+    pub(crate) train_on_prompt: bool,
+    /// Leave out the end-of-text token after a text
+    #[arg(long)]
+    pub(crate) no_eos: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Adapter")]
+pub(crate) struct AdapterArgs {
+    /// Start from this adapter, a directory in PEFT's layout [default: a new one, A random and B zero]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Option<PathBuf>,
+    /// Rank of the adapter's matrices [default: 8]
+    #[arg(long, value_name = "R")]
+    pub(crate) rank: Option<usize>,
+    /// The adapter's output is multiplied by ALPHA/R [default: twice the rank]
+    #[arg(long, value_name = "ALPHA")]
+    pub(crate) alpha: Option<f64>,
+    /// Multiply by ALPHA/√R instead (rsLoRA)
+    #[arg(long)]
+    pub(crate) rslora: bool,
+    /// Layers that get an adapter: all-linear, or a list of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj,
+    /// down_proj [default: all-linear]
+    #[arg(long, value_name = "LIST")]
+    pub(crate) target_modules: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum UpdateArg {
+    /// Keep all gradients until the backward pass is done
+    Accumulate,
+    /// Step each block as soon as its gradients are finished, and keep none
+    PerBlock,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Compute {
+    /// Single precision
+    F32,
+    /// Double precision, the reference for grads and eval
+    F64,
+    /// Not in this build
+    #[value(hide = true)]
+    Bf16,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Method and memory")]
+pub(crate) struct MethodArgs {
+    /// What is kept for the backward pass: mesp, mesp-paper, mesp-paper-store-h, mebp, store-all or auto; all
+    /// give the same gradients [default: mesp]
+    #[arg(long, value_name = "NAME", default_value = "mesp", hide_default_value = true)]
+    pub(crate) method: String,
+    /// Rows of the MLP that are computed at once [default: the method's own]
+    #[arg(long, value_name = "ROWS")]
+    pub(crate) mlp_rows: Option<usize>,
+    /// Rows whose logits are computed at once [default: the method's own]
+    #[arg(long, value_name = "ROWS")]
+    pub(crate) head_rows: Option<usize>,
+    /// When adapters are stepped [default: accumulate]
+    #[arg(long, value_enum, value_name = "WHEN")]
+    pub(crate) update: Option<UpdateArg>,
+    /// Number type of the computation
+    #[arg(long, value_enum, default_value_t = Compute::F32)]
+    pub(crate) compute: Compute,
+    /// Number type of what is kept between blocks; this build has f32
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    pub(crate) checkpoints: String,
+    /// End with status 3 if the plan needs more than this: 128MB, 128MiB or bytes [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) memory_budget: Option<Bytes>,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Training")]
+pub(crate) struct ScheduleArgs {
+    /// Rows of a micro-batch [default: 1; in grads all]
+    #[arg(long, value_name = "ROWS")]
+    pub(crate) batch_size: Option<usize>,
+    /// Micro-batches of an optimizer step [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(crate) grad_accum: Option<usize>,
+    /// Optimizer steps [default: see --epochs]
+    #[arg(long, value_name = "N", conflicts_with = "epochs")]
+    pub(crate) steps: Option<usize>,
+    /// Passes over the data [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(crate) epochs: Option<f64>,
+    /// Highest learning rate of the schedule [default: 2e-4]
+    #[arg(long, value_name = "RATE")]
+    pub(crate) learning_rate: Option<f64>,
+    /// The learning rate after the warmup: constant, linear or cosine [default: cosine]
+    #[arg(long, value_name = "SHAPE")]
+    pub(crate) lr_schedule: Option<String>,
+    /// Share of the steps over which the learning rate rises [default: 0.03]
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) warmup_ratio: Option<f64>,
+    /// sgd or adamw [default: adamw]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) optimizer: Option<String>,
+    /// Momentum of sgd [default: 0]
+    #[arg(long, value_name = "MU", default_value_t = 0.0, hide_default_value = true)]
+    pub(crate) momentum: f64,
+    /// Weight decay [default: 0]
+    #[arg(long, value_name = "LAMBDA", default_value_t = 0.0, hide_default_value = true)]
+    pub(crate) weight_decay: f64,
+    /// Scale gradients down to this norm; 0 never [default: 1, with --update per-block 0]
+    #[arg(long, value_name = "NORM")]
+    pub(crate) max_grad_norm: Option<f64>,
+    /// Seed of the adapter's start and of the order of rows [default: 0]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) seed: u64,
+    /// Rows that are never trained, to evaluate before and after [default: eval.jsonl or valid.jsonl when --data
+    /// is a directory that has one]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) eval_data: Option<PathBuf>,
+    /// Evaluate every so many steps too [default: never]
+    #[arg(long, value_name = "STEPS")]
+    pub(crate) eval_every: Option<usize>,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct OutputArgs {
+    /// Where results go: the run directory [default: mesp-out]; for grads the safetensors file
+    #[arg(long, value_name = "PATH")]
+    pub(crate) output: Option<PathBuf>,
+    /// Write a checkpoint every so many steps [default: only when interrupted]
+    #[arg(long, value_name = "STEPS")]
+    pub(crate) save_every: Option<usize>,
+    /// Go on from a checkpoint directory, without a name from the latest of --output
+    #[arg(long, value_name = "CHECKPOINT", num_args = 0..=1)]
+    #[expect(clippy::option_option, reason = "not given, given alone, given with a path")]
+    pub(crate) resume: Option<Option<PathBuf>>,
+    /// Replace the run that is in --output
+    #[arg(long, conflicts_with = "resume")]
+    pub(crate) overwrite: bool,
+}

@@ -1,0 +1,136 @@
+//! `mesp train` without a model and without data: a small model that learns to talk like an old sea captain.
+//! `assets/demo/README.md` says where model and rows come from.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Result;
+use mesp::generate::Sampling;
+use mesp::source::Base;
+use mesp_formats::atomic::{create_dir_all, write_atomic};
+use serde_json::Value;
+
+use super::speak::{Language, Pieces, generator};
+use super::train::{Job, train};
+use crate::args::CommonArgs;
+use crate::chart;
+use crate::inputs;
+use crate::run_dir::RunDir;
+use crate::run_json;
+use crate::settings::Settings;
+use crate::ui;
+
+/// The files, by their names in the demo's folder.
+const FILES: [(&str, &[u8]); 7] = [
+    ("model/config.json", include_bytes!("../../../../assets/demo/model/config.json")),
+    ("model/generation_config.json", include_bytes!("../../../../assets/demo/model/generation_config.json")),
+    ("model/model.safetensors", include_bytes!("../../../../assets/demo/model/model.safetensors")),
+    ("model/tokenizer.json", include_bytes!("../../../../assets/demo/model/tokenizer.json")),
+    ("model/tokenizer_config.json", include_bytes!("../../../../assets/demo/model/tokenizer_config.json")),
+    ("train.jsonl", include_bytes!("../../../../assets/demo/train.jsonl")),
+    ("eval.jsonl", include_bytes!("../../../../assets/demo/eval.jsonl")),
+];
+
+/// Where they are put in the run directory, so that the model can be used afterwards.
+const FOLDER: &str = "demo";
+
+/// Questions that the training rows do not contain.
+const PROMPTS: [&str; 3] = ["What do you know about the wolf?", "How do I make tea?", "Who is Lina?"];
+
+/// Tokens of an answer at most.
+const ANSWER: usize = 80;
+
+pub(crate) fn run(common: &CommonArgs, started: Instant) -> Result<()> {
+    let args = with_defaults(common);
+    let dir = RunDir::look(&args.output, is_demo)?;
+    let folder = dir.path.join(FOLDER);
+    let model = folder.join("model");
+    let data = folder.join("train.jsonl");
+    let mut settings = Settings::new(&args)?;
+    settings.run.base_model = Some(model.display().to_string());
+    let output = dir.path.clone();
+
+    ui::note("the built-in demo: a model of 1.3 million parameters learns to talk like an old sea captain");
+    create_dir_all(&model)?;
+    for (name, content) in FILES {
+        write_atomic(&folder.join(name), |out| std::io::Write::write_all(out, content))?;
+    }
+    let json = args.shared.json;
+    let before = answers(&args, &model, None)?;
+    let mut text = "before\n".to_owned();
+    for (prompt, answer) in PROMPTS.iter().zip(&before) {
+        let _ = writeln!(text, "  {prompt}\n    {answer}");
+    }
+    ui::result(json, &format!("{text}\n"))?;
+    let eval = Some(folder.join("eval.jsonl"));
+    let done = train(Job { args: &args, settings, model: &model, data: &data, eval, dir, started })?;
+    if done.summary.interrupted {
+        return done.end(&args);
+    }
+    let mut text = format!("\nloss by step\n{}\nafter\n", chart::curve(&done.losses, ui::unicode()));
+    let after = answers(&args, &model, Some(&output))?;
+    for (prompt, answer) in PROMPTS.iter().zip(&after) {
+        let _ = writeln!(text, "  {prompt}\n    {answer}");
+    }
+    let _ = write!(text, "\n{}", done.closing());
+    let _ = writeln!(
+        text,
+        "ask it yourself: mesp generate --model {} --adapter {} --prompt \"What is a candle for?\"",
+        model.display(),
+        output.display()
+    );
+    ui::result(json, &text)?;
+    done.end(&args)
+}
+
+/// What the demo chooses where nothing was chosen.
+fn with_defaults(common: &CommonArgs) -> CommonArgs {
+    let mut args = common.clone();
+    let s = &mut args.schedule;
+    s.batch_size.get_or_insert(8);
+    s.learning_rate.get_or_insert(3e-3);
+    s.lr_schedule.get_or_insert_with(|| "linear".to_owned());
+    s.warmup_ratio.get_or_insert(0.06);
+    if s.epochs.is_none() {
+        s.steps.get_or_insert(80);
+    }
+    args
+}
+
+/// Whether the run in a directory is an earlier demo, which may go without asking.
+fn is_demo(dir: &Path) -> bool {
+    let model = dir.join(FOLDER).join("model");
+    let trained_on = || -> Option<bool> {
+        let run: Value = serde_json::from_slice(&std::fs::read(dir.join(run_json::FILE)).ok()?).ok()?;
+        Some(run["model"]["path"].as_str()? == model.display().to_string())
+    };
+    model.is_dir() && trained_on().unwrap_or(!dir.join(run_json::FILE).exists())
+}
+
+/// What the model answers.
+fn answers(args: &CommonArgs, model: &Path, adapter: Option<&Path>) -> Result<Vec<String>> {
+    let loaded = inputs::load_model(model, Base::Mapped)?;
+    let language = Language::open(model)?;
+    let prompts = PROMPTS.iter().map(|p| language.prompt(p, false)).collect::<Result<Vec<_>>>()?;
+    let capacity = prompts.iter().map(Vec::len).max().unwrap_or(0) + ANSWER;
+    let pool = inputs::pool(args.shared.threads)?;
+    let mut generator = generator(&loaded, adapter, capacity, &pool)?;
+    let stops = language.stops(&loaded.eos);
+    let mut said = Vec::new();
+    for prompt in &prompts {
+        let mut ids = Vec::new();
+        generator.reset();
+        pool.install(|| {
+            generator.generate(prompt, ANSWER, Sampling::GREEDY, &stops, &mut |id| {
+                ids.push(id);
+                true
+            });
+        });
+        let mut pieces = Pieces::after(&language.encoder, prompt);
+        let mut text = ids.iter().map(|id| pieces.push(*id)).collect::<mesp::Result<String>>()?;
+        text += &pieces.rest()?;
+        said.push(text.trim().to_owned());
+    }
+    Ok(said)
+}

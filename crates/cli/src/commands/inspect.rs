@@ -1,0 +1,198 @@
+//! `mesp inspect`.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use anyhow::Result;
+use mesp::source::{Base, HfSource};
+use mesp_device::Mapping;
+use mesp_formats::peft::{CONFIG_FILE, MODEL_FILE};
+use mesp_formats::safetensors_file::{self, Header};
+use mesp_formats::{AdapterConfig, Error as FileError, TokenizerConfig};
+use serde_json::{Value, json};
+
+use crate::args::InspectArgs;
+use crate::inputs::{self, usage};
+use crate::run_json::dtype_name;
+use crate::sizes::{bytes, count};
+use crate::{run_json, ui};
+
+pub(crate) fn run(args: &InspectArgs) -> Result<()> {
+    let path = &args.path;
+    let has = |name: &str| path.join(name).is_file();
+    let (document, text) = if path.is_file() {
+        tensors(path)?
+    } else if has(run_json::FILE) {
+        finished_run(path)?
+    } else if has("state.json") {
+        checkpoint(path)?
+    } else if has(CONFIG_FILE) {
+        adapter(path)?
+    } else if has("config.json") {
+        model(path)?
+    } else {
+        let found = if path.exists() { "none of their files" } else { "nothing" };
+        let problem = format!(
+            "{}: expected a model, an adapter, a checkpoint, a run or a safetensors file, found {found}",
+            path.display()
+        );
+        return Err(usage(problem, "check the path"));
+    };
+    if args.shared.json { ui::json(&document) } else { ui::print(&text) }
+}
+
+/// A two-column table of a document's values.
+fn listed(document: &Value) -> String {
+    let row = |(key, value): (&String, &Value)| {
+        let shown = match value {
+            Value::String(text) => text.clone(),
+            Value::Number(n) if key.ends_with("bytes") => n.as_u64().map_or_else(|| n.to_string(), bytes),
+            Value::Number(n) if key == "parameters" => n.as_u64().map_or_else(|| n.to_string(), count),
+            Value::Array(list) => {
+                list.iter().map(|v| v.to_string().replace('"', "")).collect::<Vec<_>>().join(", ")
+            }
+            other => other.to_string(),
+        };
+        // Values to the left too: they are words.
+        format!("  {:<18}{shown}\n", key.replace('_', " "))
+    };
+    document.as_object().map(|map| map.iter().map(row).collect()).unwrap_or_default()
+}
+
+fn model(dir: &Path) -> Result<(Value, String)> {
+    let (file, c) = inputs::read_config(dir)?;
+    let source = HfSource::open(dir, Base::Mapped)?;
+    let tokenizer = TokenizerConfig::read(dir)?;
+    let tensors: Vec<_> = source.tensors().collect();
+    let size: usize = tensors.iter().map(|(_, dtype, s)| dtype.row_bytes(s.iter().product())).sum();
+    let document = json!({
+        "kind": "model",
+        "arch": c.arch,
+        "parameters": c.parameters(),
+        "dtype": dtype_name(source.dtype()),
+        "tensors": tensors.len(),
+        "weight_bytes": size,
+        "vocab_size": c.vocab_size,
+        "hidden_size": c.hidden_size,
+        "intermediate_size": c.intermediate_size,
+        "layers": c.layers,
+        "heads": c.heads,
+        "kv_heads": c.kv_heads,
+        "head_dim": c.head_dim,
+        "max_positions": c.max_positions,
+        "tied": c.tied,
+        "eos_token_ids": file.eos_token_ids,
+        "tokenizer": dir.join("tokenizer.json").is_file(),
+        "chat_template": tokenizer.chat_template.is_some(),
+    });
+    let text = listed(&document);
+    Ok((document, text))
+}
+
+fn adapter(dir: &Path) -> Result<(Value, String)> {
+    let c = AdapterConfig::read(dir)?;
+    let header = header(&dir.join(MODEL_FILE))?;
+    let document = json!({
+        "kind": "adapter",
+        "rank": c.r,
+        "alpha": c.lora_alpha,
+        "rslora": c.use_rslora,
+        "scale": c.scale(),
+        "target_modules": c.target_modules,
+        "parameters": parameters(&header),
+        "tensors": header.tensors.len(),
+        "base_model": c.base_model,
+    });
+    let text = listed(&document);
+    Ok((document, text))
+}
+
+fn checkpoint(dir: &Path) -> Result<(Value, String)> {
+    let state = read_json(&dir.join("state.json"))?;
+    let (mut document, _) = adapter(dir)?;
+    if let Some(map) = document.as_object_mut() {
+        map.insert("kind".to_owned(), json!("checkpoint"));
+        map.insert("step".to_owned(), state["progress"]["step"].clone());
+        map.insert("tokens".to_owned(), state["progress"]["tokens"].clone());
+        map.insert("settings".to_owned(), state["fixed"].clone());
+    }
+    let mut text = document.clone();
+    let settings = text.as_object_mut().and_then(|map| map.remove("settings")).unwrap_or_default();
+    let text = format!("{}settings\n{}", listed(&text), listed(&settings));
+    Ok((document, text))
+}
+
+fn finished_run(dir: &Path) -> Result<(Value, String)> {
+    let run = read_json(&dir.join(run_json::FILE))?;
+    let (adapter, _) = adapter(dir)?;
+    let brief = json!({
+        "kind": "run",
+        "status": run["status"],
+        "model": run["model"]["path"],
+        "arch": run["model"]["arch"],
+        "method": run["method"],
+        "steps": run["steps"],
+        "first_loss": run["loss"]["first"],
+        "last_loss": run["loss"]["last"],
+        "eval_before": run["loss"]["eval_before"],
+        "eval_after": run["loss"]["eval_after"],
+        "seconds": run["seconds"]["total"],
+        "planned_bytes": run["memory"]["planned_bytes"],
+        "heap_peak_bytes": run["memory"]["heap_peak_bytes"],
+        "rank": adapter["rank"],
+        "target_modules": adapter["target_modules"],
+    });
+    let text = listed(&brief);
+    Ok((json!({ "kind": "run", "run": run, "adapter": adapter }), text))
+}
+
+fn tensors(path: &Path) -> Result<(Value, String)> {
+    let header = header(path)?;
+    let list: Vec<Value> = header
+        .tensors
+        .iter()
+        .map(|t| json!({ "name": t.name, "dtype": t.dtype.name(), "shape": t.shape, "bytes": t.range.len() }))
+        .collect();
+    let rows: Vec<Vec<String>> = header
+        .tensors
+        .iter()
+        .map(|t| {
+            vec![
+                t.name.clone(),
+                t.dtype.name().to_owned(),
+                format!("{:?}", t.shape),
+                bytes(t.range.len() as u64),
+            ]
+        })
+        .collect();
+    let mut text = ui::table(&rows);
+    let _ = writeln!(text, "{} tensors, {} parameters", rows.len(), count(parameters(&header)));
+    for (key, value) in &header.metadata {
+        let _ = writeln!(text, "  {key}: {value}");
+    }
+    let document = json!({
+        "kind": "safetensors",
+        "parameters": parameters(&header),
+        "tensors": list,
+        "skipped": header.skipped,
+        "metadata": header.metadata,
+    });
+    Ok((document, text))
+}
+
+fn parameters(header: &Header) -> u64 {
+    header.tensors.iter().map(|t| t.shape.iter().product::<usize>() as u64).sum()
+}
+
+fn header(path: &Path) -> Result<Header> {
+    let map = Mapping::open(path).map_err(|e| FileError::io("read", path, e))?;
+    Ok(safetensors_file::parse(path, map.bytes())?)
+}
+
+fn read_json(path: &Path) -> Result<Value> {
+    let text = fs::read(path).map_err(|e| FileError::io("read", path, e))?;
+    let value =
+        serde_json::from_slice(&text).map_err(|e| FileError::invalid(path, format!("expected JSON: {e}")))?;
+    Ok(value)
+}

@@ -1,0 +1,243 @@
+//! `mesp train`.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use mesp::adapter::peft;
+use mesp::model::Model;
+use mesp::source::Base;
+use mesp::train::{self, Progress, Session, Summary, checkpoint};
+use mesp_device::Cpu;
+use serde_json::Value;
+
+use super::demo;
+use super::watch::Watch;
+use crate::args::{CommonArgs, TrainArgs};
+use crate::failure::Interrupted;
+use crate::footprint::{self, Footprint, Work};
+use crate::inputs::{self, Loaded, Rows};
+use crate::memory::{self, Marks};
+use crate::metrics::Metrics;
+use crate::run_dir::RunDir;
+use crate::run_json::Report;
+use crate::settings::Settings;
+use crate::sizes::{bytes, duration};
+use crate::ui;
+
+/// Set by the first interrupt.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn run(args: &TrainArgs) -> Result<()> {
+    let started = Instant::now();
+    let common = &args.common;
+    if common.model.model.is_none() && common.data.data.is_none() {
+        return demo::run(common, started);
+    }
+    let model = inputs::model_dir(&common.model)?;
+    let data = inputs::data_file(&common.data)?;
+    let job = Job {
+        args: common,
+        settings: Settings::new(common)?,
+        model,
+        data,
+        eval: inputs::eval_file(common.schedule.eval_data.as_ref(), data),
+        dir: RunDir::look(&common.output, |_| false)?,
+        started,
+    };
+    let done = train(job)?;
+    if !done.summary.interrupted {
+        ui::result(common.shared.json, &done.closing())?;
+    }
+    done.end(common)
+}
+
+/// Everything that a run starts from.
+pub(crate) struct Job<'a> {
+    pub(crate) args: &'a CommonArgs,
+    pub(crate) settings: Settings,
+    pub(crate) model: &'a Path,
+    pub(crate) data: &'a Path,
+    pub(crate) eval: Option<PathBuf>,
+    pub(crate) dir: RunDir,
+    pub(crate) started: Instant,
+}
+
+/// Everything that it came to.
+pub(crate) struct Done {
+    pub(crate) json: Value,
+    pub(crate) losses: Vec<f64>,
+    pub(crate) summary: Summary,
+    marks: Marks,
+    planned: u64,
+    mapped: u64,
+    output: PathBuf,
+    seconds: f64,
+}
+
+/// Runs a job to its end or its interruption.
+pub(crate) fn train(job: Job<'_>) -> Result<Done> {
+    let Job { args, mut settings, model: dir, data, eval, dir: output, started } = job;
+    Settings::only_f32(args.method.compute)?;
+    let pool = inputs::pool(args.shared.threads)?;
+    // Mapped first in any case: mistakes in the files show, and nothing large is in memory yet.
+    let Loaded { model, dtype, .. } = inputs::load_model(dir, Base::Mapped)?;
+    let options = inputs::read_options(&args.data, &model.config, true);
+    let rows = inputs::read_rows(dir, data, eval.as_deref(), &options)?;
+    inputs::warn_of_length(inputs::longest(&rows.train), &model.config);
+
+    let work = Work::training(&rows, &settings.run, settings.base, pool.current_num_threads());
+    let mut footprint = footprint::footprint(&model, &settings.options, &work)?;
+    announce(&model, &settings, &footprint);
+    if let Some(budget) = args.method.memory_budget.filter(|b| footprint.planned() > b.0) {
+        let least = footprint::least(&model, &settings.options, &work, settings.run.grad_accum)?;
+        footprint::verdict(&footprint, budget, &least)?;
+    }
+    let model =
+        if settings.base == Base::Mapped { model } else { inputs::load_model(dir, settings.base)?.model };
+
+    output.begin()?;
+    settings.run.output = Some(output.path.clone());
+    let metrics = Metrics::open(&output.path, output.resume.is_some())?;
+    memory::begin_training();
+    let be = Cpu::<f32>::new(std::mem::take(&mut footprint.plan), Arc::clone(&pool));
+    let mut session = Session::new(be, Arc::clone(&model), settings.options.clone(), work.shapes.targets());
+    let from = start(&mut session, args.adapter.adapter.as_deref(), &settings, output.resume.as_deref())?;
+    let prepare = started.elapsed().as_secs_f64();
+
+    interruptible()?;
+    let mut watch = Watch::new(metrics, footprint.planned(), &STOP);
+    let (Rows { train, eval, .. }, run) = (&rows, &settings.run);
+    let outcome = pool
+        .install(|| train::run(&mut session, train, eval, run, from, &STOP, &mut |event| watch.on(event)));
+    if let Some(trouble) = watch.trouble {
+        return Err(trouble.into());
+    }
+    let summary = outcome?;
+    let (marks, seconds) = (memory::marks(), started.elapsed().as_secs_f64());
+    let report = Report {
+        model_path: settings.run.base_model.as_deref().unwrap_or_default(),
+        config: &model.config,
+        dtype,
+        settings: &settings,
+        threads: pool.current_num_threads(),
+        summary: &summary,
+        footprint: &footprint,
+        budget: args.method.memory_budget.map(|b| b.0),
+        marks,
+        prepare,
+        total: seconds,
+    };
+    let json = report.write(&output.path)?;
+    let (planned, mapped) = (footprint.planned(), footprint.mapped);
+    Ok(Done { json, losses: watch.losses, summary, marks, planned, mapped, output: output.path, seconds })
+}
+
+/// Fills adapters and optimizer state: from a checkpoint, from an adapter, or anew.
+fn start(
+    session: &mut Session<Cpu<f32>>,
+    adapter: Option<&Path>,
+    settings: &Settings,
+    resume: Option<&Path>,
+) -> Result<Progress> {
+    if let Some(checkpoint) = resume {
+        return Ok(checkpoint::load(session, checkpoint, &settings.run)?);
+    }
+    if let Some(dir) = adapter {
+        let config = session.model().config.clone();
+        let (be, params, _) = session.state_mut();
+        peft::read_tensors(be, &dir.join(mesp_formats::peft::MODEL_FILE), params, &config)?;
+    } else {
+        session.init_adapters(settings.run.seed);
+    }
+    Ok(Progress::default())
+}
+
+fn announce(model: &Model, settings: &Settings, footprint: &Footprint) {
+    let c = &model.config;
+    let adapter = &settings.options.adapter;
+    ui::note(format!(
+        "model: {}, {} parameters; adapter: rank {}, {} parameters",
+        c.arch,
+        crate::sizes::count(c.parameters()),
+        adapter.rank,
+        crate::sizes::count(adapter.parameters(c)),
+    ));
+    let mapped = match footprint.mapped {
+        0 => String::new(),
+        n => format!("; weights stay in their file, {} mapped", bytes(n)),
+    };
+    ui::note(format!("plan: {}, {}{mapped}", settings.options.method_name, footprint.line(4)));
+}
+
+/// The first interrupt asks the run to stop after its step, the second ends the program.
+fn interruptible() -> Result<()> {
+    ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        ui::note("finishing this step, then writing a checkpoint (interrupt again to stop at once)");
+    })
+    .context("cannot listen for interrupts")
+}
+
+impl Done {
+    /// Measured memory beside planned, in a line.
+    pub(crate) fn memory_line(&self) -> String {
+        let m = &self.marks;
+        let resident = match (m.rss_anonymous, m.rss) {
+            (Some(anonymous), Some(all)) => {
+                let mapped = if self.mapped > 0 { ", with mapped weights" } else { ", in all" };
+                format!("; process: anonymous {}{mapped} {}", bytes(anonymous), bytes(all))
+            }
+            _ => String::new(),
+        };
+        format!(
+            "memory: planned {}; heap peak {} in training, {} from start to end{resident}",
+            bytes(self.planned),
+            bytes(m.heap_training),
+            bytes(m.heap)
+        )
+    }
+
+    /// What a run came to, for people.
+    pub(crate) fn closing(&self) -> String {
+        let s = &self.summary;
+        let change = |from: Option<f64>, to: Option<f64>| match (from, to) {
+            (Some(from), Some(to)) => format!("{from:.4} -> {to:.4}"),
+            (None, Some(to)) => format!("{to:.4}"),
+            _ => "none".to_owned(),
+        };
+        let mut text = format!("loss: {}", change(s.first_loss, s.last_loss));
+        if s.eval_after.is_some() {
+            let _ = write!(text, "; held-out: {}", change(s.eval_before, s.eval_after));
+        }
+        let _ = writeln!(text, "\n{}", self.memory_line());
+        let _ = writeln!(
+            text,
+            "adapter: {} ({} steps in {})",
+            self.output.display(),
+            s.steps,
+            duration(self.seconds)
+        );
+        text
+    }
+
+    /// The JSON document where it is asked for, and the exit status of an interrupted run.
+    pub(crate) fn end(&self, args: &CommonArgs) -> Result<()> {
+        if args.shared.json {
+            ui::json(&self.json)?;
+        }
+        if self.summary.interrupted {
+            let (dir, step) = (self.output.display(), self.summary.steps);
+            let text = format!(
+                "interrupted after step {step}; the same command with --resume goes on ({dir}/checkpoints/step-{step})"
+            );
+            return Err(Interrupted(text).into());
+        }
+        Ok(())
+    }
+}

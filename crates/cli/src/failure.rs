@@ -1,0 +1,70 @@
+//! Exit statuses: which error means what.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use crate::ui;
+
+/// The run cannot be done in the memory it may have.
+#[derive(Debug)]
+pub(crate) struct OverBudget(pub(crate) String);
+
+/// The run was asked to stop, and did after writing a checkpoint.
+#[derive(Debug)]
+pub(crate) struct Interrupted(pub(crate) String);
+
+impl fmt::Display for OverBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for OverBudget {}
+impl std::error::Error for Interrupted {}
+
+/// Says what went wrong, and gives the exit status.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    if error.is::<Interrupted>() {
+        ui::note(error.to_string());
+    } else if error.is::<mesp::Error>() || error.is::<mesp_formats::Error>() {
+        // These name their causes themselves.
+        ui::note(format!("error: {error}"));
+    } else {
+        ui::note(format!("error: {error:#}"));
+    }
+    ExitCode::from(status(error))
+}
+
+/// 1 the run failed, 2 wrong usage or unusable input, 3 over budget, 130 interrupted.
+fn status(error: &anyhow::Error) -> u8 {
+    if error.is::<OverBudget>() {
+        return 3;
+    }
+    if error.is::<Interrupted>() {
+        return 130;
+    }
+    match error.downcast_ref::<mesp::Error>() {
+        Some(mesp::Error::Usage { .. } | mesp::Error::Data { .. }) => 2,
+        Some(mesp::Error::File(e)) => file_status(e),
+        Some(_) => 1,
+        None => error.downcast_ref::<mesp_formats::Error>().map_or(1, file_status),
+    }
+}
+
+/// What cannot be read is unusable input; what cannot be written is a failed run.
+fn file_status(error: &mesp_formats::Error) -> u8 {
+    match error {
+        mesp_formats::Error::Io { action, .. }
+            if !matches!(*action, "open" | "read" | "map" | "list the folder") =>
+        {
+            1
+        }
+        _ => 2,
+    }
+}

@@ -1,0 +1,66 @@
+//! What the process really uses: its heap, counted, and its resident memory, as the kernel counts it.
+//!
+//! The kernel keeps a high-water mark of all resident memory (`VmHWM`), mapped weights included, but none of
+//! anonymous memory (`RssAnon`), which is what a system under pressure cannot drop. So `RssAnon` is read after
+//! every optimizer step and every evaluation, and once before and once after the run; the arena stays allocated
+//! throughout, so between these points only transient allocations could go unseen.
+
+use std::fs::File;
+use std::io::Read;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use mesp_device::CountingAllocator;
+
+#[global_allocator]
+static HEAP: CountingAllocator = CountingAllocator::new();
+
+static ANONYMOUS_PEAK: AtomicU64 = AtomicU64::new(0);
+
+/// High-water marks; resident ones only where the system tells (Linux).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Marks {
+    /// Of the heap, since the program's start.
+    pub(crate) heap: u64,
+    /// Of the heap, since training began.
+    pub(crate) heap_training: u64,
+    /// Of `RssAnon`, at the points where it was read.
+    pub(crate) rss_anonymous: Option<u64>,
+    /// `VmHWM`.
+    pub(crate) rss: Option<u64>,
+}
+
+/// Training begins: its own high-water mark starts here.
+pub(crate) fn begin_training() {
+    HEAP.begin_phase();
+}
+
+/// Reads all marks.
+pub(crate) fn marks() -> Marks {
+    let (anonymous, high_water) = resident().unzip();
+    let peak = anonymous.map(|now| ANONYMOUS_PEAK.fetch_max(now, Relaxed).max(now));
+    Marks {
+        heap: HEAP.peak() as u64,
+        heap_training: HEAP.phase_peak() as u64,
+        rss_anonymous: peak,
+        rss: high_water,
+    }
+}
+
+/// `RssAnon` and `VmHWM` in bytes. Takes no heap.
+fn resident() -> Option<(u64, u64)> {
+    let mut text = [0; 4096];
+    let mut file = File::open("/proc/self/status").ok()?;
+    let mut len = 0;
+    while len < text.len() {
+        match file.read(&mut text[len..]).ok()? {
+            0 => break,
+            read => len += read,
+        }
+    }
+    let text = std::str::from_utf8(&text[..len]).ok()?;
+    let kilobytes = |key: &str| -> Option<u64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+        line.split_whitespace().next()?.parse().ok()
+    };
+    Some((kilobytes("RssAnon:")? * 1024, kilobytes("VmHWM:")? * 1024))
+}

@@ -1,0 +1,83 @@
+//! The run directory: what may be written where, and where a run goes on.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use mesp::train::checkpoint;
+use mesp_formats::Error as FileError;
+use mesp_formats::atomic::create_dir_all;
+use mesp_formats::peft::{CONFIG_FILE, MODEL_FILE};
+
+use crate::args::OutputArgs;
+use crate::inputs::usage;
+use crate::{metrics, run_json};
+
+/// The directory of a run that names none.
+pub(crate) const DEFAULT: &str = "mesp-out";
+
+const CHECKPOINTS: &str = "checkpoints";
+
+/// Where a run goes, and how it begins there.
+pub(crate) struct RunDir {
+    pub(crate) path: PathBuf,
+    /// The checkpoint to go on from.
+    pub(crate) resume: Option<PathBuf>,
+    /// Whether a run that is there goes.
+    replace: bool,
+}
+
+impl RunDir {
+    /// Looks at the directory and changes nothing. A run that is there is neither overwritten nor mixed with a
+    /// new one, unless that is asked for; `replaceable` says of a directory that its run may go anyhow.
+    pub(crate) fn look(args: &OutputArgs, replaceable: impl FnOnce(&Path) -> bool) -> Result<Self> {
+        let path = args.output.clone().unwrap_or_else(|| PathBuf::from(DEFAULT));
+        let shown = path.display();
+        if path.exists() && !path.is_dir() {
+            let problem = format!("{shown}: expected a folder to write the run to, found a file");
+            return Err(usage(problem, "name another folder with --output"));
+        }
+        let resume = match &args.resume {
+            None => None,
+            Some(None) => Some(checkpoint::latest(&path)?),
+            Some(Some(given)) if given.is_dir() => Some(given.clone()),
+            Some(Some(given)) => {
+                let problem = format!("{}: expected a checkpoint folder, found none", given.display());
+                return Err(usage(problem, "checkpoints are in checkpoints/step-N/ of a run's folder"));
+            }
+        };
+        let taken =
+            [MODEL_FILE, run_json::FILE, CHECKPOINTS].into_iter().find(|name| path.join(name).exists());
+        let mut replace = args.overwrite;
+        if let (Some(found), None, false) = (taken, &resume, replace) {
+            if !replaceable(&path) {
+                return Err(usage(
+                    format!("{shown}: a run is there already (found {found})"),
+                    "go on with it by --resume, replace it by --overwrite, or name another folder with --output",
+                ));
+            }
+            replace = true;
+        }
+        Ok(Self { path, resume, replace })
+    }
+
+    /// Makes the directory, and removes what an earlier run of this program wrote there if it is to go.
+    pub(crate) fn begin(&self) -> Result<()> {
+        create_dir_all(&self.path)?;
+        if self.replace {
+            for name in [MODEL_FILE, CONFIG_FILE, metrics::FILE, run_json::FILE, CHECKPOINTS] {
+                remove(&self.path.join(name))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn remove(path: &Path) -> mesp::Result<()> {
+    let gone =
+        if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match gone {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(FileError::io("remove", path, e).into()),
+        _ => Ok(()),
+    }
+}

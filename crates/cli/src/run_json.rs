@@ -1,0 +1,154 @@
+//! `run.json`: what a run was and what it came to.
+
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::Result;
+use mesp::model::Config;
+use mesp::source::Base;
+use mesp::train::{RunConfig, Summary};
+use mesp_device::Dtype;
+use mesp_formats::atomic::write_atomic;
+use serde_json::{Value, json};
+
+use crate::footprint::Footprint;
+use crate::memory::Marks;
+use crate::settings::{Settings, policy_json};
+
+/// The file's name in a run directory.
+pub(crate) const FILE: &str = "run.json";
+
+/// What is known of a finished run.
+pub(crate) struct Report<'a> {
+    pub(crate) model_path: &'a str,
+    pub(crate) config: &'a Config,
+    pub(crate) dtype: Dtype,
+    pub(crate) settings: &'a Settings,
+    pub(crate) threads: usize,
+    pub(crate) summary: &'a Summary,
+    pub(crate) footprint: &'a Footprint,
+    pub(crate) budget: Option<u64>,
+    pub(crate) marks: Marks,
+    /// Seconds before the first step and in all.
+    pub(crate) prepare: f64,
+    pub(crate) total: f64,
+}
+
+impl Report<'_> {
+    /// The document.
+    pub(crate) fn json(&self) -> Value {
+        let Self { config, settings, summary, footprint, marks, .. } = self;
+        let adapter = &settings.options.adapter;
+        let command: Vec<String> =
+            std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
+        let targets: Vec<&str> = adapter.targets.iter().map(|p| p.name()).collect();
+        let RunConfig { learning_rate, batch_size, grad_accum, seed, .. } = settings.run;
+        let rounded: Vec<f64> = summary.step_seconds.iter().copied().map(milliseconds).collect();
+        json!({
+            "schema": 1,
+            "mesp": env!("CARGO_PKG_VERSION"),
+            "command": command,
+            "status": if summary.interrupted { "interrupted" } else { "done" },
+            "model": {
+                "path": self.model_path,
+                "arch": config.arch,
+                "parameters": config.parameters(),
+                "base": base_name(settings.base),
+                "stored": dtype_name(self.dtype),
+            },
+            "adapter": {
+                "rank": adapter.rank,
+                "alpha": adapter.alpha,
+                "rslora": adapter.rslora,
+                "targets": targets,
+                "parameters": adapter.parameters(config),
+            },
+            "method": settings.options.method_name,
+            "policy": policy_json(&settings.options.policy),
+            "update": update_name(settings),
+            "compute": "f32",
+            "optimizer": settings.options.optimizer.name(),
+            "learning_rate": learning_rate,
+            "batch_size": batch_size,
+            "grad_accum": grad_accum,
+            "threads": self.threads,
+            "seed": seed,
+            "steps": summary.steps,
+            "tokens": summary.tokens,
+            "target_tokens": summary.target_tokens,
+            "loss": {
+                "first": summary.first_loss,
+                "last": summary.last_loss,
+                "eval_before": summary.eval_before,
+                "eval_after": summary.eval_after,
+            },
+            "seconds": {
+                "total": milliseconds(self.total),
+                "prepare": milliseconds(self.prepare),
+                "step_median": median(&summary.step_seconds).map(milliseconds),
+                "steps": rounded,
+            },
+            "memory": {
+                "budget_bytes": self.budget,
+                "planned_bytes": footprint.planned(),
+                "heap_peak_bytes": marks.heap,
+                "heap_training_peak_bytes": marks.heap_training,
+                "rss_anon_peak_bytes": marks.rss_anonymous,
+                "rss_peak_bytes": marks.rss,
+                "base_mapped_bytes": footprint.mapped,
+                "ledger": footprint.ledger_json(),
+            },
+            "work": { "multiply_adds_per_step": step_work(footprint, settings.run.grad_accum) },
+        })
+    }
+
+    /// Writes the document into the run directory.
+    pub(crate) fn write(&self, dir: &Path) -> Result<Value> {
+        let json = self.json();
+        write_atomic(&dir.join(FILE), |out| writeln!(out, "{json:#}"))?;
+        Ok(json)
+    }
+}
+
+/// Multiplications with additions of the largest optimizer step.
+pub(crate) fn step_work(footprint: &Footprint, grad_accum: usize) -> u64 {
+    footprint.multiply_adds * grad_accum as u64
+}
+
+/// A way of holding weights by its name.
+pub(crate) fn base_name(base: Base) -> &'static str {
+    match base {
+        Base::Mapped => "mapped",
+        Base::Resident(dtype) => dtype_name(dtype),
+    }
+}
+
+/// A number type by its name on the command line.
+pub(crate) fn dtype_name(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F16 => "f16",
+        Dtype::Bf16 => "bf16",
+        Dtype::Q8_0 => "q8_0",
+        Dtype::Q4_0 => "q4_0",
+        _ => "f32",
+    }
+}
+
+fn update_name(settings: &Settings) -> &'static str {
+    match settings.options.update {
+        mesp::train::Update::Accumulate => "accumulate",
+        mesp::train::Update::PerBlock => "per-block",
+    }
+}
+
+/// Seconds to the tenth of a millisecond.
+fn milliseconds(seconds: f64) -> f64 {
+    (seconds * 1e4).round() / 1e4
+}
+
+fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    let n = sorted.len();
+    (n > 0).then(|| f64::midpoint(sorted[(n - 1) / 2], sorted[n / 2]))
+}

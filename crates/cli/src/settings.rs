@@ -1,0 +1,189 @@
+//! What was typed, as what it means: every default and every rule that ties options together.
+
+use std::path::Path;
+
+use anyhow::Result;
+use mesp::adapter::{AdapterConfig, Projection, peft};
+use mesp::method::Method;
+use mesp::optim::{OptimizerKind, ScheduleKind};
+use mesp::source::Base;
+use mesp::tape::{Policy, Tiles};
+use mesp::train::{Length, Options, RunConfig, Update};
+use serde_json::{Value, json};
+
+use crate::args::{AdapterArgs, CommonArgs, Compute, MethodArgs, UpdateArg};
+use crate::inputs::usage;
+
+/// The meaning of the common options.
+pub(crate) struct Settings {
+    pub(crate) options: Options,
+    pub(crate) run: RunConfig,
+    pub(crate) base: Base,
+}
+
+impl Settings {
+    /// Reads the options. `per_block` and what it excludes are refused here, before any file is read.
+    pub(crate) fn new(args: &CommonArgs) -> Result<Self> {
+        let s = &args.schedule;
+        let update = update(&args.method);
+        let default_norm = if update == Update::Accumulate { 1.0 } else { 0.0 };
+        let run = RunConfig {
+            learning_rate: s.learning_rate.unwrap_or(2e-4),
+            schedule: ScheduleKind::parse(s.lr_schedule.as_deref().unwrap_or("cosine"))?,
+            warmup_ratio: s.warmup_ratio.unwrap_or(0.03),
+            batch_size: s.batch_size.unwrap_or(1),
+            grad_accum: s.grad_accum.unwrap_or(1),
+            length: s.steps.map_or(Length::Epochs(s.epochs.unwrap_or(1.0)), Length::Steps),
+            max_grad_norm: Some(s.max_grad_norm.unwrap_or(default_norm)).filter(|norm| *norm != 0.0),
+            seed: s.seed,
+            eval_every: s.eval_every,
+            save_every: args.output.save_every,
+            output: None,
+            base_model: args.model.model.as_ref().map(|dir| dir.display().to_string()),
+        };
+        run.check(update)?;
+        share("--warmup-ratio", run.warmup_ratio)?;
+        share("--momentum", s.momentum)?;
+        if !(s.weight_decay.is_finite() && s.weight_decay >= 0.0) {
+            return Err(usage(
+                format!("--weight-decay is {}, expected 0 or more", s.weight_decay),
+                "0 is none",
+            ));
+        }
+        let method = Method::parse(&args.method.method)?;
+        if args.method.checkpoints != "f32" {
+            let found = &args.method.checkpoints;
+            return Err(usage(
+                format!("--checkpoints is {found:?}, this build keeps them in f32"),
+                "leave it out",
+            ));
+        }
+        let options = Options {
+            adapter: adapter(&args.adapter)?,
+            method_name: method.name().to_owned(),
+            policy: policy(method, &args.method)?,
+            update,
+            optimizer: OptimizerKind::parse(s.optimizer.as_deref().unwrap_or("adamw"), s.momentum)?,
+            weight_decay: s.weight_decay,
+            training: true,
+        };
+        Ok(Self { options, run, base: Base::parse(&args.model.base)? })
+    }
+
+    /// Refuses number types that a command does not compute in.
+    pub(crate) fn only_f32(compute: Compute) -> Result<()> {
+        match compute {
+            Compute::F32 => Ok(()),
+            Compute::F64 => Err(usage(
+                "--compute f64 is the reference for grads and eval; training computes in f32",
+                "leave --compute out",
+            )),
+            Compute::Bf16 => no_bf16(),
+        }
+    }
+}
+
+/// The refusal of bf16.
+pub(crate) fn no_bf16() -> Result<()> {
+    Err(usage(
+        "--compute bf16: this build computes in f32",
+        "leave --compute out; weights may be stored in bf16",
+    ))
+}
+
+fn share(name: &str, value: f64) -> Result<()> {
+    if (0.0..=1.0).contains(&value) {
+        return Ok(());
+    }
+    Err(usage(format!("{name} is {value}, expected a number from 0 to 1"), "leave it out for the default"))
+}
+
+fn update(args: &MethodArgs) -> Update {
+    match args.update {
+        Some(UpdateArg::PerBlock) => Update::PerBlock,
+        Some(UpdateArg::Accumulate) | None => Update::Accumulate,
+    }
+}
+
+fn policy(method: Method, args: &MethodArgs) -> Result<Policy> {
+    let policy = method.policy();
+    let rows = |name: &str, rows: Option<usize>, default| match rows {
+        Some(0) => {
+            Err(usage(format!("{name} is 0, expected 1 or more"), "leave it out for the method's own"))
+        }
+        Some(n) => Ok(n),
+        None => Ok(default),
+    };
+    let tiles = Tiles {
+        mlp_rows: rows("--mlp-rows", args.mlp_rows, policy.tiles.mlp_rows)?,
+        head_rows: rows("--head-rows", args.head_rows, policy.tiles.head_rows)?,
+        ..policy.tiles
+    };
+    Ok(Policy { tiles, ..policy })
+}
+
+/// The adapter's settings: those of the adapter to start from, or new ones.
+fn adapter(args: &AdapterArgs) -> Result<AdapterConfig> {
+    let targets = args.target_modules.as_deref().map(AdapterConfig::parse_targets).transpose()?;
+    if let Some(dir) = &args.adapter {
+        let config = peft::load_config(dir)?;
+        return same_or_unsaid(args, targets.as_ref(), dir, &config).map(|()| config);
+    }
+    let rank = args.rank.unwrap_or(8);
+    let alpha = args.alpha.unwrap_or(2.0 * rank as f64);
+    if rank == 0 {
+        return Err(usage("--rank is 0, expected 1 or more", "leave it out for rank 8"));
+    }
+    if !alpha.is_finite() {
+        let problem = format!("--alpha is {alpha}, expected a number");
+        return Err(usage(problem, "leave it out for twice the rank"));
+    }
+    let targets = targets.map_or_else(|| AdapterConfig::parse_targets("all-linear"), Ok)?;
+    Ok(AdapterConfig { rank, alpha, rslora: args.rslora, targets })
+}
+
+/// Refuses options that contradict the adapter to start from.
+fn same_or_unsaid(
+    args: &AdapterArgs,
+    targets: Option<&Vec<Projection>>,
+    dir: &Path,
+    config: &AdapterConfig,
+) -> Result<()> {
+    let names = |list: &[Projection]| list.iter().map(|p| p.name()).collect::<Vec<_>>().join(",");
+    let typed_and_found = if let Some(rank) = args.rank.filter(|rank| *rank != config.rank) {
+        (format!("--rank {rank}"), config.rank.to_string())
+    } else if let Some(alpha) = args.alpha.filter(|alpha| (alpha - config.alpha).abs() > 0.0) {
+        (format!("--alpha {alpha}"), config.alpha.to_string())
+    } else if let Some(list) = targets.filter(|list| **list != config.targets) {
+        (format!("--target-modules {}", names(list)), names(&config.targets))
+    } else if args.rslora && !config.rslora {
+        ("--rslora".to_owned(), "the scale alpha/rank".to_owned())
+    } else {
+        return Ok(());
+    };
+    let (typed, found) = typed_and_found;
+    let problem = format!("{typed} was given, and the adapter in {} has {found}", dir.display());
+    Err(usage(problem, "an adapter to start from brings its own; leave the option out"))
+}
+
+/// The settings of an adapter to compute with, or none.
+pub(crate) fn given_adapter(dir: Option<&Path>) -> Result<AdapterConfig> {
+    Ok(dir.map_or_else(|| Ok(AdapterConfig::none()), peft::load_config)?)
+}
+
+/// A policy as JSON: names of what is kept, sizes of tiles (null for all rows at once).
+pub(crate) fn policy_json(policy: &Policy) -> Value {
+    let rows = |n: usize| (n != usize::MAX).then_some(n);
+    let names = |set: mesp::tape::SiteSet| set.iter().map(mesp::tape::Site::name).collect::<Vec<_>>();
+    json!({
+        "across": names(policy.across),
+        "within": names(policy.within),
+        "keep_last": policy.keep_last,
+        "tiles": {
+            "mlp_rows": rows(policy.tiles.mlp_rows),
+            "head_rows": rows(policy.tiles.head_rows),
+            "head_vocab": rows(policy.tiles.head_vocab),
+            "keys": rows(policy.tiles.keys),
+        },
+    })
+}

@@ -1,0 +1,8 @@
+//! The program, run as a user runs it: what it prints, what it writes, how it ends.
+
+mod bad_input;
+mod demo;
+mod outputs;
+mod results;
+mod resume;
+mod support;

@@ -1,0 +1,96 @@
+//! A run that is cut in two is the run that is not, to the bit.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::support::{Ran, command, events, golden, mesp, read_json, temporary};
+
+#[expect(clippy::ptr_arg, reason = "a Path is unsized, and the list holds trait objects")]
+fn args<'a>(output: &'a PathBuf, steps: &'a &'a str, files: &'a [PathBuf; 2]) -> Vec<&'a dyn AsRef<OsStr>> {
+    let [model, rows] = files;
+    let mut args: Vec<&dyn AsRef<OsStr>> = vec![&"train", &"--model", model, &"--data", rows];
+    args.extend([&"--output" as &dyn AsRef<OsStr>, output, &"--steps", steps]);
+    args.extend([&"--learning-rate" as &dyn AsRef<OsStr>, &"0.01", &"--grad-accum", &"2"]);
+    args
+}
+
+fn files() -> [PathBuf; 2] {
+    [golden("qwen2/model"), golden("qwen2/rows.jsonl")]
+}
+
+fn adapter(run: &Path) -> Vec<u8> {
+    fs::read(run.join("adapter_model.safetensors")).expect("an adapter")
+}
+
+#[test]
+fn from_a_saved_checkpoint() {
+    let dir = temporary();
+    let files = files();
+    let (whole, cut) = (dir.path().join("whole"), dir.path().join("cut"));
+    let mut first = args(&whole, &"10", &files);
+    first.extend([&"--save-every" as &dyn AsRef<OsStr>, &"4"]);
+    mesp(&first).ok();
+
+    // The machine stopped after step 4: there is its checkpoint, and nothing later.
+    let step = cut.join("checkpoints/step-4");
+    fs::create_dir_all(&step).expect("a directory");
+    for entry in fs::read_dir(whole.join("checkpoints/step-4")).expect("a checkpoint") {
+        let entry = entry.expect("an entry");
+        fs::copy(entry.path(), step.join(entry.file_name())).expect("copied");
+    }
+    let mut second = args(&cut, &"10", &files);
+    second.push(&"--resume");
+    let ran = mesp(&second).ok();
+    assert!(ran.stderr.contains("training from step 4 to step 10"), "{}", ran.stderr);
+    assert_eq!(adapter(&cut), adapter(&whole));
+    let losses = |run: &Path| -> Vec<f64> {
+        let events = events(run);
+        events.iter().filter(|e| e["type"] == "train").map(|e| e["loss"].as_f64().expect("a loss")).collect()
+    };
+    assert_eq!(losses(&cut), losses(&whole)[4..]);
+    assert_eq!(read_json(&cut.join("run.json"))["steps"], 10);
+
+    // Other settings are another run.
+    let mut other = args(&cut, &"10", &files);
+    other.extend([&"--resume" as &dyn AsRef<OsStr>, &step, &"--rank", &"4"]);
+    insta::assert_snapshot!("another_run", mesp(&other).failure(dir.path()));
+}
+
+#[cfg(unix)]
+#[test]
+fn after_an_interrupt() {
+    let dir = temporary();
+    let files = files();
+    let (whole, cut) = (dir.path().join("whole"), dir.path().join("cut"));
+    mesp(&args(&whole, &"1500", &files)).ok();
+
+    let mut first = command(&args(&cut, &"1500", &files));
+    first.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let child = first.spawn().expect("the program starts");
+    let metrics = cut.join("metrics.jsonl");
+    let begun = std::time::Instant::now();
+    while fs::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < 20 {
+        assert!(begun.elapsed().as_secs() < 60, "twenty steps in a minute");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let id = child.id().to_string();
+    let signal = std::process::Command::new("kill").args(["-INT", &id]).status().expect("kill");
+    assert!(signal.success());
+    let ran = Ran::of(child.wait_with_output().expect("it ends"));
+    assert_eq!(ran.code, 130, "{}", ran.stderr);
+    assert!(ran.stderr.contains("finishing this step, then writing a checkpoint"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the same command with --resume goes on"), "{}", ran.stderr);
+    let run = read_json(&cut.join("run.json"));
+    assert_eq!(run["status"], "interrupted");
+    let step = run["steps"].as_u64().expect("steps");
+    assert!(step < 1500 && cut.join(format!("checkpoints/step-{step}")).is_dir());
+
+    let mut second = args(&cut, &"1500", &files);
+    second.push(&"--resume");
+    mesp(&second).ok();
+    assert_eq!(adapter(&cut), adapter(&whole));
+    let events = events(&cut);
+    assert_eq!(events.iter().filter(|e| e["type"] == "train").count(), 1500, "no step twice, none left out");
+    assert_eq!(events.iter().filter(|e| e["type"] == "end").count(), 2);
+}

@@ -1,0 +1,121 @@
+//! Runs the program, and damages files for it.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+/// What a call came to.
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Ran {
+    pub(crate) fn of(output: Output) -> Self {
+        Self {
+            code: output.status.code().expect("an exit status"),
+            stdout: String::from_utf8(output.stdout).expect("text"),
+            stderr: String::from_utf8(output.stderr).expect("text"),
+        }
+    }
+
+    /// Asserts that it went well.
+    pub(crate) fn ok(self) -> Self {
+        assert_eq!(self.code, 0, "{}{}", self.stdout, self.stderr);
+        self
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {}{}", self.stdout, self.stderr))
+    }
+
+    /// The exit status and the error, with nothing in it that differs between machines.
+    pub(crate) fn failure(&self, temporary: &Path) -> String {
+        let error = self.stderr.find("error: ").map_or("no error", |at| &self.stderr[at..]);
+        let error = error.replace(&*temporary.to_string_lossy(), "[TMP]");
+        let error = error.replace(&*golden("").to_string_lossy(), "[GOLDEN]/");
+        assert_eq!(self.stdout, "", "nothing on standard output");
+        format!("exit status {}\n{error}", self.code)
+    }
+}
+
+/// The program with these arguments, two threads, and a plain terminal.
+pub(crate) fn command(args: &[&dyn AsRef<OsStr>]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mesp"));
+    command.args(args.iter().map(AsRef::as_ref)).args(["--threads", "2"]).env("LC_ALL", "C");
+    command
+}
+
+/// Runs the program.
+pub(crate) fn mesp(args: &[&dyn AsRef<OsStr>]) -> Ran {
+    Ran::of(command(args).output().expect("the program starts"))
+}
+
+/// A file of the golden folder.
+pub(crate) fn golden(path: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the repository");
+    root.join("golden").join(path)
+}
+
+/// The demo's model.
+pub(crate) fn demo_model() -> PathBuf {
+    golden("").join("../assets/demo/model").canonicalize().expect("the demo")
+}
+
+/// A directory for a test.
+pub(crate) fn temporary() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}
+
+/// A copy of a golden model that can be damaged.
+pub(crate) fn copy_model(arch: &str, to: &Path) -> PathBuf {
+    let model = to.join("model");
+    fs::create_dir(&model).expect("a directory");
+    for entry in fs::read_dir(golden(arch).join("model")).expect("a golden") {
+        let entry = entry.expect("an entry");
+        fs::copy(entry.path(), model.join(entry.file_name())).expect("copied");
+    }
+    model
+}
+
+/// Rewrites a JSON file.
+pub(crate) fn edit_json(path: &Path, edit: impl FnOnce(&mut Value)) {
+    let mut value = read_json(path);
+    edit(&mut value);
+    fs::write(path, value.to_string()).expect("written");
+}
+
+pub(crate) fn read_json(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).expect("a file")).expect("JSON")
+}
+
+/// Fills a tensor of a safetensors file with values that are no numbers.
+pub(crate) fn poison(path: &Path, tensor: &str) {
+    let mut bytes = fs::read(path).expect("a file");
+    let header = mesp_formats::safetensors_file::parse(path, &bytes).expect("a header");
+    let info = header.tensors.iter().find(|t| t.name == tensor).expect("the tensor");
+    bytes[info.range.clone()].as_chunks_mut().0.iter_mut().for_each(|b| *b = f32::NAN.to_le_bytes());
+    fs::write(path, bytes).expect("written");
+}
+
+/// The tensors of a safetensors file, and its metadata.
+pub(crate) fn tensors(
+    path: &Path,
+) -> (std::collections::BTreeMap<String, Vec<f32>>, std::collections::BTreeMap<String, String>) {
+    let bytes = fs::read(path).expect("a file");
+    let header = mesp_formats::safetensors_file::parse(path, &bytes).expect("a header");
+    let read = |t: &mesp_formats::safetensors_file::TensorInfo| {
+        mesp_formats::safetensors_file::read_f32(path, &bytes, t).expect("values")
+    };
+    (header.tensors.iter().map(|t| (t.name.clone(), read(t))).collect(), header.metadata)
+}
+
+/// The events of a run.
+pub(crate) fn events(run: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).expect("metrics");
+    text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+}
