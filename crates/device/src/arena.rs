@@ -13,8 +13,11 @@ use crate::{View, ViewMut};
 /// Its pages are taken from the system as they are first written.
 #[derive(Debug)]
 pub(crate) struct Arena<R> {
+    /// The first value, on a cache line inside the block.
     start: NonNull<R>,
     values: usize,
+    /// What was allocated.
+    block: NonNull<u8>,
     layout: Layout,
 }
 
@@ -25,12 +28,17 @@ unsafe impl<R: Real> Sync for Arena<R> {}
 
 impl<R: Real> Arena<R> {
     pub(crate) fn new(bytes: usize) -> Self {
-        let bytes = bytes.max(ALIGN);
-        let layout = Layout::from_size_align(bytes, ALIGN).expect("a planned size");
-        // SAFETY: the layout's size is not zero; zero bytes are a valid `R`.
-        let start = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start.cast::<R>()) else { handle_alloc_error(layout) };
-        Self { start, values: bytes / size_of::<R>(), layout }
+        // A larger alignment than the allocator's own would make it write the zeros itself and so touch every
+        // page; the cache line is found by hand instead.
+        let layout = Layout::from_size_align(bytes + ALIGN, align_of::<R>()).expect("a planned size");
+        // SAFETY: the layout's size is not zero.
+        let block = unsafe { alloc_zeroed(layout) };
+        let Some(block) = NonNull::new(block) else { handle_alloc_error(layout) };
+        let skip = block.align_offset(ALIGN);
+        // SAFETY: `skip < ALIGN`, and the block has `ALIGN` bytes more than the arena. Zero bytes are valid
+        // values of `R`, and a cache line is aligned for it.
+        let start = unsafe { block.add(skip) }.cast::<R>();
+        Self { start, values: bytes / size_of::<R>(), block, layout }
     }
 
     /// The values of a view.
@@ -69,6 +77,6 @@ impl<R: Real> Arena<R> {
 impl<R> Drop for Arena<R> {
     fn drop(&mut self) {
         // SAFETY: allocated in `new` with this layout.
-        unsafe { dealloc(self.start.as_ptr().cast(), self.layout) };
+        unsafe { dealloc(self.block.as_ptr(), self.layout) };
     }
 }
