@@ -51,7 +51,7 @@ impl RowStat {
 pub fn softmax_stats<R: Real>(z: &[R], labels: &[u32], first: usize, stats: &mut [RowStat], par: Par<'_>) {
     let Some(width) = check(z.len(), labels, first, stats) else { return };
     par.chunks(stats, 1, |t, stat| {
-        update_row(&z[t * width..(t + 1) * width], labels[t] as usize, first, &mut stat[0])
+        update_row(&z[t * width..(t + 1) * width], labels[t] as usize, first, &mut stat[0]);
     });
 }
 

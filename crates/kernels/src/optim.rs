@@ -57,7 +57,7 @@ pub fn sgd<R: Real>(p: &mut [R], m: &mut [R], g: &[R], s: Sgd, par: Par<'_>) {
     } else {
         assert_eq!(m.len(), p.len(), "sgd: momentum");
         par.chunks2(p, CHUNK, m, CHUNK, |i, p, m| {
-            sgd_momentum(p, m, &g[i * CHUNK..][..p.len()], lr, mu, decay)
+            sgd_momentum(p, m, &g[i * CHUNK..][..p.len()], lr, mu, decay);
         });
     }
 }

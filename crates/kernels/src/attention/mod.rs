@@ -161,7 +161,7 @@ pub fn attention_probs<R: Real>(
                 let at = task.head * per_head + task.probs_at + (task.first + r) * len + keys.start;
                 // SAFETY: the row's probabilities of this head lie inside `p` and belong to this task alone.
                 unsafe {
-                    tile::store_row(p.as_ptr().add(at), &tiles.s[r * keys.len()..][..keys.len()], R::ONE)
+                    tile::store_row(p.as_ptr().add(at), &tiles.s[r * keys.len()..][..keys.len()], R::ONE);
                 };
             }
         }
