@@ -1,6 +1,6 @@
 //! A backend that computes nothing and records what would live when, and how much would be multiplied.
 
-use mesp_kernels::{AdamW, RowStat, Sgd, attention_scratch, matmul_scratch};
+use mesp_kernels::{AdamW, Dtype, RowStat, Sgd, attention_scratch, matmul_scratch};
 
 use crate::plan::{ALIGN, Entry, ProgramPlan};
 use crate::{Act, Attention, Backend, Form, Label, Mark, Plan, Probs, Program, Rope, View, ViewMut, Weight};
@@ -51,7 +51,8 @@ impl Dry {
 
     /// Without placing anything: the bytes that are alive at the peak, and a cost that orders programs by the
     /// time they would take, in multiplications with additions. A product of few rows costs more, as each
-    /// reads and converts its weight anew: by a share of 40/rows, measured on AVX512-BF16.
+    /// reads and converts its weight anew: by a share of 40/rows, measured on AVX512-BF16, and of 90/rows where
+    /// the weight is quantized, measured there with `Q4_0`.
     pub fn estimate(&self) -> (usize, f64) {
         let persistent: usize = self.persistent.iter().map(|e| e.bytes).sum();
         let live = self.programs.iter().map(|p| crate::plan::live_peak(&p.entries).0).max().unwrap_or(0);
@@ -71,11 +72,11 @@ impl Dry {
         self.scratch_values = self.scratch_values.max(values);
     }
 
-    fn multiplied(&mut self, m: usize, n: usize, k: usize) {
+    fn multiplied(&mut self, m: usize, n: usize, k: usize, conversion: f64) {
         self.scratch(matmul_scratch(self.threads));
         let products = m as u64 * n as u64 * k as u64;
         self.now().multiply_adds += products;
-        self.now().cost += products as f64 * (1.0 + 40.0 / m.max(1) as f64);
+        self.now().cost += products as f64 * (1.0 + conversion / m.max(1) as f64);
     }
 
     /// `products` of scores' size for every query and the keys it sees.
@@ -95,6 +96,14 @@ impl Dry {
         // Attention multiplies in full precision, in small tiles.
         self.now().cost += 3.0 * products as f64;
     }
+}
+
+/// Rows of a product whose multiplications take as long as reading and converting its weight.
+const PLAIN: f64 = 40.0;
+const QUANTIZED: f64 = 90.0;
+
+fn conversion(w: &Weight) -> f64 {
+    if matches!(w.dtype(), Dtype::F32 | Dtype::F16 | Dtype::Bf16) { PLAIN } else { QUANTIZED }
 }
 
 impl Backend for Dry {
@@ -181,15 +190,15 @@ impl Backend for Dry {
     fn rms_norm_backward_in_place(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[f32], _: f64) {}
     fn rope(&mut self, _: ViewMut<'_>, _: &[u32], _: &Rope, _: bool) {}
 
-    fn linear(&mut self, y: ViewMut<'_>, x: View<'_>, _: &Weight, _: Option<&[f32]>, _: bool) {
-        self.multiplied(y.rows, y.cols, x.cols);
+    fn linear(&mut self, y: ViewMut<'_>, x: View<'_>, w: &Weight, _: Option<&[f32]>, _: bool) {
+        self.multiplied(y.rows, y.cols, x.cols, conversion(w));
     }
-    fn input_grad(&mut self, dx: ViewMut<'_>, dy: View<'_>, _: &Weight, _: bool) {
-        self.multiplied(dx.rows, dx.cols, dy.cols);
+    fn input_grad(&mut self, dx: ViewMut<'_>, dy: View<'_>, w: &Weight, _: bool) {
+        self.multiplied(dx.rows, dx.cols, dy.cols, conversion(w));
     }
     fn product(&mut self, y: ViewMut<'_>, form: Form, a: View<'_>, _: View<'_>, _: f64, _: bool) {
         let depth = if form == Form::LeftTransposed { a.rows } else { a.cols };
-        self.multiplied(y.rows, y.cols, depth);
+        self.multiplied(y.rows, y.cols, depth, PLAIN);
     }
     fn swiglu_in_place(&mut self, _: ViewMut<'_>, _: View<'_>) {}
     fn swiglu_backward_in_place(&mut self, _: ViewMut<'_>, _: ViewMut<'_>, _: View<'_>) {}

@@ -11,6 +11,10 @@ use crate::adapter::Projection;
 use crate::model::Config;
 use crate::{Error, Result, rng};
 
+mod gguf;
+
+pub use gguf::write_gguf;
+
 /// Names of the shapes that [`preset`] knows.
 pub const PRESETS: [&str; 7] =
     ["qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b", "qwen3-0.6b", "llama-3.2-1b", "smollm2-135m", "tiny"];

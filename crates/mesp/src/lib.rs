@@ -8,6 +8,7 @@ pub mod init_model;
 pub mod method;
 pub mod model;
 pub mod optim;
+pub mod quantize;
 pub mod rng;
 pub mod source;
 pub mod tape;

@@ -1,15 +1,22 @@
-//! A Hugging Face directory as a source of weights.
+//! Where a model comes from: a Hugging Face directory, or a GGUF file.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use mesp_device::{Dtype, Mapping, Weight};
-use mesp_formats::safetensors_file::{self, TensorInfo};
-use mesp_formats::{Dtype as FileDtype, Error as FileError, ModelDir};
+use mesp_device::Dtype;
+use mesp_formats::gguf::TensorType;
+use mesp_formats::{Dtype as FileDtype, ModelConfig, TokenizerConfig};
 
-use crate::model::WeightSource;
+use crate::data::{TextEncoder, TokenizerInfo};
+use crate::model::{Config, Model, WeightSource};
 use crate::{Error, Result};
+
+mod gguf;
+mod hf;
+mod shapes;
+
+pub use gguf::GgufSource;
+pub use hf::HfSource;
+pub use shapes::{HeaderSource, shape_source};
 
 /// How base weights are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,100 +45,123 @@ impl Base {
     }
 }
 
-struct Shard {
-    path: PathBuf,
-    map: Arc<Mapping>,
+/// What kind of thing a model path names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A Hugging Face directory.
+    Directory,
+    /// A GGUF file.
+    Gguf,
 }
 
-/// Weights of a model directory, mapped.
-pub struct HfSource {
-    dir: PathBuf,
-    shards: Vec<Shard>,
-    tensors: BTreeMap<String, (usize, TensorInfo)>,
-    base: Base,
+impl Kind {
+    /// Of a path: a file is GGUF, whatever it is called; everything else should be a directory.
+    pub fn of(path: &Path) -> Self {
+        let named = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+        if path.is_file() || (named && !path.is_dir()) { Self::Gguf } else { Self::Directory }
+    }
 }
 
-impl HfSource {
-    /// Maps every file of the directory and reads their headers.
+/// A model that is found and checked, its weights not yet asked for.
+pub struct Opened {
+    /// The engine's view of the shape.
+    pub config: Config,
+    /// The shape as the files have it, with the tokens that end a text.
+    pub file_config: ModelConfig,
+    /// The weights.
+    pub source: Box<dyn WeightSource + Send + Sync>,
+    /// What the path named.
+    pub kind: Kind,
+    /// The type that most of the weights' bytes are stored in.
+    pub dtype: Dtype,
+    /// The file that [`text_encoder`] would read.
+    pub tokenizer: Option<PathBuf>,
+}
+
+impl Opened {
+    /// The model with its weights.
     ///
     /// # Errors
-    /// When a file is missing, truncated or not what it should be.
-    pub fn open(dir: &Path, base: Base) -> Result<Self> {
-        let files = ModelDir::open(dir)?;
-        let mut shards = Vec::new();
-        let mut tensors = BTreeMap::new();
-        for (i, path) in files.shards.iter().enumerate() {
-            let map = Mapping::open(path).map_err(|e| FileError::io("map", path, e))?;
-            let header = safetensors_file::parse(path, map.bytes())?;
-            for tensor in header.tensors {
-                tensors.insert(tensor.name.clone(), (i, tensor));
-            }
-            shards.push(Shard { path: path.clone(), map: Arc::new(map) });
-        }
-        if let Some(index) = files.index() {
-            for (name, shard) in index {
-                if tensors.get(name).is_none_or(|(i, _)| i != shard) {
-                    let problem = format!("tensor {name} is not in this file, where the index says it is");
-                    return Err(FileError::invalid(&files.shards[*shard], problem).into());
-                }
-            }
-        }
-        Ok(Self { dir: dir.to_path_buf(), shards, tensors, base })
-    }
-
-    /// The type that most of the weights' bytes are stored in.
-    pub fn dtype(&self) -> Dtype {
-        let largest = self.tensors.values().max_by_key(|(_, t)| t.range.len());
-        largest.map_or(Dtype::F32, |(_, t)| kernel_dtype(t.dtype))
-    }
-
-    /// Names, types and shapes of all tensors.
-    pub fn tensors(&self) -> impl Iterator<Item = (&str, Dtype, &[usize])> {
-        self.tensors.iter().map(|(name, (_, t))| (name.as_str(), kernel_dtype(t.dtype), t.shape.as_slice()))
-    }
-
-    fn find(&self, name: &str, shape: &[usize]) -> Result<Option<(&Shard, &TensorInfo)>> {
-        let Some((shard, info)) = self.tensors.get(name) else { return Ok(None) };
-        let shard = &self.shards[*shard];
-        if info.shape != shape {
-            let problem =
-                format!("tensor {name} has shape {:?}, expected {shape:?} from config.json", info.shape);
-            return Err(FileError::invalid(&shard.path, problem)
-                .hint("the configuration and the weights do not belong together; fetch both again")
-                .into());
-        }
-        Ok(Some((shard, info)))
+    /// When a weight is missing or has another shape than the configuration says.
+    pub fn load(self) -> Result<Model> {
+        Model::load(self.config, &*self.source)
     }
 }
 
-impl WeightSource for HfSource {
-    fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Option<Weight>> {
-        let Some((shard, info)) = self.find(name, &[rows, cols])? else { return Ok(None) };
-        let stored = kernel_dtype(info.dtype);
-        match self.base {
-            Base::Resident(dtype) if dtype != stored => {
-                let values = safetensors_file::read_f32(&shard.path, shard.map.bytes(), info)?;
-                Ok(Some(Weight::owned(dtype, rows, cols, encode(dtype, &values))))
-            }
-            Base::Resident(dtype) => {
-                Ok(Some(Weight::owned(dtype, rows, cols, shard.map.bytes()[info.range.clone()].to_vec())))
-            }
-            Base::Mapped => {
-                Ok(Some(Weight::mapped(stored, rows, cols, Arc::clone(&shard.map), info.range.clone())))
-            }
+/// Opens a directory or a GGUF file.
+///
+/// # Errors
+/// When it is not a model, is damaged, or of an architecture that is not supported.
+pub fn open_model(path: &Path, base: Base) -> Result<Opened> {
+    let kind = Kind::of(path);
+    match kind {
+        Kind::Directory => {
+            let source = HfSource::open(path, base)?;
+            let (file_config, config) = read_config(path)?;
+            let dtype = source.dtype();
+            let tokenizer = Some(path.join("tokenizer.json")).filter(|p| p.is_file());
+            Ok(Opened { config, file_config, source: Box::new(source), kind, dtype, tokenizer })
+        }
+        Kind::Gguf => {
+            let source = GgufSource::open(path, base)?;
+            let (config, file_config) = (source.model_config()?, source.config().clone());
+            let (dtype, tokenizer) = (source.dtype(), source.tokenizer_file());
+            Ok(Opened { config, file_config, source: Box::new(source), kind, dtype, tokenizer })
         }
     }
+}
 
-    fn vector(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
-        let Some((shard, info)) = self.find(name, &[len])? else { return Ok(None) };
-        Ok(Some(safetensors_file::read_f32(&shard.path, shard.map.bytes(), info)?))
+/// The tokenizer of a directory or a GGUF file. A GGUF file without one may have a `tokenizer.json` beside it.
+///
+/// # Errors
+/// When it is of a kind that is not supported, or damaged.
+pub fn text_encoder(path: &Path) -> Result<Option<TextEncoder>> {
+    match Kind::of(path) {
+        Kind::Directory => encoder_in(path),
+        Kind::Gguf => match GgufSource::open(path, Base::Mapped)?.text_encoder()? {
+            Some(encoder) => Ok(Some(encoder)),
+            None => path.parent().map_or(Ok(None), encoder_in),
+        },
     }
+}
 
-    fn missing(&self, name: &str) -> Error {
-        FileError::invalid(&self.dir, format!("tensor {name} is in none of the weight files"))
-            .hint("config.json says it should be there; fetch the model's files again")
-            .into()
+fn encoder_in(dir: &Path) -> Result<Option<TextEncoder>> {
+    let path = dir.join("tokenizer.json");
+    if !path.is_file() {
+        return Ok(None);
     }
+    let TokenizerConfig { add_bos_token, bos_token, eos_token, chat_template } = TokenizerConfig::read(dir)?;
+    let info = TokenizerInfo { bos_token, eos_token, chat_template, add_bos_token };
+    TextEncoder::from_file(&path, info).map(Some)
+}
+
+/// A directory's configuration.
+fn read_config(dir: &Path) -> Result<(ModelConfig, Config)> {
+    let file = ModelConfig::read(dir)?;
+    let config = Config::new(&file).map_err(|e| in_file(dir, e))?;
+    Ok((file, config))
+}
+
+/// An error that does not know its file, with the file.
+fn in_file(path: &Path, error: Error) -> Error {
+    match error {
+        Error::Usage { problem, hint } => {
+            Error::Usage { problem: format!("{}: {problem}", path.display()), hint }
+        }
+        other => other,
+    }
+}
+
+/// The type with the most bytes.
+fn most_bytes(tensors: impl Iterator<Item = (Dtype, usize)>) -> Dtype {
+    let mut sums: Vec<(Dtype, usize)> = Vec::new();
+    for (dtype, bytes) in tensors {
+        match sums.iter_mut().find(|(d, _)| *d == dtype) {
+            Some((_, sum)) => *sum += bytes,
+            None => sums.push((dtype, bytes)),
+        }
+    }
+    sums.into_iter().max_by_key(|(_, bytes)| *bytes).map_or(Dtype::F32, |(dtype, _)| dtype)
 }
 
 /// The kernels' name of a file's type.
@@ -140,6 +170,23 @@ pub fn kernel_dtype(dtype: FileDtype) -> Dtype {
         FileDtype::F32 => Dtype::F32,
         FileDtype::F16 => Dtype::F16,
         FileDtype::BF16 => Dtype::Bf16,
+    }
+}
+
+/// The kernels' name of a GGUF type.
+pub fn tensor_dtype(ty: TensorType) -> Dtype {
+    match ty {
+        TensorType::F32 => Dtype::F32,
+        TensorType::F16 => Dtype::F16,
+        TensorType::BF16 => Dtype::Bf16,
+        TensorType::Q8_0 => Dtype::Q8_0,
+        TensorType::Q4_0 => Dtype::Q4_0,
+        TensorType::Q4_1 => Dtype::Q4_1,
+        TensorType::Q5_0 => Dtype::Q5_0,
+        TensorType::Q5_1 => Dtype::Q5_1,
+        TensorType::Q4_K => Dtype::Q4_K,
+        TensorType::Q5_K => Dtype::Q5_K,
+        TensorType::Q6_K => Dtype::Q6_K,
     }
 }
 

@@ -63,7 +63,7 @@ pub(super) fn pairs(
     }
     match b {
         Rhs::WeightTransposed(w) if width == padded => dispatch::<true>(packed, w, k0, depth, n0, width),
-        Rhs::Weight(w) => interleave(packed, w, k0, depth, n0, width, padded),
+        Rhs::Weight(w) => interleave::<true>(packed, w, k0, depth, n0, width, padded),
         _ => {
             let value = |p: usize, j: usize| match b {
                 Rhs::Dense { data, row_stride, col_stride } => alpha * data[p * row_stride + j * col_stride],
@@ -150,7 +150,11 @@ fn transposed<const PAIRS: bool, const AVX512: bool>(
         for j0 in (0..width).step_by(SIDE) {
             for (r, words) in words.iter_mut().enumerate() {
                 if PAIRS {
-                    row_pairs(w, n0 + j0 + r, k0 + start, len, words);
+                    row_pairs::<AVX512>(w, n0 + j0 + r, k0 + start, len, words);
+                } else if w.dtype.is_quantized() {
+                    let mut values = [0.0; STRIP];
+                    w.unpack_row::<AVX512>(n0 + j0 + r, k0 + start, &mut values[..len]);
+                    *words = values.map(f32::to_bits);
                 } else {
                     w.for_row(n0 + j0 + r, k0 + start, len, |i, v| words[i] = v.to_bits());
                 }
@@ -182,7 +186,13 @@ fn transposed<const PAIRS: bool, const AVX512: bool>(
 /// Values of a row as pairs; an odd count ends with a zero.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "compiled inside the functions of `for_isa`")]
-fn row_pairs(w: WeightView<'_>, row: usize, from: usize, n: usize, out: &mut [u32; STRIP]) {
+fn row_pairs<const AVX512: bool>(
+    w: WeightView<'_>,
+    row: usize,
+    from: usize,
+    n: usize,
+    out: &mut [u32; STRIP],
+) {
     if w.dtype == Dtype::Bf16 {
         let at = row * w.dtype.row_bytes(w.cols) + 2 * from;
         let (pairs, rest) = w.data[at..at + 2 * n].as_chunks::<4>();
@@ -195,18 +205,27 @@ fn row_pairs(w: WeightView<'_>, row: usize, from: usize, n: usize, out: &mut [u3
         return;
     }
     let mut half = [0u16; STRIP];
-    w.for_row(row, from, n, |i, v| half[i] = round(v));
+    if w.dtype.is_quantized() {
+        // Unpacked first and rounded after: two loops that vectorize.
+        let mut values = [0.0; STRIP];
+        w.unpack_row::<AVX512>(row, from, &mut values[..n]);
+        for (h, v) in half.iter_mut().zip(&values) {
+            *h = round(*v);
+        }
+    } else {
+        w.for_row(row, from, n, |i, v| half[i] = round(v));
+    }
     for (o, h) in out.iter_mut().zip(half.as_chunks::<2>().0) {
         *o = u32::from(h[0]) | u32::from(h[1]) << 16;
     }
 }
 
-for_isa!(fn interleave(packed: &mut [f32], w: WeightView<'_>, k0: usize, depth: usize, n0: usize, width: usize, padded: usize), interleaved);
+for_isa!(fn interleave<const PAIRS: bool>(packed: &mut [f32], w: WeightView<'_>, k0: usize, depth: usize, n0: usize, width: usize, padded: usize), interleaved);
 
 /// `packed[p·padded + j] = (w[k0+2p, n0+j], w[k0+2p+1, n0+j])`.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "compiled inside the functions of `for_isa`")]
-fn interleaved(
+fn interleaved<const PAIRS: bool, const AVX512: bool>(
     packed: &mut [f32],
     w: WeightView<'_>,
     k0: usize,
@@ -217,6 +236,18 @@ fn interleaved(
 ) {
     for (p, row) in packed.chunks_exact_mut(padded).enumerate() {
         let row = &mut row[..width];
+        if w.dtype.is_quantized() && width <= STRIP {
+            // An odd depth ends with a zero.
+            let (mut low, mut high) = ([0.0; STRIP], [0.0; STRIP]);
+            w.unpack_row::<AVX512>(k0 + 2 * p, n0, &mut low[..width]);
+            if 2 * p + 1 < depth {
+                w.unpack_row::<AVX512>(k0 + 2 * p + 1, n0, &mut high[..width]);
+            }
+            for ((x, l), h) in row.iter_mut().zip(&low).zip(&high) {
+                *x = f32::from_bits(u32::from(round(*l)) | u32::from(round(*h)) << 16);
+            }
+            continue;
+        }
         if w.dtype == Dtype::Bf16 && 2 * p + 1 < depth {
             let bytes = w.dtype.row_bytes(w.cols);
             let at = (k0 + 2 * p) * bytes + 2 * n0;

@@ -22,7 +22,10 @@ pub(super) fn pack(
 
 /// [`super::micro::Left`].
 pub(super) fn left(out: &mut [f32], a: &[f32], [rows, cols]: [usize; 2], [height, depth]: [usize; 2]) {
-    for (i, out) in out.chunks_exact_mut(depth.max(1)).take(height).enumerate() {
+    if depth == 0 {
+        return;
+    }
+    for (i, out) in out.chunks_exact_mut(depth).take(height).enumerate() {
         for (p, x) in out.iter_mut().enumerate() {
             *x = half::bf16::from_f32(a[i * rows + p * cols]).to_f32();
         }

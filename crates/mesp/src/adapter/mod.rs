@@ -4,7 +4,7 @@ mod init;
 pub mod lora;
 pub mod peft;
 
-use mesp_device::{Act, Backend, Class, Label};
+use mesp_device::{Act, Backend, Class, Label, Layout};
 
 pub use init::init;
 
@@ -151,8 +151,11 @@ impl AdapterConfig {
 pub struct Pair {
     /// A `[r, in]`.
     pub a: Act,
-    /// B `[out, r]`.
+    /// B `[out, r]`, its rows in the order of the frozen layer's.
     pub b: Act,
+    /// Values of a head, where B's rows are interleaved within each: `q_proj` and `k_proj` of a base whose
+    /// rotation pairs neighbours. Files have them in halves.
+    pub interleaved: Option<usize>,
 }
 
 /// The pairs of a block, by [`Projection`].
@@ -167,7 +170,10 @@ pub fn block_pairs(
     Projection::ALL.map(|p| {
         adapter.has(p).then(|| {
             let (out, input) = p.shape(c);
-            Pair { a: alloc(adapter.rank, input), b: alloc(out, adapter.rank) }
+            let interleaved = (c.rope.layout == Layout::Interleaved
+                && matches!(p, Projection::Q | Projection::K))
+            .then_some(c.head_dim);
+            Pair { a: alloc(adapter.rank, input), b: alloc(out, adapter.rank), interleaved }
         })
     })
 }

@@ -1,4 +1,8 @@
 //! Adapters and gradients as PEFT's files.
+//!
+//! Files have the rows of `lora_B` in the order of Hugging Face's checkpoints. Where the base's order is another
+//! ([`Pair::interleaved`](super::Pair)), rows are exchanged while they are written and read, so that an adapter
+//! fits the model whichever file it was trained on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -6,22 +10,51 @@ use std::path::Path;
 use mesp_device::{Act, Backend, Mapping};
 use mesp_formats::peft::{self, Matrix};
 use mesp_formats::safetensors_file;
-use mesp_formats::{AdapterConfig as FileConfig, Dtype, Error as FileError};
+use mesp_formats::{AdapterConfig as FileConfig, Dtype, Error as FileError, gguf};
 
 use super::{AdapterConfig, BlockPairs, Projection};
 use crate::model::Config;
 use crate::{Error, Result};
 
-/// Every matrix with its PEFT name, in the order in which they are written.
-fn named(blocks: &[BlockPairs]) -> impl Iterator<Item = (String, &Act)> {
+/// Where a matrix's rows are, against another order.
+struct Rows {
+    /// Rows of a head, of one for all where the order is the same.
+    map: Vec<usize>,
+}
+
+impl Rows {
+    /// Of a matrix in memory, against its order in files.
+    fn in_memory(matrix: Matrix, interleaved: Option<usize>) -> Self {
+        Self { map: Self::head(matrix, interleaved, gguf::to_halves) }
+    }
+
+    /// Of a matrix in a file, against its order in memory.
+    fn in_file(matrix: Matrix, interleaved: Option<usize>) -> Self {
+        Self { map: Self::head(matrix, interleaved, gguf::to_interleaved) }
+    }
+
+    fn head(matrix: Matrix, interleaved: Option<usize>, map: fn(usize, usize) -> Vec<usize>) -> Vec<usize> {
+        interleaved.filter(|_| matrix == Matrix::B).map_or_else(|| vec![0], |head| map(1, head))
+    }
+
+    /// The place of a row.
+    fn at(&self, row: usize) -> usize {
+        let head = self.map.len();
+        row / head * head + self.map[row % head]
+    }
+}
+
+/// Every matrix with its PEFT name and its rows in memory, in the order in which they are written.
+fn named(blocks: &[BlockPairs]) -> impl Iterator<Item = (String, &Act, Rows)> {
     blocks.iter().enumerate().flat_map(|(l, block)| {
         Projection::ALL
             .into_iter()
             .zip(block)
             .filter_map(move |(p, pair)| Some((l, p, pair.as_ref()?)))
             .flat_map(|(l, p, pair)| {
-                [(Matrix::A, &pair.a), (Matrix::B, &pair.b)]
-                    .map(|(m, act)| (peft::tensor_name(l, p.name(), m), act))
+                [(Matrix::A, &pair.a), (Matrix::B, &pair.b)].map(|(m, act)| {
+                    (peft::tensor_name(l, p.name(), m), act, Rows::in_memory(m, pair.interleaved))
+                })
             })
     })
 }
@@ -36,14 +69,14 @@ pub fn write_tensors<B: Backend>(
     blocks: &[BlockPairs],
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
-    let acts: Vec<(String, &Act)> = named(blocks).collect();
+    let acts: Vec<_> = named(blocks).collect();
     let tensors: Vec<_> =
-        acts.iter().map(|(name, act)| (name.clone(), Dtype::F32, vec![act.rows(), act.cols()])).collect();
+        acts.iter().map(|(name, act, _)| (name.clone(), Dtype::F32, vec![act.rows(), act.cols()])).collect();
     safetensors_file::write(path, &tensors, metadata, &mut |i, out| {
         let mut result = Ok(());
         // Row by row: a matrix never exists twice.
-        let act = acts[i].1;
-        for row in 0..act.rows() {
+        let (_, act, rows) = &acts[i];
+        for row in (0..act.rows()).map(|row| rows.at(row)) {
             be.store(act.rows_view(row..row + 1), &mut |_, x| {
                 if result.is_ok() {
                     result = out.write_all(&(x as f32).to_le_bytes());
@@ -124,6 +157,7 @@ pub fn read_tensors<B: Backend>(
         if !seen.insert(peft::tensor_name(layer, &module, matrix)) {
             return Err(wrong(format!("tensor {} is there twice, under two names", tensor.name)));
         }
+        let rows = Rows::in_file(matrix, pair.interleaved);
         let act = if matrix == Matrix::A { &mut pair.a } else { &mut pair.b };
         let expected = [act.rows(), act.cols()];
         if tensor.shape != expected {
@@ -133,10 +167,11 @@ pub fn read_tensors<B: Backend>(
             )));
         }
         let values = safetensors_file::read_f32(path, map.bytes(), tensor)?;
-        be.load(act.view_mut(), &mut |i| f64::from(values[i]));
+        let cols = act.cols();
+        be.load(act.view_mut(), &mut |i| f64::from(values[rows.at(i / cols) * cols + i % cols]));
     }
     let missing: Vec<String> =
-        named(blocks).map(|(name, _)| name).filter(|name| !seen.contains(name)).collect();
+        named(blocks).map(|(name, ..)| name).filter(|name| !seen.contains(name)).collect();
     if let Some(first) = missing.first() {
         return Err(wrong(format!("{} tensors are missing, the first is {first}", missing.len())));
     }

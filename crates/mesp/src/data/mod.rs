@@ -18,6 +18,7 @@ mod source;
 mod template;
 #[cfg(test)]
 mod test_util;
+pub mod token_file;
 mod tokenizer;
 mod turns;
 

@@ -13,6 +13,8 @@ pub fn embed<B: Backend>(be: &mut B, model: &Model, batch: &Batch, class: Class)
     let label = Label::new(class, Site::BlockIn.name());
     let mut x = be.alloc(batch.rows(), model.config.hidden_size, label);
     be.embedding(x.view_mut(), &model.embedding, &batch.tokens);
+    // The system maps whole stretches around each row.
+    be.done_with(&model.embedding);
     x
 }
 

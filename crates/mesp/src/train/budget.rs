@@ -84,6 +84,43 @@ pub fn search(
     Ok(Search { fits, least })
 }
 
+/// The policy that needs least, by the same measure and among the same candidates, but looked for only where it
+/// can be: a fraction of a search.
+///
+/// # Errors
+/// When `options` cannot be planned.
+pub fn least(
+    model: &Arc<Model>,
+    options: &Options,
+    shapes: &Shapes,
+    (value_bytes, threads): (usize, usize),
+    freedom: Freedom,
+) -> Result<Choice> {
+    let rows = shapes.train.as_ref().map_or(1, Batch::rows);
+    let all = candidates(options.policy, freedom, rows);
+    // Every smaller tile and every site that is not kept needs less or as much.
+    let small = |p: &Policy| {
+        let t = p.tiles;
+        [t.mlp_rows, t.head_rows, t.head_vocab]
+    };
+    let least = all.iter().map(|p| p.across.iter().count()).min().unwrap_or(0);
+    let floor = all.iter().map(small).reduce(|a, b| [a[0].min(b[0]), a[1].min(b[1]), a[2].min(b[2])]);
+    let few = all.into_iter().filter(|p| p.across.iter().count() == least && Some(small(p)) == floor);
+    let mut best: Option<Choice> = None;
+    for policy in few {
+        let options = Options { policy, method_name: "auto".to_owned(), ..options.clone() };
+        let plan = super::plan(model, &options, shapes, value_bytes, threads)?;
+        if best.as_ref().is_none_or(|b| plan.bytes() < b.plan.bytes()) {
+            best = Some(Choice { options, plan });
+        }
+    }
+    if let Some(choice) = best {
+        return Ok(choice);
+    }
+    let plan = super::plan(model, options, shapes, value_bytes, threads)?;
+    Ok(Choice { options: options.clone(), plan })
+}
+
 /// Policies worth planning, all with the asked-for key tile and kind of checkpoint.
 fn candidates(asked: Policy, freedom: Freedom, rows: usize) -> Vec<Policy> {
     const ATTENTION: SiteSet = SiteSet::of(&[

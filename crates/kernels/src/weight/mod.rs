@@ -1,0 +1,143 @@
+//! Frozen weights as they lie in a file.
+
+mod dtype;
+#[cfg(test)]
+mod tests;
+#[allow(clippy::inline_always, reason = "it must vectorize inside its caller's loop")]
+#[allow(non_camel_case_types, reason = "the names are GGUF's")]
+mod unpack;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub use dtype::Dtype;
+
+use unpack::{Blocks, GROUP, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, f16_to_f32, scale};
+
+/// A frozen matrix `[rows, cols]`, row-major, little-endian, at any alignment.
+#[derive(Debug, Clone, Copy)]
+pub struct WeightView<'a> {
+    /// Stored type.
+    pub dtype: Dtype,
+    /// `rows · dtype.row_bytes(cols)` bytes.
+    pub data: &'a [u8],
+    /// Output features (or vocabulary entries).
+    pub rows: usize,
+    /// Input features.
+    pub cols: usize,
+}
+
+impl WeightView<'_> {
+    /// Calls `put(i, value)` for the values `[row, from + i]`, `i < n`, in order.
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "it must vectorize inside its caller's loop")]
+    pub(crate) fn for_row(&self, row: usize, from: usize, n: usize, mut put: impl FnMut(usize, f32)) {
+        let row = self.row(row);
+        match self.dtype {
+            Dtype::F32 => {
+                for (i, b) in row[4 * from..4 * (from + n)].as_chunks::<4>().0.iter().enumerate() {
+                    put(i, f32::from_le_bytes(*b));
+                }
+            }
+            Dtype::Bf16 => {
+                for (i, b) in row[2 * from..2 * (from + n)].as_chunks::<2>().0.iter().enumerate() {
+                    put(i, f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16));
+                }
+            }
+            Dtype::F16 => {
+                for (i, b) in row[2 * from..2 * (from + n)].as_chunks::<2>().0.iter().enumerate() {
+                    put(i, f16_to_f32(*b));
+                }
+            }
+            _ => {
+                // One copy of `put` for all quantized types: they differ in how a group is read only.
+                let mut values = [0.0; GROUP];
+                let mut done = 0;
+                while done < n {
+                    let count = (GROUP - (from + done) % GROUP).min(n - done);
+                    quantized::<false>(self.dtype, row, from + done, &mut values[..count]);
+                    if count == GROUP {
+                        // A fixed count unrolls and vectorizes.
+                        for (i, v) in values.iter().enumerate() {
+                            put(done + i, *v);
+                        }
+                    } else {
+                        for (i, v) in values[..count].iter().enumerate() {
+                            put(done + i, *v);
+                        }
+                    }
+                    done += count;
+                }
+            }
+        }
+    }
+
+    /// The values `[row, from..from + out.len()]` of a quantized weight. `AVX512` says that the caller is
+    /// compiled for it and runs on such a machine.
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "it must vectorize inside its caller's loop")]
+    pub(crate) fn unpack_row<const AVX512: bool>(&self, row: usize, from: usize, out: &mut [f32]) {
+        quantized::<AVX512>(self.dtype, self.row(row), from, out);
+    }
+
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as its callers")]
+    fn row(&self, row: usize) -> &[u8] {
+        let bytes = self.dtype.row_bytes(self.cols);
+        &self.data[row * bytes..][..bytes]
+    }
+
+    /// Checks that the bytes are as many as the shape needs.
+    ///
+    /// # Panics
+    /// When they are not.
+    #[track_caller]
+    pub(crate) fn check(&self) {
+        assert!(self.cols.is_multiple_of(self.dtype.block_len()), "weight columns in whole blocks");
+        assert_eq!(
+            self.data.len(),
+            self.rows * self.dtype.row_bytes(self.cols),
+            "weight bytes against its shape"
+        );
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "it must vectorize inside its caller's loop")]
+fn quantized<const AVX512: bool>(dtype: Dtype, row: &[u8], from: usize, out: &mut [f32]) {
+    match dtype {
+        Dtype::Q8_0 => groups::<34, Q8_0, AVX512>(row, from, out),
+        Dtype::Q4_0 => groups::<18, Q4_0, AVX512>(row, from, out),
+        Dtype::Q4_1 => groups::<20, Q4_1, AVX512>(row, from, out),
+        Dtype::Q5_0 => groups::<22, Q5_0, AVX512>(row, from, out),
+        Dtype::Q5_1 => groups::<24, Q5_1, AVX512>(row, from, out),
+        Dtype::Q4_K => groups::<144, Q4_K, AVX512>(row, from, out),
+        Dtype::Q5_K => groups::<176, Q5_K, AVX512>(row, from, out),
+        Dtype::Q6_K => groups::<210, Q6_K, AVX512>(row, from, out),
+        Dtype::F32 | Dtype::F16 | Dtype::Bf16 => unreachable!("read value by value"),
+    }
+}
+
+/// The values from `from` on; whole groups are unpacked in place.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "it must vectorize inside its caller's loop")]
+fn groups<const BYTES: usize, B: Blocks<BYTES>, const AVX512: bool>(
+    row: &[u8],
+    from: usize,
+    mut out: &mut [f32],
+) {
+    let blocks = row.as_chunks::<BYTES>().0;
+    let (mut group, mut inside) = (from / GROUP, from % GROUP);
+    while !out.is_empty() {
+        let unpacked = B::unpack(&blocks[group / B::GROUPS], group % B::GROUPS);
+        let (to, rest) = out.split_at_mut((GROUP - inside).min(out.len()));
+        if let Ok(whole) = to.try_into() {
+            scale::<AVX512>(&unpacked, whole);
+        } else {
+            let mut values = [0.0; GROUP];
+            scale::<AVX512>(&unpacked, &mut values);
+            to.copy_from_slice(&values[inside..inside + to.len()]);
+        }
+        out = rest;
+        (group, inside) = (group + 1, 0);
+    }
+}

@@ -1,0 +1,153 @@
+//! A GGUF file.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mesp_device::{Dtype, Layout, Mapping, Weight};
+use mesp_formats::gguf::{self, Gguf, GgufModel, TensorInfo};
+use mesp_formats::{Error as FileError, ModelConfig, RopeScaling};
+
+use super::{Base, encode, in_file, most_bytes, tensor_dtype};
+use crate::data::{TextEncoder, from_gguf};
+use crate::model::{Config, WeightSource};
+use crate::{Error, Result};
+
+/// Weights of a GGUF file, mapped.
+pub struct GgufSource {
+    path: PathBuf,
+    map: Arc<Mapping>,
+    file: Gguf,
+    model: GgufModel,
+    base: Base,
+}
+
+impl GgufSource {
+    /// Maps a file and reads its header.
+    ///
+    /// # Errors
+    /// When it is missing, truncated or not what it should be, or of an architecture that is not supported.
+    pub fn open(path: &Path, base: Base) -> Result<Self> {
+        let map = Mapping::open(path).map_err(|e| FileError::io("map", path, e))?;
+        let file = gguf::parse(path, map.bytes())?;
+        let model = gguf::model(&file, map.bytes())?;
+        Ok(Self { path: path.to_path_buf(), map: Arc::new(map), file, model, base })
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &ModelConfig {
+        &self.model.config
+    }
+
+    /// The shape as the engine takes it: with the file's rotary divisors and its order of rows.
+    ///
+    /// # Errors
+    /// When it asks for something that is not supported.
+    pub fn model_config(&self) -> Result<Config> {
+        let mut config = Config::new(&self.model.config).map_err(|e| in_file(&self.path, e))?;
+        let known = matches!(self.model.config.rope_scaling, RopeScaling::Llama3 { .. });
+        if let (false, Some(divisors)) = (known, &self.model.rope_factors) {
+            config.rope.frequencies.iter_mut().zip(divisors).for_each(|(f, divisor)| *f /= divisor);
+        }
+        if self.model.interleaved {
+            config.rope.layout = Layout::Interleaved;
+        }
+        Ok(config)
+    }
+
+    /// The type that most of the weights' bytes are stored in.
+    pub fn dtype(&self) -> Dtype {
+        most_bytes(self.file.tensors.iter().map(|t| (tensor_dtype(t.ty), t.range.len())))
+    }
+
+    /// GGUF names, types and shapes of all tensors.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, Dtype, &[usize])> {
+        self.file.tensors.iter().map(|t| (t.name.as_str(), tensor_dtype(t.ty), t.shape.as_slice()))
+    }
+
+    /// The file's header.
+    pub fn header(&self) -> &Gguf {
+        &self.file
+    }
+
+    /// The tokenizer in the file, if there is one.
+    ///
+    /// # Errors
+    /// When it is of a kind that is not supported, or damaged.
+    pub fn text_encoder(&self) -> Result<Option<TextEncoder>> {
+        if !self.has_tokenizer() {
+            return Ok(None);
+        }
+        let (tokenizer, info) = from_gguf(&self.file, self.map.bytes())?;
+        TextEncoder::from_tokenizer(&self.path, tokenizer, info).map(Some)
+    }
+
+    fn has_tokenizer(&self) -> bool {
+        self.file.value("tokenizer.ggml.model").is_some()
+    }
+
+    /// The file that has the tokenizer: this one, or a `tokenizer.json` beside it.
+    pub(super) fn tokenizer_file(&self) -> Option<PathBuf> {
+        if self.has_tokenizer() {
+            return Some(self.path.clone());
+        }
+        Some(self.path.with_file_name("tokenizer.json")).filter(|p| p.is_file())
+    }
+
+    fn find(&self, name: &str, shape: &[usize]) -> Result<Option<&TensorInfo>> {
+        let Some(info) = gguf::tensor_name(name).and_then(|name| self.file.tensor(&name)) else {
+            return Ok(None);
+        };
+        if info.shape != shape {
+            let problem = format!(
+                "tensor {} ({name}) has shape {:?}, expected {shape:?} from the file's metadata",
+                info.name, info.shape
+            );
+            return Err(FileError::invalid(&self.path, problem)
+                .hint("the metadata and the weights do not belong together; get the file again, or convert the model again")
+                .into());
+        }
+        Ok(Some(info))
+    }
+
+    fn bytes(&self, info: &TensorInfo) -> &[u8] {
+        &self.map.bytes()[info.range.clone()]
+    }
+}
+
+impl WeightSource for GgufSource {
+    fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Option<Weight>> {
+        let Some(info) = self.find(name, &[rows, cols])? else { return Ok(None) };
+        let stored = tensor_dtype(info.ty);
+        let weight = match self.base {
+            Base::Mapped => Weight::mapped(stored, rows, cols, Arc::clone(&self.map), info.range.clone()),
+            Base::Resident(dtype) if dtype == stored => {
+                Weight::owned(dtype, rows, cols, self.bytes(info).to_vec())
+            }
+            Base::Resident(dtype) => {
+                // Row by row: the matrix in single precision is never whole.
+                let mut bytes = Vec::with_capacity(rows * dtype.row_bytes(cols));
+                let mut row = vec![0.0; cols];
+                for stored in self.bytes(info).chunks_exact(stored.row_bytes(cols).max(1)) {
+                    gguf::dequantize_row(info.ty, stored, &mut row);
+                    bytes.extend(encode(dtype, &row));
+                }
+                Weight::owned(dtype, rows, cols, bytes)
+            }
+        };
+        Ok(Some(weight))
+    }
+
+    fn vector(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
+        let Some(info) = self.find(name, &[len])? else { return Ok(None) };
+        let mut values = vec![0.0; len];
+        gguf::dequantize_row(info.ty, self.bytes(info), &mut values);
+        Ok(Some(values))
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        let here = gguf::tensor_name(name).unwrap_or_default();
+        FileError::invalid(&self.path, format!("tensor {here} ({name}) is not in the file"))
+            .hint("the metadata say it should be there; get the file again, or convert the model again")
+            .into()
+    }
+}

@@ -1,0 +1,202 @@
+//! Losses, gradients and adapters on GGUF bases.
+
+use super::*;
+
+/// A golden with its model from a GGUF file.
+fn on_file(arch: &str, path: &Path) -> Case {
+    Case { model: opened(path), ..Case::load(arch) }
+}
+
+/// The matrices of a file, by name.
+fn read(path: &Path) -> BTreeMap<String, Vec<f64>> {
+    let map = Mapping::open(path).expect("a file");
+    let header = safetensors_file::parse(path, map.bytes()).expect("a header");
+    let values = |t| safetensors_file::read_f32(path, map.bytes(), t).expect("values");
+    header.tensors.iter().map(|t| (t.name.clone(), values(t).into_iter().map(f64::from).collect())).collect()
+}
+
+#[test]
+fn the_same_values_give_the_same_bits() {
+    for arch in ["qwen2", "qwen3"] {
+        let case = Case::load(arch);
+        let mut hf = case.session::<f32>(case.options(mesp_policy()), 2);
+        let expected = answer(&mut hf, &case.batch);
+        // The goldens are stored in bf16 or wider; F32 holds either.
+        let (_to, path, report) = converted(&case.dir.join("model"), TensorType::F32);
+        assert!(report.errors.iter().all(|e| e.mean == 0.0 && e.max == 0.0), "{:?}", report.errors);
+        let case = on_file(arch, &path);
+        let mut session = case.session::<f32>(case.options(mesp_policy()), 2);
+        assert!(answer(&mut session, &case.batch) == expected, "{arch}");
+    }
+}
+
+/// Gradients of a llama file equal the directory's once the rows of q and k are exchanged, which the files of
+/// gradients do by themselves.
+#[test]
+fn llama_gradients_are_equal_in_files() {
+    let case = Case::load("llama");
+    let (to, path, _) = converted(&case.dir.join("model"), TensorType::F32);
+    let file = on_file("llama", &path);
+    let [mut there, mut here] = [&case, &file].map(|c| c.session::<f64>(c.options(mesp_policy()), 2));
+    let (a, b) = (there.accumulate(&case.batch, 7), here.accumulate(&case.batch, 7));
+    assert!((a.nats - b.nats).abs() <= 1e-12 * a.nats, "{} {}", a.nats, b.nats);
+    let [one, two] = ["there", "here"].map(|n| to.path().join(n));
+    peft::write_tensors(there.backend(), &one, there.grads(), &BTreeMap::new()).expect("a file");
+    peft::write_tensors(here.backend(), &two, here.grads(), &BTreeMap::new()).expect("a file");
+    let (one, two) = (read(&one), read(&two));
+    assert_eq!(one.len(), two.len());
+    for (name, values) in &one {
+        // Files are single precision.
+        assert!(relative(&two[name], values) <= 2e-7, "{name}: {}", relative(&two[name], values));
+    }
+    // In memory they are not in the same order.
+    for (p, head) in [(Projection::Q, Some(8)), (Projection::K, Some(8)), (Projection::V, None)] {
+        let [x, y] = [&there, &here].map(|s| s.grads()[0][p as usize].as_ref().expect("a pair"));
+        let [x, y] = [values(there.backend(), &x.b), values(here.backend(), &y.b)];
+        assert_eq!(relative(&x, &y) < 1e-9, head.is_none(), "{p:?}");
+        let rank = case.adapter.rank;
+        if let Some(head) = head {
+            let map = gguf::to_interleaved(x.len() / rank / head, head);
+            let moved: Vec<f64> = map.iter().flat_map(|r| x[r * rank..][..rank].to_vec()).collect();
+            assert!(relative(&moved, &y) < 1e-11, "{p:?}");
+        }
+    }
+}
+
+/// Single precision too, and with the biases that some llamas have.
+#[test]
+fn llama_losses_are_equal_with_biases() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = ModelConfig {
+        model_type: "llama".to_owned(),
+        attention_bias: Some(true),
+        mlp_bias: true,
+        ..mesp::init_model::preset("tiny").expect("tiny")
+    };
+    mesp::init_model::write(dir.path(), &config, mesp_formats::Dtype::F32, 5, &mut |_, _| {})
+        .expect("a model");
+    // Larger, so that what q and k do shows in the loss.
+    let mut source = MemorySource::read(dir.path());
+    for (name, (_, values)) in &mut source.tensors {
+        if name.contains("_proj.") {
+            for x in values {
+                *x *= 20.0;
+            }
+        }
+    }
+    let text = std::fs::read_to_string(dir.path().join("config.json")).expect("config.json");
+    source.write(dir.path(), &text);
+    let (_to, path, _) = converted(dir.path(), TensorType::F32);
+    let batch = random_batch(&[9, 30], 512, 3);
+    let options = Case::load("llama").options(mesp_policy());
+    let losses = [load_model(dir.path()), opened(&path)].map(|model| {
+        let mut session = session_for::<f64>(&model, options.clone(), &shapes(&batch), 1);
+        session.init_adapters(1);
+        mean_loss(&mut session, &batch)
+    });
+    assert!((losses[0] - losses[1]).abs() <= 1e-12 * losses[0], "{losses:?}");
+    // The test sees the order: without exchanging rows the loss is another.
+    let mut halves = open_model(&path, Base::Mapped).expect("a model");
+    halves.config.rope.layout = Layout::Half;
+    let model = Arc::new(halves.load().expect("weights"));
+    let mut session = session_for::<f64>(&model, options, &shapes(&batch), 1);
+    session.init_adapters(1);
+    let wrong = mean_loss(&mut session, &batch);
+    assert!((wrong - losses[0]).abs() > 1e-4 * wrong, "{wrong} {losses:?}");
+}
+
+#[test]
+fn adapters_of_a_llama_file_are_in_pefts_order() {
+    let case = Case::load("llama");
+    let (to, path, _) = converted(&case.dir.join("model"), TensorType::BF16);
+    let file = on_file("llama", &path);
+    let session = file.session::<f32>(file.options(mesp_policy()), 1);
+    let written = to.path().join("adapter.safetensors");
+    peft::write_tensors(session.backend(), &written, session.params(), &BTreeMap::new()).expect("a file");
+    assert_eq!(read(&written), read(&case.adapter_file()));
+
+    // Trained on the file, used on the directory: the same loss.
+    let mut here = file.session::<f64>(file.options(mesp_policy()), 1);
+    here.accumulate(&file.batch, file.batch.targets());
+    here.apply(0.1, 1.0);
+    peft::write_tensors(here.backend(), &written, here.params(), &BTreeMap::new()).expect("a file");
+    let mut there = case.session::<f64>(case.options(mesp_policy()), 1);
+    case.read_adapter(&mut there, &written).expect("the adapter");
+    let [a, b] = [mean_loss(&mut here, &file.batch), mean_loss(&mut there, &case.batch)];
+    // The file between them is single precision.
+    assert!((a - b).abs() <= 1e-6 * a, "{a} {b}");
+}
+
+/// A model's matrices as its file has them, in single precision and in the file's order.
+fn widened(dir: &Path, path: &Path) -> MemorySource {
+    let map = Mapping::open(path).expect("a file");
+    let file = gguf::parse(path, map.bytes()).expect("a header");
+    let mut source = MemorySource::read(dir);
+    for (name, (shape, values)) in &mut source.tensors {
+        let info = file.tensor(&gguf::tensor_name(name).expect("a name")).expect("a tensor");
+        assert_eq!(&info.shape, shape);
+        gguf::dequantize_row(info.ty, &map.bytes()[info.range.clone()], values);
+    }
+    source
+}
+
+#[test]
+fn training_on_blocks_equals_training_on_their_values() {
+    let batch = random_batch(&[20, 13], 512, 8);
+    for arch in ["qwen2", "llama"] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let config = ModelConfig {
+            model_type: arch.to_owned(),
+            num_hidden_layers: 2,
+            ..mesp::init_model::preset("tiny").expect("tiny")
+        };
+        mesp::init_model::write(dir.path(), &config, mesp_formats::Dtype::BF16, 2, &mut |_, _| {})
+            .expect("a model");
+        for ty in TensorType::ALL.into_iter().filter(|ty| gguf::can_quantize(*ty)) {
+            let (_to, path, report) = converted(dir.path(), ty);
+            let [matrices] = &report.errors[..] else { panic!("one type: {:?}", report.errors) };
+            assert_eq!((matrices.ty, matrices.tensors), (ty, 15));
+            let bound = match ty.block_bytes() {
+                34 => 0.006,
+                22 | 24 => 0.05,
+                18 | 20 => 0.1,
+                _ => 0.001,
+            };
+            assert!(matrices.mean <= matrices.max && matrices.max < bound, "{}: {matrices:?}", ty.name());
+            let config = open_model(&path, Base::Mapped).expect("a model").config;
+            let memory = Model::load(config, &widened(dir.path(), &path)).expect("a model");
+            let resident = GgufSource::open(&path, Base::Resident(Dtype::F32)).expect("a file");
+            let resident =
+                Model::load(resident.model_config().expect("a shape"), &resident).expect("a model");
+            let answers = [opened(&path), Arc::new(memory), Arc::new(resident)].map(|model| {
+                let mut options = Case::load("qwen2").options(mesp_policy());
+                options.adapter.rank = 4;
+                let mut session = session_for::<f32>(&model, options, &shapes(&batch), 2);
+                randomize_adapters(&mut session);
+                let first = answer(&mut session, &batch);
+                session.apply(0.5, 1.0);
+                (first, answer(&mut session, &batch))
+            });
+            assert_eq!(opened(&path).blocks[0].linears[0].weight.dtype(), tensor_dtype(ty));
+            assert!(answers[0] == answers[1], "{arch} {}: mapped", ty.name());
+            assert!(answers[0] == answers[2], "{arch} {}: resident", ty.name());
+            assert!(answers[0].0 != answers[0].1, "a step changes something");
+        }
+    }
+}
+
+#[test]
+fn gradients_of_a_file_are_finite_and_not_the_directorys() {
+    let case = Case::load("qwen3");
+    let (_to, path, _) = converted(&case.dir.join("model"), TensorType::F16);
+    let file = on_file("qwen3", &path);
+    let mut session = file.session::<f32>(file.options(mesp_policy()), 1);
+    session.accumulate(&file.batch, file.batch.targets());
+    let mut hf = case.session::<f32>(case.options(mesp_policy()), 1);
+    hf.accumulate(&case.batch, case.batch.targets());
+    let (a, b) = (gradients(&session), gradients(&hf));
+    assert_eq!(bits(&a).len(), bits(&b).len());
+    for (a, b) in a.iter().zip(&b) {
+        assert!(relative(a, b) < 0.02, "{}", relative(a, b));
+    }
+}
