@@ -1,11 +1,15 @@
 //! What can be typed. Every option says its unit and its default.
 
+mod bench;
 mod groups;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mesp_formats::Dtype;
+use mesp_formats::gguf::TensorType;
 
+pub(crate) use bench::{BenchArgs, BenchCommand, BenchMemoryArgs};
 pub(crate) use groups::{
     AdapterArgs, CommonArgs, Compute, DataArgs, MethodArgs, ModelArgs, OutputArgs, PromptStyleArg, UpdateArg,
 };
@@ -37,8 +41,15 @@ pub(crate) enum Command {
     Generate(GenerateArgs),
     /// Write a model of a given shape with random weights
     InitModel(InitModelArgs),
-    /// Say what a model, an adapter, a checkpoint, a run or a safetensors file holds
+    /// Write a Hugging Face model as a GGUF file
+    Quantize(QuantizeArgs),
+    /// Turn training data into tokens
+    #[command(subcommand)]
+    Data(DataCommand),
+    /// Say what a model, a GGUF file, an adapter, a checkpoint, a run or a safetensors file holds
     Inspect(InspectArgs),
+    /// Measure, beside published figures
+    Bench(BenchArgs),
 }
 
 // What every command takes.
@@ -86,9 +97,10 @@ pub(crate) struct EvalArgs {
     /// Rows that are evaluated at once [default: 1]
     #[arg(long, value_name = "ROWS", default_value_t = 1, hide_default_value = true)]
     pub(crate) batch_size: usize,
-    /// Number type of the computation
-    #[arg(long, value_enum, default_value_t = Compute::F32)]
-    pub(crate) compute: Compute,
+    /// Number type of the products with frozen weights; what is added is f32, with f64 everything is f64
+    /// [default: auto]
+    #[arg(long, value_enum)]
+    pub(crate) compute: Option<Compute>,
     #[command(flatten)]
     pub(crate) shared: SharedArgs,
 }
@@ -121,15 +133,61 @@ pub(crate) struct GenerateArgs {
     /// Continue the prompt as it stands, also when the model has a chat template
     #[arg(long)]
     pub(crate) raw: bool,
+    /// Number type of the products with frozen weights: auto, f32 or bf16 [default: auto]
+    #[arg(long, value_enum)]
+    pub(crate) compute: Option<Compute>,
     #[command(flatten)]
     pub(crate) shared: SharedArgs,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+/// How the numbers of a file are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
 pub(crate) enum FileType {
-    Bf16,
     F32,
     F16,
+    Bf16,
+    /// 8.5 bits each, in blocks of 32
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 4.5 bits
+    #[value(name = "q4_0")]
+    Q4_0,
+    /// 5 bits
+    #[value(name = "q4_1")]
+    Q4_1,
+    /// 5.5 bits
+    #[value(name = "q5_0")]
+    Q5_0,
+    /// 6 bits
+    #[value(name = "q5_1")]
+    Q5_1,
+}
+
+impl FileType {
+    /// In GGUF.
+    pub(crate) fn tensor_type(self) -> TensorType {
+        match self {
+            Self::F32 => TensorType::F32,
+            Self::F16 => TensorType::F16,
+            Self::Bf16 => TensorType::BF16,
+            Self::Q8_0 => TensorType::Q8_0,
+            Self::Q4_0 => TensorType::Q4_0,
+            Self::Q4_1 => TensorType::Q4_1,
+            Self::Q5_0 => TensorType::Q5_0,
+            Self::Q5_1 => TensorType::Q5_1,
+        }
+    }
+
+    /// In safetensors, which have no blocks.
+    pub(crate) fn dtype(self) -> Option<Dtype> {
+        match self {
+            Self::F32 => Some(Dtype::F32),
+            Self::F16 => Some(Dtype::F16),
+            Self::Bf16 => Some(Dtype::BF16),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -141,7 +199,7 @@ pub(crate) struct InitModelArgs {
     /// The config.json of a model whose shape to take
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Number type of the weights
+    /// How the weights are stored; types in blocks make a GGUF file
     #[arg(long = "type", value_enum, default_value_t = FileType::Bf16)]
     pub(crate) dtype: FileType,
     /// Seed of the weights [default: 0]
@@ -150,16 +208,57 @@ pub(crate) struct InitModelArgs {
     /// A tokenizer.json to copy into the directory [default: none]
     #[arg(long, value_name = "FILE")]
     pub(crate) tokenizer: Option<PathBuf>,
-    /// The model directory to write
-    #[arg(long, value_name = "DIR")]
+    /// The model directory to write, or with a name that ends in .gguf the file
+    #[arg(long, value_name = "DIR|FILE.gguf")]
     pub(crate) output: PathBuf,
     #[command(flatten)]
     pub(crate) shared: SharedArgs,
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct QuantizeArgs {
+    /// The model: a Hugging Face directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
+    /// How the matrices are stored; norms and biases stay f32
+    #[arg(long = "type", value_enum)]
+    pub(crate) ty: FileType,
+    /// The file to write
+    #[arg(long, value_name = "FILE.gguf")]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) shared: SharedArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DataCommand {
+    /// Write rows as a compact file of tokens, which --data takes too
+    Tokenize(TokenizeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenizeArgs {
+    /// The model whose tokenizer to use: a Hugging Face directory or a GGUF file
+    #[arg(long, value_name = "DIR|FILE.gguf")]
+    pub(crate) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// The file to write; - for standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Leave rows whole, as grads and eval do
+    #[arg(long, conflicts_with = "max_seq_len")]
+    pub(crate) whole: bool,
+    /// Say nothing but errors
+    #[arg(long)]
+    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) shared: SharedArgs,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// A model directory, an adapter, a checkpoint, a run directory, or a safetensors file
+    /// A model directory, an adapter, a checkpoint, a run directory, a GGUF file, or a safetensors file
     #[arg(value_name = "PATH")]
     pub(crate) path: PathBuf,
     #[command(flatten)]

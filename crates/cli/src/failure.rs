@@ -13,6 +13,21 @@ pub(crate) struct OverBudget(pub(crate) String);
 #[derive(Debug)]
 pub(crate) struct Interrupted(pub(crate) String);
 
+/// Another process of the program failed for this one.
+#[derive(Debug)]
+pub(crate) struct Elsewhere {
+    /// Its message.
+    pub(crate) message: String,
+    /// Its exit status.
+    pub(crate) status: u8,
+}
+
+impl fmt::Display for Elsewhere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
 impl fmt::Display for OverBudget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -25,6 +40,7 @@ impl fmt::Display for Interrupted {
     }
 }
 
+impl std::error::Error for Elsewhere {}
 impl std::error::Error for OverBudget {}
 impl std::error::Error for Interrupted {}
 
@@ -48,6 +64,9 @@ fn status(error: &anyhow::Error) -> u8 {
     }
     if error.is::<Interrupted>() {
         return 130;
+    }
+    if let Some(elsewhere) = error.downcast_ref::<Elsewhere>() {
+        return elsewhere.status;
     }
     match error.downcast_ref::<mesp::Error>() {
         Some(mesp::Error::Usage { .. } | mesp::Error::Data { .. }) => 2,

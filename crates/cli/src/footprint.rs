@@ -1,33 +1,33 @@
 //! What a run needs, before it has it: the planned bytes by class, and whether they fit.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
 use mesp::adapter::BlockPairs;
 use mesp::data::Example;
-use mesp::method::Method;
 use mesp::model::{Batch, Block, Model};
 use mesp::source::Base;
-use mesp::tape::{Tape, Tiles};
-use mesp::train::{Length, Options, RunConfig, Shapes, Update, largest_batch, plan};
-use mesp_device::{Class, Entry, Plan, RowStat, Weight};
+use mesp::tape::{Residency, Tape};
+use mesp::train::{Length, Options, RunConfig, Shapes, largest_batch, plan};
+use mesp_device::{Class, Entry, Plan, RowStat, Spill, Weight};
+use mesp_formats::Error as FileError;
 use serde_json::{Map, Value};
 
-use crate::failure::OverBudget;
 use crate::inputs::Rows;
-use crate::sizes::{Bytes, bytes};
+use crate::sizes::bytes;
 
 /// What the engine is asked to do: its largest batches, and the memory of the rows themselves.
 pub(crate) struct Work {
     pub(crate) shapes: Shapes,
     /// Bytes of the rows and of the batch that is being laid out.
     pub(crate) tokens: u64,
+    /// Those of them that are in memory already.
+    pub(crate) present: u64,
     /// Optimizer steps, at most.
     pub(crate) steps: usize,
     pub(crate) base: Base,
-    /// Whether rows are text, so that a tokenizer was there.
-    pub(crate) text: bool,
     /// Bytes of a value: 4 for f32, 8 for f64.
     pub(crate) value_bytes: usize,
     pub(crate) threads: usize,
@@ -36,7 +36,7 @@ pub(crate) struct Work {
 impl Work {
     /// Training on these rows, with evaluation of others.
     pub(crate) fn training(rows: &Rows, run: &RunConfig, base: Base, threads: usize) -> Self {
-        let Rows { train, eval, text } = rows;
+        let Rows { train, eval } = rows;
         let batch = |rows: &[Example]| largest_batch(rows, run.batch_size);
         let steps = steps(run, train.len());
         let shapes = Shapes {
@@ -47,7 +47,8 @@ impl Work {
         // The layout of a batch exists twice: as rows with their origins, and as the engine reads it.
         let largest =
             [&shapes.train, &shapes.eval].into_iter().flatten().map(Batch::heap_bytes).max().unwrap_or(0);
-        Self { shapes, tokens: rows + 2 * largest as u64, steps, base, text: *text, value_bytes: 4, threads }
+        let tokens = rows + 2 * largest as u64;
+        Self { shapes, tokens, present: rows, steps, base, value_bytes: 4, threads }
     }
 
     /// Training on rows of one length that are not there yet.
@@ -60,9 +61,9 @@ impl Work {
         Self {
             shapes: Shapes { train: Some(batch), eval: None },
             tokens: bytes,
+            present: 0,
             steps: steps(run, 0),
             base,
-            text: false,
             value_bytes: 4,
             threads,
         }
@@ -105,17 +106,26 @@ fn row_bytes(row: &Example) -> u64 {
 pub(crate) struct Footprint {
     /// The arena; a run takes it.
     pub(crate) plan: Plan,
+    /// Its bytes.
+    arena: u64,
     /// Multiplications with additions of the largest micro-batch's step.
     pub(crate) multiply_adds: u64,
     /// Every planned byte by what it is for.
     pub(crate) ledger: BTreeMap<Class, u64>,
     /// Bytes of mapped weights: in memory only as long as the system leaves them there, and not in the plan.
     pub(crate) mapped: u64,
+    /// Anonymous memory of the whole process, where a budget asked for it.
+    pub(crate) anonymous: Option<u64>,
 }
 
 /// Plans a session: the arena, and what is held around it.
 pub(crate) fn footprint(model: &Arc<Model>, options: &Options, work: &Work) -> Result<Footprint> {
     let plan = plan(model, options, &work.shapes, work.value_bytes, work.threads)?;
+    Ok(planned(model, options, work, plan))
+}
+
+/// Adds to an arena what is held around it.
+pub(crate) fn planned(model: &Model, options: &Options, work: &Work, plan: Plan) -> Footprint {
     let mut ledger: BTreeMap<Class, u64> = plan.ledger().into_iter().map(|(c, n)| (c, n as u64)).collect();
     *ledger.entry(Class::BaseResident).or_default() += work.base_resident(model);
     *ledger.entry(Class::Tokens).or_default() += work.tokens;
@@ -124,13 +134,12 @@ pub(crate) fn footprint(model: &Arc<Model>, options: &Options, work: &Work) -> R
     let all: u64 = weights(model).map(|w| w.bytes() as u64).sum();
     let mapped = if work.base == Base::Mapped { all } else { 0 };
     let multiply_adds = plan.programs.first().map_or(0, |p| p.multiply_adds);
-    Ok(Footprint { plan, multiply_adds, ledger, mapped })
+    let arena = plan.bytes() as u64;
+    Footprint { plan, arena, multiply_adds, ledger, mapped, anonymous: None }
 }
 
 /// Memory of the program itself: options, threads, files being written. Measured: 60 kB to 90 kB.
 const PROGRAM: usize = 128 << 10;
-/// What a tokenizer leaves behind: tables that are built once and stay. Measured: 400 kB.
-const TOKENIZER: usize = 512 << 10;
 /// What naming one matrix takes while a file of them is written. Measured: 1.4 kB.
 const NAMED: usize = 1536;
 
@@ -143,13 +152,29 @@ fn around(plan: &Plan, model: &Model, options: &Options, work: &Work) -> u64 {
     let block = size_of::<Block>() + size_of::<Tape>() + sets * size_of::<BlockPairs>();
     let named = 2 * options.adapter.targets.len() * layers * NAMED;
     let rows = work.shapes.targets() * size_of::<RowStat>();
-    let text = if work.text { TOKENIZER } else { 0 };
     // Of each step, its loss and its time.
     let steps = work.steps * 2 * size_of::<f64>();
-    (entries * size_of::<Entry>() + layers * block + named + rows + steps + text + PROGRAM) as u64
+    (entries * size_of::<Entry>() + layers * block + named + rows + steps + PROGRAM) as u64
+}
+
+/// The file of the blocks' inputs, where the policy keeps them in one: a hidden file in a folder, with all its
+/// space taken, so that a full disk shows before the run begins.
+pub(crate) fn spill(model: &Model, options: &Options, work: &Work, dir: &Path) -> Result<Option<Spill>> {
+    if options.policy.residency != Residency::File {
+        return Ok(None);
+    }
+    let rows = work.shapes.train.as_ref().map_or(0, Batch::rows);
+    let slot = rows * model.config.hidden_size * work.value_bytes;
+    let made = Spill::create(dir, model.config.layers, slot);
+    Ok(Some(made.map_err(|e| FileError::io("keep checkpoints in a file in", dir, e))?))
 }
 
 impl Footprint {
+    /// The bytes of it that are one block, the arena.
+    pub(crate) fn arena(&self) -> u64 {
+        self.arena
+    }
+
     /// Everything that the engine allocates.
     pub(crate) fn planned(&self) -> u64 {
         self.ledger.values().sum()
@@ -181,58 +206,4 @@ impl Footprint {
     pub(crate) fn ledger_json(&self) -> Map<String, Value> {
         self.ledger.iter().map(|(c, n)| (c.name().to_owned(), Value::from(*n))).collect()
     }
-}
-
-/// The smallest plan among those that give the same gradients, and the options that ask for it.
-pub(crate) fn least(
-    model: &Arc<Model>,
-    options: &Options,
-    work: &Work,
-    grad_accum: usize,
-) -> Result<(u64, String)> {
-    let asked = footprint(model, options, work)?.planned();
-    let mut best = (asked, "these options".to_owned());
-    let per_block = grad_accum == 1 && options.training;
-    for update in [Some(options.update), per_block.then_some(Update::PerBlock)].into_iter().flatten() {
-        for (mlp_rows, head_rows) in [(128, 256), (64, 64), (32, 32), (16, 16), (8, 8)] {
-            let policy = Method::Mesp.policy();
-            let policy =
-                mesp::tape::Policy { tiles: Tiles { mlp_rows, head_rows, ..policy.tiles }, ..policy };
-            let candidate = Options { policy, update, ..options.clone() };
-            let planned = footprint(model, &candidate, work)?.planned();
-            if planned < best.0 {
-                let update = if update == Update::PerBlock { " --update per-block" } else { "" };
-                best =
-                    (planned, format!("--method mesp{update} --mlp-rows {mlp_rows} --head-rows {head_rows}"));
-            }
-        }
-    }
-    Ok(best)
-}
-
-/// Whether a plan fits, with the message if it does not.
-pub(crate) fn verdict(planned: &Footprint, budget: Bytes, least: &(u64, String)) -> Result<(), OverBudget> {
-    if planned.planned() <= budget.0 {
-        return Ok(());
-    }
-    let items: Vec<String> =
-        planned.largest().into_iter().take(3).map(|(c, n)| format!("{} {}", c.name(), bytes(n))).collect();
-    let (smallest, how) = least;
-    let more = if *smallest > budget.0 {
-        "\n  shorter rows (--max-seq-len), a lower --rank or --optimizer sgd need less"
-    } else {
-        ""
-    };
-    let advice = format!(
-        "the smallest budget that would do is {smallest} bytes ({}), with {how}{more}",
-        bytes(*smallest)
-    );
-    Err(OverBudget(format!(
-        "the run needs {} bytes ({}), the memory budget is {} ({})\n  its largest items: {}\n  {advice}",
-        planned.planned(),
-        bytes(planned.planned()),
-        budget.0,
-        bytes(budget.0),
-        items.join(", "),
-    )))
 }

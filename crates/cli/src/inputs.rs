@@ -4,15 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use mesp::data::{Dataset, Example, PromptStyle, ReadOptions, TextEncoder, TokenizerInfo};
+use mesp::data::{Dataset, Example, PromptStyle, ReadOptions, TextEncoder};
 use mesp::model::{Config, Model};
-use mesp::source::{Base, HfSource};
+use mesp::source::{Base, open_model, text_encoder};
 use mesp_device::Dtype;
-use mesp_formats::{ModelConfig, ModelDir, TokenizerConfig};
 use rayon::ThreadPool;
 
 use crate::args::{DataArgs, ModelArgs, PromptStyleArg};
-use crate::ui;
+use crate::{tokens, ui};
 
 /// The longest rows of a training run, unless told otherwise.
 const DEFAULT_LENGTH: usize = 512;
@@ -34,35 +33,16 @@ pub(crate) fn pool(threads: Option<usize>) -> Result<Arc<ThreadPool>> {
     Ok(Arc::new(pool))
 }
 
-/// The directory of `--model`.
-pub(crate) fn model_dir(args: &ModelArgs) -> Result<&Path> {
-    let Some(dir) = &args.model else {
-        return Err(usage("no model was given", "give --model DIR, a Hugging Face model directory"));
-    };
-    if dir.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
-        let problem = format!("{}: this build reads no GGUF files", dir.display());
-        return Err(usage(problem, "give the Hugging Face directory of the model"));
-    }
-    Ok(dir)
+/// The directory or file of `--model`.
+pub(crate) fn model_path(args: &ModelArgs) -> Result<&Path> {
+    given_model(args.model.as_deref())
 }
 
-/// Reads a model's configuration; touches no weights.
-pub(crate) fn read_config(dir: &Path) -> Result<(ModelConfig, Config)> {
-    if !dir.join("config.json").is_file() {
-        // Says what is there instead.
-        ModelDir::open(dir)?;
-    }
-    let file = ModelConfig::read(dir)?;
-    let config = Config::new(&file).map_err(|e| match e {
-        mesp::Error::Usage { problem, hint: None } => {
-            mesp::Error::usage(format!("{}: {problem}", dir.display()))
-        }
-        mesp::Error::Usage { problem, hint: Some(h) } => {
-            mesp::Error::usage(format!("{}: {problem}", dir.display())).hint(h)
-        }
-        other => other,
-    })?;
-    Ok((file, config))
+/// A model that was given.
+pub(crate) fn given_model(model: Option<&Path>) -> Result<&Path> {
+    model.ok_or_else(|| {
+        usage("no model was given", "give --model, a Hugging Face model directory or a GGUF file")
+    })
 }
 
 /// A model with its weights.
@@ -75,26 +55,21 @@ pub(crate) struct Loaded {
 }
 
 /// Maps a model's weights, or copies them into memory.
-pub(crate) fn load_model(dir: &Path, base: Base) -> Result<Loaded> {
-    let (file, config) = read_config(dir)?;
-    let source = HfSource::open(dir, base)?;
-    let dtype = source.dtype();
-    Ok(Loaded { model: Arc::new(Model::load(config, &source)?), dtype, eos: file.eos_token_ids })
+pub(crate) fn load_model(path: &Path, base: Base) -> Result<Loaded> {
+    let opened = open_model(path, base)?;
+    let (dtype, eos) = (opened.dtype, opened.file_config.eos_token_ids.clone());
+    Ok(Loaded { model: Arc::new(opened.load()?), dtype, eos })
 }
 
 /// Reads a model's tokenizer.
-pub(crate) fn encoder(dir: &Path) -> Result<TextEncoder> {
-    let path = dir.join("tokenizer.json");
-    if !path.is_file() {
-        let problem = format!("{}: expected the model's tokenizer.json, found none", dir.display());
-        return Err(usage(
-            problem,
-            "put the model's tokenizer.json there, or use rows with input_ids and labels",
-        ));
-    }
-    let TokenizerConfig { add_bos_token, bos_token, eos_token, chat_template } = TokenizerConfig::read(dir)?;
-    let info = TokenizerInfo { bos_token, eos_token, chat_template, add_bos_token };
-    Ok(TextEncoder::from_file(&path, info)?)
+pub(crate) fn encoder(model: &Path) -> Result<TextEncoder> {
+    text_encoder(model)?.ok_or_else(|| no_tokenizer(model))
+}
+
+/// What text without a tokenizer is answered.
+pub(crate) fn no_tokenizer(model: &Path) -> anyhow::Error {
+    let problem = format!("{}: expected the model's tokenizer.json, found none", model.display());
+    usage(problem, "put the model's tokenizer.json there, or use rows with input_ids and labels")
 }
 
 /// How rows are read for a command.
@@ -128,29 +103,37 @@ pub(crate) struct Rows {
     pub(crate) train: Vec<Example>,
     /// Held out; none where there is no such file.
     pub(crate) eval: Vec<Example>,
-    /// Whether they were text, so that a tokenizer was there.
-    pub(crate) text: bool,
 }
 
-/// Reads rows, and rows to hold out. A tokenizer is loaded only for rows that are text, once for both files,
-/// and is gone when this returns: it may hold more memory than training does.
+/// Refuses a data file that is not there.
+pub(crate) fn is_there(data: &Path) -> Result<()> {
+    if data.exists() {
+        return Ok(());
+    }
+    let problem = format!("{}: no such data file", data.display());
+    Err(usage(problem, "check the path; see `mesp train --help` for the kinds of rows"))
+}
+
+/// Reads rows, and rows to hold out. Rows that are text become tokens in a process of their own, and are kept in
+/// the folder `cache` if there is one.
 pub(crate) fn read_rows(
     model: &Path,
     data: &Path,
     eval: Option<&Path>,
     options: &ReadOptions,
+    cache: Option<&Path>,
 ) -> Result<Rows> {
-    let mut text = false;
     for file in [data].into_iter().chain(eval) {
-        if !file.exists() {
-            let problem = format!("{}: no such data file", file.display());
-            return Err(usage(problem, "check the path; see `mesp train --help` for the kinds of rows"));
-        }
-        text |= Dataset::needs_tokenizer(file, options)?;
+        is_there(file)?;
     }
-    let encoder = if text { Some(encoder(model)?) } else { None };
     let read = |file: &Path| -> Result<Vec<Example>> {
-        let data = Dataset::read(file, encoder.as_ref(), options)?;
+        let data = if let Some(rows) = tokens::given(file, options.vocab_size)? {
+            rows
+        } else if Dataset::needs_tokenizer(file, options)? {
+            tokens::rows(model, file, options, cache)?
+        } else {
+            Dataset::read(file, None, options)?
+        };
         for line in &data.notes {
             ui::note(format!("{}: {line}", data.path.display()));
         }
@@ -158,7 +141,7 @@ pub(crate) fn read_rows(
     };
     let train = read(data)?;
     let eval = eval.map(read).transpose()?.unwrap_or_default();
-    Ok(Rows { train, eval, text })
+    Ok(Rows { train, eval })
 }
 
 /// The file of held-out rows: the one named, or one that lies beside `train.jsonl` in a data directory.

@@ -4,6 +4,7 @@
 //! [`commands`]. Results go to standard output, everything for people to standard error.
 
 mod args;
+mod budget;
 mod chart;
 mod commands;
 mod failure;
@@ -11,11 +12,13 @@ mod footprint;
 mod inputs;
 mod memory;
 mod metrics;
+mod numbers;
 mod progress;
 mod run_dir;
 mod run_json;
 mod settings;
 mod sizes;
+mod tokens;
 mod ui;
 
 use std::process::ExitCode;
@@ -32,7 +35,10 @@ fn main() -> ExitCode {
         Command::Eval(args) => commands::eval::run(args),
         Command::Generate(args) => commands::generate::run(args),
         Command::InitModel(args) => commands::init_model::run(args),
+        Command::Quantize(args) => commands::quantize::run(args),
+        Command::Data(command) => commands::data::run(command),
         Command::Inspect(args) => commands::inspect::run(args),
+        Command::Bench(args) => commands::bench::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

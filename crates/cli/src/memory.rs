@@ -46,6 +46,16 @@ pub(crate) fn marks() -> Marks {
     }
 }
 
+/// Gives free memory back to the system: what a search for a policy has left.
+pub(crate) fn give_back() {
+    mesp_device::release_free_memory();
+}
+
+/// `RssAnon` now, where the system tells.
+pub(crate) fn anonymous() -> Option<u64> {
+    resident().map(|(anonymous, _)| anonymous)
+}
+
 /// `RssAnon` and `VmHWM` in bytes. Takes no heap.
 fn resident() -> Option<(u64, u64)> {
     let mut text = [0; 4096];

@@ -61,9 +61,13 @@ impl RunDir {
         Ok(Self { path, resume, replace })
     }
 
-    /// Makes the directory, and removes what an earlier run of this program wrote there if it is to go.
+    /// Makes the directory.
+    pub(crate) fn make(&self) -> Result<()> {
+        Ok(create_dir_all(&self.path)?)
+    }
+
+    /// Removes what an earlier run of this program wrote there, if it is to go.
     pub(crate) fn begin(&self) -> Result<()> {
-        create_dir_all(&self.path)?;
         if self.replace {
             for name in [MODEL_FILE, CONFIG_FILE, metrics::FILE, run_json::FILE, CHECKPOINTS] {
                 remove(&self.path.join(name))?;

@@ -1,4 +1,12 @@
 //! `run.json`: what a run was and what it came to.
+//!
+//! Its memory figures: `planned_bytes` is what the engine allocates, `heap_peak_bytes` the counting allocator's
+//! high-water mark from the program's start to the run's end, `heap_training_peak_bytes` the same from the first
+//! step's preparation on. `rss_peak_bytes` is the kernel's high-water mark of all resident memory (`VmHWM`), pages
+//! of mapped weights included. `rss_anon_peak_bytes` is the largest `RssAnon` that was read: before the run, after
+//! every optimizer step and evaluation, and at its end; the kernel keeps no mark of its own for it. Buffers stay
+//! allocated between these points, so only transient allocations can go unseen. `anonymous_planned_bytes`, with a
+//! budget, is what the budget was compared with: the plan and the process around it.
 
 use std::io::Write;
 use std::path::Path;
@@ -13,7 +21,8 @@ use serde_json::{Value, json};
 
 use crate::footprint::Footprint;
 use crate::memory::Marks;
-use crate::settings::{Settings, policy_json};
+use crate::numbers::Numbers;
+use crate::settings::{Settings, policy_json, update_name};
 
 /// The file's name in a run directory.
 pub(crate) const FILE: &str = "run.json";
@@ -24,6 +33,7 @@ pub(crate) struct Report<'a> {
     pub(crate) config: &'a Config,
     pub(crate) dtype: Dtype,
     pub(crate) settings: &'a Settings,
+    pub(crate) numbers: Numbers,
     pub(crate) threads: usize,
     pub(crate) summary: &'a Summary,
     pub(crate) footprint: &'a Footprint,
@@ -64,9 +74,9 @@ impl Report<'_> {
                 "parameters": adapter.parameters(config),
             },
             "method": settings.options.method_name,
-            "policy": policy_json(&settings.options.policy),
-            "update": update_name(settings),
-            "compute": "f32",
+            "policy": policy_json(&settings.options),
+            "update": update_name(settings.options.update),
+            "compute": self.numbers.name(),
             "optimizer": settings.options.optimizer.name(),
             "learning_rate": learning_rate,
             "batch_size": batch_size,
@@ -91,6 +101,7 @@ impl Report<'_> {
             "memory": {
                 "budget_bytes": self.budget,
                 "planned_bytes": footprint.planned(),
+                "anonymous_planned_bytes": footprint.anonymous,
                 "heap_peak_bytes": marks.heap,
                 "heap_training_peak_bytes": marks.heap_training,
                 "rss_anon_peak_bytes": marks.rss_anonymous,
@@ -131,13 +142,6 @@ pub(crate) fn dtype_name(dtype: Dtype) -> &'static str {
         Dtype::Q8_0 => "q8_0",
         Dtype::Q4_0 => "q4_0",
         _ => "f32",
-    }
-}
-
-fn update_name(settings: &Settings) -> &'static str {
-    match settings.options.update {
-        mesp::train::Update::Accumulate => "accumulate",
-        mesp::train::Update::PerBlock => "per-block",
     }
 }
 

@@ -7,11 +7,11 @@ use mesp::adapter::{AdapterConfig, Projection, peft};
 use mesp::method::Method;
 use mesp::optim::{OptimizerKind, ScheduleKind};
 use mesp::source::Base;
-use mesp::tape::{Policy, Tiles};
+use mesp::tape::{Policy, Residency, Tiles};
 use mesp::train::{Length, Options, RunConfig, Update};
 use serde_json::{Value, json};
 
-use crate::args::{AdapterArgs, CommonArgs, Compute, MethodArgs, UpdateArg};
+use crate::args::{AdapterArgs, CommonArgs, MethodArgs, UpdateArg};
 use crate::inputs::usage;
 
 /// The meaning of the common options.
@@ -19,6 +19,10 @@ pub(crate) struct Settings {
     pub(crate) options: Options,
     pub(crate) run: RunConfig,
     pub(crate) base: Base,
+    /// Whether a budget may change the policy: nothing that fixes it was asked for.
+    pub(crate) auto: bool,
+    /// Whether checkpoints may go to a file although that was not asked for.
+    pub(crate) may_spill: bool,
 }
 
 impl Settings {
@@ -50,14 +54,9 @@ impl Settings {
                 "0 is none",
             ));
         }
-        let method = Method::parse(&args.method.method)?;
-        if args.method.checkpoints != "f32" {
-            let found = &args.method.checkpoints;
-            return Err(usage(
-                format!("--checkpoints is {found:?}, this build keeps them in f32"),
-                "leave it out",
-            ));
-        }
+        let m = &args.method;
+        let name = m.method.as_deref().unwrap_or("auto");
+        let method = Method::parse(name)?;
         let options = Options {
             adapter: adapter(&args.adapter)?,
             method_name: method.name().to_owned(),
@@ -67,28 +66,18 @@ impl Settings {
             weight_decay: s.weight_decay,
             training: true,
         };
-        Ok(Self { options, run, base: Base::parse(&args.model.base)? })
-    }
-
-    /// Refuses number types that a command does not compute in.
-    pub(crate) fn only_f32(compute: Compute) -> Result<()> {
-        match compute {
-            Compute::F32 => Ok(()),
-            Compute::F64 => Err(usage(
-                "--compute f64 is the reference for grads and eval; training computes in f32",
-                "leave --compute out",
-            )),
-            Compute::Bf16 => no_bf16(),
-        }
+        let auto = name == "auto" && m.mlp_rows.is_none() && m.head_rows.is_none();
+        let base = Base::parse(&args.model.base)?;
+        Ok(Self { options, run, base, auto, may_spill: m.checkpoints.is_none() })
     }
 }
 
-/// The refusal of bf16.
-pub(crate) fn no_bf16() -> Result<()> {
-    Err(usage(
-        "--compute bf16: this build computes in f32",
-        "leave --compute out; weights may be stored in bf16",
-    ))
+/// An update by its name on the command line.
+pub(crate) fn update_name(update: Update) -> &'static str {
+    match update {
+        Update::Accumulate => "accumulate",
+        Update::PerBlock => "per-block",
+    }
 }
 
 fn share(name: &str, value: f64) -> Result<()> {
@@ -119,7 +108,8 @@ fn policy(method: Method, args: &MethodArgs) -> Result<Policy> {
         head_rows: rows("--head-rows", args.head_rows, policy.tiles.head_rows)?,
         ..policy.tiles
     };
-    Ok(Policy { tiles, ..policy })
+    let residency = args.checkpoints.as_deref().map_or(Ok(policy.residency), Residency::parse)?;
+    Ok(Policy { tiles, residency, ..policy })
 }
 
 /// The adapter's settings: those of the adapter to start from, or new ones.
@@ -172,18 +162,21 @@ pub(crate) fn given_adapter(dir: Option<&Path>) -> Result<AdapterConfig> {
 }
 
 /// A policy as JSON: names of what is kept, sizes of tiles (null for all rows at once).
-pub(crate) fn policy_json(policy: &Policy) -> Value {
+pub(crate) fn policy_json(options: &Options) -> Value {
+    let policy = &options.policy;
     let rows = |n: usize| (n != usize::MAX).then_some(n);
     let names = |set: mesp::tape::SiteSet| set.iter().map(mesp::tape::Site::name).collect::<Vec<_>>();
     json!({
         "across": names(policy.across),
         "within": names(policy.within),
         "keep_last": policy.keep_last,
+        "residency": policy.residency.name(),
         "tiles": {
             "mlp_rows": rows(policy.tiles.mlp_rows),
             "head_rows": rows(policy.tiles.head_rows),
             "head_vocab": rows(policy.tiles.head_vocab),
             "keys": rows(policy.tiles.keys),
         },
+        "update": update_name(options.update),
     })
 }

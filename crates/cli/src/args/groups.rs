@@ -32,8 +32,8 @@ pub(crate) struct CommonArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
-    /// The model: a Hugging Face directory (config.json, safetensors, tokenizer.json)
-    #[arg(long, value_name = "DIR")]
+    /// The model: a Hugging Face directory (config.json, safetensors, tokenizer.json) or a GGUF file
+    #[arg(long, value_name = "DIR|FILE.gguf")]
     pub(crate) model: Option<PathBuf>,
     /// How the frozen weights are held: auto, mapped (in their file, in their type), or copied into memory as
     /// f32, bf16 or f16 [default: auto, which is mapped]
@@ -52,8 +52,8 @@ pub(crate) enum PromptStyleArg {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Data")]
 pub(crate) struct DataArgs {
-    /// The rows: JSON lines with messages, prompt and completion, text, or input_ids and labels; a plain text;
-    /// or a directory with train.jsonl
+    /// The rows: JSON lines with messages, prompt and completion, text, or input_ids and labels; a plain text; a
+    /// file of `mesp data tokenize`; or a directory with train.jsonl
     #[arg(long, value_name = "FILE|DIR")]
     pub(crate) data: Option<PathBuf>,
     /// Cut rows to so many tokens, and plain text into windows of so many [default: in train and plan 512, or
@@ -102,38 +102,43 @@ pub(crate) enum UpdateArg {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Compute {
+    /// bf16 where the frozen weights are held in 16 bits or fewer, else f32
+    Auto,
     /// Single precision
     F32,
+    /// Products with frozen weights multiply numbers rounded to bf16 and add in single precision
+    Bf16,
     /// Double precision, the reference for grads and eval
     F64,
-    /// Not in this build
-    #[value(hide = true)]
-    Bf16,
 }
 
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Method and memory")]
 pub(crate) struct MethodArgs {
     /// What is kept for the backward pass: mesp, mesp-paper, mesp-paper-store-h, mebp, store-all or auto; all
-    /// give the same gradients [default: mesp]
-    #[arg(long, value_name = "NAME", default_value = "mesp", hide_default_value = true)]
-    pub(crate) method: String,
-    /// Rows of the MLP that are computed at once [default: the method's own]
+    /// give the same gradients [default: auto, the fastest that fits --memory-budget; without one mesp]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) method: Option<String>,
+    /// Rows of the MLP that are computed at once [default: the method's own; auto chooses]
     #[arg(long, value_name = "ROWS")]
     pub(crate) mlp_rows: Option<usize>,
-    /// Rows whose logits are computed at once [default: the method's own]
+    /// Rows whose logits are computed at once [default: the method's own; auto chooses]
     #[arg(long, value_name = "ROWS")]
     pub(crate) head_rows: Option<usize>,
     /// When adapters are stepped [default: accumulate]
     #[arg(long, value_enum, value_name = "WHEN")]
     pub(crate) update: Option<UpdateArg>,
-    /// Number type of the computation
-    #[arg(long, value_enum, default_value_t = Compute::F32)]
-    pub(crate) compute: Compute,
-    /// Number type of what is kept between blocks; this build has f32
-    #[arg(long, value_name = "TYPE", default_value = "f32")]
-    pub(crate) checkpoints: String,
-    /// End with status 3 if the plan needs more than this: 128MB, 128MiB or bytes [default: no limit]
+    /// Number type of the products with frozen weights; what is added, kept and stepped is f32 in any case
+    /// [default: auto; in grads f32]
+    #[arg(long, value_enum)]
+    pub(crate) compute: Option<Compute>,
+    /// How the blocks' inputs wait for the backward pass: f32, bf16 (half the memory; gradients are those of
+    /// rounded inputs) or file (written below --output, the same gradients as f32) [default: f32; auto may
+    /// choose file]
+    #[arg(long, value_name = "HOW")]
+    pub(crate) checkpoints: Option<String>,
+    /// The most anonymous memory of the whole process: 128MB, 128MiB or bytes. What cannot be done in it ends
+    /// with status 3 before it begins [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) memory_budget: Option<Bytes>,
 }

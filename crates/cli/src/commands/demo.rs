@@ -16,6 +16,7 @@ use super::train::{Job, train};
 use crate::args::CommonArgs;
 use crate::chart;
 use crate::inputs;
+use crate::numbers::Numbers;
 use crate::run_dir::RunDir;
 use crate::run_json;
 use crate::settings::Settings;
@@ -115,7 +116,8 @@ fn answers(args: &CommonArgs, model: &Path, adapter: Option<&Path>) -> Result<Ve
     let prompts = PROMPTS.iter().map(|p| language.prompt(p, false)).collect::<Result<Vec<_>>>()?;
     let capacity = prompts.iter().map(Vec::len).max().unwrap_or(0) + ANSWER;
     let pool = inputs::pool(args.shared.threads)?;
-    let mut generator = generator(&loaded, adapter, capacity, &pool)?;
+    let numbers = Numbers::single(args.method.compute, loaded.dtype)?;
+    let mut generator = generator(&loaded, adapter, capacity, numbers, &pool)?;
     let stops = language.stops(&loaded.eos);
     let mut said = Vec::new();
     for prompt in &prompts {

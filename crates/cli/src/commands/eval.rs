@@ -13,36 +13,38 @@ use rayon::ThreadPool;
 use serde_json::{Value, json};
 
 use crate::args::{Compute, EvalArgs};
-use crate::inputs;
+use crate::inputs::{self, Loaded};
+use crate::numbers::{Numbers, held};
 use crate::progress::Counter;
-use crate::settings::{given_adapter, no_bf16};
+use crate::settings::given_adapter;
 use crate::sizes::count;
 use crate::ui;
 
 pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     match args.compute {
-        Compute::F32 => eval::<f32>(args),
-        Compute::F64 => eval::<f64>(args),
-        Compute::Bf16 => no_bf16(),
+        Some(Compute::F64) => eval::<f64>(args),
+        _ => eval::<f32>(args),
     }
 }
 
 fn eval<R: Real>(args: &EvalArgs) -> Result<()> {
-    let dir = inputs::model_dir(&args.model)?;
+    let dir = inputs::model_path(&args.model)?;
     let data = inputs::data_file(&args.data)?;
     if args.batch_size == 0 {
         return Err(inputs::usage("--batch-size is 0, expected 1 or more", "leave it out for 1"));
     }
     let pool = inputs::pool(args.shared.threads)?;
-    let model = inputs::load_model(dir, Base::parse(&args.model.base)?)?.model;
+    let base = Base::parse(&args.model.base)?;
+    let Loaded { model, dtype, .. } = inputs::load_model(dir, base)?;
+    let numbers = Numbers::new(args.compute, held(base, dtype));
     let options = inputs::read_options(&args.data, &model.config, false);
-    let rows = inputs::read_rows(dir, data, None, &options)?.train;
+    let rows = inputs::read_rows(dir, data, None, &options, None)?.train;
     inputs::warn_of_length(inputs::longest(&rows), &model.config);
 
     let shapes = Shapes { train: None, eval: Some(largest_batch(&rows, args.batch_size)) };
     let options = session_options(given_adapter(args.adapter.as_deref())?);
     let plan = plan(&model, &options, &shapes, size_of::<R>(), pool.current_num_threads())?;
-    let be = Cpu::<R>::new(plan, Arc::clone(&pool));
+    let be = Cpu::<R>::new(plan, Arc::clone(&pool)).with_compute(numbers.compute());
     let mut session = Session::new(be, model, options, shapes.targets());
     if let Some(adapter) = &args.adapter {
         let config = session.model().config.clone();

@@ -10,12 +10,15 @@ use serde_json::json;
 use super::speak::{Language, Pieces, generator};
 use crate::args::GenerateArgs;
 use crate::inputs::{self, usage};
+use crate::numbers::{Numbers, held};
 use crate::ui;
 
 pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     let sampling = sampling(args)?;
-    let dir = inputs::model_dir(&args.model)?;
-    let loaded = inputs::load_model(dir, Base::parse(&args.model.base)?)?;
+    let dir = inputs::model_path(&args.model)?;
+    let base = Base::parse(&args.model.base)?;
+    let loaded = inputs::load_model(dir, base)?;
+    let numbers = Numbers::single(args.compute, held(base, loaded.dtype))?;
     let language = Language::open(dir)?;
     let prompt = language.prompt(&args.prompt, args.raw)?;
     if language.chats() && !args.raw {
@@ -24,7 +27,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     let capacity = prompt.len() + args.max_tokens;
     inputs::warn_of_length(capacity, &loaded.model.config);
     let pool = inputs::pool(args.shared.threads)?;
-    let mut generator = generator(&loaded, args.adapter.as_deref(), capacity, &pool)?;
+    let mut generator = generator(&loaded, args.adapter.as_deref(), capacity, numbers, &pool)?;
     let stops = language.stops(&loaded.eos);
 
     let started = Instant::now();

@@ -1,37 +1,43 @@
 //! `mesp grads`.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use mesp::adapter::peft;
 use mesp::data::Example;
+use mesp::optim::OptimizerKind;
 use mesp::train::{Outcome, RunConfig, Session, Staging, Update};
 use mesp_device::{Cpu, Real};
+use mesp_formats::Error as FileError;
 use rayon::ThreadPool;
 use serde_json::json;
 
 use crate::args::{CommonArgs, Compute, GradsArgs};
+use crate::budget::{self, Decision};
 use crate::footprint::{self, Work};
-use crate::inputs::{self, usage};
+use crate::inputs::{self, Loaded, usage};
+use crate::numbers::{Numbers, held};
 use crate::progress::Counter;
-use crate::settings::{Settings, no_bf16};
+use crate::settings::Settings;
 use crate::ui;
 
 pub(crate) fn run(args: &GradsArgs) -> Result<()> {
     match args.common.method.compute {
-        Compute::F32 => grads::<f32>(&args.common),
-        Compute::F64 => grads::<f64>(&args.common),
-        Compute::Bf16 => no_bf16(),
+        Some(Compute::F64) => grads::<f64>(&args.common),
+        _ => grads::<f32>(&args.common),
     }
 }
 
 fn grads<R: Real>(args: &CommonArgs) -> Result<()> {
-    let settings = Settings::new(args)?;
+    let mut settings = Settings::new(args)?;
     if settings.options.update == Update::PerBlock {
         let problem = "--update per-block keeps no gradients, and grads writes them";
         return Err(usage(problem, "leave --update out"));
     }
+    // Nothing is stepped.
+    settings.options.optimizer = OptimizerKind::Sgd { momentum: 0.0 };
     let Some(output) = &args.output.output else {
         return Err(usage("no output was given", "give --output FILE.safetensors"));
     };
@@ -39,27 +45,36 @@ fn grads<R: Real>(args: &CommonArgs) -> Result<()> {
         let problem = format!("{}: expected a file to write gradients to, found a folder", output.display());
         return Err(usage(problem, "give --output FILE.safetensors"));
     }
-    let dir = inputs::model_dir(&args.model)?;
+    let dir = inputs::model_path(&args.model)?;
     let data = inputs::data_file(&args.data)?;
     let pool = inputs::pool(args.shared.threads)?;
-    let model = inputs::load_model(dir, settings.base)?.model;
+    let Loaded { model, dtype, .. } = inputs::load_model(dir, settings.base)?;
+    let asked = args.method.compute.unwrap_or(Compute::F32);
+    let numbers = Numbers::new(Some(asked), held(settings.base, dtype));
     let read = inputs::read_options(&args.data, &model.config, false);
-    let rows = inputs::read_rows(dir, data, None, &read)?;
+    let rows = inputs::read_rows(dir, data, None, &read, None)?;
 
     // All rows are one batch; a smaller --batch-size divides it, which changes memory and not the result.
     let batch_size = args.schedule.batch_size.unwrap_or(rows.train.len());
-    let run = RunConfig { batch_size, ..settings.run };
+    let run = RunConfig { batch_size, ..settings.run.clone() };
     let work = Work {
         value_bytes: size_of::<R>(),
         ..Work::training(&rows, &run, settings.base, pool.current_num_threads())
     };
-    let footprint = footprint::footprint(&model, &settings.options, &work)?;
-    if let Some(budget) = args.method.memory_budget.filter(|b| footprint.planned() > b.0) {
-        // Gradients are kept whole, so an update by block is no way out.
-        let least = footprint::least(&model, &settings.options, &work, usize::MAX)?;
-        footprint::verdict(&footprint, budget, &least)?;
+    // Gradients are kept whole, so an update by block is no way out.
+    let budget = args.method.memory_budget;
+    let Decision { footprint, refused } = budget::decide(&model, &mut settings, &work, budget, false)?;
+    if let Some(refused) = refused {
+        return Err(refused.into());
     }
-    let be = Cpu::<R>::new(footprint.plan, Arc::clone(&pool));
+    let beside = output.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let spill = footprint::spill(&model, &settings.options, &work, beside)?;
+    let mut be = Cpu::<R>::new(footprint.plan, Arc::clone(&pool))
+        .with_compute(numbers.compute())
+        .with_advice(budget.is_some());
+    if let Some(spill) = spill {
+        be = be.with_spill(spill);
+    }
     let mut session = Session::new(be, model, settings.options, work.shapes.targets());
     if let Some(adapter) = &args.adapter.adapter {
         let config = session.model().config.clone();
@@ -69,6 +84,9 @@ fn grads<R: Real>(args: &CommonArgs) -> Result<()> {
         session.init_adapters(run.seed);
     }
     let Outcome { nats, targets } = accumulate(&mut session, &rows.train, batch_size, &pool);
+    if let Some(e) = session.take_fault() {
+        return Err(FileError::io("keep checkpoints in a file in", beside, e).into());
+    }
     let loss = nats / targets as f64;
     if !loss.is_finite() {
         bail!("the loss is {loss}: the model or the adapter holds values that are no numbers");

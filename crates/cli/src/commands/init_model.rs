@@ -1,16 +1,17 @@
 //! `mesp init-model`.
 
 use std::fs;
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
-use mesp::init_model::{preset, write};
+use mesp::init_model::{preset, write, write_gguf};
 use mesp::model::Config;
 use mesp_formats::atomic::write_atomic;
-use mesp_formats::{Dtype, Error as FileError, config};
+use mesp_formats::{Error as FileError, config};
 use serde_json::json;
 
-use crate::args::{FileType, InitModelArgs};
+use crate::args::InitModelArgs;
 use crate::inputs::{self, usage};
 use crate::progress::Counter;
 use crate::sizes::{count, duration};
@@ -25,44 +26,66 @@ pub(crate) fn run(args: &InitModelArgs) -> Result<()> {
     };
     let parameters = Config::new(&shape)?.parameters();
     let tokenizer = args.tokenizer.as_ref().map(read).transpose()?;
-    let dir = &args.output;
-    if dir.exists() && !dir.is_dir() {
-        let problem = format!("{}: expected a folder to write the model to, found a file", dir.display());
-        return Err(usage(problem, "name another folder with --output"));
-    }
-    // A model of somebody's is not replaced by noise.
-    if dir.join("model.safetensors.index.json").exists() || dir.join("config.json").exists() {
-        let problem = format!("{}: a model is there already", dir.display());
-        return Err(usage(problem, "name another folder with --output, or remove that one"));
-    }
-    let dtype = match args.dtype {
-        FileType::Bf16 => Dtype::BF16,
-        FileType::F16 => Dtype::F16,
-        FileType::F32 => Dtype::F32,
-    };
+    let pool = inputs::pool(args.shared.threads)?;
     let started = Instant::now();
     let mut counter = Counter::new("writing weights", parameters);
-    let pool = inputs::pool(args.shared.threads)?;
-    pool.install(|| write(dir, &shape, dtype, args.seed, &mut |done, _| counter.at(done)))?;
+    let mut progress = |done, _| counter.at(done);
+    let output = &args.output;
+    let named = output.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    let rows = if let Some(dtype) = args.dtype.dtype().filter(|_| !named) {
+        free_for_a_model(output)?;
+        pool.install(|| write(output, &shape, dtype, args.seed, &mut progress))?;
+        if let Some(bytes) = tokenizer {
+            write_atomic(&output.join("tokenizer.json"), |out| std::io::Write::write_all(out, &bytes))?;
+        }
+        output.join("random_rows.jsonl")
+    } else {
+        free_for_a_file(output)?;
+        if tokenizer.is_some() {
+            let problem = "--tokenizer is for directories; this writes a GGUF file without a vocabulary";
+            return Err(usage(problem, "put a tokenizer.json beside the file: it is used"));
+        }
+        let ty = args.dtype.tensor_type();
+        pool.install(|| write_gguf(output, &shape, ty, args.seed, &mut progress))?
+    };
     drop(counter);
-    if let Some(bytes) = tokenizer {
-        write_atomic(&dir.join("tokenizer.json"), |out| std::io::Write::write_all(out, &bytes))?;
-    }
-    let shown = dir.display().to_string();
+    let (shown, rows) = (output.display().to_string(), rows.display().to_string());
+    let ty = args.dtype.tensor_type().name().to_lowercase();
     if args.shared.json {
         return ui::json(&json!({
             "output": shown,
+            "rows": rows,
             "arch": shape.model_type,
             "parameters": parameters,
-            "type": dtype.name().to_lowercase(),
+            "type": ty,
             "seed": args.seed,
         }));
     }
     ui::print(&format!(
-        "{shown}: {}, {} random parameters in {} ({})\nto train it: mesp train --model {shown} --data {shown}/random_rows.jsonl\n",
+        "{shown}: {}, {} random parameters in {ty} ({})\nto train it: mesp train --model {shown} --data {rows}\n",
         shape.model_type,
         count(parameters),
-        dtype.name().to_lowercase(),
         duration(started.elapsed().as_secs_f64()),
     ))
+}
+
+/// A model of somebody's is not replaced by noise.
+fn free_for_a_model(dir: &Path) -> Result<()> {
+    if dir.exists() && !dir.is_dir() {
+        let problem = format!("{}: expected a folder to write the model to, found a file", dir.display());
+        return Err(usage(problem, "name another folder with --output"));
+    }
+    if dir.join("model.safetensors.index.json").exists() || dir.join("config.json").exists() {
+        let problem = format!("{}: a model is there already", dir.display());
+        return Err(usage(problem, "name another folder with --output, or remove that one"));
+    }
+    Ok(())
+}
+
+fn free_for_a_file(file: &Path) -> Result<()> {
+    if file.exists() {
+        let problem = format!("{}: something is there already", file.display());
+        return Err(usage(problem, "name another file with --output, or remove that one"));
+    }
+    Ok(())
 }

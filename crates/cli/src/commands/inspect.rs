@@ -2,18 +2,20 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::Result;
-use mesp::source::{Base, HfSource};
+use mesp::source::{Base, HeaderSource, HfSource, shape_source};
 use mesp_device::Mapping;
 use mesp_formats::peft::{CONFIG_FILE, MODEL_FILE};
 use mesp_formats::safetensors_file::{self, Header};
 use mesp_formats::{AdapterConfig, Error as FileError, TokenizerConfig};
 use serde_json::{Value, json};
 
+use super::inspect_gguf;
 use crate::args::InspectArgs;
-use crate::inputs::{self, usage};
+use crate::inputs::usage;
 use crate::run_json::dtype_name;
 use crate::sizes::{bytes, count};
 use crate::{run_json, ui};
@@ -21,7 +23,9 @@ use crate::{run_json, ui};
 pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     let path = &args.path;
     let has = |name: &str| path.join(name).is_file();
-    let (document, text) = if path.is_file() {
+    let (document, text) = if path.is_file() && is_gguf(path)? {
+        inspect_gguf::file(path)?
+    } else if path.is_file() {
         tensors(path)?
     } else if has(run_json::FILE) {
         finished_run(path)?
@@ -42,8 +46,16 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     if args.shared.json { ui::json(&document) } else { ui::print(&text) }
 }
 
+/// Whether a file begins as GGUF, or is called so.
+fn is_gguf(path: &Path) -> Result<bool> {
+    let mut start = Vec::new();
+    let open = fs::File::open(path).map_err(|e| FileError::io("open", path, e))?;
+    open.take(4).read_to_end(&mut start).map_err(|e| FileError::io("read", path, e))?;
+    Ok(start == b"GGUF" || path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")))
+}
+
 /// A two-column table of a document's values.
-fn listed(document: &Value) -> String {
+pub(super) fn listed(document: &Value) -> String {
     let row = |(key, value): (&String, &Value)| {
         let shown = match value {
             Value::String(text) => text.clone(),
@@ -61,7 +73,7 @@ fn listed(document: &Value) -> String {
 }
 
 fn model(dir: &Path) -> Result<(Value, String)> {
-    let (file, c) = inputs::read_config(dir)?;
+    let HeaderSource { config: c, file_config: file, .. } = shape_source(dir)?;
     let source = HfSource::open(dir, Base::Mapped)?;
     let tokenizer = TokenizerConfig::read(dir)?;
     let tensors: Vec<_> = source.tensors().collect();

@@ -1,12 +1,17 @@
 //! One file a command.
 
+pub(crate) mod bench;
+pub(crate) mod data;
 mod demo;
 pub(crate) mod eval;
 pub(crate) mod generate;
 pub(crate) mod grads;
 pub(crate) mod init_model;
 pub(crate) mod inspect;
+mod inspect_gguf;
 pub(crate) mod plan;
+pub(crate) mod quantize;
+mod sites;
 mod speak;
 pub(crate) mod train;
 mod watch;

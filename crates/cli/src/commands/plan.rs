@@ -5,69 +5,80 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use mesp::init_model::preset;
+use mesp::method::Method;
 use mesp::model::{Config, Model, ShapeSource};
-use mesp::source::kernel_dtype;
+use mesp::source::shape_source;
+use mesp::train::Options;
 use mesp_device::Dtype;
-use serde_json::json;
+use serde_json::{Value, json};
+
+use super::sites::{self, SiteRow, sites};
 
 use crate::args::{CommonArgs, PlanArgs};
+use crate::budget::{self, Decision, Process};
 use crate::footprint::{self, Footprint, Work};
 use crate::inputs;
+use crate::numbers::{Numbers, held};
 use crate::run_json::{dtype_name, step_work};
-use crate::settings::{Settings, policy_json};
-use crate::sizes::{bytes, count};
+use crate::settings::{Settings, policy_json, update_name};
+use crate::sizes::{Bytes, bytes, count};
 use crate::ui;
+
+/// What is planned.
+struct Planned {
+    name: String,
+    dtype: Dtype,
+    settings: Settings,
+    numbers: Numbers,
+    footprint: Footprint,
+    sites: Vec<SiteRow>,
+    multiply_adds: u64,
+    /// Those of a run that keeps everything.
+    store_all: u64,
+}
 
 pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     let common = &args.common;
-    let settings = Settings::new(common)?;
-    Settings::only_f32(common.method.compute)?;
-    let (file, config, name) = if let Some(name) = &args.preset {
-        let file = preset(name)?;
-        let config = Config::new(&file)?;
-        (file, config, name.clone())
-    } else {
-        let dir = inputs::model_dir(&common.model)?;
-        let (file, config) = inputs::read_config(dir)?;
-        (file, config, dir.display().to_string())
-    };
-    // What a configuration leaves open is planned as most models are stored.
-    let dtype = file.dtype.map_or(Dtype::Bf16, kernel_dtype);
-    let model = Arc::new(Model::load(config, &ShapeSource(dtype))?);
+    let mut settings = Settings::new(common)?;
+    let (model, dtype, name) = shape(args)?;
+    let numbers = Numbers::single(common.method.compute, held(settings.base, dtype))?;
     let pool = inputs::pool(common.shared.threads)?;
     let work = work(common, &settings, &model, pool.current_num_threads())?;
-    let footprint = footprint::footprint(&model, &settings.options, &work)?;
-    let least = footprint::least(&model, &settings.options, &work, settings.run.grad_accum)?;
-    let budget = common.method.memory_budget;
-    let multiply_adds = step_work(&footprint, settings.run.grad_accum);
-    let fits = budget.map(|b| footprint.planned() <= b.0);
+    let (budget, grad_accum) = (common.method.memory_budget, settings.run.grad_accum);
+    let least = budget::least_budget(&Process::measure(), &model, &settings, &work)?;
+    let Decision { footprint, refused } =
+        budget::decide(&model, &mut settings, &work, budget, grad_accum == 1)?;
+    let everything = Options { policy: Method::StoreAll.policy(), ..settings.options.clone() };
+    let store_all = step_work(&footprint::footprint(&model, &everything, &work)?, grad_accum);
+    let sites = sites(&model, &settings.options, &work);
+    let multiply_adds = step_work(&footprint, grad_accum);
+    let planned = Planned { name, dtype, settings, numbers, footprint, sites, multiply_adds, store_all };
     if common.shared.json {
-        ui::json(&json!({
-            "method": settings.options.method_name,
-            "policy": policy_json(&settings.options.policy),
-            "memory": {
-                "planned_bytes": footprint.planned(),
-                "least_bytes": least.0,
-                "least_options": least.1,
-                "floor_bytes": footprint.floor(),
-                "budget_bytes": budget.map(|b| b.0),
-                "fits": fits.unwrap_or(true),
-                "base_mapped_bytes": footprint.mapped,
-                "ledger": footprint.ledger_json(),
-            },
-            "work": { "multiply_adds_per_step": multiply_adds },
-        }))?;
+        ui::json(&planned.json(least, budget, refused.is_none()))?;
     } else {
-        ui::print(&text(&name, dtype, &model.config, &settings, &footprint, multiply_adds))?;
-        ui::print(&format!("\nleast: {} ({} bytes) with {}\n", bytes(least.0), least.0, least.1))?;
-        if let Some(b) = budget.filter(|_| fits == Some(true)) {
-            ui::print(&format!("budget: {}: it fits\n", bytes(b.0)))?;
+        let mut text = planned.text(&model);
+        let _ = writeln!(text, "\nleast budget: {} ({least} bytes)", bytes(least));
+        if let (Some(b), Some(anonymous), None) = (budget, planned.footprint.anonymous, &refused) {
+            let with = bytes(anonymous);
+            let _ = writeln!(text, "budget: {}: it fits, with {with} of anonymous memory in all", bytes(b.0));
         }
+        ui::print(&text)?;
     }
-    if let Some(budget) = budget {
-        footprint::verdict(&footprint, budget, &least)?;
+    refused.map_or(Ok(()), |refused| Err(refused.into()))
+}
+
+/// A model without its values, the type of its weights, and its name.
+fn shape(args: &PlanArgs) -> Result<(Arc<Model>, Dtype, String)> {
+    if let Some(name) = &args.preset {
+        let config = Config::new(&preset(name)?)?;
+        // What a preset leaves open is planned as most models are stored.
+        let dtype = Dtype::Bf16;
+        return Ok((Arc::new(Model::load(config, &ShapeSource(dtype))?), dtype, name.clone()));
     }
-    Ok(())
+    let path = inputs::model_path(&args.common.model)?;
+    let source = shape_source(path)?;
+    let model = Model::load(source.config.clone(), &source)?;
+    Ok((Arc::new(model), source.dtype, path.display().to_string()))
 }
 
 /// From the rows where they are given, else from one length for all of them.
@@ -80,45 +91,76 @@ fn work(args: &CommonArgs, settings: &Settings, model: &Model, threads: usize) -
     let eval = inputs::eval_file(args.schedule.eval_data.as_ref(), data);
     // A preset has no tokenizer: its rows are tokens.
     let dir = args.model.model.clone().unwrap_or_default();
-    let rows = inputs::read_rows(&dir, data, eval.as_deref(), &options)?;
+    let rows = inputs::read_rows(&dir, data, eval.as_deref(), &options, None)?;
     Ok(Work::training(&rows, &settings.run, settings.base, threads))
 }
 
-fn text(
-    name: &str,
-    dtype: Dtype,
-    config: &Config,
-    settings: &Settings,
-    footprint: &Footprint,
-    multiply_adds: u64,
-) -> String {
-    let adapter = &settings.options.adapter;
-    let mut text = format!(
-        "{name}: {}, {} parameters stored in {}; adapter: rank {}, {} parameters\nmethod: {}\n\nplanned memory\n",
-        config.arch,
-        count(config.parameters()),
-        dtype_name(dtype),
-        adapter.rank,
-        count(adapter.parameters(config)),
-        settings.options.method_name,
-    );
-    let mut rows: Vec<Vec<String>> =
-        footprint.largest().into_iter().map(|(c, n)| vec![c.name().to_owned(), bytes(n)]).collect();
-    rows.push(vec!["planned peak".to_owned(), bytes(footprint.planned())]);
-    rows.push(vec!["floor of these buffers".to_owned(), bytes(footprint.floor())]);
-    if footprint.mapped > 0 {
-        rows.push(vec!["mapped weights, beside the plan".to_owned(), bytes(footprint.mapped)]);
+impl Planned {
+    fn json(&self, least: u64, budget: Option<Bytes>, fits: bool) -> Value {
+        let f = &self.footprint;
+        json!({
+            "method": self.settings.options.method_name,
+            "policy": policy_json(&self.settings.options),
+            "compute": self.numbers.name(),
+            "memory": {
+                "planned_bytes": f.planned(),
+                "anonymous_planned_bytes": f.anonymous,
+                "least_bytes": least,
+                "floor_bytes": f.floor(),
+                "budget_bytes": budget.map(|b| b.0),
+                "fits": fits,
+                "base_mapped_bytes": f.mapped,
+                "ledger": f.ledger_json(),
+            },
+            "sites": self.sites.iter().map(SiteRow::json).collect::<Vec<_>>(),
+            "work": {
+                "multiply_adds_per_step": self.multiply_adds,
+                "store_all_multiply_adds_per_step": self.store_all,
+            },
+        })
     }
-    text += &ui::table(&rows);
-    if let Some(program) = footprint.plan.programs.iter().max_by_key(|p| p.bytes) {
-        text += "\nalive at the peak of a step\n";
-        let mut alive: Vec<_> = program.at_peak().into_iter().collect();
-        alive.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
-        let row = |(label, n): &(mesp_device::Label, usize)| {
-            vec![format!("{} {}", label.class.name(), label.name), bytes(*n as u64)]
-        };
-        text += &ui::table(&alive.iter().map(row).collect::<Vec<_>>());
+
+    fn text(&self, model: &Model) -> String {
+        let options = &self.settings.options;
+        let f = &self.footprint;
+        let mut text = format!(
+            "{}: {}, {} parameters stored in {}; adapter: rank {}, {} parameters\nmethod: {}, computing in {}, checkpoints {}, update {}\n\nplanned memory\n",
+            self.name,
+            model.config.arch,
+            count(model.config.parameters()),
+            dtype_name(self.dtype),
+            options.adapter.rank,
+            count(options.adapter.parameters(&model.config)),
+            options.method_name,
+            self.numbers.name(),
+            options.policy.residency.name(),
+            update_name(options.update),
+        );
+        let mut rows: Vec<Vec<String>> =
+            f.largest().into_iter().map(|(c, n)| vec![c.name().to_owned(), bytes(n)]).collect();
+        rows.push(vec!["planned peak".to_owned(), bytes(f.planned())]);
+        rows.push(vec!["floor of these buffers".to_owned(), bytes(f.floor())]);
+        if f.mapped > 0 {
+            rows.push(vec!["mapped weights, beside the plan".to_owned(), bytes(f.mapped)]);
+        }
+        text += &ui::table(&rows);
+        if let Some(program) = f.plan.programs.iter().max_by_key(|p| p.bytes) {
+            text += "\nalive at the peak of a step\n";
+            let mut alive: Vec<_> = program.at_peak().into_iter().collect();
+            alive.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+            let row = |(label, n): &(mesp_device::Label, usize)| {
+                vec![format!("{} {}", label.class.name(), label.name), bytes(*n as u64)]
+            };
+            text += &ui::table(&alive.iter().map(row).collect::<Vec<_>>());
+        }
+        text += "\nintermediates of a block\n";
+        text += &ui::table(&sites::table(&self.sites));
+        let _ = writeln!(
+            text,
+            "\nwork: {} multiply-adds a step, {:.2} times those of store-all",
+            count(self.multiply_adds),
+            self.multiply_adds as f64 / self.store_all.max(1) as f64,
+        );
+        text
     }
-    let _ = writeln!(text, "\nwork: {} multiply-adds a step", count(multiply_adds));
-    text
 }

@@ -11,6 +11,7 @@ use mesp_device::Cpu;
 use rayon::ThreadPool;
 
 use crate::inputs::{self, Loaded, usage};
+use crate::numbers::Numbers;
 use crate::settings::given_adapter;
 
 /// A model's tokenizer and how it spells conversations.
@@ -61,12 +62,13 @@ pub(crate) fn generator(
     loaded: &Loaded,
     adapter: Option<&Path>,
     capacity: usize,
+    numbers: Numbers,
     pool: &Arc<ThreadPool>,
 ) -> Result<Generator<Cpu<f32>>> {
     let model = &loaded.model;
     let config = given_adapter(adapter)?;
     let plan = plan_generation(model, &config, capacity, size_of::<f32>(), pool.current_num_threads());
-    let be = Cpu::<f32>::new(plan, Arc::clone(pool));
+    let be = Cpu::<f32>::new(plan, Arc::clone(pool)).with_compute(numbers.compute());
     let mut generator = Generator::new(be, Arc::clone(model), config, capacity);
     if let Some(dir) = adapter {
         let (be, params) = generator.params_mut();

@@ -17,16 +17,18 @@ use serde_json::Value;
 use super::demo;
 use super::watch::Watch;
 use crate::args::{CommonArgs, TrainArgs};
+use crate::budget::{self, Decision};
 use crate::failure::Interrupted;
 use crate::footprint::{self, Footprint, Work};
 use crate::inputs::{self, Loaded, Rows};
 use crate::memory::{self, Marks};
 use crate::metrics::Metrics;
+use crate::numbers::{Numbers, held};
 use crate::run_dir::RunDir;
 use crate::run_json::Report;
 use crate::settings::Settings;
 use crate::sizes::{bytes, duration};
-use crate::ui;
+use crate::{tokens, ui};
 
 /// Set by the first interrupt.
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -37,7 +39,7 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
     if common.model.model.is_none() && common.data.data.is_none() {
         return demo::run(common, started);
     }
-    let model = inputs::model_dir(&common.model)?;
+    let model = inputs::model_path(&common.model)?;
     let data = inputs::data_file(&common.data)?;
     let job = Job {
         args: common,
@@ -81,36 +83,45 @@ pub(crate) struct Done {
 /// Runs a job to its end or its interruption.
 pub(crate) fn train(job: Job<'_>) -> Result<Done> {
     let Job { args, mut settings, model: dir, data, eval, dir: output, started } = job;
-    Settings::only_f32(args.method.compute)?;
     let pool = inputs::pool(args.shared.threads)?;
     // Mapped first in any case: mistakes in the files show, and nothing large is in memory yet.
     let Loaded { model, dtype, .. } = inputs::load_model(dir, Base::Mapped)?;
+    let numbers = Numbers::single(args.method.compute, held(settings.base, dtype))?;
     let options = inputs::read_options(&args.data, &model.config, true);
-    let rows = inputs::read_rows(dir, data, eval.as_deref(), &options)?;
+    let cache = output.path.join(tokens::FOLDER);
+    let rows = inputs::read_rows(dir, data, eval.as_deref(), &options, Some(&cache))?;
     inputs::warn_of_length(inputs::longest(&rows.train), &model.config);
 
     let work = Work::training(&rows, &settings.run, settings.base, pool.current_num_threads());
-    let mut footprint = footprint::footprint(&model, &settings.options, &work)?;
-    announce(&model, &settings, &footprint);
-    if let Some(budget) = args.method.memory_budget.filter(|b| footprint.planned() > b.0) {
-        let least = footprint::least(&model, &settings.options, &work, settings.run.grad_accum)?;
-        footprint::verdict(&footprint, budget, &least)?;
+    let (budget, per_block) = (args.method.memory_budget, settings.run.grad_accum == 1);
+    let Decision { mut footprint, refused } =
+        budget::decide(&model, &mut settings, &work, budget, per_block)?;
+    if let Some(refused) = refused {
+        return Err(refused.into());
     }
+    announce(&model, &settings, numbers, &footprint);
     let model =
         if settings.base == Base::Mapped { model } else { inputs::load_model(dir, settings.base)?.model };
 
+    output.make()?;
+    let spill = footprint::spill(&model, &settings.options, &work, &output.path)?;
     output.begin()?;
     settings.run.output = Some(output.path.clone());
     let metrics = Metrics::open(&output.path, output.resume.is_some())?;
     memory::begin_training();
-    let be = Cpu::<f32>::new(std::mem::take(&mut footprint.plan), Arc::clone(&pool));
+    let mut be = Cpu::<f32>::new(std::mem::take(&mut footprint.plan), Arc::clone(&pool))
+        .with_compute(numbers.compute())
+        .with_advice(budget.is_some());
+    if let Some(spill) = spill {
+        be = be.with_spill(spill);
+    }
     let mut session = Session::new(be, Arc::clone(&model), settings.options.clone(), work.shapes.targets());
     let from = start(&mut session, args.adapter.adapter.as_deref(), &settings, output.resume.as_deref())?;
     let prepare = started.elapsed().as_secs_f64();
 
     interruptible()?;
     let mut watch = Watch::new(metrics, footprint.planned(), &STOP);
-    let (Rows { train, eval, .. }, run) = (&rows, &settings.run);
+    let (Rows { train, eval }, run) = (&rows, &settings.run);
     let outcome = pool
         .install(|| train::run(&mut session, train, eval, run, from, &STOP, &mut |event| watch.on(event)));
     if let Some(trouble) = watch.trouble {
@@ -123,10 +134,11 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
         config: &model.config,
         dtype,
         settings: &settings,
+        numbers,
         threads: pool.current_num_threads(),
         summary: &summary,
         footprint: &footprint,
-        budget: args.method.memory_budget.map(|b| b.0),
+        budget: budget.map(|b| b.0),
         marks,
         prepare,
         total: seconds,
@@ -156,7 +168,7 @@ fn start(
     Ok(Progress::default())
 }
 
-fn announce(model: &Model, settings: &Settings, footprint: &Footprint) {
+fn announce(model: &Model, settings: &Settings, numbers: Numbers, footprint: &Footprint) {
     let c = &model.config;
     let adapter = &settings.options.adapter;
     ui::note(format!(
@@ -170,7 +182,15 @@ fn announce(model: &Model, settings: &Settings, footprint: &Footprint) {
         0 => String::new(),
         n => format!("; weights stay in their file, {} mapped", bytes(n)),
     };
-    ui::note(format!("plan: {}, {}{mapped}", settings.options.method_name, footprint.line(4)));
+    let (method, residency) = (&settings.options.method_name, settings.options.policy.residency.name());
+    let with = format!("{method} in {}, checkpoints {residency}", numbers.name());
+    ui::note(format!("plan: {with}, {}{mapped}", footprint.line(4)));
+    if let Some(anonymous) = footprint.anonymous {
+        ui::note(format!(
+            "budget: kept, {} of anonymous memory with the process around it",
+            bytes(anonymous)
+        ));
+    }
 }
 
 /// The first interrupt asks the run to stop after its step, the second ends the program.

@@ -84,13 +84,12 @@ fn rows() {
 
 #[test]
 fn options() {
-    let cases: [(&str, &[&str]); 13] = [
+    let cases: [(&str, &[&str]); 12] = [
         ("unknown_method", &["--method", "magic"]),
         ("per_block_and_clipping", &["--update", "per-block", "--max-grad-norm", "1"]),
         ("per_block_and_accumulation", &["--update", "per-block", "--grad-accum", "2"]),
-        ("bf16", &["--compute", "bf16"]),
         ("f64", &["--compute", "f64"]),
-        ("checkpoints", &["--checkpoints", "bf16"]),
+        ("checkpoints", &["--checkpoints", "q8"]),
         ("unknown_optimizer", &["--optimizer", "adagrad"]),
         ("unknown_schedule", &["--lr-schedule", "stairs"]),
         ("unknown_base", &["--base", "q3"]),

@@ -1,8 +1,12 @@
 //! The program, run as a user runs it: what it prints, what it writes, how it ends.
 
 mod bad_input;
+mod bench;
+mod budget;
 mod demo;
+mod gguf;
 mod outputs;
 mod results;
 mod resume;
 mod support;
+mod tokens;

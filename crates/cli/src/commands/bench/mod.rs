@@ -1,0 +1,22 @@
+//! `mesp bench`: measurements beside published ones.
+
+mod chart;
+mod machine;
+mod memory;
+mod parts;
+mod published;
+mod report;
+mod runner;
+mod svg;
+mod timeline;
+
+use anyhow::Result;
+
+use crate::args::{BenchArgs, BenchCommand};
+
+pub(crate) fn run(args: &BenchArgs) -> Result<()> {
+    match &args.what {
+        BenchCommand::Memory(args) if args.timeline => timeline::run(args),
+        BenchCommand::Memory(args) => memory::run(args),
+    }
+}

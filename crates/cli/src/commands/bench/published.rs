@@ -1,0 +1,69 @@
+//! The figures of the MeSP paper (arXiv 2602.13069): Tables 1, 2, 3 and 5, as the authors' released code
+//! reprints them.
+
+use super::parts::{Rung, Setup};
+
+/// A published figure.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Figure {
+    /// `phys_footprint` in the paper's MB, sampled; whether of 10⁶ or 2²⁰ bytes is not said.
+    pub(super) megabytes: f64,
+    /// Of a step, on an iPhone 17 Pro.
+    pub(super) seconds: Option<f64>,
+}
+
+/// Model, tokens, rank; MeBP and MeSP, each in MB and seconds.
+type Cell = (&'static str, usize, usize, (f64, Option<f64>), (f64, Option<f64>));
+
+const SMALL: &str = "qwen2.5-0.5b";
+const MIDDLE: &str = "qwen2.5-1.5b";
+const LARGE: &str = "qwen2.5-3b";
+
+const CELLS: [Cell; 9] = [
+    // Table 1.
+    (SMALL, 256, 8, (360.8, Some(0.68)), (136.2, Some(0.86))),
+    (MIDDLE, 256, 8, (516.2, Some(1.66)), (262.6, Some(2.17))),
+    (LARGE, 256, 8, (637.6, Some(3.21)), (368.4, Some(4.09))),
+    // Table 2.
+    (SMALL, 128, 8, (252.7, None), (110.7, None)),
+    (SMALL, 512, 8, (582.4, None), (245.8, None)),
+    (SMALL, 1024, 8, (1050.3, None), (513.6, None)),
+    // Table 3.
+    (SMALL, 256, 4, (355.2, None), (132.8, None)),
+    (SMALL, 256, 16, (372.4, None), (143.5, None)),
+    (SMALL, 256, 32, (395.8, None), (158.2, None)),
+];
+
+/// Table 5: h stored, for the 3B model.
+const STORE_H: Figure = Figure { megabytes: 398.5, seconds: Some(3.85) };
+
+/// The figure that a configuration stands beside: its own method's, and for ours the published MeSP's.
+pub(super) fn beside(setup: &Setup) -> Option<Figure> {
+    let (_, _, _, mebp, mesp) =
+        CELLS.iter().find(|c| (c.0, c.1, c.2) == (setup.model.as_str(), setup.tokens, setup.rank))?;
+    let (megabytes, seconds) = match setup.rung {
+        Rung::StoreAll => return None,
+        Rung::Mebp => *mebp,
+        Rung::PaperStoreH => return (setup.model == LARGE).then_some(STORE_H),
+        _ => *mesp,
+    };
+    Some(Figure { megabytes, seconds })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_stand_beside_their_method() {
+        let beside = |model: &str, tokens, rung| {
+            beside(&Setup { model: model.to_owned(), tokens, rank: 8, rung }).map(|f| f.megabytes)
+        };
+        assert_eq!(beside("qwen2.5-0.5b", 1024, Rung::Mebp), Some(1050.3));
+        assert_eq!(beside("qwen2.5-3b", 256, Rung::Mesp), Some(368.4));
+        assert_eq!(beside("qwen2.5-3b", 256, Rung::PaperStoreH), Some(398.5));
+        assert_eq!(beside("qwen2.5-0.5b", 256, Rung::PaperStoreH), None);
+        assert_eq!(beside("qwen2.5-0.5b", 256, Rung::StoreAll), None);
+        assert_eq!(beside("qwen3-0.6b", 256, Rung::Mesp), None);
+    }
+}

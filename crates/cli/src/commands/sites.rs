@@ -1,0 +1,109 @@
+//! The table of named intermediates: what a policy does with each.
+
+use mesp::adapter::block_pairs;
+use mesp::model::{Batch, BlockRun, Model};
+use mesp::tape::{Residency, Rules, Site, SiteSet};
+use mesp::train::Options;
+use mesp_device::{Backend, Class, Dry, Label};
+use serde_json::{Value, json};
+
+use crate::footprint::Work;
+use crate::sizes::bytes;
+
+/// What becomes of an intermediate between the forward and its last reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    /// From the block's forward until its backward, in every block.
+    Across,
+    /// The same, in a file.
+    File,
+    /// From the block's replay until its backward, in one block at a time.
+    Within,
+    /// Made again where it is read.
+    Rebuilt,
+}
+
+/// One intermediate.
+pub(crate) struct SiteRow {
+    site: Site,
+    kept: Kept,
+    /// Bytes of one block's.
+    block_bytes: u64,
+    /// Bytes of memory of all that exist together.
+    bytes: u64,
+}
+
+/// The intermediates that a block of this model has, in the order in which they are computed.
+pub(crate) fn sites(model: &Model, options: &Options, work: &Work) -> Vec<SiteRow> {
+    let (Some(batch), Some(block)) = (&work.shapes.train, model.blocks.first()) else { return Vec::new() };
+    let (config, policy) = (&model.config, options.policy);
+    let mut dry = Dry::new(work.value_bytes, work.threads);
+    let pairs =
+        block_pairs(config, &options.adapter, |r, c| dry.persist(r, c, Label::new(Class::Adapter, "lora")));
+    let scale = options.adapter.scale();
+    let run = BlockRun { config, block, pairs: &pairs, scale, batch, tiles: policy.tiles };
+    let across = policy.across.with(Site::BlockIn);
+    let row = |site: Site| {
+        let kept = if site == Site::BlockIn && policy.residency == Residency::File {
+            Kept::File
+        } else if across.has(site) {
+            Kept::Across
+        } else if policy.within.has(site) {
+            Kept::Within
+        } else {
+            Kept::Rebuilt
+        };
+        let rows = tile(site, kept, batch, options);
+        let (r, c) = <BlockRun<'_> as Rules<Dry>>::shape(&run, site, rows);
+        let block_bytes = (r * c * work.value_bytes) as u64;
+        let halved = site == Site::BlockIn && policy.residency == Residency::Bf16;
+        let bytes = match kept {
+            Kept::Across if halved => 2 * block_bytes / work.value_bytes as u64 * config.layers as u64,
+            Kept::Across => block_bytes * config.layers as u64,
+            _ => block_bytes,
+        };
+        SiteRow { site, kept, block_bytes, bytes }
+    };
+    let raw = |site: Site| matches!(site, Site::QRaw | Site::KRaw) && !config.family.qk_norm;
+    // Probabilities that are not kept are never there together.
+    let whole = |row: &SiteRow| row.block_bytes > 0 && (row.site != Site::Probs || row.kept != Kept::Rebuilt);
+    Site::ALL.into_iter().filter(|s| !raw(*s)).map(row).filter(whole).collect()
+}
+
+/// Tokens that an intermediate covers at a time.
+fn tile(site: Site, kept: Kept, batch: &Batch, options: &Options) -> usize {
+    let tiled = kept == Kept::Rebuilt && SiteSet::MLP.has(site);
+    if tiled { options.policy.tiles.mlp_rows.min(batch.rows()) } else { batch.rows() }
+}
+
+/// For people.
+pub(crate) fn table(rows: &[SiteRow]) -> Vec<Vec<String>> {
+    let row = |r: &SiteRow| {
+        let all = if r.kept == Kept::Across { bytes(r.bytes) } else { String::new() };
+        vec![r.site.name().to_owned(), r.kept.name().to_owned(), bytes(r.block_bytes), all]
+    };
+    let head = ["", "", "a block", "all blocks"].map(str::to_owned).to_vec();
+    [head].into_iter().chain(rows.iter().map(row)).collect()
+}
+
+impl SiteRow {
+    pub(crate) fn json(&self) -> Value {
+        json!({
+            "site": self.site.name(),
+            "kept": self.kept.name(),
+            "block_bytes": self.block_bytes,
+            "bytes": self.bytes,
+        })
+    }
+}
+
+impl Kept {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Across => "across",
+            Self::File => "file",
+            Self::Within => "within",
+            Self::Rebuilt => "rebuilt",
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Text to tokens outside this process: a tokenizer may hold more memory than training does, and what it has
+//! allocated does not all go back. The program runs itself as `mesp data tokenize`, and reads the tokens from a
+//! file in the run directory, which a later run with the same data, tokenizer and options finds again, or from
+//! the child's standard output.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::Result;
+use mesp::data::token_file::{self, TokenKey};
+use mesp::data::{Dataset, PromptStyle, ReadOptions};
+use mesp::source::{Base, GgufSource, Kind};
+use mesp_device::Mapping;
+use mesp_formats::Error as FileError;
+use mesp_formats::atomic::create_dir_all;
+
+use crate::failure::Elsewhere;
+use crate::inputs::{no_tokenizer, usage};
+use crate::ui;
+
+/// The folder of token files in a run directory.
+pub(crate) const FOLDER: &str = "tokens";
+
+/// Reads a text file's rows as tokens; `cache` is a folder to keep them in.
+pub(crate) fn rows(
+    model: &Path,
+    data: &Path,
+    options: &ReadOptions,
+    cache: Option<&Path>,
+) -> Result<Dataset> {
+    let key = key(model, data, options)?;
+    let Some(folder) = cache else {
+        let child = spawn(model, data, options, Path::new("-"))?;
+        return finish(child, data, options.vocab_size);
+    };
+    let file = folder.join(format!("{:032x}.tokens", key.0));
+    if let Ok(open) = File::open(&file)
+        && let Ok((found, rows)) = token_file::read(&file, &mut BufReader::new(open), options.vocab_size)
+        && found == key
+    {
+        ui::note(format!("{}: tokens of an earlier run, {}", data.display(), file.display()));
+        return Ok(rows);
+    }
+    create_dir_all(folder)?;
+    let child = spawn(model, data, options, &file)?;
+    wait(child)?;
+    let open = File::open(&file).map_err(|e| FileError::io("open", &file, e))?;
+    Ok(token_file::read(&file, &mut BufReader::new(open), options.vocab_size)?.1)
+}
+
+/// Reads a token file that was given as data; `None` when it is something else.
+pub(crate) fn given(data: &Path, vocab_size: usize) -> Result<Option<Dataset>> {
+    if !data.is_file() {
+        return Ok(None);
+    }
+    let open = || File::open(data).map_err(|e| FileError::io("open", data, e));
+    let mut start = Vec::new();
+    open()?.take(8).read_to_end(&mut start).map_err(|e| FileError::io("read", data, e))?;
+    if !token_file::is_token_file(&start) {
+        return Ok(None);
+    }
+    Ok(Some(token_file::read(data, &mut BufReader::new(open()?), vocab_size)?.1))
+}
+
+/// What the tokens of a text file depend on: the file, the tokenizer and its settings, the options.
+pub(crate) fn key(model: &Path, data: &Path, options: &ReadOptions) -> Result<TokenKey> {
+    let data = if data.is_dir() { data.join(options.in_directory) } else { data.to_path_buf() };
+    let mut paths = vec![data];
+    let mut header = None;
+    let mut folder = Some(model);
+    if Kind::of(model) == Kind::Gguf {
+        let source = GgufSource::open(model, Base::Mapped)?;
+        let end = source.header().tensors.iter().map(|t| t.range.start).min().unwrap_or(0);
+        let map = Mapping::open(model).map_err(|e| FileError::io("map", model, e))?;
+        let own = source.header().value("tokenizer.ggml.model").is_some();
+        folder = model.parent().filter(|_| !own);
+        header = Some((map, end));
+    }
+    if let Some(folder) = folder {
+        if !folder.join("tokenizer.json").is_file() {
+            return Err(no_tokenizer(model));
+        }
+        let names = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+        paths.extend(names.map(|name| folder.join(name)).into_iter().filter(|p| p.is_file()));
+    }
+    let open = |path: &PathBuf| File::open(path).map_err(|e| FileError::io("open", path, e));
+    let mut files = paths.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    let mut head = header.as_ref().map(|(map, end)| map.bytes().get(..*end).unwrap_or_default());
+    let listed = paths.iter().zip(&mut files).map(|(path, file)| (path.as_path(), file as &mut dyn Read));
+    let headed = head.iter_mut().map(|head| (model, head as &mut dyn Read));
+    Ok(TokenKey::new(listed.chain(headed), options)?)
+}
+
+/// Starts the program again for one file.
+fn spawn(model: &Path, data: &Path, options: &ReadOptions, output: &Path) -> Result<Child> {
+    let mut args: Vec<OsString> = ["data", "tokenize", "--quiet", "--model"].map(Into::into).into();
+    args.extend([model.into(), "--data".into(), data.into(), "--output".into(), output.into()]);
+    match options.max_seq_len {
+        Some(length) => args.extend(["--max-seq-len".into(), length.to_string().into()]),
+        None => args.push("--whole".into()),
+    }
+    if options.prompt_style == PromptStyle::Chat {
+        args.extend(["--prompt-style".into(), "chat".into()]);
+    }
+    if options.train_on_prompt {
+        args.push("--train-on-prompt".into());
+    }
+    if !options.append_eos {
+        args.push("--no-eos".into());
+    }
+    ui::note(format!("{}: turning text into tokens", data.display()));
+    let mut command = Command::new(std::env::current_exe().unwrap_or_else(|_| "mesp".into()));
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().map_err(|e| {
+        let problem = format!("this program could not be started again to turn text into tokens: {e}");
+        usage(problem, "give a file that `mesp data tokenize` has made")
+    })
+}
+
+/// Reads the rows that a child writes.
+fn finish(mut child: Child, data: &Path, vocab_size: usize) -> Result<Dataset> {
+    let rows = child.stdout.take().map(|out| token_file::read(data, &mut BufReader::new(out), vocab_size));
+    // What the child says of its trouble comes before what is missing for it.
+    wait(child)?;
+    match rows {
+        Some(rows) => Ok(rows?.1),
+        None => Err(anyhow::anyhow!("no pipe to the process that turns text into tokens")),
+    }
+}
+
+/// Waits for a child's end; its error is ours.
+fn wait(child: Child) -> Result<()> {
+    let output = child.wait_with_output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let message = match said.trim().strip_prefix("error: ") {
+        Some(message) => message.to_owned(),
+        None => {
+            format!("the process that turns text into tokens ended with {}: {}", output.status, said.trim())
+        }
+    };
+    let status = output.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+    Err(Elsewhere { message, status }.into())
+}
