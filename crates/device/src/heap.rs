@@ -4,7 +4,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// The system's allocator, with three counters of the bytes asked of it.
+/// The system's allocator, with counters of the bytes asked of it.
 ///
 /// Counted is what was asked for, not what the system rounds it up to; memory that is mapped (files, thread
 /// stacks) is not heap. While a block is resized only its new size counts.
@@ -13,12 +13,18 @@ pub struct CountingAllocator {
     current: AtomicUsize,
     peak: AtomicUsize,
     phase: AtomicUsize,
+    calls: AtomicUsize,
 }
 
 impl CountingAllocator {
     /// All counters zero.
     pub const fn new() -> Self {
-        Self { current: AtomicUsize::new(0), peak: AtomicUsize::new(0), phase: AtomicUsize::new(0) }
+        Self {
+            current: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
+            phase: AtomicUsize::new(0),
+            calls: AtomicUsize::new(0),
+        }
     }
 
     /// Bytes in use.
@@ -41,7 +47,13 @@ impl CountingAllocator {
         self.phase.store(self.current(), Relaxed);
     }
 
+    /// How often a block was asked for or resized.
+    pub fn calls(&self) -> usize {
+        self.calls.load(Relaxed)
+    }
+
     fn added(&self, bytes: usize) {
+        self.calls.fetch_add(1, Relaxed);
         let now = self.current.fetch_add(bytes, Relaxed) + bytes;
         self.peak.fetch_max(now, Relaxed);
         self.phase.fetch_max(now, Relaxed);

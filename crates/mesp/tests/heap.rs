@@ -1,12 +1,9 @@
 //! After the first step nothing touches the heap. Alone in its program: every allocation is counted, of
 //! every thread.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use mesp::model::Batch;
 use mesp::train::{Options, Session, Update};
-use mesp_device::Cpu;
+use mesp_device::{CountingAllocator, Cpu};
 
 use support::{ADAMW, ARCHS, Case, SGD, mesp_policy, random_batch, randomize_adapters, session_for, shapes};
 
@@ -14,41 +11,11 @@ use support::{ADAMW, ARCHS, Case, SGD, mesp_policy, random_batch, randomize_adap
 #[allow(dead_code, reason = "shared with the other program")]
 mod support;
 
-struct Counting;
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: the system's allocator does everything; counting allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise is the system's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise is the system's.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise is the system's.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is the system's.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
 #[global_allocator]
-static HEAP: Counting = Counting;
+static HEAP: CountingAllocator = CountingAllocator::new();
 
 fn allocations() -> usize {
-    ALLOCATIONS.load(Ordering::Relaxed)
+    HEAP.calls()
 }
 
 /// One step and one evaluation.

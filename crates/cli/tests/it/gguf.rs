@@ -94,7 +94,7 @@ fn damaged_files_are_refused() {
     assert_snapshot!("gguf_no_magic", say(&with(0, b"GGML")));
     assert_snapshot!("gguf_version", say(&with(4, &9u32.to_le_bytes())));
     assert_snapshot!("gguf_many_tensors", say(&with(8, &u64::MAX.to_le_bytes())));
-    assert_snapshot!("gguf_many_keys", say(&with(16, &(1u64 << 60).to_le_bytes())));
+    assert_snapshot!("gguf_much_metadata", say(&with(16, &(1u64 << 60).to_le_bytes())));
     assert_snapshot!("gguf_long_key", say(&with(24, &(1u64 << 62).to_le_bytes())));
     assert_snapshot!("gguf_truncated", say(&whole[..whole.len() - 100]));
     assert_snapshot!("gguf_header_only", say(&whole[..100]));
