@@ -25,6 +25,8 @@ pub(crate) struct Work {
     pub(crate) tokens: u64,
     /// Those of them that are in memory already.
     pub(crate) present: u64,
+    /// Heap that the program held before it began the run, beside its usual share.
+    pub(crate) held: u64,
     /// Optimizer steps, at most.
     pub(crate) steps: usize,
     pub(crate) base: Base,
@@ -48,7 +50,7 @@ impl Work {
         let largest =
             [&shapes.train, &shapes.eval].into_iter().flatten().map(Batch::heap_bytes).max().unwrap_or(0);
         let tokens = rows + 2 * largest as u64;
-        Self { shapes, tokens, present: rows, steps, base, value_bytes: 4, threads }
+        Self { shapes, tokens, present: rows, held: 0, steps, base, value_bytes: 4, threads }
     }
 
     /// Training on rows of one length that are not there yet.
@@ -61,6 +63,7 @@ impl Work {
         Self {
             shapes: Shapes { train: Some(batch), eval: None },
             tokens: bytes,
+            held: 0,
             present: 0,
             steps: steps(run, 0),
             base,
@@ -154,7 +157,7 @@ fn around(plan: &Plan, model: &Model, options: &Options, work: &Work) -> u64 {
     let rows = work.shapes.targets() * size_of::<RowStat>();
     // Of each step, its loss and its time.
     let steps = work.steps * 2 * size_of::<f64>();
-    (entries * size_of::<Entry>() + layers * block + named + rows + steps + PROGRAM) as u64
+    (entries * size_of::<Entry>() + layers * block + named + rows + steps + PROGRAM) as u64 + work.held
 }
 
 /// The file of the blocks' inputs, where the policy keeps them in one: a hidden file in a folder, with all its

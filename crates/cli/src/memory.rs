@@ -34,6 +34,11 @@ pub(crate) fn begin_training() {
     HEAP.begin_phase();
 }
 
+/// Bytes of heap in use.
+pub(crate) fn in_use() -> u64 {
+    HEAP.current() as u64
+}
+
 /// Reads all marks.
 pub(crate) fn marks() -> Marks {
     let (anonymous, high_water) = resident().unzip();

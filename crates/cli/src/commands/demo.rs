@@ -16,6 +16,7 @@ use super::train::{Job, train};
 use crate::args::CommonArgs;
 use crate::chart;
 use crate::inputs;
+use crate::memory;
 use crate::numbers::Numbers;
 use crate::run_dir::RunDir;
 use crate::run_json;
@@ -65,7 +66,16 @@ pub(crate) fn run(common: &CommonArgs, started: Instant) -> Result<()> {
     }
     ui::result(json, &format!("{text}\n"))?;
     let eval = Some(folder.join("eval.jsonl"));
-    let done = train(Job { args: &args, settings, model: &model, data: &data, eval, dir, started })?;
+    let done = train(Job {
+        args: &args,
+        settings,
+        model: &model,
+        data: &data,
+        eval,
+        dir,
+        started,
+        held: memory::in_use(),
+    })?;
     if done.summary.interrupted {
         return done.end(&args);
     }

@@ -58,6 +58,7 @@ fn grads<R: Real>(args: &CommonArgs) -> Result<()> {
     let batch_size = args.schedule.batch_size.unwrap_or(rows.train.len());
     let run = RunConfig { batch_size, ..settings.run.clone() };
     let work = Work {
+        held: 0,
         value_bytes: size_of::<R>(),
         ..Work::training(&rows, &run, settings.base, pool.current_num_threads())
     };

@@ -49,6 +49,7 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
         eval: inputs::eval_file(common.schedule.eval_data.as_ref(), data),
         dir: RunDir::look(&common.output, |_| false)?,
         started,
+        held: 0,
     };
     let done = train(job)?;
     if !done.summary.interrupted {
@@ -66,6 +67,8 @@ pub(crate) struct Job<'a> {
     pub(crate) eval: Option<PathBuf>,
     pub(crate) dir: RunDir,
     pub(crate) started: Instant,
+    /// Heap that was in use before, beside the program's usual share.
+    pub(crate) held: u64,
 }
 
 /// Everything that it came to.
@@ -82,7 +85,7 @@ pub(crate) struct Done {
 
 /// Runs a job to its end or its interruption.
 pub(crate) fn train(job: Job<'_>) -> Result<Done> {
-    let Job { args, mut settings, model: dir, data, eval, dir: output, started } = job;
+    let Job { args, mut settings, model: dir, data, eval, dir: output, started, held: before } = job;
     let pool = inputs::pool(args.shared.threads)?;
     // Mapped first in any case: mistakes in the files show, and nothing large is in memory yet.
     let Loaded { model, dtype, .. } = inputs::load_model(dir, Base::Mapped)?;
@@ -92,7 +95,8 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
     let rows = inputs::read_rows(dir, data, eval.as_deref(), &options, Some(&cache))?;
     inputs::warn_of_length(inputs::longest(&rows.train), &model.config);
 
-    let work = Work::training(&rows, &settings.run, settings.base, pool.current_num_threads());
+    let mut work = Work::training(&rows, &settings.run, settings.base, pool.current_num_threads());
+    work.held = before;
     let (budget, per_block) = (args.method.memory_budget, settings.run.grad_accum == 1);
     let Decision { mut footprint, refused } =
         budget::decide(&model, &mut settings, &work, budget, per_block)?;
