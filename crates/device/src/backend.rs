@@ -1,6 +1,6 @@
 //! What a model needs from a device: buffers, and operations whose math is in `mesp-kernels`.
 
-use mesp_kernels::{AdamW, Layout, RowStat, Sgd};
+use mesp_kernels::{AdamW, AttentionShape as Attention, Layout, RowStat, Sgd};
 
 use crate::{Act, Label, View, ViewMut, Weight};
 
@@ -30,23 +30,6 @@ pub struct Rope {
     pub frequencies: Vec<f32>,
     /// Which values form a pair.
     pub layout: Layout,
-}
-
-/// Heads and sequences of an attention, all of them causal.
-#[derive(Debug, Clone, Copy)]
-pub struct Attention<'a> {
-    /// Query heads.
-    pub heads: usize,
-    /// Key and value heads.
-    pub kv_heads: usize,
-    /// Values of a head.
-    pub head_dim: usize,
-    /// Where each sequence's queries begin, and the end.
-    pub queries: &'a [usize],
-    /// Where each sequence's keys begin, and the end.
-    pub keys: &'a [usize],
-    /// Keys per tile.
-    pub key_tile: usize,
 }
 
 /// Where attention's backward finds probabilities.
@@ -85,8 +68,6 @@ pub trait Backend {
     fn zero(&mut self, x: ViewMut<'_>);
     /// `to = from`
     fn copy(&mut self, to: ViewMut<'_>, from: View<'_>);
-    /// `y += x`
-    fn add(&mut self, y: ViewMut<'_>, x: View<'_>);
     /// `y[t] += bias`
     fn add_bias(&mut self, y: ViewMut<'_>, bias: &[f32]);
     /// `x ← c·x`

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use mesp_kernels::{
-    self as kernels, AdamW, AttentionShape, Compute, Init, Lhs, Out, Par, ProbsAt, Real, Rhs, RowStat, Sgd,
-};
+use mesp_kernels::{self as kernels, AdamW, Compute, Init, Lhs, Out, Par, ProbsAt, Real, Rhs, RowStat, Sgd};
 use rayon::ThreadPool;
 
 use crate::arena::Arena;
@@ -140,11 +138,6 @@ fn no_file() -> std::io::Result<()> {
     Err(std::io::Error::other("this backend has no file to spill to"))
 }
 
-fn shape(a: Attention<'_>) -> AttentionShape<'_> {
-    let Attention { heads, kv_heads, head_dim, queries, keys, key_tile } = a;
-    AttentionShape { heads, kv_heads, head_dim, queries, keys, key_tile }
-}
-
 impl<R: Real> Backend for Cpu<R> {
     fn begin(&mut self, program: Program) {
         (self.program, self.next) = (program.0, 0);
@@ -197,10 +190,6 @@ impl<R: Real> Backend for Cpu<R> {
 
     fn copy(&mut self, to: ViewMut<'_>, from: View<'_>) {
         self.write(to).copy_from_slice(self.read(from));
-    }
-
-    fn add(&mut self, y: ViewMut<'_>, x: View<'_>) {
-        kernels::add(self.write(y), self.read(x), Par::on(&self.pool));
     }
 
     fn add_bias(&mut self, y: ViewMut<'_>, bias: &[f32]) {
@@ -402,12 +391,12 @@ impl<R: Real> Backend for Cpu<R> {
 
     fn attention(&mut self, o: ViewMut<'_>, lse: ViewMut<'_>, qkv: [View<'_>; 3], at: Attention<'_>) {
         let (scratch, qkv) = (self.scratch(), qkv.map(|x| self.read(x)));
-        kernels::attention(self.write(o), self.write(lse), qkv, shape(at), scratch, Par::on(&self.pool));
+        kernels::attention(self.write(o), self.write(lse), qkv, at, scratch, Par::on(&self.pool));
     }
 
     fn attention_probs(&mut self, p: ViewMut<'_>, lse: View<'_>, qk: [View<'_>; 2], at: Attention<'_>) {
         let (scratch, qk) = (self.scratch(), qk.map(|x| self.read(x)));
-        kernels::attention_probs(self.write(p), self.read(lse), qk, shape(at), scratch, Par::on(&self.pool));
+        kernels::attention_probs(self.write(p), self.read(lse), qk, at, scratch, Par::on(&self.pool));
     }
 
     fn attention_delta(&mut self, delta: ViewMut<'_>, d_o: View<'_>, o: View<'_>) {
@@ -433,16 +422,7 @@ impl<R: Real> Backend for Cpu<R> {
         let scratch = self.scratch();
         let (qkv, lse_delta) = (qkv.map(|x| self.read(x)), lse_delta.map(|x| self.read(x)));
         let (dq, d_o, probs) = (self.write(dq), self.read(d_o), self.probs(probs));
-        kernels::attention_backward_q(
-            dq,
-            d_o,
-            qkv,
-            lse_delta,
-            probs,
-            shape(at),
-            scratch,
-            Par::on(&self.pool),
-        );
+        kernels::attention_backward_q(dq, d_o, qkv, lse_delta, probs, at, scratch, Par::on(&self.pool));
     }
 
     fn attention_backward_kv(
@@ -458,17 +438,7 @@ impl<R: Real> Backend for Cpu<R> {
         let scratch = self.scratch();
         let (qkv, lse_delta) = (qkv.map(|x| self.read(x)), lse_delta.map(|x| self.read(x)));
         let (dk, dv, d_o, probs) = (self.write(dk), self.write(dv), self.read(d_o), self.probs(probs));
-        kernels::attention_backward_kv(
-            dk,
-            dv,
-            d_o,
-            qkv,
-            lse_delta,
-            probs,
-            shape(at),
-            scratch,
-            Par::on(&self.pool),
-        );
+        kernels::attention_backward_kv(dk, dv, d_o, qkv, lse_delta, probs, at, scratch, Par::on(&self.pool));
     }
 
     fn softmax_stats(&mut self, logits: View<'_>, labels: &[u32], first: usize, stats: &mut [RowStat]) {

@@ -161,7 +161,6 @@ impl Backend for Dry {
     fn store(&self, _: View<'_>, _: &mut dyn FnMut(usize, f64)) {}
     fn zero(&mut self, _: ViewMut<'_>) {}
     fn copy(&mut self, _: ViewMut<'_>, _: View<'_>) {}
-    fn add(&mut self, _: ViewMut<'_>, _: View<'_>) {}
     fn add_bias(&mut self, _: ViewMut<'_>, _: &[f32]) {}
     fn scale(&mut self, _: ViewMut<'_>, _: f64) {}
     fn sum_of_squares(&mut self, _: View<'_>) -> f64 {

@@ -18,11 +18,12 @@ mod spill;
 mod weight;
 
 pub use act::{Act, View, ViewMut};
-pub use backend::{Attention, Backend, Form, Mark, Probs, Program, Rope};
+pub use backend::{Backend, Form, Mark, Probs, Program, Rope};
 pub use cpu::Cpu;
 pub use dry::Dry;
 pub use heap::{CountingAllocator, release_free_memory};
 pub use label::{Class, Label};
+pub use mesp_kernels::AttentionShape as Attention;
 pub use mesp_kernels::{
     AdamW, Compute, Dtype, Layout, Real, RowStat, Sgd, VOCAB_STEP, inverse_frequencies, probs_len,
 };

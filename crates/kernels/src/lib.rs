@@ -38,7 +38,7 @@ pub use isa::{Isa, isa};
 #[doc(hidden)]
 pub use matmul::Micro;
 pub use matmul::{Compute, Init, Lhs, Out, Rhs, matmul, matmul_scratch};
-pub use optim::{AdamW, Sgd, adamw, add, add_bias, scale, sgd, sum_of_squares};
+pub use optim::{AdamW, Sgd, adamw, add_bias, scale, sgd, sum_of_squares};
 pub use par::Par;
 pub use real::Real;
 pub use rms_norm::{rms_norm, rms_norm_backward, rms_norm_backward_in_place};

@@ -128,20 +128,6 @@ fn adamw_chunk<R: Real>(p: &mut [R], m: &mut [R], v: &mut [R], g: &[R], c: AdamS
 }
 }
 
-/// `y += x`.
-///
-/// # Panics
-/// When lengths differ.
-#[track_caller]
-pub fn add<R: Real>(y: &mut [R], x: &[R], par: Par<'_>) {
-    assert_eq!(y.len(), x.len(), "add: lengths");
-    par.chunks(y, CHUNK, |i, y| {
-        for (y, x) in y.iter_mut().zip(&x[i * CHUNK..]) {
-            *y += *x;
-        }
-    });
-}
-
 /// `y[t] += bias`, rows of `bias.len()`.
 ///
 /// # Panics

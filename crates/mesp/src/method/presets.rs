@@ -54,16 +54,6 @@ impl Method {
     /// What it keeps.
     pub const fn policy(self) -> Policy {
         const X: SiteSet = SiteSet::of(&[Site::BlockIn]);
-        const ATTENTION: SiteSet = SiteSet::of(&[
-            Site::QRaw,
-            Site::Q,
-            Site::KRaw,
-            Site::K,
-            Site::V,
-            Site::AttnOut,
-            Site::Lse,
-            Site::Mid,
-        ]);
         const PAPER: SiteSet = SiteSet::of(&[
             Site::BlockIn,
             Site::AttnNorm,
@@ -105,7 +95,7 @@ impl Method {
             },
             Self::Mesp => Policy {
                 across: X,
-                within: ATTENTION,
+                within: SiteSet::ATTENTION,
                 residency: Residency::Full,
                 keep_last: false,
                 tiles: Tiles::DEFAULT,

@@ -118,6 +118,9 @@ impl SiteSet {
     /// h of every adapter.
     pub const LORA_H: Self =
         Self::of(&[Site::HQ, Site::HK, Site::HV, Site::HO, Site::HGate, Site::HUp, Site::HDown]);
+    /// What attention's backward reads, and what the MLP's replay starts from.
+    pub const ATTENTION: Self =
+        Self::of(&[Site::QRaw, Site::Q, Site::KRaw, Site::K, Site::V, Site::AttnOut, Site::Lse, Site::Mid]);
     /// Those computed row by row from [`Site::Mid`], in tiles.
     pub const MLP: Self =
         Self::of(&[Site::MlpNorm, Site::HGate, Site::Gate, Site::HUp, Site::Up, Site::Act, Site::HDown]);

@@ -123,16 +123,6 @@ pub fn least(
 
 /// Policies worth planning, all with the asked-for key tile and kind of checkpoint.
 fn candidates(asked: Policy, freedom: Freedom, rows: usize) -> Vec<Policy> {
-    const ATTENTION: SiteSet = SiteSet::of(&[
-        Site::QRaw,
-        Site::Q,
-        Site::KRaw,
-        Site::K,
-        Site::V,
-        Site::AttnOut,
-        Site::Lse,
-        Site::Mid,
-    ]);
     const MLP: SiteSet = SiteSet::of(&[Site::Gate, Site::Up]);
     let base = Method::Mesp.policy();
     let input = SiteSet::of(&[Site::BlockIn]);
@@ -146,7 +136,7 @@ fn candidates(asked: Policy, freedom: Freedom, rows: usize) -> Vec<Policy> {
     let useful = |tile: &usize| *tile < 2 * rows;
     let mut all = Vec::new();
     for &residency in residencies {
-        for across in [input.and(ATTENTION).and(MLP), input.and(ATTENTION), input] {
+        for across in [input.and(SiteSet::ATTENTION).and(MLP), input.and(SiteSet::ATTENTION), input] {
             for keep_last in [true, false] {
                 for mlp_rows in [1024, 512, 256, 128, 64, 32, 16].into_iter().filter(useful) {
                     for head_rows in [512, 256, 128, 64, 32].into_iter().filter(useful) {

@@ -1,1 +1,0 @@
-//! Gradient checks and goldens, for tests only.
