@@ -87,8 +87,13 @@ impl Dry {
             .windows(2)
             .zip(shape.keys.windows(2))
             .map(|(q, k)| {
-                let (q, k) = ((q[1] - q[0]) as u64, (k[1] - k[0]) as u64);
-                q * (k - q) + q * (q + 1) / 2
+                let seen = |keys: usize| {
+                    // Of the first `keys` positions of a sequence, each with the keys in its window.
+                    let short = keys.min(shape.window) as u64;
+                    short * (short + 1) / 2 + (keys as u64 - short) * short
+                };
+                let (q, k) = (q[1] - q[0], k[1] - k[0]);
+                seen(k) - seen(k - q)
             })
             .sum();
         let products = products * pairs * (shape.heads * shape.head_dim) as u64;

@@ -1,7 +1,7 @@
 //! Causal grouped-query attention in tiles (Dao et al. 2022; Ainslie et al. 2023).
 //!
 //! ```text
-//! forward   O = softmax(c·Q·Kᵀ)·V,  c = 1/√D;   keeps O and ℓ = ln Σ exp(c·Q·Kᵀ) per row and head
+//! forward   O = softmax(c·Q·Kᵀ)·V over the keys a row sees;   keeps O and ℓ = ln Σ exp(c·Q·Kᵀ) per row and head
 //! backward  P = exp(c·Q·Kᵀ − ℓ)     δ = rowsum(dO∘O)
 //!           dV = Pᵀ·dO              dP = dO·Vᵀ
 //!           dS = P∘(dP − δ)         dQ = c·dS·K      dK = c·dSᵀ·Q
@@ -13,6 +13,9 @@
 //! Query head `h` reads key head `h / (H/Hk)`; dK and dV sum over the query heads of a group. Nothing of
 //! size rows × rows exists, unless a policy keeps the probabilities: then the tile of P is read where it
 //! would be rebuilt, from the same code, so the gradients are the same to the bit.
+//!
+//! Row `i` sees key `j` when `j ≤ i < j + window`. Tiles of keys that no row of a tile of queries sees are not
+//! visited, forward or backward, so that a window bounds the work per row whatever the length.
 //!
 //! The backward makes two passes: dQ by tiles of queries, dK and dV by tiles of keys. Scores are rebuilt in
 //! both (7 products where 5 would do), and in return every output tile belongs to one task: any number of
@@ -43,6 +46,10 @@ pub struct AttentionShape<'a> {
     pub keys: &'a [usize],
     /// Keys per tile.
     pub key_tile: usize,
+    /// How many keys a query sees, its own and those before it: `usize::MAX` for all.
+    pub window: usize,
+    /// c, by which scores are multiplied: 1/√D unless the model says otherwise.
+    pub scale: f64,
 }
 
 impl AttentionShape<'_> {
@@ -53,8 +60,8 @@ impl AttentionShape<'_> {
         self.kv_heads * self.head_dim
     }
     /// c.
-    fn scale<R: Real>(&self) -> R {
-        R::from_f64(1.0 / (self.head_dim as f64).sqrt())
+    fn c<R: Real>(&self) -> R {
+        R::from_f64(self.scale)
     }
 }
 
@@ -134,7 +141,7 @@ pub fn attention<R: Real>(
     });
 }
 
-/// The probabilities themselves, `[H, probs_len(offsets)]`, zeros above the diagonal: for policies that keep
+/// The probabilities themselves, `[H, probs_len(offsets)]`, zeros where a row sees no key: for policies that keep
 /// them.
 ///
 /// # Panics
@@ -216,7 +223,7 @@ pub fn attention_backward_q<R: Real>(
             serial(
                 Out::rows(tiles.acc, d),
                 [rows, d, keys.len()],
-                shape.scale(),
+                shape.c(),
                 ds,
                 key_rows,
                 Init::Accumulate,
@@ -258,7 +265,7 @@ pub fn attention_backward_kv<R: Real>(
         tiles.acc[..width * d].fill(R::ZERO);
         tiles.acc2[..width * d].fill(R::ZERO);
         for head in kv_head * group..(kv_head + 1) * group {
-            for task in Task::tiles_that_see(shape, sequence, head, keys.start) {
+            for task in Task::tiles_that_see(shape, sequence, head, &keys) {
                 let rows = task.rows.len();
                 work.probs(&task, &keys, lse, probs, tiles.s, tiles.panel);
                 work.score_gradient(&task, &keys, d_o, delta, tiles);
@@ -279,7 +286,7 @@ pub fn attention_backward_kv<R: Real>(
                 serial(
                     Out::rows(tiles.acc, d),
                     size,
-                    shape.scale(),
+                    shape.c(),
                     ds_t,
                     rows_of(&q[at..]),
                     Init::Accumulate,

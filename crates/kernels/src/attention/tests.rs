@@ -13,9 +13,10 @@ fn definition(q: &[f64], k: &[f64], v: &[f64], shape: AttentionShape<'_>) -> Vec
         for i in q0..shape.queries[s + 1] {
             for h in 0..shape.heads {
                 let kv = h / (shape.heads / shape.kv_heads);
-                let seen = k0..=k0 + shift + i - q0;
+                let here = shift + i - q0;
+                let seen = k0 + (here + 1).saturating_sub(shape.window)..=k0 + here;
                 let score =
-                    |j: usize| dot(&q[i * qc + h * d..][..d], &k[j * kc + kv * d..][..d]) / (d as f64).sqrt();
+                    |j: usize| dot(&q[i * qc + h * d..][..d], &k[j * kc + kv * d..][..d]) * shape.scale;
                 let total: f64 = seen.clone().map(|j| score(j).exp()).sum();
                 for j in seen {
                     let p = score(j).exp() / total;
@@ -68,17 +69,29 @@ fn equals_the_definition_and_its_differences() {
     for (heads, kv_heads, head_dim, offsets, key_tile) in
         [(4, 2, 3, vec![0, 5, 6, 13], 4), (3, 3, 2, vec![0, 2], 64), (2, 1, 5, vec![0, 0, 9], 5)]
     {
-        let shape = AttentionShape { heads, kv_heads, head_dim, queries: &offsets, keys: &offsets, key_tile };
-        let n = offsets[offsets.len() - 1];
-        let q: Vec<f64> = rng.vec(n * heads * head_dim);
-        let [k, v]: [Vec<f64>; 2] = std::array::from_fn(|_| rng.vec(n * kv_heads * head_dim));
-        let d_o: Vec<f64> = rng.vec(q.len());
-        assert!(relative(&run(&q, &k, &v, shape).0, &definition(&q, &k, &v, shape)) < 1e-14);
-        let loss = |q: &[f64], k: &[f64], v: &[f64]| dot(&run(q, k, v, shape).0, &d_o);
-        let [dq, dk, dv] = gradients(&d_o, [&q, &k, &v], shape, false, Par::serial());
-        assert!(relative(&dq, &differences(&q, |q| loss(q, &k, &v))) < 1e-8);
-        assert!(relative(&dk, &differences(&k, |k| loss(&q, k, &v))) < 1e-8);
-        assert!(relative(&dv, &differences(&v, |v| loss(&q, &k, v))) < 1e-8);
+        for window in [1, 2, 3, 7, usize::MAX] {
+            let scale = 1.0 / (head_dim as f64).sqrt();
+            let shape = AttentionShape {
+                heads,
+                kv_heads,
+                head_dim,
+                queries: &offsets,
+                keys: &offsets,
+                key_tile,
+                window,
+                scale,
+            };
+            let n = offsets[offsets.len() - 1];
+            let q: Vec<f64> = rng.vec(n * heads * head_dim);
+            let [k, v]: [Vec<f64>; 2] = std::array::from_fn(|_| rng.vec(n * kv_heads * head_dim));
+            let d_o: Vec<f64> = rng.vec(q.len());
+            assert!(relative(&run(&q, &k, &v, shape).0, &definition(&q, &k, &v, shape)) < 1e-14);
+            let loss = |q: &[f64], k: &[f64], v: &[f64]| dot(&run(q, k, v, shape).0, &d_o);
+            let [dq, dk, dv] = gradients(&d_o, [&q, &k, &v], shape, false, Par::serial());
+            assert!(relative(&dq, &differences(&q, |q| loss(q, &k, &v))) < 1e-8);
+            assert!(relative(&dk, &differences(&k, |k| loss(&q, k, &v))) < 1e-8);
+            assert!(relative(&dv, &differences(&v, |v| loss(&q, &k, v))) < 1e-8);
+        }
     }
 }
 
@@ -86,40 +99,86 @@ fn equals_the_definition_and_its_differences() {
 fn long_rows_cross_tiles_and_nothing_depends_on_threads_or_kept_probabilities() {
     let mut rng = Rng(11);
     let offsets = [0, 131, 132, 180];
-    let shape = AttentionShape {
-        heads: 4,
-        kv_heads: 2,
-        head_dim: 16,
-        queries: &offsets,
-        keys: &offsets,
-        key_tile: 64,
-    };
-    let q: Vec<f32> = rng.vec(180 * 64);
-    let [k, v]: [Vec<f32>; 2] = std::array::from_fn(|_| rng.vec(180 * 32));
-    let d_o: Vec<f32> = rng.vec(q.len());
-    let wide = |x: &[f32]| x.iter().map(|v| f64::from(*v)).collect::<Vec<_>>();
-    assert!(relative(&run(&q, &k, &v, shape).0, &definition(&wide(&q), &wide(&k), &wide(&v), shape)) < 1e-6);
-    let plain = gradients(&d_o, [&q, &k, &v], shape, false, Par::serial());
-    let exact = gradients(&wide(&d_o), [&wide(&q), &wide(&k), &wide(&v)], shape, false, Par::serial());
-    for (a, b) in plain.iter().zip(&exact) {
-        assert!(relative(a, b) < 2e-6, "single precision rounding over 131 keys");
+    for window in [usize::MAX, 20, 64, 100] {
+        let shape = AttentionShape {
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 16,
+            queries: &offsets,
+            keys: &offsets,
+            key_tile: 64,
+            window,
+            scale: 0.25,
+        };
+        let q: Vec<f32> = rng.vec(180 * 64);
+        let [k, v]: [Vec<f32>; 2] = std::array::from_fn(|_| rng.vec(180 * 32));
+        let d_o: Vec<f32> = rng.vec(q.len());
+        let wide = |x: &[f32]| x.iter().map(|v| f64::from(*v)).collect::<Vec<_>>();
+        assert!(
+            relative(&run(&q, &k, &v, shape).0, &definition(&wide(&q), &wide(&k), &wide(&v), shape)) < 1e-6
+        );
+        let plain = gradients(&d_o, [&q, &k, &v], shape, false, Par::serial());
+        let exact = gradients(&wide(&d_o), [&wide(&q), &wide(&k), &wide(&v)], shape, false, Par::serial());
+        for (a, b) in plain.iter().zip(&exact) {
+            assert!(relative(a, b) < 2e-6, "single precision rounding over 131 keys");
+        }
+        assert_eq!(gradients(&d_o, [&q, &k, &v], shape, true, Par::serial()), plain);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
+        assert_eq!(gradients(&d_o, [&q, &k, &v], shape, false, Par::on(&pool)), plain);
     }
-    assert_eq!(gradients(&d_o, [&q, &k, &v], shape, true, Par::serial()), plain);
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
-    assert_eq!(gradients(&d_o, [&q, &k, &v], shape, false, Par::on(&pool)), plain);
 }
 
 #[test]
 fn the_last_queries_against_a_cache_equal_the_whole() {
     let mut rng = Rng(12);
     let whole = [0, 70];
-    let shape =
-        AttentionShape { heads: 2, kv_heads: 1, head_dim: 8, queries: &whole, keys: &whole, key_tile: 32 };
-    let q: Vec<f32> = rng.vec(70 * 16);
-    let [k, v]: [Vec<f32>; 2] = std::array::from_fn(|_| rng.vec(70 * 8));
+    for window in [usize::MAX, 40, 9, 1] {
+        let shape = AttentionShape {
+            heads: 2,
+            kv_heads: 1,
+            head_dim: 8,
+            queries: &whole,
+            keys: &whole,
+            key_tile: 32,
+            window,
+            scale: 0.35,
+        };
+        let q: Vec<f32> = rng.vec(70 * 16);
+        let [k, v]: [Vec<f32>; 2] = std::array::from_fn(|_| rng.vec(70 * 8));
+        let (o, _) = run(&q, &k, &v, shape);
+        let last = [0, 3];
+        let cached = AttentionShape { queries: &last, ..shape };
+        let (tail, _) = run(&q[67 * 16..], &k, &v, cached);
+        assert!(relative(&tail, &o[67 * 16..]) < 1e-6);
+    }
+}
+
+/// Keys outside every row's window are not read: what lies there may be anything.
+#[test]
+fn keys_outside_the_window_are_not_visited() {
+    let mut rng = Rng(13);
+    let (queries, keys) = ([0, 3], [0, 200]);
+    let shape = AttentionShape {
+        heads: 1,
+        kv_heads: 1,
+        head_dim: 4,
+        queries: &queries,
+        keys: &keys,
+        key_tile: 16,
+        window: 30,
+        scale: 0.5,
+    };
+    let q: Vec<f64> = rng.vec(3 * 4);
+    let [mut k, mut v]: [Vec<f64>; 2] = std::array::from_fn(|_| rng.vec(200 * 4));
     let (o, _) = run(&q, &k, &v, shape);
-    let last = [0, 3];
-    let cached = AttentionShape { queries: &last, ..shape };
-    let (tail, _) = run(&q[67 * 16..], &k, &v, cached);
-    assert!(relative(&tail, &o[67 * 16..]) < 1e-6);
+    // Row 0 sees keys 168 to 197; its first tile begins at 160.
+    k[..160 * 4].fill(f64::NAN);
+    v[..160 * 4].fill(f64::NAN);
+    assert_eq!(run(&q, &k, &v, shape).0, o);
+    let d_o: Vec<f64> = rng.vec(q.len());
+    let [dq, dk, dv] = gradients(&d_o, [&q, &k, &v], shape, false, Par::serial());
+    assert!(dq.iter().all(|x| x.is_finite()));
+    for d in [&dk, &dv] {
+        assert!(d[..168 * 4].iter().all(|x| *x == 0.0) && d[168 * 4..].iter().all(|x| *x != 0.0));
+    }
 }

@@ -69,6 +69,7 @@ pub(super) struct Task {
     pub(super) keys_len: usize,
     /// Where the sequence's probabilities begin within a head.
     pub(super) probs_at: usize,
+    window: usize,
 }
 
 impl Task {
@@ -77,22 +78,24 @@ impl Task {
         let (k0, k1) = (shape.keys[sequence], shape.keys[sequence + 1]);
         let rows = q0 + first..(q0 + first + QUERY_TILE).min(q1);
         let probs_at = super::probs_len(&shape.queries[..=sequence]);
-        Self { head, rows, first, shift: (k1 - k0) - (q1 - q0), keys_from: k0, keys_len: k1 - k0, probs_at }
+        let shift = (k1 - k0) - (q1 - q0);
+        let window = shape.window;
+        Self { head, rows, first, shift, keys_from: k0, keys_len: k1 - k0, probs_at, window }
     }
 
-    /// The tiles of queries of a head that see the key `key`: those that see any of a key tile that begins
-    /// with it.
+    /// The tiles of queries of a head that see any of `keys`.
     pub(super) fn tiles_that_see(
         shape: AttentionShape<'_>,
         sequence: usize,
         head: usize,
-        key: usize,
+        keys: &Range<usize>,
     ) -> impl Iterator<Item = Self> {
+        let (start, end) = (keys.start, keys.end);
         let queries = shape.queries[sequence + 1] - shape.queries[sequence];
         let tiles = queries.div_ceil(QUERY_TILE);
         (0..tiles)
             .map(move |t| Self::new(shape, sequence, head, t * QUERY_TILE))
-            .filter(move |t| t.reach() > key)
+            .filter(move |t| t.reach() > start && t.earliest(0) < end)
     }
 
     /// How many keys the tile's last query sees.
@@ -100,10 +103,15 @@ impl Task {
         self.shift + self.first + self.rows.len()
     }
 
-    /// Key tiles up to the diagonal.
+    /// The first key that row `r` of the tile sees.
+    fn earliest(&self, r: usize) -> usize {
+        (self.shift + self.first + r + 1).saturating_sub(self.window)
+    }
+
+    /// Key tiles from the first that the window reaches up to the diagonal.
     pub(super) fn key_tiles(&self, tile: usize) -> impl Iterator<Item = Range<usize>> + use<> {
-        let end = self.reach();
-        (0..end).step_by(tile).map(move |from| from..(from + tile).min(end))
+        let (start, end) = (self.earliest(0) / tile * tile, self.reach());
+        (start..end).step_by(tile).map(move |from| from..(from + tile).min(end))
     }
 
     /// Key tiles of the whole sequence.
@@ -112,9 +120,10 @@ impl Task {
         (0..end).step_by(tile).map(move |from| from..(from + tile).min(end))
     }
 
-    /// How many of `keys` row `r` of the tile sees.
-    pub(super) fn visible(&self, r: usize, keys: &Range<usize>) -> usize {
-        (self.shift + self.first + r + 1).saturating_sub(keys.start).min(keys.len())
+    /// Which of `keys` row `r` of the tile sees, counted from the first of them.
+    pub(super) fn visible(&self, r: usize, keys: &Range<usize>) -> Range<usize> {
+        let within = |key: usize| key.saturating_sub(keys.start).min(keys.len());
+        within(self.earliest(r))..within(self.shift + self.first + r + 1)
     }
 }
 
@@ -135,7 +144,8 @@ impl<'a, R: Real> Work<'a, R> {
         scratch: &'a mut [R],
         par: Par<'_>,
     ) -> Self {
-        let AttentionShape { heads, kv_heads, head_dim, queries, keys, key_tile } = shape;
+        let AttentionShape { heads, kv_heads, head_dim, queries, keys, key_tile, window, .. } = shape;
+        assert!(window > 0, "attention: a window of no keys");
         assert!(
             kv_heads > 0 && heads.is_multiple_of(kv_heads),
             "attention: {heads} heads over {kv_heads} key heads"
@@ -232,7 +242,7 @@ impl<'a, R: Real> Work<'a, R> {
         let size = [task.rows.len(), keys.len(), self.shape.head_dim];
         let q = Lhs { data: &self.q[self.query_at(task)..], row_stride: self.shape.q_cols(), col_stride: 1 };
         let k = Rhs::transposed(&self.k[self.key_at(task, keys.start)..], self.shape.kv_cols());
-        serial(Out::rows(s, keys.len()), size, self.shape.scale(), q, k, Init::Zero, panel);
+        serial(Out::rows(s, keys.len()), size, self.shape.c(), q, k, Init::Zero, panel);
     }
 
     /// `s = P` for a tile: rebuilt, or copied from what was kept.
@@ -287,12 +297,20 @@ impl<'a, R: Real> Work<'a, R> {
     }
 }
 
+/// Zeros outside `visible`; what is inside.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "compiled inside the vectorized bodies")]
+fn hide<R: Real>(s: &mut [R], visible: Range<usize>) -> &mut [R] {
+    s[visible.end..].fill(R::ZERO);
+    s[..visible.start].fill(R::ZERO);
+    &mut s[visible]
+}
+
 vectorized! {
 /// One row of the streaming softmax: turns scores into exp(score − top), updates top and total, and returns
 /// the factor by which what was summed before must shrink.
-pub(super) fn online<R: Real>(s: &mut [R], visible: usize, top: &mut R, total: &mut R) -> R {
-    let (seen, hidden) = s.split_at_mut(visible);
-    hidden.fill(R::ZERO);
+pub(super) fn online<R: Real>(s: &mut [R], visible: Range<usize>, top: &mut R, total: &mut R) -> R {
+    let seen = hide(s, visible);
     if seen.is_empty() {
         return R::ONE;
     }
@@ -309,10 +327,8 @@ pub(super) fn online<R: Real>(s: &mut [R], visible: usize, top: &mut R, total: &
 }
 
 vectorized! {
-fn exp_minus<R: Real>(s: &mut [R], visible: usize, lse: R) {
-    let (seen, hidden) = s.split_at_mut(visible);
-    hidden.fill(R::ZERO);
-    for x in seen {
+fn exp_minus<R: Real>(s: &mut [R], visible: Range<usize>, lse: R) {
+    for x in hide(s, visible) {
         *x = (*x - lse).exp();
     }
 }

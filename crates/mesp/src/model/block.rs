@@ -60,6 +60,8 @@ impl<'a> BlockRun<'a> {
             queries: &self.batch.offsets,
             keys: &self.batch.offsets,
             key_tile: self.tiles.keys,
+            window: usize::MAX,
+            scale: 1.0 / (c.head_dim as f64).sqrt(),
         }
     }
 
