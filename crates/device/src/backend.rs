@@ -153,15 +153,19 @@ pub trait Backend {
 
     /// Takes logits of a range of the vocabulary that begins at `first` into the rows' statistics.
     fn softmax_stats(&mut self, logits: View<'_>, labels: &[u32], first: usize, stats: &mut [RowStat]);
-    /// `logits ← c·dloss/dlogits` for such a range, once the statistics are complete.
-    fn softmax_gradient(
+    /// The same, and adds the words of the range, `[range, d]`, to each row's sum, weighted by exp(logit − largest
+    /// so far). The first range sets the sum. `logits` is left with those weights.
+    fn softmax_sum(
         &mut self,
+        sum: ViewMut<'_>,
         logits: ViewMut<'_>,
         labels: &[u32],
         first: usize,
-        c: f64,
-        stats: &[RowStat],
+        stats: &mut [RowStat],
+        words: &Weight,
     );
+    /// `sum ← c·dloss/dx` for `logits = x·Wᵀ`, once all ranges were taken in; `word` holds the labels' rows of W.
+    fn softmax_sum_gradient(&mut self, sum: ViewMut<'_>, word: View<'_>, c: f64, stats: &[RowStat]);
 
     /// One SGD update of `p`; `m` when there is momentum.
     fn sgd(&mut self, p: ViewMut<'_>, m: Option<ViewMut<'_>>, g: View<'_>, settings: Sgd);

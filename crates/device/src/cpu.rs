@@ -445,15 +445,23 @@ impl<R: Real> Backend for Cpu<R> {
         kernels::softmax_stats(self.read(logits), labels, first, stats, Par::on(&self.pool));
     }
 
-    fn softmax_gradient(
+    fn softmax_sum(
         &mut self,
+        sum: ViewMut<'_>,
         logits: ViewMut<'_>,
         labels: &[u32],
         first: usize,
-        c: f64,
-        stats: &[RowStat],
+        stats: &mut [RowStat],
+        words: &Weight,
     ) {
-        kernels::softmax_gradient(self.write(logits), labels, first, c, stats, Par::on(&self.pool));
+        let (scratch, compute) = (self.scratch(), self.compute);
+        let (sum, logits) = (self.write(sum), self.write(logits));
+        let par = Par::on(&self.pool);
+        kernels::softmax_sum(sum, logits, labels, first, stats, words.view(), compute, scratch, par);
+    }
+
+    fn softmax_sum_gradient(&mut self, sum: ViewMut<'_>, word: View<'_>, c: f64, stats: &[RowStat]) {
+        kernels::softmax_sum_gradient(self.write(sum), self.read(word), c, stats, Par::on(&self.pool));
     }
 
     fn sgd(&mut self, p: ViewMut<'_>, m: Option<ViewMut<'_>>, g: View<'_>, settings: Sgd) {

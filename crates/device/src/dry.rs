@@ -82,25 +82,22 @@ impl Dry {
     /// `products` of scores' size for every query and the keys it sees.
     fn attended(&mut self, shape: Attention<'_>, products: u64) {
         self.scratch(attention_scratch(self.threads, shape.head_dim, shape.key_tile));
-        let pairs: u64 = shape
-            .queries
-            .windows(2)
-            .zip(shape.keys.windows(2))
-            .map(|(q, k)| {
-                let seen = |keys: usize| {
-                    // Of the first `keys` positions of a sequence, each with the keys in its window.
-                    let short = keys.min(shape.window) as u64;
-                    short * (short + 1) / 2 + (keys as u64 - short) * short
-                };
-                let (q, k) = (q[1] - q[0], k[1] - k[0]);
-                seen(k) - seen(k - q)
-            })
-            .sum();
-        let products = products * pairs * (shape.heads * shape.head_dim) as u64;
+        let products = products * attention_pairs(shape) * (shape.heads * shape.head_dim) as u64;
         self.now().multiply_adds += products;
         // Attention multiplies in full precision, in small tiles.
         self.now().cost += 3.0 * products as f64;
     }
+}
+
+/// Queries and the keys they see, counted in pairs.
+pub(crate) fn attention_pairs(shape: Attention<'_>) -> u64 {
+    let sequences = shape.queries.windows(2).zip(shape.keys.windows(2));
+    // Of the first `keys` positions of a sequence, each with the keys in its window.
+    let seen = |keys: usize| {
+        let short = keys.min(shape.window) as u64;
+        short * (short + 1) / 2 + (keys as u64 - short) * short
+    };
+    sequences.map(|(q, k)| seen(k[1] - k[0]) - seen(k[1] - k[0] - (q[1] - q[0]))).sum()
 }
 
 /// Rows of a product whose multiplications take as long as reading and converting its weight.
@@ -238,7 +235,18 @@ impl Backend for Dry {
         self.attended(shape, if matches!(probs, Probs::Rebuild) { 4 } else { 3 });
     }
     fn softmax_stats(&mut self, _: View<'_>, _: &[u32], _: usize, _: &mut [RowStat]) {}
-    fn softmax_gradient(&mut self, _: ViewMut<'_>, _: &[u32], _: usize, _: f64, _: &[RowStat]) {}
+    fn softmax_sum(
+        &mut self,
+        sum: ViewMut<'_>,
+        _: ViewMut<'_>,
+        _: &[u32],
+        _: usize,
+        _: &mut [RowStat],
+        words: &Weight,
+    ) {
+        self.multiplied(sum.rows, sum.cols, words.rows(), conversion(words));
+    }
+    fn softmax_sum_gradient(&mut self, _: ViewMut<'_>, _: View<'_>, _: f64, _: &[RowStat]) {}
     fn sgd(&mut self, _: ViewMut<'_>, _: Option<ViewMut<'_>>, _: View<'_>, _: Sgd) {}
     fn adamw(&mut self, _: ViewMut<'_>, _: ViewMut<'_>, _: ViewMut<'_>, _: View<'_>, _: AdamW) {}
 }

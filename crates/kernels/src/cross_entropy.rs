@@ -1,15 +1,14 @@
-//! Softmax cross-entropy of tiles of logits, its gradient in place of them.
+//! Softmax cross-entropy of tiles of logits. Its gradient: [`crate::softmax_sum`].
 //!
 //! ```text
-//! forward   loss_t  = ℓ_t − z_t[y_t],          ℓ_t = ln Σ_v exp z_t[v]
-//! backward  dz_t[v] = c·(exp(z_t[v] − ℓ_t) − [v = y_t]),   c = 1 / targets of the optimizer step
-//! reads     z, y, and per row the largest logit and Σ exp(z − largest)       scratch  none
+//! forward   loss_t = ℓ_t − z_t[y_t],          ℓ_t = ln Σ_v exp z_t[v]
+//! reads     z, y                                            scratch  none
 //! shapes    z [n, w]: rows × a range of the vocabulary      y [n]      derivation: docs/math/cross_entropy.md
 //! ```
 //!
-//! Rows × vocabulary need never exist: the vocabulary may come in ranges, once to gather [`RowStat`]s and
-//! once more for the gradient. The running sum is rescaled at fixed places, every [`VOCAB_STEP`] columns,
-//! whatever the ranges are: so the loss and gradients are the same to the bit for any of them.
+//! Rows × vocabulary need never exist: the vocabulary may come in ranges. The running sum is rescaled at fixed
+//! places, every [`VOCAB_STEP`] columns, whatever the ranges are: so the loss is the same to the bit for any of
+//! them.
 
 use crate::Real;
 use crate::isa::vectorized;
@@ -55,31 +54,8 @@ pub fn softmax_stats<R: Real>(z: &[R], labels: &[u32], first: usize, stats: &mut
     });
 }
 
-/// Turns a range of logits into `c·dloss/dlogits`, once the statistics are complete.
-///
-/// # Panics
-/// As [`softmax_stats`].
 #[track_caller]
-pub fn softmax_gradient<R: Real>(
-    z: &mut [R],
-    labels: &[u32],
-    first: usize,
-    c: f64,
-    stats: &[RowStat],
-    par: Par<'_>,
-) {
-    let Some(width) = check(z.len(), labels, first, stats) else { return };
-    par.chunks(z, width, |t, z| {
-        let stat = stats[t];
-        gradient_row(z, R::from_f64(stat.top), R::from_f64(c / stat.total));
-        if let Some(x) = (labels[t] as usize).checked_sub(first).and_then(|at| z.get_mut(at)) {
-            *x -= R::from_f64(c);
-        }
-    });
-}
-
-#[track_caller]
-fn check(values: usize, labels: &[u32], first: usize, stats: &[RowStat]) -> Option<usize> {
+pub(crate) fn check(values: usize, labels: &[u32], first: usize, stats: &[RowStat]) -> Option<usize> {
     assert_eq!(stats.len(), labels.len(), "softmax: statistics");
     assert!(first.is_multiple_of(VOCAB_STEP), "softmax: a range that begins at {first}");
     if labels.is_empty() {
@@ -93,35 +69,36 @@ fn check(values: usize, labels: &[u32], first: usize, stats: &[RowStat]) -> Opti
 vectorized! {
 fn update_row<R: Real>(z: &[R], label: usize, first: usize, stat: &mut RowStat) {
     for (i, z) in z.chunks(VOCAB_STEP).enumerate() {
-        let start = first + i * VOCAB_STEP;
-        let top = maximum(z);
-        if top.to_f64() > stat.top {
-            stat.total *= R::from_f64(stat.top - top.to_f64()).exp().to_f64();
-            stat.top = top.to_f64();
-            stat.best = (start + z.iter().position(|x| *x == top).unwrap_or(0)) as u32;
-        }
+        take_step(z, label, first + i * VOCAB_STEP, stat);
         let top = R::from_f64(stat.top);
         // NaN anywhere makes the sum NaN, and with it the loss: nothing hides it.
         stat.total += sum(z.len(), |v| (z[v] - top).exp()).to_f64();
-        if let Some(x) = label.checked_sub(start).and_then(|at| z.get(at)) {
-            stat.label_logit = x.to_f64();
-        }
     }
 }
 }
 
-vectorized! {
-fn gradient_row<R: Real>(z: &mut [R], top: R, share: R) {
-    for x in z.iter_mut() {
-        *x = (*x - top).exp() * share;
+/// Takes the largest logit of a step and the label's; gives what sums over earlier steps are to be multiplied
+/// by, now that they are relative to a new largest.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "compiled inside the vectorized bodies")]
+pub(crate) fn take_step<R: Real>(z: &[R], label: usize, start: usize, stat: &mut RowStat) -> R {
+    let (top, mut factor) = (maximum(z), R::ONE);
+    if top.to_f64() > stat.top {
+        factor = R::from_f64(stat.top - top.to_f64()).exp();
+        stat.total *= factor.to_f64();
+        stat.top = top.to_f64();
+        stat.best = (start + z.iter().position(|x| *x == top).unwrap_or(0)) as u32;
     }
-}
+    if let Some(x) = label.checked_sub(start).and_then(|at| z.get(at)) {
+        stat.label_logit = x.to_f64();
+    }
+    factor
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_util::{Rng, differences, relative};
+    use crate::test_util::Rng;
 
     fn stats_of<R: Real>(z: &[R], labels: &[u32]) -> Vec<RowStat> {
         let mut stats = vec![RowStat::EMPTY; labels.len()];
@@ -130,40 +107,19 @@ mod tests {
     }
 
     #[test]
-    fn gradient_is_the_difference_quotient() {
-        let mut rng = Rng(9);
-        let (n, v) = (3, 21);
-        let z: Vec<f64> = rng.vec::<f64>(n * v).iter().map(|x| 5.0 * x).collect();
-        let labels = [0, 20, 7];
-        let loss = |z: &[f64]| 0.25 * stats_of(z, &labels).iter().map(RowStat::nats).sum::<f64>();
-        let mut dz = z.clone();
-        softmax_gradient(&mut dz, &labels, 0, 0.25, &stats_of(&z, &labels), Par::serial());
-        assert!(relative(&dz, &differences(&z, loss)) < 1e-8);
-    }
-
-    #[test]
     fn ranges_of_the_vocabulary_change_no_bit() {
         let mut rng = Rng(21);
         let (v, labels) = (5 * VOCAB_STEP + 77, [3u32, 4000]);
         let z: Vec<f32> = rng.vec::<f32>(2 * v).iter().map(|x| 9.0 * x).collect();
-        let (whole, mut dz) = (stats_of(&z, &labels), z.clone());
-        softmax_gradient(&mut dz, &labels, 0, 0.5, &whole, Par::serial());
+        let whole = stats_of(&z, &labels);
         for step in [VOCAB_STEP, 2 * VOCAB_STEP, 4 * VOCAB_STEP] {
             let mut stats = vec![RowStat::EMPTY; 2];
-            let part = |first: usize| {
-                let width = step.min(v - first);
-                (0..2).flat_map(|t| z[t * v + first..][..width].to_vec()).collect::<Vec<f32>>()
-            };
             for first in (0..v).step_by(step) {
-                softmax_stats(&part(first), &labels, first, &mut stats, Par::serial());
+                let width = step.min(v - first);
+                let part: Vec<f32> = (0..2).flat_map(|t| z[t * v + first..][..width].to_vec()).collect();
+                softmax_stats(&part, &labels, first, &mut stats, Par::serial());
             }
             assert_eq!(stats, whole);
-            for first in (0..v).step_by(step) {
-                let mut z = part(first);
-                let width = z.len() / 2;
-                softmax_gradient(&mut z, &labels, first, 0.5, &stats, Par::serial());
-                assert!((0..2).all(|t| z[t * width..][..width] == dz[t * v + first..][..width]));
-            }
         }
     }
 

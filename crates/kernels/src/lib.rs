@@ -19,6 +19,7 @@ mod cross_entropy;
 mod embedding;
 mod isa;
 mod matmul;
+mod online_softmax;
 mod optim;
 mod par;
 mod real;
@@ -32,12 +33,13 @@ pub use attention::{
     attention_probs, attention_scratch, probs_len,
 };
 pub use compact::{compact, compact_len, expand};
-pub use cross_entropy::{RowStat, VOCAB_STEP, softmax_gradient, softmax_stats};
+pub use cross_entropy::{RowStat, VOCAB_STEP, softmax_stats};
 pub use embedding::{embedding, gather_rows, scatter_rows};
 pub use isa::{Isa, isa};
 #[doc(hidden)]
 pub use matmul::Micro;
 pub use matmul::{Compute, Init, Lhs, Out, Rhs, matmul, matmul_scratch};
+pub use online_softmax::{softmax_sum, softmax_sum_gradient};
 pub use optim::{AdamW, Sgd, adamw, add_bias, scale, sgd, sum_of_squares};
 pub use par::Par;
 pub use real::Real;

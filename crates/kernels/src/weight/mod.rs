@@ -9,6 +9,8 @@ mod unpack;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use std::ops::Range;
+
 pub use dtype::Dtype;
 
 use unpack::{Blocks, GROUP, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, f16_to_f32, scale};
@@ -84,6 +86,13 @@ impl WeightView<'_> {
     fn row(&self, row: usize) -> &[u8] {
         let bytes = self.dtype.row_bytes(self.cols);
         &self.data[row * bytes..][..bytes]
+    }
+
+    /// Some of its rows, in place.
+    pub(crate) fn row_range(&self, rows: Range<usize>) -> Self {
+        let bytes = self.dtype.row_bytes(self.cols);
+        let data = &self.data[rows.start * bytes..rows.end * bytes];
+        Self { dtype: self.dtype, data, rows: rows.len(), cols: self.cols }
     }
 
     /// Checks that the bytes are as many as the shape needs.

@@ -10,7 +10,7 @@ pub enum Method {
     StoreAll,
     /// Block checkpoints; a replayed block keeps what automatic differentiation of it would, all rows at
     /// once, full logits (Song & Tang 2025, arXiv 2510.03425). Lower than the original in two respects: the
-    /// gradient of the logits takes their place, and silu(gate) is not kept.
+    /// logits' exponentials take their place, and silu(gate) is not kept.
     Mebp,
     /// Block checkpoints; a replayed block keeps x, n1, P, o, u, n2, gate, up; h is rebuilt (Park et al.
     /// 2026, arXiv 2602.13069, section 5). Full logits, as published.

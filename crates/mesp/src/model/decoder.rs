@@ -88,13 +88,13 @@ pub fn decode_block<B: Backend>(
 ///
 /// ```text
 /// per tile of rows     x̂ = x[rows]   n = norm(x̂)
-///   per tile of words  z = n·Eᵀ      statistics of z
-///   per tile of words  z = n·Eᵀ again, unless there is one tile only      dn += dz·E
+///   per tile of words  z = n·Eᵀ      statistics of z      p = exp(z − largest so far)   s (+)= p·E
+///                      dn = gradient·(s / Σ p − E[labels])
 ///                      dn ← norm backward(dn, x̂)   x[rows] ← dn
 /// ```
-/// Only trained rows are multiplied. Tiles of the vocabulary cost a third product and read each part of the
-/// table once for many rows, which is faster than few rows at once (`docs/log.md`). `stats` has one place for
-/// each trained row.
+/// Only trained rows are multiplied, and the vocabulary is gone through once. Tiles of it serve all rows at
+/// once, which is faster than few rows and all words (`docs/log.md`). `stats` has one place for each trained
+/// row.
 pub fn head<B: Backend>(
     be: &mut B,
     model: &Model,
@@ -148,27 +148,17 @@ fn head_rows<B: Backend>(
         let words = model.head().rows_range(first..(first + width).min(v));
         let mut logits = be.alloc(rows.len(), words.rows(), label("logits"));
         be.linear(logits.view_mut(), normed.view(), &words, None, false);
-        be.softmax_stats(logits.view(), labels, first, stats);
-        if let (true, Some(c), Some(dn)) = (width == v, gradient, &mut dn) {
-            be.softmax_gradient(logits.view_mut(), labels, first, c, stats);
-            be.input_grad(dn.view_mut(), logits.view(), &words, false);
+        match &mut dn {
+            Some(dn) => be.softmax_sum(dn.view_mut(), logits.view_mut(), labels, first, stats, &words),
+            None => be.softmax_stats(logits.view(), labels, first, stats),
         }
         be.free(logits);
         be.done_with(&words);
     }
-    if let (true, Some(c), Some(dn)) = (width < v, gradient, &mut dn) {
-        for first in (0..v).step_by(width) {
-            be.rewind(mark);
-            let words = model.head().rows_range(first..(first + width).min(v));
-            let mut logits = be.alloc(rows.len(), words.rows(), label("logits"));
-            be.linear(logits.view_mut(), normed.view(), &words, None, false);
-            be.softmax_gradient(logits.view_mut(), labels, first, c, stats);
-            be.input_grad(dn.view_mut(), logits.view(), &words, first > 0);
-            be.free(logits);
-            be.done_with(&words);
-        }
-    }
-    if let Some(mut dn) = dn {
+    if let (Some(c), Some(mut dn)) = (gradient, dn) {
+        // n is read no more: the labels' words take its place.
+        be.embedding(normed.view_mut(), model.head(), labels);
+        be.softmax_sum_gradient(dn.view_mut(), normed.view(), c, stats);
         be.rms_norm_backward_in_place(dn.view_mut(), picked.view(), &model.norm, eps);
         be.scatter_rows(x.view_mut(), dn.view(), index);
         be.free(dn);
