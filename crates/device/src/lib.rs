@@ -15,6 +15,7 @@ mod heap;
 mod label;
 mod plan;
 mod spill;
+mod timed;
 mod weight;
 
 pub use act::{Act, View, ViewMut};
@@ -29,4 +30,5 @@ pub use mesp_kernels::{
 };
 pub use plan::{Entry, Plan, ProgramPlan};
 pub use spill::Spill;
+pub use timed::{OpCost, Timed, process_cpu_time};
 pub use weight::{Mapping, Weight};

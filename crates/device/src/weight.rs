@@ -135,6 +135,17 @@ impl Weight {
         }
     }
 
+    /// Where its bytes are in memory, if it has any.
+    pub(crate) fn addresses(&self) -> Option<Range<usize>> {
+        let (bytes, range) = match &self.storage {
+            Storage::Mapped(map, range) => (map.bytes(), range),
+            Storage::Owned(bytes, range) => (&**bytes, range),
+            Storage::Nothing => return None,
+        };
+        let start = bytes.as_ptr().addr();
+        Some(start + range.start..start + range.end)
+    }
+
     /// The values.
     ///
     /// # Panics
