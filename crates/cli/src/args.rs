@@ -1,6 +1,7 @@
 //! What can be typed. Every option says its unit and its default.
 
 mod bench;
+mod dash;
 mod groups;
 
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use mesp_formats::Dtype;
 use mesp_formats::gguf::TensorType;
 
 pub(crate) use bench::{BenchArgs, BenchCommand, BenchMemoryArgs};
+pub(crate) use dash::{DashArgs, ReportArgs};
 pub(crate) use groups::{
     AdapterArgs, CommonArgs, Compute, DataArgs, MethodArgs, ModelArgs, OutputArgs, PromptStyleArg, UpdateArg,
 };
@@ -50,6 +52,12 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Measure, beside published figures
     Bench(BenchArgs),
+    /// Show runs on a local web page, live or afterwards
+    ///
+    /// The page is served on 127.0.0.1 only and asks nothing of anyone. Its address is printed; Ctrl-C ends it.
+    Dash(DashArgs),
+    /// Write the page of `mesp dash` as one HTML file that needs nothing else
+    Report(ReportArgs),
 }
 
 // What every command takes.

@@ -39,6 +39,8 @@ fn main() -> ExitCode {
         Command::Data(command) => commands::data::run(command),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Bench(args) => commands::bench::run(args),
+        Command::Dash(args) => commands::dash::run(args),
+        Command::Report(args) => commands::dash::report(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

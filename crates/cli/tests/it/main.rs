@@ -2,7 +2,11 @@
 
 mod bad_input;
 mod bench;
+#[cfg(unix)]
+mod browser;
 mod budget;
+#[cfg(unix)]
+mod dash;
 mod demo;
 mod gguf;
 mod outputs;
