@@ -51,3 +51,10 @@ pub(crate) fn differences(x: &[f64], loss: impl Fn(&[f64]) -> f64) -> Vec<f64> {
 pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(x, y)| x * y).sum()
 }
+
+/// How far `x` is from the exact value, in units of the exact value's last place in `f32`.
+pub(crate) fn ulps(x: f32, exact: f64) -> f64 {
+    let size = (exact.abs() as f32).max(f32::MIN_POSITIVE);
+    let unit = f64::from(f32::from_bits(size.to_bits() + 1)) - f64::from(size);
+    (f64::from(x) - exact).abs() / unit
+}
