@@ -10,10 +10,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use mesp_formats::Dtype;
 use mesp_formats::gguf::TensorType;
 
-pub(crate) use bench::{BenchArgs, BenchCommand, BenchMemoryArgs};
+pub(crate) use bench::{BenchArgs, BenchCommand, BenchMemoryArgs, BenchStepArgs};
 pub(crate) use dash::{DashArgs, ReportArgs};
 pub(crate) use groups::{
-    AdapterArgs, CommonArgs, Compute, DataArgs, MethodArgs, ModelArgs, OutputArgs, PromptStyleArg, UpdateArg,
+    AdapterArgs, CommonArgs, Compute, DataArgs, MethodArgs, ModelArgs, OutputArgs, PromptStyleArg,
+    ScheduleArgs, UpdateArg,
 };
 
 use crate::sizes::Bytes;

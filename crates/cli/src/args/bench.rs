@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::SharedArgs;
+use super::{AdapterArgs, MethodArgs, ModelArgs, SharedArgs};
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
@@ -18,7 +18,12 @@ pub(crate) enum BenchCommand {
     ///
     /// Each configuration trains a model of random weights in a process of its own: batch 1, SGD. The published
     /// methods keep all gradients until the step, as their released code does; ours step block by block.
-    Memory(BenchMemoryArgs),
+    Memory(Box<BenchMemoryArgs>),
+    /// A training step taken apart; tokens per second by length and threads; a peer's steps beside ours
+    ///
+    /// The rows are random tokens, all trained but the last, and the model has random weights unless --model names
+    /// one: neither changes the time of a step.
+    Step(Box<BenchStepArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -69,6 +74,60 @@ pub(crate) struct BenchMemoryArgs {
     /// Where models are kept between runs: 0.3 to 2 GB each in 4 bits [default: mesp-bench in the temporary folder]
     #[arg(long, value_name = "DIR")]
     pub(crate) cache: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) shared: SharedArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchStepArgs {
+    /// A published shape with random weights, in place of --model; see `mesp init-model --help` [default:
+    /// qwen2.5-0.5b]
+    #[arg(long, value_name = "NAME", conflicts_with = "model")]
+    pub(crate) preset: Option<String>,
+    /// Number type of the random weights, as `mesp init-model --type` takes it [default: bf16]
+    #[arg(long = "type", value_name = "TYPE", conflicts_with = "model")]
+    pub(crate) base_type: Option<String>,
+    /// Tokens of the step that is taken apart, and of the peer's [default: 256]
+    #[arg(long, value_name = "N", default_value_t = 256, hide_default_value = true)]
+    pub(crate) tokens: usize,
+    /// Lengths to give tokens per second for [default: 64, 256, 1024]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub(crate) rows: Vec<usize>,
+    /// Numbers of threads to give tokens per second for [default: 1, and --threads]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub(crate) thread_counts: Vec<usize>,
+    /// Only take one step apart: no lengths, no numbers of threads
+    #[arg(long, conflicts_with_all = ["rows", "thread_counts"])]
+    pub(crate) quick: bool,
+    /// Steps that are timed, each time after one that is not [default: 3]
+    #[arg(long, value_name = "N", default_value_t = 3, hide_default_value = true)]
+    pub(crate) steps: usize,
+    /// A command to time in turns with ours. {model}, {tokens}, {rank}, {threads} and {steps} in it become ours,
+    /// {steps} one more to leave out; it prints a line with a JSON object whose `step_s` has the seconds
+    /// of each step [default: none]
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) peer: Option<String>,
+    /// Turns of ours and the peer's [default: 3]
+    #[arg(long, value_name = "N", default_value_t = 3, hide_default_value = true)]
+    pub(crate) rounds: usize,
+    /// sgd or adamw [default: adamw]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) optimizer: Option<String>,
+    /// Where results go [default: results]
+    #[arg(long, value_name = "DIR", default_value = "results", hide_default_value = true)]
+    pub(crate) output: PathBuf,
+    /// The results are step-NAME.json [default: the date]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Where models are kept between runs [default: mesp-bench in the temporary folder]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) adapter: AdapterArgs,
+    #[command(flatten)]
+    pub(crate) method: MethodArgs,
     #[command(flatten)]
     pub(crate) shared: SharedArgs,
 }

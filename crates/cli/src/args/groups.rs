@@ -41,15 +41,16 @@ pub(crate) struct ModelArgs {
     pub(crate) base: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PromptStyleArg {
     /// The two are joined as they stand
+    #[default]
     Raw,
     /// A turn of the user and one of the assistant, in the model's chat format
     Chat,
 }
 
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Data")]
 pub(crate) struct DataArgs {
     /// The rows: JSON lines with messages, prompt and completion, text, or input_ids and labels; a plain text; a
@@ -143,7 +144,7 @@ pub(crate) struct MethodArgs {
     pub(crate) memory_budget: Option<Bytes>,
 }
 
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Training")]
 pub(crate) struct ScheduleArgs {
     /// Rows of a micro-batch [default: 1; in grads all]
@@ -191,7 +192,7 @@ pub(crate) struct ScheduleArgs {
     pub(crate) eval_every: Option<usize>,
 }
 
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct OutputArgs {
     /// Where results go: the run directory [default: mesp-out]; for grads the safetensors file

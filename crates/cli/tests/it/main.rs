@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bench;
+mod bench_step;
 #[cfg(unix)]
 mod browser;
 mod budget;

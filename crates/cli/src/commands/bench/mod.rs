@@ -3,10 +3,12 @@
 mod chart;
 mod machine;
 mod memory;
+mod models;
 mod parts;
 mod published;
 mod report;
 mod runner;
+mod step;
 mod svg;
 mod timeline;
 
@@ -18,5 +20,6 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     match &args.what {
         BenchCommand::Memory(args) if args.timeline => timeline::run(args),
         BenchCommand::Memory(args) => memory::run(args),
+        BenchCommand::Step(args) => step::run(args),
     }
 }

@@ -3,18 +3,16 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Result, anyhow};
 use mesp::init_model::preset;
-use mesp_formats::Error as FileError;
-use mesp_formats::atomic::{create_dir_all, write_atomic};
+use mesp_formats::atomic::write_atomic;
 use serde_json::{Value, json};
 
+use super::models;
 use super::parts::{Rung, Setup};
 use crate::args::BenchMemoryArgs;
-use crate::ui;
 
 /// What a configuration came to. Bytes.
 #[derive(Debug, Clone)]
@@ -52,9 +50,7 @@ pub(super) struct Runner<'a> {
 
 impl<'a> Runner<'a> {
     pub(super) fn new(args: &'a BenchMemoryArgs, steps: usize) -> Result<Self> {
-        let program = std::env::current_exe().context("cannot tell where this program is")?;
-        let cache = args.cache.clone().unwrap_or_else(|| std::env::temp_dir().join("mesp-bench"));
-        create_dir_all(&cache)?;
+        let (program, cache) = (models::program()?, models::cache(args.cache.as_deref())?);
         Ok(Self { args, program, cache, steps, pace: None })
     }
 
@@ -103,7 +99,8 @@ impl<'a> Runner<'a> {
     }
 
     fn train(&self, setup: &Setup) -> Result<Value> {
-        let (model, rows) = (self.model(&setup.model)?, self.rows(setup)?);
+        let model = models::random(&self.program, &self.cache, &setup.model, &self.args.base_type)?;
+        let rows = self.rows(setup)?;
         let run = self.cache.join(format!("run-{}", std::process::id()));
         let files: Vec<OsString> = vec![
             "--model".into(),
@@ -126,22 +123,6 @@ impl<'a> Runner<'a> {
         done
     }
 
-    /// A model of random weights, made once.
-    fn model(&self, name: &str) -> Result<PathBuf> {
-        let dtype = &self.args.base_type;
-        let suffix = if dtype.starts_with('q') { ".gguf" } else { "" };
-        let path = self.cache.join(format!("{name}-{dtype}{suffix}"));
-        if !path.exists() {
-            ui::note(format!("writing {name} in {dtype} with random weights"));
-            // Under another name until it is whole.
-            let part = self.cache.join(format!("part-{}-{name}-{dtype}{suffix}", std::process::id()));
-            let to: [OsString; 2] = ["--output".into(), part.clone().into()];
-            self.call("init-model", &to, &[format!("--preset={name}"), format!("--type={dtype}")])?;
-            fs::rename(&part, &path).map_err(|e| FileError::io("rename", &part, e))?;
-        }
-        Ok(path)
-    }
-
     /// Rows of the wanted length, of tokens that mean nothing.
     fn rows(&self, setup: &Setup) -> Result<PathBuf> {
         let vocabulary = preset(&setup.model)?.vocab_size;
@@ -159,17 +140,9 @@ impl<'a> Runner<'a> {
 
     /// A command of this program in a process of its own; its JSON document.
     fn call(&self, command: &str, files: &[OsString], options: &[String]) -> Result<Value> {
-        let mut process = Command::new(&self.program);
-        process.arg(command).args(files).args(options).arg("--json");
-        if let Some(threads) = self.args.shared.threads {
-            process.args(["--threads", &threads.to_string()]);
-        }
-        let done = process.output().with_context(|| format!("cannot start mesp {command}"))?;
-        if !done.status.success() {
-            bail!("mesp {command} {}: {}", options.join(" "), last_words(&done.stderr, &self.cache));
-        }
-        serde_json::from_slice(&done.stdout)
-            .map_err(|e| anyhow!("mesp {command}: expected JSON on its standard output: {e}"))
+        let threads = self.args.shared.threads.map(|threads| format!("--threads={threads}"));
+        let options: Vec<String> = options.iter().cloned().chain(threads).collect();
+        models::call(&self.program, &self.cache, command, files, &options)
     }
 }
 
@@ -185,13 +158,6 @@ fn options(setup: &Setup) -> Vec<String> {
         "--learning-rate=1e-4".to_owned(),
     ])
     .collect()
-}
-
-/// The error at the end of what a program said, without this machine's folders.
-fn last_words(stderr: &[u8], cache: &Path) -> String {
-    let text = String::from_utf8_lossy(stderr);
-    let at = text.find("error: ").map_or(0, |at| at + "error: ".len());
-    text[at..].trim().replace(&*cache.to_string_lossy(), "[cache]")
 }
 
 fn number(document: &Value, pointer: &str) -> Result<u64> {

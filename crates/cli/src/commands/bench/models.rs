@@ -1,0 +1,66 @@
+//! Models to measure with, made once and kept, and this program as a process of its own.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use mesp_formats::Error as FileError;
+use mesp_formats::atomic::create_dir_all;
+use serde_json::Value;
+
+use crate::ui;
+
+/// This program.
+pub(super) fn program() -> Result<PathBuf> {
+    std::env::current_exe().context("cannot tell where this program is")
+}
+
+/// The folder where models are kept between runs.
+pub(super) fn cache(asked: Option<&Path>) -> Result<PathBuf> {
+    let cache = asked.map_or_else(|| std::env::temp_dir().join("mesp-bench"), Path::to_path_buf);
+    create_dir_all(&cache)?;
+    Ok(cache)
+}
+
+/// A model of random weights of a published shape.
+pub(super) fn random(program: &Path, cache: &Path, preset: &str, dtype: &str) -> Result<PathBuf> {
+    let suffix = if dtype.starts_with('q') { ".gguf" } else { "" };
+    let path = cache.join(format!("{preset}-{dtype}{suffix}"));
+    if !path.exists() {
+        ui::note(format!("writing {preset} in {dtype} with random weights"));
+        // Under another name until it is whole.
+        let part = cache.join(format!("part-{}-{preset}-{dtype}{suffix}", std::process::id()));
+        let to: [OsString; 2] = ["--output".into(), part.clone().into()];
+        let options = [format!("--preset={preset}"), format!("--type={dtype}")];
+        call(program, cache, "init-model", &to, &options)?;
+        fs::rename(&part, &path).map_err(|e| FileError::io("rename", &part, e))?;
+    }
+    Ok(path)
+}
+
+/// A command of this program in a process of its own; its JSON document.
+pub(super) fn call(
+    program: &Path,
+    cache: &Path,
+    command: &str,
+    files: &[OsString],
+    options: &[String],
+) -> Result<Value> {
+    let mut process = Command::new(program);
+    process.arg(command).args(files).args(options).arg("--json");
+    let done = process.output().with_context(|| format!("cannot start mesp {command}"))?;
+    if !done.status.success() {
+        bail!("mesp {command} {}: {}", options.join(" "), last_words(&done.stderr, cache));
+    }
+    serde_json::from_slice(&done.stdout)
+        .map_err(|e| anyhow!("mesp {command}: expected JSON on its standard output: {e}"))
+}
+
+/// The error at the end of what a program said, without this machine's folders.
+fn last_words(stderr: &[u8], cache: &Path) -> String {
+    let text = String::from_utf8_lossy(stderr);
+    let at = text.find("error: ").map_or(0, |at| at + "error: ".len());
+    text[at..].trim().replace(&*cache.to_string_lossy(), "[cache]")
+}

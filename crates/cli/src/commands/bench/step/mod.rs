@@ -1,0 +1,133 @@
+//! `mesp bench step`.
+
+mod engine;
+mod peer;
+mod product;
+mod report;
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use mesp_formats::atomic::{create_dir_all, write_atomic};
+
+use super::{machine, models};
+use crate::args::{BenchStepArgs, CommonArgs, DataArgs, ModelArgs, OutputArgs, ScheduleArgs};
+use crate::inputs::{self, usage};
+use crate::numbers::{Numbers, held};
+use crate::settings::Settings;
+use crate::{memory, ui};
+use engine::{Anatomy, Engine, Timing};
+use peer::Beside;
+
+/// Everything that was measured.
+struct Measured {
+    anatomy: Anatomy,
+    /// Tokens per second by length and threads.
+    sweep: Vec<Timing>,
+    beside: Option<Beside>,
+}
+
+pub(super) fn run(args: &BenchStepArgs) -> Result<()> {
+    let name = checked(args)?;
+    create_dir_all(&args.output)?;
+    let cache = models::cache(args.cache.as_deref())?;
+    let path = model(args, &cache)?;
+    let common = common(args, path);
+    let settings = Settings::new(&common)?;
+    let path = inputs::model_path(&common.model)?;
+    let loaded = inputs::load_model(path, settings.base)?;
+    let numbers = Numbers::single(args.method.compute, held(settings.base, loaded.dtype))?;
+    let all = inputs::pool(args.shared.threads)?.current_num_threads();
+    let engine =
+        Engine { model: &loaded.model, settings: &settings, numbers, common: &common, cache: &cache };
+
+    let step = engine.plan(args.tokens, all)?;
+    ui::note(format!("taking a step of {} tokens apart, {all} threads", args.tokens));
+    let anatomy = engine.take_apart(step, args.steps)?;
+    let mut sweep = Vec::new();
+    for (threads, tokens) in grid(args, all) {
+        let timing = engine.time(engine.plan(tokens, threads)?, args.steps)?;
+        ui::note(format!(
+            "{tokens} tokens, {threads} threads: {:.3} s a step, {:.1} tokens/s",
+            timing.median(),
+            timing.tokens_per_second()
+        ));
+        sweep.push(timing);
+    }
+    let beside = match &args.peer {
+        Some(command) => Some(peer::compare(args, &engine, command, path, all)?),
+        None => None,
+    };
+    let measured = Measured { anatomy, sweep, beside };
+
+    let document = report::json(args, &engine, &loaded.model.config.arch, &measured, memory::marks());
+    let results = args.output.join(format!("step-{name}.json"));
+    write_atomic(&results, |out| writeln!(out, "{document:#}"))?;
+    ui::result(args.shared.json, &report::text(&engine, &measured))?;
+    if args.shared.json {
+        ui::json(&document)?;
+    }
+    ui::note(format!("results: {}", results.display()));
+    Ok(())
+}
+
+/// Refuses what cannot be measured, before a model is written; the name of the results.
+fn checked(args: &BenchStepArgs) -> Result<String> {
+    for (option, count) in [("--steps", args.steps), ("--rounds", args.rounds)] {
+        if count == 0 {
+            return Err(usage(format!("{option} is 0, expected 1 or more"), "leave it out for the default"));
+        }
+    }
+    if let Some(tokens) = args.rows.iter().chain([&args.tokens]).find(|n| **n < 2) {
+        let problem = format!("a step of {tokens} tokens has nothing to predict, expected 2 or more");
+        return Err(usage(problem, "--tokens and --rows take numbers of tokens"));
+    }
+    if args.thread_counts.contains(&0) {
+        return Err(usage("--thread-counts has 0, expected 1 or more", "leave it out for 1 and all"));
+    }
+    let name = args.name.clone().unwrap_or_else(machine::today);
+    if name.contains(['/', '\\']) {
+        return Err(usage(format!("--name {name:?} is no name of a file"), "folders go to --output"));
+    }
+    Ok(name)
+}
+
+/// The model: the one named, or random weights.
+fn model(args: &BenchStepArgs, cache: &std::path::Path) -> Result<PathBuf> {
+    if let Some(path) = &args.model.model {
+        return Ok(path.clone());
+    }
+    let preset = args.preset.as_deref().unwrap_or("qwen2.5-0.5b");
+    mesp::init_model::preset(preset)?;
+    models::random(&models::program()?, cache, preset, args.base_type.as_deref().unwrap_or("bf16"))
+}
+
+/// What a training run with these options would have been given.
+fn common(args: &BenchStepArgs, model: PathBuf) -> CommonArgs {
+    CommonArgs {
+        model: ModelArgs { model: Some(model), ..args.model.clone() },
+        data: DataArgs::default(),
+        adapter: args.adapter.clone(),
+        method: args.method.clone(),
+        schedule: ScheduleArgs {
+            optimizer: args.optimizer.clone(),
+            steps: Some(args.steps),
+            max_grad_norm: Some(0.0),
+            ..ScheduleArgs::default()
+        },
+        output: OutputArgs::default(),
+        shared: args.shared.clone(),
+    }
+}
+
+/// Threads and tokens of each measured speed.
+fn grid(args: &BenchStepArgs, all: usize) -> Vec<(usize, usize)> {
+    if args.quick {
+        return Vec::new();
+    }
+    let rows = if args.rows.is_empty() { &[64, 256, 1024] } else { args.rows.as_slice() };
+    let mut threads = if args.thread_counts.is_empty() { vec![1, all] } else { args.thread_counts.clone() };
+    threads.dedup();
+    threads.iter().flat_map(|t| rows.iter().map(|r| (*t, *r))).collect()
+}
