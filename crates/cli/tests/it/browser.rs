@@ -167,8 +167,9 @@ impl Browser {
     pub(crate) fn wait(&mut self, expression: &str) {
         let until = Instant::now() + PATIENCE;
         while self.eval(&format!("Boolean({expression})")) != true {
-            let seen = || "the page does not come to it";
-            assert!(Instant::now() < until, "{}: {expression}\n{}", seen(), self.text("main"));
+            let thrown = self.events.iter().find(|e| e["method"] == "Runtime.exceptionThrown");
+            assert!(thrown.is_none(), "{thrown:?}");
+            assert!(Instant::now() < until, "never true: {expression}\n{}", self.text("main"));
             thread::sleep(Duration::from_millis(50));
         }
     }

@@ -5,7 +5,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -152,6 +152,15 @@ fn the_server_answers_this_machine_only() {
 }
 
 #[test]
+fn an_interrupt_ends_it() {
+    let dir = temporary();
+    let mut dash = Dash::start(dir.path(), 0);
+    let interrupt = Command::new("kill").args(["-INT", &dash.child.id().to_string()]).status();
+    assert!(interrupt.expect("kill").success());
+    assert_eq!(dash.child.wait().expect("it ends").code(), Some(0));
+}
+
+#[test]
 fn what_cannot_be_shown_is_named() {
     let dir = temporary();
     let missing = mesp(&[&"dash", &dir.path().join("nowhere")]).failure(dir.path());
@@ -293,6 +302,11 @@ fn the_page_follows_a_run_through_everything() {
     let dash = Dash::start(dir.path(), port);
     append(dir.path(), &train(7));
     browser.wait(&steps(7));
+    // A line that makes no sense takes its own panel, and no other.
+    append(dir.path(), &line(&json!({"type": "sample", "step": 7, "tokens": 7})));
+    browser.wait("document.querySelector('#trouble').innerText.includes('The samples of')");
+    append(dir.path(), &train(8));
+    browser.wait(&steps(8));
     // Another run in the same place.
     fs::write(dir.path().join("metrics.jsonl"), beginning(9) + &train(1)).expect("written");
     browser.wait(&steps(1));

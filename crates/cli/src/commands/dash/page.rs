@@ -9,12 +9,13 @@ const MARKUP: &str = include_str!("page/index.html");
 const STYLE: &str = include_str!("page/style.css");
 
 /// The modules, each after those that it imports.
-const MODULES: [&str; 13] = [
+const MODULES: [&str; 14] = [
     include_str!("page/dom.js"),
     include_str!("page/format.js"),
     include_str!("page/series.js"),
     include_str!("page/scale.js"),
     include_str!("page/view.js"),
+    include_str!("page/paint.js"),
     include_str!("page/chart.js"),
     include_str!("page/run.js"),
     include_str!("page/training.js"),
@@ -112,8 +113,8 @@ mod tests {
     #[test]
     fn imports_are_of_modules_before() {
         let names = [
-            "dom", "format", "series", "scale", "view", "chart", "run", "training", "memory", "texts",
-            "overview", "source", "app",
+            "dom", "format", "series", "scale", "view", "paint", "chart", "run", "training", "memory",
+            "texts", "overview", "source", "app",
         ];
         for (place, module) in MODULES.iter().enumerate() {
             for import in module.lines().filter(|line| line.starts_with("import ")) {
@@ -121,6 +122,22 @@ mod tests {
                 assert!(known, "{}.js: {import}", names[place]);
             }
         }
+    }
+
+    #[test]
+    fn names_are_of_one_module() {
+        let script = script();
+        let mut names: Vec<&str> = Vec::new();
+        for line in script.lines() {
+            for kind in ["function ", "class ", "const ", "let "] {
+                let Some(rest) = line.strip_prefix(kind) else { continue };
+                let name =
+                    rest.split(|c: char| !(c.is_alphanumeric() || c == '_')).next().unwrap_or_default();
+                assert!(!names.contains(&name), "{name} is in two modules, which are joined");
+                names.push(name);
+            }
+        }
+        assert!(names.len() > 50, "{names:?}");
     }
 
     #[test]

@@ -46,26 +46,33 @@ function draw() {
   const live = state !== "report";
   table.live = live;
   for (const id of ["tiles", "training", "memory", "samples", "generations", "about"]) part(id).hidden = !focused;
-  head(live);
-  if (!focused) return;
-  table.update(runs, focused);
-  tiles(part("tiles"), focused);
-  training.update(runs.filter((run) => run.shown));
-  memory.update(focused);
-  samples.update(focused);
-  generations.update(focused);
-  about.update(focused);
+  if (!focused) return head(live, []);
+  const wrong = [];
+  const show = (name, panel) => {
+    try {
+      panel();
+    } catch (error) {
+      wrong.push(`${name} of ${focused.name} cannot be shown: ${error.message}`);
+    }
+  };
+  show("The table", () => table.update(runs, focused));
+  show("The figures", () => tiles(part("tiles"), focused));
+  show("The training", () => training.update(runs.filter((run) => run.shown)));
+  show("The memory", () => memory.update(focused));
+  show("The samples", () => samples.update(focused));
+  show("The answers", () => generations.update(focused));
+  show("The settings", () => about.update(focused));
+  head(live, wrong);
   const name = runs.length > 1 ? ` · ${focused.name}` : "";
   for (const [id, title] of [["memory", "Memory"], ["samples", "Samples"], ["generations", "Before and after"], ["about", "Run"]]) {
     part(id).querySelector("h2").textContent = title + name;
   }
 }
 
-function head(live) {
+function head(live, notes) {
   const status = part("status");
   const links = { waiting: "connecting…", connected: "", lost: "connection lost; trying again…", report: "report" };
   part("link").textContent = links[state];
-  const notes = [];
   if (!focused) {
     status.hidden = true;
     part("title").textContent = "";
@@ -110,7 +117,7 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 let theme = remembered.get("theme");
 if (!THEMES.includes(theme)) theme = "auto";
 
-function paint() {
+function wear() {
   const now = theme === "auto" ? (dark.matches ? "dark" : "light") : theme;
   document.documentElement.dataset.theme = now;
   document.documentElement.style.colorScheme = now;
@@ -122,13 +129,13 @@ function paint() {
 part("theme").addEventListener("click", () => {
   theme = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
   remembered.set("theme", theme);
-  paint();
+  wear();
 });
-dark.addEventListener("change", paint);
+dark.addEventListener("change", wear);
 // Ages and silence change without news.
 setInterval(() => { if (state !== "report") update(); }, 5000);
 
-paint();
+wear();
 connect(take, (next) => {
   state = next;
   update();

@@ -1,14 +1,14 @@
-import { css, el, empty, fill, swatch, toggle } from "./dom.js";
-import { extent, nearest, thin, within } from "./series.js";
+import { el, empty, fill, swatch, toggle } from "./dom.js";
+import { extent, nearest, within } from "./series.js";
 import { roomy, scale } from "./scale.js";
+import { PAD, axes, drawLevel, drawMark, paint } from "./paint.js";
 
 // A chart on a canvas, with a line at the place that is pointed at, zoom, and the keyboard.
 //
 // A layer: { kind: "line" | "area" | "points", label, color, x, y, base, width, alpha, dash, quiet, format }; a
 // quiet one is in neither tooltip nor legend. A level is a horizontal line: { label, color, y, dash }. A mark is a
-// vertical one: { x, label }.
+// vertical one: { x, label, color }.
 
-const PAD = { left: 58, right: 12, top: 10, bottom: 24 };
 /** Pixels from which a point is pointed at, and from which a drag is one. */
 const NEAR = 14;
 const DRAG = 5;
@@ -20,7 +20,7 @@ export class Chart {
     this.rule = el("div", { className: "rule", hidden: true });
     this.span = el("div", { className: "span", hidden: true });
     this.dots = el("div");
-    this.tip = el("div", { className: "tip", hidden: true, role: "status" });
+    this.tip = el("div", { className: "tip", hidden: true });
     this.nothing = el("div", { hidden: true });
     this.plot = el("div", { className: "plot", tabindex: "0", role: "group", "aria-roledescription": "chart", style: { height: `${height}px` } },
       this.canvas, this.span, this.rule, this.dots, this.tip, this.nothing);
@@ -93,134 +93,16 @@ export class Chart {
     for (const layer of this.layers) grow(extent(layer.y, ...within(layer.x, domain), fits));
     for (const level of this.levels) if (fits(level.y)) grow([level.y, level.y]);
     this.y = scale(roomy(range, this.log, this.zero && !this.log), [h - PAD.bottom, PAD.top], this.log);
-    this.axes(c, w, h);
+    axes(c, this, w, h);
     c.save();
     c.beginPath();
-    c.rect(PAD.left, PAD.top - 4, w - PAD.left - PAD.right + 4, h - PAD.top - PAD.bottom + 6);
+    c.rect(PAD.left - 5, PAD.top - 4, w - PAD.left - PAD.right + 10, h - PAD.top - PAD.bottom + 6);
     c.clip();
-    for (const mark of this.marks) this.mark(c, mark, h);
-    for (const layer of this.layers) this[layer.kind](c, layer, domain, fits);
-    for (const level of this.levels) if (fits(level.y)) this.level(c, level, w);
+    for (const mark of this.marks) drawMark(c, this, mark, h);
+    for (const layer of this.layers) paint[layer.kind](c, this, layer, domain, fits);
+    for (const level of this.levels) if (fits(level.y)) drawLevel(c, this, level, w);
     c.restore();
     this.point();
-  }
-
-  axes(c, w, h) {
-    c.font = "11px system-ui, sans-serif";
-    c.fillStyle = css("--soft");
-    c.strokeStyle = css("--grid");
-    c.lineWidth = 1;
-    c.textBaseline = "middle";
-    c.textAlign = "right";
-    for (const t of this.y.ticks(Math.max(4, h / 55))) {
-      const y = Math.round(this.y(t)) + 0.5;
-      c.beginPath();
-      c.moveTo(PAD.left, y);
-      c.lineTo(w - PAD.right, y);
-      c.stroke();
-      c.fillText(this.format(t), PAD.left - 8, y);
-    }
-    c.textBaseline = "alphabetic";
-    c.textAlign = "center";
-    let free = -Infinity;
-    for (const t of this.x.ticks(w / 110)) {
-      const text = this.xFormat(t, true);
-      const half = c.measureText(text).width / 2;
-      const x = Math.min(this.x(t), w - half - 2);
-      if (x - half < free) continue;
-      c.fillText(text, x, h - 7);
-      free = x + half + 10;
-    }
-  }
-
-  line(c, { x, y, color, width = 1.6, alpha = 1, dash }, domain, fits) {
-    const kept = thin(x, y, within(x, domain), this.x);
-    c.strokeStyle = css(color);
-    c.globalAlpha = alpha;
-    c.lineWidth = width;
-    c.lineJoin = "round";
-    c.setLineDash(dash ?? []);
-    c.beginPath();
-    let on = false;
-    for (const i of kept) {
-      if (i < 0 || !fits(y[i])) on = false;
-      else if (on) c.lineTo(this.x(x[i]), this.y(y[i]));
-      else {
-        c.moveTo(this.x(x[i]), this.y(y[i]));
-        on = true;
-      }
-    }
-    c.stroke();
-    c.setLineDash([]);
-    c.globalAlpha = 1;
-    if (kept.length === 1 && kept[0] >= 0) this.points(c, { x, y, color, size: 2.5 }, domain, fits);
-  }
-
-  points(c, { x, y, color, size = 3.6 }, domain, fits) {
-    const [from, to] = within(x, domain);
-    c.fillStyle = css(color);
-    c.strokeStyle = css("--card");
-    c.lineWidth = 1.5;
-    for (let i = from; i < to; i++) {
-      if (!fits(y[i])) continue;
-      c.beginPath();
-      c.arc(this.x(x[i]), this.y(y[i]), size, 0, 7);
-      c.fill();
-      c.stroke();
-    }
-  }
-
-  area(c, { x, y, base, color, alpha = 0.85, steps }, domain) {
-    const [from, to] = within(x, domain);
-    const kept = thin(x, y, [from, to], this.x).filter((i) => i >= 0);
-    if (!kept.length) return;
-    c.fillStyle = css(color);
-    c.globalAlpha = alpha;
-    c.beginPath();
-    const path = (values, order) => {
-      let before = null;
-      for (const i of order) {
-        const [px, py] = [this.x(x[i]), this.y(values ? values[i] : this.y.domain[0])];
-        if (steps && before !== null) c.lineTo(px, before);
-        c.lineTo(px, py);
-        before = py;
-      }
-    };
-    path(y, kept);
-    if (steps) {
-      for (let k = kept.length - 1; k >= 0; k--) {
-        const [i, next] = [kept[k], kept[Math.min(k + 1, kept.length - 1)]];
-        c.lineTo(this.x(x[next]), this.y(base[i]));
-        c.lineTo(this.x(x[i]), this.y(base[i]));
-      }
-    } else path(base, kept.reverse());
-    c.closePath();
-    c.fill();
-    c.globalAlpha = 1;
-  }
-
-  level(c, { y, color, dash }, w) {
-    c.strokeStyle = css(color);
-    c.lineWidth = 1.4;
-    c.setLineDash(dash ?? []);
-    c.beginPath();
-    c.moveTo(PAD.left, this.y(y));
-    c.lineTo(w - PAD.right, this.y(y));
-    c.stroke();
-    c.setLineDash([]);
-  }
-
-  mark(c, { x, label }, h) {
-    const px = Math.round(this.x(x)) + 0.5;
-    c.strokeStyle = css("--line");
-    c.beginPath();
-    c.moveTo(px, PAD.top);
-    c.lineTo(px, h - PAD.bottom);
-    c.stroke();
-    c.fillStyle = css("--soft");
-    c.font = "10px system-ui, sans-serif";
-    c.textAlign = "left";
-    c.fillText(label, px + 4, PAD.top + 8);
   }
 
   /** The line, the dots and the tooltip where the cursor is. */
@@ -283,10 +165,15 @@ export class Chart {
       if (e.pointerType !== "touch" && Math.abs(a - b) >= DRAG) this.view.setRange([value(Math.min(a, b)), value(Math.max(a, b))]);
     });
     on("pointercancel", () => { from = null; this.span.hidden = true; });
-    on("pointerleave", () => { if (from === null) this.view.setCursor(null); });
+    on("pointerleave", (e) => { if (from === null && e.pointerType !== "touch") this.view.setCursor(null); });
     on("dblclick", () => this.view.setRange(null));
     on("keydown", (e) => this.key(e));
-    on("blur", () => this.view.setCursor(null));
+    // Every chart points at the place; the one that has the focus says it.
+    on("focus", () => this.tip.setAttribute("role", "status"));
+    on("blur", () => {
+      this.tip.removeAttribute("role");
+      this.view.setCursor(null);
+    });
   }
 
   key(e) {

@@ -112,10 +112,11 @@ export class Memory {
     if (this.withinKey === key) return;
     this.withinKey = key;
     this.timeline = timeline;
+    this.alive.hidden = !timeline?.columns?.length;
+    this.within.root.classList.replace(this.alive.hidden ? "w4" : "w6", this.alive.hidden ? "w6" : "w4");
     const none = "The memory within a step comes with the `plan` line at a run's beginning; this run has none.";
     if (!timeline?.columns?.length) {
       this.within.set({ layers: [], none });
-      fill(this.alive, el("h3", null, "Alive at the peak"), empty("Comes with the same line."));
       return;
     }
     const { classes, columns, peak_bytes: peak, phases = [], alive_at_peak: alive = [] } = timeline;

@@ -35,9 +35,9 @@ export function tiles(root, run) {
     tile("Held-out loss", number(Number.isFinite(evals.now) ? evals.now : evals.before),
       Number.isFinite(evals.now) ? [Number.isFinite(evals.before) ? `before ${number(evals.before)}` : "", `best ${number(evals.best)}`].filter(Boolean).join(", ")
         : Number.isFinite(evals.before) ? "before training" : "no --eval-data"),
-    tile("Tokens per second", number(speedOf(run)), `median of the last ${RECENT} steps`),
+    tile("Tokens per second", number(speedOf(run)), `median of last ${RECENT}`),
     tile("Peak memory", bytes(peak), [Number.isFinite(run.planned) ? `heap; planned ${bytes(run.planned)}` : "heap", run.budget > 0 ? `budget ${bytes(run.budget)}` : ""].filter(Boolean).join(", ")),
-    tile("Process", bytes(anonymous), "anonymous memory, peak"),
+    tile("Process", bytes(anonymous), "anonymous, peak"),
     live ? tile("Time left", duration(eta), `${duration(elapsed)} so far`) : tile("Time", duration(total ?? elapsed), total ? "from start to end" : "since the run began"));
 }
 

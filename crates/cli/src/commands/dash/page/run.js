@@ -74,10 +74,10 @@ export class Run {
     return this.begin.total_steps ?? this.summary?.steps ?? NaN;
   }
 
-  /** Something that the run says of itself, in its settings, its beginning or its summary, by a dotted path. */
+  /** Something that the run says of itself, in its beginning, its settings or its summary, by a dotted path. */
   fact(...paths) {
     for (const path of paths) {
-      for (const source of [...this.items("settings"), this.begin, this.begin.settings, this.summary]) {
+      for (const source of [this.begin, this.begin.settings, this.summary]) {
         const value = path.split(".").reduce((o, key) => o?.[key], source);
         if (value !== undefined && value !== null) return value;
       }

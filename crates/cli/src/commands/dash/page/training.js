@@ -6,6 +6,8 @@ import { colorOf } from "./run.js";
 
 const AXES = { step: (x, axis) => (axis ? short(x) : `step ${count(x)}`), tokens: (x, axis) => `${short(x)}${axis ? "" : " tokens"}`, time: (x) => duration(x) };
 
+const MARKS = 30;
+
 /** Loss, learning rate, gradient norm and speed. */
 export class Training {
   constructor(root, view, changed) {
@@ -48,7 +50,7 @@ export class Training {
     const one = runs.length === 1;
     const named = (run, what) => (one ? what : what === "loss" ? run.name : `${run.name} ${what}`);
     const waits = "Nothing yet: the first step is not done. Steps are read from `metrics.jsonl` as they are written.";
-    const resumes = one ? runs[0].items("run").filter((r) => r.step > 0).map((r) => ({ x: this.place(runs[0], r.step), label: "resumed" })) : [];
+    const marks = one ? this.marks(runs[0]) : [];
     const loss = runs.flatMap((run) => {
       const [x, y, color] = [run.x("train", this.axis), run.column("train", "loss"), colorOf(run)];
       const smoothed = this.smoothing > 0;
@@ -59,7 +61,7 @@ export class Training {
       return smoothed ? [raw, mean, between, evals] : [raw, between, evals];
     });
     const now = one ? `last ${number(last(runs[0].column("train", "loss")))}` : "";
-    this.loss.set({ layers: loss, marks: resumes, now, none: waits });
+    this.loss.set({ layers: loss, marks, now, none: waits });
     const lines = (chart, name, smoothed) => {
       const layers = runs.flatMap((run) => {
         const [x, y, color] = [run.x("train", this.axis), run.column("train", name), colorOf(run)];
@@ -73,6 +75,14 @@ export class Training {
     lines(this.rate, "learning_rate", false);
     lines(this.norm, "grad_norm", true);
     lines(this.speed, "tokens_per_second", true);
+  }
+
+  /** Where the run went on, and where something was wrong; the newest, if there are many. */
+  marks(run) {
+    const wrong = { non_finite: "not finite", spike: "spike" };
+    const resumed = run.items("run").filter((r) => r.step > 0).map((r) => ({ step: r.step, label: "resumed" }));
+    const events = run.items("event").filter((e) => wrong[e.kind]).map((e) => ({ step: e.step, label: wrong[e.kind], color: "--warn" }));
+    return [...resumed, ...events].slice(-MARKS).map((m) => ({ ...m, x: this.place(run, m.step) }));
   }
 
   /** Where a step is on the axis. */
