@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use mesp::adapter::BlockPairs;
-use mesp::data::Example;
+use mesp::data::{Example, Origin};
 use mesp::model::{Batch, Block, Model};
 use mesp::source::Base;
 use mesp::tape::{Residency, Tape};
@@ -46,10 +46,7 @@ impl Work {
             eval: Some(eval).filter(|rows| !rows.is_empty()).map(|rows| batch(rows)),
         };
         let rows: u64 = train.iter().chain(eval).map(row_bytes).sum();
-        // The layout of a batch exists twice: as rows with their origins, and as the engine reads it.
-        let largest =
-            [&shapes.train, &shapes.eval].into_iter().flatten().map(Batch::heap_bytes).max().unwrap_or(0);
-        let tokens = rows + 2 * largest as u64;
+        let tokens = rows + staged(&shapes);
         Self { shapes, tokens, present: rows, held: 0, steps, base, value_bytes: 4, threads }
     }
 
@@ -59,17 +56,10 @@ impl Work {
         let offsets: Vec<usize> = (0..=batch_size).map(|r| r * tokens).collect();
         let targets = batch_size * tokens.saturating_sub(1);
         let batch = Batch::for_plan(batch_size * tokens, targets, batch_size * tokens * tokens, &offsets);
-        let bytes = 3 * batch.heap_bytes() as u64;
-        Self {
-            shapes: Shapes { train: Some(batch), eval: None },
-            tokens: bytes,
-            held: 0,
-            present: 0,
-            steps: steps(run, 0),
-            base,
-            value_bytes: 4,
-            threads,
-        }
+        let row = size_of::<Example>() + 8 * tokens;
+        let shapes = Shapes { train: Some(batch), eval: None };
+        let tokens = (batch_size * row) as u64 + staged(&shapes);
+        Self { shapes, tokens, held: 0, present: 0, steps: steps(run, 0), base, value_bytes: 4, threads }
     }
 
     /// Bytes of memory that the frozen weights will hold.
@@ -83,6 +73,19 @@ impl Work {
         let already: u64 = weights(model).map(|w| w.resident_bytes() as u64).sum();
         model.resident_bytes() as u64 - already + matrices
     }
+}
+
+/// Bytes of the largest batches: each as it is planned, the largest of them as the engine reads it, and as rows
+/// end to end with their origins.
+fn staged(shapes: &Shapes) -> u64 {
+    let all = || [&shapes.train, &shapes.eval].into_iter().flatten();
+    let ragged = |b: &Batch| {
+        (size_of::<u32>() + size_of::<i32>()) * b.rows()
+            + (size_of::<usize>() + size_of::<Origin>()) * b.offsets.len()
+    };
+    let planned: usize = all().map(Batch::heap_bytes).sum();
+    let read = all().map(Batch::heap_bytes).max().unwrap_or(0);
+    (planned + read + all().map(ragged).max().unwrap_or(0)) as u64
 }
 
 /// Optimizer steps of a run over so many rows, at most.
@@ -141,8 +144,10 @@ pub(crate) fn planned(model: &Model, options: &Options, work: &Work, plan: Plan)
     Footprint { plan, arena, multiply_adds, ledger, mapped, anonymous: None }
 }
 
-/// Memory of the program itself: options, threads, files being written. Measured: 60 kB to 90 kB.
-const PROGRAM: usize = 128 << 10;
+/// Memory of the program itself: options, files being written. Measured with one thread to sixteen: 2 kB to 6 kB.
+const PROGRAM: usize = 16 << 10;
+/// Of each thread, the queues of its tasks. Measured: 7.1 kB.
+const QUEUES: usize = 7500;
 /// What naming one matrix takes while a file of them is written. Measured: 1.4 kB.
 const NAMED: usize = 1536;
 
@@ -157,7 +162,8 @@ fn around(plan: &Plan, model: &Model, options: &Options, work: &Work) -> u64 {
     let rows = work.shapes.targets() * size_of::<RowStat>();
     // Of each step, its loss and its time.
     let steps = work.steps * 2 * size_of::<f64>();
-    (entries * size_of::<Entry>() + layers * block + named + rows + steps + PROGRAM) as u64 + work.held
+    let program = PROGRAM + work.threads * QUEUES;
+    (entries * size_of::<Entry>() + layers * block + named + rows + steps + program) as u64 + work.held
 }
 
 /// The file of the blocks' inputs, where the policy keeps them in one: a hidden file in a folder, with all its

@@ -28,6 +28,7 @@ use clap::Parser;
 use args::{Cli, Command};
 
 fn main() -> ExitCode {
+    mesp_device::report_signals();
     let done = match &Cli::parse().command {
         Command::Train(args) => commands::train::run(args),
         Command::Plan(args) => commands::plan::run(args),

@@ -14,6 +14,8 @@ pub(crate) const FILE: &str = "metrics.jsonl";
 pub(crate) struct Metrics {
     path: PathBuf,
     file: File,
+    /// Bytes of whole lines.
+    len: u64,
     line: Vec<u8>,
 }
 
@@ -26,7 +28,8 @@ impl Metrics {
         let file =
             if resumed { options.append(true) } else { options.write(true).truncate(true) }.open(&path);
         let file = file.map_err(|e| FileError::io("open", &path, e))?;
-        Ok(Self { path, file, line: Vec::with_capacity(512) })
+        let len = file.metadata().map_err(|e| FileError::io("read", &path, e))?.len();
+        Ok(Self { path, file, len, line: Vec::with_capacity(512) })
     }
 
     /// Writes an event.
@@ -37,7 +40,12 @@ impl Metrics {
         })?;
         self.line.push(b'\n');
         // One call for the whole line: a reader that follows the file never sees half of one that was written.
-        self.file.write_all(&self.line).map_err(|e| FileError::io("write", &self.path, e))?;
+        self.file.write_all(&self.line).map_err(|e| {
+            // What of the line found room goes again; if even that fails there is nothing more to say.
+            let _ = self.file.set_len(self.len);
+            FileError::io("write", &self.path, e)
+        })?;
+        self.len += self.line.len() as u64;
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! The run directory: what may be written where, and where a run goes on.
 
+use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use mesp_formats::peft::{CONFIG_FILE, MODEL_FILE};
 
 use crate::args::OutputArgs;
 use crate::inputs::usage;
-use crate::{metrics, run_json};
+use crate::{metrics, run_json, tokens};
 
 /// The directory of a run that names none.
 pub(crate) const DEFAULT: &str = "mesp-out";
@@ -25,6 +26,20 @@ pub(crate) struct RunDir {
     pub(crate) resume: Option<PathBuf>,
     /// Whether a run that is there goes.
     replace: bool,
+    fresh: Fresh,
+}
+
+/// A folder that was not there before: it goes again when the run is refused before it has begun.
+struct Fresh(Cell<Option<PathBuf>>);
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        if let Some(path) = self.0.take() {
+            // An error is on its way to the user already. Only what this program made goes.
+            let _ = fs::remove_dir_all(path.join(tokens::FOLDER));
+            let _ = fs::remove_dir(&path);
+        }
+    }
 }
 
 impl RunDir {
@@ -58,7 +73,8 @@ impl RunDir {
             }
             replace = true;
         }
-        Ok(Self { path, resume, replace })
+        let fresh = Fresh(Cell::new((!path.exists()).then(|| path.clone())));
+        Ok(Self { path, resume, replace, fresh })
     }
 
     /// Makes the directory.
@@ -66,8 +82,9 @@ impl RunDir {
         Ok(create_dir_all(&self.path)?)
     }
 
-    /// Removes what an earlier run of this program wrote there, if it is to go.
+    /// Removes what an earlier run of this program wrote there, if it is to go. From here on the folder stays.
     pub(crate) fn begin(&self) -> Result<()> {
+        self.fresh.0.take();
         if self.replace {
             for name in [MODEL_FILE, CONFIG_FILE, metrics::FILE, run_json::FILE, CHECKPOINTS] {
                 remove(&self.path.join(name))?;

@@ -92,8 +92,6 @@ pub trait Backend {
 
     /// A weight is read soon: its pages may be fetched ahead.
     fn will_need(&self, w: &Weight);
-    /// A weight is not read for a while: its pages may go.
-    fn done_with(&self, w: &Weight);
 
     /// `y[t] = table[tokens[t]]`
     fn embedding(&mut self, y: ViewMut<'_>, table: &Weight, tokens: &[u32]);

@@ -134,6 +134,9 @@ impl<R: Real> Cpu<R> {
     }
 }
 
+/// Rows of a table that are read before its pages are let go.
+const LOOKUPS: usize = 64;
+
 fn no_file() -> std::io::Result<()> {
     Err(std::io::Error::other("this backend has no file to spill to"))
 }
@@ -262,14 +265,17 @@ impl<R: Real> Backend for Cpu<R> {
         }
     }
 
-    fn done_with(&self, w: &Weight) {
-        if self.advise {
-            w.done_with();
-        }
-    }
-
     fn embedding(&mut self, y: ViewMut<'_>, table: &Weight, tokens: &[u32]) {
-        kernels::embedding(self.write(y), table.view(), tokens, Par::on(&self.pool));
+        let cols = y.cols;
+        let y = self.write(y);
+        if !self.advise {
+            return kernels::embedding(y, table.view(), tokens, Par::on(&self.pool));
+        }
+        // The system maps a whole stretch around each row.
+        for (y, tokens) in y.chunks_mut(LOOKUPS * cols).zip(tokens.chunks(LOOKUPS)) {
+            kernels::embedding(y, table.view(), tokens, Par::on(&self.pool));
+            table.done_with();
+        }
     }
 
     fn gather_rows(&mut self, y: ViewMut<'_>, x: View<'_>, index: &[u32]) {
@@ -298,43 +304,47 @@ impl<R: Real> Backend for Cpu<R> {
     }
 
     fn linear(&mut self, y: ViewMut<'_>, x: View<'_>, w: &Weight, bias: Option<&[f32]>, accumulate: bool) {
-        let size = [y.rows, y.cols, x.cols];
-        let init = match (accumulate, bias) {
-            (true, _) => Init::Accumulate,
-            (false, Some(bias)) => Init::Bias(bias),
-            (false, None) => Init::Zero,
-        };
-        let (out, scratch) = (Out::rows(self.write(y), size[1]), self.scratch());
-        let w = Rhs::WeightTransposed(w.view());
-        kernels::matmul(
-            out,
-            size,
-            R::ONE,
-            Lhs::rows(self.read(x), size[2]),
-            w,
-            init,
-            self.compute,
-            scratch,
-            Par::on(&self.pool),
-        );
+        let (m, n, k) = (y.rows, y.cols, x.cols);
+        let (y, x, scratch) = (self.write(y), self.read(x), self.scratch());
+        for part in w.stretches(self.advise) {
+            let init = match (accumulate, bias) {
+                (true, _) => Init::Accumulate,
+                (false, Some(bias)) => Init::Bias(&bias[part.rows.clone()]),
+                (false, None) => Init::Zero,
+            };
+            let out = Out { data: &mut y[part.rows.start..], row_stride: n, col_stride: 1 };
+            kernels::matmul(
+                out,
+                [m, part.rows.len(), k],
+                R::ONE,
+                Lhs::rows(x, k),
+                Rhs::WeightTransposed(part.weight.view()),
+                init,
+                self.compute,
+                scratch,
+                Par::on(&self.pool),
+            );
+        }
     }
 
     fn input_grad(&mut self, dx: ViewMut<'_>, dy: View<'_>, w: &Weight, accumulate: bool) {
-        let size = [dx.rows, dx.cols, dy.cols];
-        let init = if accumulate { Init::Accumulate } else { Init::Zero };
-        let (out, scratch) = (Out::rows(self.write(dx), size[1]), self.scratch());
-        let dy = Lhs::rows(self.read(dy), size[2]);
-        kernels::matmul(
-            out,
-            size,
-            R::ONE,
-            dy,
-            Rhs::Weight(w.view()),
-            init,
-            self.compute,
-            scratch,
-            Par::on(&self.pool),
-        );
+        let (m, n, k) = (dx.rows, dx.cols, dy.cols);
+        let (dx, dy, scratch) = (self.write(dx), self.read(dy), self.scratch());
+        for part in w.stretches(self.advise) {
+            let init = if accumulate || part.rows.start > 0 { Init::Accumulate } else { Init::Zero };
+            let dy = Lhs { data: &dy[part.rows.start..], row_stride: k, col_stride: 1 };
+            kernels::matmul(
+                Out::rows(dx, n),
+                [m, n, part.rows.len()],
+                R::ONE,
+                dy,
+                Rhs::Weight(part.weight.view()),
+                init,
+                self.compute,
+                scratch,
+                Par::on(&self.pool),
+            );
+        }
     }
 
     fn product(
@@ -458,6 +468,9 @@ impl<R: Real> Backend for Cpu<R> {
         let (sum, logits) = (self.write(sum), self.write(logits));
         let par = Par::on(&self.pool);
         kernels::softmax_sum(sum, logits, labels, first, stats, words.view(), compute, scratch, par);
+        if self.advise {
+            words.done_with();
+        }
     }
 
     fn softmax_sum_gradient(&mut self, sum: ViewMut<'_>, word: View<'_>, c: f64, stats: &[RowStat]) {

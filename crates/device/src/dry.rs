@@ -182,7 +182,6 @@ impl Backend for Dry {
         None
     }
     fn will_need(&self, _: &Weight) {}
-    fn done_with(&self, _: &Weight) {}
     fn embedding(&mut self, _: ViewMut<'_>, _: &Weight, _: &[u32]) {}
     fn gather_rows(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[u32]) {}
     fn scatter_rows(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[u32]) {}

@@ -14,6 +14,7 @@ mod dry;
 mod heap;
 mod label;
 mod plan;
+mod signals;
 mod spill;
 mod timed;
 mod weight;
@@ -29,6 +30,7 @@ pub use mesp_kernels::{
     AdamW, Compute, Dtype, Layout, Real, RowStat, Sgd, VOCAB_STEP, inverse_frequencies, probs_len,
 };
 pub use plan::{Entry, Plan, ProgramPlan};
+pub use signals::report_signals;
 pub use spill::Spill;
 pub use timed::{OpCost, Timed, process_cpu_time};
 pub use weight::{Mapping, Weight};

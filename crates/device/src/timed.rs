@@ -243,12 +243,6 @@ impl<B: Backend> Backend for Timed<B> {
         self.note("advice", "", (0, 0), begun);
     }
 
-    fn done_with(&self, w: &Weight) {
-        let begun = Begun::now();
-        self.inner.done_with(w);
-        self.note("advice", "", (0, 0), begun);
-    }
-
     fn embedding(&mut self, y: ViewMut<'_>, table: &Weight, tokens: &[u32]) {
         let bytes = tokens.len() * table.bytes() / table.rows().max(1);
         self.product("embedding", "", (0, view_mut(&y), bytes), |be| be.embedding(y, table, tokens));

@@ -7,9 +7,15 @@ use std::sync::Arc;
 
 use mesp_kernels::{Dtype, WeightView};
 
+use crate::signals::{Registered, register};
+
 /// A file mapped read-only.
 #[derive(Debug)]
-pub struct Mapping(memmap2::Mmap);
+pub struct Mapping {
+    /// Before the mapping itself: forgotten before it goes.
+    _registered: Registered,
+    map: memmap2::Mmap,
+}
 
 impl Mapping {
     /// Maps a whole file.
@@ -19,13 +25,37 @@ impl Mapping {
     pub fn open(path: &Path) -> std::io::Result<Self> {
         let file = File::open(path)?;
         // SAFETY: the mapping is read-only and private. Another process that truncates the file under us
-        // would end this one by a signal, as for every program that maps its input; it cannot make us write.
-        Ok(Self(unsafe { memmap2::Mmap::map(&file)? }))
+        // ends this one by a signal, which `report_signals` explains; it cannot make us write.
+        let map = unsafe { memmap2::Mmap::map(&file)? };
+        Ok(Self { _registered: register(&map, path), map })
     }
 
     /// The file's bytes.
     pub fn bytes(&self) -> &[u8] {
-        &self.0
+        &self.map
+    }
+}
+
+/// Bytes of a mapped weight that are used at a time where its pages are minded: few, so that little is resident,
+/// and enough to keep all threads at work.
+const STRETCH: usize = 4 << 20;
+/// Rows of a stretch are a multiple of this: whole panels of a product, and an even depth, since pairs of bf16
+/// are summed together. Where a product is cut otherwise changes no bit.
+const ROWS: usize = 448;
+
+/// Some rows of a weight, while they are used.
+pub(crate) struct Stretch {
+    pub(crate) weight: Weight,
+    /// Which they are.
+    pub(crate) rows: Range<usize>,
+    mind: bool,
+}
+
+impl Drop for Stretch {
+    fn drop(&mut self) {
+        if self.mind {
+            self.weight.done_with();
+        }
     }
 }
 
@@ -116,11 +146,23 @@ impl Weight {
         if matches!(self.storage, Storage::Owned(..)) { self.bytes() } else { 0 }
     }
 
+    /// Cuts it into ranges of rows, each to be used once and in order: when the next one is asked for, pages
+    /// of the one before are let go. Whole if its pages are not to be minded (`advise`), or not mapped.
+    pub(crate) fn stretches(&self, advise: bool) -> impl Iterator<Item = Stretch> {
+        let mind = advise && matches!(self.storage, Storage::Mapped(..));
+        let fit = STRETCH / self.dtype.row_bytes(self.cols).max(1);
+        let rows = if mind { (fit / ROWS * ROWS).max(ROWS) } else { self.rows.max(1) };
+        (0..self.rows).step_by(rows).map(move |start| {
+            let rows = start..(start + rows).min(self.rows);
+            Stretch { weight: self.rows_range(rows.clone()), rows, mind }
+        })
+    }
+
     /// Asks the system to fetch its pages.
     pub(crate) fn will_need(&self) {
         if let Storage::Mapped(map, range) = &self.storage {
             // Advice may be ignored; nothing depends on it.
-            let _ = map.0.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
+            let _ = map.map.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
         }
     }
 
@@ -130,7 +172,7 @@ impl Weight {
             // SAFETY: the mapping is of a file and never written, so that dropped pages come back with the
             // same content.
             let _ = unsafe {
-                map.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+                map.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
             };
         }
     }

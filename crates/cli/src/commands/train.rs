@@ -104,8 +104,13 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
         return Err(refused.into());
     }
     announce(&model, &settings, numbers, &footprint);
-    let model =
-        if settings.base == Base::Mapped { model } else { inputs::load_model(dir, settings.base)?.model };
+    let model = if settings.base == Base::Mapped {
+        model
+    } else {
+        // Its vectors are not kept twice.
+        drop(model);
+        inputs::load_model(dir, settings.base)?.model
+    };
 
     output.make()?;
     let spill = footprint::spill(&model, &settings.options, &work, &output.path)?;

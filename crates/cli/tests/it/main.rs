@@ -10,6 +10,8 @@ mod budget;
 mod dash;
 mod demo;
 mod gguf;
+mod lost_file;
+mod no_space;
 mod outputs;
 mod results;
 mod resume;

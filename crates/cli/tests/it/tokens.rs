@@ -84,3 +84,74 @@ fn trouble_with_text_is_told_as_it_is() {
     let ran = mesp(&[&"train", &"--model", &demo_model(), &"--data", &rows, &"--output", &output]);
     assert_snapshot!("a_row_of_no_known_form", ran.failure(dir.path()));
 }
+
+#[test]
+fn a_refused_run_leaves_no_folder() {
+    let dir = temporary();
+    let (model, run) = (demo_model(), dir.path().join("run"));
+    let rows = model.join("../train.jsonl").canonicalize().expect("the demo's rows");
+    let args: [&dyn AsRef<OsStr>; 7] = [&"train", &"--model", &model, &"--data", &rows, &"--output", &run];
+    let ran = mesp(&[&args[..], &[&"--memory-budget=1MB"]].concat());
+    assert_eq!(ran.code, 3, "{}", ran.stderr);
+    assert!(ran.stderr.contains("turning text into tokens"), "{}", ran.stderr);
+    assert!(!run.exists(), "what it made goes again");
+
+    // A folder that was there stays, with the tokens for the next try.
+    fs::create_dir(&run).expect("a folder");
+    mesp(&[&args[..], &[&"--memory-budget=1MB"]].concat());
+    assert!(run.join("tokens").is_dir());
+}
+
+/// One file is enough to train on: the tokenizer inside it is used, with the directory's tokens.
+#[test]
+#[allow(clippy::print_stderr, reason = "a test that skips says so")]
+fn the_tokenizer_in_a_file_is_used() {
+    let json = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../../shared/data/tokenizers/qwen2.5/tokenizer.json");
+    if !json.is_file() {
+        eprintln!("skipped: no {}", json.display());
+        return;
+    }
+    let dir = temporary();
+    let (model, alone) = (dir.path().join("model"), dir.path().join("alone"));
+    for folder in [&model, &alone] {
+        fs::create_dir(folder).expect("a folder");
+    }
+    let config = mesp_formats::ModelConfig {
+        vocab_size: 151_936,
+        hidden_size: 32,
+        num_hidden_layers: 1,
+        bos_token_id: Some(151_643),
+        eos_token_ids: vec![151_645],
+        ..mesp::init_model::preset("tiny").expect("tiny")
+    };
+    mesp::init_model::write(&model, &config, mesp_formats::Dtype::BF16, 1, &mut |_, _| {}).expect("a model");
+    fs::copy(&json, model.join("tokenizer.json")).expect("copied");
+    let settings = r#"{"add_bos_token": false, "bos_token": null, "eos_token": "<|im_end|>"}"#;
+    fs::write(model.join("tokenizer_config.json"), settings).expect("settings");
+    let (file, rows) = (alone.join("alone.gguf"), dir.path().join("rows.jsonl"));
+    mesp(&[&"quantize", &"--model", &model, &"--type", &"q8_0", &"--output", &file]).ok();
+    fs::write(&rows, "{\"text\":\"na\u{ef}ve \u{65e5}\u{672c}, 12345 words\"}\n{\"prompt\":\"Why?\",\"completion\":\" So.\"}\n")
+        .expect("rows");
+    let tokens = |model: &dyn AsRef<OsStr>, name: &str| {
+        let to = dir.path().join(name);
+        mesp(&[&"data", &"tokenize", &"--model", model, &"--data", &rows, &"--output", &to, &"--whole"]).ok();
+        let read = mesp::data::token_file::read(&to, &mut &fs::read(&to).expect("tokens")[..], 151_936);
+        let rows = read.expect("rows").1.examples;
+        rows.into_iter().map(|row| (row.tokens, row.labels)).collect::<Vec<_>>()
+    };
+    let from_file = tokens(&file, "file.tokens");
+    assert!(from_file.len() == 2 && from_file[0].0.len() > 5);
+    assert_eq!(from_file, tokens(&model, "directory.tokens"));
+
+    let run = dir.path().join("run");
+    let ran =
+        mesp(&[&"train", &"--model", &file, &"--data", &rows, &"--output", &run, &"--steps=2", &"--json"])
+            .ok();
+    assert!(ran.stderr.contains("turning text into tokens"), "{}", ran.stderr);
+    let document = ran.json();
+    let bytes = |key: &str| document["memory"][key].as_u64().expect("bytes");
+    // 151,936 words and their merges take more than 20 MB: they were never in this process.
+    assert!(bytes("heap_peak_bytes") <= bytes("planned_bytes"), "{document:#}");
+    assert!(bytes("heap_peak_bytes") < 12_000_000, "{document:#}");
+}

@@ -76,7 +76,6 @@ impl Backprop {
             tape.keep_across(across);
             tape.put(Site::BlockIn, x);
             x = model::forward_block(be, &run(model, &adapters[l], l, batch, shape.scale, tiles), tape, keep);
-            done_with(be, model, l);
         }
         model::head(be, model, &mut x, batch, Some(shape.gradient), tiles, stats);
         // From here on x is dL/dx.
@@ -90,7 +89,6 @@ impl Backprop {
             let run = run(model, &adapters[l], l, batch, shape.scale, tiles);
             run.backward(be, tape, within, &mut x, grads, l > 0);
             sink.end(be, l, &mut adapters[l]);
-            done_with(be, model, l);
         }
         be.free(x);
     }
@@ -125,7 +123,6 @@ impl Backprop {
             tape.put(Site::BlockIn, x);
             let run = run(model, &adapters[l], l, batch, scale, self.policy.tiles);
             x = model::forward_block(be, &run, tape, SiteSet::EMPTY);
-            done_with(be, model, l);
         }
         x
     }
@@ -175,11 +172,6 @@ fn will_need<B: Backend>(be: &B, model: &Model, block: usize) {
     if let Some(block) = model.blocks.get(block) {
         block.linears.iter().for_each(|l| be.will_need(&l.weight));
     }
-}
-
-/// Lets a block's weights go.
-fn done_with<B: Backend>(be: &B, model: &Model, block: usize) {
-    model.blocks[block].linears.iter().for_each(|l| be.done_with(&l.weight));
 }
 
 fn run<'a>(

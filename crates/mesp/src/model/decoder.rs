@@ -13,8 +13,6 @@ pub fn embed<B: Backend>(be: &mut B, model: &Model, batch: &Batch, class: Class)
     let label = Label::new(class, Site::BlockIn.name());
     let mut x = be.alloc(batch.rows(), model.config.hidden_size, label);
     be.embedding(x.view_mut(), &model.embedding, &batch.tokens);
-    // The system maps whole stretches around each row.
-    be.done_with(&model.embedding);
     x
 }
 
@@ -153,7 +151,6 @@ fn head_rows<B: Backend>(
             None => be.softmax_stats(logits.view(), labels, first, stats),
         }
         be.free(logits);
-        be.done_with(&words);
     }
     if let (Some(c), Some(mut dn)) = (gradient, dn) {
         // n is read no more: the labels' words take its place.

@@ -140,7 +140,8 @@ fn candidates(asked: Policy, freedom: Freedom, rows: usize) -> Vec<Policy> {
             for keep_last in [true, false] {
                 for mlp_rows in [1024, 512, 256, 128, 64, 32, 16].into_iter().filter(useful) {
                     for head_rows in [512, 256, 128, 64, 32].into_iter().filter(useful) {
-                        for head_vocab in [usize::MAX, 4096, 2048, 1024] {
+                        // All words at once save nothing, and their pages would be resident together.
+                        for head_vocab in [4096, 2048, 1024] {
                             let tiles = Tiles { mlp_rows, head_rows, head_vocab, keys: asked.tiles.keys };
                             all.push(Policy { across, residency, keep_last, tiles, ..base });
                         }

@@ -139,7 +139,11 @@ pub fn run<B: Backend>(
     });
     let outcome = state.steps(session, eval, config, stop, emit);
     if let Some(dir) = &config.output {
-        checkpoint::save_adapter(session, dir, config.base_model.as_deref())?;
+        let saved = checkpoint::save_adapter(session, dir, config.base_model.as_deref());
+        // What went wrong first is what is told.
+        if outcome.is_ok() {
+            saved?;
+        }
         if state.summary.interrupted {
             checkpoint::save(session, dir, state.progress(), config)?;
         }
