@@ -3,7 +3,8 @@
 
 Run from anywhere:
 
-    python golden/generate.py            # rewrites golden/{qwen2,qwen3,llama}
+    python golden/generate.py            # rewrites golden/FAMILY for every family
+    python golden/generate.py phi3       # one family
     python golden/generate.py --check    # recomputes and compares with what is committed
 
 Every random number comes from a fixed seed, so a second run on the same machine with the same library
@@ -39,12 +40,20 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
 )
 
 torch.set_num_threads(1)
@@ -55,6 +64,7 @@ warnings.filterwarnings("ignore", category=FutureWarning)
 HERE = Path(__file__).resolve().parent
 VOCAB = 97
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+FUSED_TARGETS = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
 IGNORE = -100
 SGD_LR = 0.05
 ADAM_LR = 0.01
@@ -63,7 +73,7 @@ STEPS = 10
 
 
 # ---------------------------------------------------------------------------------------------------
-# The three architectures
+# The architectures
 # ---------------------------------------------------------------------------------------------------
 
 ARCHES = {
@@ -142,6 +152,116 @@ ARCHES = {
         rslora=False,
         shard="45KB",
     ),
+    # A window that bites in every layer, untied lm_head, head_dim 12 where hidden/heads is 8.
+    "mistral": dict(
+        seed=24,
+        model=MistralForCausalLM,
+        config=MistralConfig(
+            vocab_size=VOCAB,
+            hidden_size=32,
+            intermediate_size=72,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=12,
+            max_position_embeddings=128,
+            rms_norm_eps=1e-5,
+            sliding_window=7,
+            tie_word_embeddings=False,
+            rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+            bos_token_id=1,
+            eos_token_id=2,
+        ),
+        dtype=torch.float32,
+        rslora=False,
+        shard=None,
+    ),
+    # Windowed, full and windowed layers with two rotary bases, the full one scaled; scores divided by another
+    # number than the root of the head's width; norms everywhere.
+    "gemma3_text": dict(
+        seed=15,
+        model=Gemma3ForCausalLM,
+        config=Gemma3TextConfig(
+            vocab_size=VOCAB,
+            hidden_size=24,
+            intermediate_size=56,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=16,
+            max_position_embeddings=128,
+            rms_norm_eps=1e-6,
+            query_pre_attn_scalar=10,
+            sliding_window=6,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+            rope_parameters={
+                "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1000000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            },
+            bos_token_id=2,
+            eos_token_id=[1, 3],
+        ),
+        pattern=2,
+        dtype=torch.float32,
+        rslora=False,
+        shard=None,
+    ),
+    # One layer of three that is not rotated.
+    "smollm3": dict(
+        seed=16,
+        model=SmolLM3ForCausalLM,
+        config=SmolLM3Config(
+            vocab_size=VOCAB,
+            hidden_size=32,
+            intermediate_size=72,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=128,
+            rms_norm_eps=1e-6,
+            no_rope_layers=[1, 0, 1],
+            tie_word_embeddings=True,
+            rope_parameters={"rope_type": "default", "rope_theta": 5000000.0},
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+        ),
+        dtype=torch.float32,
+        rslora=False,
+        shard=None,
+    ),
+    # Fused projections, a window, divisors of the rotary frequencies, scores raised with the longer context.
+    "phi3": dict(
+        seed=17,
+        model=Phi3ForCausalLM,
+        config=Phi3Config(
+            vocab_size=VOCAB,
+            hidden_size=32,
+            intermediate_size=72,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=512,
+            original_max_position_embeddings=128,
+            rms_norm_eps=1e-5,
+            sliding_window=11,
+            tie_word_embeddings=False,
+            rope_parameters={
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "short_factor": [1.0, 1.1, 1.3, 1.6],
+                "long_factor": [1.0, 2.0, 5.0, 12.0],
+                "original_max_position_embeddings": 128,
+            },
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+        ),
+        targets=FUSED_TARGETS,
+        dtype=torch.float32,
+        rslora=False,
+        shard=None,
+    ),
 }
 
 
@@ -151,10 +271,11 @@ def normal(generator, shape, std, mean=0.0):
 
 def randomize(model, generator):
     """Weights that keep activations near one: 1/sqrt(in) for linears, norms scattered around one."""
+    middle = 0.0 if "Gemma" in type(model).__name__ else 1.0
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
             if name.endswith("norm.weight"):
-                parameter.copy_(normal(generator, parameter.shape, 0.2, 1.0))
+                parameter.copy_(normal(generator, parameter.shape, 0.2, middle))
             elif name.endswith("bias"):
                 parameter.copy_(normal(generator, parameter.shape, 0.4))
             elif "embed_tokens" in name:
@@ -191,9 +312,9 @@ def make_rows(generator):
 # ---------------------------------------------------------------------------------------------------
 
 
-def exact_inverse_frequencies(config):
+def exact_inverse_frequencies(config, layer_type=None):
     """Rotary frequencies in float64, from the definition."""
-    rope = config.rope_parameters
+    rope = config.rope_parameters[layer_type] if layer_type else config.rope_parameters
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     out = []
     for pair in range(dim // 2):
@@ -205,6 +326,10 @@ def exact_inverse_frequencies(config):
             low, high = rope["low_freq_factor"], rope["high_freq_factor"]
             keep = min(1.0, max(0.0, (turns - low) / (high - low)))
             frequency *= keep + (1.0 - keep) / rope["factor"]
+        elif rope["rope_type"] == "linear":
+            frequency /= rope["factor"]
+        elif rope["rope_type"] == "longrope":
+            frequency /= rope["short_factor"][pair]
         out.append(frequency)
     return torch.tensor(out, dtype=torch.float64)
 
@@ -212,24 +337,36 @@ def exact_inverse_frequencies(config):
 def make_exact(peft_model, config):
     """Turns a PEFT model into float64 all the way through."""
     peft_model.double()
-    frequencies = exact_inverse_frequencies(config)
+    kinds = sorted(set(config.layer_types)) if config.model_type == "gemma3_text" else [None]
+    frequencies = {kind: exact_inverse_frequencies(config, kind) for kind in kinds}
+    amplitude = 1.0
+    if kinds == [None] and config.rope_parameters["rope_type"] == "longrope":
+        original = config.rope_parameters["original_max_position_embeddings"]
+        ratio = config.max_position_embeddings / original
+        amplitude = math.sqrt(1.0 + math.log(ratio) / math.log(original))
 
     def norm_forward(self, x):
-        rho = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
-        return self.weight * (x * rho)
+        eps = self.eps if hasattr(self, "eps") else self.variance_epsilon
+        rho = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
+        weight = 1.0 + self.weight if hasattr(self, "eps") else self.weight
+        return weight * (x * rho)
 
-    def rotary_forward(self, x, position_ids):
-        angles = position_ids[..., None].double() * frequencies
+    def rotary_forward(self, x, position_ids, layer_type=None):
+        angles = position_ids[..., None].double() * frequencies[layer_type]
         angles = torch.cat((angles, angles), dim=-1)
-        return angles.cos(), angles.sin()
+        return amplitude * angles.cos(), amplitude * angles.sin()
 
     for module in peft_model.modules():
         kind = type(module).__name__
         if kind.endswith("RMSNorm"):
             module.forward = types.MethodType(norm_forward, module)
         elif kind.endswith("RotaryEmbedding"):
-            difference = (module.inv_freq.double() - frequencies).abs().max().item()
-            assert difference < 1e-7, f"rotary frequencies differ from the library's by {difference}"
+            for layer_type, exact in frequencies.items():
+                stock = getattr(module, f"{layer_type}_inv_freq" if layer_type else "inv_freq")
+                difference = (stock.double() - exact).abs().max().item()
+                assert difference < 1e-7, f"rotary frequencies differ from the library's by {difference}"
+            if kinds == [None]:
+                assert abs(module.attention_scaling - amplitude) < 1e-12
             module.forward = types.MethodType(rotary_forward, module)
 
 
@@ -238,9 +375,11 @@ def exact_attention(module, query, key, value, attention_mask, scaling, dropout=
     key = key.repeat_interleave(groups, dim=1)
     value = value.repeat_interleave(groups, dim=1)
     scores = query @ key.transpose(2, 3) * scaling
+    # The library's mask says what is hidden: what comes later, and what is outside of the window.
+    hidden = attention_mask < 0
     n, m = scores.shape[-2:]
-    future = torch.ones(n, m, dtype=torch.bool).triu(m - n + 1)
-    weights = scores.masked_fill(future, float("-inf")).softmax(-1)
+    assert hidden[..., torch.ones(n, m, dtype=torch.bool).triu(m - n + 1)].all()
+    weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
@@ -248,6 +387,7 @@ class eager_in_double:
     """While active, the eager attention of one architecture is `exact_attention`."""
 
     def __init__(self, arch):
+        arch = arch.removesuffix("_text")
         self.module = importlib.import_module(f"transformers.models.{arch}.modeling_{arch}")
 
     def __enter__(self):
@@ -396,13 +536,25 @@ def save_tensors(path, tensors, metadata):
     path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
 
 
-def config_in_old_keys(config):
+def config_in_old_keys(config, pattern):
     """config.json as transformers v4 wrote it: torch_dtype, rope_theta and rope_scaling at the top."""
     old = dict(config)
     old["torch_dtype"] = old.pop("dtype")
     rope = dict(old.pop("rope_parameters"))
+    if "sliding_attention" in rope:
+        old["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        rope = dict(rope["full_attention"])
+        old["sliding_window_pattern"] = pattern
+        old.pop("_sliding_window_pattern", None)
     old["rope_theta"] = rope.pop("rope_theta")
-    old["rope_scaling"] = None if rope["rope_type"] == "default" else rope
+    if rope["rope_type"] == "longrope":
+        # Phi-3's own name, and the original length beside it.
+        old["original_max_position_embeddings"] = rope.pop("original_max_position_embeddings")
+        rope.pop("partial_rotary_factor", None)
+        rope["type"] = rope.pop("rope_type")
+        old["rope_scaling"] = rope
+    else:
+        old["rope_scaling"] = None if rope["rope_type"] == "default" else rope
     old.pop("layer_types", None)
     old["transformers_version"] = "4.46.0"
     return dict(sorted(old.items()))
@@ -422,14 +574,14 @@ def make_model(arch, spec, directory):
     (directory / "model" / "generation_config.json").unlink(missing_ok=True)
     write_json(
         directory / "config_v4.json",
-        config_in_old_keys(json.loads((directory / "model" / "config.json").read_text())),
+        config_in_old_keys(json.loads((directory / "model" / "config.json").read_text()), spec.get("pattern")),
     )
 
     base = AutoModelForCausalLM.from_pretrained(directory / "model", dtype=torch.float32, attn_implementation="eager")
     lora = LoraConfig(
         r=4,
         lora_alpha=6,
-        target_modules=TARGETS,
+        target_modules=spec.get("targets", TARGETS),
         use_rslora=spec["rslora"],
         bias="none",
         lora_dropout=0.0,
@@ -448,7 +600,7 @@ def make_model(arch, spec, directory):
     # PEFT writes a set here, in an order that changes from run to run.
     path = directory / "adapter" / "adapter_config.json"
     saved = json.loads(path.read_text())
-    saved["target_modules"] = [t for t in TARGETS if t in saved["target_modules"]]
+    saved["target_modules"] = [t for t in spec.get("targets", TARGETS) if t in saved["target_modules"]]
     path.write_text(json.dumps(saved, indent=2, sort_keys=True))
 
     rows = make_rows(generator)
@@ -464,7 +616,25 @@ def load(directory):
     return model.eval()
 
 
+def long_greedy(directory, rows):
+    """64 tokens in float32 by the stock model, with its cache and without, with the adapter and without."""
+    model = load(directory)
+    prompt = rows[0]["input_ids"][:5]
+    result = {"adapted": greedy(model, prompt, 64)}
+    cached = model.generate(
+        input_ids=torch.tensor([prompt]), max_new_tokens=64, do_sample=False, eos_token_id=None, pad_token_id=0
+    )
+    assert cached[0, len(prompt) :].tolist() == result["adapted"]["token_ids"], "the cache changes the tokens"
+    with model.disable_adapter():
+        result["base"] = greedy(model, prompt, 64)
+    for run in result.values():
+        # Logits of size 10 are rounded at 1e-6, and a few of those add up.
+        assert run["smallest_lead"] > 1e-4, f"a lead of {run['smallest_lead']} is within rounding"
+    write_json(directory / "greedy.json", result)
+
+
 def answers(arch, spec, directory, rows):
+    long_greedy(directory, rows)
     model = load(directory)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -545,6 +715,7 @@ def answers(arch, spec, directory, rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare with the committed files, write nothing")
+    parser.add_argument("family", nargs="*", help="only these; all without")
     options = parser.parse_args()
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}")
 
@@ -552,6 +723,8 @@ def main():
         scratch = Path(scratch)
         different = 0
         for arch, spec in ARCHES.items():
+            if options.family and arch not in options.family:
+                continue
             directory = scratch / arch
             directory.mkdir()
             rows = make_model(arch, spec, directory)

@@ -1,6 +1,6 @@
 //! What a model needs from a device: buffers, and operations whose math is in `mesp-kernels`.
 
-use mesp_kernels::{AdamW, AttentionShape as Attention, Layout, RowStat, Sgd};
+use mesp_kernels::{AdamW, AttentionShape as Attention, Gate, Layout, RowStat, Sgd};
 
 use crate::{Act, Label, View, ViewMut, Weight};
 
@@ -102,6 +102,8 @@ pub trait Backend {
 
     /// `y = rms_norm(x)·w`, over the columns of the views.
     fn rms_norm(&mut self, y: ViewMut<'_>, x: View<'_>, w: &[f32], eps: f64);
+    /// `y += rms_norm(x)·w`
+    fn rms_norm_add(&mut self, y: ViewMut<'_>, x: View<'_>, w: &[f32], eps: f64);
     /// `dx +=` the gradient of [`Backend::rms_norm`].
     fn rms_norm_backward(&mut self, dx: ViewMut<'_>, dy: View<'_>, x: View<'_>, w: &[f32], eps: f64);
     /// `d ←` the gradient of [`Backend::rms_norm`] for the incoming gradient `d`.
@@ -116,10 +118,10 @@ pub trait Backend {
     /// `y = alpha·a·b` in a form, or `y +=`: the small products of adapters.
     fn product(&mut self, y: ViewMut<'_>, form: Form, a: View<'_>, b: View<'_>, alpha: f64, accumulate: bool);
 
-    /// `gate ← silu(gate)∘up`
-    fn swiglu_in_place(&mut self, gate: ViewMut<'_>, up: View<'_>);
+    /// `gate ← f(gate)∘up`
+    fn gated_in_place(&mut self, f: Gate, gate: ViewMut<'_>, up: View<'_>);
     /// `gate ← dgate`, `up ← dup`
-    fn swiglu_backward_in_place(&mut self, gate: ViewMut<'_>, up: ViewMut<'_>, da: View<'_>);
+    fn gated_backward_in_place(&mut self, f: Gate, gate: ViewMut<'_>, up: ViewMut<'_>, da: View<'_>);
 
     /// `o` and the log-sum-exp `[n, heads]`.
     fn attention(&mut self, o: ViewMut<'_>, lse: ViewMut<'_>, qkv: [View<'_>; 3], shape: Attention<'_>);

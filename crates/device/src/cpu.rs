@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use mesp_kernels::{self as kernels, AdamW, Compute, Init, Lhs, Out, Par, ProbsAt, Real, Rhs, RowStat, Sgd};
+use mesp_kernels::{
+    self as kernels, AdamW, Compute, Gate, Init, Lhs, Out, Par, ProbsAt, Real, Rhs, RowStat, Sgd,
+};
 use rayon::ThreadPool;
 
 use crate::arena::Arena;
@@ -291,6 +293,11 @@ impl<R: Real> Backend for Cpu<R> {
         kernels::rms_norm(self.write(y), self.read(x), w, eps, Par::on(&self.pool));
     }
 
+    fn rms_norm_add(&mut self, y: ViewMut<'_>, x: View<'_>, w: &[f32], eps: f64) {
+        assert_eq!(x.cols, w.len(), "rms_norm: columns");
+        kernels::rms_norm_add(self.write(y), self.read(x), w, eps, Par::on(&self.pool));
+    }
+
     fn rms_norm_backward(&mut self, dx: ViewMut<'_>, dy: View<'_>, x: View<'_>, w: &[f32], eps: f64) {
         kernels::rms_norm_backward(self.write(dx), self.read(dy), self.read(x), w, eps, Par::on(&self.pool));
     }
@@ -386,12 +393,13 @@ impl<R: Real> Backend for Cpu<R> {
         );
     }
 
-    fn swiglu_in_place(&mut self, gate: ViewMut<'_>, up: View<'_>) {
-        kernels::swiglu_in_place(self.write(gate), self.read(up), Par::on(&self.pool));
+    fn gated_in_place(&mut self, f: Gate, gate: ViewMut<'_>, up: View<'_>) {
+        kernels::gated_in_place(f, self.write(gate), self.read(up), Par::on(&self.pool));
     }
 
-    fn swiglu_backward_in_place(&mut self, gate: ViewMut<'_>, up: ViewMut<'_>, da: View<'_>) {
-        kernels::swiglu_backward_in_place(
+    fn gated_backward_in_place(&mut self, f: Gate, gate: ViewMut<'_>, up: ViewMut<'_>, da: View<'_>) {
+        kernels::gated_backward_in_place(
+            f,
             self.write(gate),
             self.write(up),
             self.read(da),

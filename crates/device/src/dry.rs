@@ -1,6 +1,6 @@
 //! A backend that computes nothing and records what would live when, and how much would be multiplied.
 
-use mesp_kernels::{AdamW, Dtype, RowStat, Sgd, attention_scratch, matmul_scratch};
+use mesp_kernels::{AdamW, Dtype, Gate, RowStat, Sgd, attention_scratch, matmul_scratch};
 
 use crate::plan::{ALIGN, Entry, ProgramPlan};
 use crate::{Act, Attention, Backend, Form, Label, Mark, Plan, Probs, Program, Rope, View, ViewMut, Weight};
@@ -186,6 +186,7 @@ impl Backend for Dry {
     fn gather_rows(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[u32]) {}
     fn scatter_rows(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[u32]) {}
     fn rms_norm(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[f32], _: f64) {}
+    fn rms_norm_add(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[f32], _: f64) {}
     fn rms_norm_backward(&mut self, _: ViewMut<'_>, _: View<'_>, _: View<'_>, _: &[f32], _: f64) {}
     fn rms_norm_backward_in_place(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[f32], _: f64) {}
     fn rope(&mut self, _: ViewMut<'_>, _: &[u32], _: &Rope, _: bool) {}
@@ -200,8 +201,8 @@ impl Backend for Dry {
         let depth = if form == Form::LeftTransposed { a.rows } else { a.cols };
         self.multiplied(y.rows, y.cols, depth, PLAIN);
     }
-    fn swiglu_in_place(&mut self, _: ViewMut<'_>, _: View<'_>) {}
-    fn swiglu_backward_in_place(&mut self, _: ViewMut<'_>, _: ViewMut<'_>, _: View<'_>) {}
+    fn gated_in_place(&mut self, _: Gate, _: ViewMut<'_>, _: View<'_>) {}
+    fn gated_backward_in_place(&mut self, _: Gate, _: ViewMut<'_>, _: ViewMut<'_>, _: View<'_>) {}
 
     fn attention(&mut self, _: ViewMut<'_>, _: ViewMut<'_>, _: [View<'_>; 3], shape: Attention<'_>) {
         self.attended(shape, 2);

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use mesp_kernels::{AdamW, RowStat, Sgd};
+use mesp_kernels::{AdamW, Gate, RowStat, Sgd};
 
 use crate::dry::attention_pairs;
 use crate::{Act, Attention, Backend, Form, Label, Mark, Probs, Program, Rope, View, ViewMut, Weight};
@@ -260,6 +260,10 @@ impl<B: Backend> Backend for Timed<B> {
         self.pass("rms_norm", 2 * view(&x), |be| be.rms_norm(y, x, w, eps));
     }
 
+    fn rms_norm_add(&mut self, y: ViewMut<'_>, x: View<'_>, w: &[f32], eps: f64) {
+        self.pass("rms_norm_add", 3 * view(&x), |be| be.rms_norm_add(y, x, w, eps));
+    }
+
     fn rms_norm_backward(&mut self, dx: ViewMut<'_>, dy: View<'_>, x: View<'_>, w: &[f32], eps: f64) {
         self.pass("rms_norm_backward", 4 * view(&x), |be| be.rms_norm_backward(dx, dy, x, w, eps));
     }
@@ -304,12 +308,12 @@ impl<B: Backend> Backend for Timed<B> {
         self.product(op, "", work, |be| be.product(y, form, a, b, alpha, accumulate));
     }
 
-    fn swiglu_in_place(&mut self, gate: ViewMut<'_>, up: View<'_>) {
-        self.pass("swiglu", 3 * view(&up), |be| be.swiglu_in_place(gate, up));
+    fn gated_in_place(&mut self, f: Gate, gate: ViewMut<'_>, up: View<'_>) {
+        self.pass("gated", 3 * view(&up), |be| be.gated_in_place(f, gate, up));
     }
 
-    fn swiglu_backward_in_place(&mut self, gate: ViewMut<'_>, up: ViewMut<'_>, da: View<'_>) {
-        self.pass("swiglu_backward", 5 * view(&da), |be| be.swiglu_backward_in_place(gate, up, da));
+    fn gated_backward_in_place(&mut self, f: Gate, gate: ViewMut<'_>, up: ViewMut<'_>, da: View<'_>) {
+        self.pass("gated_backward", 5 * view(&da), |be| be.gated_backward_in_place(f, gate, up, da));
     }
 
     fn attention(&mut self, o: ViewMut<'_>, lse: ViewMut<'_>, qkv: [View<'_>; 3], shape: Attention<'_>) {

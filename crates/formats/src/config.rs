@@ -8,10 +8,12 @@ use crate::json::{Fields, parse_object, read_text, read_text_if_present};
 use crate::{Dtype, Error, Result};
 
 mod check;
+mod layers;
 mod rope;
 #[cfg(test)]
 mod tests;
 
+pub use layers::LayerTraits;
 pub use rope::RopeScaling;
 
 /// A decoder's shape. What the file leaves out has transformers' default.
@@ -51,8 +53,10 @@ pub struct ModelConfig {
     pub hidden_act: String,
     /// Whether `qwen2` and `qwen3` models use their window.
     pub use_sliding_window: bool,
-    /// The attention window, used or not.
+    /// The attention window, used or not: [`layers`](Self::layers) says where it is.
     pub sliding_window: Option<usize>,
+    /// What differs from layer to layer.
+    pub layers: LayerTraits,
     /// The token a text begins with.
     pub bos_token_id: Option<u32>,
     /// The tokens that end a text, in the file's order.
@@ -76,6 +80,7 @@ pub fn parse(path: &Path, json: &str) -> Result<ModelConfig> {
     let num_attention_heads = size("num_attention_heads")?;
     let head_dim = match f.usize("head_dim")? {
         Some(head_dim) => head_dim,
+        None if model_type == "gemma3_text" => 256,
         None => check::head_dim(&f, hidden_size, num_attention_heads)?,
     };
     let gemma = model_type.starts_with("gemma");
@@ -84,7 +89,11 @@ pub fn parse(path: &Path, json: &str) -> Result<ModelConfig> {
         Some(act) => Some(act),
         None => f.str("hidden_act")?,
     };
-    let (rope_theta, rope_scaling) = rope::parse(&f)?;
+    let (rope_theta, rope_scaling, local_rope_theta) = rope::parse(&f, &model_type)?;
+    let num_hidden_layers = size("num_hidden_layers")?;
+    check::layers(&f, num_hidden_layers)?;
+    let sliding_window = layers::window(&f, &model_type)?;
+    let layers = layers::parse(&f, &model_type, num_hidden_layers, sliding_window, local_rope_theta)?;
     let dtype = match f.str("dtype")? {
         Some(name) => Some(name),
         None => f.str("torch_dtype")?,
@@ -93,7 +102,7 @@ pub fn parse(path: &Path, json: &str) -> Result<ModelConfig> {
         vocab_size: size("vocab_size")?,
         hidden_size,
         intermediate_size: size("intermediate_size")?,
-        num_hidden_layers: size("num_hidden_layers")?,
+        num_hidden_layers,
         num_attention_heads,
         num_key_value_heads: f.usize("num_key_value_heads")?.unwrap_or(num_attention_heads),
         head_dim,
@@ -102,12 +111,13 @@ pub fn parse(path: &Path, json: &str) -> Result<ModelConfig> {
         rope_scaling,
         max_position_embeddings: size("max_position_embeddings")?,
         // Files leave out what equals the architecture's default, and Gemma's differs.
-        tie_word_embeddings: f.bool("tie_word_embeddings")?.unwrap_or(gemma),
+        tie_word_embeddings: f.bool("tie_word_embeddings")?.unwrap_or(gemma || model_type == "smollm3"),
         attention_bias: f.bool("attention_bias")?,
         mlp_bias: f.bool("mlp_bias")?.unwrap_or(false),
         hidden_act: hidden_act.unwrap_or(if gemma { "gelu_pytorch_tanh" } else { "silu" }).to_string(),
         use_sliding_window: f.bool("use_sliding_window")?.unwrap_or(false),
-        sliding_window: f.usize("sliding_window")?,
+        sliding_window,
+        layers,
         bos_token_id: f.token_id("bos_token_id")?,
         eos_token_ids: f.token_ids("eos_token_id")?,
         dtype: dtype.and_then(Dtype::from_torch_name),
@@ -129,6 +139,22 @@ fn refuse_unsupported(f: &Fields<'_>) -> Result<()> {
                 .error(key, "expected weights in float32, float16 or bfloat16, found quantized ones")
                 .hint("Use the original model; mesp quantizes it by itself, and reads GGUF files."));
         }
+    }
+    for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
+        if let Some(cap) = f.f64(key)? {
+            return Err(f
+                .error(
+                    key,
+                    &format!("expected none, found {cap}: capped scores and logits are not supported"),
+                )
+                .hint("Use a model of another family, such as gemma3_text, llama, qwen2 or qwen3."));
+        }
+    }
+    if f.bool("use_bidirectional_attention")? == Some(true) {
+        return Err(f.error(
+            "use_bidirectional_attention",
+            "expected false, found true: every token would see those after it",
+        ));
     }
     if f.f64("partial_rotary_factor")?.is_some_and(|part| part < 1.0) {
         return Err(f
@@ -204,6 +230,7 @@ impl ModelConfig {
             put("torch_dtype", json!(dtype.torch_name()));
         }
         put("use_cache", json!(true));
+        self.layers.put(&mut map, &self.model_type, self.num_hidden_layers);
         Value::Object(map)
     }
 }
@@ -218,6 +245,8 @@ fn architecture(model_type: &str) -> Option<&'static str> {
         "gemma" => "GemmaForCausalLM",
         "gemma2" => "Gemma2ForCausalLM",
         "gemma3_text" => "Gemma3ForCausalLM",
+        "smollm3" => "SmolLM3ForCausalLM",
+        "phi3" => "Phi3ForCausalLM",
         _ => return None,
     })
 }

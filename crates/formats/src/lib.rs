@@ -27,7 +27,7 @@ pub mod peft;
 pub mod safetensors_file;
 pub mod tokenizer_config;
 
-pub use config::{ModelConfig, RopeScaling};
+pub use config::{LayerTraits, ModelConfig, RopeScaling};
 pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use model_dir::ModelDir;

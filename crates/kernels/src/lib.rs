@@ -17,6 +17,7 @@ mod attention;
 mod compact;
 mod cross_entropy;
 mod embedding;
+mod gated;
 mod isa;
 mod matmul;
 mod online_softmax;
@@ -25,7 +26,6 @@ mod par;
 mod real;
 mod rms_norm;
 mod rope;
-mod swiglu;
 mod weight;
 
 pub use attention::{
@@ -35,6 +35,7 @@ pub use attention::{
 pub use compact::{compact, compact_len, expand};
 pub use cross_entropy::{RowStat, VOCAB_STEP, softmax_stats};
 pub use embedding::{embedding, gather_rows, scatter_rows};
+pub use gated::{Gate, gated_backward_in_place, gated_in_place};
 pub use isa::{Isa, isa};
 #[doc(hidden)]
 pub use matmul::Micro;
@@ -43,9 +44,8 @@ pub use online_softmax::{softmax_sum, softmax_sum_gradient};
 pub use optim::{AdamW, Sgd, adamw, add_bias, scale, sgd, sum_of_squares};
 pub use par::Par;
 pub use real::Real;
-pub use rms_norm::{rms_norm, rms_norm_backward, rms_norm_backward_in_place};
+pub use rms_norm::{rms_norm, rms_norm_add, rms_norm_backward, rms_norm_backward_in_place};
 pub use rope::{Layout, inverse_frequencies, rope};
-pub use swiglu::{swiglu_backward_in_place, swiglu_in_place};
 pub use weight::{Dtype, WeightView};
 
 #[cfg(test)]

@@ -23,6 +23,17 @@ pub fn rms_norm<R: Real>(y: &mut [R], x: &[R], w: &[f32], eps: f64, par: Par<'_>
     par.chunks(y, chunk, |i, y| forward_rows(y, &x[i * chunk..][..y.len()], w, R::from_f64(eps)));
 }
 
+/// `y += x·ρ·w`: a norm on the way into the residual stream.
+///
+/// # Panics
+/// As [`rms_norm`].
+#[track_caller]
+pub fn rms_norm_add<R: Real>(y: &mut [R], x: &[R], w: &[f32], eps: f64, par: Par<'_>) {
+    check(y.len(), x.len(), w.len());
+    let chunk = rows_per_task(w.len()) * w.len();
+    par.chunks(y, chunk, |i, y| add_rows(y, &x[i * chunk..][..y.len()], w, R::from_f64(eps)));
+}
+
 /// `dx += ρ·(w∘dy − x̂·mean(w∘dy∘x̂))`.
 ///
 /// # Panics
@@ -62,6 +73,18 @@ fn forward_rows<R: Real>(y: &mut [R], x: &[R], w: &[f32], eps: R) {
         let rho = inverse_rms(x, eps);
         for i in 0..d {
             y[i] = R::from_f32(w[i]) * (x[i] * rho);
+        }
+    }
+}
+}
+
+vectorized! {
+fn add_rows<R: Real>(y: &mut [R], x: &[R], w: &[f32], eps: R) {
+    let d = w.len();
+    for (y, x) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
+        let rho = inverse_rms(x, eps);
+        for i in 0..d {
+            y[i] += R::from_f32(w[i]) * (x[i] * rho);
         }
     }
 }
@@ -124,6 +147,18 @@ mod tests {
             rms_norm_backward_in_place(&mut aliased, &x, &w, 1e-2, Par::serial());
             assert!(relative(&aliased, &numeric) < 1e-8);
         }
+    }
+
+    #[test]
+    fn adding_is_the_norm_and_a_sum() {
+        let mut rng = Rng(9);
+        let (x, before): (Vec<f64>, Vec<f64>) = (rng.vec(3 * 17), rng.vec(3 * 17));
+        let w: Vec<f32> = rng.vec(17);
+        let (mut y, mut sum) = (vec![0.0; x.len()], before.clone());
+        rms_norm(&mut y, &x, &w, 1e-6, Par::serial());
+        rms_norm_add(&mut sum, &x, &w, 1e-6, Par::serial());
+        let expected: Vec<f64> = y.iter().zip(&before).map(|(y, b)| y + b).collect();
+        assert!(relative(&sum, &expected) < 1e-15);
     }
 
     #[test]

@@ -4,11 +4,11 @@ use std::io::Write;
 use std::path::Path;
 
 use mesp_formats::atomic::{create_dir_all, write_atomic};
-use mesp_formats::{Dtype, ModelConfig, RopeScaling, safetensors_file};
+use mesp_formats::{Dtype, LayerTraits, ModelConfig, RopeScaling, safetensors_file};
 use rayon::prelude::*;
 
 use crate::adapter::Projection;
-use crate::model::Config;
+use crate::model::{Config, POST_NORMS};
 use crate::{Error, Result, rng};
 
 mod gguf;
@@ -104,6 +104,7 @@ fn shape(
         hidden_act: "silu".to_owned(),
         use_sliding_window: false,
         sliding_window: None,
+        layers: LayerTraits::default(),
         bos_token_id: None,
         eos_token_ids: Vec::new(),
         dtype: None,
@@ -115,8 +116,8 @@ fn shape(
 enum Start {
     /// Uniform with this standard deviation.
     Random(f64),
-    /// 1, as norms do.
-    One,
+    /// Norms, which start as 1, stored less what is added to them.
+    Norm(f32),
 }
 
 /// The standard deviation of matrices, as the published models are initialized; biases have the same, so
@@ -128,11 +129,12 @@ const CHUNK: usize = 1 << 22;
 /// Every tensor of a model, by its checkpoint name.
 fn tensors(c: &Config) -> Vec<(String, Vec<usize>, Start)> {
     let (v, d) = (c.vocab_size, c.hidden_size);
-    let (random, norm) = (Start::Random(DEVIATION), Start::One);
+    let (random, norm) = (Start::Random(DEVIATION), Start::Norm(1.0 - c.norm_offset));
+    let [attn_norm, mlp_norm] = c.family.norms();
     let mut all = vec![("model.embed_tokens.weight".to_owned(), vec![v, d], random)];
     for l in 0..c.layers {
         let at = format!("model.layers.{l}");
-        all.push((format!("{at}.input_layernorm.weight"), vec![d], norm));
+        all.push((format!("{at}.{attn_norm}.weight"), vec![d], norm));
         for p in Projection::ALL {
             let (out, input) = p.shape(c);
             let name = format!("{at}.{}.{}", p.parent(), p.name());
@@ -146,7 +148,10 @@ fn tensors(c: &Config) -> Vec<(String, Vec<usize>, Start)> {
                 ["q_norm", "k_norm"].map(|n| (format!("{at}.self_attn.{n}.weight"), vec![c.head_dim], norm)),
             );
         }
-        all.push((format!("{at}.post_attention_layernorm.weight"), vec![d], norm));
+        all.push((format!("{at}.{mlp_norm}.weight"), vec![d], norm));
+        if c.family.post_norms {
+            all.extend(POST_NORMS.map(|n| (format!("{at}.{n}.weight"), vec![d], norm)));
+        }
     }
     all.push(("model.norm.weight".to_owned(), vec![d], norm));
     if !c.tied {
@@ -205,7 +210,7 @@ fn fill(bytes: &mut [u8], dtype: Dtype, start: Start, seed: u64, stream: u64, fi
         for (i, value) in bytes.chunks_exact_mut(size).enumerate() {
             let index = first + (part * PART + i) as u64;
             let x = match start {
-                Start::One => 1.0,
+                Start::Norm(x) => x,
                 // A uniform variable in ±b has the standard deviation b/√3.
                 Start::Random(s) => {
                     (s * 3f64.sqrt() * (2.0 * rng::uniform(seed, stream, index) - 1.0)) as f32

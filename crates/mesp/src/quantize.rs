@@ -1,7 +1,8 @@
 //! Hugging Face directories to GGUF files.
 //!
 //! Matrices are converted and written some rows at a time. Norms and biases stay in single precision. Of
-//! architecture `llama` the rows of q and k are reordered as llama.cpp has them.
+//! architectures that llama.cpp rotates in neighbours the rows of q and k are reordered; norms around 1 are
+//! written with the 1.
 
 use std::cell::RefCell;
 use std::io::{self, Write};
@@ -59,6 +60,8 @@ struct Job {
     shape: Vec<usize>,
     /// Where each row comes from, if not from its own place.
     rows: Option<Vec<usize>>,
+    /// What is added to each value.
+    add: f32,
 }
 
 /// Writes the model of a directory as a GGUF file of a type. `progress(done, total)` hears of values.
@@ -82,6 +85,9 @@ pub fn quantize(
     let source = HfSource::open(dir, Base::Mapped)?;
     let file = ModelConfig::read(dir)?;
     let config = Config::new(&file)?;
+    if let Some(problem) = gguf::inexpressible(&file) {
+        return Err(Error::usage(problem).hint("train on the directory itself"));
+    }
     let mut report = Report::default();
     let jobs = jobs(&source, &file, &config, ty, &mut report.notes)?;
     let metadata = metadata(dir, &file, ty, &mut report.notes)?;
@@ -178,12 +184,23 @@ fn jobs(
             unused.len()
         ));
     }
+    if config.arch == "mistral" && file.layers.windowed.contains(&true) {
+        notes.push(
+            "the file says the attention window; programs that do not read it for llama files see all tokens"
+                .to_owned(),
+        );
+    }
+    if config.arch == "smollm3"
+        && file.layers.unrotated.iter().zip(1..).any(|(n, l): (_, usize)| *n != l.is_multiple_of(4))
+    {
+        notes.push("layers that are not rotated are not every fourth: programs that do not read the file's period take them for that".to_owned());
+    }
     let mut narrow = 0;
     let mut jobs = Vec::with_capacity(found.len() + 1);
     for (from, shape) in found {
         // A tied table may be stored as the head.
         let hf = if config.tied && from == "lm_head.weight" { "model.embed_tokens.weight" } else { &from };
-        let name = gguf::tensor_name(hf)
+        let name = gguf::tensor_name(&config.arch, hf)
             .ok_or_else(|| Error::usage(format!("tensor {from} has no counterpart in GGUF")))?;
         let ty = match shape[..] {
             [_, cols] if cols.is_multiple_of(ty.block_len()) => ty,
@@ -194,9 +211,10 @@ fn jobs(
             _ => TensorType::F32,
         };
         let heads = [(".q_proj.", config.heads), (".k_proj.", config.kv_heads)];
-        let heads = heads.iter().find(|(part, _)| config.arch == "llama" && from.contains(part));
+        let heads = heads.iter().find(|(part, _)| gguf::interleaved(&config.arch) && from.contains(part));
         let rows = heads.map(|(_, heads)| gguf::to_interleaved(*heads, config.head_dim));
-        jobs.push(Job { from: Some(from), name, ty, shape, rows });
+        let add = if from.ends_with("norm.weight") { config.norm_offset } else { 0.0 };
+        jobs.push(Job { from: Some(from), name, ty, shape, rows, add });
     }
     if narrow > 0 {
         notes.push(format!(
@@ -207,7 +225,7 @@ fn jobs(
     }
     if let Some(divisors) = gguf::rope_factors(file) {
         let (name, shape) = (gguf::ROPE_FACTORS.to_owned(), vec![divisors.len()]);
-        jobs.push(Job { from: None, name, ty: TensorType::F32, shape, rows: None });
+        jobs.push(Job { from: None, name, ty: TensorType::F32, shape, rows: None, add: 0.0 });
     }
     Ok(jobs)
 }
@@ -245,7 +263,7 @@ fn convert(
             .map(|row| {
                 let from = job.rows.as_ref().map_or(row, |rows| rows[row]);
                 let bytes = &stored[from * width * dtype.size()..][..width * dtype.size()];
-                row_of(job.ty, dtype, bytes, width)
+                row_of(job.ty, dtype, bytes, width, job.add)
             })
             .collect();
         for (i, (bytes, squares)) in part.iter().enumerate() {
@@ -260,7 +278,13 @@ fn convert(
 }
 
 /// A row's bytes, with Σ(x′ − x)² and Σx²; none where a value is not finite before or after.
-fn row_of(ty: TensorType, dtype: FileDtype, stored: &[u8], cols: usize) -> (Vec<u8>, Option<[f64; 2]>) {
+fn row_of(
+    ty: TensorType,
+    dtype: FileDtype,
+    stored: &[u8],
+    cols: usize,
+    add: f32,
+) -> (Vec<u8>, Option<[f64; 2]>) {
     let source = match dtype {
         FileDtype::F32 => TensorType::F32,
         FileDtype::F16 => TensorType::F16,
@@ -268,6 +292,9 @@ fn row_of(ty: TensorType, dtype: FileDtype, stored: &[u8], cols: usize) -> (Vec<
     };
     let (mut x, mut back, mut bytes) = (vec![0.0; cols], vec![0.0; cols], Vec::new());
     dequantize_row(source, stored, &mut x);
+    for x in &mut x {
+        *x += add;
+    }
     quantize_row(ty, &x, &mut bytes);
     dequantize_row(ty, &bytes, &mut back);
     let squares = x.iter().zip(&back).try_fold([0.0; 2], |[e, s], (x, b)| {

@@ -64,10 +64,9 @@ pub(crate) fn sites(model: &Model, options: &Options, work: &Work) -> Vec<SiteRo
         };
         SiteRow { site, kept, block_bytes, bytes }
     };
-    let raw = |site: Site| matches!(site, Site::QRaw | Site::KRaw) && !config.family.qk_norm;
     // Probabilities that are not kept are never there together.
     let whole = |row: &SiteRow| row.block_bytes > 0 && (row.site != Site::Probs || row.kept != Kept::Rebuilt);
-    Site::ALL.into_iter().filter(|s| !raw(*s)).map(row).filter(whole).collect()
+    run.existing(SiteSet::ALL).iter().map(row).filter(whole).collect()
 }
 
 /// Tokens that an intermediate covers at a time.

@@ -23,20 +23,29 @@ pub(super) fn head_dim(f: &Fields<'_>, hidden_size: usize, heads: usize) -> Resu
     Ok(hidden_size / heads)
 }
 
+/// Before anything is made for each layer.
+pub(super) fn layers(f: &Fields<'_>, layers: usize) -> Result<()> {
+    within(f, "num_hidden_layers", layers, MAX_LAYERS)
+}
+
+fn within(f: &Fields<'_>, key: &str, value: usize, most: usize) -> Result<()> {
+    if value == 0 || value > most {
+        return Err(f.error(key, &format!("expected 1 to {most}, found {value}")));
+    }
+    Ok(())
+}
+
 pub(super) fn sizes(f: &Fields<'_>, c: &ModelConfig) -> Result<()> {
     for (key, value, most) in [
         ("vocab_size", c.vocab_size, MAX_WIDTH),
         ("hidden_size", c.hidden_size, MAX_WIDTH),
         ("intermediate_size", c.intermediate_size, MAX_WIDTH),
-        ("num_hidden_layers", c.num_hidden_layers, MAX_LAYERS),
         ("num_attention_heads", c.num_attention_heads, MAX_WIDTH),
         ("num_key_value_heads", c.num_key_value_heads, MAX_WIDTH),
         ("head_dim", c.head_dim, MAX_WIDTH),
         ("max_position_embeddings", c.max_position_embeddings, MAX_POSITIONS),
     ] {
-        if value == 0 || value > most {
-            return Err(f.error(key, &format!("expected 1 to {most}, found {value}")));
-        }
+        within(f, key, value, most)?;
     }
     if !c.num_attention_heads.is_multiple_of(c.num_key_value_heads) {
         return Err(f.error(

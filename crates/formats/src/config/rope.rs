@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{Error, Fields, Result};
 
 /// How rotary frequencies are stretched beyond the length a model was first trained for.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {
     /// Not at all.
     Default,
@@ -25,11 +25,23 @@ pub enum RopeScaling {
         /// The length the model was first trained for.
         original_max_position_embeddings: usize,
     },
+    /// Each frequency divided by a number of its own, other ones for long texts than for short, and scores
+    /// raised, as in Phi-3.
+    LongRope {
+        /// Divisors up to the original length, `head_dim / 2` of them.
+        short_factor: Vec<f64>,
+        /// Divisors beyond it.
+        long_factor: Vec<f64>,
+        /// The length the model was first trained for.
+        original_max_position_embeddings: usize,
+        /// By which sines and cosines are multiplied, at every length.
+        attention_factor: f64,
+    },
 }
 
 impl RopeScaling {
     /// The value of the key `rope_scaling`.
-    pub(super) fn to_json(self) -> Value {
+    pub(super) fn to_json(&self) -> Value {
         match self {
             Self::Default => Value::Null,
             Self::Linear { factor } => json!({"rope_type": "linear", "factor": factor}),
@@ -42,12 +54,25 @@ impl RopeScaling {
                     "original_max_position_embeddings": original_max_position_embeddings,
                 })
             }
+            Self::LongRope {
+                short_factor,
+                long_factor,
+                original_max_position_embeddings,
+                attention_factor,
+            } => json!({
+                "rope_type": "longrope",
+                "short_factor": short_factor,
+                "long_factor": long_factor,
+                "original_max_position_embeddings": original_max_position_embeddings,
+                "attention_factor": attention_factor,
+            }),
         }
     }
 }
 
-/// The base and the scaling.
-pub(super) fn parse(f: &Fields<'_>) -> Result<(f64, RopeScaling)> {
+/// The base, the scaling, and the base of windowed layers where it is another.
+pub(super) fn parse(f: &Fields<'_>, model_type: &str) -> Result<(f64, RopeScaling, Option<f64>)> {
+    let gemma = model_type == "gemma3_text";
     // The newer key first: a file that has both was written by a version that reads it so.
     let mut nested = None;
     for (key, prefix) in [("rope_parameters", "rope_parameters."), ("rope_scaling", "rope_scaling.")] {
@@ -59,6 +84,9 @@ pub(super) fn parse(f: &Fields<'_>) -> Result<(f64, RopeScaling)> {
     let mut theta = f.f64("rope_theta")?;
     let mut scaling = RopeScaling::Default;
     if let Some((key, nested)) = nested {
+        if gemma && nested.map.values().any(Value::is_object) {
+            return by_kind(&nested);
+        }
         if nested.map.values().any(Value::is_object) {
             return Err(f
                 .error(key, "expected one set of values, found one for each kind of layer")
@@ -67,14 +95,47 @@ pub(super) fn parse(f: &Fields<'_>) -> Result<(f64, RopeScaling)> {
         if let Some(inner) = nested.f64("rope_theta")? {
             theta = Some(inner);
         }
-        scaling = parse_scaling(&nested)?;
+        scaling = parse_scaling(&nested, f)?;
     }
-    let theta = theta.unwrap_or(10_000.0);
+    let theta = theta.unwrap_or(match model_type {
+        "gemma3_text" => GEMMA_THETA,
+        "smollm3" => 2_000_000.0,
+        _ => 10_000.0,
+    });
     positive(f, "rope_theta", theta)?;
-    Ok((theta, scaling))
+    let mut local = None;
+    if gemma {
+        let theta = f.f64("rope_local_base_freq")?.unwrap_or(GEMMA_LOCAL_THETA);
+        positive(f, "rope_local_base_freq", theta)?;
+        local = Some(theta);
+    }
+    Ok((theta, scaling, local))
 }
 
-fn parse_scaling(f: &Fields<'_>) -> Result<RopeScaling> {
+const GEMMA_THETA: f64 = 1_000_000.0;
+const GEMMA_LOCAL_THETA: f64 = 10_000.0;
+
+/// `rope_parameters` with one set for full and one for windowed layers.
+fn by_kind(f: &Fields<'_>) -> Result<(f64, RopeScaling, Option<f64>)> {
+    let kind = |key, prefix, theta| -> Result<(f64, RopeScaling)> {
+        let Some(map) = f.object(key)? else { return Ok((theta, RopeScaling::Default)) };
+        let f = Fields { path: f.path, prefix, map };
+        let theta = f.f64("rope_theta")?.unwrap_or(theta);
+        positive(&f, "rope_theta", theta)?;
+        Ok((theta, parse_scaling(&f, &f)?))
+    };
+    let (theta, scaling) = kind("full_attention", "rope_parameters.full_attention.", GEMMA_THETA)?;
+    let (local, plain) = kind("sliding_attention", "rope_parameters.sliding_attention.", GEMMA_LOCAL_THETA)?;
+    if plain != RopeScaling::Default {
+        return Err(
+            f.error("sliding_attention", "expected no scaling of positions in windowed layers, found one")
+        );
+    }
+    Ok((theta, scaling, Some(local)))
+}
+
+/// `top` is the whole configuration.
+fn parse_scaling(f: &Fields<'_>, top: &Fields<'_>) -> Result<RopeScaling> {
     let key = if f.value("rope_type").is_some() { "rope_type" } else { "type" };
     let number = |key| {
         let value = f.required(key, f.f64(key)?)?;
@@ -106,13 +167,53 @@ fn parse_scaling(f: &Fields<'_>) -> Result<RopeScaling> {
                 original_max_position_embeddings,
             }
         }
+        Some("longrope" | "su") => long_rope(f, top)?,
         Some(other) => return Err(unknown(f, key, other)),
+    })
+}
+
+fn long_rope(f: &Fields<'_>, top: &Fields<'_>) -> Result<RopeScaling> {
+    let divisors = |key: &str| -> Result<Vec<f64>> {
+        let value = f.required(key, f.value(key))?;
+        let numbers: Option<Vec<f64>> = value.as_array().and_then(|a| a.iter().map(Value::as_f64).collect());
+        match numbers {
+            Some(n) if !n.is_empty() && n.iter().all(|x| x.is_finite() && *x > 0.0) => Ok(n),
+            _ => Err(f.error(
+                key,
+                &format!("expected a list of numbers above zero, found {}", crate::json::shown(value)),
+            )),
+        }
+    };
+    let key = "original_max_position_embeddings";
+    let original = match f.usize(key)? {
+        Some(original) => original,
+        None => top.required(key, top.usize(key)?)?,
+    };
+    if original < 2 {
+        return Err(top.error(key, &format!("expected 2 or more, found {original}")));
+    }
+    let attention_factor = if let Some(factor) = f.f64("attention_factor")? {
+        positive(f, "attention_factor", factor)?;
+        factor
+    } else {
+        // The longer the new length against the old, the sharper: √(1 + ln(new/old) / ln(old)).
+        let ratio = match f.f64("factor")? {
+            Some(factor) => factor,
+            None => top.usize("max_position_embeddings")?.unwrap_or(original) as f64 / original as f64,
+        };
+        if ratio > 1.0 { (1.0 + ratio.ln() / (original as f64).ln()).sqrt() } else { 1.0 }
+    };
+    Ok(RopeScaling::LongRope {
+        short_factor: divisors("short_factor")?,
+        long_factor: divisors("long_factor")?,
+        original_max_position_embeddings: original,
+        attention_factor,
     })
 }
 
 fn unknown(f: &Fields<'_>, key: &str, found: &str) -> Error {
     let found = crate::json::quoted(found);
-    f.error(key, &format!("expected \"default\", \"linear\" or \"llama3\", found {found}")).hint(
+    f.error(key, &format!("expected \"default\", \"linear\", \"llama3\" or \"longrope\", found {found}")).hint(
         "Where the model's maker added it for long texts only, remove it from the file to train on shorter ones.",
     )
 }

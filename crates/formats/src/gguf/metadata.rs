@@ -1,12 +1,13 @@
 //! Metadata of a model to be written.
 
+use super::names::architecture;
 use super::{TensorType, Value};
 use crate::config::{ModelConfig, RopeScaling};
 
 /// The keys of a model's shape, for [`write`](super::write()). The rotary divisors of Llama 3's scaling go into a
 /// tensor: see [`rope_factors`]. The vocabulary is [`tokenizer_metadata`](super::tokenizer_metadata)'s.
 pub fn metadata_for(config: &ModelConfig, name: &str) -> Vec<(String, Value)> {
-    let arch = config.model_type.as_str();
+    let arch = architecture(&config.model_type);
     let mut out: Vec<(String, Value)> = Vec::new();
     let mut general = |key: &str, value: Value| out.push((format!("general.{key}"), value));
     general("architecture", arch.into());
@@ -28,17 +29,59 @@ pub fn metadata_for(config: &ModelConfig, name: &str) -> Vec<(String, Value)> {
     put("rope.dimension_count", number(config.head_dim));
     put("rope.freq_base", Value::F32(config.rope_theta as f32));
     put("vocab_size", number(config.vocab_size));
-    match config.rope_scaling {
+    let traits = &config.layers;
+    if let (Some(window), true) = (config.sliding_window, traits.windowed.contains(&true)) {
+        put("attention.sliding_window", number(window));
+        if let (Some(every), "gemma3") = (period(&traits.windowed, false), arch) {
+            put("attention.sliding_window_pattern", number(every));
+        }
+    }
+    if let Some(theta) = traits.local_rope_theta {
+        put("rope.freq_base_swa", Value::F32(theta as f32));
+    }
+    if let Some(scalar) = traits.query_pre_attn_scalar {
+        put("attention.scale", Value::F32(scalar.sqrt().recip() as f32));
+    }
+    if let Some(every) = period(&traits.unrotated, true) {
+        put("rope.no_rope_layer_interval", number(every));
+    }
+    match &config.rope_scaling {
         RopeScaling::Default => {}
         RopeScaling::Linear { factor } => {
             put("rope.scaling.type", "linear".into());
-            put("rope.scaling.factor", Value::F32(factor as f32));
+            put("rope.scaling.factor", Value::F32(*factor as f32));
         }
-        RopeScaling::Llama3 { original_max_position_embeddings, .. } => {
-            put("rope.scaling.original_context_length", number(original_max_position_embeddings));
+        RopeScaling::Llama3 { original_max_position_embeddings, .. }
+        | RopeScaling::LongRope { original_max_position_embeddings, .. } => {
+            put("rope.scaling.original_context_length", number(*original_max_position_embeddings));
         }
     }
     out
+}
+
+/// Every how many layers one is marked, the last of each so many; none for another pattern or an empty one.
+fn period(layers: &[bool], mark: bool) -> Option<usize> {
+    let every = layers.iter().position(|l| *l == mark).map_or(layers.len() + 1, |first| first + 1);
+    let regular = layers.iter().zip(1..).all(|(l, n): (_, usize)| (*l == mark) == n.is_multiple_of(every));
+    (regular && !layers.is_empty()).then_some(every)
+}
+
+/// Why a model cannot be a GGUF file, where it cannot.
+pub fn inexpressible(config: &ModelConfig) -> Option<String> {
+    let traits = &config.layers;
+    let arch = architecture(&config.model_type);
+    let windowed = traits.windowed.contains(&true);
+    if windowed && !matches!(arch, "llama" | "gemma3" | "phi3") {
+        return Some(format!("GGUF has no attention window for architecture {arch}"));
+    }
+    let irregular = |layers: &[bool], mark| !layers.is_empty() && period(layers, mark).is_none();
+    if (arch == "gemma3" && irregular(&traits.windowed, false)) || irregular(&traits.unrotated, true) {
+        return Some("GGUF says by a period which layers differ, and this model's have none".to_owned());
+    }
+    if matches!(config.rope_scaling, RopeScaling::LongRope { .. }) {
+        return Some("longrope's divisors are not written".to_owned());
+    }
+    None
 }
 
 /// The value of `general.file_type` for a file whose matrices are of a type (llama.cpp's `llama_ftype`; of the K
@@ -61,13 +104,13 @@ pub fn file_type(ty: TensorType) -> u32 {
 
 /// The numbers of the tensor [`ROPE_FACTORS`](super::ROPE_FACTORS), for a configuration with Llama 3's scaling.
 pub fn rope_factors(config: &ModelConfig) -> Option<Vec<f32>> {
-    llama3_factors(config.rope_scaling, config.head_dim, config.rope_theta)
+    llama3_factors(&config.rope_scaling, config.head_dim, config.rope_theta)
 }
 
 /// What each rotary frequency is divided by: 1 for high ones, the factor for low ones, blended between.
-pub(super) fn llama3_factors(scaling: RopeScaling, head_dim: usize, theta: f64) -> Option<Vec<f32>> {
+pub(super) fn llama3_factors(scaling: &RopeScaling, head_dim: usize, theta: f64) -> Option<Vec<f32>> {
     let RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } =
-        scaling
+        *scaling
     else {
         return None;
     };

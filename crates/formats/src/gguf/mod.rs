@@ -34,9 +34,9 @@ mod vocabulary;
 mod write;
 
 pub use dequantize::dequantize_row;
-pub use metadata::{file_type, metadata_for, rope_factors};
+pub use metadata::{file_type, inexpressible, metadata_for, rope_factors};
 pub use model::{GgufModel, config, model};
-pub use names::{ROPE_FACTORS, tensor_name, to_halves, to_interleaved};
+pub use names::{ROPE_FACTORS, interleaved, tensor_name, to_halves, to_interleaved};
 pub use quantize::{can_quantize, quantize_row};
 pub use reader::parse;
 pub use tensor_type::TensorType;

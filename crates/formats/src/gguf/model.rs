@@ -1,8 +1,9 @@
 //! A model's shape from the metadata and the tensor table.
 
 use super::metadata::llama3_factors;
+use super::names::interleaved;
 use super::{Gguf, ROPE_FACTORS, TensorType, dequantize_row};
-use crate::config::{self as hf, ModelConfig, RopeScaling};
+use crate::config::{self as hf, LayerTraits, ModelConfig, RopeScaling};
 use crate::json::quoted;
 use crate::{Error, Result};
 
@@ -31,9 +32,11 @@ pub fn model(gguf: &Gguf, bytes: &[u8]) -> Result<GgufModel> {
             config.rope_scaling = scaling;
         }
     }
-    let interleaved = config.model_type == "llama";
+    let interleaved = interleaved(&config.model_type);
     Ok(GgufModel { config, rope_factors, interleaved })
 }
+
+const ARCHITECTURES: [&str; 5] = ["llama", "qwen2", "qwen3", "gemma3", "smollm3"];
 
 /// The shape. The rotary divisors of a tensor are not in it: they need the file's bytes, see [`model`].
 ///
@@ -42,8 +45,9 @@ pub fn model(gguf: &Gguf, bytes: &[u8]) -> Result<GgufModel> {
 /// something in it is not supported; when the file is one part of several, or has a vocabulary only.
 pub fn config(gguf: &Gguf) -> Result<ModelConfig> {
     let arch = gguf.required("general.architecture", gguf.str("general.architecture")?)?;
-    if !["llama", "qwen2", "qwen3"].contains(&arch) {
-        let problem = format!("expected \"llama\", \"qwen2\" or \"qwen3\", found {}", quoted(arch));
+    if !ARCHITECTURES.contains(&arch) {
+        let known = ARCHITECTURES.map(|a| format!("\"{a}\"")).join(", ");
+        let problem = format!("expected one of {known}, found {}", quoted(arch));
         return Err(gguf
             .error("general.architecture", &problem)
             .hint("Use a model of one of these families."));
@@ -80,8 +84,31 @@ pub fn config(gguf: &Gguf) -> Result<ModelConfig> {
     let (attention_bias, mlp_bias) = biases(gguf, arch)?;
     let number = |name: &str| finite(gguf, &key(name));
     let eps = "attention.layer_norm_rms_epsilon";
+    let window = optional("attention.sliding_window")?.filter(|w| *w > 0);
+    let gemma = arch == "gemma3";
+    let model_type = match arch {
+        "gemma3" => "gemma3_text",
+        "llama" if window.is_some() => "mistral",
+        other => other,
+    };
+    let every = |name: &str, default| Ok(optional(name)?.filter(|n| *n > 0).unwrap_or(default));
+    let mut traits = LayerTraits::default();
+    if gemma {
+        let every: usize = every("attention.sliding_window_pattern", 6)?;
+        traits.windowed = (1..=layers).map(|l| window.is_some() && !l.is_multiple_of(every)).collect();
+        traits.local_rope_theta = Some(number("rope.freq_base_swa")?.unwrap_or(10_000.0));
+        traits.query_pre_attn_scalar = Some(match number("attention.scale")?.filter(|c| *c > 0.0) {
+            Some(c) => rounded(1.0 / (c * c)),
+            // The largest divides by the width that heads would have if they filled the residual stream.
+            None if layers == 62 => hidden_size as f64 / heads as f64,
+            None => head_dim as f64,
+        });
+    } else if arch == "smollm3" {
+        let every: usize = every("rope.no_rope_layer_interval", 4)?;
+        traits.unrotated = (1..=layers).map(|l| l.is_multiple_of(every)).collect();
+    }
     let config = ModelConfig {
-        model_type: arch.to_string(),
+        model_type: model_type.to_string(),
         vocab_size: vocab_size(gguf, hidden_size)?,
         hidden_size,
         intermediate_size: size("feed_forward_length")?,
@@ -96,9 +123,10 @@ pub fn config(gguf: &Gguf) -> Result<ModelConfig> {
         tie_word_embeddings: gguf.tensor("output.weight").is_none(),
         attention_bias,
         mlp_bias,
-        hidden_act: "silu".to_string(),
+        hidden_act: if gemma { "gelu_pytorch_tanh" } else { "silu" }.to_string(),
         use_sliding_window: false,
-        sliding_window: None,
+        sliding_window: window,
+        layers: traits,
         bos_token_id: token_id(gguf, "tokenizer.ggml.bos_token_id")?,
         eos_token_ids: token_id(gguf, "tokenizer.ggml.eos_token_id")?.into_iter().collect(),
         dtype: None,
@@ -124,6 +152,11 @@ fn biases(gguf: &Gguf, arch: &str) -> Result<(Option<bool>, bool)> {
         }
     }
     Ok((Some(qkv), has("ffn_gate")))
+}
+
+/// The whole number that a value in single precision stands for, where it is near one.
+fn rounded(x: f64) -> f64 {
+    if (x - x.round()).abs() <= 1e-5 * x { x.round() } else { x }
 }
 
 /// A number that JSON has too.
@@ -213,7 +246,7 @@ fn recognized(factors: &[f32], config: &ModelConfig, original: Option<usize>) ->
             high_freq_factor: 4.0,
             original_max_position_embeddings: original,
         };
-        let made = llama3_factors(scaling, config.head_dim, config.rope_theta)?;
+        let made = llama3_factors(&scaling, config.head_dim, config.rope_theta)?;
         let near = made.iter().zip(factors).all(|(m, f)| (m - f).abs() <= 1e-4 * f.abs());
         near.then_some(scaling)
     })

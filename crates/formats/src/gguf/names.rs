@@ -3,13 +3,30 @@
 //! Names are those of llama.cpp's `llama-arch.cpp`. Orders differ in one place: Hugging Face rotates number
 //! `i` of a head together with number `i + head_dim/2` (halves), while GGUF files of architecture `llama`
 //! have the rows of `attn_q` and `attn_k` reordered so that number `2i` is rotated with `2i + 1`
-//! (interleaved). `qwen2` and `qwen3` files keep the halves, and so does everything that is not q or k.
+//! (interleaved), and so do `smollm3` files. Others keep the halves, and so does everything that is not q or k.
+//! Norms of `gemma3` files are what is multiplied by, where checkpoints have what is added to 1.
 
 /// The tensor with a divisor for every rotary frequency, in files of models with Llama 3's scaling.
 pub const ROPE_FACTORS: &str = "rope_freqs.weight";
 
-/// The GGUF name of a tensor in a Hugging Face checkpoint; none for a name that has no counterpart.
-pub fn tensor_name(hf_name: &str) -> Option<String> {
+/// GGUF's name of an architecture. Mistral's files are `llama` files.
+pub(super) fn architecture(model_type: &str) -> &str {
+    match model_type {
+        "mistral" => "llama",
+        "gemma3_text" => "gemma3",
+        other => other,
+    }
+}
+
+/// Whether files of an architecture have the rows of `attn_q` and `attn_k` interleaved.
+pub fn interleaved(model_type: &str) -> bool {
+    matches!(architecture(model_type), "llama" | "smollm3")
+}
+
+/// The GGUF name of a tensor in a Hugging Face checkpoint of a model type; none for a name that has no
+/// counterpart.
+pub fn tensor_name(model_type: &str, hf_name: &str) -> Option<String> {
+    let sandwich = architecture(model_type) == "gemma3";
     let fixed = match hf_name {
         "model.embed_tokens.weight" => Some("token_embd.weight"),
         "model.norm.weight" => Some("output_norm.weight"),
@@ -25,6 +42,9 @@ pub fn tensor_name(hf_name: &str) -> Option<String> {
     let (module, kind) = rest.rsplit_once('.')?;
     let (name, has_bias) = match module {
         "input_layernorm" => ("attn_norm", false),
+        "post_attention_layernorm" if sandwich => ("post_attention_norm", false),
+        "pre_feedforward_layernorm" if sandwich => ("ffn_norm", false),
+        "post_feedforward_layernorm" if sandwich => ("post_ffw_norm", false),
         "post_attention_layernorm" => ("ffn_norm", false),
         "self_attn.q_proj" => ("attn_q", true),
         "self_attn.k_proj" => ("attn_k", true),

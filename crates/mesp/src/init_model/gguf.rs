@@ -30,11 +30,15 @@ pub fn write_gguf(
         let problem = format!("type {} is read and trained on, not written", ty.name().to_lowercase());
         return Err(Error::usage(problem));
     }
-    let shape = Config::new(config)?;
+    if let Some(problem) = gguf::inexpressible(config) {
+        return Err(Error::usage(problem).hint("write a directory: --format hf"));
+    }
+    let mut shape = Config::new(config)?;
+    shape.norm_offset = 0.0;
     let mut list = Vec::new();
     let mut starts = Vec::new();
     for (name, sizes, start) in tensors(&shape) {
-        let counterpart = gguf::tensor_name(&name)
+        let counterpart = gguf::tensor_name(&config.model_type, &name)
             .ok_or_else(|| Error::usage(format!("tensor {name} has no counterpart in GGUF")))?;
         let ty = match sizes[..] {
             [_, cols] if cols.is_multiple_of(ty.block_len()) => ty,

@@ -4,10 +4,12 @@
 //! dy arrives in the buffer that becomes dx
 //! 1  rebuild what `within` names from x
 //! 2  per tile of rows: n2, gate, up, a
-//!      down: dB, dA from (a, dy); da takes a's buffer     swiglu: dgate, dup take gate's and up's
+//!      [gemma3: m too; dy's place is taken by dm = norm backward(dy, m)]
+//!      down: dB, dA from (a, dy); da takes a's buffer     gate: dgate, dup take gate's and up's
 //!      gate, up: dB, dA from (n2, ·); dn2 takes n2's buffer     dy += norm backward(dn2, u)      (now du)
 //!    u dies
-//! 3  o_proj: dB, dA from (o, du); do     δ from do, o     dq takes o's buffer     dk, dv
+//! 3  [gemma3: du's place is taken by dp = norm backward(du, p)]
+//!    o_proj: dB, dA from (o, du); do     δ from do, o     dq takes o's buffer     dk, dv
 //!    q, k, v, ℓ, do die     inverse rope     [qwen3: norm backward per head]
 //! 4  q, k, v: dB, dA from (n1, ·); dn1 takes n1's buffer     du += norm backward(dn1, x)         (now dx)
 //! ```
@@ -47,8 +49,9 @@ impl BlockRun<'_> {
         tape.free_all(be, SiteSet::ALL);
     }
 
-    /// Without sites that this block does not have: h without an adapter, raw queries without a norm.
-    pub(super) fn existing(&self, sites: SiteSet) -> SiteSet {
+    /// Without sites that this block does not have: h without an adapter, raw queries without a norm, outputs
+    /// that no norm follows.
+    pub fn existing(&self, sites: SiteSet) -> SiteSet {
         let mut absent = SiteSet::EMPTY;
         for p in Projection::ALL {
             if self.pair(p).is_none() {
@@ -57,6 +60,9 @@ impl BlockRun<'_> {
         }
         if !self.config.family.qk_norm {
             absent = absent.with(Site::QRaw).with(Site::KRaw);
+        }
+        if !self.config.family.post_norms {
+            absent = absent.with(Site::AttnProj).with(Site::MlpOut);
         }
         sites.without(absent)
     }
@@ -106,34 +112,31 @@ impl BlockRun<'_> {
     ) {
         // What was there before the tile belongs to the whole; the rest is this tile's.
         let whole = tape.alive();
-        let sites = SiteSet::of(&[Site::MlpNorm, Site::Gate, Site::Up, Site::Act]);
+        let post_norm = self.block.post_norms.as_ref().map(|norms| &norms[1]);
+        let mut sites = SiteSet::of(&[Site::MlpNorm, Site::Gate, Site::Up, Site::Act]);
+        if post_norm.is_some() {
+            sites = sites.with(Site::MlpOut);
+        }
         tape.materialize(be, self, sites, within, rows.clone());
+        let dm =
+            post_norm.map(|w| self.before_norm(be, tape, Site::MlpOut, dy.rows_view(rows.clone()), w, rows));
+        if !whole.has(Site::MlpOut) {
+            tape.free(be, Site::MlpOut);
+        }
+        let d_out = dm.as_ref().map_or_else(|| dy.rows_view(rows.clone()), Act::view);
 
         // down: y = u + linear(a)
-        let dh = self.adapter_gradients(
-            be,
-            tape,
-            Projection::Down,
-            Site::Act,
-            dy.rows_view(rows.clone()),
-            grads,
-            rows,
-        );
+        let dh = self.adapter_gradients(be, tape, Projection::Down, Site::Act, d_out, grads, rows);
         let down = self.block.linear(Projection::Down);
         let adapter = self.pair(Projection::Down).zip(dh.as_ref().map(Act::view));
-        lora::input_grad(
-            be,
-            tape.view_mut(Site::Act, rows),
-            dy.rows_view(rows.clone()),
-            down,
-            adapter,
-            false,
-        );
+        lora::input_grad(be, tape.view_mut(Site::Act, rows), d_out, down, adapter, false);
         free(be, dh);
+        free(be, dm);
 
-        // a = silu(gate)∘up
+        // a = f(gate)∘up
         let [mut gate, da] = [Site::Gate, Site::Act].map(|s| tape.lift(s));
-        be.swiglu_backward_in_place(gate.view_mut(rows), tape.view_mut(Site::Up, rows), da.view(rows));
+        let up = tape.view_mut(Site::Up, rows);
+        be.gated_backward_in_place(self.config.family.gate, gate.view_mut(rows), up, da.view(rows));
         tape.lower(gate);
         tape.lower(da);
         if !whole.has(Site::Act) {
@@ -170,20 +173,23 @@ impl BlockRun<'_> {
         let label = |name| Label::new(Class::WithinBlock, name);
         let kept_probs = tape.has(Site::Probs, &all);
         let reads = SiteSet::of(&[Site::Q, Site::K, Site::V, Site::AttnOut]);
-        tape.materialize(
-            be,
-            self,
-            if kept_probs { reads } else { reads.with(Site::Lse) },
-            within,
-            all.clone(),
-        );
+        let post_norm = self.block.post_norms.as_ref().map(|norms| &norms[0]);
+        let mut targets = if kept_probs { reads } else { reads.with(Site::Lse) };
+        if post_norm.is_some() {
+            targets = targets.with(Site::AttnProj);
+        }
+        tape.materialize(be, self, targets, within, all.clone());
 
-        // u = x + linear(o)
-        let dh = self.adapter_gradients(be, tape, Projection::O, Site::AttnOut, du.view(), grads, &all);
+        // u = x + linear(o), or with a norm between
+        let dp = post_norm.map(|w| self.before_norm(be, tape, Site::AttnProj, du.view(), w, &all));
+        tape.free(be, Site::AttnProj);
+        let d_out = dp.as_ref().map_or_else(|| du.view(), Act::view);
+        let dh = self.adapter_gradients(be, tape, Projection::O, Site::AttnOut, d_out, grads, &all);
         let mut d_o = be.alloc(n, c.q_cols(), label("d_attn_out"));
         let adapter = self.pair(Projection::O).zip(dh.as_ref().map(Act::view));
-        lora::input_grad(be, d_o.view_mut(), du.view(), self.block.linear(Projection::O), adapter, false);
+        lora::input_grad(be, d_o.view_mut(), d_out, self.block.linear(Projection::O), adapter, false);
         free(be, dh);
+        free(be, dp);
 
         let mut delta = be.alloc(n, c.heads, label("delta"));
         be.attention_delta(delta.view_mut(), d_o.view(), tape.view(Site::AttnOut, &all));
@@ -208,10 +214,29 @@ impl BlockRun<'_> {
         be.free(d_o);
         tape.free_all(be, reads.with(Site::Lse).with(Site::Probs));
 
-        for d in [&mut dq, &mut dk] {
-            be.rope(d.view_mut(), &self.batch.positions, &c.rope, true);
+        if let Some(rope) = self.rope() {
+            for d in [&mut dq, &mut dk] {
+                be.rope(d.view_mut(), &self.batch.positions, rope, true);
+            }
         }
         [dq, dk, dv]
+    }
+
+    /// The gradient of what a norm took into the residual stream, for the stream's gradient `d`.
+    fn before_norm<B: Backend>(
+        &self,
+        be: &mut B,
+        tape: &Tape,
+        site: Site,
+        d: mesp_device::View<'_>,
+        norm: &[f32],
+        rows: &Range<usize>,
+    ) -> Act {
+        let label = Label::new(Class::WithinBlock, "d_post_norm");
+        let mut grad = be.alloc(rows.len(), self.config.hidden_size, label);
+        be.copy(grad.view_mut(), d);
+        be.rms_norm_backward_in_place(grad.view_mut(), tape.view(site, rows), norm, self.config.eps);
+        grad
     }
 
     fn backward_qkv<B: Backend>(

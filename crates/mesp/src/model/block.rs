@@ -3,12 +3,12 @@
 //! ```text
 //! n1 = norm(x)    q, k, v = linear(n1)    [qwen3: q, k = norm per head]    q, k = rope(q, k)
 //! o, ℓ = attention(q, k, v)    u = x + linear(o)    n2 = norm(u)    gate, up = linear(n2)
-//! a = silu(gate)∘up    y = u + linear(a)
+//! a = f(gate)∘up    y = u + linear(a)    [gemma3: u = x + norm(linear(o)), y = u + norm(linear(a))]
 //! ```
 
 use std::ops::Range;
 
-use mesp_device::{Act, Attention, Backend, View};
+use mesp_device::{Act, Attention, Backend, Rope, View};
 
 use super::{Batch, Block, Config};
 use crate::adapter::{BlockPairs, Pair, Projection, lora};
@@ -60,14 +60,19 @@ impl<'a> BlockRun<'a> {
             queries: &self.batch.offsets,
             keys: &self.batch.offsets,
             key_tile: self.tiles.keys,
-            window: usize::MAX,
-            scale: 1.0 / (c.head_dim as f64).sqrt(),
+            window: self.block.sees.window,
+            scale: c.score_scale,
         }
     }
 
     /// The site of a projection's h, if it has an adapter.
     pub(super) fn h_site(&self, p: Projection) -> SiteSet {
         if self.pair(p).is_some() { SiteSet::of(&[h_of(p)]) } else { SiteSet::EMPTY }
+    }
+
+    /// How this block's queries and keys are turned, if they are.
+    pub(super) fn rope(&self) -> Option<&'a Rope> {
+        self.config.rope_of(self.block.sees)
     }
 
     /// Runs a projection from one site to another.
@@ -137,7 +142,7 @@ const fn of_h(site: Site) -> Option<(Projection, Site)> {
 
 impl<B: Backend> Rules<B> for BlockRun<'_> {
     fn parents(&self, site: Site) -> SiteSet {
-        let norm = self.config.family.qk_norm;
+        let (norm, post) = (self.config.family.qk_norm, self.config.family.post_norms);
         match site {
             Site::BlockIn => SiteSet::EMPTY,
             Site::AttnNorm => SiteSet::of(&[Site::BlockIn]),
@@ -148,6 +153,9 @@ impl<B: Backend> Rules<B> for BlockRun<'_> {
             Site::V => self.h_site(Projection::V).with(Site::AttnNorm),
             Site::AttnOut | Site::Lse => SiteSet::of(&[Site::Q, Site::K, Site::V]),
             Site::Probs => SiteSet::of(&[Site::Q, Site::K, Site::Lse]),
+            Site::Mid if post => SiteSet::of(&[Site::AttnProj, Site::BlockIn]),
+            Site::AttnProj => self.h_site(Projection::O).with(Site::AttnOut),
+            Site::MlpOut => self.h_site(Projection::Down).with(Site::Act),
             Site::Mid => self.h_site(Projection::O).with(Site::AttnOut).with(Site::BlockIn),
             Site::MlpNorm => SiteSet::of(&[Site::Mid]),
             Site::Gate => self.h_site(Projection::Gate).with(Site::MlpNorm),
@@ -162,7 +170,9 @@ impl<B: Backend> Rules<B> for BlockRun<'_> {
     fn shape(&self, site: Site, rows: usize) -> (usize, usize) {
         let c = self.config;
         match site {
-            Site::BlockIn | Site::AttnNorm | Site::Mid | Site::MlpNorm => (rows, c.hidden_size),
+            Site::BlockIn | Site::AttnNorm | Site::AttnProj | Site::Mid | Site::MlpNorm | Site::MlpOut => {
+                (rows, c.hidden_size)
+            }
             Site::Q | Site::QRaw | Site::AttnOut => (rows, c.q_cols()),
             Site::K | Site::KRaw | Site::V => (rows, c.kv_cols()),
             Site::Lse => (rows, c.heads),
@@ -199,6 +209,8 @@ impl<B: Backend> Rules<B> for BlockRun<'_> {
             Site::QRaw => self.project(be, tape, Projection::Q, Site::AttnNorm, site, &rows),
             Site::KRaw => self.project(be, tape, Projection::K, Site::AttnNorm, site, &rows),
             Site::V => self.project(be, tape, Projection::V, Site::AttnNorm, site, &rows),
+            Site::AttnProj => self.project(be, tape, Projection::O, Site::AttnOut, site, &rows),
+            Site::MlpOut => self.project(be, tape, Projection::Down, Site::Act, site, &rows),
             Site::Gate => self.project(be, tape, Projection::Gate, Site::MlpNorm, site, &rows),
             Site::Up => self.project(be, tape, Projection::Up, Site::MlpNorm, site, &rows),
             Site::Q | Site::K => {
@@ -212,7 +224,9 @@ impl<B: Backend> Rules<B> for BlockRun<'_> {
                 } else {
                     self.project(be, tape, p, Site::AttnNorm, site, &rows);
                 }
-                be.rope(tape.view_mut(site, &rows), &self.batch.positions, &c.rope, false);
+                if let Some(rope) = self.rope() {
+                    be.rope(tape.view_mut(site, &rows), &self.batch.positions, rope, false);
+                }
             }
             Site::AttnOut | Site::Lse => {
                 // Both come together; the one that is already there is computed again and dropped.
@@ -236,6 +250,10 @@ impl<B: Backend> Rules<B> for BlockRun<'_> {
                 tape.open(be, self, site, &rows);
                 let (mut out, rest) = tape.split(site, &rows);
                 be.copy(out.again(), rest.view(Site::BlockIn, &rows));
+                if let Some([norm, _]) = &block.post_norms {
+                    be.rms_norm_add(out, rest.view(Site::AttnProj, &rows), norm, c.eps);
+                    return;
+                }
                 let h = self.pair(Projection::O).map(|_| rest.view(Site::HO, &rows));
                 self.add_linear(be, out, Projection::O, rest.view(Site::AttnOut, &rows), h);
             }
@@ -248,7 +266,7 @@ impl<B: Backend> Rules<B> for BlockRun<'_> {
                     be.copy(out, rest.view(Site::Gate, &rows));
                 }
                 let (out, rest) = tape.split(site, &rows);
-                be.swiglu_in_place(out, rest.view(Site::Up, &rows));
+                be.gated_in_place(c.family.gate, out, rest.view(Site::Up, &rows));
             }
         }
     }

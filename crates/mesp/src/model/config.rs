@@ -1,10 +1,43 @@
 //! What the engine needs to know of a model's shape.
 
-use mesp_device::{Layout, Rope, inverse_frequencies};
+use mesp_device::{Gate, Layout, Rope, inverse_frequencies};
 use mesp_formats::{ModelConfig, RopeScaling};
 
 use super::family;
 use crate::{Error, Result};
+
+/// How a layer turns queries and keys by their positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// By [`Config::rope`].
+    Global,
+    /// By [`Config::local_rope`].
+    Local,
+    /// Not at all: positions show in the causal order alone (Kazemnejad et al. 2023).
+    Not,
+}
+
+/// What a layer's attention sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sees {
+    /// Keys that a query sees, its own among them; `usize::MAX` for all before it.
+    pub window: usize,
+    /// How queries and keys are turned.
+    pub turn: Turn,
+}
+
+impl Sees {
+    fn new(c: &ModelConfig, layer: usize) -> Self {
+        let is = |of: &[bool]| of.get(layer).copied().unwrap_or(false);
+        let windowed = is(&c.layers.windowed);
+        let turn = match (is(&c.layers.unrotated), windowed && c.layers.local_rope_theta.is_some()) {
+            (true, _) => Turn::Not,
+            (false, true) => Turn::Local,
+            (false, false) => Turn::Global,
+        };
+        Self { window: c.sliding_window.filter(|_| windowed).unwrap_or(usize::MAX), turn }
+    }
+}
 
 /// A decoder's shape, whatever its family.
 #[derive(Debug, Clone)]
@@ -29,6 +62,14 @@ pub struct Config {
     pub eps: f64,
     /// Angles of positions.
     pub rope: Rope,
+    /// Angles of positions in layers with [`Turn::Local`].
+    pub local_rope: Option<Rope>,
+    /// By layer, which keys queries see and how both are turned.
+    pub sees: Vec<Sees>,
+    /// c, by which scores are multiplied.
+    pub score_scale: f64,
+    /// What is added to the stored weights of norms.
+    pub norm_offset: f32,
     /// Whether the head is the embedding.
     pub tied: bool,
     /// Longest sequence the model was made for.
@@ -44,14 +85,29 @@ impl Config {
     /// When the architecture is not supported, or asks for something that is not.
     pub fn new(c: &ModelConfig) -> Result<Self> {
         let family = family::of(c)?;
-        if c.hidden_act != "silu" {
+        let act = match family.gate {
+            Gate::Silu => "silu",
+            Gate::GeluTanh => "gelu_pytorch_tanh",
+        };
+        if c.hidden_act != act {
             return Err(Error::usage(format!(
-                "config.json: hidden_act is {:?}, expected \"silu\" for model_type {:?}",
+                "config.json: hidden_act is {:?}, expected {act:?} for model_type {:?}",
                 c.hidden_act, c.model_type
             )));
         }
         let mut frequencies = inverse_frequencies(c.head_dim, c.rope_theta);
-        scale_frequencies(&mut frequencies, &c.rope_scaling);
+        scale_frequencies(&mut frequencies, &c.rope_scaling)?;
+        let plain =
+            |theta| Rope { frequencies: inverse_frequencies(c.head_dim, theta), layout: Layout::Half };
+        let mut score_scale = 1.0 / c.layers.query_pre_attn_scalar.unwrap_or(c.head_dim as f64).sqrt();
+        let mut max_positions = c.max_position_embeddings;
+        if let RopeScaling::LongRope { original_max_position_embeddings, attention_factor, .. } =
+            &c.rope_scaling
+        {
+            // Queries and keys would both be multiplied by it; their products are by its square.
+            score_scale *= attention_factor * attention_factor;
+            max_positions = max_positions.min(*original_max_position_embeddings);
+        }
         Ok(Self {
             arch: c.model_type.clone(),
             vocab_size: c.vocab_size,
@@ -63,8 +119,12 @@ impl Config {
             head_dim: c.head_dim,
             eps: c.rms_norm_eps,
             rope: Rope { frequencies, layout: Layout::Half },
+            local_rope: c.layers.local_rope_theta.map(plain),
+            sees: (0..c.num_hidden_layers).map(|l| Sees::new(c, l)).collect(),
+            score_scale,
+            norm_offset: if family.norm_around_one { 1.0 } else { 0.0 },
             tied: c.tie_word_embeddings,
-            max_positions: c.max_position_embeddings,
+            max_positions,
             family,
         })
     }
@@ -79,6 +139,21 @@ impl Config {
         self.kv_heads * self.head_dim
     }
 
+    /// How a layer turns queries and keys, if it does.
+    pub fn rope_of(&self, sees: Sees) -> Option<&Rope> {
+        match sees.turn {
+            Turn::Global => Some(&self.rope),
+            Turn::Local => self.local_rope.as_ref(),
+            Turn::Not => None,
+        }
+    }
+
+    /// By what embeddings are multiplied, if not by 1.
+    pub fn embedding_scale(&self) -> Option<f64> {
+        // In single precision, as checkpoints are trained with it.
+        self.family.scaled_embedding.then(|| f64::from((self.hidden_size as f32).sqrt()))
+    }
+
     /// Parameters of the base model.
     pub fn parameters(&self) -> u64 {
         let (d, q, k, i) = (self.hidden_size, self.q_cols(), self.kv_cols(), self.intermediate_size);
@@ -86,6 +161,7 @@ impl Config {
         let mut block = d * (2 * q + 2 * k) + 3 * d * i + 2 * d;
         block += if f.qkv_bias { q + 2 * k } else { 0 } + if f.o_bias { d } else { 0 };
         block += if f.mlp_bias { 2 * i + d } else { 0 } + if f.qk_norm { 2 * self.head_dim } else { 0 };
+        block += if f.post_norms { 2 * d } else { 0 };
         let tables = if self.tied { 1 } else { 2 };
         (self.layers * block + d) as u64 + (tables * self.vocab_size) as u64 * d as u64
     }
@@ -96,18 +172,18 @@ impl Config {
 /// Linear: all frequencies by 1/factor. Llama 3: frequencies whose wavelength is longer than
 /// `original/low` by 1/factor, those shorter than `original/high` not at all, between them a blend by
 /// `(original/wavelength − low) / (high − low)`.
-fn scale_frequencies(frequencies: &mut [f32], scaling: &RopeScaling) {
-    match *scaling {
+fn scale_frequencies(frequencies: &mut [f32], scaling: &RopeScaling) -> Result<()> {
+    match scaling {
         RopeScaling::Default => {}
-        RopeScaling::Linear { factor } => frequencies.iter_mut().for_each(|f| *f /= factor as f32),
+        RopeScaling::Linear { factor } => frequencies.iter_mut().for_each(|f| *f /= *factor as f32),
         RopeScaling::Llama3 {
             factor,
             low_freq_factor,
             high_freq_factor,
             original_max_position_embeddings,
         } => {
-            let (factor, low, high) = (factor as f32, low_freq_factor as f32, high_freq_factor as f32);
-            let original = original_max_position_embeddings as f32;
+            let (factor, low, high) = (*factor as f32, *low_freq_factor as f32, *high_freq_factor as f32);
+            let original = *original_max_position_embeddings as f32;
             for f in frequencies {
                 let wavelength = 2.0 * std::f32::consts::PI / *f;
                 if wavelength > original / low {
@@ -118,5 +194,16 @@ fn scale_frequencies(frequencies: &mut [f32], scaling: &RopeScaling) {
                 }
             }
         }
+        RopeScaling::LongRope { short_factor, .. } => {
+            if short_factor.len() != frequencies.len() {
+                return Err(Error::usage(format!(
+                    "config.json: short_factor has {} numbers, expected {}, half of a head's width",
+                    short_factor.len(),
+                    frequencies.len()
+                )));
+            }
+            frequencies.iter_mut().zip(short_factor).for_each(|(f, divisor)| *f /= *divisor as f32);
+        }
     }
+    Ok(())
 }

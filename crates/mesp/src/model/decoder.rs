@@ -13,6 +13,9 @@ pub fn embed<B: Backend>(be: &mut B, model: &Model, batch: &Batch, class: Class)
     let label = Label::new(class, Site::BlockIn.name());
     let mut x = be.alloc(batch.rows(), model.config.hidden_size, label);
     be.embedding(x.view_mut(), &model.embedding, &batch.tokens);
+    if let Some(scale) = model.config.embedding_scale() {
+        be.scale(x.view_mut(), scale);
+    }
     x
 }
 
@@ -32,19 +35,22 @@ pub fn forward_block<B: Backend>(be: &mut B, run: &BlockRun<'_>, tape: &mut Tape
         y
     });
     tape.reserve(be, run, keep.common(SiteSet::MLP), n);
-    let (targets, mark) = (run.h_site(Projection::Down).with(Site::Act), be.mark());
+    let post_norm = run.block.post_norms.as_ref().map(|norms| &norms[1]);
+    let last = SiteSet::of(&[if post_norm.is_some() { Site::MlpOut } else { Site::Act }]);
+    let targets = if post_norm.is_some() { last } else { run.h_site(Projection::Down).and(last) };
+    let mark = be.mark();
     for start in (0..n).step_by(run.tiles.mlp_rows.min(n)) {
         let rows = start..(start + run.tiles.mlp_rows.min(n)).min(n);
         be.rewind(mark);
         let whole = keep.common(SiteSet::MLP);
         tape.materialize(be, run, targets.and(whole), keep, rows.clone());
-        let adapted = run.pair(Projection::Down).is_some();
-        if let Some(y) = &mut copy {
-            let h = adapted.then(|| tape.view(Site::HDown, &rows));
-            run.add_linear(be, y.rows_mut(rows.clone()), Projection::Down, tape.view(Site::Act, &rows), h);
+        // With a copy u is only read, and the view of it that comes along goes unused.
+        let (mid, rest) = tape.split(Site::Mid, &rows);
+        let y = copy.as_mut().map_or(mid, |copy| copy.rows_mut(rows.clone()));
+        if let Some(norm) = post_norm {
+            be.rms_norm_add(y, rest.view(Site::MlpOut, &rows), norm, run.config.eps);
         } else {
-            let (y, rest) = tape.split(Site::Mid, &rows);
-            let h = adapted.then(|| rest.view(Site::HDown, &rows));
+            let h = run.pair(Projection::Down).map(|_| rest.view(Site::HDown, &rows));
             run.add_linear(be, y, Projection::Down, rest.view(Site::Act, &rows), h);
         }
         tape.free_all(be, SiteSet::MLP.without(keep));

@@ -12,7 +12,8 @@ mod weights;
 
 pub use batch::Batch;
 pub use block::{BlockRun, Cache};
-pub use config::Config;
+pub use config::{Config, Sees, Turn};
 pub use decoder::{decode_block, embed, forward_block, head, last_logits};
 pub use family::Family;
+pub(crate) use weights::POST_NORMS;
 pub use weights::{Block, Linear, Model, ShapeSource, WeightSource};

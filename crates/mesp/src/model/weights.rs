@@ -2,7 +2,7 @@
 
 use mesp_device::{Dtype, Weight};
 
-use super::Config;
+use super::config::{Config, Sees};
 use crate::Result;
 use crate::adapter::Projection;
 
@@ -37,12 +37,16 @@ pub struct Linear {
 pub struct Block {
     /// `input_layernorm` `[d]`.
     pub attn_norm: Vec<f32>,
-    /// `post_attention_layernorm` `[d]`.
+    /// The norm before the MLP `[d]`.
     pub mlp_norm: Vec<f32>,
+    /// The norms of the attention's and of the MLP's output `[d]`, where the family has them.
+    pub post_norms: Option<[Vec<f32>; 2]>,
     /// `q_norm` and `k_norm` `[D]`, where the family has them.
     pub qk_norm: Option<[Vec<f32>; 2]>,
     /// By [`Projection`].
     pub linears: [Linear; 7],
+    /// Which keys its queries see, and how both are turned.
+    pub sees: Sees,
 }
 
 impl Block {
@@ -69,6 +73,8 @@ pub struct Model {
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
+/// Of the attention's and of the MLP's output.
+pub(crate) const POST_NORMS: [&str; 2] = ["post_attention_layernorm", "post_feedforward_layernorm"];
 
 impl Model {
     /// Takes all weights from a source.
@@ -87,7 +93,15 @@ impl Model {
             None => return Err(source.missing(EMBEDDING)),
         };
         let head = if config.tied { None } else { Some(matrix(HEAD, v, d)?) };
-        let norm = vector("model.norm.weight", d)?;
+        // As it is multiplied: some families store what is added to 1.
+        let norm_vector = |name: &str, len| -> Result<Vec<f32>> {
+            let mut w = vector(name, len)?;
+            for w in &mut w {
+                *w += config.norm_offset;
+            }
+            Ok(w)
+        };
+        let norm = norm_vector("model.norm.weight", d)?;
         let block = |l: usize| -> Result<Block> {
             let at = format!("model.layers.{l}");
             let linear = |p: Projection| -> Result<Linear> {
@@ -98,10 +112,18 @@ impl Model {
                 Ok(Linear { weight, bias })
             };
             let [q, k, v, o, gate, up, down] = Projection::ALL.map(linear);
-            let head_norm = |which| vector(&format!("{at}.self_attn.{which}.weight"), config.head_dim);
+            let head_norm = |which| norm_vector(&format!("{at}.self_attn.{which}.weight"), config.head_dim);
+            let layer_norm = |which: &str| norm_vector(&format!("{at}.{which}.weight"), d);
+            let [attn_norm, mlp_norm] = config.family.norms();
             Ok(Block {
-                attn_norm: vector(&format!("{at}.input_layernorm.weight"), d)?,
-                mlp_norm: vector(&format!("{at}.post_attention_layernorm.weight"), d)?,
+                attn_norm: layer_norm(attn_norm)?,
+                mlp_norm: layer_norm(mlp_norm)?,
+                post_norms: if config.family.post_norms {
+                    Some([layer_norm(POST_NORMS[0])?, layer_norm(POST_NORMS[1])?])
+                } else {
+                    None
+                },
+                sees: config.sees[l],
                 qk_norm: if config.family.qk_norm {
                     Some([head_norm("q_norm")?, head_norm("k_norm")?])
                 } else {
@@ -123,7 +145,8 @@ impl Model {
     pub fn resident_bytes(&self) -> usize {
         let vectors = self.blocks.iter().map(|b| {
             let biases: usize = b.linears.iter().filter_map(|l| l.bias.as_ref()).map(Vec::len).sum();
-            let norms = b.qk_norm.as_ref().map_or(0, |n| n[0].len() + n[1].len());
+            let two = |n: &Option<[Vec<f32>; 2]>| n.as_ref().map_or(0, |n| n[0].len() + n[1].len());
+            let norms = two(&b.qk_norm) + two(&b.post_norms);
             4 * (b.attn_norm.len() + b.mlp_norm.len() + biases + norms)
         });
         let matrices = self.blocks.iter().flat_map(|b| &b.linears).map(|l| l.weight.resident_bytes());

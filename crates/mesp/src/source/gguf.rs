@@ -48,6 +48,8 @@ impl GgufSource {
         if let (false, Some(divisors)) = (known, &self.model.rope_factors) {
             config.rope.frequencies.iter_mut().zip(divisors).for_each(|(f, divisor)| *f /= divisor);
         }
+        // Files have norms as they are multiplied.
+        config.norm_offset = 0.0;
         if self.model.interleaved {
             config.rope.layout = Layout::Interleaved;
         }
@@ -94,7 +96,9 @@ impl GgufSource {
     }
 
     fn find(&self, name: &str, shape: &[usize]) -> Result<Option<&TensorInfo>> {
-        let Some(info) = gguf::tensor_name(name).and_then(|name| self.file.tensor(&name)) else {
+        let Some(info) =
+            gguf::tensor_name(&self.model.config.model_type, name).and_then(|name| self.file.tensor(&name))
+        else {
             return Ok(None);
         };
         if info.shape != shape {
@@ -145,7 +149,7 @@ impl WeightSource for GgufSource {
     }
 
     fn missing(&self, name: &str) -> Error {
-        let here = gguf::tensor_name(name).unwrap_or_default();
+        let here = gguf::tensor_name(&self.model.config.model_type, name).unwrap_or_default();
         FileError::invalid(&self.path, format!("tensor {here} ({name}) is not in the file"))
             .hint("the metadata say it should be there; get the file again, or convert the model again")
             .into()

@@ -10,13 +10,13 @@ pub enum Site {
     AttnNorm,
     /// h of `q_proj` = n1·Aᵀ `[N, r]`.
     HQ,
-    /// `q_proj`'s output before the per-head norm (qwen3 only) `[N, q]`.
+    /// `q_proj`'s output before the norm per head, where there is one `[N, q]`.
     QRaw,
     /// Rotated queries `[N, q]`.
     Q,
     /// h of `k_proj`.
     HK,
-    /// `k_proj`'s output before the per-head norm (qwen3 only) `[N, k]`.
+    /// `k_proj`'s output before the norm per head, where there is one `[N, k]`.
     KRaw,
     /// Rotated keys `[N, k]`.
     K,
@@ -32,6 +32,8 @@ pub enum Site {
     Probs,
     /// h of `o_proj`.
     HO,
+    /// `o_proj`'s output, where a norm comes between it and the residual stream `[N, d]`.
+    AttnProj,
     /// u = x + `o_proj`(o) `[N, d]`.
     Mid,
     /// n2 = norm(u) `[N, d]`.
@@ -48,11 +50,13 @@ pub enum Site {
     Act,
     /// h of `down_proj`.
     HDown,
+    /// `down_proj`'s output, where a norm comes between it and the residual stream `[N, d]`.
+    MlpOut,
 }
 
 impl Site {
     /// All of them, in order.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::BlockIn,
         Self::AttnNorm,
         Self::HQ,
@@ -67,6 +71,7 @@ impl Site {
         Self::Lse,
         Self::Probs,
         Self::HO,
+        Self::AttnProj,
         Self::Mid,
         Self::MlpNorm,
         Self::HGate,
@@ -75,6 +80,7 @@ impl Site {
         Self::Up,
         Self::Act,
         Self::HDown,
+        Self::MlpOut,
     ];
 
     /// The name in plans and JSON.
@@ -94,6 +100,7 @@ impl Site {
             Self::Lse => "lse",
             Self::Probs => "probs",
             Self::HO => "lora_h.o_proj",
+            Self::AttnProj => "attn_proj",
             Self::Mid => "mid",
             Self::MlpNorm => "mlp_norm",
             Self::HGate => "lora_h.gate_proj",
@@ -102,6 +109,7 @@ impl Site {
             Self::Up => "up",
             Self::Act => "act",
             Self::HDown => "lora_h.down_proj",
+            Self::MlpOut => "mlp_out",
         }
     }
 }
@@ -119,11 +127,28 @@ impl SiteSet {
     pub const LORA_H: Self =
         Self::of(&[Site::HQ, Site::HK, Site::HV, Site::HO, Site::HGate, Site::HUp, Site::HDown]);
     /// What attention's backward reads, and what the MLP's replay starts from.
-    pub const ATTENTION: Self =
-        Self::of(&[Site::QRaw, Site::Q, Site::KRaw, Site::K, Site::V, Site::AttnOut, Site::Lse, Site::Mid]);
+    pub const ATTENTION: Self = Self::of(&[
+        Site::QRaw,
+        Site::Q,
+        Site::KRaw,
+        Site::K,
+        Site::V,
+        Site::AttnOut,
+        Site::Lse,
+        Site::AttnProj,
+        Site::Mid,
+    ]);
     /// Those computed row by row from [`Site::Mid`], in tiles.
-    pub const MLP: Self =
-        Self::of(&[Site::MlpNorm, Site::HGate, Site::Gate, Site::HUp, Site::Up, Site::Act, Site::HDown]);
+    pub const MLP: Self = Self::of(&[
+        Site::MlpNorm,
+        Site::HGate,
+        Site::Gate,
+        Site::HUp,
+        Site::Up,
+        Site::Act,
+        Site::HDown,
+        Site::MlpOut,
+    ]);
 
     /// These.
     pub const fn of(sites: &[Site]) -> Self {

@@ -5,6 +5,7 @@ mod accumulation_equals_batch;
 mod gguf;
 mod goldens;
 mod gradients_f64;
+mod greedy;
 mod head_tiles;
 mod merge_identity;
 mod nan_loss;

@@ -15,7 +15,7 @@ use crate::support::{
     ARCHS, Answer, Case, answer, mesp_policy, random_batch, randomize_adapters, session_for, shapes,
 };
 
-static CASES: LazyLock<[Case; 3]> = LazyLock::new(|| ARCHS.map(Case::load));
+static CASES: LazyLock<[Case; 6]> = LazyLock::new(|| ARCHS.map(Case::load));
 
 fn run(case: &Case, batch: &Batch, targets: &[Projection], policy: Policy) -> Answer {
     let mut options = case.options(policy);

@@ -21,6 +21,7 @@ fn shape(model_type: &str) -> ModelConfig {
         hidden_act: "silu".to_string(),
         use_sliding_window: false,
         sliding_window: None,
+        layers: crate::config::LayerTraits::default(),
         bos_token_id: Some(1),
         eos_token_ids: vec![2],
         dtype: None,
@@ -109,7 +110,7 @@ fn llama3_scaling_is_recognized_by_its_divisors() {
         (scaling(8.0, 2.0, 8192), true, false),
     ] {
         let mut config = shape("llama");
-        (config.rope_theta, config.rope_scaling) = (500_000.0, written);
+        (config.rope_theta, config.rope_scaling) = (500_000.0, written.clone());
         let factors = rope_factors(&config).unwrap();
         assert_eq!(factors.len(), 16);
         let mut metadata = metadata(&config);
@@ -158,7 +159,11 @@ fn wrong_models_are_refused() {
     let (arch, u32) = ("general.architecture", Value::U32);
     for (key, value, expected) in [
         (arch, None, "key \"general.architecture\": expected a value, found none"),
-        (arch, Some("bert".into()), "expected \"llama\", \"qwen2\" or \"qwen3\", found \"bert\""),
+        (
+            arch,
+            Some("bert".into()),
+            "expected one of \"llama\", \"qwen2\", \"qwen3\", \"gemma3\", \"smollm3\", found \"bert\"",
+        ),
         (arch, Some(u32(3)), "expected a string, found 3"),
         ("split.count", Some(Value::U16(2)), "found one of 2 parts"),
         ("llama.expert_count", Some(u32(8)), "found one of 8 experts"),
@@ -224,7 +229,7 @@ fn names_are_llama_cpps() {
         ("model.rotary_emb.inv_freq", None),
         ("", None),
     ] {
-        assert_eq!(tensor_name(hf).as_deref(), expected, "{hf}");
+        assert_eq!(tensor_name("llama", hf).as_deref(), expected, "{hf}");
     }
 }
 

@@ -1,14 +1,19 @@
 //! What tells one architecture from another. One file a family, named as `model_type` in `config.json`.
 
+mod gemma3_text;
 mod llama;
+mod mistral;
 mod qwen2;
 mod qwen3;
+mod smollm3;
 
+use mesp_device::Gate;
 use mesp_formats::ModelConfig;
 
 use crate::{Error, Result};
 
-/// What a family adds to the common pre-norm block.
+/// What a family adds to the common pre-norm block. Which layers have a window or no rotation is in the
+/// configuration: [`Config::sees`](super::Config::sees).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools, reason = "independent facts of an architecture")]
 pub struct Family {
@@ -20,26 +25,58 @@ pub struct Family {
     pub mlp_bias: bool,
     /// A norm per head on queries and keys, before they are rotated.
     pub qk_norm: bool,
+    /// Norms between the attention's and the MLP's output and the residual stream.
+    pub post_norms: bool,
+    /// Norms are stored as what is added to 1.
+    pub norm_around_one: bool,
+    /// Embeddings are multiplied by √d on their way into the first block.
+    pub scaled_embedding: bool,
+    /// What the MLP's gate goes through.
+    pub gate: Gate,
 }
+
+/// The block that most families share.
+const PLAIN: Family = Family {
+    qkv_bias: false,
+    o_bias: false,
+    mlp_bias: false,
+    qk_norm: false,
+    post_norms: false,
+    norm_around_one: false,
+    scaled_embedding: false,
+    gate: Gate::Silu,
+};
+
+impl Family {
+    /// Checkpoint names of the norms before attention and before the MLP.
+    pub(crate) fn norms(self) -> [&'static str; 2] {
+        let mlp = if self.post_norms { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
+        ["input_layernorm", mlp]
+    }
+}
+
+/// A family's file.
+type Make = fn(&ModelConfig) -> Family;
+
+/// `model_type` of every family.
+const FAMILIES: [(&str, Make); 6] = [
+    ("llama", llama::family),
+    ("mistral", mistral::family),
+    ("qwen2", qwen2::family),
+    ("qwen3", qwen3::family),
+    ("gemma3_text", gemma3_text::family),
+    ("smollm3", smollm3::family),
+];
 
 /// The family of a configuration.
 ///
 /// # Errors
-/// When there is none by that name, or the configuration asks for something that it does not have here.
+/// When there is none by that name.
 pub(super) fn of(config: &ModelConfig) -> Result<Family> {
-    if config.use_sliding_window {
-        return Err(Error::usage(format!(
-            "config.json: use_sliding_window is true, which is not supported for model_type {:?}",
-            config.model_type
-        ))
-        .hint("set use_sliding_window to false if your sequences are no longer than the window"));
+    let name = config.model_type.as_str();
+    if let Some((_, make)) = FAMILIES.iter().find(|(known, _)| *known == name) {
+        return Ok(make(config));
     }
-    match config.model_type.as_str() {
-        "llama" => Ok(llama::family(config)),
-        "qwen2" => Ok(qwen2::family(config)),
-        "qwen3" => Ok(qwen3::family(config)),
-        other => {
-            Err(Error::usage(format!("config.json: model_type is {other:?}, expected llama, qwen2 or qwen3")))
-        }
-    }
+    let known = FAMILIES.map(|(known, _)| known).join(", ");
+    Err(Error::usage(format!("config.json: model_type is {name:?}, expected one of {known}")))
 }

@@ -2,8 +2,8 @@
 
 use mesp_formats::ModelConfig;
 
-use super::Family;
+use super::{Family, PLAIN};
 
 pub(super) fn family(_: &ModelConfig) -> Family {
-    Family { qkv_bias: true, o_bias: false, mlp_bias: false, qk_norm: false }
+    Family { qkv_bias: true, ..PLAIN }
 }

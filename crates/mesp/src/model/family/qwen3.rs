@@ -2,9 +2,9 @@
 
 use mesp_formats::ModelConfig;
 
-use super::Family;
+use super::{Family, PLAIN};
 
 pub(super) fn family(c: &ModelConfig) -> Family {
     let bias = c.attention_bias.unwrap_or(false);
-    Family { qkv_bias: bias, o_bias: bias, mlp_bias: false, qk_norm: true }
+    Family { qkv_bias: bias, o_bias: bias, qk_norm: true, ..PLAIN }
 }

@@ -133,7 +133,7 @@ fn widened(dir: &Path, path: &Path) -> MemorySource {
     let file = gguf::parse(path, map.bytes()).expect("a header");
     let mut source = MemorySource::read(dir);
     for (name, (shape, values)) in &mut source.tensors {
-        let info = file.tensor(&gguf::tensor_name(name).expect("a name")).expect("a tensor");
+        let info = file.tensor(&gguf::tensor_name("llama", name).expect("a name")).expect("a tensor");
         assert_eq!(&info.shape, shape);
         gguf::dequantize_row(info.ty, &map.bytes()[info.range.clone()], values);
     }
