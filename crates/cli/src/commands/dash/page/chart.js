@@ -1,13 +1,13 @@
 import { el, empty, fill, swatch, toggle } from "./dom.js";
 import { extent, nearest, within } from "./series.js";
 import { roomy, scale } from "./scale.js";
-import { PAD, axes, drawLevel, drawMark, paint } from "./paint.js";
+import { PAD, axes, drawLevel, drawMarks, paint } from "./paint.js";
 
 // A chart on a canvas, with a line at the place that is pointed at, zoom, and the keyboard.
 //
 // A layer: { kind: "line" | "area" | "points", label, color, x, y, base, width, alpha, dash, quiet, format }; a
 // quiet one is in neither tooltip nor legend. A level is a horizontal line: { label, color, y, dash }. A mark is a
-// vertical one: { x, label, color }.
+// vertical one: { x, label, color, below }.
 
 /** Pixels from which a point is pointed at, and from which a drag is one. */
 const NEAR = 14;
@@ -98,9 +98,9 @@ export class Chart {
     c.beginPath();
     c.rect(PAD.left - 5, PAD.top - 4, w - PAD.left - PAD.right + 10, h - PAD.top - PAD.bottom + 6);
     c.clip();
-    for (const mark of this.marks) drawMark(c, this, mark, h);
     for (const layer of this.layers) paint[layer.kind](c, this, layer, domain, fits);
     for (const level of this.levels) if (fits(level.y)) drawLevel(c, this, level, w);
+    drawMarks(c, this, this.marks, w, h);
     c.restore();
     this.point();
   }

@@ -43,7 +43,7 @@ export class Memory {
     this.within = new Chart({
       id: "within", title: "Within one step", view: new View(), height: 280, width: "w4", zero: true, format: bytes,
       xFormat: (x, axis) => this.moment(x, axis),
-      note: "The arena as it is planned: time counts allocations and frees, and of a loop over tiles the first turn is shown.",
+      note: "The arena as it is planned: time counts allocations and frees, and of a loop over tiles the first turn is shown. The numbers on the ground are blocks.",
     });
     this.alive = el("div", { className: "card w2", id: "alive" });
     root.append(el("h2", null, "Memory"), el("div", { className: "grid" }, this.over.root, this.classes, this.within.root, this.alive));
@@ -119,7 +119,7 @@ export class Memory {
       this.within.set({ layers: [], none });
       return;
     }
-    const { classes, columns, peak_bytes: peak, phases = [], alive_at_peak: alive = [] } = timeline;
+    const { classes, columns, peak_bytes: peak, phases = [], blocks = [], alive_at_peak: alive = [] } = timeline;
     // In percent of the step; a column lasts until the next one begins.
     const n = columns.length;
     const percent = (i) => (100 * i) / n;
@@ -127,7 +127,10 @@ export class Memory {
     const at = (c) => { const k = classes.indexOf(c); return x.map((_, i) => columns[Math.min(i, n - 1)][k] ?? 0); };
     const layers = stack(inOrder(classes), x, at);
     const levels = [{ label: "peak of the arena", color: "--planned", y: peak, dash: [6, 4] }];
-    const marks = phases.map((p) => ({ x: percent(p.from), label: p.name }));
+    const marks = [
+      ...phases.map((p) => ({ x: percent(p.from), label: p.name, color: "--soft" })),
+      ...blocks.map((b) => ({ x: percent(b.from), label: String(b.block), below: true })),
+    ];
     const policy = run.fact("method");
     this.within.set({ layers, levels, marks, now: [policy, `peak ${bytes(peak)}`, timeline.moments && `${count(timeline.moments)} moments`].filter(Boolean).join(" · "), none });
     const row = (b) => el("tr", null, el("td", null, swatch(`var(${colorOfClass(b.class)})`), b.name), el("td", { className: "n" }, bytes(b.bytes)));

@@ -113,18 +113,25 @@ export function drawLevel(c, at, { y, color, dash }, w) {
   c.setLineDash([]);
 }
 
-/** A vertical line with its name. */
-export function drawMark(c, at, { x, label, color = "--line" }, h) {
-  const px = Math.round(at.x(x)) + 0.5;
-  c.strokeStyle = css(color);
-  c.beginPath();
-  c.moveTo(px, PAD.top);
-  c.lineTo(px, h - PAD.bottom);
-  c.stroke();
-  c.fillStyle = css("--soft");
+/** Vertical lines with their names, where there is room for one; those `below` are ticks on the ground. */
+export function drawMarks(c, at, marks, w, h) {
   c.font = "10px system-ui, sans-serif";
-  c.textAlign = "left";
-  c.fillText(label, px + 4, PAD.top + 8);
+  for (const below of [false, true]) {
+    const shown = marks.filter((m) => Boolean(m.below) === below).map((m) => ({ ...m, px: Math.round(at.x(m.x)) + 0.5 }));
+    shown.forEach(({ px, label, color = below ? "--ink" : "--line" }, i) => {
+      c.strokeStyle = css(color);
+      c.lineWidth = 1;
+      c.beginPath();
+      c.moveTo(px, below ? h - PAD.bottom - 5 : PAD.top);
+      c.lineTo(px, h - PAD.bottom);
+      c.stroke();
+      const room = (shown[i + 1]?.px ?? w - PAD.right) - px;
+      if (c.measureText(label).width + 6 > room) return;
+      c.fillStyle = css(below ? "--ink" : "--soft");
+      c.textAlign = "left";
+      c.fillText(label, px + 4, below ? h - PAD.bottom - 3 : PAD.top + 8);
+    });
+  }
 }
 
 /** How layers are drawn, by their kind. */
