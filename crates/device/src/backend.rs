@@ -115,6 +115,32 @@ pub trait Backend {
     fn linear(&mut self, y: ViewMut<'_>, x: View<'_>, w: &Weight, bias: Option<&[f32]>, accumulate: bool);
     /// `dx = dy·W`, or `dx +=`. There is no gradient of a frozen weight.
     fn input_grad(&mut self, dx: ViewMut<'_>, dy: View<'_>, w: &Weight, accumulate: bool);
+    /// [`Backend::linear`] without bias where it accumulates, then `y += alpha·h·Bᵀ`: to the bit as two products,
+    /// where the device can in one pass over `y`.
+    fn adapted_linear(
+        &mut self,
+        mut y: ViewMut<'_>,
+        x: View<'_>,
+        w: &Weight,
+        bias: Option<&[f32]>,
+        accumulate: bool,
+        (h, b, alpha): (View<'_>, View<'_>, f64),
+    ) {
+        self.linear(y.again(), x, w, bias, accumulate);
+        self.product(y, Form::RightTransposed, h, b, alpha, true);
+    }
+    /// [`Backend::input_grad`], then `dx += dh·A`, likewise.
+    fn adapted_input_grad(
+        &mut self,
+        mut dx: ViewMut<'_>,
+        dy: View<'_>,
+        w: &Weight,
+        accumulate: bool,
+        (dh, a): (View<'_>, View<'_>),
+    ) {
+        self.input_grad(dx.again(), dy, w, accumulate);
+        self.product(dx, Form::Plain, dh, a, 1.0, true);
+    }
     /// `y = alpha·a·b` in a form, or `y +=`: the small products of adapters.
     fn product(&mut self, y: ViewMut<'_>, form: Form, a: View<'_>, b: View<'_>, alpha: f64, accumulate: bool);
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use mesp_kernels::{
-    self as kernels, AdamW, Compute, Gate, Init, Lhs, Out, Par, ProbsAt, Real, Rhs, RowStat, Sgd,
+    self as kernels, AdamW, Compute, Gate, Init, Lhs, Out, Par, ProbsAt, Real, Rhs, RowStat, Sgd, Term,
 };
 use rayon::ThreadPool;
 
@@ -311,47 +311,34 @@ impl<R: Real> Backend for Cpu<R> {
     }
 
     fn linear(&mut self, y: ViewMut<'_>, x: View<'_>, w: &Weight, bias: Option<&[f32]>, accumulate: bool) {
-        let (m, n, k) = (y.rows, y.cols, x.cols);
-        let (y, x, scratch) = (self.write(y), self.read(x), self.scratch());
-        for part in w.stretches(self.advise) {
-            let init = match (accumulate, bias) {
-                (true, _) => Init::Accumulate,
-                (false, Some(bias)) => Init::Bias(&bias[part.rows.clone()]),
-                (false, None) => Init::Zero,
-            };
-            let out = Out { data: &mut y[part.rows.start..], row_stride: n, col_stride: 1 };
-            kernels::matmul(
-                out,
-                [m, part.rows.len(), k],
-                R::ONE,
-                Lhs::rows(x, k),
-                Rhs::WeightTransposed(part.weight.view()),
-                init,
-                self.compute,
-                scratch,
-                Par::on(&self.pool),
-            );
-        }
+        self.forward_product(y, x, w, bias, accumulate, None);
     }
 
     fn input_grad(&mut self, dx: ViewMut<'_>, dy: View<'_>, w: &Weight, accumulate: bool) {
-        let (m, n, k) = (dx.rows, dx.cols, dy.cols);
-        let (dx, dy, scratch) = (self.write(dx), self.read(dy), self.scratch());
-        for part in w.stretches(self.advise) {
-            let init = if accumulate || part.rows.start > 0 { Init::Accumulate } else { Init::Zero };
-            let dy = Lhs { data: &dy[part.rows.start..], row_stride: k, col_stride: 1 };
-            kernels::matmul(
-                Out::rows(dx, n),
-                [m, n, part.rows.len()],
-                R::ONE,
-                dy,
-                Rhs::Weight(part.weight.view()),
-                init,
-                self.compute,
-                scratch,
-                Par::on(&self.pool),
-            );
-        }
+        self.backward_product(dx, dy, w, accumulate, None);
+    }
+
+    fn adapted_linear(
+        &mut self,
+        y: ViewMut<'_>,
+        x: View<'_>,
+        w: &Weight,
+        bias: Option<&[f32]>,
+        accumulate: bool,
+        term: (View<'_>, View<'_>, f64),
+    ) {
+        self.forward_product(y, x, w, bias, accumulate, Some(term));
+    }
+
+    fn adapted_input_grad(
+        &mut self,
+        dx: ViewMut<'_>,
+        dy: View<'_>,
+        w: &Weight,
+        accumulate: bool,
+        term: (View<'_>, View<'_>),
+    ) {
+        self.backward_product(dx, dy, w, accumulate, Some(term));
     }
 
     fn product(
@@ -503,6 +490,80 @@ impl<R: Real> Backend for Cpu<R> {
 }
 
 impl<R: Real> Cpu<R> {
+    /// `y = init + x·Wᵀ`, and the adapter's `alpha·h·Bᵀ`.
+    fn forward_product(
+        &mut self,
+        y: ViewMut<'_>,
+        x: View<'_>,
+        w: &Weight,
+        bias: Option<&[f32]>,
+        accumulate: bool,
+        adapter: Option<(View<'_>, View<'_>, f64)>,
+    ) {
+        let (m, n, k) = (y.rows, y.cols, x.cols);
+        let (y, x, scratch) = (self.write(y), self.read(x), self.scratch());
+        for part in w.stretches(self.advise) {
+            let init = match (accumulate, bias) {
+                (true, _) => Init::Accumulate,
+                (false, Some(bias)) => Init::Bias(&bias[part.rows.clone()]),
+                (false, None) => Init::Zero,
+            };
+            let term = adapter.map(|(h, b, alpha)| Term {
+                depth: h.cols,
+                alpha: R::from_f64(alpha),
+                a: Lhs::rows(self.read(h), h.cols),
+                b: Rhs::transposed(&self.read(b)[part.rows.start * b.cols..], b.cols),
+            });
+            kernels::matmul_plus(
+                Out { data: &mut y[part.rows.start..], row_stride: n, col_stride: 1 },
+                [m, part.rows.len(), k],
+                R::ONE,
+                Lhs::rows(x, k),
+                Rhs::WeightTransposed(part.weight.view()),
+                init,
+                self.compute,
+                term,
+                scratch,
+                Par::on(&self.pool),
+            );
+        }
+    }
+
+    /// `dx (+)= dy·W`, and the adapter's `dh·A`.
+    fn backward_product(
+        &mut self,
+        dx: ViewMut<'_>,
+        dy: View<'_>,
+        w: &Weight,
+        accumulate: bool,
+        adapter: Option<(View<'_>, View<'_>)>,
+    ) {
+        let (m, n, k) = (dx.rows, dx.cols, dy.cols);
+        let (dx, dy, scratch) = (self.write(dx), self.read(dy), self.scratch());
+        for part in w.stretches(self.advise) {
+            let init = if accumulate || part.rows.start > 0 { Init::Accumulate } else { Init::Zero };
+            // After the last of the layer's own terms.
+            let term = adapter.filter(|_| part.rows.end == k).map(|(dh, a)| Term {
+                depth: dh.cols,
+                alpha: R::ONE,
+                a: Lhs::rows(self.read(dh), dh.cols),
+                b: Rhs::rows(self.read(a), a.cols),
+            });
+            kernels::matmul_plus(
+                Out::rows(dx, n),
+                [m, n, part.rows.len()],
+                R::ONE,
+                Lhs { data: &dy[part.rows.start..], row_stride: k, col_stride: 1 },
+                Rhs::Weight(part.weight.view()),
+                init,
+                self.compute,
+                term,
+                scratch,
+                Par::on(&self.pool),
+            );
+        }
+    }
+
     fn probs<'a>(&self, probs: Probs<'a>) -> ProbsAt<'a, R> {
         match probs {
             Probs::Rebuild => ProbsAt::Rebuild,

@@ -286,6 +286,40 @@ impl<B: Backend> Backend for Timed<B> {
         self.product("input_grad", self.named(w), work, |be| be.input_grad(dx, dy, w, accumulate));
     }
 
+    fn adapted_linear(
+        &mut self,
+        y: ViewMut<'_>,
+        x: View<'_>,
+        w: &Weight,
+        bias: Option<&[f32]>,
+        accumulate: bool,
+        (h, b, alpha): (View<'_>, View<'_>, f64),
+    ) {
+        let work = (multiplied(y.rows, y.cols, x.cols), view_mut(&y) + view(&x), w.bytes());
+        let term = (multiplied(y.rows, y.cols, h.cols), view(&h) + view(&b), 0);
+        self.product("linear", self.named(w), work, |be| {
+            be.adapted_linear(y, x, w, bias, accumulate, (h, b, alpha));
+        });
+        // Its time is the layer's.
+        self.product("adapter output", "", term, |_| ());
+    }
+
+    fn adapted_input_grad(
+        &mut self,
+        dx: ViewMut<'_>,
+        dy: View<'_>,
+        w: &Weight,
+        accumulate: bool,
+        (dh, a): (View<'_>, View<'_>),
+    ) {
+        let work = (multiplied(dx.rows, dx.cols, dy.cols), view_mut(&dx) + view(&dy), w.bytes());
+        let term = (multiplied(dx.rows, dx.cols, dh.cols), view(&dh) + view(&a), 0);
+        self.product("input_grad", self.named(w), work, |be| {
+            be.adapted_input_grad(dx, dy, w, accumulate, (dh, a));
+        });
+        self.product("adapter input_grad", "", term, |_| ());
+    }
+
     fn product(
         &mut self,
         y: ViewMut<'_>,

@@ -39,7 +39,7 @@ pub use gated::{Gate, gated_backward_in_place, gated_in_place};
 pub use isa::{Isa, isa};
 #[doc(hidden)]
 pub use matmul::Micro;
-pub use matmul::{Compute, Init, Lhs, Out, Rhs, matmul, matmul_scratch};
+pub use matmul::{Compute, Init, Lhs, Out, Rhs, Term, matmul, matmul_plus, matmul_scratch};
 pub use online_softmax::{softmax_sum, softmax_sum_gradient};
 pub use optim::{AdamW, Sgd, adamw, add_bias, scale, sgd, sum_of_squares};
 pub use par::Par;

@@ -138,6 +138,20 @@ pub enum Init<'a> {
     Accumulate,
 }
 
+/// A second product of the same output, of small depth, added to the first while the output is in cache:
+/// `alpha·a·b` in full precision.
+#[derive(Debug, Clone, Copy)]
+pub struct Term<'a, R> {
+    /// Columns of `a`, rows of `b`.
+    pub depth: usize,
+    /// Factor.
+    pub alpha: R,
+    /// `[m, depth]`
+    pub a: Lhs<'a, R>,
+    /// `[depth, n]`
+    pub b: Rhs<'a, R>,
+}
+
 /// Values of scratch that [`matmul`] needs for a number of threads.
 pub const fn matmul_scratch(threads: usize) -> usize {
     threads * PACKED
@@ -151,7 +165,7 @@ pub const fn matmul_scratch(threads: usize) -> usize {
 #[track_caller]
 pub fn matmul<R: Real>(
     out: Out<'_, R>,
-    [m, n, k]: [usize; 3],
+    size: [usize; 3],
     alpha: R,
     a: Lhs<'_, R>,
     b: Rhs<'_, R>,
@@ -160,7 +174,30 @@ pub fn matmul<R: Real>(
     scratch: &mut [R],
     par: Par<'_>,
 ) {
+    matmul_plus(out, size, alpha, a, b, init, compute, None, scratch, par);
+}
+
+/// [`matmul`] and then `out += term`, to the bit as two products one after the other, in one pass over `out`.
+///
+/// # Panics
+/// As [`matmul`].
+#[track_caller]
+pub fn matmul_plus<R: Real>(
+    out: Out<'_, R>,
+    [m, n, k]: [usize; 3],
+    alpha: R,
+    a: Lhs<'_, R>,
+    b: Rhs<'_, R>,
+    init: Init<'_>,
+    compute: Compute,
+    term: Option<Term<'_, R>>,
+    scratch: &mut [R],
+    par: Par<'_>,
+) {
     check(&out, [m, n, k], &a, &b, init);
+    if let Some(t) = &term {
+        check(&out, [m, n, t.depth], &t.a, &t.b, Init::Accumulate);
+    }
     assert!(scratch.len() >= matmul_scratch(par.threads()), "matmul scratch: {} values", scratch.len());
     if m == 0 || n == 0 {
         return;
@@ -184,7 +221,28 @@ pub fn matmul<R: Real>(
         let c = Target { start: c.as_ptr(), row_stride, col_stride };
         // SAFETY: `check` proved that every index of this tile lies inside the operands; tasks own disjoint
         // rows × columns of `out`.
-        unsafe { block_product(&micro, rows, cols, k, alpha, a, b, init, c, packed) };
+        unsafe { block_product(&micro, rows.clone(), cols.clone(), k, alpha, a, b, init, c, packed) };
+        let Some(t) = &term else { return };
+        let full = R::micro(Compute::Full);
+        let width = full.group * full.nr;
+        for from in cols.clone().step_by(width) {
+            let cols = from..(from + width).min(cols.end);
+            // SAFETY: as above, for a part of the same tile.
+            unsafe {
+                block_product(
+                    &full,
+                    rows.clone(),
+                    cols,
+                    t.depth,
+                    t.alpha,
+                    t.a,
+                    t.b,
+                    Init::Accumulate,
+                    c,
+                    packed,
+                );
+            }
+        }
     });
 }
 

@@ -264,3 +264,32 @@ fn bf16_products_round_their_factors_only() {
         }
     }
 }
+
+/// A term gives the bits of a second product, wherever the first cuts its work.
+#[test]
+fn a_term_is_a_second_product() {
+    let mut rng = Rng(31);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
+    for [m, n, k, depth] in [[1, 1, 1, 1], [7, 70, 33, 8], [40, 700, 500, 8], [13, 129, 20, 1000]] {
+        let (a, b): (Vec<f32>, Vec<f32>) = (rng.vec(m * k), rng.vec(k * n));
+        let (h, l): (Vec<f32>, Vec<f32>) = (rng.vec(m * depth), rng.vec(n * depth));
+        let start: Vec<f32> = rng.vec(m * n);
+        for compute in [Compute::Full, Compute::Bf16] {
+            for par in [Par::serial(), Par::on(&pool)] {
+                let mut scratch = vec![0.0; matmul_scratch(par.threads())];
+                let (left, right) = (Lhs::rows(&a, k), Rhs::rows(&b, n));
+                let (h, l) = (Lhs::rows(&h, depth), Rhs::transposed(&l, depth));
+                let mut two = start.clone();
+                let (size, init) = ([m, n, k], Init::Accumulate);
+                matmul(Out::rows(&mut two, n), size, 1.0, left, right, init, compute, &mut scratch, par);
+                let (size, full) = ([m, n, depth], Compute::Full);
+                matmul(Out::rows(&mut two, n), size, 1.7, h, l, init, full, &mut scratch, par);
+                let mut one = start.clone();
+                let term = Some(Term { depth, alpha: 1.7, a: h, b: l });
+                let (size, out) = ([m, n, k], Out::rows(&mut one, n));
+                matmul_plus(out, size, 1.0, left, right, init, compute, term, &mut scratch, par);
+                assert_eq!(one, two, "[{m},{n},{k}] and {depth}, {compute:?}");
+            }
+        }
+    }
+}

@@ -24,12 +24,20 @@ pub fn forward<B: Backend>(
     scale: f64,
     accumulate: bool,
 ) {
-    be.linear(y.again(), x, &linear.weight, linear.bias.as_deref(), accumulate);
-    if let (true, Some(bias)) = (accumulate, &linear.bias) {
-        be.add_bias(y.again(), bias);
-    }
-    if let Some((pair, h)) = adapter {
-        be.product(y, Form::RightTransposed, h, pair.b.view(), scale, true);
+    let bias = linear.bias.as_deref();
+    match (adapter, bias) {
+        // The bias is added between the two.
+        (adapter, Some(bias)) if accumulate => {
+            be.linear(y.again(), x, &linear.weight, None, true);
+            be.add_bias(y.again(), bias);
+            if let Some((pair, h)) = adapter {
+                be.product(y, Form::RightTransposed, h, pair.b.view(), scale, true);
+            }
+        }
+        (Some((pair, h)), bias) => {
+            be.adapted_linear(y, x, &linear.weight, bias, accumulate, (h, pair.b.view(), scale));
+        }
+        (None, bias) => be.linear(y, x, &linear.weight, bias, accumulate),
     }
 }
 
@@ -57,14 +65,14 @@ pub fn gradients<B: Backend>(
 /// `dx = g·W + dh·A`, or `dx +=`
 pub fn input_grad<B: Backend>(
     be: &mut B,
-    mut dx: ViewMut<'_>,
+    dx: ViewMut<'_>,
     g: View<'_>,
     linear: &Linear,
     adapter: Option<(&Pair, View<'_>)>,
     accumulate: bool,
 ) {
-    be.input_grad(dx.again(), g, &linear.weight, accumulate);
-    if let Some((pair, dh)) = adapter {
-        be.product(dx, Form::Plain, dh, pair.a.view(), 1.0, true);
+    match adapter {
+        Some((pair, dh)) => be.adapted_input_grad(dx, g, &linear.weight, accumulate, (dh, pair.a.view())),
+        None => be.input_grad(dx, g, &linear.weight, accumulate),
     }
 }
