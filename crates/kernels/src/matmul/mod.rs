@@ -16,9 +16,14 @@
 //! equals the same product in row tiles bit for bit, and so does a sum over rows (`aᵀ·b`) cut into tiles
 //! that accumulate. Methods that differ only in what they keep rely on this.
 
+mod ahead;
+#[cfg(target_arch = "x86_64")]
+mod lanes;
 mod micro;
 mod pack;
 mod pack32;
+#[cfg(target_arch = "x86_64")]
+mod pack512;
 mod rounded;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -27,12 +32,19 @@ use std::ops::Range;
 
 pub use micro::Micro;
 
+use ahead::Ahead;
+
 use crate::par::{Par, Pieces};
 use crate::{Real, WeightView};
 
 /// Rows of `b` packed at a time: a group of panels (230 KB) stays in the second-level cache. Even, so that
 /// pairs of bf16 never cross a cut.
 const KC: usize = 448;
+/// Rows that count as few: such products (decoding, narrow tiles of the head) are limited by reading the weight.
+const FEW: usize = 16;
+/// The same for few rows: what is packed is multiplied at once out of the first-level cache, while the weight
+/// streams in from memory.
+const KC_FEW: usize = 96;
 /// Values of 32 bits that a thread packs at a time: two panels of single precision, four of bf16 pairs. The
 /// left factor's tile, which bf16 rounds on the way, is reused for each panel of the group.
 const PACKED: usize = 2 * KC * NR;
@@ -204,8 +216,10 @@ pub fn matmul_plus<R: Real>(
     }
     let micro = R::micro(compute);
     let panels = n.div_ceil(micro.nr);
+    let few = m <= FEW && !matches!(b, Rhs::Dense { .. });
+    let kc = if few { KC_FEW } else { KC };
     // As many panels to a group as fit, but enough groups to occupy the threads.
-    let group = (panels / (2 * par.threads())).clamp(1, micro.group);
+    let group = if few { 1 } else { (panels / (2 * par.threads())).clamp(1, micro.group) };
     let groups = panels.div_ceil(group);
     let row_blocks = row_blocks(m, groups, par.threads(), micro.mr);
     let rows_each = m.div_ceil(row_blocks).next_multiple_of(micro.mr);
@@ -221,7 +235,7 @@ pub fn matmul_plus<R: Real>(
         let c = Target { start: c.as_ptr(), row_stride, col_stride };
         // SAFETY: `check` proved that every index of this tile lies inside the operands; tasks own disjoint
         // rows × columns of `out`.
-        unsafe { block_product(&micro, rows.clone(), cols.clone(), k, alpha, a, b, init, c, packed) };
+        unsafe { block_product(&micro, rows.clone(), cols.clone(), [n, k, kc], alpha, a, b, init, c, packed) };
         let Some(t) = &term else { return };
         let full = R::micro(Compute::Full);
         let width = full.group * full.nr;
@@ -233,7 +247,7 @@ pub fn matmul_plus<R: Real>(
                     &full,
                     rows.clone(),
                     cols,
-                    t.depth,
+                    [n, t.depth, KC],
                     t.alpha,
                     t.a,
                     t.b,
@@ -314,7 +328,7 @@ unsafe fn block_product<R: Real>(
     micro: &Micro<R>,
     rows: Range<usize>,
     cols: Range<usize>,
-    k: usize,
+    [n, k, kc]: [usize; 3],
     alpha: R,
     a: Lhs<'_, R>,
     b: Rhs<'_, R>,
@@ -326,7 +340,7 @@ unsafe fn block_product<R: Real>(
     let mut left = [R::ZERO; MR * KC];
     let mut k0 = 0;
     loop {
-        let depth = KC.min(k - k0);
+        let depth = kc.min(k - k0);
         let steps = depth.div_ceil(micro.per_step);
         let panels = || cols.clone().step_by(micro.nr).map(|from| from..(from + micro.nr).min(cols.end));
         for (panel, cols) in panels().enumerate() {
@@ -334,8 +348,18 @@ unsafe fn block_product<R: Real>(
             let to = &mut packed[panel * steps * micro.nr..];
             (micro.pack)(to, b, k0, depth, cols.start, cols.len(), padded, alpha);
         }
+        let (next_depth, next_cols) = if k0 + depth < k {
+            (k0 + depth..(k0 + depth + kc).min(k), cols.clone())
+        } else {
+            (0..kc.min(k), cols.end..(cols.end + cols.len()).min(n))
+        };
+        let mut ahead = Ahead::new(&b, next_depth, next_cols);
+        let each = ahead.len().div_ceil(rows.len().div_ceil(micro.mr).max(1) * panels().count());
         for i in rows.clone().step_by(micro.mr) {
             let height = micro.mr.min(rows.end - i);
+            let below = i + height..(i + height + micro.mr).min(rows.end);
+            let mut left_ahead = ahead::left(&a, &below, &(k0..k0 + depth));
+            let each_left = left_ahead.len().div_ceil(panels().count());
             let a_start = if depth == 0 { 0 } else { i * a.row_stride + k0 * a.col_stride };
             let (mut a_at, mut a_rows, mut a_cols) = (a.data[a_start..].as_ptr(), a.row_stride, a.col_stride);
             if let Some(prepare) = micro.left {
@@ -343,6 +367,9 @@ unsafe fn block_product<R: Real>(
                 (a_at, a_rows, a_cols) = (left.as_ptr(), steps, 1);
             }
             for (panel, cols) in panels().enumerate() {
+                ahead.ask(each);
+                left_ahead.ask(each_left);
+                ahead::result(c, &below, &cols);
                 let vectors = cols.len().div_ceil(micro.lane);
                 let padded = vectors * micro.lane;
                 let direct = c.col_stride == 1 && cols.len() == padded;

@@ -177,23 +177,24 @@ fn round_row(out: &mut [u16], x: &[f32]) {
     }
 }
 
-/// Transposes 16 × 16 words: word r of row p of `to` is word p of row r of `from`, whose rows begin
-/// `from_stride` bytes apart, at any alignment.
+/// Sixteen words of sixteen rows, whose starts lie `stride` bytes apart at any alignment, transposed: lane r of
+/// vector p is word p of row r.
 ///
 /// Two rounds of exchanges within groups of four words, two between groups.
 ///
 /// # Safety
-/// The machine has AVX-512 F, and all 256 words exist on both sides.
+/// The machine has AVX-512 F, and all 256 words exist.
+#[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn transpose16(from: *const u8, from_stride: usize, to: *mut u32, to_stride: usize) {
+pub(super) unsafe fn transposed16(from: *const u8, stride: usize) -> [std::arch::x86_64::__m512i; 16] {
     use std::arch::x86_64::{
-        __m512i, _mm512_loadu_si512, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_storeu_si512,
-        _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+        __m512i, _mm512_loadu_si512, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_unpackhi_epi32,
+        _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
     };
     let mut rows: [__m512i; 16] = [_mm512_setzero_si512(); 16];
     for (r, row) in rows.iter_mut().enumerate() {
         // SAFETY: the caller's promise.
-        *row = unsafe { _mm512_loadu_si512(from.add(r * from_stride).cast()) };
+        *row = unsafe { _mm512_loadu_si512(from.add(r * stride).cast()) };
     }
     // Within groups of four words: afterwards `b[4g + c]` holds column c of each group, for rows 4g..4g+4.
     let mut b = rows;
@@ -210,6 +211,7 @@ pub(super) unsafe fn transpose16(from: *const u8, from_stride: usize, to: *mut u
         b[g + 3] = _mm512_unpackhi_epi64(a1, a3);
     }
     // Between groups: 128-bit lane l of column c becomes output row 4l + c.
+    let mut out = rows;
     for c in 0..4 {
         let (low, high) =
             (_mm512_shuffle_i32x4::<0x88>(b[c], b[4 + c]), _mm512_shuffle_i32x4::<0xdd>(b[c], b[4 + c]));
@@ -217,17 +219,12 @@ pub(super) unsafe fn transpose16(from: *const u8, from_stride: usize, to: *mut u
             _mm512_shuffle_i32x4::<0x88>(b[8 + c], b[12 + c]),
             _mm512_shuffle_i32x4::<0xdd>(b[8 + c], b[12 + c]),
         );
-        let out = [
-            _mm512_shuffle_i32x4::<0x88>(low, low2),
-            _mm512_shuffle_i32x4::<0x88>(high, high2),
-            _mm512_shuffle_i32x4::<0xdd>(low, low2),
-            _mm512_shuffle_i32x4::<0xdd>(high, high2),
-        ];
-        for (l, row) in out.into_iter().enumerate() {
-            // SAFETY: the caller's promise.
-            unsafe { _mm512_storeu_si512(to.add((4 * l + c) * to_stride).cast(), row) };
-        }
+        out[c] = _mm512_shuffle_i32x4::<0x88>(low, low2);
+        out[4 + c] = _mm512_shuffle_i32x4::<0x88>(high, high2);
+        out[8 + c] = _mm512_shuffle_i32x4::<0xdd>(low, low2);
+        out[12 + c] = _mm512_shuffle_i32x4::<0xdd>(high, high2);
     }
+    out
 }
 
 /// One word of `a` in every lane, as pairs.

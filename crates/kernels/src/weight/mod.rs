@@ -5,9 +5,7 @@ mod dtype;
 mod tests;
 #[allow(clippy::inline_always, reason = "it must vectorize inside its caller's loop")]
 #[allow(non_camel_case_types, reason = "the names are GGUF's")]
-mod unpack;
-#[cfg(target_arch = "x86_64")]
-mod x86;
+pub(crate) mod unpack;
 
 use std::ops::Range;
 
@@ -56,7 +54,7 @@ impl WeightView<'_> {
                 let mut done = 0;
                 while done < n {
                     let count = (GROUP - (from + done) % GROUP).min(n - done);
-                    quantized::<false>(self.dtype, row, from + done, &mut values[..count]);
+                    quantized(self.dtype, row, from + done, &mut values[..count]);
                     if count == GROUP {
                         // A fixed count unrolls and vectorizes.
                         for (i, v) in values.iter().enumerate() {
@@ -71,14 +69,6 @@ impl WeightView<'_> {
                 }
             }
         }
-    }
-
-    /// The values `[row, from..from + out.len()]` of a quantized weight. `AVX512` says that the caller is
-    /// compiled for it and runs on such a machine.
-    #[inline(always)]
-    #[allow(clippy::inline_always, reason = "it must vectorize inside its caller's loop")]
-    pub(crate) fn unpack_row<const AVX512: bool>(&self, row: usize, from: usize, out: &mut [f32]) {
-        quantized::<AVX512>(self.dtype, self.row(row), from, out);
     }
 
     #[inline(always)]
@@ -112,16 +102,16 @@ impl WeightView<'_> {
 
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "it must vectorize inside its caller's loop")]
-fn quantized<const AVX512: bool>(dtype: Dtype, row: &[u8], from: usize, out: &mut [f32]) {
+fn quantized(dtype: Dtype, row: &[u8], from: usize, out: &mut [f32]) {
     match dtype {
-        Dtype::Q8_0 => groups::<34, Q8_0, AVX512>(row, from, out),
-        Dtype::Q4_0 => groups::<18, Q4_0, AVX512>(row, from, out),
-        Dtype::Q4_1 => groups::<20, Q4_1, AVX512>(row, from, out),
-        Dtype::Q5_0 => groups::<22, Q5_0, AVX512>(row, from, out),
-        Dtype::Q5_1 => groups::<24, Q5_1, AVX512>(row, from, out),
-        Dtype::Q4_K => groups::<144, Q4_K, AVX512>(row, from, out),
-        Dtype::Q5_K => groups::<176, Q5_K, AVX512>(row, from, out),
-        Dtype::Q6_K => groups::<210, Q6_K, AVX512>(row, from, out),
+        Dtype::Q8_0 => groups::<34, Q8_0>(row, from, out),
+        Dtype::Q4_0 => groups::<18, Q4_0>(row, from, out),
+        Dtype::Q4_1 => groups::<20, Q4_1>(row, from, out),
+        Dtype::Q5_0 => groups::<22, Q5_0>(row, from, out),
+        Dtype::Q5_1 => groups::<24, Q5_1>(row, from, out),
+        Dtype::Q4_K => groups::<144, Q4_K>(row, from, out),
+        Dtype::Q5_K => groups::<176, Q5_K>(row, from, out),
+        Dtype::Q6_K => groups::<210, Q6_K>(row, from, out),
         Dtype::F32 | Dtype::F16 | Dtype::Bf16 => unreachable!("read value by value"),
     }
 }
@@ -129,21 +119,17 @@ fn quantized<const AVX512: bool>(dtype: Dtype, row: &[u8], from: usize, out: &mu
 /// The values from `from` on; whole groups are unpacked in place.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "it must vectorize inside its caller's loop")]
-fn groups<const BYTES: usize, B: Blocks<BYTES>, const AVX512: bool>(
-    row: &[u8],
-    from: usize,
-    mut out: &mut [f32],
-) {
+fn groups<const BYTES: usize, B: Blocks<BYTES>>(row: &[u8], from: usize, mut out: &mut [f32]) {
     let blocks = row.as_chunks::<BYTES>().0;
     let (mut group, mut inside) = (from / GROUP, from % GROUP);
     while !out.is_empty() {
         let unpacked = B::unpack(&blocks[group / B::GROUPS], group % B::GROUPS);
         let (to, rest) = out.split_at_mut((GROUP - inside).min(out.len()));
         if let Ok(whole) = to.try_into() {
-            scale::<AVX512>(&unpacked, whole);
+            scale(&unpacked, whole);
         } else {
             let mut values = [0.0; GROUP];
-            scale::<AVX512>(&unpacked, &mut values);
+            scale(&unpacked, &mut values);
             to.copy_from_slice(&values[inside..inside + to.len()]);
         }
         out = rest;

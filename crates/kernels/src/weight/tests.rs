@@ -88,9 +88,6 @@ fn quantized_blocks_by_the_definition_from_any_column() {
                     got[i] = v;
                 });
                 assert_eq!(got, exact[from..from + n], "{dtype:?} {from} {n}");
-                got.fill(f32::NAN);
-                view.unpack_row::<false>(1, from, &mut got);
-                assert_eq!(got, exact[from..from + n], "{dtype:?} {from} {n}");
             }
         }
     }
@@ -132,6 +129,54 @@ fn quantized_weights_multiply_as_their_values() {
                     );
                 }
                 assert_eq!(c, d, "{dtype:?} {compute:?}");
+            }
+        }
+    }
+}
+
+/// A product of few rows is the product of many rows to the bit, in every format, orientation of the result,
+/// start, and for any number of threads.
+#[test]
+fn few_rows_are_rows_of_many() {
+    let mut rng = Rng(7);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
+    let plain = [Dtype::F32, Dtype::F16, Dtype::Bf16];
+    for dtype in QUANTIZED.into_iter().chain(plain) {
+        for n in [16, 87, 352, 5] {
+            let k = if dtype.block_len() == 256 { 512 } else { 480 };
+            let values: Vec<f32> = rng.vec(n * k);
+            let data: Vec<u8> = match dtype {
+                Dtype::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+                Dtype::F16 => values.iter().flat_map(|x| half::f16::from_f32(*x).to_le_bytes()).collect(),
+                Dtype::Bf16 => values.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect(),
+                _ => random(&mut rng, dtype, n * k),
+            };
+            let w = Rhs::WeightTransposed(WeightView { dtype, data: &data, rows: n, cols: k });
+            let (a, bias, start): (Vec<f32>, Vec<f32>, Vec<f32>) =
+                (rng.vec(20 * k), rng.vec(n), rng.vec(20 * n));
+            let mut scratch = vec![f32::NAN; matmul_scratch(3)];
+            for compute in [Compute::Full, Compute::Bf16] {
+                for init in [Init::Zero, Init::Bias(&bias), Init::Accumulate] {
+                    let mut many = start.clone();
+                    let (out, lhs) = (Out::rows(&mut many, n), Lhs::rows(&a, k));
+                    matmul(out, [20, n, k], 1.0, lhs, w, init, compute, &mut scratch, Par::serial());
+                    for m in [1, 2, 4, 5, 16] {
+                        for par in [Par::serial(), Par::on(&pool)] {
+                            let mut few = start[..m * n].to_vec();
+                            let (out, lhs) = (Out::rows(&mut few, n), Lhs::rows(&a, k));
+                            matmul(out, [m, n, k], 1.0, lhs, w, init, compute, &mut scratch, par);
+                            assert_eq!(few, many[..m * n], "{dtype:?} [{m},{n},{k}] {compute:?}");
+                        }
+                        let mut few: Vec<f32> = (0..m * n).map(|x| start[x % m * n + x / m]).collect();
+                        let a_t: Vec<f32> = (0..m * k).map(|x| a[x % m * k + x / m]).collect();
+                        let (out, lhs) = (Out::transposed(&mut few, m), Lhs::transposed(&a_t, m));
+                        matmul(out, [m, n, k], 1.0, lhs, w, init, compute, &mut scratch, Par::serial());
+                        assert!(
+                            (0..m * n).all(|x| few[x] == many[x % m * n + x / m]),
+                            "{dtype:?} transposed"
+                        );
+                    }
+                }
             }
         }
     }

@@ -5,10 +5,10 @@
 //! of ggml's `dequantize_row_*` in the same order, so equal to the bit.
 
 /// Values that are unpacked together: a block of 32, or a group of a block of 256.
-pub(super) const GROUP: usize = 32;
+pub(crate) const GROUP: usize = 32;
 
 /// Bytes of a block and its groups, and how a group is read.
-pub(super) trait Blocks<const BYTES: usize> {
+pub(crate) trait Blocks<const BYTES: usize> {
     /// Groups of a block.
     const GROUPS: usize;
     /// The bytes of a group.
@@ -16,16 +16,16 @@ pub(super) trait Blocks<const BYTES: usize> {
 }
 
 /// 32 values: x = scale·q, or x = scale·q + minimum.
-pub(super) struct Group {
-    pub(super) q: [i8; GROUP],
+pub(crate) struct Group {
+    pub(crate) q: [i8; GROUP],
     /// Of the first and the second half.
-    pub(super) scales: [f32; 2],
-    pub(super) minimum: Option<f32>,
+    pub(crate) scales: [f32; 2],
+    pub(crate) minimum: Option<f32>,
 }
 
 macro_rules! blocks {
     ($($name:ident, $bytes:literal, $groups:literal, |$block:ident, $group:pat_param| $body:block)*) => {$(
-        pub(super) struct $name;
+        pub(crate) struct $name;
         impl Blocks<$bytes> for $name {
             const GROUPS: usize = $groups;
             #[inline(always)]
@@ -87,15 +87,9 @@ blocks! {
     }
 }
 
-/// Bytes to floats. `AVX512` says that the caller is compiled for it.
+/// Bytes to floats.
 #[inline(always)]
-pub(super) fn scale<const AVX512: bool>(group: &Group, out: &mut [f32; GROUP]) {
-    #[cfg(target_arch = "x86_64")]
-    if AVX512 {
-        // SAFETY: the caller's promise; each half is sixteen bytes and sixteen floats.
-        unsafe { super::x86::scale(group, out) };
-        return;
-    }
+pub(super) fn scale(group: &Group, out: &mut [f32; GROUP]) {
     for (half, scale) in group.scales.into_iter().enumerate() {
         let half = half * GROUP / 2..(half + 1) * GROUP / 2;
         for (o, q) in out[half.clone()].iter_mut().zip(&group.q[half]) {

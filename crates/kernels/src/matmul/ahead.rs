@@ -1,0 +1,99 @@
+//! Asks for memory before it is needed: the stored right factor of the next block while this one is multiplied,
+//! and the next tile of the result. A block is read once and from far away, in rows too short for the
+//! processor's own prediction. Hints only: they change no value and cannot fault.
+
+use std::ops::Range;
+
+use super::{Lhs, Rhs, Target};
+use crate::Real;
+use crate::weight::WeightView;
+
+/// Bytes that memory moves at a time.
+const LINE: usize = 64;
+
+/// The part of the right factor that will be packed next, line by line.
+pub(super) struct Ahead {
+    start: *const u8,
+    stride: usize,
+    lines_per_row: usize,
+    next: Range<usize>,
+}
+
+impl Ahead {
+    /// Depths `depth` and columns `cols` of `b`.
+    pub(super) fn new<R: Real>(b: &Rhs<'_, R>, depth: Range<usize>, cols: Range<usize>) -> Self {
+        let of_weight = |w: &WeightView<'_>, rows: &Range<usize>, inner: &Range<usize>| {
+            let stride = w.dtype.row_bytes(w.cols);
+            let from = w.dtype.row_bytes(inner.start);
+            Self::rows(w.data.as_ptr(), stride, rows, from..w.dtype.row_bytes(inner.end))
+        };
+        let dense = |data: &[R], stride: usize, rows: &Range<usize>, inner: &Range<usize>| {
+            let bytes = size_of::<R>();
+            Self::rows(data.as_ptr().cast(), bytes * stride, rows, bytes * inner.start..bytes * inner.end)
+        };
+        match b {
+            Rhs::WeightTransposed(w) => of_weight(w, &cols, &depth),
+            Rhs::Weight(w) => of_weight(w, &depth, &cols),
+            Rhs::Dense { data, row_stride: 1, col_stride } => dense(data, *col_stride, &cols, &depth),
+            Rhs::Dense { data, row_stride, col_stride: 1 } => dense(data, *row_stride, &depth, &cols),
+            Rhs::Dense { .. } => Self { start: std::ptr::null(), stride: 0, lines_per_row: 1, next: 0..0 },
+        }
+    }
+
+    fn rows(data: *const u8, stride: usize, rows: &Range<usize>, inner: Range<usize>) -> Self {
+        let start = data.wrapping_add(rows.start * stride + inner.start);
+        let lines_per_row = (start.addr() % LINE + inner.len()).div_ceil(LINE).max(1);
+        Self { start, stride, lines_per_row, next: 0..rows.len() * lines_per_row }
+    }
+
+    /// How many lines are not asked for yet.
+    pub(super) fn len(&self) -> usize {
+        self.next.len()
+    }
+
+    /// Asks for some more.
+    pub(super) fn ask(&mut self, lines: usize) {
+        for line in self.next.by_ref().take(lines) {
+            let (row, line) = (line / self.lines_per_row, line % self.lines_per_row);
+            prefetch::<false>(self.start.wrapping_add(row * self.stride + line * LINE));
+        }
+    }
+}
+
+/// Asks for a tile of the left factor.
+pub(super) fn left<R>(a: &Lhs<'_, R>, rows: &Range<usize>, depth: &Range<usize>) -> Ahead {
+    let (bytes, rows) = (size_of::<R>(), if a.col_stride == 1 { rows.clone() } else { 0..0 });
+    Ahead::rows(a.data.as_ptr().cast(), bytes * a.row_stride, &rows, bytes * depth.start..bytes * depth.end)
+}
+
+/// Asks for a tile of the result, to be written.
+pub(super) fn result<R>(c: Target<R>, rows: &Range<usize>, cols: &Range<usize>) {
+    if c.col_stride != 1 {
+        return;
+    }
+    for i in rows.clone() {
+        let start = c.start.wrapping_add(i * c.row_stride + cols.start).cast::<u8>();
+        for at in (0..cols.len() * size_of::<R>()).step_by(LINE) {
+            prefetch::<true>(start.wrapping_add(at));
+        }
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "one instruction")]
+fn prefetch<const WRITE: bool>(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a hint takes any address.
+        unsafe {
+            if WRITE {
+                _mm_prefetch::<_MM_HINT_ET0>(at.cast())
+            } else {
+                _mm_prefetch::<_MM_HINT_T1>(at.cast())
+            }
+        };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
