@@ -11,12 +11,15 @@ use crate::weight::WeightView;
 /// Bytes that memory moves at a time.
 const LINE: usize = 64;
 
-/// The part of the right factor that will be packed next, line by line.
+/// Rows of bytes that will be read next, line by line.
 pub(super) struct Ahead {
-    start: *const u8,
+    row: *const u8,
     stride: usize,
     lines_per_row: usize,
-    next: Range<usize>,
+    /// The next line of the row.
+    line: usize,
+    /// Lines not asked for yet.
+    left: usize,
 }
 
 impl Ahead {
@@ -36,27 +39,33 @@ impl Ahead {
             Rhs::Weight(w) => of_weight(w, &depth, &cols),
             Rhs::Dense { data, row_stride: 1, col_stride } => dense(data, *col_stride, &cols, &depth),
             Rhs::Dense { data, row_stride, col_stride: 1 } => dense(data, *row_stride, &depth, &cols),
-            Rhs::Dense { .. } => Self { start: std::ptr::null(), stride: 0, lines_per_row: 1, next: 0..0 },
+            Rhs::Dense { .. } => {
+                Self { row: std::ptr::null(), stride: 0, lines_per_row: 1, line: 0, left: 0 }
+            }
         }
     }
 
     fn rows(data: *const u8, stride: usize, rows: &Range<usize>, inner: Range<usize>) -> Self {
         let start = data.wrapping_add(rows.start * stride + inner.start);
         let lines_per_row = (start.addr() % LINE + inner.len()).div_ceil(LINE).max(1);
-        Self { start, stride, lines_per_row, next: 0..rows.len() * lines_per_row }
+        Self { row: start, stride, lines_per_row, line: 0, left: rows.len() * lines_per_row }
     }
 
     /// How many lines are not asked for yet.
     pub(super) fn len(&self) -> usize {
-        self.next.len()
+        self.left
     }
 
     /// Asks for some more.
     pub(super) fn ask(&mut self, lines: usize) {
-        for line in self.next.by_ref().take(lines) {
-            let (row, line) = (line / self.lines_per_row, line % self.lines_per_row);
-            prefetch::<false>(self.start.wrapping_add(row * self.stride + line * LINE));
+        for _ in 0..lines.min(self.left) {
+            prefetch::<false>(self.row.wrapping_add(self.line * LINE));
+            self.line += 1;
+            if self.line == self.lines_per_row {
+                (self.row, self.line) = (self.row.wrapping_add(self.stride), 0);
+            }
         }
+        self.left -= lines.min(self.left);
     }
 }
 

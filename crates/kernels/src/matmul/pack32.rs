@@ -56,6 +56,9 @@ pub(super) fn pairs(
     };
     #[cfg(not(target_arch = "x86_64"))]
     let done = 0;
+    if done >= depth {
+        return;
+    }
     let half = |i: usize, v: f32| u32::from(round(alpha * v)) << (16 * (i % 2));
     let mut put = |i: usize, j: usize, v: f32| {
         let x = &mut packed[i / 2 * padded + j];
