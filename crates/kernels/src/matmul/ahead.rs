@@ -97,11 +97,11 @@ fn prefetch<const WRITE: bool>(at: *const u8) {
         // SAFETY: a hint takes any address.
         unsafe {
             if WRITE {
-                _mm_prefetch::<_MM_HINT_ET0>(at.cast())
+                _mm_prefetch::<_MM_HINT_ET0>(at.cast());
             } else {
-                _mm_prefetch::<_MM_HINT_T1>(at.cast())
+                _mm_prefetch::<_MM_HINT_T1>(at.cast());
             }
-        };
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;

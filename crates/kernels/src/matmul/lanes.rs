@@ -8,6 +8,7 @@
 //! Numbers are those of `weight::unpack` to the bit: the same multiplication and addition for each value.
 
 #![allow(clippy::wildcard_imports, reason = "some forty intrinsics with names of their own")]
+#![allow(clippy::cast_ptr_alignment, reason = "every load here is an unaligned one")]
 #![allow(clippy::inline_always, reason = "compiled inside entries that enable the instructions")]
 
 use std::arch::x86_64::*;

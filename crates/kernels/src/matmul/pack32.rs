@@ -62,7 +62,7 @@ pub(super) fn pairs(
     let half = |i: usize, v: f32| u32::from(round(alpha * v)) << (16 * (i % 2));
     let mut put = |i: usize, j: usize, v: f32| {
         let x = &mut packed[i / 2 * padded + j];
-        *x = f32::from_bits(if i % 2 == 0 { half(i, v) } else { x.to_bits() | half(i, v) });
+        *x = f32::from_bits(if i.is_multiple_of(2) { half(i, v) } else { x.to_bits() | half(i, v) });
     };
     match b {
         Rhs::Dense { data, row_stride, col_stride } => {

@@ -1,8 +1,9 @@
 //! Packing with AVX-512: whole groups of 32 by 16 values straight from their stored form into the panel.
 
 use std::arch::x86_64::{
-    __m512, __m512i, _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtne2ps_pbh, _mm512_loadu_si512,
-    _mm512_permutexvar_epi16, _mm512_set1_epi32, _mm512_slli_epi32, _mm512_storeu_ps, _mm512_storeu_si512,
+    __m512, __m512bh, __m512i, _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtne2ps_pbh,
+    _mm512_loadu_si512, _mm512_permutexvar_epi16, _mm512_set1_epi32, _mm512_slli_epi32, _mm512_storeu_ps,
+    _mm512_storeu_si512,
 };
 
 use super::Rhs;
@@ -69,7 +70,10 @@ pub(super) fn round_pairs(low: __m512, high: __m512) -> __m512i {
     // SAFETY: 64 bytes of a constant; both types of the result are 512 bits.
     unsafe {
         let order = _mm512_loadu_si512(ORDER.as_ptr().cast());
-        _mm512_permutexvar_epi16(order, std::mem::transmute::<_, __m512i>(_mm512_cvtne2ps_pbh(high, low)))
+        _mm512_permutexvar_epi16(
+            order,
+            std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)),
+        )
     }
 }
 
