@@ -235,7 +235,9 @@ pub fn matmul_plus<R: Real>(
         let c = Target { start: c.as_ptr(), row_stride, col_stride };
         // SAFETY: `check` proved that every index of this tile lies inside the operands; tasks own disjoint
         // rows × columns of `out`.
-        unsafe { block_product(&micro, rows.clone(), cols.clone(), [n, k, kc], alpha, a, b, init, c, packed) };
+        unsafe {
+            block_product(&micro, rows.clone(), cols.clone(), [n, k, kc], alpha, a, b, init, c, packed);
+        };
         let Some(t) = &term else { return };
         let full = R::micro(Compute::Full);
         let width = full.group * full.nr;
