@@ -3,6 +3,7 @@
 mod bench;
 mod dash;
 mod groups;
+mod run;
 
 use std::path::PathBuf;
 
@@ -16,6 +17,7 @@ pub(crate) use groups::{
     AdapterArgs, CommonArgs, Compute, DataArgs, MethodArgs, ModelArgs, OutputArgs, PromptStyleArg,
     ScheduleArgs, UpdateArg,
 };
+pub(crate) use run::RunArgs;
 
 use crate::sizes::Bytes;
 
@@ -59,6 +61,11 @@ pub(crate) enum Command {
     Dash(DashArgs),
     /// Write the page of `mesp dash` as one HTML file that needs nothing else
     Report(ReportArgs),
+
+    /// Write a commented file of options for --config
+    InitConfig(InitConfigArgs),
+    #[command(hide = true)]
+    Say(SayArgs),
 }
 
 // What every command takes.
@@ -76,6 +83,10 @@ pub(crate) struct SharedArgs {
 pub(crate) struct TrainArgs {
     #[command(flatten)]
     pub(crate) common: CommonArgs,
+    /// Do everything up to the first step, the check of the data and the plan included, then stop; writes
+    /// nothing
+    #[arg(long, help_heading = "Run")]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]
@@ -270,6 +281,29 @@ pub(crate) struct InspectArgs {
     /// A model directory, an adapter, a checkpoint, a run directory, a GGUF file, or a safetensors file
     #[arg(value_name = "PATH")]
     pub(crate) path: PathBuf,
+    #[command(flatten)]
+    pub(crate) shared: SharedArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitConfigArgs {
+    /// The file to write [default: standard output]
+    #[arg(value_name = "FILE.toml")]
+    pub(crate) output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) shared: SharedArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SayArgs {
+    #[arg(long)]
+    pub(crate) model: PathBuf,
+    #[arg(long)]
+    pub(crate) adapter: Option<PathBuf>,
+    #[arg(long)]
+    pub(crate) max_tokens: usize,
+    #[arg(long, value_enum)]
+    pub(crate) compute: Option<Compute>,
     #[command(flatten)]
     pub(crate) shared: SharedArgs,
 }

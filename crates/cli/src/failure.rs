@@ -71,6 +71,7 @@ fn status(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<mesp::Error>() {
         Some(mesp::Error::Usage { .. } | mesp::Error::Data { .. }) => 2,
         Some(mesp::Error::File(e)) => file_status(e),
+        // A run that was under way failed, whatever the reason.
         Some(_) => 1,
         None => error.downcast_ref::<mesp_formats::Error>().map_or(1, file_status),
     }

@@ -9,6 +9,7 @@ use mesp::model::{Config, Model};
 use mesp::source::{Base, open_model, text_encoder};
 use mesp_device::Dtype;
 use rayon::ThreadPool;
+use serde_json::{Value, json};
 
 use crate::args::{DataArgs, ModelArgs, PromptStyleArg};
 use crate::{tokens, ui};
@@ -103,6 +104,22 @@ pub(crate) struct Rows {
     pub(crate) train: Vec<Example>,
     /// Held out; none where there is no such file.
     pub(crate) eval: Vec<Example>,
+}
+
+impl Rows {
+    /// How much there is.
+    pub(crate) fn counts(&self) -> Value {
+        let tokens = |rows: &[Example]| rows.iter().map(|r| r.tokens.len()).sum::<usize>();
+        let targets = |rows: &[Example]| rows.iter().map(Example::targets).sum::<usize>();
+        json!({
+            "rows": self.train.len(),
+            "tokens": tokens(&self.train),
+            "target_tokens": targets(&self.train),
+            "eval_rows": self.eval.len(),
+            "eval_tokens": tokens(&self.eval),
+            "eval_target_tokens": targets(&self.eval),
+        })
+    }
 }
 
 /// Refuses a data file that is not there.

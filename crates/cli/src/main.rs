@@ -7,29 +7,36 @@ mod args;
 mod budget;
 mod chart;
 mod commands;
+mod config;
 mod failure;
 mod footprint;
 mod inputs;
+mod lines;
 mod memory;
 mod metrics;
 mod numbers;
 mod progress;
 mod run_dir;
 mod run_json;
+mod samples;
 mod settings;
 mod sizes;
+mod step_memory;
+mod tensorboard;
 mod tokens;
 mod ui;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use args::{Cli, Command};
+use args::Command;
 
 fn main() -> ExitCode {
     mesp_device::report_signals();
-    let done = match &Cli::parse().command {
+    let cli = match config::parse() {
+        Ok(cli) => cli,
+        Err(error) => return failure::report(&error),
+    };
+    let done = match &cli.command {
         Command::Train(args) => commands::train::run(args),
         Command::Plan(args) => commands::plan::run(args),
         Command::Grads(args) => commands::grads::run(args),
@@ -42,6 +49,9 @@ fn main() -> ExitCode {
         Command::Bench(args) => commands::bench::run(args),
         Command::Dash(args) => commands::dash::run(args),
         Command::Report(args) => commands::dash::report(args),
+
+        Command::InitConfig(args) => config::example::run(args),
+        Command::Say(args) => commands::say::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -25,6 +25,8 @@ pub(crate) struct Marks {
     pub(crate) heap_training: u64,
     /// Of `RssAnon`, at the points where it was read.
     pub(crate) rss_anonymous: Option<u64>,
+    /// `RssAnon` now.
+    pub(crate) rss_anonymous_now: Option<u64>,
     /// `VmHWM`.
     pub(crate) rss: Option<u64>,
 }
@@ -47,6 +49,7 @@ pub(crate) fn marks() -> Marks {
         heap: HEAP.peak() as u64,
         heap_training: HEAP.phase_peak() as u64,
         rss_anonymous: peak,
+        rss_anonymous_now: anonymous,
         rss: high_water,
     }
 }

@@ -14,10 +14,10 @@ use std::path::Path;
 use anyhow::Result;
 use mesp::model::Config;
 use mesp::source::Base;
-use mesp::train::{RunConfig, Summary};
+use mesp::train::{Summary, checkpoint};
 use mesp_device::Dtype;
 use mesp_formats::atomic::write_atomic;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::footprint::Footprint;
 use crate::memory::Marks;
@@ -27,38 +27,27 @@ use crate::settings::{Settings, policy_json, update_name};
 /// The file's name in a run directory.
 pub(crate) const FILE: &str = "run.json";
 
-/// What is known of a finished run.
-pub(crate) struct Report<'a> {
+/// What a run is, before it begins.
+pub(crate) struct About<'a> {
     pub(crate) model_path: &'a str,
     pub(crate) config: &'a Config,
     pub(crate) dtype: Dtype,
     pub(crate) settings: &'a Settings,
     pub(crate) numbers: Numbers,
     pub(crate) threads: usize,
-    pub(crate) summary: &'a Summary,
-    pub(crate) footprint: &'a Footprint,
+    pub(crate) data: &'a Path,
+    pub(crate) eval: Option<&'a Path>,
     pub(crate) budget: Option<u64>,
-    pub(crate) marks: Marks,
-    /// Seconds before the first step and in all.
-    pub(crate) prepare: f64,
-    pub(crate) total: f64,
 }
 
-impl Report<'_> {
-    /// The document.
-    pub(crate) fn json(&self) -> Value {
-        let Self { config, settings, summary, footprint, marks, .. } = self;
-        let adapter = &settings.options.adapter;
-        let command: Vec<String> =
-            std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
+impl About<'_> {
+    /// As fields of a document.
+    pub(crate) fn json(&self) -> Map<String, Value> {
+        let Self { config, settings, .. } = self;
+        let (options, run) = (&settings.options, &settings.run);
+        let adapter = &options.adapter;
         let targets: Vec<&str> = adapter.targets.iter().map(|p| p.name()).collect();
-        let RunConfig { learning_rate, batch_size, grad_accum, seed, .. } = settings.run;
-        let rounded: Vec<f64> = summary.step_seconds.iter().copied().map(milliseconds).collect();
-        json!({
-            "schema": 1,
-            "mesp": env!("CARGO_PKG_VERSION"),
-            "command": command,
-            "status": if summary.interrupted { "interrupted" } else { "done" },
+        let fields = json!({
             "model": {
                 "path": self.model_path,
                 "arch": config.arch,
@@ -73,16 +62,71 @@ impl Report<'_> {
                 "targets": targets,
                 "parameters": adapter.parameters(config),
             },
-            "method": settings.options.method_name,
-            "policy": policy_json(&settings.options),
-            "update": update_name(settings.options.update),
+            "method": options.method_name,
+            "policy": policy_json(options),
+            "update": update_name(options.update),
             "compute": self.numbers.name(),
-            "optimizer": settings.options.optimizer.name(),
-            "learning_rate": learning_rate,
-            "batch_size": batch_size,
-            "grad_accum": grad_accum,
+            "optimizer": options.optimizer.name(),
+            "learning_rate": run.learning_rate,
+            "lr_schedule": run.schedule.name(),
+            "warmup_ratio": run.warmup_ratio,
+            "weight_decay": options.weight_decay,
+            "max_grad_norm": run.max_grad_norm,
+            "batch_size": run.batch_size,
+            "grad_accum": run.grad_accum,
             "threads": self.threads,
-            "seed": seed,
+            "seed": run.seed,
+            "data": self.data.display().to_string(),
+            "eval_data": self.eval.map(|p| p.display().to_string()),
+            "eval_every": run.eval_every,
+            "save_every": run.save_every,
+            "early_stopping_patience": run.patience,
+            "memory_budget": self.budget,
+        });
+        if let Value::Object(map) = fields { map } else { Map::new() }
+    }
+}
+
+/// What is known of a finished run.
+pub(crate) struct Report<'a> {
+    pub(crate) about: Map<String, Value>,
+    pub(crate) grad_accum: usize,
+    pub(crate) summary: &'a Summary,
+    pub(crate) footprint: &'a Footprint,
+    pub(crate) budget: Option<u64>,
+    pub(crate) marks: Marks,
+    /// Seconds before the first step and in all.
+    pub(crate) prepare: f64,
+    pub(crate) total: f64,
+}
+
+impl Report<'_> {
+    /// The document.
+    pub(crate) fn json(&self, dir: &Path) -> Value {
+        let Self { summary, footprint, marks, .. } = self;
+        let command: Vec<String> =
+            std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
+        let rounded: Vec<f64> = summary.step_seconds.iter().copied().map(milliseconds).collect();
+        let status = match (summary.interrupted, summary.stopped) {
+            (true, _) => "interrupted",
+            (_, true) => "stopped",
+            _ => "done",
+        };
+        let best = summary.best.map(|best| {
+            json!({
+                "step": best.step,
+                "eval_loss": best.loss,
+                "checkpoint": Some(checkpoint::name(best.step)).filter(|name| dir.join(name).is_dir()),
+                "loaded": summary.best_loaded,
+            })
+        });
+        let mut document = json!({
+            "schema": 1,
+            "mesp": env!("CARGO_PKG_VERSION"),
+            "command": command,
+            "status": status,
+        });
+        let outcome = json!({
             "steps": summary.steps,
             "tokens": summary.tokens,
             "target_tokens": summary.target_tokens,
@@ -92,6 +136,7 @@ impl Report<'_> {
                 "eval_before": summary.eval_before,
                 "eval_after": summary.eval_after,
             },
+            "best": best,
             "seconds": {
                 "total": milliseconds(self.total),
                 "prepare": milliseconds(self.prepare),
@@ -109,13 +154,18 @@ impl Report<'_> {
                 "base_mapped_bytes": footprint.mapped,
                 "ledger": footprint.ledger_json(),
             },
-            "work": { "multiply_adds_per_step": step_work(footprint, settings.run.grad_accum) },
-        })
+            "work": { "multiply_adds_per_step": step_work(footprint, self.grad_accum) },
+        });
+        if let (Value::Object(all), Value::Object(outcome)) = (&mut document, outcome) {
+            all.extend(self.about.clone());
+            all.extend(outcome);
+        }
+        document
     }
 
     /// Writes the document into the run directory.
     pub(crate) fn write(&self, dir: &Path) -> Result<Value> {
-        let json = self.json();
+        let json = self.json(dir);
         write_atomic(&dir.join(FILE), |out| writeln!(out, "{json:#}"))?;
         Ok(json)
     }

@@ -1,5 +1,6 @@
 //! What was typed, as what it means: every default and every rule that ties options together.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
@@ -8,7 +9,7 @@ use mesp::method::Method;
 use mesp::optim::{OptimizerKind, ScheduleKind};
 use mesp::source::Base;
 use mesp::tape::{Policy, Residency, Tiles};
-use mesp::train::{Length, Options, RunConfig, Update};
+use mesp::train::{Length, Options, Reaction, RunConfig, Update};
 use serde_json::{Value, json};
 
 use crate::args::{AdapterArgs, CommonArgs, MethodArgs, UpdateArg};
@@ -28,7 +29,7 @@ pub(crate) struct Settings {
 impl Settings {
     /// Reads the options. `per_block` and what it excludes are refused here, before any file is read.
     pub(crate) fn new(args: &CommonArgs) -> Result<Self> {
-        let s = &args.schedule;
+        let (s, r) = (&args.schedule, &args.run);
         let update = update(&args.method);
         let default_norm = if update == Update::Accumulate { 1.0 } else { 0.0 };
         let run = RunConfig {
@@ -40,9 +41,18 @@ impl Settings {
             length: s.steps.map_or(Length::Epochs(s.epochs.unwrap_or(1.0)), Length::Steps),
             max_grad_norm: Some(s.max_grad_norm.unwrap_or(default_norm)).filter(|norm| *norm != 0.0),
             seed: s.seed,
-            eval_every: s.eval_every,
-            save_every: args.output.save_every,
+            eval_every: r.eval_every,
+            save_every: r.save_every,
+            save_limit: r.save_total_limit,
+            patience: r.early_stopping_patience,
+            min_delta: r.early_stopping_min_delta,
+            load_best: r.load_best_at_end,
+            on_non_finite: r.on_nonfinite.map_or(Reaction::Stop, Into::into),
+            on_spike: r.on_spike.map_or(Reaction::Report, Into::into),
+            spike_factor: r.spike_factor.unwrap_or(10.0),
             output: None,
+            adapter_at_eval: !r.sample_prompt.is_empty(),
+            identity: BTreeMap::new(),
             base_model: args.model.model.as_ref().map(|dir| dir.display().to_string()),
         };
         run.check(update)?;

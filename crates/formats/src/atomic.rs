@@ -11,9 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{Error, Result};
 
+mod leftovers;
 mod staged_dir;
 
-pub use staged_dir::StagedDir;
+pub use leftovers::remove_leftovers;
+pub use staged_dir::{StagedDir, remove_dir};
 
 /// Writes a file under a temporary name and renames it into place.
 ///

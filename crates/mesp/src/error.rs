@@ -43,6 +43,28 @@ pub enum Error {
         /// File and line of the rows in the step.
         rows: String,
     },
+    /// The gradients were far larger than before, and the run was to stop then.
+    #[error(
+        "step {step}: the gradient norm is {norm:.3}, its running mean was {mean:.3}; rows of this step: {rows}\n  the adapter is as it was before the step; resume with --on-spike skip or report, or look at these rows"
+    )]
+    Spike {
+        /// The optimizer step, counted from 1.
+        step: usize,
+        /// The norm.
+        norm: f64,
+        /// The mean before.
+        mean: f64,
+        /// File and line of the rows in the step.
+        rows: String,
+    },
+    /// A run ended since a file could not be written.
+    #[error("{cause}\n  {left}")]
+    Ended {
+        /// Why.
+        cause: Box<Error>,
+        /// What of the run is on disk.
+        left: String,
+    },
 }
 
 /// The library's result.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{SharedArgs, size};
+use super::{RunArgs, SharedArgs, size};
 use crate::sizes::Bytes;
 
 /// The options of train, plan and grads.
@@ -25,6 +25,8 @@ pub(crate) struct CommonArgs {
     pub(crate) schedule: ScheduleArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
     #[command(flatten)]
     pub(crate) shared: SharedArgs,
 }
@@ -187,9 +189,6 @@ pub(crate) struct ScheduleArgs {
     /// is a directory that has one]
     #[arg(long, value_name = "FILE")]
     pub(crate) eval_data: Option<PathBuf>,
-    /// Evaluate every so many steps too [default: never]
-    #[arg(long, value_name = "STEPS")]
-    pub(crate) eval_every: Option<usize>,
 }
 
 #[derive(Debug, Clone, Default, Args)]
@@ -198,9 +197,6 @@ pub(crate) struct OutputArgs {
     /// Where results go: the run directory [default: mesp-out]; for grads the safetensors file
     #[arg(long, value_name = "PATH")]
     pub(crate) output: Option<PathBuf>,
-    /// Write a checkpoint every so many steps [default: only when interrupted]
-    #[arg(long, value_name = "STEPS")]
-    pub(crate) save_every: Option<usize>,
     /// Go on from a checkpoint directory, without a name from the latest of --output
     #[arg(long, value_name = "CHECKPOINT", num_args = 0..=1)]
     #[expect(clippy::option_option, reason = "not given, given alone, given with a path")]

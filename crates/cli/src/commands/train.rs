@@ -10,24 +10,29 @@ use anyhow::{Context as _, Result};
 use mesp::adapter::peft;
 use mesp::model::Model;
 use mesp::source::Base;
-use mesp::train::{self, Progress, Session, Summary, checkpoint};
+use mesp::tape::Residency;
+use mesp::train::{self, Progress, Session, Summary, checkpoint, fingerprint};
 use mesp_device::Cpu;
-use serde_json::Value;
+use rayon::ThreadPool;
+use serde_json::{Map, Value};
 
-use super::demo;
-use super::watch::Watch;
+use super::watch::{Scene, Watch};
+use super::{demo, dry_run};
 use crate::args::{CommonArgs, TrainArgs};
 use crate::budget::{self, Decision};
 use crate::failure::Interrupted;
 use crate::footprint::{self, Footprint, Work};
-use crate::inputs::{self, Loaded, Rows};
+use crate::inputs::{self, Loaded, Rows, usage};
+use crate::lines::PlanLine;
 use crate::memory::{self, Marks};
 use crate::metrics::Metrics;
 use crate::numbers::{Numbers, held};
 use crate::run_dir::RunDir;
-use crate::run_json::Report;
-use crate::settings::Settings;
+use crate::run_json::{About, Report};
+use crate::samples::Speaker;
+use crate::settings::{Settings, policy_json};
 use crate::sizes::{bytes, duration};
+use crate::tensorboard::Board;
 use crate::{tokens, ui};
 
 /// Set by the first interrupt.
@@ -37,6 +42,12 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
     let started = Instant::now();
     let common = &args.common;
     if common.model.model.is_none() && common.data.data.is_none() {
+        if args.dry_run {
+            return Err(usage(
+                "--dry-run has nothing to try: without --model and --data the built-in demo runs",
+                "give --model and --data",
+            ));
+        }
         return demo::run(common, started);
     }
     let model = inputs::model_path(&common.model)?;
@@ -51,6 +62,9 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
         started,
         held: 0,
     };
+    if args.dry_run {
+        return dry_run::run(job);
+    }
     let done = train(job)?;
     if !done.summary.interrupted {
         ui::result(common.shared.json, &done.closing())?;
@@ -83,27 +97,69 @@ pub(crate) struct Done {
     seconds: f64,
 }
 
-/// Runs a job to its end or its interruption.
-pub(crate) fn train(job: Job<'_>) -> Result<Done> {
-    let Job { args, mut settings, model: dir, data, eval, dir: output, started, held: before } = job;
+/// A run with all that it needs, before anything is allocated or written for it.
+pub(super) struct Ready {
+    pub(super) settings: Settings,
+    pub(super) pool: Arc<ThreadPool>,
+    pub(super) model: Arc<Model>,
+    pub(super) rows: Rows,
+    pub(super) work: Work,
+    pub(super) footprint: Footprint,
+    pub(super) numbers: Numbers,
+    /// Fields of the run's documents.
+    pub(super) about: Map<String, Value>,
+    /// Rows and tokens, counted.
+    pub(super) counts: Value,
+    pub(super) budget: Option<u64>,
+}
+
+/// Reads files, checks them, and plans.
+pub(super) fn prepare(
+    args: &CommonArgs,
+    mut settings: Settings,
+    (dir, data, eval): (&Path, &Path, Option<&Path>),
+    cache: Option<&Path>,
+    before: u64,
+) -> Result<Ready> {
     let pool = inputs::pool(args.shared.threads)?;
     // Mapped first in any case: mistakes in the files show, and nothing large is in memory yet.
     let Loaded { model, dtype, .. } = inputs::load_model(dir, Base::Mapped)?;
     let numbers = Numbers::single(args.method.compute, held(settings.base, dtype))?;
     let options = inputs::read_options(&args.data, &model.config, true);
-    let cache = output.path.join(tokens::FOLDER);
-    let rows = inputs::read_rows(dir, data, eval.as_deref(), &options, Some(&cache))?;
+    let rows = inputs::read_rows(dir, data, eval, &options, cache)?;
     inputs::warn_of_length(inputs::longest(&rows.train), &model.config);
+    let residency = settings.options.policy.residency;
+    let rounded = if residency == Residency::Bf16 { "bf16" } else { "exact" };
+    settings.run.identity = [
+        ("data", fingerprint(&rows.train)),
+        ("eval_data", fingerprint(&rows.eval)),
+        ("compute", numbers.name().to_owned()),
+        ("checkpoints", rounded.to_owned()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into();
 
     let mut work = Work::training(&rows, &settings.run, settings.base, pool.current_num_threads());
     work.held = before;
     let (budget, per_block) = (args.method.memory_budget, settings.run.grad_accum == 1);
-    let Decision { mut footprint, refused } =
-        budget::decide(&model, &mut settings, &work, budget, per_block)?;
+    let Decision { footprint, refused } = budget::decide(&model, &mut settings, &work, budget, per_block)?;
     if let Some(refused) = refused {
         return Err(refused.into());
     }
     announce(&model, &settings, numbers, &footprint);
+    let budget = budget.map(|b| b.0);
+    let about = About {
+        model_path: settings.run.base_model.as_deref().unwrap_or_default(),
+        config: &model.config,
+        dtype,
+        settings: &settings,
+        numbers,
+        threads: pool.current_num_threads(),
+        data,
+        eval,
+        budget,
+    };
+    let (about, counts) = (about.json(), rows.counts());
     let model = if settings.base == Base::Mapped {
         model
     } else {
@@ -111,12 +167,20 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
         drop(model);
         inputs::load_model(dir, settings.base)?.model
     };
+    Ok(Ready { settings, pool, model, rows, work, footprint, numbers, about, counts, budget })
+}
 
+/// Runs a job to its end or its interruption.
+pub(crate) fn train(job: Job<'_>) -> Result<Done> {
+    let Job { args, settings, model: dir, data, eval, dir: mut output, started, held: before } = job;
+    let cache = output.path.join(tokens::FOLDER);
+    let ready = prepare(args, settings, (dir, data, eval.as_deref()), Some(&cache), before)?;
     output.make()?;
+    let scene = scene(&ready, args, dir, &output);
+    let Ready { mut settings, pool, model, rows, work, mut footprint, numbers, about, budget, .. } = ready;
     let spill = footprint::spill(&model, &settings.options, &work, &output.path)?;
     output.begin()?;
     settings.run.output = Some(output.path.clone());
-    let metrics = Metrics::open(&output.path, output.resume.is_some())?;
     memory::begin_training();
     let mut be = Cpu::<f32>::new(std::mem::take(&mut footprint.plan), Arc::clone(&pool))
         .with_compute(numbers.compute())
@@ -126,39 +190,79 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
     }
     let mut session = Session::new(be, Arc::clone(&model), settings.options.clone(), work.shapes.targets());
     let from = start(&mut session, args.adapter.adapter.as_deref(), &settings, output.resume.as_deref())?;
+    let (metrics, losses) = match &output.resume {
+        Some(_) => Metrics::go_on(&output.path, from.step)?,
+        None => (Metrics::begin(&output.path)?, Vec::new()),
+    };
+    let board = args.run.tensorboard.then(|| Board::open(&output.path, from.step)).transpose()?;
     let prepare = started.elapsed().as_secs_f64();
 
     interruptible()?;
-    let mut watch = Watch::new(metrics, footprint.planned(), &STOP);
+    let mut watch = Watch::new(metrics, board, scene, losses, &STOP);
     let (Rows { train, eval }, run) = (&rows, &settings.run);
     let outcome = pool
         .install(|| train::run(&mut session, train, eval, run, from, &STOP, &mut |event| watch.on(event)));
     if let Some(trouble) = watch.trouble {
-        return Err(trouble.into());
+        return Err(stopped_by(trouble, outcome));
     }
     let summary = outcome?;
     let (marks, seconds) = (memory::marks(), started.elapsed().as_secs_f64());
     let report = Report {
-        model_path: settings.run.base_model.as_deref().unwrap_or_default(),
-        config: &model.config,
-        dtype,
-        settings: &settings,
-        numbers,
-        threads: pool.current_num_threads(),
+        about,
+        grad_accum: settings.run.grad_accum,
         summary: &summary,
         footprint: &footprint,
-        budget: budget.map(|b| b.0),
+        budget,
         marks,
         prepare,
         total: seconds,
     };
     let json = report.write(&output.path)?;
     let (planned, mapped) = (footprint.planned(), footprint.mapped);
-    Ok(Done { json, losses: watch.losses, summary, marks, planned, mapped, output: output.path, seconds })
+    let output = output.path.clone();
+    Ok(Done { json, losses: watch.losses, summary, marks, planned, mapped, output, seconds })
+}
+
+/// What events are written with.
+fn scene(ready: &Ready, args: &CommonArgs, model: &Path, output: &RunDir) -> Scene {
+    let Ready { settings, footprint, budget, .. } = ready;
+    let (name, policy) = (settings.options.method_name.clone(), policy_json(&settings.options));
+    let speaker = Speaker {
+        model: model.to_path_buf(),
+        prompts: args.run.sample_prompt.clone(),
+        max_tokens: args.run.sample_tokens.unwrap_or(64),
+        compute: ready.numbers.name(),
+        threads: ready.pool.current_num_threads(),
+    };
+    let shown = args.run.samples.unwrap_or(if budget.is_some() { 0 } else { 3 });
+    let shown = if output.resume.is_some() { 0 } else { shown };
+    Scene {
+        settings: ready.about.clone(),
+        data: ready.counts.clone(),
+        plan: PlanLine::new(footprint, name, policy, *budget, ready.model.config.layers),
+        samples: speaker.samples(&ready.rows.train, shown),
+        speaker,
+        adapter: args.adapter.adapter.clone(),
+        output: output.path.clone(),
+        memory: (footprint.planned(), *budget),
+    }
+}
+
+/// An error of what watches a run, with what the run left.
+fn stopped_by(trouble: mesp::Error, outcome: mesp::Result<Summary>) -> anyhow::Error {
+    let left = match outcome {
+        Ok(Summary { steps, checkpoint: Some(path), .. }) if steps > 0 => format!(
+            "stopped after step {steps}; the same command with --resume goes on once there is room ({})",
+            path.display()
+        ),
+        Ok(_) => return trouble.into(),
+        Err(e) => format!("stopped; {e}"),
+    };
+    mesp::Error::Ended { cause: Box::new(trouble), left }.into()
 }
 
 /// Fills adapters and optimizer state: from a checkpoint, from an adapter, or anew.
-fn start(
+pub(super) fn start(
     session: &mut Session<Cpu<f32>>,
     adapter: Option<&Path>,
     settings: &Settings,

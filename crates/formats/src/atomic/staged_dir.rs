@@ -104,6 +104,16 @@ impl Drop for StagedDir {
     }
 }
 
+/// Removes a folder; cut off, it leaves the whole folder or none under its name.
+///
+/// # Errors
+/// When the system refuses.
+pub fn remove_dir(path: &Path) -> Result<()> {
+    let removed = sibling(path, "removed")?;
+    fs::rename(path, &removed).map_err(|e| Error::io("rename, to remove it, the folder", path, e))?;
+    fs::remove_dir_all(&removed).map_err(|e| Error::io("remove the folder", &removed, e))
+}
+
 fn previous_of(path: &Path) -> Result<PathBuf> {
     let mut name = name_of(path)?.to_os_string();
     name.push(".previous");

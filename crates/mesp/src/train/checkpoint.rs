@@ -12,22 +12,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use mesp_device::Backend;
-use mesp_formats::atomic::{StagedDir, write_atomic};
+use mesp_formats::atomic::{StagedDir, remove_dir, write_atomic};
 use mesp_formats::{Error as FileError, peft as names};
 use serde::{Deserialize, Serialize};
 
-use super::{Length, RunConfig, Session};
+use super::{Length, Progress, RunConfig, Session};
 use crate::adapter::peft;
 use crate::{Error, Result};
-
-/// How far a run is. The order of rows follows from the seed and the step, the learning rate from the step.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Progress {
-    /// Optimizer steps done.
-    pub step: usize,
-    /// Tokens so far.
-    pub tokens: u64,
-}
 
 /// What a resumed run must have in common with the one that wrote the checkpoint, or it would not be the
 /// same run.
@@ -47,6 +38,9 @@ struct Fixed {
     length: String,
     max_grad_norm: Option<f64>,
     seed: u64,
+    /// [`RunConfig::identity`].
+    #[serde(default, flatten)]
+    identity: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -57,6 +51,9 @@ struct State {
 }
 
 const STATE: &str = "state.json";
+/// Before 2, steps and updates were the same.
+const SCHEMA: u32 = 2;
+const FOLDER: &str = "checkpoints";
 const MOMENTS: [&str; 2] = ["first_moment.safetensors", "second_moment.safetensors"];
 
 fn fixed<B: Backend>(session: &Session<B>, config: &RunConfig) -> Fixed {
@@ -79,6 +76,7 @@ fn fixed<B: Backend>(session: &Session<B>, config: &RunConfig) -> Fixed {
         },
         max_grad_norm: config.max_grad_norm,
         seed: config.seed,
+        identity: config.identity.clone(),
     }
 }
 
@@ -97,18 +95,17 @@ pub fn save_adapter<B: Backend>(session: &Session<B>, dir: &Path, base_model: Op
 pub fn save<B: Backend>(
     session: &Session<B>,
     output: &Path,
-    progress: Progress,
+    progress: &Progress,
     config: &RunConfig,
 ) -> Result<PathBuf> {
-    let all = output.join("checkpoints");
-    mesp_formats::atomic::create_dir_all(&all)?;
-    let path = all.join(format!("step-{}", progress.step));
+    mesp_formats::atomic::create_dir_all(&output.join(FOLDER))?;
+    let path = output.join(name(progress.step));
     let staged = StagedDir::new(&path)?;
     save_adapter(session, staged.path(), config.base_model.as_deref())?;
     for (name, moments) in MOMENTS.iter().zip(session.optimizer_states()) {
         peft::write_tensors(session.backend(), &staged.path().join(name), moments, &BTreeMap::new())?;
     }
-    let state = State { schema: 1, progress, fixed: fixed(session, config) };
+    let state = State { schema: SCHEMA, progress: progress.clone(), fixed: fixed(session, config) };
     let file = staged.path().join(STATE);
     let json = serde_json::to_vec_pretty(&state).map_err(|e| FileError::invalid(&file, e.to_string()))?;
     write_atomic(&file, |out| std::io::Write::write_all(out, &json))?;
@@ -116,34 +113,74 @@ pub fn save<B: Backend>(
     Ok(path)
 }
 
+/// The place of a checkpoint below its run's directory.
+pub fn name(step: usize) -> String {
+    format!("{FOLDER}/step-{step}")
+}
+
+/// The steps of a run's complete checkpoints, in no order.
+fn steps(output: &Path) -> Result<Vec<usize>> {
+    let mut found = Vec::new();
+    if let Ok(entries) = std::fs::read_dir(output.join(FOLDER)) {
+        for entry in entries.flatten() {
+            let entry = entry.file_name();
+            let entry = entry.to_string_lossy();
+            // A replaced checkpoint that a crash left under its second name counts under its first.
+            let number = entry.strip_prefix("step-").map(|n| n.trim_end_matches(".previous"));
+            let Some(step) = number.and_then(|n| n.parse::<usize>().ok()) else { continue };
+            let path = output.join(name(step));
+            StagedDir::recover(&path)?;
+            if path.join(STATE).is_file() && !found.contains(&step) {
+                found.push(step);
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// The latest checkpoint of a run directory.
 ///
 /// # Errors
 /// When there is none.
 pub fn latest(output: &Path) -> Result<PathBuf> {
-    let all = output.join("checkpoints");
-    let mut best: Option<(usize, PathBuf)> = None;
-    if let Ok(entries) = std::fs::read_dir(&all) {
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            // A replaced checkpoint that a crash left under its second name counts under its first.
-            let number = name.strip_prefix("step-").map(|n| n.trim_end_matches(".previous"));
-            let Some(step) = number.and_then(|n| n.parse::<usize>().ok()) else { continue };
-            let path = all.join(format!("step-{step}"));
-            StagedDir::recover(&path)?;
-            if path.join(STATE).is_file() && best.as_ref().is_none_or(|(s, _)| step > *s) {
-                best = Some((step, path));
-            }
-        }
-    }
-    best.map(|(_, path)| path).ok_or_else(|| {
+    let newest = steps(output)?.into_iter().max().map(|step| output.join(name(step)));
+    newest.ok_or_else(|| {
         Error::usage(format!(
             "{}: no checkpoint to resume from, expected step-N/ with {STATE}",
-            all.display()
+            output.join(FOLDER).display()
         ))
         .hint("give the --output of a run that was interrupted or saved with --save-every")
     })
+}
+
+/// Removes the oldest checkpoints, so that `limit` are left with the newest and the best, which stay in any
+/// case. Gives the steps of those that went.
+///
+/// # Errors
+/// When a folder cannot be removed.
+pub fn prune(output: &Path, limit: usize, best: Option<usize>) -> Result<Vec<usize>> {
+    let mut steps = steps(output)?;
+    steps.sort_unstable_by(|a, b| b.cmp(a));
+    let best_stays = usize::from(best.is_some_and(|b| steps.iter().skip(1).any(|s| *s == b)));
+    // Of the newest so many stay, and the best beside them.
+    let newest = limit.saturating_sub(best_stays).max(1);
+    let mut gone = Vec::new();
+    for step in steps.into_iter().filter(|s| best_stays == 0 || Some(*s) != best).skip(newest) {
+        remove_dir(&output.join(name(step)))?;
+        gone.push(step);
+    }
+    gone.reverse();
+    Ok(gone)
+}
+
+/// Reads a checkpoint's adapter and nothing else.
+///
+/// # Errors
+/// When its file is missing or damaged.
+pub fn load_adapter<B: Backend>(session: &mut Session<B>, checkpoint: &Path) -> Result<()> {
+    let model = session.model().config.clone();
+    let (be, params, _) = session.state_mut();
+    peft::read_tensors(be, &checkpoint.join(names::MODEL_FILE), params, &model)
 }
 
 /// Restores adapters and optimizer state, and gives the progress to go on from.
@@ -155,7 +192,16 @@ pub fn load<B: Backend>(session: &mut Session<B>, checkpoint: &Path, config: &Ru
     let file = checkpoint.join(STATE);
     let text = std::fs::read_to_string(&file).map_err(|e| FileError::io("read", &file, e))?;
     let damaged = |e: serde_json::Error| FileError::invalid(&file, format!("not a checkpoint's state: {e}"));
-    let state: State = serde_json::from_str(&text).map_err(damaged)?;
+    let mut state: State = serde_json::from_str(&text).map_err(damaged)?;
+    if state.schema > SCHEMA {
+        let problem = format!("expected a checkpoint of schema {SCHEMA} at most, found {}", state.schema);
+        return Err(FileError::invalid(&file, problem)
+            .hint("it was written by a newer version of mesp")
+            .into());
+    }
+    if state.schema < SCHEMA {
+        state.progress.updates = state.progress.step as u64;
+    }
     if let Some((key, was, is)) = difference(&state.fixed, &fixed(session, config)) {
         return Err(Error::usage(format!(
             "{}: the checkpoint was written with {key} {was}, this run has {is}",
@@ -163,13 +209,13 @@ pub fn load<B: Backend>(session: &mut Session<B>, checkpoint: &Path, config: &Ru
         ))
         .hint("resume with the settings the run began with, or start a new run with --adapter"));
     }
+    load_adapter(session, checkpoint)?;
     let model = session.model().config.clone();
-    let (be, params, moments) = session.state_mut();
-    peft::read_tensors(be, &checkpoint.join(names::MODEL_FILE), params, &model)?;
+    let (be, _, moments) = session.state_mut();
     for (name, moments) in MOMENTS.iter().zip(moments) {
         peft::read_tensors(be, &checkpoint.join(name), moments, &model)?;
     }
-    session.set_steps(state.progress.step as u64);
+    session.set_steps(state.progress.updates);
     Ok(state.progress)
 }
 
@@ -178,5 +224,8 @@ fn difference(was: &Fixed, is: &Fixed) -> Option<(String, String, String)> {
     let values = |f: &Fixed| serde_json::to_value(f).unwrap_or_default();
     let (was, is) = (values(was), values(is));
     let map = was.as_object()?;
-    map.iter().find(|(k, v)| is.get(k) != Some(v)).map(|(k, v)| (k.clone(), v.to_string(), is[k].to_string()))
+    // An older checkpoint may not have them all.
+    map.iter()
+        .find(|(k, v)| is.get(k).is_some_and(|is| is != *v))
+        .map(|(k, v)| (k.clone(), v.to_string(), is[k].to_string()))
 }

@@ -97,3 +97,16 @@ pub fn largest_batch(examples: &[Example], batch_size: usize) -> Batch {
     let probs = lengths.iter().map(|l| l * l).sum();
     Batch::for_plan(offsets[offsets.len() - 1], targets, probs, &offsets)
 }
+
+/// A number that changes with the rows, their order, and what of them is trained, for telling whether a run goes
+/// on with the data that it began with (FNV-1a, 64 bits).
+pub fn fingerprint(examples: &[Example]) -> String {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut take = |value: u64| hash = (hash ^ value).wrapping_mul(0x0100_0000_01b3);
+    for row in examples {
+        take(row.tokens.len() as u64);
+        row.tokens.iter().for_each(|t| take(u64::from(*t)));
+        row.labels.iter().for_each(|l| take(u64::from(l.cast_unsigned()) | 1 << 40));
+    }
+    format!("{hash:016x}")
+}

@@ -2,7 +2,9 @@
 
 use serde::Serialize;
 
-/// Something that happened; a line of `metrics.jsonl`. Field names are those of TRL and mlx-lm where they
+use super::Happening;
+
+/// Something that happened; a line of `metrics.jsonl`, as `docs/metrics.md` has it. Field names are those of TRL and mlx-lm where they
 /// agree.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
@@ -37,10 +39,13 @@ pub enum Event {
         num_tokens: u64,
         /// Tokens of this step over its time.
         tokens_per_second: f64,
-        /// Seconds since the run began.
+        /// Seconds since the run began, those before a resume included.
         elapsed: f64,
         /// Seconds to its end, if steps go on as the last ones did.
         eta: f64,
+        /// Whether the adapter was left as it was.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        skipped: bool,
     },
     /// Held-out rows were evaluated.
     Eval {
@@ -52,19 +57,10 @@ pub enum Event {
         eval_accuracy: f64,
         /// Target tokens.
         target_tokens: usize,
-    },
-    /// Memory as the program measured it.
-    Memory {
-        /// Optimizer steps done.
-        step: usize,
-        /// High-water mark of the counting allocator.
-        heap_peak_bytes: u64,
-        /// High-water mark of anonymous resident memory, where the system tells.
-        rss_anon_peak_bytes: Option<u64>,
-        /// High-water mark of resident memory (`VmHWM`), where the system tells.
-        rss_peak_bytes: Option<u64>,
-        /// What was planned.
-        planned_bytes: u64,
+        /// Whether no trained adapter had a lower loss before.
+        best: bool,
+        /// Evaluations without an improvement that are still allowed, if that has a limit.
+        patience_left: Option<usize>,
     },
     /// Anything else worth a line.
     Event {
@@ -72,12 +68,15 @@ pub enum Event {
         step: usize,
         /// In words.
         message: String,
+        /// By kind.
+        #[serde(flatten)]
+        what: Happening,
     },
     /// The run ends.
     End {
         /// Optimizer steps done.
         step: usize,
-        /// `done`, `interrupted` or `failed`.
-        status: String,
+        /// `done`, `stopped`, `interrupted` or `failed`.
+        status: &'static str,
     },
 }

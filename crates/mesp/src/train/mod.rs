@@ -2,13 +2,19 @@
 
 pub mod budget;
 pub mod checkpoint;
+mod config;
 mod evaluate;
 mod event;
+mod happening;
+mod progress;
 mod run;
 mod session;
+mod step;
 
-pub use checkpoint::Progress;
-pub use evaluate::{Score, Staging, evaluate, largest_batch};
+pub use config::{Length, Reaction, RunConfig};
+pub use evaluate::{Score, Staging, evaluate, fingerprint, largest_batch};
 pub use event::Event;
-pub use run::{Length, RunConfig, Summary, run};
+pub use happening::Happening;
+pub use progress::{Evaluated, Norms, Patience, Progress};
+pub use run::{Summary, run};
 pub use session::{Options, Outcome, Session, Shapes, Update, plan};

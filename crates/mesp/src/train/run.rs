@@ -1,104 +1,31 @@
 //! The loop over optimizer steps.
 
-use std::path::PathBuf;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use mesp_device::Backend;
 
-use super::checkpoint::{self, Progress};
+use super::checkpoint;
 use super::evaluate::{Staging, evaluate};
-use super::{Event, Session, Update};
-use crate::data::{Batches, Example, Origin};
-use crate::optim::{Schedule, ScheduleKind};
+use super::progress::{Evaluated, Progress};
+use super::step::{self, Micro};
+use super::{Event, Happening, RunConfig, Session, Update};
+use crate::data::{Batches, Example};
+use crate::optim::Schedule;
 use crate::{Error, Result};
 
-/// How long a run is.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Length {
-    /// Optimizer steps.
-    Steps(usize),
-    /// Passes over the data.
-    Epochs(f64),
-}
-
-/// What a run does besides what its session fixes.
-#[derive(Debug, Clone)]
-pub struct RunConfig {
-    /// Peak learning rate.
-    pub learning_rate: f64,
-    /// Shape of the learning rate.
-    pub schedule: ScheduleKind,
-    /// Share of the steps that warm up.
-    pub warmup_ratio: f64,
-    /// Rows of a micro-batch.
-    pub batch_size: usize,
-    /// Micro-batches of an optimizer step.
-    pub grad_accum: usize,
-    /// How long.
-    pub length: Length,
-    /// Largest norm of the gradients; larger ones are scaled down to it.
-    pub max_grad_norm: Option<f64>,
-    /// Order of the rows, start of the adapter.
-    pub seed: u64,
-    /// Evaluate every so many steps, besides before and after.
-    pub eval_every: Option<usize>,
-    /// Write a checkpoint every so many steps.
-    pub save_every: Option<usize>,
-    /// The run directory.
-    pub output: Option<PathBuf>,
-    /// For the adapter's configuration.
-    pub base_model: Option<String>,
-}
-
-impl RunConfig {
-    /// Checks what cannot be combined.
-    ///
-    /// # Errors
-    /// Per-block updates with clipping or accumulation: both need all gradients at once. Values out of range.
-    pub fn check(&self, update: Update) -> Result<()> {
-        if update == Update::PerBlock {
-            if self.grad_accum > 1 {
-                let n = self.grad_accum;
-                return Err(Error::usage(format!("--update per-block cannot be combined with --grad-accum {n}: it keeps no gradient to add to"))
-                    .hint("use a larger --batch-size, or --update accumulate"));
-            }
-            if let Some(norm) = self.max_grad_norm {
-                return Err(Error::usage(format!("--update per-block cannot be combined with --max-grad-norm {norm}: the norm is known only after all blocks"))
-                    .hint("leave --max-grad-norm out, or use --update accumulate"));
-            }
-        }
-        let positive = |name: &str, ok: bool, found: String| {
-            if ok {
-                Ok(())
-            } else {
-                Err(Error::usage(format!("{name} is {found}, expected a positive number")))
-            }
-        };
-        let rate = self.learning_rate;
-        positive("--learning-rate", rate.is_finite() && rate >= 0.0, rate.to_string())?;
-        positive("--grad-accum", self.grad_accum > 0, self.grad_accum.to_string())?;
-        positive("--batch-size", self.batch_size > 0, self.batch_size.to_string())?;
-        if let Some(norm) = self.max_grad_norm {
-            positive("--max-grad-norm", norm > 0.0, norm.to_string())?;
-        }
-        match self.length {
-            Length::Steps(n) => positive("--steps", n > 0, n.to_string()),
-            Length::Epochs(e) => positive("--epochs", e.is_finite() && e > 0.0, e.to_string()),
-        }
-    }
-}
-
-/// What a run came to.
+/// What a run came to, with what was before a resume.
 #[derive(Debug, Clone, Default)]
 pub struct Summary {
-    /// Optimizer steps done, with those before a resume.
+    /// Optimizer steps done.
     pub steps: usize,
-    /// Tokens of this process's steps.
+    /// Tokens of all steps.
     pub tokens: u64,
-    /// Target tokens of this process's steps.
+    /// Target tokens of all steps.
     pub target_tokens: u64,
-    /// Loss of the first step of this process.
+    /// Loss of the first step.
     pub first_loss: Option<f64>,
     /// Loss of the last step.
     pub last_loss: Option<f64>,
@@ -106,18 +33,28 @@ pub struct Summary {
     pub eval_before: Option<f64>,
     /// Held-out loss after the last.
     pub eval_after: Option<f64>,
-    /// Seconds of each step.
+    /// The lowest held-out loss of a trained adapter.
+    pub best: Option<Evaluated>,
+    /// Whether the run's adapter is the best evaluation's.
+    pub best_loaded: bool,
+    /// The last checkpoint that was written.
+    pub checkpoint: Option<PathBuf>,
+    /// Seconds of each step of this process.
     pub step_seconds: Vec<f64>,
     /// Whether it was asked to stop before its end.
     pub interrupted: bool,
+    /// Whether it ended early, since evaluations did not improve.
+    pub stopped: bool,
 }
 
 /// Trains until the end or until `stop` is set; then the step under way is finished and a checkpoint written.
 /// `from` is the progress to go on from. The adapter is written to the output directory in any case, also
-/// before an error is returned: it is the last good one.
+/// before an error is returned: it is the last good one. What cannot be written there is written to the
+/// system's folder for temporary files, and the error says so.
 ///
 /// # Errors
-/// [`Error::NonFinite`] when a loss or gradient is not a number; files that cannot be written.
+/// [`Error::NonFinite`] when a loss or gradient is not a number, [`Error::Spike`] where one is to end the run;
+/// files that cannot be written.
 pub fn run<B: Backend>(
     session: &mut Session<B>,
     train: &[Example],
@@ -128,34 +65,30 @@ pub fn run<B: Backend>(
     emit: &mut dyn FnMut(&Event),
 ) -> Result<Summary> {
     config.check(session.options().update)?;
+    if eval.is_empty() && (config.patience.is_some() || config.load_best) {
+        let option = if config.load_best { "--load-best-at-end" } else { "--early-stopping-patience" };
+        return Err(Error::usage(format!("{option} needs held-out rows, and there are none"))
+            .hint("give them with --eval-data"));
+    }
     let mut state = Loop::new(train, config, from)?;
     let a = &session.options().adapter;
     emit(&Event::Run {
-        step: state.step,
+        step: state.progress.step,
         total_steps: state.total_steps,
         rows: state.batches.rows(),
         parameters: a.parameters(&session.model().config),
         method: session.options().method_name.clone(),
     });
     let outcome = state.steps(session, eval, config, stop, emit);
-    if let Some(dir) = &config.output {
-        let saved = checkpoint::save_adapter(session, dir, config.base_model.as_deref());
-        // What went wrong first is what is told.
-        if outcome.is_ok() {
-            saved?;
-        }
-        if state.summary.interrupted {
-            checkpoint::save(session, dir, state.progress(), config)?;
-        }
-    }
-    state.summary.steps = state.step;
-    let status = match (&outcome, state.summary.interrupted) {
-        (Err(_), _) => "failed",
-        (Ok(()), true) => "interrupted",
-        (Ok(()), false) => "done",
+    let outcome = state.keep(session, config, outcome, emit);
+    let status = match (&outcome, state.summary.interrupted, state.summary.stopped) {
+        (Err(_), ..) => "failed",
+        (Ok(()), true, _) => "interrupted",
+        (Ok(()), _, true) => "stopped",
+        (Ok(()), ..) => "done",
     };
-    emit(&Event::End { step: state.step, status: status.to_owned() });
-    outcome.map(|()| state.summary)
+    emit(&Event::End { step: state.progress.step, status });
+    outcome.map(|()| state.summarize())
 }
 
 struct Loop<'a> {
@@ -165,8 +98,9 @@ struct Loop<'a> {
     total_steps: usize,
     /// Micro-batches of the whole run; the last step may have fewer than the others.
     total_batches: usize,
-    step: usize,
-    tokens: u64,
+    progress: Progress,
+    /// Seconds before this process.
+    before: f64,
     started: Instant,
     summary: Summary,
 }
@@ -174,32 +108,39 @@ struct Loop<'a> {
 impl<'a> Loop<'a> {
     fn new(train: &'a [Example], config: &RunConfig, from: Progress) -> Result<Self> {
         let batches = Batches::new(train, config.batch_size, config.seed)?;
-        let (total_steps, total_batches) = match config.length {
-            Length::Steps(n) => (n, n * config.grad_accum),
-            Length::Epochs(e) => {
-                let micro = ((e * batches.per_epoch() as f64).round() as usize).max(1);
-                (micro.div_ceil(config.grad_accum), micro)
-            }
-        };
+        let (total_steps, total_batches) = config.steps(batches.per_epoch());
         let warmup = (config.warmup_ratio * total_steps as f64).ceil() as usize;
         let schedule =
             Schedule { peak: config.learning_rate, warmup, total: total_steps, kind: config.schedule };
-        let summary = Summary { step_seconds: Vec::with_capacity(total_steps), ..Summary::default() };
+        let left = total_steps.saturating_sub(from.step);
+        let summary = Summary { step_seconds: Vec::with_capacity(left), ..Summary::default() };
         Ok(Self {
             batches,
             staging: Staging::default(),
             schedule,
             total_steps,
             total_batches,
-            step: from.step,
-            tokens: from.tokens,
+            before: from.elapsed,
+            progress: from,
             started: Instant::now(),
             summary,
         })
     }
 
-    fn progress(&self) -> Progress {
-        Progress { step: self.step, tokens: self.tokens }
+    fn summarize(self) -> Summary {
+        let p = self.progress;
+        let last = p.evaluated.filter(|e| e.step == p.step && e.step > 0 && !self.summary.interrupted);
+        Summary {
+            steps: p.step,
+            tokens: p.tokens,
+            target_tokens: p.target_tokens,
+            first_loss: p.first_loss,
+            last_loss: p.last_loss,
+            eval_before: p.eval_before,
+            eval_after: last.and_then(|e| e.loss),
+            best: p.best,
+            ..self.summary
+        }
     }
 
     fn steps<B: Backend>(
@@ -210,32 +151,42 @@ impl<'a> Loop<'a> {
         stop: &AtomicBool,
         emit: &mut dyn FnMut(&Event),
     ) -> Result<()> {
-        if self.step == 0 {
-            self.summary.eval_before = self.evaluate(session, eval, config, emit);
+        if self.progress.step == 0 && self.progress.evaluated.is_none() {
+            self.evaluate(session, eval, config, emit);
         }
-        while self.step < self.total_steps {
+        while self.progress.step < self.total_steps && !self.exhausted(config) {
             if stop.load(Ordering::Relaxed) {
                 self.summary.interrupted = true;
                 return Ok(());
             }
             self.one_step(session, config, emit)?;
-            let last = self.step == self.total_steps;
-            let due =
-                |every: Option<usize>| every.is_some_and(|n| n > 0 && self.step.is_multiple_of(n)) && !last;
+            self.see_folder(session, config, emit)?;
+            let step = self.progress.step;
+            let due = |every: Option<usize>| {
+                every.is_some_and(|n| n > 0 && step.is_multiple_of(n)) && step != self.total_steps
+            };
             let (eval_due, save_due) = (due(config.eval_every), due(config.save_every));
-            if eval_due {
-                self.evaluate(session, eval, config, emit);
-            }
-            if let (true, Some(dir)) = (save_due, &config.output) {
-                checkpoint::save(session, dir, self.progress(), config)?;
-                emit(&Event::Event {
-                    step: self.step,
-                    message: format!("checkpoint of step {} written", self.step),
-                });
+            let best = eval_due && self.evaluate_on_the_way(session, eval, config, emit)?;
+            if save_due || best {
+                self.save(session, config, best, emit)?;
             }
         }
-        self.summary.eval_after = self.evaluate(session, eval, config, emit);
+        if self.progress.step < self.total_steps {
+            self.summary.stopped = true;
+            if let Some(Evaluated { step, loss: Some(loss) }) = self.progress.best {
+                self.tell(Happening::EarlyStop { best_step: step, best_loss: loss }, emit);
+            }
+        }
+        let evaluated = self.progress.evaluated.is_some_and(|e| e.step == self.progress.step);
+        if !evaluated && self.evaluate(session, eval, config, emit) && config.eval_every.is_some() {
+            self.save(session, config, true, emit)?;
+        }
         Ok(())
+    }
+
+    /// Whether evaluations have not improved for as long as they may.
+    fn exhausted(&self, config: &RunConfig) -> bool {
+        config.patience.is_some_and(|n| self.progress.patience.used >= n)
     }
 
     fn one_step<B: Backend>(
@@ -245,71 +196,51 @@ impl<'a> Loop<'a> {
         emit: &mut dyn FnMut(&Event),
     ) -> Result<()> {
         let begun = Instant::now();
-        let first = self.step * config.grad_accum;
+        let first = self.progress.step * config.grad_accum;
         let micro = first..(first + config.grad_accum).min(self.total_batches);
-        let rate = self.schedule.rate(self.step);
-        let mut targets = 0;
-        for i in micro.clone() {
-            self.batches.fill(i, &mut self.staging.ragged);
-            targets += self.staging.ragged.targets;
-        }
-        let (mut nats, mut tokens, mut norm) = (0.0, 0, 0.0);
-        for i in micro.clone() {
-            let Staging { ragged, batch } = &mut self.staging;
-            self.batches.fill(i, ragged);
-            batch.fill(&ragged.tokens, &ragged.labels, &ragged.offsets);
-            tokens += batch.rows() as u64;
-            let outcome = match session.options().update {
-                Update::Accumulate => session.accumulate(batch, targets),
-                Update::PerBlock => {
-                    let (outcome, n) = session.step_per_block(batch, rate);
-                    norm = n;
-                    outcome
-                }
-            };
-            nats += outcome.nats;
-        }
-        if let Some(e) = session.take_fault() {
-            session.zero_grads();
-            let dir = config.output.clone().unwrap_or_default();
-            return Err(mesp_formats::Error::io("keep checkpoints in a file in", dir, e).into());
-        }
-        let loss = nats / targets as f64;
-        if session.options().update == Update::Accumulate {
-            norm = session.grad_norm();
-        }
-        if !(loss.is_finite() && norm.is_finite()) {
-            session.zero_grads();
-            let (what, value) = if loss.is_finite() { ("gradient norm", norm) } else { ("loss", loss) };
-            return Err(Error::NonFinite { step: self.step + 1, what, value, rows: self.origins(micro) });
-        }
-        if session.options().update == Update::Accumulate {
-            // PyTorch's clip_grad_norm_, with its 1e-6.
-            let clip = config.max_grad_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0));
-            session.apply(rate, clip);
-        }
-        self.step += 1;
-        self.tokens += tokens;
+        let end = micro.end;
+        let rate = self.schedule.rate(self.progress.step);
+        let mut source = Micro { batches: &mut self.batches, staging: &mut self.staging, range: micro };
+        let step = step::step(session, &mut source, config, rate, &mut self.progress, emit)?;
         let seconds = begun.elapsed().as_secs_f64();
+        let p = &mut self.progress;
+        p.tokens += step.tokens;
+        p.target_tokens += step.targets as u64;
+        p.elapsed = self.before + self.started.elapsed().as_secs_f64();
+        if step.loss.is_finite() {
+            p.first_loss.get_or_insert(step.loss);
+            p.last_loss = Some(step.loss);
+        }
         self.summary.step_seconds.push(seconds);
-        self.summary.tokens += tokens;
-        self.summary.target_tokens += targets as u64;
-        self.summary.first_loss.get_or_insert(loss);
-        self.summary.last_loss = Some(loss);
         let recent = &self.summary.step_seconds[self.summary.step_seconds.len().saturating_sub(20)..];
         let mean = recent.iter().sum::<f64>() / recent.len() as f64;
         emit(&Event::Train {
-            step: self.step,
-            epoch: micro.end as f64 / self.batches.per_epoch() as f64,
-            loss,
+            step: p.step,
+            epoch: end as f64 / self.batches.per_epoch() as f64,
+            loss: step.loss,
             learning_rate: rate,
-            grad_norm: norm,
-            num_tokens: self.tokens,
-            tokens_per_second: tokens as f64 / seconds,
-            elapsed: self.started.elapsed().as_secs_f64(),
-            eta: mean * (self.total_steps - self.step) as f64,
+            grad_norm: step.norm,
+            num_tokens: p.tokens,
+            tokens_per_second: step.tokens as f64 / seconds,
+            elapsed: p.elapsed,
+            eta: mean * (self.total_steps - p.step) as f64,
+            skipped: step.skipped,
         });
         Ok(())
+    }
+
+    /// Evaluates between steps; true when the loss is the best so far.
+    fn evaluate_on_the_way<B: Backend>(
+        &mut self,
+        session: &mut Session<B>,
+        eval: &[Example],
+        config: &RunConfig,
+        emit: &mut dyn FnMut(&Event),
+    ) -> Result<bool> {
+        if let (true, Some(dir)) = (config.adapter_at_eval, &config.output) {
+            checkpoint::save_adapter(session, dir, config.base_model.as_deref())?;
+        }
+        Ok(self.evaluate(session, eval, config, emit))
     }
 
     fn evaluate<B: Backend>(
@@ -318,27 +249,136 @@ impl<'a> Loop<'a> {
         eval: &[Example],
         config: &RunConfig,
         emit: &mut dyn FnMut(&Event),
-    ) -> Option<f64> {
+    ) -> bool {
         if eval.is_empty() {
-            return None;
+            return false;
         }
         let score = evaluate(session, eval, config.batch_size, &mut self.staging, &mut |_, _| {});
+        let best = self.progress.evaluate(score.loss(), config.min_delta);
         emit(&Event::Eval {
-            step: self.step,
+            step: self.progress.step,
             eval_loss: score.loss(),
             eval_accuracy: score.accuracy(),
             target_tokens: score.targets,
+            best,
+            patience_left: config.patience.map(|n| n.saturating_sub(self.progress.patience.used)),
         });
-        Some(score.loss())
+        best
     }
 
-    /// Where the rows of some micro-batches were read, for a message.
-    fn origins(&mut self, micro: std::ops::Range<usize>) -> String {
-        let mut names = Vec::new();
-        for i in micro {
-            self.batches.fill(i, &mut self.staging.ragged);
-            names.extend(self.staging.ragged.origins.iter().map(Origin::to_string));
+    fn tell(&self, what: Happening, emit: &mut dyn FnMut(&Event)) {
+        let step = self.progress.step;
+        emit(&Event::Event { step, message: what.message(step), what });
+    }
+
+    /// Writes a checkpoint, and removes those that are too many.
+    fn save<B: Backend>(
+        &mut self,
+        session: &Session<B>,
+        config: &RunConfig,
+        best: bool,
+        emit: &mut dyn FnMut(&Event),
+    ) -> Result<()> {
+        let Some(dir) = &config.output else { return Ok(()) };
+        let path = checkpoint::save(session, dir, &self.progress, config)?;
+        self.summary.checkpoint = Some(path);
+        let path = checkpoint::name(self.progress.step);
+        self.tell(Happening::Checkpoint { path, best }, emit);
+        if let Some(limit) = config.save_limit {
+            let best = self.progress.best.map(|b| b.step);
+            for step in checkpoint::prune(dir, limit, best)? {
+                self.tell(Happening::Removed { path: checkpoint::name(step) }, emit);
+            }
         }
-        names.join(", ")
+        Ok(())
+    }
+
+    /// Makes the run directory again when it has vanished, and writes a checkpoint, as the others went with it.
+    fn see_folder<B: Backend>(
+        &mut self,
+        session: &Session<B>,
+        config: &RunConfig,
+        emit: &mut dyn FnMut(&Event),
+    ) -> Result<()> {
+        let Some(dir) = config.output.as_ref().filter(|dir| !dir.is_dir()) else { return Ok(()) };
+        mesp_formats::atomic::create_dir_all(dir)?;
+        self.tell(Happening::FolderMadeAgain, emit);
+        self.save(session, config, false, emit)
+    }
+
+    /// Writes what the run came to, however it ended. Where that fails, the state goes to another folder.
+    fn keep<B: Backend>(
+        &mut self,
+        session: &mut Session<B>,
+        config: &RunConfig,
+        outcome: Result<()>,
+        emit: &mut dyn FnMut(&Event),
+    ) -> Result<()> {
+        let Some(dir) = &config.output else { return outcome };
+        let written = self.write(session, config, dir, &outcome, emit);
+        let cause = match (outcome, written) {
+            (Ok(()), Ok(())) => return Ok(()),
+            (Err(e), Ok(())) if !matches!(e, Error::File(_)) => return Err(e),
+            (Err(e), _) | (Ok(()), Err(e)) => e,
+        };
+        let left = self.rescue(session, config, dir);
+        Err(Error::Ended { cause: Box::new(cause), left })
+    }
+
+    fn write<B: Backend>(
+        &mut self,
+        session: &mut Session<B>,
+        config: &RunConfig,
+        dir: &Path,
+        outcome: &Result<()>,
+        emit: &mut dyn FnMut(&Event),
+    ) -> Result<()> {
+        let best = self.progress.best.filter(|_| config.load_best && outcome.is_ok());
+        if let (false, Some(Evaluated { step, loss: Some(loss) })) = (self.summary.interrupted, best) {
+            self.summary.best_loaded = true;
+            if step != self.progress.step {
+                // The last adapter is kept too: as a checkpoint.
+                self.save(session, config, false, emit)?;
+                checkpoint::load_adapter(session, &dir.join(checkpoint::name(step)))?;
+            }
+            self.tell(Happening::BestLoaded { best_step: step, best_loss: loss }, emit);
+        }
+        checkpoint::save_adapter(session, dir, config.base_model.as_deref())?;
+        // A step that was refused before it was used can be tried again, in another way.
+        let accumulates = session.options().update == Update::Accumulate && self.progress.step > 0;
+        let refused = accumulates && matches!(outcome, Err(Error::NonFinite { .. } | Error::Spike { .. }));
+        if self.summary.interrupted || refused {
+            self.summary.checkpoint = Some(checkpoint::save(session, dir, &self.progress, config)?);
+        }
+        Ok(())
+    }
+
+    /// After a file could not be written: says what there is, and writes a checkpoint elsewhere.
+    fn rescue<B: Backend>(&self, session: &Session<B>, config: &RunConfig, dir: &Path) -> String {
+        let step = self.progress.step;
+        let mut left = match checkpoint::latest(dir) {
+            Ok(path) => format!("step {step} was reached; the last checkpoint is {}", path.display()),
+            Err(_) => format!("step {step} was reached; there is no checkpoint in {}", dir.display()),
+        };
+        let there = checkpoint::latest(dir).is_ok_and(|path| path.ends_with(checkpoint::name(step)));
+        // The session may hold the best adapter by now, which is a checkpoint already.
+        if there || step == 0 || self.summary.best_loaded {
+            return left;
+        }
+        let elsewhere = std::env::temp_dir().join(format!("mesp-rescued-{}", std::process::id()));
+        match checkpoint::save(session, &elsewhere, &self.progress, config) {
+            Ok(path) => {
+                let _ = write!(
+                    left,
+                    "; the state of step {step} was written to {}: --resume with this folder goes on from it",
+                    path.display()
+                );
+            }
+            Err(e) => {
+                let _ = std::fs::remove_dir_all(&elsewhere);
+                let _ = write!(left, "; the state of step {step} could not be written elsewhere either: {e}");
+            }
+        }
+        left
     }
 }

@@ -193,6 +193,11 @@ impl<B: Backend> Session<B> {
         stats
     }
 
+    /// Logit statistics of the trained rows of the batch that was computed last.
+    pub fn stats(&self, batch: &Batch) -> &[RowStat] {
+        &self.stats[..batch.targets()]
+    }
+
     /// Adapters, block by block.
     pub fn params(&self) -> &[BlockPairs] {
         &self.params

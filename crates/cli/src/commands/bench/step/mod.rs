@@ -12,7 +12,7 @@ use anyhow::Result;
 use mesp_formats::atomic::{create_dir_all, write_atomic};
 
 use super::{machine, models};
-use crate::args::{BenchStepArgs, CommonArgs, DataArgs, ModelArgs, OutputArgs, ScheduleArgs};
+use crate::args::{BenchStepArgs, CommonArgs, DataArgs, ModelArgs, OutputArgs, RunArgs, ScheduleArgs};
 use crate::inputs::{self, usage};
 use crate::numbers::{Numbers, held};
 use crate::settings::Settings;
@@ -117,6 +117,7 @@ fn common(args: &BenchStepArgs, model: PathBuf) -> CommonArgs {
             ..ScheduleArgs::default()
         },
         output: OutputArgs::default(),
+        run: RunArgs::default(),
         shared: args.shared.clone(),
     }
 }

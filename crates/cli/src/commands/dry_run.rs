@@ -1,0 +1,63 @@
+//! `mesp train --dry-run`: everything up to the first step, and nothing written.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use mesp::data::Batches;
+use mesp::tape::Residency;
+use mesp::train::Session;
+use mesp_device::Cpu;
+use serde_json::json;
+
+use super::train::{Job, Ready, prepare, start};
+use crate::sizes::{bytes, count};
+use crate::ui;
+
+pub(crate) fn run(job: Job<'_>) -> Result<()> {
+    let Job { args, settings, model: dir, data, eval, dir: output, held, .. } = job;
+    let ready = prepare(args, settings, (dir, data, eval.as_deref()), None, held)?;
+    let Ready { settings, pool, model, rows, work, mut footprint, numbers, about, counts, budget, .. } =
+        ready;
+    let (planned, anonymous) = (footprint.planned(), footprint.anonymous);
+    let ledger = footprint.ledger_json();
+    // A file of checkpoints would be written to; then nothing is allocated either.
+    let spills = settings.options.policy.residency == Residency::File;
+    let mut from = 0;
+    if !spills {
+        let be = Cpu::<f32>::new(std::mem::take(&mut footprint.plan), Arc::clone(&pool))
+            .with_compute(numbers.compute());
+        let options = settings.options.clone();
+        let mut session = Session::new(be, Arc::clone(&model), options, work.shapes.targets());
+        let adapter = args.adapter.adapter.as_deref();
+        from = start(&mut session, adapter, &settings, output.resume.as_deref())?.step;
+    }
+    let per_epoch = Batches::new(&rows.train, settings.run.batch_size, 0)?.per_epoch();
+    let (steps, _) = settings.run.steps(per_epoch);
+    if args.shared.json {
+        let mut document = about;
+        document.insert("dry_run".to_owned(), true.into());
+        document.insert("data_counts".to_owned(), counts);
+        document.insert("from_step".to_owned(), from.into());
+        document.insert("steps".to_owned(), steps.into());
+        let memory = json!({
+            "planned_bytes": planned,
+            "anonymous_planned_bytes": anonymous,
+            "budget_bytes": budget,
+            "ledger": ledger,
+        });
+        document.insert("memory".to_owned(), memory);
+        return ui::json(&document.into());
+    }
+    let number = |key: &str| count(counts[key].as_u64().unwrap_or(0));
+    let held_out = match counts["eval_rows"].as_u64() {
+        Some(0) | None => "none held out".to_owned(),
+        Some(_) => format!("{} held out", number("eval_rows")),
+    };
+    ui::print(&format!(
+        "rows: {}, {} tokens, {} of them trained; {held_out}\nsteps: {from} to {steps}\nmemory: {} planned\nthis was a dry run: nothing was trained or written\n",
+        number("rows"),
+        number("tokens"),
+        number("target_tokens"),
+        bytes(planned),
+    ))
+}

@@ -1,0 +1,80 @@
+//! `mesp say`, which a run starts for what needs a tokenizer: texts of tokens, answers to prompts. Not for people;
+//! they have `mesp generate` and `mesp data`.
+
+use std::io::Read as _;
+
+use anyhow::{Context as _, Result};
+use mesp::data::TextEncoder;
+use mesp::generate::Sampling;
+use mesp::source::Base;
+
+use super::speak::{Language, Pieces, generator};
+use crate::args::SayArgs;
+use crate::inputs;
+use crate::numbers::Numbers;
+use crate::samples::{Asked, Said};
+use crate::ui;
+
+pub(crate) fn run(args: &SayArgs) -> Result<()> {
+    let mut input = Vec::new();
+    std::io::stdin().read_to_end(&mut input).context("cannot read standard input")?;
+    let asked: Asked = serde_json::from_slice(&input).context("expected a document of the program itself")?;
+    let mut said = Said::default();
+    if !asked.rows.is_empty() {
+        let encoder = inputs::encoder(&args.model)?;
+        for row in &asked.rows {
+            said.rows.push(spelled(&encoder, row)?);
+        }
+    }
+    if !asked.prompts.is_empty() {
+        said.answers = answers(args, &asked.prompts)?;
+    }
+    ui::print(&serde_json::to_string(&said)?)
+}
+
+/// What each token adds to the text before it; a character of several tokens comes with the last of them.
+fn spelled(encoder: &TextEncoder, ids: &[u32]) -> Result<Vec<String>> {
+    /// Tokens before a token that may change its text.
+    const BEFORE: usize = 4;
+    let mut texts = Vec::with_capacity(ids.len());
+    let (mut from, mut shown) = (0, 0);
+    for end in 1..=ids.len() {
+        let before = encoder.decode(&ids[from..shown], false)?;
+        let now = encoder.decode(&ids[from..end], false)?;
+        if now.ends_with(char::REPLACEMENT_CHARACTER) && end < ids.len() && end - shown < BEFORE {
+            texts.push(String::new());
+            continue;
+        }
+        texts.push(now.get(before.len()..).unwrap_or_default().to_owned());
+        shown = end;
+        from = shown.saturating_sub(BEFORE);
+    }
+    Ok(texts)
+}
+
+fn answers(args: &SayArgs, prompts: &[String]) -> Result<Vec<(String, usize)>> {
+    let loaded = inputs::load_model(&args.model, Base::Mapped)?;
+    let language = Language::open(&args.model)?;
+    let prompts = prompts.iter().map(|p| language.prompt(p, false)).collect::<Result<Vec<_>>>()?;
+    let capacity = prompts.iter().map(Vec::len).max().unwrap_or(0) + args.max_tokens;
+    let pool = inputs::pool(args.shared.threads)?;
+    let numbers = Numbers::single(args.compute, loaded.dtype)?;
+    let mut generator = generator(&loaded, args.adapter.as_deref(), capacity, numbers, &pool)?;
+    let stops = language.stops(&loaded.eos);
+    let mut said = Vec::new();
+    for prompt in &prompts {
+        let mut ids = Vec::new();
+        generator.reset();
+        pool.install(|| {
+            generator.generate(prompt, args.max_tokens, Sampling::GREEDY, &stops, &mut |id| {
+                ids.push(id);
+                true
+            });
+        });
+        let mut pieces = Pieces::after(&language.encoder, prompt);
+        let mut text = ids.iter().map(|id| pieces.push(*id)).collect::<mesp::Result<String>>()?;
+        text += &pieces.rest()?;
+        said.push((text.trim().to_owned(), ids.len()));
+    }
+    Ok(said)
+}

@@ -1,0 +1,193 @@
+//! `mesp init-config`: every option of `mesp train` with what it does, made from the options themselves.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use anyhow::Result;
+use clap::{Arg, CommandFactory as _};
+use mesp_formats::atomic::write_atomic;
+use serde_json::json;
+
+use crate::args::{Cli, InitConfigArgs};
+use crate::inputs::usage;
+use crate::ui;
+
+/// Options that say what a call is to do rather than what the run is.
+const CALLS: [&str; 7] = ["config", "dry-run", "help", "json", "overwrite", "resume", "version"];
+
+/// Values to start from, by option. The others are left out until they are wanted.
+const SET: [(&str, &str); 4] = [
+    ("model", r#""path/to/model""#),
+    ("data", r#""train.jsonl""#),
+    ("output", r#""my-adapter""#),
+    ("epochs", "1"),
+];
+
+/// Examples of the others.
+const EXAMPLES: [(&str, &str); 47] = [
+    ("base", r#""auto""#),
+    ("max-seq-len", "512"),
+    ("prompt-style", r#""raw""#),
+    ("train-on-prompt", "false"),
+    ("no-eos", "false"),
+    ("adapter", r#""earlier-adapter""#),
+    ("rank", "8"),
+    ("alpha", "16"),
+    ("rslora", "false"),
+    ("target-modules", r#""all-linear"    # or a list: ["q_proj", "v_proj"]"#),
+    ("method", r#""auto""#),
+    ("mlp-rows", "256"),
+    ("head-rows", "128"),
+    ("update", r#""accumulate""#),
+    ("compute", r#""auto""#),
+    ("checkpoints", r#""f32""#),
+    ("memory-budget", r#""128MB""#),
+    ("batch-size", "1"),
+    ("grad-accum", "1"),
+    ("steps", "100    # in place of epochs"),
+    ("learning-rate", "2e-4"),
+    ("lr-schedule", r#""cosine""#),
+    ("warmup-ratio", "0.03"),
+    ("optimizer", r#""adamw""#),
+    ("momentum", "0.0"),
+    ("weight-decay", "0.0"),
+    ("max-grad-norm", "1.0"),
+    ("seed", "0"),
+    ("eval-data", r#""eval.jsonl""#),
+    ("eval-every", "50"),
+    ("early-stopping-patience", "3"),
+    ("early-stopping-min-delta", "0.0"),
+    ("load-best-at-end", "false"),
+    ("save-every", "50"),
+    ("save-total-limit", "3"),
+    ("on-nonfinite", r#""stop""#),
+    ("on-spike", r#""report""#),
+    ("spike-factor", "10.0"),
+    ("tensorboard", "false"),
+    ("samples", "3"),
+    ("sample-prompt", r#"["Who are you?", "What is a candle for?"]"#),
+    ("sample-tokens", "64"),
+    ("threads", "2"),
+    ("train-on", r#""assistant""#),
+    ("eval-fraction", "0.05"),
+    ("overlong", r#""cut""#),
+    ("pack-tokens", "512"),
+];
+
+pub(crate) fn run(args: &InitConfigArgs) -> Result<()> {
+    let text = text();
+    let Some(path) = &args.output else {
+        return if args.shared.json { ui::json(&json!({ "config": text })) } else { ui::print(&text) };
+    };
+    if path.exists() {
+        let problem = format!("{}: there is something already", path.display());
+        return Err(usage(problem, "name another file, or remove it first"));
+    }
+    write_atomic(path, |out| out.write_all(text.as_bytes()))?;
+    let shown = path.display().to_string();
+    if args.shared.json {
+        return ui::json(&json!({ "config": text, "output": shown }));
+    }
+    ui::print(&format!("{shown}: edit it, then mesp train --config {shown}\n"))
+}
+
+/// The file.
+pub(crate) fn text() -> String {
+    let mut command = Cli::command();
+    command.build();
+    let mut text = "# A run of mesp: mesp train --config THIS-FILE\n\
+        # Keys are the options of `mesp train`; what is given on the command line wins. Paths are relative to the\n\
+        # folder in which the program is called. A key with a # before it is left at its default.\n"
+        .to_owned();
+    let Some(train) = command.find_subcommand("train") else { return text };
+    let mut heading = None;
+    for arg in train.get_arguments() {
+        let Some(name) = arg.get_long().filter(|n| !CALLS.contains(n)) else { continue };
+        let under = arg.get_help_heading().unwrap_or("Program");
+        if heading != Some(under) {
+            let _ = write!(text, "\n# ---- {under}\n");
+            heading = Some(under);
+        }
+        text.push('\n');
+        for line in wrapped(&help(arg)) {
+            let _ = writeln!(text, "# {line}");
+        }
+        let set = |list: &[(&str, &'static str)]| list.iter().find(|(n, _)| *n == name).map(|(_, v)| *v);
+        match (set(&SET), set(&EXAMPLES)) {
+            (Some(value), _) => {
+                let _ = writeln!(text, "{name} = {value}");
+            }
+            (None, Some(value)) => {
+                let _ = writeln!(text, "#{name} = {value}");
+            }
+            (None, None) => {
+                let value = match arg.get_action() {
+                    clap::ArgAction::SetTrue => "false".to_owned(),
+                    _ => format!("{:?}", arg.get_value_names().and_then(<[_]>::first).map_or("", |n| n)),
+                };
+                let _ = writeln!(text, "#{name} = {value}");
+            }
+        }
+    }
+    text
+}
+
+fn help(arg: &Arg) -> String {
+    let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+    let values = arg.get_possible_values();
+    let flag = matches!(arg.get_action(), clap::ArgAction::SetTrue);
+    if values.is_empty() || flag {
+        return help;
+    }
+    let names: Vec<&str> = values.iter().map(clap::builder::PossibleValue::get_name).collect();
+    format!("{help} (one of {})", names.join(", "))
+}
+
+/// Lines of at most a hundred characters.
+fn wrapped(text: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let line = lines.last_mut().filter(|l| l.is_empty() || l.len() + word.len() < 98);
+        match line {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            None => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every option is there, and what is written beside its # is a value that it takes.
+    #[test]
+    fn every_key_can_be_used() {
+        let text = text();
+        let mut keys = 0;
+        for line in text.lines() {
+            let Some((key, _)) = line.trim_start_matches('#').split_once(" = ") else { continue };
+            if key.contains(' ') {
+                continue;
+            }
+            keys += 1;
+            let one = line.trim_start_matches('#');
+            let table = toml::de::DeTable::parse(one).unwrap_or_else(|e| panic!("{one}: {e}"));
+            assert_eq!(table.get_ref().len(), 1, "{one}");
+        }
+        let mut command = Cli::command();
+        command.build();
+        let train = command.find_subcommand("train").expect("train");
+        let all = train.get_arguments().filter_map(Arg::get_long).filter(|n| !CALLS.contains(n)).count();
+        assert_eq!(keys, all);
+        let known: Vec<&str> = train.get_arguments().filter_map(Arg::get_long).collect();
+        for name in known.iter().filter(|n| !CALLS.contains(*n)) {
+            let has = SET.iter().chain(&EXAMPLES).any(|(n, _)| n == name);
+            assert!(has, "{name} has no example in config/example.rs");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What people read of a run: rows with their mask, and what the model says. Both need a tokenizer, which may hold
+//! more memory than training does, so the program runs itself as `mesp say` for them.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+use mesp::data::{Example, UNTRAINED};
+use mesp::source::{GgufSource, Kind};
+use serde::{Deserialize, Serialize};
+
+use crate::lines::{SampleLine, SampleToken};
+
+/// Tokens of a row that are written at most.
+const TOKENS: usize = 512;
+
+/// What `mesp say` reads from standard input.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Asked {
+    /// Tokens of rows, to be spelled.
+    pub(crate) rows: Vec<Vec<u32>>,
+    /// Prompts to answer.
+    pub(crate) prompts: Vec<String>,
+}
+
+/// What it writes to standard output.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Said {
+    /// Texts of the rows' tokens.
+    pub(crate) rows: Vec<Vec<String>>,
+    /// Answers, and the number of their tokens.
+    pub(crate) answers: Vec<(String, usize)>,
+}
+
+/// How the program is run for it.
+pub(crate) struct Speaker {
+    pub(crate) model: PathBuf,
+    pub(crate) prompts: Vec<String>,
+    pub(crate) max_tokens: usize,
+    pub(crate) compute: &'static str,
+    pub(crate) threads: usize,
+}
+
+impl Speaker {
+    /// Whether the model has a tokenizer.
+    pub(crate) fn can_speak(&self) -> bool {
+        if Kind::of(&self.model) != Kind::Gguf {
+            return self.model.join("tokenizer.json").is_file();
+        }
+        GgufSource::open(&self.model, mesp::source::Base::Mapped)
+            .is_ok_and(|source| source.header().value("tokenizer.ggml.model").is_some())
+    }
+
+    /// Answers to the prompts, with an adapter or without.
+    pub(crate) fn answers(&self, adapter: Option<&Path>) -> Result<Vec<(String, usize)>> {
+        let asked = Asked { prompts: self.prompts.clone(), ..Asked::default() };
+        Ok(self.ask(adapter, &asked)?.answers)
+    }
+
+    /// The first rows as they are trained.
+    pub(crate) fn samples(&self, rows: &[Example], count: usize) -> Vec<SampleLine> {
+        let rows: Vec<&Example> = rows.iter().filter(|row| row.targets() > 0).take(count).collect();
+        let cut = |row: &Example| row.tokens[..row.tokens.len().min(TOKENS)].to_vec();
+        let asked = Asked { rows: rows.iter().map(|r| cut(r)).collect(), ..Asked::default() };
+        let said = if self.can_speak() { self.ask(None, &asked).ok() } else { None };
+        let sample = |(i, row): (usize, &&Example)| {
+            let text = |t: usize| said.as_ref().and_then(|s| s.rows.get(i)?.get(t).cloned());
+            // The label of the first token is never predicted.
+            let trained = |t: usize| t > 0 && row.labels[t] != UNTRAINED;
+            let token = |(t, id): (usize, &u32)| SampleToken { id: *id, text: text(t), trained: trained(t) };
+            SampleLine {
+                kind: "sample",
+                step: 0,
+                row: row.origin.to_string(),
+                tokens: row.tokens.iter().take(TOKENS).enumerate().map(token).collect(),
+                total_tokens: row.tokens.len(),
+                cut: row.tokens.len() > TOKENS,
+            }
+        };
+        rows.iter().enumerate().map(sample).collect()
+    }
+
+    fn ask(&self, adapter: Option<&Path>, asked: &Asked) -> Result<Said> {
+        let mut command = Command::new(std::env::current_exe().unwrap_or_else(|_| "mesp".into()));
+        command.args(["say", "--compute", self.compute, "--model"]).arg(&self.model);
+        command.args(["--max-tokens", &self.max_tokens.to_string(), "--threads", &self.threads.to_string()]);
+        if let Some(dir) = adapter {
+            command.arg("--adapter").arg(dir);
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().context("this program could not be started again")?;
+        let json = serde_json::to_vec(asked)?;
+        if let Some(mut input) = child.stdin.take() {
+            // A child that has ended says itself why.
+            let _ = input.write_all(&json);
+        }
+        let output = child.wait_with_output()?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("{}", said.trim().trim_start_matches("error: "));
+        }
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+}

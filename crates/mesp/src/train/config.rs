@@ -1,0 +1,167 @@
+//! What a run does besides what its session fixes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::Update;
+use crate::optim::ScheduleKind;
+use crate::{Error, Result};
+
+/// What is done about a step that went wrong.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reaction {
+    /// It is told, and used.
+    #[default]
+    Report,
+    /// It is told, and the adapter is left as it was before the step.
+    Skip,
+    /// It is told, and the run ends with the adapter as it was before the step.
+    Stop,
+}
+
+/// How long a run is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Length {
+    /// Optimizer steps.
+    Steps(usize),
+    /// Passes over the data.
+    Epochs(f64),
+}
+
+/// What a run does besides what its session fixes.
+#[derive(Debug, Clone)]
+pub struct RunConfig {
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Shape of the learning rate.
+    pub schedule: ScheduleKind,
+    /// Share of the steps that warm up.
+    pub warmup_ratio: f64,
+    /// Rows of a micro-batch.
+    pub batch_size: usize,
+    /// Micro-batches of an optimizer step.
+    pub grad_accum: usize,
+    /// How long.
+    pub length: Length,
+    /// Largest norm of the gradients; larger ones are scaled down to it.
+    pub max_grad_norm: Option<f64>,
+    /// Order of the rows, start of the adapter.
+    pub seed: u64,
+    /// Evaluate every so many steps, besides before and after.
+    pub eval_every: Option<usize>,
+    /// Write a checkpoint every so many steps.
+    pub save_every: Option<usize>,
+    /// How many checkpoints may stay; the newest and the best do in any case.
+    pub save_limit: Option<usize>,
+    /// End after so many evaluations in a row without an improvement.
+    pub patience: Option<usize>,
+    /// What counts as an improvement: a loss lower by more than this.
+    pub min_delta: f64,
+    /// At the end, the directory's adapter is that of the best evaluation instead of the last step.
+    pub load_best: bool,
+    /// What is done when a loss or a gradient is not a number.
+    pub on_non_finite: Reaction,
+    /// What is done when the norm of the gradients is a multiple of what it was.
+    pub on_spike: Reaction,
+    /// The multiple of the running mean of the norms that is a spike; 0 for none.
+    pub spike_factor: f64,
+    /// The run directory.
+    pub output: Option<PathBuf>,
+    /// Whether the adapter is written to the directory before each evaluation in between is announced.
+    pub adapter_at_eval: bool,
+    /// What else must not change when the run is resumed, by name: the rows, the number type.
+    pub identity: BTreeMap<String, String>,
+    /// For the adapter's configuration.
+    pub base_model: Option<String>,
+}
+
+impl RunConfig {
+    /// Optimizer steps and micro-batches of a run with so many micro-batches an epoch; the last step may have
+    /// fewer of them than the others.
+    pub fn steps(&self, per_epoch: usize) -> (usize, usize) {
+        match self.length {
+            Length::Steps(n) => (n, n * self.grad_accum),
+            Length::Epochs(e) => {
+                let micro = ((e * per_epoch as f64).round() as usize).max(1);
+                (micro.div_ceil(self.grad_accum), micro)
+            }
+        }
+    }
+
+    /// Checks what cannot be combined.
+    ///
+    /// # Errors
+    /// Early stopping without evaluations. Per-block updates with clipping or accumulation: both need all gradients at once. Values out of range.
+    pub fn check(&self, update: Update) -> Result<()> {
+        if update == Update::PerBlock {
+            if self.grad_accum > 1 {
+                let n = self.grad_accum;
+                return Err(Error::usage(format!("--update per-block cannot be combined with --grad-accum {n}: it keeps no gradient to add to"))
+                    .hint("use a larger --batch-size, or --update accumulate"));
+            }
+            if let Some(norm) = self.max_grad_norm {
+                return Err(Error::usage(format!("--update per-block cannot be combined with --max-grad-norm {norm}: the norm is known only after all blocks"))
+                    .hint("leave --max-grad-norm out, or use --update accumulate"));
+            }
+        }
+        if update == Update::PerBlock {
+            for (option, reaction) in [("--on-nonfinite", self.on_non_finite), ("--on-spike", self.on_spike)]
+            {
+                if reaction == Reaction::Skip {
+                    return Err(Error::usage(format!("--update per-block cannot be combined with {option} skip: blocks are stepped before the norm is known"))
+                        .hint("use stop, or --update accumulate"));
+                }
+            }
+        }
+        if let (Some(n), None) = (self.patience, self.eval_every) {
+            return Err(Error::usage(format!(
+                "--early-stopping-patience is {n} and nothing is evaluated on the way"
+            ))
+            .hint("say with --eval-every how often to evaluate"));
+        }
+        if self.load_best && self.eval_every.is_none() {
+            return Err(Error::usage("--load-best-at-end needs evaluations to choose from")
+                .hint("say with --eval-every how often to evaluate"));
+        }
+        let positive = |name: &str, ok: bool, found: String| {
+            if ok {
+                Ok(())
+            } else {
+                Err(Error::usage(format!("{name} is {found}, expected a positive number")))
+            }
+        };
+        let rate = self.learning_rate;
+        positive("--learning-rate", rate.is_finite() && rate >= 0.0, rate.to_string())?;
+        positive("--grad-accum", self.grad_accum > 0, self.grad_accum.to_string())?;
+        positive("--batch-size", self.batch_size > 0, self.batch_size.to_string())?;
+        let not_negative = |x: f64| x.is_finite() && x >= 0.0;
+        if !not_negative(self.min_delta) {
+            let found = self.min_delta;
+            return Err(Error::usage(format!("--early-stopping-min-delta is {found}, expected 0 or more")));
+        }
+        if !(not_negative(self.spike_factor) && (self.spike_factor == 0.0 || self.spike_factor > 1.0)) {
+            let found = self.spike_factor;
+            return Err(Error::usage(format!(
+                "--spike-factor is {found}, expected a number above 1, or 0 for none"
+            )));
+        }
+        for (name, value) in [
+            ("--early-stopping-patience", self.patience),
+            ("--save-total-limit", self.save_limit),
+            ("--eval-every", self.eval_every),
+            ("--save-every", self.save_every),
+        ] {
+            positive(name, value != Some(0), "0".to_owned())?;
+        }
+        if let Some(norm) = self.max_grad_norm {
+            positive("--max-grad-norm", norm > 0.0, norm.to_string())?;
+        }
+        match self.length {
+            Length::Steps(n) => positive("--steps", n > 0, n.to_string()),
+            Length::Epochs(e) => positive("--epochs", e.is_finite() && e > 0.0, e.to_string()),
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Things worth a line besides steps and evaluations.
+
+use serde::Serialize;
+
+use super::Reaction;
+
+/// What happened, by kind.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Happening {
+    /// A checkpoint was written.
+    Checkpoint {
+        /// Below the run directory.
+        path: String,
+        /// Whether it is the best evaluation's.
+        best: bool,
+    },
+    /// A checkpoint was removed, since there were too many.
+    Removed {
+        /// Below the run directory.
+        path: String,
+    },
+    /// A loss or a gradient was not a number.
+    NonFinite {
+        /// `loss` or `gradient norm`.
+        what: &'static str,
+        /// As a word: JSON has no number for it.
+        value: String,
+        /// Files and lines.
+        rows: Vec<String>,
+        /// What was done.
+        action: Reaction,
+    },
+    /// The norm of the gradients was a multiple of what it was.
+    Spike {
+        /// The norm.
+        grad_norm: f64,
+        /// The running mean before it.
+        mean: f64,
+        /// Files and lines.
+        rows: Vec<String>,
+        /// What was done.
+        action: Reaction,
+    },
+    /// Evaluations did not improve any more.
+    EarlyStop {
+        /// Steps of the best one.
+        best_step: usize,
+        /// Its loss.
+        best_loss: f64,
+    },
+    /// The adapter of the best evaluation is the run's.
+    BestLoaded {
+        /// Its steps.
+        best_step: usize,
+        /// Its loss.
+        best_loss: f64,
+    },
+    /// The run directory had vanished.
+    FolderMadeAgain,
+}
+
+impl Happening {
+    /// In words.
+    pub(super) fn message(&self, step: usize) -> String {
+        let what_was_done = |action: &Reaction| match action {
+            Reaction::Report => "the step is used",
+            Reaction::Skip => "the step is left out",
+            Reaction::Stop => "the run stops before the step",
+        };
+        match self {
+            Self::Checkpoint { path, best: false } => format!("checkpoint of step {step} written: {path}"),
+            Self::Checkpoint { path, best: true } => {
+                format!("best evaluation so far; checkpoint of step {step} written: {path}")
+            }
+            Self::Removed { path } => format!("checkpoint removed: {path}"),
+            Self::NonFinite { what, value, rows, action } => {
+                let done = what_was_done(action);
+                format!("step {step}: the {what} is {value}; {done}; rows: {}", rows.join(", "))
+            }
+            Self::Spike { grad_norm, mean, rows, action } => {
+                let done = what_was_done(action);
+                format!(
+                    "step {step}: the gradient norm is {grad_norm:.3}, {:.0} times its mean of {mean:.3}; {done}; rows: {}",
+                    grad_norm / mean,
+                    rows.join(", ")
+                )
+            }
+            Self::EarlyStop { best_step, best_loss } => format!(
+                "stopped after step {step}: held-out loss was lowest at step {best_step}, {best_loss:.4}"
+            ),
+            Self::BestLoaded { best_step, best_loss } => {
+                format!("the adapter is that of step {best_step}, held-out loss {best_loss:.4}")
+            }
+            Self::FolderMadeAgain => format!(
+                "the run directory has vanished, with all that was in it; it was made again after step {step}"
+            ),
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! One optimizer step, and what is done when it goes wrong.
+
+use std::ops::Range;
+
+use mesp_device::Backend;
+
+use super::evaluate::Staging;
+use super::progress::Progress;
+use super::{Event, Happening, Reaction, RunConfig, Session, Update};
+use crate::data::{Batches, Origin};
+use crate::model::Batch;
+use crate::{Error, Result};
+
+/// Steps in a row that may be left out for a number that is none: the adapter itself is broken then, or the rate
+/// far too high.
+const SKIPS: usize = 20;
+
+/// Rows that are named at most.
+const NAMED: usize = 16;
+
+/// The micro-batches of a step.
+pub(super) struct Micro<'a, 'b> {
+    pub(super) batches: &'a mut Batches<'b>,
+    pub(super) staging: &'a mut Staging,
+    pub(super) range: Range<usize>,
+}
+
+/// What a step came to.
+pub(super) struct Stepped {
+    pub(super) loss: f64,
+    pub(super) norm: f64,
+    pub(super) tokens: u64,
+    pub(super) targets: usize,
+    /// Whether the adapter is as before.
+    pub(super) skipped: bool,
+}
+
+/// Makes a step and counts it in `progress`.
+pub(super) fn step<B: Backend>(
+    session: &mut Session<B>,
+    source: &mut Micro<'_, '_>,
+    config: &RunConfig,
+    rate: f64,
+    progress: &mut Progress,
+    emit: &mut dyn FnMut(&Event),
+) -> Result<Stepped> {
+    let accumulates = session.options().update == Update::Accumulate;
+    let mut targets = 0;
+    for i in source.range.clone() {
+        source.batches.fill(i, &mut source.staging.ragged);
+        targets += source.staging.ragged.targets;
+    }
+    let (mut nats, mut tokens, mut norm) = (0.0, 0, 0.0);
+    let mut no_numbers = Vec::new();
+    for i in source.range.clone() {
+        let Staging { ragged, batch } = &mut *source.staging;
+        source.batches.fill(i, ragged);
+        batch.fill(&ragged.tokens, &ragged.labels, &ragged.offsets);
+        tokens += batch.rows() as u64;
+        let outcome = if accumulates {
+            session.accumulate(batch, targets)
+        } else {
+            let (outcome, n) = session.step_per_block(batch, rate);
+            norm = n;
+            outcome
+        };
+        nats += outcome.nats;
+        if !outcome.nats.is_finite() {
+            no_numbers.extend(without_loss(session, batch).map(|row| ragged.origins[row].to_string()));
+        }
+    }
+    if let Some(e) = session.take_fault() {
+        session.zero_grads();
+        let dir = config.output.clone().unwrap_or_default();
+        return Err(mesp_formats::Error::io("keep checkpoints in a file in", dir, e).into());
+    }
+    let loss = nats / targets as f64;
+    if accumulates {
+        norm = session.grad_norm();
+    }
+    let step = progress.step + 1;
+    let mut skipped = false;
+    if loss.is_finite() && norm.is_finite() {
+        let before = progress.norms;
+        if let Some(mean) = progress.norms.spike(norm, config.spike_factor) {
+            let (rows, action) = (source.origins(), config.on_spike);
+            let shown = rows.join(", ");
+            let what = Happening::Spike { grad_norm: norm, mean, rows, action };
+            emit(&Event::Event { step, message: what.message(step), what });
+            if action == Reaction::Stop {
+                session.zero_grads();
+                progress.norms = before;
+                return Err(Error::Spike { step, norm, mean, rows: shown });
+            }
+            skipped = action == Reaction::Skip;
+        }
+        progress.skipped = 0;
+    } else {
+        let (what, value) = if loss.is_finite() { ("gradient norm", norm) } else { ("loss", loss) };
+        let rows = if no_numbers.is_empty() { source.origins() } else { few(no_numbers) };
+        let shown = rows.join(", ");
+        progress.skipped += 1;
+        let too_many = progress.skipped > SKIPS;
+        let action = if too_many { Reaction::Stop } else { config.on_non_finite };
+        let happened = Happening::NonFinite { what, value: value.to_string(), rows, action };
+        emit(&Event::Event { step, message: happened.message(step), what: happened });
+        if action != Reaction::Skip {
+            session.zero_grads();
+            return Err(Error::NonFinite { step, what, value, rows: shown });
+        }
+        skipped = true;
+    }
+    if skipped {
+        session.zero_grads();
+    } else if accumulates {
+        // PyTorch's clip_grad_norm_, with its 1e-6.
+        let clip = config.max_grad_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0));
+        session.apply(rate, clip);
+    }
+    progress.step = step;
+    progress.updates = session.steps();
+    Ok(Stepped { loss, norm, tokens, targets, skipped })
+}
+
+/// The rows of a batch that have a loss which is not a number.
+fn without_loss<B: Backend>(session: &Session<B>, batch: &Batch) -> impl Iterator<Item = usize> {
+    let bad: Vec<u32> = session
+        .stats(batch)
+        .iter()
+        .zip(&batch.target_rows)
+        .filter(|(stat, _)| !stat.nats().is_finite())
+        .map(|(_, row)| *row)
+        .collect();
+    let mut rows: Vec<usize> =
+        bad.iter().map(|at| batch.offsets.partition_point(|o| *o <= *at as usize) - 1).collect();
+    rows.dedup();
+    rows.into_iter()
+}
+
+impl Micro<'_, '_> {
+    /// Where the step's rows were read.
+    fn origins(&mut self) -> Vec<String> {
+        let mut names = Vec::new();
+        for i in self.range.clone() {
+            self.batches.fill(i, &mut self.staging.ragged);
+            names.extend(self.staging.ragged.origins.iter().map(Origin::to_string));
+        }
+        few(names)
+    }
+}
+
+/// The first of many names.
+fn few(mut names: Vec<String>) -> Vec<String> {
+    if names.len() > NAMED {
+        let more = names.len() - NAMED;
+        names.truncate(NAMED);
+        names.push(format!("and {more} more"));
+    }
+    names
+}
