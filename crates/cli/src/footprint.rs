@@ -146,6 +146,9 @@ pub(crate) fn planned(model: &Model, options: &Options, work: &Work, plan: Plan)
 
 /// Memory of the program itself: options, files being written. Measured with one thread to sixteen: 2 kB to 6 kB.
 const PROGRAM: usize = 16 << 10;
+/// What a run writes of itself when it begins: settings, the step's memory over time, sample rows. Measured: up to
+/// 65 kB.
+const NOTES: usize = 72 << 10;
 /// Of each thread, the queues of its tasks. Measured: 7.1 kB.
 const QUEUES: usize = 7500;
 /// What naming one matrix takes while a file of them is written. Measured: 1.4 kB.
@@ -162,7 +165,8 @@ fn around(plan: &Plan, model: &Model, options: &Options, work: &Work) -> u64 {
     let rows = work.shapes.targets() * size_of::<RowStat>();
     // Of each step, its loss and its time.
     let steps = work.steps * 2 * size_of::<f64>();
-    let program = PROGRAM + work.threads * QUEUES;
+    let notes = if options.training { NOTES } else { 0 };
+    let program = PROGRAM + notes + work.threads * QUEUES;
     (entries * size_of::<Entry>() + layers * block + named + rows + steps + program) as u64 + work.held
 }
 

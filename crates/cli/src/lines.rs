@@ -43,7 +43,7 @@ pub(crate) struct PlanLine {
     budget_bytes: Option<u64>,
     base_mapped_bytes: u64,
     pub(crate) ledger: Map<String, Value>,
-    timeline: StepMemory,
+    pub(crate) timeline: StepMemory,
 }
 
 impl PlanLine {

@@ -98,6 +98,9 @@ impl Metrics {
             FileError::io("write", &self.path, e)
         })?;
         self.len += self.line.len() as u64;
+        // One line is long, the plan's; the others do not pay for it.
+        self.line.clear();
+        self.line.shrink_to(1024);
         Ok(())
     }
 

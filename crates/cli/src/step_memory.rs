@@ -5,7 +5,7 @@ use mesp_device::{Class, Plan};
 use serde::Serialize;
 
 /// Columns at most.
-const COLUMNS: usize = 240;
+const COLUMNS: usize = 160;
 
 /// From the ground up: what lives throughout, then what comes and goes.
 const CLASSES: [Class; 7] = [
@@ -54,6 +54,11 @@ struct Alive {
 }
 
 impl StepMemory {
+    /// Nothing, once it is written.
+    pub(crate) fn forget(&mut self) {
+        (self.columns, self.blocks, self.alive_at_peak) = (Vec::new(), Vec::new(), Vec::new());
+    }
+
     /// Of the plan's first program, a training step of the largest batch.
     pub(crate) fn of(plan: &Plan, layers: usize) -> Self {
         let layer = |class: Class| CLASSES.iter().position(|c| *c == class).unwrap_or(CLASSES.len() - 2);

@@ -137,6 +137,7 @@ impl<'a> Watch<'a> {
         self.scene.plan.step = step;
         let written = self.metrics.write(&self.scene.plan);
         self.check(written);
+        self.scene.plan.timeline.forget();
         self.measure(step);
         if step == 0 {
             for sample in std::mem::take(&mut self.scene.samples) {
