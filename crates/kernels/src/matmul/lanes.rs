@@ -83,7 +83,7 @@ impl Source {
         }
     }
 
-    fn weight(w: &WeightView<'_>) -> Self {
+    pub(super) fn weight(w: &WeightView<'_>) -> Self {
         Self { dtype: w.dtype, start: w.data.as_ptr(), stride: w.dtype.row_bytes(w.cols) }
     }
 
@@ -179,6 +179,60 @@ unsafe fn across_of<F: Format, S: Sink>(
         let block = start.wrapping_add((from + g) / F::GROUPS * F::BYTES);
         // SAFETY: the caller's promise.
         unsafe { F::across(block, stride, (from + g) % F::GROUPS, g * GROUP / 2, to) };
+    }
+}
+
+/// [`across`] for sixteen rows for each of several sinks, in turns of 32 values; what follows the rows in memory
+/// is asked for ahead. For the types of `small::streams`.
+///
+/// # Safety
+/// As [`across`].
+#[inline(always)]
+pub(super) unsafe fn across_side_by_side<S: Sink, const SIDE: usize>(
+    b: Source,
+    row: usize,
+    from: usize,
+    groups: usize,
+    to: &mut [S; SIDE],
+) {
+    let start = b.start.wrapping_add(row * b.stride);
+    let from = from / GROUP;
+    // SAFETY: the caller's promise.
+    unsafe {
+        match b.dtype {
+            Dtype::Bf16 => side_by_side_of::<Bf16, S, SIDE>(start, b.stride, from, groups, to),
+            Dtype::Q8_0 => side_by_side_of::<Q8_0, S, SIDE>(start, b.stride, from, groups, to),
+            Dtype::Q4_0 => side_by_side_of::<Q4_0, S, SIDE>(start, b.stride, from, groups, to),
+            Dtype::Q4_K => side_by_side_of::<Q4_K, S, SIDE>(start, b.stride, from, groups, to),
+            _ => unreachable!("`small::streams` names the types"),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn side_by_side_of<F: Format, S: Sink, const SIDE: usize>(
+    start: *const u8,
+    stride: usize,
+    from: usize,
+    groups: usize,
+    to: &mut [S; SIDE],
+) {
+    // The same place of the next rows, unless that would be too much to keep until then.
+    let rows = SIDE * LANES * stride;
+    let ahead = if rows <= 192 * 1024 { rows } else { 1024 };
+    for g in 0..groups {
+        let block = start.wrapping_add((from + g) / F::GROUPS * F::BYTES);
+        for (side, to) in to.iter_mut().enumerate() {
+            let block = block.wrapping_add(side * LANES * stride);
+            if g % 2 == 0 || F::BYTES / F::GROUPS >= GROUP {
+                for r in 0..LANES {
+                    // SAFETY: a hint takes any address.
+                    unsafe { _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(r * stride + ahead).cast()) };
+                }
+            }
+            // SAFETY: the caller's promise.
+            unsafe { F::across(block, stride, (from + g) % F::GROUPS, g * GROUP / 2, to) };
+        }
     }
 }
 

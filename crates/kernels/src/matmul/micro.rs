@@ -1,8 +1,10 @@
 //! The innermost loop: a tile of the result held in registers while `k` runs.
 
-use super::{Compute, KC, MR, NR, PACKED, Rhs, pack};
-use crate::Real;
+use std::ops::Range;
+
+use super::{Compute, Init, KC, Lhs, MR, NR, PACKED, Rhs, Target, pack};
 use crate::isa::vectorized;
+use crate::{Dtype, Real, WeightView};
 
 /// `c[height, vectors·lane] += a[height, steps] · packed[steps, vectors·lane]`, the sum of each element in
 /// ascending depth, starting from what `c` holds. A step is one value of depth, or a pair of bf16.
@@ -16,6 +18,25 @@ pub(super) type Pack<R> = fn(&mut [R], Rhs<'_, R>, usize, usize, usize, usize, u
 
 /// Prepares `height × depth` of the left factor with strides: rows of steps, one after another.
 pub(super) type Left<R> = fn(&mut [R], &[R], [usize; 2], [usize; 2]);
+
+/// A product of few rows with a frozen weight, transposed: rows, columns, depth, left factor, weight, init,
+/// result, scratch of [`PACKED`] values.
+/// The function is unsafe: columns and depth are in whole groups, all operands have the values that the shapes
+/// name, and these columns of the result must be the caller's alone.
+pub(super) type RunFew<R> =
+    unsafe fn(usize, Range<usize>, usize, Lhs<'_, R>, WeightView<'_>, Init<'_>, Target<R>, &mut [R]);
+
+/// How products of few rows are made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Few<R> {
+    /// The most rows.
+    pub(super) rows: usize,
+    /// Columns of a group.
+    pub(super) columns: usize,
+    /// For which types of weights.
+    pub(super) streams: fn(Dtype) -> bool,
+    pub(super) run: RunFew<R>,
+}
 
 /// A microkernel, its tile, and what its operands must look like.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +54,7 @@ pub struct Micro<R> {
     pub(super) pack: Pack<R>,
     pub(super) left: Option<Left<R>>,
     pub(super) run: Run<R>,
+    pub(super) few: Option<Few<R>>,
 }
 
 impl<R: Real> Micro<R> {
@@ -49,6 +71,7 @@ impl<R: Real> Micro<R> {
             pack: pack::plain::<R>,
             left: None,
             run: portable::<R>,
+            few: None,
         }
     }
 }
@@ -69,9 +92,12 @@ impl Micro<f32> {
                 pack: super::pack32::pairs,
                 left: Some(super::x86::round_tile),
                 run: super::x86::avx512_bf16,
+                few: Some(streamed(super::small::pairs)),
             },
             // The same numbers without the instruction: factors are rounded, then multiplied in f32.
-            Compute::Bf16 => Self { pack: super::rounded::pack, left: Some(super::rounded::left), ..full },
+            Compute::Bf16 => {
+                Self { pack: super::rounded::pack, left: Some(super::rounded::left), few: None, ..full }
+            }
         }
     }
 
@@ -91,6 +117,7 @@ impl Micro<f32> {
                         pack,
                         left,
                         run: super::x86::avx512,
+                        few: Some(streamed(super::small::full)),
                     };
                 }
                 crate::Isa::Avx2 => {
@@ -103,6 +130,7 @@ impl Micro<f32> {
                         pack: pack::plain,
                         left,
                         run: super::x86::avx2,
+                        few: None,
                     };
                 }
                 crate::Isa::Portable => {}
@@ -110,6 +138,12 @@ impl Micro<f32> {
         }
         Self::portable()
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn streamed(run: RunFew<f32>) -> Few<f32> {
+    use super::small::{COLUMNS, ROWS, streams};
+    Few { rows: ROWS, columns: COLUMNS, streams, run }
 }
 
 vectorized! {

@@ -11,6 +11,8 @@
 //! exists whole, and runs the microkernel over all rows. `a` is read in place: the microkernel broadcasts
 //! its values one by one, which works for any strides and makes `aᵀ·b` need no transposition.
 //!
+//! Products of one to four rows with common formats pack nothing (`small`): they are limited by reading the weight.
+//!
 //! **Order of terms.** Every output element is one chain of multiply-adds in ascending `k` that starts from
 //! `init`. Panels, row tiles, `KC` and threads cut the work but never the chain. So a product over all rows
 //! equals the same product in row tiles bit for bit, and so does a sum over rows (`aᵀ·b`) cut into tiles
@@ -26,10 +28,13 @@ mod pack32;
 mod pack512;
 mod rounded;
 #[cfg(target_arch = "x86_64")]
+mod small;
+#[cfg(target_arch = "x86_64")]
 mod x86;
 
 use std::ops::Range;
 
+use micro::Few;
 pub use micro::Micro;
 
 use ahead::Ahead;
@@ -215,6 +220,18 @@ pub fn matmul_plus<R: Real>(
         return;
     }
     let micro = R::micro(compute);
+    if let Some(few) = micro.few
+        && m <= few.rows
+        && term.is_none()
+        && alpha == R::ONE
+        && let Rhs::WeightTransposed(w) = b
+        && (few.streams)(w.dtype)
+        && k.is_multiple_of(32)
+        && k > 0
+    {
+        few_rows(few, &micro, out, [m, n, k], a, w, init, scratch, par);
+        return;
+    }
     let panels = n.div_ceil(micro.nr);
     let few = m <= FEW && !matches!(b, Rhs::Dense { .. });
     let kc = if few { KC_FEW } else { KC };
@@ -257,6 +274,44 @@ pub fn matmul_plus<R: Real>(
                     c,
                     packed,
                 );
+            }
+        }
+    });
+}
+
+/// [`matmul`] for a weight and few rows: ranges of columns go to the threads, those past whole groups take the way
+/// of many rows.
+fn few_rows<R: Real>(
+    few: Few<R>,
+    micro: &Micro<R>,
+    out: Out<'_, R>,
+    [m, n, k]: [usize; 3],
+    a: Lhs<'_, R>,
+    w: WeightView<'_>,
+    init: Init<'_>,
+    scratch: &mut [R],
+    par: Par<'_>,
+) {
+    let (row_stride, col_stride) = (out.row_stride, out.col_stride);
+    let c = Pieces::new(out.data);
+    let scratch = Pieces::new(&mut scratch[..matmul_scratch(par.threads())]);
+    let groups = n / few.columns;
+    let whole = groups * few.columns;
+    let each = groups.div_ceil(8 * par.threads()).max(1) * few.columns;
+    let tasks = whole.div_ceil(each);
+    par.tasks(tasks + usize::from(whole < n), |task, worker| {
+        // SAFETY: each worker runs one task at a time and owns its piece of the scratch.
+        let scratch = unsafe { scratch.piece(worker, PACKED) };
+        let c = Target { start: c.as_ptr(), row_stride, col_stride };
+        // SAFETY: `check` proved that every index lies inside the operands; tasks own disjoint columns, whole
+        // groups of them but for the last task's, which are at most a panel.
+        unsafe {
+            if task < tasks {
+                let cols = task * each..((task + 1) * each).min(whole);
+                (few.run)(m, cols, k, a, w, init, c, scratch);
+            } else {
+                let b = Rhs::WeightTransposed(w);
+                block_product(micro, 0..m, whole..n, [n, k, KC_FEW], R::ONE, a, b, init, c, scratch);
             }
         }
     });
