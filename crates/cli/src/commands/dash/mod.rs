@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use crate::args::DashArgs;
 use crate::inputs::usage;
 use crate::{run_dir, ui};
-use store::Store;
+use store::{MOST_RUNS, Store};
 
 pub(crate) use report::run as report;
 
@@ -66,6 +66,7 @@ fn announce(args: &DashArgs, store: &Store, address: &str) -> Result<()> {
     let shown = match &runs[..] {
         [] => "no run yet; one that begins will appear".to_owned(),
         [(name, _)] => name.clone(),
+        many if many.len() == MOST_RUNS => format!("{MOST_RUNS} runs, as many as one page takes"),
         many => format!("{} runs", many.len()),
     };
     if args.shared.json {

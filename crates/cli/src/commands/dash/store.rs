@@ -13,8 +13,11 @@ use super::tail::Tail;
 use crate::{metrics, run_json};
 
 /// Runs that are shown at most, and how deep below a given folder they are looked for.
-const MOST_RUNS: usize = 64;
+pub(super) const MOST_RUNS: usize = 64;
 const DEPTH: usize = 3;
+
+/// Folders that are looked into at most: somebody's home holds more than runs.
+const MOST_FOLDERS: usize = 2000;
 
 /// Folders of a run that hold no runs.
 const INSIDE: [&str; 2] = ["checkpoints", "cache"];
@@ -64,9 +67,9 @@ impl Store {
 
     /// Looks for runs that are not known yet.
     pub(super) fn scan(&self) {
-        let mut found = Vec::new();
+        let (mut found, mut left) = (Vec::new(), MOST_FOLDERS);
         for root in &self.roots {
-            find(root, DEPTH, &mut found);
+            find(root, DEPTH, &mut left, &mut found);
         }
         let mut state = self.lock();
         for path in found {
@@ -222,10 +225,11 @@ fn is_run(dir: &Path) -> bool {
 }
 
 /// Runs in a folder or below it, by name; nothing that a run contains.
-fn find(dir: &Path, depth: usize, found: &mut Vec<PathBuf>) {
-    if found.len() >= MOST_RUNS {
+fn find(dir: &Path, depth: usize, left: &mut usize, found: &mut Vec<PathBuf>) {
+    if found.len() >= MOST_RUNS || *left == 0 {
         return;
     }
+    *left -= 1;
     if is_run(dir) {
         found.push(dir.to_owned());
         return;
@@ -242,7 +246,7 @@ fn find(dir: &Path, depth: usize, found: &mut Vec<PathBuf>) {
         entries.flatten().map(|e| e.path()).filter(|p| !p.is_symlink() && p.is_dir() && !hidden(p)).collect();
     folders.sort();
     for folder in folders {
-        find(&folder, depth, found);
+        find(&folder, depth, left, found);
     }
 }
 
