@@ -398,12 +398,16 @@ fn runs_lie_over_each_other_and_a_report_needs_nothing() {
 fn pictures_of_the_demo() {
     let Some(mut browser) = Browser::start() else { return };
     let dir = temporary();
-    let run = |name: &str, more: [&str; 4]| {
-        let output = dir.path().join(name);
-        mesp(&[&"train", &"--output", &output, &more[0], &more[1], &more[2], &more[3]]).ok();
-    };
-    run("rate-3e-3", ["--learning-rate", "3e-3", "--eval-every", "10"]);
-    run("rate-6e-4", ["--learning-rate", "6e-4", "--eval-every", "10"]);
+    let (wolf, tea) = ("What do you know about the wolf?", "How do I make tea?");
+    for rate in ["3e-3", "6e-4"] {
+        // As a user gives it: the pictures show no folder of this machine.
+        let output = format!("rate-{rate}");
+        let run =
+            ["--learning-rate", rate, "--eval-every", "10", "--sample-prompt", wolf, "--sample-prompt", tea];
+        let mut train = command(&[&"train", &"--output", &output]);
+        let done = train.current_dir(dir.path()).args(run).output().expect("the program starts");
+        assert!(done.status.success(), "{done:?}");
+    }
     let docs = golden("../docs");
     let write = std::env::var_os("MESP_WRITE_PICTURES").is_some();
     let to = if write { docs.as_path() } else { dir.path() };
@@ -419,7 +423,13 @@ fn pictures_of_the_demo() {
         browser.eval("new Promise((r) => requestAnimationFrame(() => requestAnimationFrame(r)))");
         browser.picture(&to.join(format!("{name}.png")), false);
         if name == "dash" {
+            assert!(browser.text("#generations").contains("Ahoy, matey!"));
+            assert!(browser.eval("document.querySelectorAll('#samples mark').length").as_u64() > Some(1));
+            let within = "document.querySelector('#chart-within .plot').getAttribute('aria-label').includes('peak of the arena')";
+            assert_eq!(browser.eval(within), true);
+            browser.size(width, 1500);
             browser.eval("document.querySelector('#memory').scrollIntoView()");
+            browser.eval("new Promise((r) => requestAnimationFrame(() => requestAnimationFrame(r)))");
             browser.picture(&to.join("dash-memory.png"), false);
         }
     }
