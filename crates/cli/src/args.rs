@@ -93,8 +93,9 @@ pub(crate) struct TrainArgs {
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) common: CommonArgs,
-    /// Plan for a published shape in place of --model: qwen2.5-0.5b, qwen2.5-1.5b, qwen2.5-3b, qwen3-0.6b,
-    /// llama-3.2-1b, smollm2-135m or tiny
+    /// Plan for a published shape in place of --model: qwen2.5-0.5b, qwen2.5-1.5b, qwen2.5-3b, qwen2.5-7b,
+    /// qwen3-0.6b, qwen3-1.7b, qwen3-4b, llama-3.2-1b, llama-3.2-3b, smollm2-135m, smollm3-3b, gemma-3-1b,
+    /// mistral-7b, phi-3-mini or tiny
     #[arg(long, value_name = "NAME", conflicts_with = "model")]
     pub(crate) preset: Option<String>,
 }
@@ -212,7 +213,8 @@ impl FileType {
 
 #[derive(Debug, Args)]
 pub(crate) struct InitModelArgs {
-    /// A published shape: qwen2.5-0.5b, qwen2.5-1.5b, qwen2.5-3b, qwen3-0.6b, llama-3.2-1b, smollm2-135m or
+    /// A published shape: qwen2.5-0.5b, qwen2.5-1.5b, qwen2.5-3b, qwen2.5-7b, qwen3-0.6b, qwen3-1.7b,
+    /// qwen3-4b, llama-3.2-1b, llama-3.2-3b, smollm2-135m, smollm3-3b, gemma-3-1b, mistral-7b, phi-3-mini or
     /// tiny
     #[arg(long, value_name = "NAME", required_unless_present = "config", conflicts_with = "config")]
     pub(crate) preset: Option<String>,

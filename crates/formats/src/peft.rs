@@ -24,8 +24,11 @@ pub const CONFIG_FILE: &str = "adapter_config.json";
 /// The tensors' name in an adapter's folder.
 pub const MODEL_FILE: &str = "adapter_model.safetensors";
 
-/// The linear layers of a block that can have an adapter: PEFT's `all-linear`.
-pub const MODULES: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+/// The linear layers of a block that can have an adapter, the fused ones of Phi-3 last.
+pub const MODULES: [&str; 9] =
+    ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj", "gate_up_proj"];
+/// PEFT's `all-linear`, by the names of layers that are not fused.
+const ALL_LINEAR: usize = 7;
 
 /// The header metadata that PEFT writes into `adapter_model.safetensors`.
 pub fn metadata() -> BTreeMap<String, String> {
@@ -166,7 +169,9 @@ fn target_modules(f: &Fields<'_>) -> Result<Vec<String>> {
             .hint("Train or convert the adapter with target modules from that list.")
     };
     let list = match f.required(key, f.value(key))? {
-        Value::String(all) if all == "all-linear" => return Ok(MODULES.map(str::to_string).to_vec()),
+        Value::String(all) if all == "all-linear" => {
+            return Ok(MODULES[..ALL_LINEAR].iter().map(|m| (*m).to_string()).collect());
+        }
         Value::Array(list) => list,
         Value::String(pattern) => {
             return Err(wrong(&format!("the pattern {}", crate::json::quoted(pattern))));

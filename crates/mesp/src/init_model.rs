@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use mesp_formats::atomic::{create_dir_all, write_atomic};
-use mesp_formats::{Dtype, LayerTraits, ModelConfig, RopeScaling, safetensors_file};
+use mesp_formats::{Dtype, ModelConfig, safetensors_file};
 use rayon::prelude::*;
 
 use crate::adapter::Projection;
@@ -12,104 +12,10 @@ use crate::model::{Config, POST_NORMS};
 use crate::{Error, Result, rng};
 
 mod gguf;
+mod presets;
 
 pub use gguf::write_gguf;
-
-/// Names of the shapes that [`preset`] knows.
-pub const PRESETS: [&str; 7] =
-    ["qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b", "qwen3-0.6b", "llama-3.2-1b", "smollm2-135m", "tiny"];
-
-/// The published shape of a model, or `tiny`, a model for tests.
-///
-/// # Errors
-/// When there is none by that name.
-pub fn preset(name: &str) -> Result<ModelConfig> {
-    let qwen = |hidden, intermediate, layers, heads, positions| ModelConfig {
-        rope_theta: 1e6,
-        max_position_embeddings: positions,
-        bos_token_id: Some(151_643),
-        eos_token_ids: vec![151_643],
-        ..shape("qwen2", 151_936, hidden, intermediate, layers, heads, 2, hidden / heads)
-    };
-    Ok(match name {
-        "qwen2.5-0.5b" => qwen(896, 4864, 24, 14, 32_768),
-        "qwen2.5-1.5b" => qwen(1536, 8960, 28, 12, 131_072),
-        "qwen2.5-3b" => qwen(2048, 11_008, 36, 16, 32_768),
-        "qwen3-0.6b" => ModelConfig {
-            rope_theta: 1e6,
-            max_position_embeddings: 40_960,
-            attention_bias: Some(false),
-            bos_token_id: Some(151_643),
-            eos_token_ids: vec![151_645],
-            ..shape("qwen3", 151_936, 1024, 3072, 28, 16, 8, 128)
-        },
-        "llama-3.2-1b" => ModelConfig {
-            rms_norm_eps: 1e-5,
-            rope_theta: 500_000.0,
-            rope_scaling: RopeScaling::Llama3 {
-                factor: 32.0,
-                low_freq_factor: 1.0,
-                high_freq_factor: 4.0,
-                original_max_position_embeddings: 8192,
-            },
-            max_position_embeddings: 131_072,
-            attention_bias: Some(false),
-            bos_token_id: Some(128_000),
-            eos_token_ids: vec![128_001],
-            ..shape("llama", 128_256, 2048, 8192, 16, 32, 8, 64)
-        },
-        "smollm2-135m" => ModelConfig {
-            rms_norm_eps: 1e-5,
-            rope_theta: 100_000.0,
-            max_position_embeddings: 8192,
-            attention_bias: Some(false),
-            bos_token_id: Some(0),
-            eos_token_ids: vec![0],
-            ..shape("llama", 49_152, 576, 1536, 30, 9, 3, 64)
-        },
-        "tiny" => ModelConfig { max_position_embeddings: 2048, ..shape("qwen2", 512, 64, 192, 4, 4, 2, 16) },
-        _ => {
-            let known = PRESETS.join(", ");
-            return Err(Error::usage(format!("preset {name:?} is unknown, expected {known}")));
-        }
-    })
-}
-
-fn shape(
-    arch: &str,
-    vocab: usize,
-    hidden: usize,
-    intermediate: usize,
-    layers: usize,
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-) -> ModelConfig {
-    ModelConfig {
-        model_type: arch.to_owned(),
-        vocab_size: vocab,
-        hidden_size: hidden,
-        intermediate_size: intermediate,
-        num_hidden_layers: layers,
-        num_attention_heads: heads,
-        num_key_value_heads: kv_heads,
-        head_dim,
-        rms_norm_eps: 1e-6,
-        rope_theta: 10_000.0,
-        rope_scaling: RopeScaling::Default,
-        max_position_embeddings: 2048,
-        tie_word_embeddings: true,
-        attention_bias: None,
-        mlp_bias: false,
-        hidden_act: "silu".to_owned(),
-        use_sliding_window: false,
-        sliding_window: None,
-        layers: LayerTraits::default(),
-        bos_token_id: None,
-        eos_token_ids: Vec::new(),
-        dtype: None,
-    }
-}
+pub use presets::{PRESETS, preset};
 
 /// How a tensor starts.
 #[derive(Clone, Copy)]
@@ -135,7 +41,11 @@ fn tensors(c: &Config) -> Vec<(String, Vec<usize>, Start)> {
     for l in 0..c.layers {
         let at = format!("model.layers.{l}");
         all.push((format!("{at}.{attn_norm}.weight"), vec![d], norm));
-        for p in Projection::ALL {
+        let fused = c.family.fused;
+        let whole = |p: &Projection| {
+            if fused { *p == p.carrier(true) } else { Projection::ALL.contains(p) }
+        };
+        for p in Projection::MODULES.into_iter().filter(whole) {
             let (out, input) = p.shape(c);
             let name = format!("{at}.{}.{}", p.parent(), p.name());
             all.push((format!("{name}.weight"), vec![out, input], random));
@@ -250,7 +160,22 @@ mod tests {
     #[test]
     fn presets_have_the_published_sizes() {
         // Parameters as the models' pages give them.
-        let known = [494_032_768, 1_543_714_304, 3_085_938_688, 596_049_920, 1_235_814_400, 134_515_008];
+        let known = [
+            494_032_768,
+            1_543_714_304,
+            3_085_938_688,
+            596_049_920,
+            1_235_814_400,
+            134_515_008,
+            7_615_616_512,
+            1_720_574_976,
+            4_022_468_096,
+            3_212_749_824,
+            999_885_952,
+            3_075_098_624,
+            7_241_732_096,
+            3_821_079_552,
+        ];
         for (name, parameters) in PRESETS.iter().zip(known) {
             let config = Config::new(&preset(name).expect(name)).expect(name);
             assert_eq!(config.parameters(), parameters, "{name}");

@@ -90,7 +90,7 @@ pub(crate) struct AdapterArgs {
     #[arg(long)]
     pub(crate) rslora: bool,
     /// Layers that get an adapter: all-linear, or a list of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj,
-    /// down_proj [default: all-linear]
+    /// down_proj; qkv_proj and gate_up_proj where a model has these [default: all-linear]
     #[arg(long, value_name = "LIST")]
     pub(crate) target_modules: Option<String>,
 }

@@ -36,7 +36,7 @@ pub fn model(gguf: &Gguf, bytes: &[u8]) -> Result<GgufModel> {
     Ok(GgufModel { config, rope_factors, interleaved })
 }
 
-const ARCHITECTURES: [&str; 5] = ["llama", "qwen2", "qwen3", "gemma3", "smollm3"];
+const ARCHITECTURES: [&str; 6] = ["llama", "qwen2", "qwen3", "gemma3", "smollm3", "phi3"];
 
 /// The shape. The rotary divisors of a tensor are not in it: they need the file's bytes, see [`model`].
 ///

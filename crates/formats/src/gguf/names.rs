@@ -46,6 +46,8 @@ pub fn tensor_name(model_type: &str, hf_name: &str) -> Option<String> {
         "pre_feedforward_layernorm" if sandwich => ("ffn_norm", false),
         "post_feedforward_layernorm" if sandwich => ("post_ffw_norm", false),
         "post_attention_layernorm" => ("ffn_norm", false),
+        "self_attn.qkv_proj" => ("attn_qkv", false),
+        "mlp.gate_up_proj" => ("ffn_up", false),
         "self_attn.q_proj" => ("attn_q", true),
         "self_attn.k_proj" => ("attn_k", true),
         "self_attn.v_proj" => ("attn_v", true),

@@ -23,8 +23,8 @@ impl Matrix {
 /// The part of a block that a module is in.
 fn parent(module: &str) -> Option<&'static str> {
     match module {
-        "q_proj" | "k_proj" | "v_proj" | "o_proj" => Some("self_attn"),
-        "gate_proj" | "up_proj" | "down_proj" => Some("mlp"),
+        "q_proj" | "k_proj" | "v_proj" | "o_proj" | "qkv_proj" => Some("self_attn"),
+        "gate_proj" | "up_proj" | "down_proj" | "gate_up_proj" => Some("mlp"),
         _ => None,
     }
 }

@@ -2,7 +2,7 @@
 
 use mesp_device::Backend;
 
-use super::BlockPairs;
+use super::{BlockPairs, Projection};
 use crate::rng;
 
 /// PEFT's start: A uniform in ±1/√in (Kaiming uniform with a = √5), B zero, so that the adapted model equals
@@ -12,7 +12,9 @@ pub fn init<B: Backend>(be: &mut B, blocks: &mut [BlockPairs], seed: u64) {
         for (p, pair) in block.iter_mut().enumerate() {
             let Some(pair) = pair else { continue };
             let bound = 1.0 / (pair.a.cols() as f64).sqrt();
-            let stream = (l * 7 + p) as u64;
+            // Those of the fused matrices lie beyond those of any layer.
+            let layers = Projection::ALL.len();
+            let stream = if p < layers { l * layers + p } else { (1 << 31) + 2 * l + p - layers } as u64;
             be.load(pair.a.view_mut(), &mut |i| bound * (2.0 * rng::uniform(seed, stream, i as u64) - 1.0));
             be.zero(pair.b.view_mut());
         }

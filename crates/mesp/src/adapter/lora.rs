@@ -6,12 +6,13 @@
 //! reads     x (and h, which is rebuilt from x unless kept)      scratch  none of its own
 //! shapes    x [n, in]  y g [n, out]  h dh [n, r]  A [r, in]  B [out, r]
 //! ```
-//! derivation: `docs/math/lora.md`. The frozen path of dx uses g itself, not s·g. The frozen W has no
+//! Layers that share a matrix of the checkpoint share its adapter: one A, one h, each its own rows of B, and dh
+//! the sum of theirs. derivation: `docs/math/lora.md`. The frozen path of dx uses g itself, not s·g. The frozen W has no
 //! gradient function anywhere.
 
 use mesp_device::{Backend, Form, View, ViewMut};
 
-use super::Pair;
+use super::PairView;
 use crate::model::Linear;
 
 /// `y = x·Wᵀ + b`, or `y += x·Wᵀ + b`, and `+ s·h·Bᵀ` where there is an adapter; `h = x·Aᵀ`.
@@ -20,7 +21,7 @@ pub fn forward<B: Backend>(
     mut y: ViewMut<'_>,
     x: View<'_>,
     linear: &Linear,
-    adapter: Option<(&Pair, View<'_>)>,
+    adapter: Option<(PairView<'_>, View<'_>)>,
     scale: f64,
     accumulate: bool,
 ) {
@@ -31,35 +32,40 @@ pub fn forward<B: Backend>(
             be.linear(y.again(), x, &linear.weight, None, true);
             be.add_bias(y.again(), bias);
             if let Some((pair, h)) = adapter {
-                be.product(y, Form::RightTransposed, h, pair.b.view(), scale, true);
+                be.product(y, Form::RightTransposed, h, pair.b, scale, true);
             }
         }
         (Some((pair, h)), bias) => {
-            be.adapted_linear(y, x, &linear.weight, bias, accumulate, (h, pair.b.view(), scale));
+            be.adapted_linear(y, x, &linear.weight, bias, accumulate, (h, pair.b, scale));
         }
         (None, bias) => be.linear(y, x, &linear.weight, bias, accumulate),
     }
 }
 
 /// `h = x·Aᵀ`
-pub fn project<B: Backend>(be: &mut B, h: ViewMut<'_>, x: View<'_>, pair: &Pair) {
-    be.product(h, Form::RightTransposed, x, pair.a.view(), 1.0, false);
+pub fn project<B: Backend>(be: &mut B, h: ViewMut<'_>, x: View<'_>, a: View<'_>) {
+    be.product(h, Form::RightTransposed, x, a, 1.0, false);
 }
 
-/// `dB += s·gᵀ·h`, `dh = s·g·B`, `dA += dhᵀ·x`
+/// `dB += s·gᵀ·h`, `dh = s·g·B`, or `dh +=`: a layer's part of its adapter's gradients. Once dh is whole, what
+/// is left is [`gradient_of_a`].
 pub fn gradients<B: Backend>(
     be: &mut B,
-    grads: &mut Pair,
-    mut dh: ViewMut<'_>,
-    pair: &Pair,
-    x: View<'_>,
+    db: ViewMut<'_>,
+    dh: ViewMut<'_>,
+    b: View<'_>,
     h: View<'_>,
     g: View<'_>,
     scale: f64,
+    accumulate: bool,
 ) {
-    be.product(grads.b.view_mut(), Form::LeftTransposed, g, h, scale, true);
-    be.product(dh.again(), Form::Plain, g, pair.b.view(), scale, false);
-    be.product(grads.a.view_mut(), Form::LeftTransposed, dh.view(), x, 1.0, true);
+    be.product(db, Form::LeftTransposed, g, h, scale, true);
+    be.product(dh, Form::Plain, g, b, scale, accumulate);
+}
+
+/// `dA += dhᵀ·x`
+pub fn gradient_of_a<B: Backend>(be: &mut B, da: ViewMut<'_>, dh: View<'_>, x: View<'_>) {
+    be.product(da, Form::LeftTransposed, dh, x, 1.0, true);
 }
 
 /// `dx = g·W + dh·A`, or `dx +=`
@@ -68,11 +74,11 @@ pub fn input_grad<B: Backend>(
     dx: ViewMut<'_>,
     g: View<'_>,
     linear: &Linear,
-    adapter: Option<(&Pair, View<'_>)>,
+    adapter: Option<(PairView<'_>, View<'_>)>,
     accumulate: bool,
 ) {
     match adapter {
-        Some((pair, dh)) => be.adapted_input_grad(dx, g, &linear.weight, accumulate, (dh, pair.a.view())),
+        Some((pair, dh)) => be.adapted_input_grad(dx, g, &linear.weight, accumulate, (dh, pair.a)),
         None => be.input_grad(dx, g, &linear.weight, accumulate),
     }
 }

@@ -4,7 +4,9 @@ mod init;
 pub mod lora;
 pub mod peft;
 
-use mesp_device::{Act, Backend, Class, Label, Layout};
+use std::ops::Range;
+
+use mesp_device::{Act, Backend, Class, Label, Layout, View};
 
 pub use init::init;
 
@@ -29,11 +31,41 @@ pub enum Projection {
     Up,
     /// `down_proj`
     Down,
+    /// `qkv_proj`: queries, keys and values from one matrix
+    Qkv,
+    /// `gate_up_proj`: gate and up from one matrix
+    GateUp,
 }
 
 impl Projection {
-    /// All, in the order of a block's forward.
+    /// The layers of a block, in the order of its forward. Where some are fused, each is a part of the whole.
     pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
+
+    /// Everything that an adapter may sit on.
+    pub const MODULES: [Self; 9] =
+        [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down, Self::Qkv, Self::GateUp];
+
+    /// The checkpoint's matrix that a layer is in, and its adapter with it.
+    #[must_use]
+    pub const fn carrier(self, fused: bool) -> Self {
+        match self {
+            Self::Q | Self::K | Self::V if fused => Self::Qkv,
+            Self::Gate | Self::Up if fused => Self::GateUp,
+            other => other,
+        }
+    }
+
+    /// A layer's rows of its carrier.
+    pub fn rows(self, c: &Config) -> Range<usize> {
+        let before = match self {
+            _ if self == self.carrier(c.family.fused) => 0,
+            Self::K => c.q_cols(),
+            Self::V => c.q_cols() + c.kv_cols(),
+            Self::Up => c.intermediate_size,
+            _ => 0,
+        };
+        before..before + self.shape(c).0
+    }
 
     /// The checkpoint name.
     pub const fn name(self) -> &'static str {
@@ -45,20 +77,22 @@ impl Projection {
             Self::Gate => "gate_proj",
             Self::Up => "up_proj",
             Self::Down => "down_proj",
+            Self::Qkv => "qkv_proj",
+            Self::GateUp => "gate_up_proj",
         }
     }
 
     /// The module it belongs to.
     pub const fn parent(self) -> &'static str {
         match self {
-            Self::Q | Self::K | Self::V | Self::O => "self_attn",
-            Self::Gate | Self::Up | Self::Down => "mlp",
+            Self::Q | Self::K | Self::V | Self::O | Self::Qkv => "self_attn",
+            Self::Gate | Self::Up | Self::Down | Self::GateUp => "mlp",
         }
     }
 
     /// The projection of a name.
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|p| p.name() == name)
+        Self::MODULES.into_iter().find(|p| p.name() == name)
     }
 
     /// Output and input features.
@@ -70,15 +104,17 @@ impl Projection {
             Self::O => (d, q),
             Self::Gate | Self::Up => (i, d),
             Self::Down => (d, i),
+            Self::Qkv => (q + 2 * k, d),
+            Self::GateUp => (2 * i, d),
         }
     }
 
     /// Whether the frozen layer has a bias.
     pub fn has_bias(self, c: &Config) -> bool {
         match self {
-            Self::Q | Self::K | Self::V => c.family.qkv_bias,
+            Self::Q | Self::K | Self::V | Self::Qkv => c.family.qkv_bias,
             Self::O => c.family.o_bias,
-            Self::Gate | Self::Up | Self::Down => c.family.mlp_bias,
+            Self::Gate | Self::Up | Self::Down | Self::GateUp => c.family.mlp_bias,
         }
     }
 }
@@ -108,21 +144,43 @@ impl AdapterConfig {
         self.alpha / if self.rslora { r.sqrt() } else { r }
     }
 
-    /// Whether a projection carries an adapter.
-    pub fn has(&self, p: Projection) -> bool {
-        self.targets.contains(&p)
+    /// Whether a matrix of a model's checkpoint carries an adapter.
+    pub fn has(&self, p: Projection, c: &Config) -> bool {
+        self.targets.iter().any(|target| target.carrier(c.family.fused) == p)
+    }
+
+    /// Whether a model has what the targets name. The seven layers together stand for all there is.
+    ///
+    /// # Errors
+    /// When they name a part of a fused matrix, or a fused matrix that the model does not have.
+    pub fn fits(&self, c: &Config) -> Result<()> {
+        let wrong = |p: &&Projection| {
+            if c.family.fused {
+                **p != p.carrier(true) && self.targets != Projection::ALL
+            } else {
+                matches!(p, Projection::Qkv | Projection::GateUp)
+            }
+        };
+        let Some(p) = self.targets.iter().find(wrong) else { return Ok(()) };
+        let known: Vec<_> = if c.family.fused {
+            Projection::MODULES.into_iter().filter(|p| *p == p.carrier(true)).map(Projection::name).collect()
+        } else {
+            Projection::ALL.map(Projection::name).to_vec()
+        };
+        let (name, arch, known) = (p.name(), &c.arch, known.join(", "));
+        Err(Error::usage(format!("a {arch} model has no module {name}, expected {known}, or all-linear")))
     }
 
     /// Trainable parameters on a model.
     pub fn parameters(&self, c: &Config) -> u64 {
         let each = |p: &Projection| (p.shape(c).0 + p.shape(c).1) as u64 * self.rank as u64;
-        self.targets.iter().map(each).sum::<u64>() * c.layers as u64
+        Projection::MODULES.iter().filter(|p| self.has(**p, c)).map(each).sum::<u64>() * c.layers as u64
     }
 
     /// The targets named by a list such as `q_proj,v_proj`, or all for `all-linear`.
     ///
     /// # Errors
-    /// When a name is not one of the seven, or there is none.
+    /// When a name is not that of a module, or there is none.
     pub fn parse_targets(list: &str) -> Result<Vec<Projection>> {
         let mut targets = Vec::new();
         for name in list.split(',').map(str::trim).filter(|n| !n.is_empty()) {
@@ -130,7 +188,7 @@ impl AdapterConfig {
                 ("all-linear", _) => targets.extend(Projection::ALL),
                 (_, Some(p)) => targets.push(p),
                 _ => {
-                    let known = Projection::ALL.map(Projection::name).join(", ");
+                    let known = Projection::MODULES.map(Projection::name).join(", ");
                     return Err(Error::usage(format!(
                         "target module {name:?} is unknown, expected {known}, or all-linear"
                     )));
@@ -158,8 +216,24 @@ pub struct Pair {
     pub interleaved: Option<usize>,
 }
 
+/// A pair as a layer sees it: all of A, and its own rows of B.
+#[derive(Debug, Clone, Copy)]
+pub struct PairView<'a> {
+    /// A `[r, in]`.
+    pub a: View<'a>,
+    /// B `[out, r]`.
+    pub b: View<'a>,
+}
+
+impl Pair {
+    /// As a layer sees it.
+    pub fn of(&self, p: Projection, c: &Config) -> PairView<'_> {
+        PairView { a: self.a.view(), b: self.b.rows_view(p.rows(c)) }
+    }
+}
+
 /// The pairs of a block, by [`Projection`].
-pub type BlockPairs = [Option<Pair>; 7];
+pub type BlockPairs = [Option<Pair>; 9];
 
 /// A pair for each target of a block, from a function that allocates.
 pub fn block_pairs(
@@ -167,8 +241,8 @@ pub fn block_pairs(
     adapter: &AdapterConfig,
     mut alloc: impl FnMut(usize, usize) -> Act,
 ) -> BlockPairs {
-    Projection::ALL.map(|p| {
-        adapter.has(p).then(|| {
+    Projection::MODULES.map(|p| {
+        adapter.has(p, c).then(|| {
             let (out, input) = p.shape(c);
             let interleaved = (c.rope.layout == Layout::Interleaved
                 && matches!(p, Projection::Q | Projection::K))

@@ -47,7 +47,7 @@ impl Rows {
 /// Every matrix with its PEFT name and its rows in memory, in the order in which they are written.
 fn named(blocks: &[BlockPairs]) -> impl Iterator<Item = (String, &Act, Rows)> {
     blocks.iter().enumerate().flat_map(|(l, block)| {
-        Projection::ALL
+        Projection::MODULES
             .into_iter()
             .zip(block)
             .filter_map(move |(p, pair)| Some((l, p, pair.as_ref()?)))
@@ -88,6 +88,12 @@ pub fn write_tensors<B: Backend>(
     Ok(())
 }
 
+/// Names of the matrices that carry adapters.
+fn modules(blocks: &[BlockPairs]) -> Vec<String> {
+    let on = |p: &Projection| blocks.iter().any(|block| block[*p as usize].is_some());
+    Projection::MODULES.into_iter().filter(on).map(|p| p.name().to_owned()).collect()
+}
+
 /// Writes an adapter directory.
 ///
 /// # Errors
@@ -107,7 +113,7 @@ pub fn save<B: Backend>(
         lora_alpha: config.alpha,
         use_rslora: config.rslora,
         lora_dropout: 0.0,
-        target_modules: config.targets.iter().map(|p| p.name().to_owned()).collect(),
+        target_modules: modules(blocks),
         rank_pattern: BTreeMap::new(),
         alpha_pattern: BTreeMap::new(),
     };

@@ -18,7 +18,7 @@
 
 use std::ops::Range;
 
-use mesp_device::{Act, Backend, Class, Label, Probs};
+use mesp_device::{Act, Backend, Class, Label, Probs, View};
 
 use super::BlockRun;
 use super::block::h_of;
@@ -53,8 +53,8 @@ impl BlockRun<'_> {
     /// that no norm follows.
     pub fn existing(&self, sites: SiteSet) -> SiteSet {
         let mut absent = SiteSet::EMPTY;
-        for p in Projection::ALL {
-            if self.pair(p).is_none() {
+        for p in Projection::MODULES {
+            if self.pairs[p as usize].is_none() {
                 absent = absent.with(h_of(p));
             }
         }
@@ -126,7 +126,7 @@ impl BlockRun<'_> {
         let d_out = dm.as_ref().map_or_else(|| dy.rows_view(rows.clone()), Act::view);
 
         // down: y = u + linear(a)
-        let dh = self.adapter_gradients(be, tape, Projection::Down, Site::Act, d_out, grads, rows);
+        let dh = self.adapter_gradients(be, tape, &[(Projection::Down, d_out)], Site::Act, grads, rows);
         let down = self.block.linear(Projection::Down);
         let adapter = self.pair(Projection::Down).zip(dh.as_ref().map(Act::view));
         lora::input_grad(be, tape.view_mut(Site::Act, rows), d_out, down, adapter, false);
@@ -145,8 +145,11 @@ impl BlockRun<'_> {
 
         // gate, up = linear(n2)
         let parts = [(Projection::Gate, Site::Gate), (Projection::Up, Site::Up)];
-        let dh =
-            parts.map(|(p, g)| self.adapter_gradients_on_tape(be, tape, p, Site::MlpNorm, g, grads, rows));
+        let [gate, up] = parts.map(|(_, g)| tape.lift(g));
+        let g = [(Projection::Gate, gate.view(rows)), (Projection::Up, up.view(rows))];
+        let dh = self.shared_gradients(be, tape, g, Site::MlpNorm, grads, rows);
+        tape.lower(gate);
+        tape.lower(up);
         let (mut dn, rest) = tape.split(Site::MlpNorm, rows);
         for (i, (p, g)) in parts.into_iter().enumerate() {
             let adapter = self.pair(p).zip(dh[i].as_ref().map(Act::view));
@@ -184,7 +187,7 @@ impl BlockRun<'_> {
         let dp = post_norm.map(|w| self.before_norm(be, tape, Site::AttnProj, du.view(), w, &all));
         tape.free(be, Site::AttnProj);
         let d_out = dp.as_ref().map_or_else(|| du.view(), Act::view);
-        let dh = self.adapter_gradients(be, tape, Projection::O, Site::AttnOut, d_out, grads, &all);
+        let dh = self.adapter_gradients(be, tape, &[(Projection::O, d_out)], Site::AttnOut, grads, &all);
         let mut d_o = be.alloc(n, c.q_cols(), label("d_attn_out"));
         let adapter = self.pair(Projection::O).zip(dh.as_ref().map(Act::view));
         lora::input_grad(be, d_o.view_mut(), d_out, self.block.linear(Projection::O), adapter, false);
@@ -228,7 +231,7 @@ impl BlockRun<'_> {
         be: &mut B,
         tape: &Tape,
         site: Site,
-        d: mesp_device::View<'_>,
+        d: View<'_>,
         norm: &[f32],
         rows: &Range<usize>,
     ) -> Act {
@@ -263,12 +266,8 @@ impl BlockRun<'_> {
         if need_dx || parts.iter().any(|p| self.pair(*p).is_some()) {
             tape.materialize(be, self, SiteSet::of(&[Site::AttnNorm]), SiteSet::EMPTY, all.clone());
         }
-        let mut i = 0;
-        let dh = parts.map(|p| {
-            let dh = self.adapter_gradients(be, tape, p, Site::AttnNorm, d[i].view(), grads, &all);
-            i += 1;
-            dh
-        });
+        let g = [(parts[0], d[0].view()), (parts[1], d[1].view()), (parts[2], d[2].view())];
+        let dh = self.shared_gradients(be, tape, g, Site::AttnNorm, grads, &all);
         if need_dx {
             let (mut dn, rest) = tape.split(Site::AttnNorm, &all);
             for (i, p) in parts.into_iter().enumerate() {
@@ -286,48 +285,55 @@ impl BlockRun<'_> {
         }
     }
 
-    /// Adds an adapter's gradients and returns dh, which the input gradient reads; `None` without an adapter.
-    /// h is lent when it is kept and rebuilt from `x` when not.
+    /// [`BlockRun::adapter_gradients`] of layers with a common input: one after another, or together where they
+    /// share an adapter; dh, which then is the whole of theirs, comes with the first.
+    fn shared_gradients<B: Backend, const N: usize>(
+        &self,
+        be: &mut B,
+        tape: &mut Tape,
+        parts: [(Projection, View<'_>); N],
+        x: Site,
+        grads: &mut BlockPairs,
+        rows: &Range<usize>,
+    ) -> [Option<Act>; N] {
+        if self.config.family.fused {
+            let mut all = Some(self.adapter_gradients(be, tape, &parts, x, grads, rows));
+            return parts.map(|_| all.take().flatten());
+        }
+        parts.map(|part| self.adapter_gradients(be, tape, &[part], x, grads, rows))
+    }
+
+    /// Adds an adapter's gradients, for the layers that it acts on and what comes into each, and returns dh,
+    /// which the input gradient reads; `None` without an adapter. h is lent when it is kept and rebuilt from `x`
+    /// when not.
     fn adapter_gradients<B: Backend>(
         &self,
         be: &mut B,
         tape: &mut Tape,
-        p: Projection,
+        parts: &[(Projection, View<'_>)],
         x: Site,
-        g: mesp_device::View<'_>,
         grads: &mut BlockPairs,
         rows: &Range<usize>,
     ) -> Option<Act> {
-        let pair = self.pair(p)?;
-        let site = h_of(p);
+        let carrier = self.carrier(parts.first()?.0);
+        let rank = self.pairs[carrier as usize].as_ref()?.a.rows();
+        let site = h_of(carrier);
         let lent = tape.has(site, rows);
         tape.materialize(be, self, SiteSet::of(&[site]), SiteSet::EMPTY, rows.clone());
-        let mut dh = be.alloc(rows.len(), pair.a.rows(), DH);
-        if let Some(grad) = &mut grads[p as usize] {
-            let (x, h) = (tape.view(x, rows), tape.view(site, rows));
-            lora::gradients(be, grad, dh.view_mut(), pair, x, h, g, self.scale);
+        let mut dh = be.alloc(rows.len(), rank, DH);
+        if let Some(grad) = &mut grads[carrier as usize] {
+            let h = tape.view(site, rows);
+            for (i, (p, g)) in parts.iter().enumerate() {
+                let Some(pair) = self.pair(*p) else { continue };
+                let db = grad.b.rows_mut(p.rows(self.config));
+                lora::gradients(be, db, dh.view_mut(), pair.b, h, *g, self.scale, i > 0);
+            }
+            lora::gradient_of_a(be, grad.a.view_mut(), dh.view(), tape.view(x, rows));
         }
         if !lent {
             tape.free(be, site);
         }
         Some(dh)
-    }
-
-    /// As [`BlockRun::adapter_gradients`], where the incoming gradient is in a site's buffer.
-    fn adapter_gradients_on_tape<B: Backend>(
-        &self,
-        be: &mut B,
-        tape: &mut Tape,
-        p: Projection,
-        x: Site,
-        g: Site,
-        grads: &mut BlockPairs,
-        rows: &Range<usize>,
-    ) -> Option<Act> {
-        let held = tape.lift(g);
-        let dh = self.adapter_gradients(be, tape, p, x, held.view(rows), grads, rows);
-        tape.lower(held);
-        dh
     }
 }
 

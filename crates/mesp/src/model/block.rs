@@ -11,7 +11,7 @@ use std::ops::Range;
 use mesp_device::{Act, Attention, Backend, Rope, View};
 
 use super::{Batch, Block, Config};
-use crate::adapter::{BlockPairs, Pair, Projection, lora};
+use crate::adapter::{BlockPairs, PairView, Projection, lora};
 use crate::tape::{Rules, Site, SiteSet, Tape, Tiles};
 
 /// Keys and values of the tokens before the batch's, for generation.
@@ -42,8 +42,13 @@ pub struct BlockRun<'a> {
 
 impl<'a> BlockRun<'a> {
     /// A projection's adapter.
-    pub(super) fn pair(&self, p: Projection) -> Option<&'a Pair> {
-        self.pairs[p as usize].as_ref()
+    pub(super) fn pair(&self, p: Projection) -> Option<PairView<'a>> {
+        self.pairs[self.carrier(p) as usize].as_ref().map(|pair| pair.of(p, self.config))
+    }
+
+    /// The matrix that a projection is in.
+    pub(super) fn carrier(&self, p: Projection) -> Projection {
+        p.carrier(self.config.family.fused)
     }
 
     /// All rows.
@@ -67,7 +72,7 @@ impl<'a> BlockRun<'a> {
 
     /// The site of a projection's h, if it has an adapter.
     pub(super) fn h_site(&self, p: Projection) -> SiteSet {
-        if self.pair(p).is_some() { SiteSet::of(&[h_of(p)]) } else { SiteSet::EMPTY }
+        if self.pair(p).is_some() { SiteSet::of(&[h_of(self.carrier(p))]) } else { SiteSet::EMPTY }
     }
 
     /// How this block's queries and keys are turned, if they are.
@@ -87,7 +92,7 @@ impl<'a> BlockRun<'a> {
     ) {
         tape.open(be, self, to, rows);
         let (mut out, rest) = tape.split(to, rows);
-        let adapter = self.pair(p).map(|pair| (pair, rest.view(h_of(p), rows)));
+        let adapter = self.pair(p).map(|pair| (pair, rest.view(h_of(self.carrier(p)), rows)));
         lora::forward(
             be,
             out.again(),
@@ -123,12 +128,16 @@ pub(super) const fn h_of(p: Projection) -> Site {
         Projection::Gate => Site::HGate,
         Projection::Up => Site::HUp,
         Projection::Down => Site::HDown,
+        Projection::Qkv => Site::HQkv,
+        Projection::GateUp => Site::HGateUp,
     }
 }
 
 /// The projection of an h and the site that it multiplies.
 const fn of_h(site: Site) -> Option<(Projection, Site)> {
     match site {
+        Site::HQkv => Some((Projection::Qkv, Site::AttnNorm)),
+        Site::HGateUp => Some((Projection::GateUp, Site::MlpNorm)),
         Site::HQ => Some((Projection::Q, Site::AttnNorm)),
         Site::HK => Some((Projection::K, Site::AttnNorm)),
         Site::HV => Some((Projection::V, Site::AttnNorm)),
@@ -161,9 +170,15 @@ impl<B: Backend> Rules<B> for BlockRun<'_> {
             Site::Gate => self.h_site(Projection::Gate).with(Site::MlpNorm),
             Site::Up => self.h_site(Projection::Up).with(Site::MlpNorm),
             Site::Act => SiteSet::of(&[Site::Gate, Site::Up]),
-            Site::HQ | Site::HK | Site::HV | Site::HO | Site::HGate | Site::HUp | Site::HDown => {
-                of_h(site).map_or(SiteSet::EMPTY, |(_, from)| SiteSet::of(&[from]))
-            }
+            Site::HQkv
+            | Site::HQ
+            | Site::HK
+            | Site::HV
+            | Site::HO
+            | Site::HGateUp
+            | Site::HGate
+            | Site::HUp
+            | Site::HDown => of_h(site).map_or(SiteSet::EMPTY, |(_, from)| SiteSet::of(&[from])),
         }
     }
 
@@ -178,7 +193,15 @@ impl<B: Backend> Rules<B> for BlockRun<'_> {
             Site::Lse => (rows, c.heads),
             Site::Probs => (c.heads, self.batch.probs),
             Site::Gate | Site::Up | Site::Act => (rows, c.intermediate_size),
-            Site::HQ | Site::HK | Site::HV | Site::HO | Site::HGate | Site::HUp | Site::HDown => {
+            Site::HQkv
+            | Site::HQ
+            | Site::HK
+            | Site::HV
+            | Site::HO
+            | Site::HGateUp
+            | Site::HGate
+            | Site::HUp
+            | Site::HDown => {
                 let pair = of_h(site).and_then(|(p, _)| self.pair(p));
                 (rows, pair.map_or(0, |p| p.a.rows()))
             }
@@ -199,12 +222,20 @@ impl<B: Backend> Rules<B> for BlockRun<'_> {
                 let (out, rest) = tape.split(site, &rows);
                 be.rms_norm(out, rest.view(from, &rows), w, c.eps);
             }
-            Site::HQ | Site::HK | Site::HV | Site::HO | Site::HGate | Site::HUp | Site::HDown => {
+            Site::HQkv
+            | Site::HQ
+            | Site::HK
+            | Site::HV
+            | Site::HO
+            | Site::HGateUp
+            | Site::HGate
+            | Site::HUp
+            | Site::HDown => {
                 let Some((p, from)) = of_h(site) else { return };
                 let Some(pair) = self.pair(p) else { return };
                 tape.open(be, self, site, &rows);
                 let (out, rest) = tape.split(site, &rows);
-                lora::project(be, out, rest.view(from, &rows), pair);
+                lora::project(be, out, rest.view(from, &rows), pair.a);
             }
             Site::QRaw => self.project(be, tape, Projection::Q, Site::AttnNorm, site, &rows),
             Site::KRaw => self.project(be, tape, Projection::K, Site::AttnNorm, site, &rows),

@@ -1,5 +1,7 @@
 //! A model's frozen weights, asked for by their checkpoint names.
 
+use std::ops::Range;
+
 use mesp_device::{Dtype, Weight};
 
 use super::config::{Config, Sees};
@@ -30,6 +32,14 @@ pub struct Linear {
     pub weight: Weight,
     /// `[out]`.
     pub bias: Option<Vec<f32>>,
+}
+
+impl Linear {
+    /// Some of its outputs.
+    fn rows(&self, rows: Range<usize>) -> Self {
+        let bias = self.bias.as_ref().map(|bias| bias[rows.clone()].to_vec());
+        Self { weight: self.weight.rows_range(rows), bias }
+    }
 }
 
 /// The frozen weights of a block.
@@ -111,7 +121,19 @@ impl Model {
                 let bias = p.has_bias(&config).then(|| vector(&format!("{name}.bias"), out)).transpose()?;
                 Ok(Linear { weight, bias })
             };
-            let [q, k, v, o, gate, up, down] = Projection::ALL.map(linear);
+            let [q, k, v, o, gate, up, down] = if config.family.fused {
+                // Views of the checkpoint's matrices, each its own rows.
+                let [qkv, o, gate_up, down] =
+                    [Projection::Qkv, Projection::O, Projection::GateUp, Projection::Down].map(linear);
+                let (qkv, gate_up) = (qkv?, gate_up?);
+                let [q, k, v] =
+                    [Projection::Q, Projection::K, Projection::V].map(|p| Ok(qkv.rows(p.rows(&config))));
+                let [gate, up] =
+                    [Projection::Gate, Projection::Up].map(|p| Ok(gate_up.rows(p.rows(&config))));
+                [q, k, v, o, gate, up, down]
+            } else {
+                Projection::ALL.map(linear)
+            };
             let head_norm = |which| norm_vector(&format!("{at}.self_attn.{which}.weight"), config.head_dim);
             let layer_norm = |which: &str| norm_vector(&format!("{at}.{which}.weight"), d);
             let [attn_norm, mlp_norm] = config.family.norms();

@@ -8,6 +8,8 @@ pub enum Site {
     BlockIn,
     /// n1 = norm(x) `[N, d]`.
     AttnNorm,
+    /// h of `qkv_proj`, where queries, keys and values share an adapter `[N, r]`.
+    HQkv,
     /// h of `q_proj` = n1·Aᵀ `[N, r]`.
     HQ,
     /// `q_proj`'s output before the norm per head, where there is one `[N, q]`.
@@ -38,6 +40,8 @@ pub enum Site {
     Mid,
     /// n2 = norm(u) `[N, d]`.
     MlpNorm,
+    /// h of `gate_up_proj`, where both share an adapter.
+    HGateUp,
     /// h of `gate_proj`.
     HGate,
     /// `[N, i]`.
@@ -56,9 +60,10 @@ pub enum Site {
 
 impl Site {
     /// All of them, in order.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::BlockIn,
         Self::AttnNorm,
+        Self::HQkv,
         Self::HQ,
         Self::QRaw,
         Self::Q,
@@ -74,6 +79,7 @@ impl Site {
         Self::AttnProj,
         Self::Mid,
         Self::MlpNorm,
+        Self::HGateUp,
         Self::HGate,
         Self::Gate,
         Self::HUp,
@@ -88,6 +94,7 @@ impl Site {
         match self {
             Self::BlockIn => "block_in",
             Self::AttnNorm => "attn_norm",
+            Self::HQkv => "lora_h.qkv_proj",
             Self::HQ => "lora_h.q_proj",
             Self::QRaw => "q_raw",
             Self::Q => "q",
@@ -103,6 +110,7 @@ impl Site {
             Self::AttnProj => "attn_proj",
             Self::Mid => "mid",
             Self::MlpNorm => "mlp_norm",
+            Self::HGateUp => "lora_h.gate_up_proj",
             Self::HGate => "lora_h.gate_proj",
             Self::Gate => "gate",
             Self::HUp => "lora_h.up_proj",
@@ -124,8 +132,17 @@ impl SiteSet {
     /// All.
     pub const ALL: Self = Self((1 << Site::ALL.len()) - 1);
     /// h of every adapter.
-    pub const LORA_H: Self =
-        Self::of(&[Site::HQ, Site::HK, Site::HV, Site::HO, Site::HGate, Site::HUp, Site::HDown]);
+    pub const LORA_H: Self = Self::of(&[
+        Site::HQkv,
+        Site::HQ,
+        Site::HK,
+        Site::HV,
+        Site::HO,
+        Site::HGateUp,
+        Site::HGate,
+        Site::HUp,
+        Site::HDown,
+    ]);
     /// What attention's backward reads, and what the MLP's replay starts from.
     pub const ATTENTION: Self = Self::of(&[
         Site::QRaw,
@@ -141,6 +158,7 @@ impl SiteSet {
     /// Those computed row by row from [`Site::Mid`], in tiles.
     pub const MLP: Self = Self::of(&[
         Site::MlpNorm,
+        Site::HGateUp,
         Site::HGate,
         Site::Gate,
         Site::HUp,

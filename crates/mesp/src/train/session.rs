@@ -305,6 +305,7 @@ pub fn plan(
     value_bytes: usize,
     threads: usize,
 ) -> Result<Plan> {
+    options.adapter.fits(&model.config)?;
     Ok(record(model, options, shapes, value_bytes, threads)?.finish())
 }
 

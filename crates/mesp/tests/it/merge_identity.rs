@@ -17,8 +17,12 @@ fn merged(case: &Case) -> Model {
     let scale = case.adapter.scale();
     assert!((scale - 1.0).abs() > 0.1, "a scale of 1 would hide a missing one");
     for (l, block) in session.params().iter().enumerate() {
-        for p in Projection::ALL {
-            let pair = block[p as usize].as_ref().expect("an adapter on every projection");
+        let fused = case.model.config.family.fused;
+        for p in Projection::MODULES
+            .into_iter()
+            .filter(|p| if fused { *p == p.carrier(true) } else { Projection::ALL.contains(p) })
+        {
+            let pair = block[p as usize].as_ref().expect("an adapter on every matrix");
             let (out, input, r) = (pair.b.rows(), pair.a.cols(), case.adapter.rank);
             let [a, b] = [&pair.a, &pair.b].map(|act| values(session.backend(), act));
             let w = source.values_mut(&weight_name(l, p));

@@ -15,11 +15,12 @@ use crate::support::{
     ARCHS, Answer, Case, answer, mesp_policy, random_batch, randomize_adapters, session_for, shapes,
 };
 
-static CASES: LazyLock<[Case; 6]> = LazyLock::new(|| ARCHS.map(Case::load));
+static CASES: LazyLock<[Case; 7]> = LazyLock::new(|| ARCHS.map(Case::load));
 
 fn run(case: &Case, batch: &Batch, targets: &[Projection], policy: Policy) -> Answer {
     let mut options = case.options(policy);
-    options.adapter.targets = targets.to_vec();
+    let fused = case.model.config.family.fused;
+    options.adapter.targets = targets.iter().map(|p| p.carrier(fused)).collect();
     let mut session = session_for::<f32>(&case.model, options, &shapes(batch), 2);
     randomize_adapters(&mut session);
     answer(&mut session, batch)

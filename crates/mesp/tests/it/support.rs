@@ -17,7 +17,7 @@ use mesp_device::{Act, Backend, Cpu, Dtype, Mapping, Real, Weight};
 use mesp_formats::{ModelConfig, ModelDir, safetensors_file};
 
 /// The goldens.
-pub(crate) const ARCHS: [&str; 6] = ["qwen2", "qwen3", "llama", "mistral", "gemma3_text", "smollm3"];
+pub(crate) const ARCHS: [&str; 7] = ["qwen2", "qwen3", "llama", "mistral", "gemma3_text", "smollm3", "phi3"];
 
 /// PyTorch's defaults, as the goldens have them.
 pub(crate) const ADAMW: OptimizerKind = OptimizerKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 };

@@ -162,7 +162,7 @@ fn wrong_models_are_refused() {
         (
             arch,
             Some("bert".into()),
-            "expected one of \"llama\", \"qwen2\", \"qwen3\", \"gemma3\", \"smollm3\", found \"bert\"",
+            "expected one of \"llama\", \"qwen2\", \"qwen3\", \"gemma3\", \"smollm3\", \"phi3\", found \"bert\"",
         ),
         (arch, Some(u32(3)), "expected a string, found 3"),
         ("split.count", Some(Value::U16(2)), "found one of 2 parts"),

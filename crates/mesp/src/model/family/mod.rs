@@ -3,6 +3,7 @@
 mod gemma3_text;
 mod llama;
 mod mistral;
+mod phi3;
 mod qwen2;
 mod qwen3;
 mod smollm3;
@@ -31,6 +32,8 @@ pub struct Family {
     pub norm_around_one: bool,
     /// Embeddings are multiplied by √d on their way into the first block.
     pub scaled_embedding: bool,
+    /// `qkv_proj` and `gate_up_proj` in place of five matrices; adapters sit on the whole.
+    pub fused: bool,
     /// What the MLP's gate goes through.
     pub gate: Gate,
 }
@@ -44,6 +47,7 @@ const PLAIN: Family = Family {
     post_norms: false,
     norm_around_one: false,
     scaled_embedding: false,
+    fused: false,
     gate: Gate::Silu,
 };
 
@@ -59,13 +63,14 @@ impl Family {
 type Make = fn(&ModelConfig) -> Family;
 
 /// `model_type` of every family.
-const FAMILIES: [(&str, Make); 6] = [
+const FAMILIES: [(&str, Make); 7] = [
     ("llama", llama::family),
     ("mistral", mistral::family),
     ("qwen2", qwen2::family),
     ("qwen3", qwen3::family),
     ("gemma3_text", gemma3_text::family),
     ("smollm3", smollm3::family),
+    ("phi3", phi3::family),
 ];
 
 /// The family of a configuration.

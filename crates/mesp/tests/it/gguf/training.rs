@@ -200,3 +200,53 @@ fn gradients_of_a_file_are_finite_and_not_the_directorys() {
         assert!(relative(a, b) < 0.02, "{}", relative(a, b));
     }
 }
+
+/// Fused matrices stay whole in the file, with the window beside them.
+#[test]
+fn fused_matrices_are_read_as_they_are() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let tiny = mesp::init_model::preset("tiny").expect("tiny");
+    let config = ModelConfig {
+        model_type: "phi3".to_owned(),
+        attention_bias: Some(false),
+        sliding_window: Some(5),
+        layers: mesp_formats::LayerTraits {
+            windowed: vec![true; tiny.num_hidden_layers],
+            ..Default::default()
+        },
+        ..tiny
+    };
+    mesp::init_model::write(dir.path(), &config, mesp_formats::Dtype::F32, 5, &mut |_, _| {})
+        .expect("a model");
+    let (_to, path, _) = converted(dir.path(), TensorType::F32);
+    let map = Mapping::open(&path).expect("a file");
+    let file = gguf::parse(&path, map.bytes()).expect("a header");
+    let shape = |name: &str| file.tensor(name).map(|t| t.shape.clone());
+    assert_eq!(shape("blk.0.attn_qkv.weight"), Some(vec![128, 64]));
+    assert_eq!(shape("blk.0.ffn_up.weight"), Some(vec![384, 64]));
+    let batch = random_batch(&[9, 30], 512, 3);
+    let options = Case::load("qwen2").options(mesp_policy());
+    let [there, here] = [load_model(dir.path()), opened(&path)].map(|model| {
+        assert!(model.config.sees.iter().all(|s| s.window == 5));
+        let mut session = session_for::<f32>(&model, options.clone(), &shapes(&batch), 1);
+        randomize_adapters(&mut session);
+        answer(&mut session, &batch)
+    });
+    assert!(there == here);
+}
+
+/// What a model does not have is not silently trained elsewhere.
+#[test]
+fn parts_of_fused_matrices_are_no_targets() {
+    let case = Case::load("phi3");
+    let wrong = |targets: &[Projection]| {
+        let adapter = mesp::adapter::AdapterConfig { targets: targets.to_vec(), ..case.adapter.clone() };
+        adapter.fits(&case.model.config).err().map(|e| e.to_string())
+    };
+    assert!(wrong(&[Projection::Q]).expect("a refusal").contains("no module q_proj, expected o_proj"));
+    assert_eq!(wrong(&Projection::ALL), None);
+    assert_eq!(wrong(&[Projection::Qkv, Projection::Down]), None);
+    let qwen = Case::load("qwen2");
+    let refused = case.adapter.fits(&qwen.model.config).expect_err("no such modules").to_string();
+    assert!(refused.contains("a qwen2 model has no module qkv_proj"), "{refused}");
+}
