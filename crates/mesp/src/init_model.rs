@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::adapter::Projection;
 use crate::model::{Config, POST_NORMS};
-use crate::{Error, Result, rng};
+use crate::{Result, rng};
 
 mod gguf;
 mod presets;
