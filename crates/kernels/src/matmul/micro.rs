@@ -49,7 +49,9 @@ pub struct Micro<R> {
     pub(super) lane: usize,
     /// Values of depth in a step.
     pub(super) per_step: usize,
-    /// Panels packed together.
+    /// Depth packed at a time, at most `KC`.
+    pub(super) kc: usize,
+    /// Panels packed together: at most what `PACKED` values hold.
     pub(super) group: usize,
     pub(super) pack: Pack<R>,
     pub(super) left: Option<Left<R>>,
@@ -67,6 +69,7 @@ impl<R: Real> Micro<R> {
             nr: 16,
             lane: 16,
             per_step: 1,
+            kc: KC,
             group,
             pack: pack::plain::<R>,
             left: None,
@@ -88,7 +91,8 @@ impl Micro<f32> {
                 nr: 64,
                 lane: 16,
                 per_step: 2,
-                group: 4,
+                kc: super::KC_PAIRS,
+                group: const { 2 * PACKED / (super::KC_PAIRS * NR) },
                 pack: super::pack32::pairs,
                 left: Some(super::x86::round_tile),
                 run: super::x86::avx512_bf16,
@@ -113,6 +117,7 @@ impl Micro<f32> {
                         nr: 64,
                         lane: 16,
                         per_step,
+                        kc: KC,
                         group: 2,
                         pack,
                         left,
@@ -126,6 +131,7 @@ impl Micro<f32> {
                         nr: 16,
                         lane: 8,
                         per_step,
+                        kc: KC,
                         group: 8,
                         pack: pack::plain,
                         left,

@@ -42,16 +42,18 @@ use ahead::Ahead;
 use crate::par::{Par, Pieces};
 use crate::{Real, WeightView};
 
-/// Rows of `b` packed at a time: a group of panels (230 KB) stays in the second-level cache. Even, so that
-/// pairs of bf16 never cross a cut.
+/// The most rows of `b` packed at a time: a group of panels (230 KB) stays in the second-level cache.
 const KC: usize = 448;
+/// The same for pairs of bf16, which leaves room for more panels. Even, so that pairs never cross a cut.
+#[cfg(target_arch = "x86_64")]
+const KC_PAIRS: usize = 256;
 /// Rows that count as few: such products (decoding, narrow tiles of the head) are limited by reading the weight.
 const FEW: usize = 16;
 /// The same for few rows: what is packed is multiplied at once out of the first-level cache, while the weight
 /// streams in from memory.
 const KC_FEW: usize = 96;
-/// Values of 32 bits that a thread packs at a time: two panels of single precision, four of bf16 pairs. The
-/// left factor's tile, which bf16 rounds on the way, is reused for each panel of the group.
+/// Values of 32 bits that a thread packs at a time: two panels of single precision, seven of bf16 pairs. The
+/// left factor's tile, which bf16 reads and rounds once for each group, is reused for each panel of it.
 const PACKED: usize = 2 * KC * NR;
 /// Widest panel of any microkernel.
 const NR: usize = 64;
@@ -234,7 +236,7 @@ pub fn matmul_plus<R: Real>(
     }
     let panels = n.div_ceil(micro.nr);
     let few = m <= FEW && !matches!(b, Rhs::Dense { .. });
-    let kc = if few { KC_FEW } else { KC };
+    let kc = if few { KC_FEW } else { micro.kc };
     // As many panels to a group as fit, but enough groups to occupy the threads.
     let group = if few { 1 } else { (panels / (2 * par.threads())).clamp(1, micro.group) };
     let groups = panels.div_ceil(group);
@@ -266,7 +268,7 @@ pub fn matmul_plus<R: Real>(
                     &full,
                     rows.clone(),
                     cols,
-                    [n, t.depth, KC],
+                    [n, t.depth, full.kc],
                     t.alpha,
                     t.a,
                     t.b,
