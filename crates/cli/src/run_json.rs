@@ -61,6 +61,7 @@ impl About<'_> {
                 "rslora": adapter.rslora,
                 "targets": targets,
                 "parameters": adapter.parameters(config),
+                "type": settings.options.adapter_type.name(),
             },
             "method": options.method_name,
             "policy": policy_json(options),

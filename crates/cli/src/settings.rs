@@ -10,6 +10,7 @@ use mesp::optim::{OptimizerKind, ScheduleKind};
 use mesp::source::Base;
 use mesp::tape::{Policy, Residency, Tiles};
 use mesp::train::{Length, Options, Reaction, RunConfig, Update};
+use mesp_device::Elem;
 use serde_json::{Value, json};
 
 use crate::args::{AdapterArgs, CommonArgs, MethodArgs, UpdateArg};
@@ -69,11 +70,13 @@ impl Settings {
         let method = Method::parse(name)?;
         let options = Options {
             adapter: adapter(&args.adapter)?,
+            adapter_type: args.adapter.adapter_type.map_or(Elem::Full, Into::into),
             method_name: method.name().to_owned(),
             policy: policy(method, &args.method)?,
             update,
             optimizer: OptimizerKind::parse(s.optimizer.as_deref().unwrap_or("adamw"), s.momentum)?,
             weight_decay: s.weight_decay,
+            seed: s.seed,
             training: true,
         };
         let auto = name == "auto" && m.mlp_rows.is_none() && m.head_rows.is_none();
@@ -188,5 +191,6 @@ pub(crate) fn policy_json(options: &Options) -> Value {
             "keys": rows(policy.tiles.keys),
         },
         "update": update_name(options.update),
+        "adapter_type": options.adapter_type.name(),
     })
 }

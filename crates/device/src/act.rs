@@ -3,6 +3,41 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+/// How a buffer's values are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Elem {
+    /// As the backend's numbers.
+    #[default]
+    Full,
+    /// In 16 bits, the upper half of a single precision number. A backend of another precision, which is there
+    /// to check against, stores its own numbers instead.
+    Bf16,
+}
+
+impl Elem {
+    /// What a backend whose numbers have `value_bytes` stores for it.
+    #[must_use]
+    pub const fn on(self, value_bytes: usize) -> Self {
+        if value_bytes == size_of::<f32>() { self } else { Self::Full }
+    }
+
+    /// The name on the command line, of a backend that computes in `f32`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Full => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// Bytes of a value there.
+    pub const fn bytes(self, value_bytes: usize) -> usize {
+        match self.on(value_bytes) {
+            Self::Full => value_bytes,
+            Self::Bf16 => 2,
+        }
+    }
+}
+
 /// A buffer of `rows × cols` values in a backend's arena. It cannot be copied: freeing it consumes it, so
 /// nothing can be read after its death, and writing needs the handle exclusively, so an operation's output
 /// cannot overlap its inputs.
@@ -13,10 +48,11 @@ pub struct Act {
     pub(crate) owner: u32,
     /// Its entry in the plan.
     pub(crate) entry: u32,
-    /// First value, counted in values from the arena's start.
+    /// Where it begins, in bytes from the arena's start.
     pub(crate) at: usize,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
+    pub(crate) elem: Elem,
 }
 
 impl Act {
@@ -28,6 +64,11 @@ impl Act {
     /// Columns.
     pub fn cols(&self) -> usize {
         self.cols
+    }
+
+    /// How its values are stored.
+    pub fn elem(&self) -> Elem {
+        self.elem
     }
 
     /// All of it.
@@ -44,9 +85,11 @@ impl Act {
         assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
         View {
             owner: self.owner,
-            at: self.at + rows.start * self.cols,
+            at: self.at,
+            first: rows.start * self.cols,
             rows: rows.len(),
             cols: self.cols,
+            elem: self.elem,
             life: PhantomData,
         }
     }
@@ -62,8 +105,8 @@ impl Act {
     /// When it has fewer rows.
     #[track_caller]
     pub fn rows_mut(&mut self, rows: Range<usize>) -> ViewMut<'_> {
-        let View { owner, at, rows, cols, .. } = self.rows_view(rows);
-        ViewMut { owner, at, rows, cols, life: PhantomData }
+        let View { owner, at, first, rows, cols, elem, .. } = self.rows_view(rows);
+        ViewMut { owner, at, first, rows, cols, elem, life: PhantomData }
     }
 }
 
@@ -71,13 +114,28 @@ impl Act {
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
     pub(crate) owner: u32,
+    /// Where the buffer begins, in bytes.
     pub(crate) at: usize,
+    /// Values of the buffer before these.
+    pub(crate) first: usize,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
+    pub(crate) elem: Elem,
     life: PhantomData<&'a Act>,
 }
 
 impl View<'_> {
+    /// Some of its rows.
+    ///
+    /// # Panics
+    /// When it has fewer.
+    #[must_use]
+    #[track_caller]
+    pub fn part(self, rows: Range<usize>) -> Self {
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
+        Self { first: self.first + rows.start * self.cols, rows: rows.len(), ..self }
+    }
+
     /// The same values as rows of `cols`.
     ///
     /// # Panics
@@ -105,9 +163,13 @@ impl View<'_> {
 #[derive(Debug)]
 pub struct ViewMut<'a> {
     pub(crate) owner: u32,
+    /// Where the buffer begins, in bytes.
     pub(crate) at: usize,
+    /// Values of the buffer before these.
+    pub(crate) first: usize,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
+    pub(crate) elem: Elem,
     life: PhantomData<&'a mut Act>,
 }
 
@@ -126,12 +188,14 @@ impl ViewMut<'_> {
 
     /// The same rows, to read.
     pub fn view(&self) -> View<'_> {
-        View { owner: self.owner, at: self.at, rows: self.rows, cols: self.cols, life: PhantomData }
+        let Self { owner, at, first, rows, cols, elem, .. } = *self;
+        View { owner, at, first, rows, cols, elem, life: PhantomData }
     }
 
     /// The same rows for a shorter time, so that the view can be used again.
     pub fn again(&mut self) -> ViewMut<'_> {
-        ViewMut { owner: self.owner, at: self.at, rows: self.rows, cols: self.cols, life: PhantomData }
+        let Self { owner, at, first, rows, cols, elem, .. } = *self;
+        ViewMut { owner, at, first, rows, cols, elem, life: PhantomData }
     }
 
     /// Rows.

@@ -1,6 +1,7 @@
 //! One allocation, handed out by offsets.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::marker::PhantomData;
 use std::ptr::NonNull;
 
 use mesp_kernels::Real;
@@ -13,9 +14,10 @@ use crate::{View, ViewMut};
 /// Its pages are taken from the system as they are first written.
 #[derive(Debug)]
 pub(crate) struct Arena<R> {
-    /// The first value, on a cache line inside the block.
-    start: NonNull<R>,
-    values: usize,
+    /// On a cache line inside the block.
+    start: NonNull<u8>,
+    bytes: usize,
+    numbers: PhantomData<R>,
     /// What was allocated.
     block: NonNull<u8>,
     layout: Layout,
@@ -36,41 +38,54 @@ impl<R: Real> Arena<R> {
         let Some(block) = NonNull::new(block) else { handle_alloc_error(layout) };
         let skip = block.align_offset(ALIGN);
         // SAFETY: `skip < ALIGN`, and the block has `ALIGN` bytes more than the arena. Zero bytes are valid
-        // values of `R`, and a cache line is aligned for it.
-        let start = unsafe { block.add(skip) }.cast::<R>();
-        Self { start, values: bytes / size_of::<R>(), block, layout }
+        // values of `R` and of `u16`, and a cache line is aligned for both.
+        let start = unsafe { block.add(skip) };
+        Self { start, bytes, numbers: PhantomData, block, layout }
     }
 
-    /// The values of a view.
+    /// The values of a view, of the type that its buffer was given.
     ///
     /// # Safety
-    /// The view's buffer belongs to this arena, and buffers alive together do not overlap (the plan's
-    /// promise). Then the borrow of the handle inside the view is the borrow of these values.
-    pub(crate) unsafe fn read<'a>(&self, view: View<'a>) -> &'a [R] {
+    /// The view's buffer belongs to this arena, `T` is the type of its values ([`Elem`](crate::Elem)), and
+    /// buffers alive together do not overlap (the plan's promise). Then the borrow of the handle inside the view
+    /// is the borrow of these values.
+    pub(crate) unsafe fn read<'a, T>(&self, view: View<'a>) -> &'a [T] {
         let len = view.rows * view.cols;
-        assert!(view.at + len <= self.values, "a view inside the arena");
-        // SAFETY: in bounds by the assertion; exclusive writers are excluded by the caller's promise.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(view.at), len) }
+        let start = self.place::<T>(view.at, view.first, len);
+        // SAFETY: `place` is in bounds and aligned; exclusive writers are excluded by the caller's promise.
+        unsafe { std::slice::from_raw_parts(start, len) }
     }
 
     /// The values of a view, to write.
     ///
     /// # Safety
     /// As [`Arena::read`].
-    pub(crate) unsafe fn write<'a>(&self, view: ViewMut<'a>) -> &'a mut [R] {
-        // SAFETY: a `ViewMut` borrows its handle exclusively; the rest is the caller's promise.
-        unsafe { self.range(view.at, view.rows * view.cols) }
+    pub(crate) unsafe fn write<'a, T>(&self, view: ViewMut<'a>) -> &'a mut [T] {
+        let len = view.rows * view.cols;
+        let start = self.place::<T>(view.at, view.first, len);
+        // SAFETY: `place` is in bounds and aligned; a `ViewMut` borrows its handle exclusively; the rest is the
+        // caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(start, len) }
     }
 
-    /// Any values.
+    /// Any bytes, as the arena's numbers.
     ///
     /// # Safety
     /// Nobody else reads or writes them during `'a`, which the arena outlives.
     #[allow(clippy::mut_from_ref, reason = "exclusiveness is the caller's promise")]
-    pub(crate) unsafe fn range<'a>(&self, at: usize, len: usize) -> &'a mut [R] {
-        assert!(at + len <= self.values, "a view inside the arena");
-        // SAFETY: in bounds by the assertion; exclusive by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().add(at), len) }
+    pub(crate) unsafe fn range<'a>(&self, at: usize, bytes: usize) -> &'a mut [R] {
+        let len = bytes / size_of::<R>();
+        let start = self.place::<R>(at, 0, len);
+        // SAFETY: `place` is in bounds and aligned; exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(start, len) }
+    }
+
+    /// The place of `len` values of `T`, `first` values behind the byte `at`.
+    fn place<T>(&self, at: usize, first: usize, len: usize) -> *mut T {
+        assert!(at + (first + len) * size_of::<T>() <= self.bytes, "a view inside the arena");
+        assert!(at.is_multiple_of(ALIGN), "a buffer on a cache line");
+        // SAFETY: inside the block by the assertion.
+        unsafe { self.start.as_ptr().add(at).cast::<T>().add(first) }
     }
 }
 

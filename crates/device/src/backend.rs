@@ -2,7 +2,7 @@
 
 use mesp_kernels::{AdamW, AttentionShape as Attention, Gate, Layout, RowStat, Sgd};
 
-use crate::{Act, Label, View, ViewMut, Weight};
+use crate::{Act, Elem, Label, View, ViewMut, Weight};
 
 /// A sequence of allocations that is planned as one: a training step, an evaluation, a generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,14 +44,23 @@ pub enum Probs<'a> {
 /// A device. Implementations: [`crate::Cpu`], [`crate::Dry`].
 ///
 /// Every operation panics when shapes disagree: shapes follow from the model, so a disagreement is a mistake
-/// in the program and never in a user's file.
+/// in the program and never in a user's file. The same holds for buffers in bf16 where they are not provided
+/// for: they are for `load`, `store`, `zero`, `copy`, for right factors of `product`, and for parameters.
 pub trait Backend {
     /// Names the program whose allocations follow, from its first.
     fn begin(&mut self, program: Program);
     /// A buffer that lives as long as the backend, zero at first. Before any program begins.
-    fn persist(&mut self, rows: usize, cols: usize, label: Label) -> Act;
+    fn persist_as(&mut self, rows: usize, cols: usize, elem: Elem, label: Label) -> Act;
     /// A buffer with unspecified content.
-    fn alloc(&mut self, rows: usize, cols: usize, label: Label) -> Act;
+    fn alloc_as(&mut self, rows: usize, cols: usize, elem: Elem, label: Label) -> Act;
+    /// [`Backend::persist_as`] of the backend's numbers.
+    fn persist(&mut self, rows: usize, cols: usize, label: Label) -> Act {
+        self.persist_as(rows, cols, Elem::Full, label)
+    }
+    /// [`Backend::alloc_as`] of the backend's numbers.
+    fn alloc(&mut self, rows: usize, cols: usize, label: Label) -> Act {
+        self.alloc_as(rows, cols, Elem::Full, label)
+    }
     /// Its end.
     fn free(&mut self, act: Act);
     /// The place where a loop begins. Each turn makes the same allocations and frees all of them, so a plan
@@ -66,7 +75,7 @@ pub trait Backend {
     fn store(&self, from: View<'_>, to: &mut dyn FnMut(usize, f64));
     /// 0.
     fn zero(&mut self, x: ViewMut<'_>);
-    /// `to = from`
+    /// `to = from`, each stored in its own way: to 16 bits by rounding to the nearest, ties to even.
     fn copy(&mut self, to: ViewMut<'_>, from: View<'_>);
     /// `y[t] += bias`
     fn add_bias(&mut self, y: ViewMut<'_>, bias: &[f32]);
@@ -75,12 +84,6 @@ pub trait Backend {
     /// Σ x²
     fn sum_of_squares(&mut self, x: View<'_>) -> f64;
 
-    /// Columns of a buffer that holds rows of `cols` values in 16 bits.
-    fn compact_cols(&self, cols: usize) -> usize;
-    /// Rounds `x` to bf16 and keeps it in `to`, row by row of [`Backend::compact_cols`].
-    fn compact(&mut self, to: ViewMut<'_>, x: ViewMut<'_>);
-    /// Brings back what [`Backend::compact`] kept.
-    fn expand(&mut self, x: ViewMut<'_>, from: View<'_>);
     /// Writes a view into a slot of the backend's file.
     fn spill(&mut self, slot: usize, from: View<'_>);
     /// Reads it back.
@@ -193,8 +196,17 @@ pub trait Backend {
     /// `sum ← c·dloss/dx` for `logits = x·Wᵀ`, once all ranges were taken in; `word` holds the labels' rows of W.
     fn softmax_sum_gradient(&mut self, sum: ViewMut<'_>, word: View<'_>, c: f64, stats: &[RowStat]);
 
-    /// One SGD update of `p`; `m` when there is momentum.
-    fn sgd(&mut self, p: ViewMut<'_>, m: Option<ViewMut<'_>>, g: View<'_>, settings: Sgd);
-    /// One AdamW update of `p`.
-    fn adamw(&mut self, p: ViewMut<'_>, m: ViewMut<'_>, v: ViewMut<'_>, g: View<'_>, settings: AdamW);
+    /// One SGD update of `p`; `m` when there is momentum. A parameter in bf16 is rounded up or down at random,
+    /// so that it is right on average; `key` names the random numbers.
+    fn sgd(&mut self, p: ViewMut<'_>, m: Option<ViewMut<'_>>, g: View<'_>, settings: Sgd, key: u64);
+    /// One AdamW update of `p`, rounded as by [`Backend::sgd`].
+    fn adamw(
+        &mut self,
+        p: ViewMut<'_>,
+        m: ViewMut<'_>,
+        v: ViewMut<'_>,
+        g: View<'_>,
+        settings: AdamW,
+        key: u64,
+    );
 }

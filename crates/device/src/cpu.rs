@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use mesp_kernels::{
-    self as kernels, AdamW, Compute, Gate, Init, Lhs, Out, Par, ProbsAt, Real, Rhs, RowStat, Sgd, Term,
+    self as kernels, AdamW, Compute, Gate, Init, Lhs, Out, Par, ProbsAt, Real, Rhs, RowStat, Sgd, Term, Values,
 };
 use rayon::ThreadPool;
 
 use crate::arena::Arena;
 use crate::plan::Plan;
-use crate::{Act, Attention, Backend, Form, Label, Mark, Probs, Program, Rope, Spill, View, ViewMut, Weight};
+use crate::{
+    Act, Attention, Backend, Elem, Form, Label, Mark, Probs, Program, Rope, Spill, View, ViewMut, Weight,
+};
 
 /// A processor that computes in `R`: `f32` to run, `f64` to check.
 ///
@@ -103,41 +105,78 @@ impl<R: Real> Cpu<R> {
         &mut self,
         start: usize,
         bytes: usize,
-        rows: usize,
-        cols: usize,
+        [rows, cols]: [usize; 2],
+        elem: Elem,
         entry: usize,
         label: Label,
     ) -> Act {
-        let need = rows * cols * size_of::<R>();
+        let need = rows * cols * elem.bytes(size_of::<R>());
         assert!(need <= bytes, "{label:?}: {need} bytes asked, {bytes} planned");
         self.reached = self.reached.max(start + bytes);
-        Act { owner: self.id, entry: entry as u32, at: start / size_of::<R>(), rows, cols }
+        let elem = elem.on(size_of::<R>());
+        Act { owner: self.id, entry: entry as u32, at: start, rows, cols, elem }
     }
 
-    fn read<'a>(&self, view: View<'a>) -> &'a [R] {
+    /// The values of a view, however they are stored.
+    #[track_caller]
+    fn values<'a>(&self, view: View<'a>) -> Values<'a, R> {
         assert_eq!(view.owner, self.id, "a buffer of this backend");
         // SAFETY: buffers of this backend lie where its plan puts them, and a plan's buffers that are alive
-        // together do not overlap; handles are not copied and end with `free`.
-        unsafe { self.arena.read(view) }
+        // together do not overlap; handles are not copied and end with `free`. The type is the buffer's.
+        unsafe {
+            match view.elem {
+                Elem::Full => Values::Full(self.arena.read(view)),
+                Elem::Bf16 => Values::Bf16(self.arena.read(view)),
+            }
+        }
     }
 
-    fn write<'a>(&self, view: ViewMut<'a>) -> &'a mut [R] {
+    /// As [`Cpu::values`], to write.
+    #[track_caller]
+    fn values_mut<'a>(&self, view: ViewMut<'a>) -> ValuesMut<'a, R> {
         assert_eq!(view.owner, self.id, "a buffer of this backend");
-        // SAFETY: as in `read`; the view borrows its handle exclusively.
-        unsafe { self.arena.write(view) }
+        // SAFETY: as in `values`; the view borrows its handle exclusively.
+        unsafe {
+            match view.elem {
+                Elem::Full => ValuesMut::Full(self.arena.write(view)),
+                Elem::Bf16 => ValuesMut::Bf16(self.arena.write(view)),
+            }
+        }
+    }
+
+    #[track_caller]
+    fn read<'a>(&self, view: View<'a>) -> &'a [R] {
+        match self.values(view) {
+            Values::Full(x) => x,
+            Values::Bf16(_) => panic!("this operation reads no bf16"),
+        }
+    }
+
+    #[track_caller]
+    fn write<'a>(&self, view: ViewMut<'a>) -> &'a mut [R] {
+        match self.values_mut(view) {
+            ValuesMut::Full(x) => x,
+            ValuesMut::Bf16(_) => panic!("this operation writes no bf16"),
+        }
     }
 
     /// The kernels' scratch, which lies behind the persistent buffers.
     fn scratch<'a>(&mut self) -> &'a mut [R] {
-        let at = self.plan.persistent_bytes() / size_of::<R>();
+        let at = self.plan.persistent_bytes();
         // SAFETY: no buffer overlaps the scratch, and an operation takes it once, under `&mut self`, for no
         // longer than the operation.
-        unsafe { self.arena.range(at, self.plan.scratch_bytes / size_of::<R>()) }
+        unsafe { self.arena.range(at, self.plan.scratch_bytes) }
     }
 }
 
 /// Rows of a table that are read before its pages are let go.
 const LOOKUPS: usize = 64;
+
+/// [`Values`] to write.
+enum ValuesMut<'a, R> {
+    Full(&'a mut [R]),
+    Bf16(&'a mut [u16]),
+}
 
 fn no_file() -> std::io::Result<()> {
     Err(std::io::Error::other("this backend has no file to spill to"))
@@ -148,22 +187,22 @@ impl<R: Real> Backend for Cpu<R> {
         (self.program, self.next) = (program.0, 0);
     }
 
-    fn persist(&mut self, rows: usize, cols: usize, label: Label) -> Act {
+    fn persist_as(&mut self, rows: usize, cols: usize, elem: Elem, label: Label) -> Act {
         let e = self.plan.persistent[self.persisted];
         assert_eq!(e.label, label, "persistent buffers in the planned order");
         self.persisted += 1;
-        self.take(e.offset, e.bytes, rows, cols, 0, label)
+        self.take(e.offset, e.bytes, [rows, cols], elem, 0, label)
     }
 
-    fn alloc(&mut self, rows: usize, cols: usize, label: Label) -> Act {
+    fn alloc_as(&mut self, rows: usize, cols: usize, elem: Elem, label: Label) -> Act {
         let e = self.plan.programs[self.program].entries[self.next];
         assert_eq!(e.label, label, "buffers in the planned order");
         let start = self.plan.persistent_bytes() + self.plan.scratch_bytes + e.offset;
         self.next += 1;
-        let mut act = self.take(start, e.bytes, rows, cols, self.next - 1, label);
+        let mut act = self.take(start, e.bytes, [rows, cols], elem, self.next - 1, label);
         if cfg!(debug_assertions) {
             // Whoever reads what was never written shall see it.
-            self.write(act.view_mut()).fill(R::from_f32(f32::NAN));
+            self.fill(act.view_mut(), f32::NAN);
         }
         act
     }
@@ -182,19 +221,41 @@ impl<R: Real> Backend for Cpu<R> {
     }
 
     fn load(&mut self, to: ViewMut<'_>, from: &mut dyn FnMut(usize) -> f64) {
-        self.write(to).iter_mut().enumerate().for_each(|(i, x)| *x = R::from_f64(from(i)));
+        match self.values_mut(to) {
+            ValuesMut::Full(to) => to.iter_mut().enumerate().for_each(|(i, x)| *x = R::from_f64(from(i))),
+            ValuesMut::Bf16(to) => {
+                for (i, x) in to.iter_mut().enumerate() {
+                    kernels::narrow(std::slice::from_mut(x), &[from(i)], Par::serial());
+                }
+            }
+        }
     }
 
     fn store(&self, from: View<'_>, to: &mut dyn FnMut(usize, f64)) {
-        self.read(from).iter().enumerate().for_each(|(i, x)| to(i, x.to_f64()));
+        match self.values(from) {
+            Values::Full(x) => x.iter().enumerate().for_each(|(i, x)| to(i, x.to_f64())),
+            Values::Bf16(x) => {
+                for (i, x) in x.iter().enumerate() {
+                    let mut wide = [0.0f64];
+                    kernels::widen(&mut wide, std::slice::from_ref(x), Par::serial());
+                    to(i, wide[0]);
+                }
+            }
+        }
     }
 
     fn zero(&mut self, x: ViewMut<'_>) {
-        self.write(x).fill(R::ZERO);
+        self.fill(x, 0.0);
     }
 
     fn copy(&mut self, to: ViewMut<'_>, from: View<'_>) {
-        self.write(to).copy_from_slice(self.read(from));
+        let par = Par::on(&self.pool);
+        match (self.values_mut(to), self.values(from)) {
+            (ValuesMut::Full(to), Values::Full(from)) => to.copy_from_slice(from),
+            (ValuesMut::Full(to), Values::Bf16(from)) => kernels::widen(to, from, par),
+            (ValuesMut::Bf16(to), Values::Full(from)) => kernels::narrow(to, from, par),
+            (ValuesMut::Bf16(to), Values::Bf16(from)) => to.copy_from_slice(from),
+        }
     }
 
     fn add_bias(&mut self, y: ViewMut<'_>, bias: &[f32]) {
@@ -207,35 +268,6 @@ impl<R: Real> Backend for Cpu<R> {
 
     fn sum_of_squares(&mut self, x: View<'_>) -> f64 {
         kernels::sum_of_squares(self.read(x))
-    }
-
-    fn compact_cols(&self, cols: usize) -> usize {
-        kernels::compact_len::<R>(cols)
-    }
-
-    fn compact(&mut self, to: ViewMut<'_>, x: ViewMut<'_>) {
-        assert!(to.rows == x.rows && to.cols == self.compact_cols(x.cols), "compact: shapes");
-        let (cols, kept) = (x.cols, to.cols);
-        let (to, x) = (self.write(to), self.write(x));
-        if kept * size_of::<R>() == 2 * cols {
-            kernels::compact(to, x, Par::on(&self.pool));
-        } else {
-            // Rows that do not fill their last place: one after another.
-            let rows = to.chunks_exact_mut(kept).zip(x.chunks_exact_mut(cols));
-            rows.for_each(|(to, x)| kernels::compact(to, x, Par::serial()));
-        }
-    }
-
-    fn expand(&mut self, x: ViewMut<'_>, from: View<'_>) {
-        assert!(from.rows == x.rows && from.cols == self.compact_cols(x.cols), "expand: shapes");
-        let (cols, kept) = (x.cols, from.cols);
-        let (x, from) = (self.write(x), self.read(from));
-        if kept * size_of::<R>() == 2 * cols {
-            kernels::expand(x, from, Par::on(&self.pool));
-        } else {
-            let rows = x.chunks_exact_mut(cols).zip(from.chunks_exact(kept));
-            rows.for_each(|(x, from)| kernels::expand(x, from, Par::serial()));
-        }
     }
 
     fn spill(&mut self, slot: usize, from: View<'_>) {
@@ -352,19 +384,24 @@ impl<R: Real> Backend for Cpu<R> {
     ) {
         let init = if accumulate { Init::Accumulate } else { Init::Zero };
         let (m, n) = (y.rows, y.cols);
-        let (x, w, scratch) = (self.read(a), self.read(b), self.scratch());
+        let (x, w, scratch) = (self.values(a), self.values(b), self.scratch());
         let y = self.write(y);
         let (size, out, x, w) = match form {
-            Form::Plain => ([m, n, a.cols], Out::rows(y, n), Lhs::rows(x, a.cols), Rhs::rows(w, b.cols)),
+            Form::Plain => {
+                ([m, n, a.cols], Out::rows(y, n), Lhs::rows_of(x, a.cols), Rhs::rows_of(w, b.cols))
+            }
             Form::RightTransposed => {
-                ([m, n, a.cols], Out::rows(y, n), Lhs::rows(x, a.cols), Rhs::transposed(w, b.cols))
+                ([m, n, a.cols], Out::rows(y, n), Lhs::rows_of(x, a.cols), Rhs::transposed_of(w, b.cols))
             }
             // The wider factor gives the columns, which are what panels and vectors run along.
-            Form::LeftTransposed if n < m => {
-                ([n, m, a.rows], Out::transposed(y, n), Lhs::transposed(w, b.cols), Rhs::rows(x, a.cols))
-            }
+            Form::LeftTransposed if n < m => (
+                [n, m, a.rows],
+                Out::transposed(y, n),
+                Lhs::transposed_of(w, b.cols),
+                Rhs::rows_of(x, a.cols),
+            ),
             Form::LeftTransposed => {
-                ([m, n, a.rows], Out::rows(y, n), Lhs::transposed(x, a.cols), Rhs::rows(w, b.cols))
+                ([m, n, a.rows], Out::rows(y, n), Lhs::transposed_of(x, a.cols), Rhs::rows_of(w, b.cols))
             }
         };
         kernels::matmul(
@@ -472,20 +509,29 @@ impl<R: Real> Backend for Cpu<R> {
         kernels::softmax_sum_gradient(self.write(sum), self.read(word), c, stats, Par::on(&self.pool));
     }
 
-    fn sgd(&mut self, p: ViewMut<'_>, m: Option<ViewMut<'_>>, g: View<'_>, settings: Sgd) {
+    fn sgd(&mut self, p: ViewMut<'_>, m: Option<ViewMut<'_>>, g: View<'_>, settings: Sgd, key: u64) {
         let m = m.map_or(&mut [] as &mut [R], |m| self.write(m));
-        kernels::sgd(self.write(p), m, self.read(g), settings, Par::on(&self.pool));
+        let (g, par) = (self.read(g), Par::on(&self.pool));
+        match self.values_mut(p) {
+            ValuesMut::Full(p) => kernels::sgd(p, m, g, settings, par),
+            ValuesMut::Bf16(p) => kernels::sgd_bf16(p, m, g, settings, key, par),
+        }
     }
 
-    fn adamw(&mut self, p: ViewMut<'_>, m: ViewMut<'_>, v: ViewMut<'_>, g: View<'_>, settings: AdamW) {
-        kernels::adamw(
-            self.write(p),
-            self.write(m),
-            self.write(v),
-            self.read(g),
-            settings,
-            Par::on(&self.pool),
-        );
+    fn adamw(
+        &mut self,
+        p: ViewMut<'_>,
+        m: ViewMut<'_>,
+        v: ViewMut<'_>,
+        g: View<'_>,
+        settings: AdamW,
+        key: u64,
+    ) {
+        let (m, v, g, par) = (self.write(m), self.write(v), self.read(g), Par::on(&self.pool));
+        match self.values_mut(p) {
+            ValuesMut::Full(p) => kernels::adamw(p, m, v, g, settings, par),
+            ValuesMut::Bf16(p) => kernels::adamw_bf16(p, m, v, g, settings, key, par),
+        }
     }
 }
 
@@ -501,7 +547,7 @@ impl<R: Real> Cpu<R> {
         adapter: Option<(View<'_>, View<'_>, f64)>,
     ) {
         let (m, n, k) = (y.rows, y.cols, x.cols);
-        let (y, x, scratch) = (self.write(y), self.read(x), self.scratch());
+        let (y, x, scratch) = (self.write(y), self.values(x), self.scratch());
         for part in w.stretches(self.advise) {
             let init = match (accumulate, bias) {
                 (true, _) => Init::Accumulate,
@@ -511,14 +557,14 @@ impl<R: Real> Cpu<R> {
             let term = adapter.map(|(h, b, alpha)| Term {
                 depth: h.cols,
                 alpha: R::from_f64(alpha),
-                a: Lhs::rows(self.read(h), h.cols),
-                b: Rhs::transposed(&self.read(b)[part.rows.start * b.cols..], b.cols),
+                a: Lhs::rows_of(self.values(h), h.cols),
+                b: Rhs::transposed_of(self.values(b.part(part.rows.clone())), b.cols),
             });
             kernels::matmul_plus(
                 Out { data: &mut y[part.rows.start..], row_stride: n, col_stride: 1 },
                 [m, part.rows.len(), k],
                 R::ONE,
-                Lhs::rows(x, k),
+                Lhs::rows_of(x, k),
                 Rhs::WeightTransposed(part.weight.view()),
                 init,
                 self.compute,
@@ -546,14 +592,14 @@ impl<R: Real> Cpu<R> {
             let term = adapter.filter(|_| part.rows.end == k).map(|(dh, a)| Term {
                 depth: dh.cols,
                 alpha: R::ONE,
-                a: Lhs::rows(self.read(dh), dh.cols),
-                b: Rhs::rows(self.read(a), a.cols),
+                a: Lhs::rows_of(self.values(dh), dh.cols),
+                b: Rhs::rows_of(self.values(a), a.cols),
             });
             kernels::matmul_plus(
                 Out::rows(dx, n),
                 [m, n, part.rows.len()],
                 R::ONE,
-                Lhs { data: &dy[part.rows.start..], row_stride: k, col_stride: 1 },
+                Lhs::rows(&dy[part.rows.start..], k),
                 Rhs::Weight(part.weight.view()),
                 init,
                 self.compute,
@@ -561,6 +607,13 @@ impl<R: Real> Cpu<R> {
                 scratch,
                 Par::on(&self.pool),
             );
+        }
+    }
+
+    fn fill(&self, x: ViewMut<'_>, value: f32) {
+        match self.values_mut(x) {
+            ValuesMut::Full(x) => x.fill(R::from_f32(value)),
+            ValuesMut::Bf16(x) => x.fill((value.to_bits() >> 16) as u16),
         }
     }
 

@@ -3,7 +3,9 @@
 use mesp_kernels::{AdamW, Dtype, Gate, RowStat, Sgd, attention_scratch, matmul_scratch};
 
 use crate::plan::{ALIGN, Entry, ProgramPlan};
-use crate::{Act, Attention, Backend, Form, Label, Mark, Plan, Probs, Program, Rope, View, ViewMut, Weight};
+use crate::{
+    Act, Attention, Backend, Elem, Form, Label, Mark, Plan, Probs, Program, Rope, View, ViewMut, Weight,
+};
 
 /// The recorder. Run the programs on it with their largest inputs, then take the [`Plan`].
 #[derive(Debug)]
@@ -60,8 +62,8 @@ impl Dry {
         (persistent + self.scratch_values * self.value_bytes + live, cost)
     }
 
-    fn padded(&self, rows: usize, cols: usize) -> usize {
-        (rows * cols * self.value_bytes).next_multiple_of(ALIGN)
+    fn padded(&self, rows: usize, cols: usize, elem: Elem) -> usize {
+        (rows * cols * elem.bytes(self.value_bytes)).next_multiple_of(ALIGN)
     }
 
     fn now(&mut self) -> &mut Recording {
@@ -117,15 +119,16 @@ impl Backend for Dry {
         *self.now() = Recording::default();
     }
 
-    fn persist(&mut self, rows: usize, cols: usize, label: Label) -> Act {
-        let bytes = self.padded(rows, cols);
+    fn persist_as(&mut self, rows: usize, cols: usize, elem: Elem, label: Label) -> Act {
+        let bytes = self.padded(rows, cols, elem);
         let offset = self.persistent.iter().map(|e| e.bytes).sum();
         self.persistent.push(Entry { label, bytes, offset, birth: 0, death: ALIVE });
-        Act { owner: 0, entry: u32::MAX, at: 0, rows, cols }
+        Act { owner: 0, entry: u32::MAX, at: 0, rows, cols, elem: elem.on(self.value_bytes) }
     }
 
-    fn alloc(&mut self, rows: usize, cols: usize, label: Label) -> Act {
-        let bytes = self.padded(rows, cols);
+    fn alloc_as(&mut self, rows: usize, cols: usize, elem: Elem, label: Label) -> Act {
+        let bytes = self.padded(rows, cols, elem);
+        let elem = elem.on(self.value_bytes);
         let now = self.now();
         if let Some(entry) = now.entries.get(now.next) {
             // A further turn of a loop: the first turn planned it.
@@ -139,7 +142,7 @@ impl Backend for Dry {
             now.entries.push(Entry { label, bytes, offset: 0, birth, death: ALIVE });
         }
         now.next += 1;
-        Act { owner: 0, entry: now.next as u32 - 1, at: 0, rows, cols }
+        Act { owner: 0, entry: now.next as u32 - 1, at: 0, rows, cols, elem }
     }
 
     fn free(&mut self, act: Act) {
@@ -168,11 +171,6 @@ impl Backend for Dry {
     fn sum_of_squares(&mut self, _: View<'_>) -> f64 {
         0.0
     }
-    fn compact_cols(&self, cols: usize) -> usize {
-        (2 * cols).div_ceil(self.value_bytes)
-    }
-    fn compact(&mut self, _: ViewMut<'_>, _: ViewMut<'_>) {}
-    fn expand(&mut self, _: ViewMut<'_>, _: View<'_>) {}
     fn spill(&mut self, _: usize, _: View<'_>) {}
     fn fetch(&mut self, _: usize, _: ViewMut<'_>) {}
     fn faulty(&self) -> bool {
@@ -247,6 +245,6 @@ impl Backend for Dry {
         self.multiplied(sum.rows, sum.cols, words.rows(), conversion(words));
     }
     fn softmax_sum_gradient(&mut self, _: ViewMut<'_>, _: View<'_>, _: f64, _: &[RowStat]) {}
-    fn sgd(&mut self, _: ViewMut<'_>, _: Option<ViewMut<'_>>, _: View<'_>, _: Sgd) {}
-    fn adamw(&mut self, _: ViewMut<'_>, _: ViewMut<'_>, _: ViewMut<'_>, _: View<'_>, _: AdamW) {}
+    fn sgd(&mut self, _: ViewMut<'_>, _: Option<ViewMut<'_>>, _: View<'_>, _: Sgd, _: u64) {}
+    fn adamw(&mut self, _: ViewMut<'_>, _: ViewMut<'_>, _: ViewMut<'_>, _: View<'_>, _: AdamW, _: u64) {}
 }

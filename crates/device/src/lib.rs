@@ -19,7 +19,7 @@ mod spill;
 mod timed;
 mod weight;
 
-pub use act::{Act, View, ViewMut};
+pub use act::{Act, Elem, View, ViewMut};
 pub use backend::{Backend, Form, Mark, Probs, Program, Rope};
 pub use cpu::Cpu;
 pub use dry::Dry;
@@ -28,6 +28,7 @@ pub use label::{Class, Label};
 pub use mesp_kernels::AttentionShape as Attention;
 pub use mesp_kernels::{
     AdamW, Compute, Dtype, Gate, Layout, Real, RowStat, Sgd, VOCAB_STEP, inverse_frequencies, probs_len,
+    random_bits,
 };
 pub use plan::{Entry, Plan, ProgramPlan};
 pub use signals::report_signals;

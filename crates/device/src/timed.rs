@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use mesp_kernels::{AdamW, Gate, RowStat, Sgd};
 
 use crate::dry::attention_pairs;
-use crate::{Act, Attention, Backend, Form, Label, Mark, Probs, Program, Rope, View, ViewMut, Weight};
+use crate::{Act, Attention, Backend, Elem, Form, Label, Mark, Probs, Program, Rope, View, ViewMut, Weight};
 
 /// What the calls of one kind came to.
 #[derive(Debug, Clone, Default)]
@@ -136,11 +136,19 @@ pub fn process_cpu_time() -> Option<Duration> {
 }
 
 fn view(x: &View<'_>) -> usize {
-    x.rows * x.cols
+    numbers(x.rows * x.cols, x.elem)
 }
 
 fn view_mut(x: &ViewMut<'_>) -> usize {
-    x.rows * x.cols
+    numbers(x.rows * x.cols, x.elem)
+}
+
+/// Numbers of the backend that take as many bytes as so many values.
+fn numbers(values: usize, elem: Elem) -> usize {
+    match elem {
+        Elem::Full => values,
+        Elem::Bf16 => values.div_ceil(2),
+    }
 }
 
 fn views(x: &[View<'_>]) -> usize {
@@ -161,12 +169,12 @@ impl<B: Backend> Backend for Timed<B> {
         self.inner.begin(program);
     }
 
-    fn persist(&mut self, rows: usize, cols: usize, label: Label) -> Act {
-        self.inner.persist(rows, cols, label)
+    fn persist_as(&mut self, rows: usize, cols: usize, elem: Elem, label: Label) -> Act {
+        self.inner.persist_as(rows, cols, elem, label)
     }
 
-    fn alloc(&mut self, rows: usize, cols: usize, label: Label) -> Act {
-        self.inner.alloc(rows, cols, label)
+    fn alloc_as(&mut self, rows: usize, cols: usize, elem: Elem, label: Label) -> Act {
+        self.inner.alloc_as(rows, cols, elem, label)
     }
 
     fn free(&mut self, act: Act) {
@@ -207,18 +215,6 @@ impl<B: Backend> Backend for Timed<B> {
 
     fn sum_of_squares(&mut self, x: View<'_>) -> f64 {
         self.pass("sum_of_squares", view(&x), |be| be.sum_of_squares(x))
-    }
-
-    fn compact_cols(&self, cols: usize) -> usize {
-        self.inner.compact_cols(cols)
-    }
-
-    fn compact(&mut self, to: ViewMut<'_>, x: ViewMut<'_>) {
-        self.pass("compact", view_mut(&to) + 2 * view_mut(&x), |be| be.compact(to, x));
-    }
-
-    fn expand(&mut self, x: ViewMut<'_>, from: View<'_>) {
-        self.pass("expand", view_mut(&x) + view(&from), |be| be.expand(x, from));
     }
 
     fn spill(&mut self, slot: usize, from: View<'_>) {
@@ -424,13 +420,21 @@ impl<B: Backend> Backend for Timed<B> {
         self.pass("softmax_sum_gradient", 3 * view(&word), |be| be.softmax_sum_gradient(sum, word, c, stats));
     }
 
-    fn sgd(&mut self, p: ViewMut<'_>, m: Option<ViewMut<'_>>, g: View<'_>, settings: Sgd) {
+    fn sgd(&mut self, p: ViewMut<'_>, m: Option<ViewMut<'_>>, g: View<'_>, settings: Sgd, key: u64) {
         let passes = if m.is_some() { 5 } else { 3 };
-        self.pass("sgd", passes * view(&g), |be| be.sgd(p, m, g, settings));
+        self.pass("sgd", passes * view(&g), |be| be.sgd(p, m, g, settings, key));
     }
 
-    fn adamw(&mut self, p: ViewMut<'_>, m: ViewMut<'_>, v: ViewMut<'_>, g: View<'_>, settings: AdamW) {
-        self.pass("adamw", 7 * view(&g), |be| be.adamw(p, m, v, g, settings));
+    fn adamw(
+        &mut self,
+        p: ViewMut<'_>,
+        m: ViewMut<'_>,
+        v: ViewMut<'_>,
+        g: View<'_>,
+        settings: AdamW,
+        key: u64,
+    ) {
+        self.pass("adamw", 7 * view(&g), |be| be.adamw(p, m, v, g, settings, key));
     }
 }
 

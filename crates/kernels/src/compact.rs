@@ -1,53 +1,80 @@
-//! Values kept in 16 bits: the upper half of a single precision number, two in the place of one.
+//! Values kept in 16 bits: bf16, the upper half of a single precision number.
 //!
 //! ```text
-//! compact   to[i] = bf16(x[i]),  x[i] ← bf16(x[i])     nearest, ties to even
-//! expand    x[i] = to[i]
+//! narrow         to[i] = bf16(x[i])        nearest, ties to even
+//! widen          x[i] = from[i]            exact
+//! round_at_random   up with the probability of the part that is cut off, else down: right on average
 //! ```
-//! The rounded value takes the place of the original as well: whoever goes on computes with what was kept.
 
-use crate::Real;
 use crate::par::Par;
+use crate::{Real, random};
 
 /// Values that one task works on.
 const CHUNK: usize = 16 * 1024;
 
-/// Places of `R` that hold `values` of 16 bits.
-pub const fn compact_len<R>(values: usize) -> usize {
-    (2 * values).div_ceil(size_of::<R>())
+/// Values of a buffer, in either way of storing them.
+#[derive(Debug, Clone, Copy)]
+pub enum Values<'a, R> {
+    /// As they are computed with.
+    Full(&'a [R]),
+    /// As bf16.
+    Bf16(&'a [u16]),
 }
 
-/// Rounds `x` to bf16 and keeps the bits in `to`.
+impl<R> Values<'_, R> {
+    /// How many.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        match self {
+            Self::Full(x) => x.len(),
+            Self::Bf16(x) => x.len(),
+        }
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Rounds `x` to bf16.
 ///
 /// # Panics
-/// When `to` is shorter than [`compact_len`].
+/// When lengths differ.
 #[track_caller]
-pub fn compact<R: Real>(to: &mut [R], x: &mut [R], par: Par<'_>) {
-    let halves = halves(to);
-    assert!(halves.len() >= x.len(), "compact: {} places for {} values", halves.len(), x.len());
-    let n = x.len();
-    par.chunks2(x, CHUNK, &mut halves[..n], CHUNK, |_, x, to| {
-        for (x, to) in x.iter_mut().zip(to) {
+pub fn narrow<R: Real>(to: &mut [u16], x: &[R], par: Par<'_>) {
+    assert_eq!(to.len(), x.len(), "narrow: lengths");
+    par.chunks(to, CHUNK, |i, to| {
+        for (to, x) in to.iter_mut().zip(&x[i * CHUNK..]) {
             *to = round(x.to_f64() as f32);
-            *x = R::from_f32(f32::from_bits(u32::from(*to) << 16));
         }
     });
 }
 
-/// Brings back what [`compact`] kept.
+/// Brings back what [`narrow`] kept.
 ///
 /// # Panics
-/// When `from` is shorter than [`compact_len`].
+/// When lengths differ.
 #[track_caller]
-pub fn expand<R: Real>(x: &mut [R], from: &[R], par: Par<'_>) {
-    assert!(from.len() >= compact_len::<R>(x.len()), "expand: {} places for {} values", from.len(), x.len());
-    // SAFETY: as in `halves`, for reading.
-    let halves = unsafe { std::slice::from_raw_parts(from.as_ptr().cast::<u16>(), x.len()) };
-    par.chunks(x, CHUNK, |i, x| {
-        for (x, half) in x.iter_mut().zip(&halves[i * CHUNK..]) {
-            *x = R::from_f32(f32::from_bits(u32::from(*half) << 16));
-        }
-    });
+pub fn widen<R: Real>(x: &mut [R], from: &[u16], par: Par<'_>) {
+    assert_eq!(from.len(), x.len(), "widen: lengths");
+    par.chunks(x, CHUNK, |i, x| widen_into(x, &from[i * CHUNK..][..x.len()]));
+}
+
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "it must vectorize inside its caller's loop")]
+pub(crate) fn widen_into<R: Real>(x: &mut [R], from: &[u16]) {
+    for (x, half) in x.iter_mut().zip(from) {
+        *x = R::from_f32(wide(*half));
+    }
+}
+
+/// The number that 16 bits stand for.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "it must vectorize inside its caller's loop")]
+pub(crate) const fn wide(half: u16) -> f32 {
+    f32::from_bits((half as u32) << 16)
 }
 
 /// To the nearest bf16, ties to even; NaN stays NaN.
@@ -59,10 +86,21 @@ pub(crate) fn round(x: f32) -> u16 {
     if x.is_nan() { 0x7fc0 } else { rounded as u16 }
 }
 
-fn halves<R: Real>(x: &mut [R]) -> &mut [u16] {
-    // SAFETY: `Real` is f32 or f64: plain bits, aligned for u16, `size_of_val` bytes of them; any bits are a
-    // valid u16 and a valid `R`.
-    unsafe { std::slice::from_raw_parts_mut(x.as_mut_ptr().cast(), size_of_val(x) / 2) }
+/// Rounds `x`, which are values from `first` of a tensor, up or down by random bits of a key: a function of key
+/// and place, whatever pieces the tensor is cut into at multiples of four.
+///
+/// Adding sixteen random bits below the kept ones carries into them with just the probability of what is cut off
+/// (stochastic rounding; Gupta et al. 2015). NaN stays NaN, and infinity, which has no bits to carry, infinity.
+pub(crate) fn round_at_random<R: Real>(to: &mut [u16], x: &[R], key: u64, first: usize) {
+    debug_assert!(first.is_multiple_of(4) && to.len() == x.len(), "four values share 64 random bits");
+    for (g, (to, x)) in to.chunks_mut(4).zip(x.chunks(4)).enumerate() {
+        let random = random::at(key, (first / 4 + g) as u64);
+        for (i, (to, x)) in to.iter_mut().zip(x).enumerate() {
+            let (x, random) = (x.to_f64() as f32, random >> (16 * i) & 0xffff);
+            let rounded = x.to_bits().wrapping_add(random as u32) >> 16;
+            *to = if x.is_nan() { 0x7fc0 } else { rounded as u16 };
+        }
+    }
 }
 
 #[cfg(test)]
@@ -74,12 +112,10 @@ mod tests {
         let mut rng = Rng(30);
         for n in [0, 1, 2, 33] {
             let x: Vec<R> = rng.vec(n);
-            let (mut kept, mut rounded) = (vec![R::ZERO; compact_len::<R>(n)], x.clone());
-            compact(&mut kept, &mut rounded, Par::serial());
-            let mut back = vec![R::ONE; n];
-            expand(&mut back, &kept, Par::serial());
-            assert_eq!(back, rounded);
-            for (r, x) in rounded.iter().zip(&x) {
+            let (mut kept, mut back) = (vec![0; n], vec![R::ONE; n]);
+            narrow(&mut kept, &x, Par::serial());
+            widen(&mut back, &kept, Par::serial());
+            for (r, x) in back.iter().zip(&x) {
                 assert_eq!(r.to_f64(), f64::from(half::bf16::from_f32(x.to_f64() as f32).to_f32()));
             }
         }
@@ -92,5 +128,34 @@ mod tests {
         assert_eq!(round(f32::NAN), 0x7fc0);
         assert_eq!(round(f32::from_bits(0xffff_ffff)), 0x7fc0);
         assert_eq!(round(f32::INFINITY), 0x7f80);
+    }
+
+    #[test]
+    fn rounding_at_random_is_right_on_average_and_to_a_neighbour() {
+        const N: usize = 1 << 16;
+        for x in [1.001f32, -0.333_333, 1e-7, 7.25] {
+            let mut to = vec![0; N];
+            round_at_random(&mut to, &[x; N], 42, 0);
+            let (low, high) = (wide((x.to_bits() >> 16) as u16), wide((x.to_bits() >> 16) as u16 + 1));
+            assert!(to.iter().all(|t| [low, high].contains(&wide(*t))), "{x}");
+            let mean = to.iter().map(|t| f64::from(wide(*t))).sum::<f64>() / N as f64;
+            // The standard error is at most half a step over √N; five of them.
+            let bound = 5.0 * f64::from(high - low).abs() / 2.0 / (N as f64).sqrt();
+            assert!((mean - f64::from(x)).abs() <= bound, "{x}: {mean}");
+        }
+        // What bf16 holds stays; numbers that are none stay none.
+        let exact = [1.5f32, -0.0, f32::INFINITY, f32::NEG_INFINITY];
+        let mut to = [0; 4];
+        round_at_random(&mut to, &exact, 7, 0);
+        assert_eq!(to.map(|t| wide(t).to_bits()), exact.map(f32::to_bits));
+        round_at_random(&mut to, &[f32::NAN; 4], 7, 0);
+        assert!(to.iter().all(|t| wide(*t).is_nan()));
+        // Pieces are the whole.
+        let x: Vec<f32> = Rng(31).vec(20);
+        let (mut whole, mut pieces) = ([0; 20], [0; 20]);
+        round_at_random(&mut whole, &x, 9, 0);
+        round_at_random(&mut pieces[..8], &x[..8], 9, 0);
+        round_at_random(&mut pieces[8..], &x[8..], 9, 8);
+        assert_eq!(whole, pieces);
     }
 }

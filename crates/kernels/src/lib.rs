@@ -23,6 +23,7 @@ mod matmul;
 mod online_softmax;
 mod optim;
 mod par;
+mod random;
 mod real;
 mod rms_norm;
 mod rope;
@@ -32,7 +33,7 @@ pub use attention::{
     AttentionShape, ProbsAt, attention, attention_backward_kv, attention_backward_q, attention_delta,
     attention_probs, attention_scratch, probs_len,
 };
-pub use compact::{compact, compact_len, expand};
+pub use compact::{Values, narrow, widen};
 pub use cross_entropy::{RowStat, VOCAB_STEP, softmax_stats};
 pub use embedding::{embedding, gather_rows, scatter_rows};
 pub use gated::{Gate, gated_backward_in_place, gated_in_place};
@@ -41,8 +42,9 @@ pub use isa::{Isa, isa};
 pub use matmul::Micro;
 pub use matmul::{Compute, Init, Lhs, Out, Rhs, Term, matmul, matmul_plus, matmul_scratch};
 pub use online_softmax::{softmax_sum, softmax_sum_gradient};
-pub use optim::{AdamW, Sgd, adamw, add_bias, scale, sgd, sum_of_squares};
+pub use optim::{AdamW, Sgd, adamw, adamw_bf16, add_bias, scale, sgd, sgd_bf16, sum_of_squares};
 pub use par::Par;
+pub use random::bits as random_bits;
 pub use real::Real;
 pub use rms_norm::{rms_norm, rms_norm_add, rms_norm_backward, rms_norm_backward_in_place};
 pub use rope::{Layout, inverse_frequencies, rope};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mesp_device::{Backend, Class, Dry, Label, Plan, Program};
+use mesp_device::{Backend, Class, Dry, Elem, Label, Plan, Program};
 
 use crate::adapter::{AdapterConfig, BlockPairs, persistent_pairs};
 use crate::model::{self, Batch, BlockRun, Cache, Model};
@@ -49,7 +49,7 @@ impl<B: Backend> Generator<B> {
     /// For sequences of at most `capacity` tokens.
     pub fn new(mut be: B, model: Arc<Model>, adapter: AdapterConfig, capacity: usize) -> Self {
         let c = &model.config;
-        let params = persistent_pairs(&mut be, c, &adapter, Class::Adapter, "lora");
+        let params = persistent_pairs(&mut be, c, &adapter, Elem::Full, Label::new(Class::Adapter, "lora"));
         let mut cache = |name| be.persist(capacity, c.kv_cols(), Label::new(Class::Cache, name));
         let caches = (0..c.layers).map(|_| Cache { k: cache("k"), v: cache("v") }).collect();
         let tapes = (0..c.layers).map(|_| Tape::default()).collect();

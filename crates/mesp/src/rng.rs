@@ -1,10 +1,7 @@
 //! Random numbers by counter: a value is a function of (seed, stream, index), so nothing is stored, nothing
 //! drifts, and any value can be had again.
 
-/// SplitMix64's finalizer (Steele, Lea & Flood 2014) over the mixed key.
-pub fn bits(seed: u64, stream: u64, index: u64) -> u64 {
-    mix(mix(mix(seed).wrapping_add(stream)).wrapping_add(index))
-}
+pub use mesp_device::random_bits as bits;
 
 /// Uniform in [0, 1), of 53 bits.
 pub fn uniform(seed: u64, stream: u64, index: u64) -> f64 {
@@ -15,13 +12,6 @@ pub fn uniform(seed: u64, stream: u64, index: u64) -> f64 {
 pub fn normal(seed: u64, stream: u64, index: u64) -> f64 {
     let (u, v) = (uniform(seed, stream, 2 * index), uniform(seed, stream, 2 * index + 1));
     (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()
-}
-
-fn mix(x: u64) -> u64 {
-    let z = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use mesp_device::Elem;
 
 use super::{RunArgs, SharedArgs, size};
 use crate::sizes::Bytes;
@@ -74,6 +75,22 @@ pub(crate) struct DataArgs {
     pub(crate) no_eos: bool,
 }
 
+/// How values are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Stored {
+    F32,
+    Bf16,
+}
+
+impl From<Stored> for Elem {
+    fn from(stored: Stored) -> Self {
+        match stored {
+            Stored::F32 => Self::Full,
+            Stored::Bf16 => Self::Bf16,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Adapter")]
 pub(crate) struct AdapterArgs {
@@ -93,6 +110,10 @@ pub(crate) struct AdapterArgs {
     /// down_proj; qkv_proj and gate_up_proj where a model has these [default: all-linear]
     #[arg(long, value_name = "LIST")]
     pub(crate) target_modules: Option<String>,
+    /// How the adapter is stored, in memory and in files; with bf16, half the bytes, steps are rounded at random so
+    /// that small ones add up. Arithmetic, gradients and the optimizer's state are f32 [default: f32]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub(crate) adapter_type: Option<Stored>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -8,7 +8,7 @@ use mesp::method::Method;
 use mesp::optim::OptimizerKind;
 use mesp::source::Base;
 use mesp::train::{Options, Score, Session, Shapes, Staging, Update, evaluate, largest_batch, plan};
-use mesp_device::{Cpu, Real};
+use mesp_device::{Cpu, Elem, Real};
 use rayon::ThreadPool;
 use serde_json::{Value, json};
 
@@ -72,11 +72,13 @@ fn eval<R: Real>(args: &EvalArgs) -> Result<()> {
 fn session_options(adapter: mesp::adapter::AdapterConfig) -> Options {
     Options {
         adapter,
+        adapter_type: Elem::Full,
         method_name: Method::Mesp.name().to_owned(),
         policy: Method::Mesp.policy(),
         update: Update::Accumulate,
         optimizer: OptimizerKind::Sgd { momentum: 0.0 },
         weight_decay: 0.0,
+        seed: 0,
         training: false,
     }
 }

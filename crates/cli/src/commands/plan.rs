@@ -124,13 +124,14 @@ impl Planned {
         let options = &self.settings.options;
         let f = &self.footprint;
         let mut text = format!(
-            "{}: {}, {} parameters stored in {}; adapter: rank {}, {} parameters\nmethod: {}, computing in {}, checkpoints {}, update {}\n\nplanned memory\n",
+            "{}: {}, {} parameters stored in {}; adapter: rank {}, {} parameters stored in {}\nmethod: {}, computing in {}, checkpoints {}, update {}\n\nplanned memory\n",
             self.name,
             model.config.arch,
             count(model.config.parameters()),
             dtype_name(self.dtype),
             options.adapter.rank,
             count(options.adapter.parameters(&model.config)),
+            options.adapter_type.name(),
             options.method_name,
             self.numbers.name(),
             options.policy.residency.name(),

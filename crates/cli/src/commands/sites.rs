@@ -4,7 +4,7 @@ use mesp::adapter::block_pairs;
 use mesp::model::{Batch, BlockRun, Model};
 use mesp::tape::{Residency, Rules, Site, SiteSet};
 use mesp::train::Options;
-use mesp_device::{Backend, Class, Dry, Label};
+use mesp_device::{Backend, Class, Dry, Elem, Label};
 use serde_json::{Value, json};
 
 use crate::footprint::Work;
@@ -58,7 +58,7 @@ pub(crate) fn sites(model: &Model, options: &Options, work: &Work) -> Vec<SiteRo
         let block_bytes = (r * c * work.value_bytes) as u64;
         let halved = site == Site::BlockIn && policy.residency == Residency::Bf16;
         let bytes = match kept {
-            Kept::Across if halved => 2 * block_bytes / work.value_bytes as u64 * config.layers as u64,
+            Kept::Across if halved => (r * c * Elem::Bf16.bytes(work.value_bytes) * config.layers) as u64,
             Kept::Across => block_bytes * config.layers as u64,
             _ => block_bytes,
         };

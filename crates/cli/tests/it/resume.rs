@@ -25,11 +25,21 @@ fn adapter(run: &Path) -> Vec<u8> {
 
 #[test]
 fn from_a_saved_checkpoint() {
+    resume_at_step_4(&[]);
+}
+
+#[test]
+fn from_a_saved_checkpoint_in_bf16() {
+    resume_at_step_4(&["--adapter-type", "bf16"]);
+}
+
+fn resume_at_step_4(settings: &[&str]) {
     let dir = temporary();
     let files = files();
     let (whole, cut) = (dir.path().join("whole"), dir.path().join("cut"));
     let mut first = args(&whole, &"10", &files);
     first.extend([&"--save-every" as &dyn AsRef<OsStr>, &"4"]);
+    first.extend(settings.iter().map(|s| s as &dyn AsRef<OsStr>));
     mesp(&first).ok();
 
     // The machine stopped after step 4: there is its checkpoint, and nothing later.
@@ -41,6 +51,7 @@ fn from_a_saved_checkpoint() {
     }
     let mut second = args(&cut, &"10", &files);
     second.push(&"--resume");
+    second.extend(settings.iter().map(|s| s as &dyn AsRef<OsStr>));
     let ran = mesp(&second).ok();
     assert!(ran.stderr.contains("training from step 4 to step 10"), "{}", ran.stderr);
     assert_eq!(adapter(&cut), adapter(&whole));
@@ -53,7 +64,13 @@ fn from_a_saved_checkpoint() {
 
     // Other settings are another run.
     let mut other = args(&cut, &"10", &files);
-    other.extend([&"--resume" as &dyn AsRef<OsStr>, &step, &"--rank", &"4"]);
+    other.extend([&"--resume" as &dyn AsRef<OsStr>, &step]);
+    if !settings.is_empty() {
+        let refused = mesp(&other).failure(dir.path());
+        assert!(refused.contains("adapter_type \"bf16\", this run has \"f32\""), "{refused}");
+        return;
+    }
+    other.extend([&"--rank" as &dyn AsRef<OsStr>, &"4"]);
     insta::assert_snapshot!("another_run", mesp(&other).failure(dir.path()));
 }
 

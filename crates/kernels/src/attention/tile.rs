@@ -240,7 +240,7 @@ impl<'a, R: Real> Work<'a, R> {
     /// `s = c·Q·Kᵀ` for a tile.
     pub(super) fn scores(&self, task: &Task, keys: &Range<usize>, s: &mut [R], panel: &mut [R]) {
         let size = [task.rows.len(), keys.len(), self.shape.head_dim];
-        let q = Lhs { data: &self.q[self.query_at(task)..], row_stride: self.shape.q_cols(), col_stride: 1 };
+        let q = Lhs::rows(&self.q[self.query_at(task)..], self.shape.q_cols());
         let k = Rhs::transposed(&self.k[self.key_at(task, keys.start)..], self.shape.kv_cols());
         serial(Out::rows(s, keys.len()), size, self.shape.c(), q, k, Init::Zero, panel);
     }
@@ -285,7 +285,7 @@ impl<'a, R: Real> Work<'a, R> {
     ) {
         let width = keys.len();
         let size = [task.rows.len(), width, self.shape.head_dim];
-        let d_o = Lhs { data: &d_o[self.query_at(task)..], row_stride: self.shape.q_cols(), col_stride: 1 };
+        let d_o = Lhs::rows(&d_o[self.query_at(task)..], self.shape.q_cols());
         let v = Rhs::transposed(&self.v[self.key_at(task, keys.start)..], self.shape.kv_cols());
         serial(Out::rows(tiles.ds, width), size, R::ONE, d_o, v, Init::Zero, tiles.panel);
         for r in 0..task.rows.len() {

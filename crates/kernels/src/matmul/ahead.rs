@@ -5,8 +5,8 @@
 use std::ops::Range;
 
 use super::{Lhs, Rhs, Target};
-use crate::Real;
 use crate::weight::WeightView;
+use crate::{Real, Values};
 
 /// Bytes that memory moves at a time.
 const LINE: usize = 64;
@@ -71,8 +71,12 @@ impl Ahead {
 
 /// Asks for a tile of the left factor.
 pub(super) fn left<R>(a: &Lhs<'_, R>, rows: &Range<usize>, depth: &Range<usize>) -> Ahead {
-    let (bytes, rows) = (size_of::<R>(), if a.col_stride == 1 { rows.clone() } else { 0..0 });
-    Ahead::rows(a.data.as_ptr().cast(), bytes * a.row_stride, &rows, bytes * depth.start..bytes * depth.end)
+    let (data, bytes): (*const u8, _) = match a.data {
+        Values::Full(data) => (data.as_ptr().cast(), size_of::<R>()),
+        Values::Bf16(data) => (data.as_ptr().cast(), size_of::<u16>()),
+    };
+    let rows = if a.col_stride == 1 { rows.clone() } else { 0..0 };
+    Ahead::rows(data, bytes * a.row_stride, &rows, bytes * depth.start..bytes * depth.end)
 }
 
 /// Asks for a tile of the result, to be written.

@@ -19,6 +19,9 @@ pub(super) type Pack<R> = fn(&mut [R], Rhs<'_, R>, usize, usize, usize, usize, u
 /// Prepares `height × depth` of the left factor with strides: rows of steps, one after another.
 pub(super) type Left<R> = fn(&mut [R], &[R], [usize; 2], [usize; 2]);
 
+/// The same from bf16.
+pub(super) type LeftBf16<R> = fn(&mut [R], &[u16], [usize; 2], [usize; 2]);
+
 /// A product of few rows with a frozen weight, transposed: rows, columns, depth, left factor, weight, init,
 /// result, scratch of [`PACKED`] values.
 /// The function is unsafe: columns and depth are in whole groups, all operands have the values that the shapes
@@ -54,7 +57,9 @@ pub struct Micro<R> {
     /// Panels packed together: at most what `PACKED` values hold.
     pub(super) group: usize,
     pub(super) pack: Pack<R>,
+    /// How values of the left factor become what `run` reads; none where it reads them as they are.
     pub(super) left: Option<Left<R>>,
+    pub(super) left_bf16: LeftBf16<R>,
     pub(super) run: Run<R>,
     pub(super) few: Option<Few<R>>,
 }
@@ -73,6 +78,7 @@ impl<R: Real> Micro<R> {
             group,
             pack: pack::plain::<R>,
             left: None,
+            left_bf16: super::rounded::widened::<R>,
             run: portable::<R>,
             few: None,
         }
@@ -95,6 +101,7 @@ impl Micro<f32> {
                 group: const { 2 * PACKED / (super::KC_PAIRS * NR) },
                 pack: super::pack32::pairs,
                 left: Some(super::x86::round_tile),
+                left_bf16: super::x86::pair_tile,
                 run: super::x86::avx512_bf16,
                 few: Some(streamed(super::small::pairs)),
             },
@@ -109,7 +116,7 @@ impl Micro<f32> {
         #[cfg(target_arch = "x86_64")]
         {
             let pack = super::pack32::full;
-            let (per_step, left) = (1, None);
+            let (per_step, left, left_bf16) = (1, None, super::rounded::widened::<f32>);
             match crate::isa() {
                 crate::Isa::Avx512 | crate::Isa::Avx512Bf16 => {
                     return Self {
@@ -121,6 +128,7 @@ impl Micro<f32> {
                         group: 2,
                         pack,
                         left,
+                        left_bf16,
                         run: super::x86::avx512,
                         few: Some(streamed(super::small::full)),
                     };
@@ -135,6 +143,7 @@ impl Micro<f32> {
                         group: 8,
                         pack: pack::plain,
                         left,
+                        left_bf16,
                         run: super::x86::avx2,
                         few: None,
                     };

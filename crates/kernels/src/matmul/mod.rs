@@ -40,7 +40,7 @@ pub use micro::Micro;
 use ahead::Ahead;
 
 use crate::par::{Par, Pieces};
-use crate::{Real, WeightView};
+use crate::{Real, Values, WeightView};
 
 /// The most rows of `b` packed at a time: a group of panels (230 KB) stays in the second-level cache.
 const KC: usize = 448;
@@ -64,7 +64,7 @@ const MR: usize = 6;
 #[derive(Debug, Clone, Copy)]
 pub struct Lhs<'a, R> {
     /// Values.
-    pub data: &'a [R],
+    pub data: Values<'a, R>,
     /// Distance between rows.
     pub row_stride: usize,
     /// Distance between columns.
@@ -74,11 +74,21 @@ pub struct Lhs<'a, R> {
 impl<'a, R> Lhs<'a, R> {
     /// A row-major matrix with `cols` columns.
     pub fn rows(data: &'a [R], cols: usize) -> Self {
-        Self { data, row_stride: cols, col_stride: 1 }
+        Self::rows_of(Values::Full(data), cols)
     }
 
     /// The transpose of a row-major matrix with `cols` columns.
     pub fn transposed(data: &'a [R], cols: usize) -> Self {
+        Self::transposed_of(Values::Full(data), cols)
+    }
+
+    /// As [`Lhs::rows`], however the values are stored.
+    pub fn rows_of(data: Values<'a, R>, cols: usize) -> Self {
+        Self { data, row_stride: cols, col_stride: 1 }
+    }
+
+    /// As [`Lhs::transposed`], however the values are stored.
+    pub fn transposed_of(data: Values<'a, R>, cols: usize) -> Self {
         Self { data, row_stride: 1, col_stride: cols }
     }
 }
@@ -95,9 +105,9 @@ pub enum Rhs<'a, R> {
         /// Distance between columns.
         col_stride: usize,
     },
-    /// A frozen weight `W [n, k]`, used as `Wᵀ` (a layer's forward).
+    /// A matrix in a stored type, `W [n, k]`, used as `Wᵀ` (a layer's forward).
     WeightTransposed(WeightView<'a>),
-    /// A frozen weight `W [k, n]`, used as it is (a layer's input gradient).
+    /// A matrix in a stored type, `W [k, n]`, used as it is (a layer's input gradient).
     Weight(WeightView<'a>),
 }
 
@@ -110,6 +120,22 @@ impl<'a, R> Rhs<'a, R> {
     /// The transpose of a row-major matrix with `cols` columns.
     pub fn transposed(data: &'a [R], cols: usize) -> Self {
         Self::Dense { data, row_stride: 1, col_stride: cols }
+    }
+
+    /// As [`Rhs::rows`], however the values are stored.
+    pub fn rows_of(data: Values<'a, R>, cols: usize) -> Self {
+        match data {
+            Values::Full(data) => Self::rows(data, cols),
+            Values::Bf16(data) => Self::Weight(WeightView::halves(data, cols)),
+        }
+    }
+
+    /// As [`Rhs::transposed`], however the values are stored.
+    pub fn transposed_of(data: Values<'a, R>, cols: usize) -> Self {
+        match data {
+            Values::Full(data) => Self::transposed(data, cols),
+            Values::Bf16(data) => Self::WeightTransposed(WeightView::halves(data, cols)),
+        }
     }
 }
 
@@ -420,11 +446,25 @@ unsafe fn block_product<R: Real>(
             let mut left_ahead = ahead::left(&a, &below, &(k0..k0 + depth));
             let each_left = left_ahead.len().div_ceil(panels().count());
             let a_start = if depth == 0 { 0 } else { i * a.row_stride + k0 * a.col_stride };
-            let (mut a_at, mut a_rows, mut a_cols) = (a.data[a_start..].as_ptr(), a.row_stride, a.col_stride);
-            if let Some(prepare) = micro.left {
-                prepare(&mut left, &a.data[a_start..], [a_rows, a_cols], [height, depth]);
-                (a_at, a_rows, a_cols) = (left.as_ptr(), steps, 1);
-            }
+            let strides = [a.row_stride, a.col_stride];
+            let (a_at, a_rows, a_cols) = match a.data {
+                Values::Full(a) if micro.left.is_none() => (a[a_start..].as_ptr(), strides[0], strides[1]),
+                Values::Bf16(a) if in_place(micro, a, strides, depth) => {
+                    (a[a_start..].as_ptr().cast(), strides[0] / micro.per_step, 1)
+                }
+                a => {
+                    match (a, micro.left) {
+                        (Values::Full(a), Some(prepare)) => {
+                            prepare(&mut left, &a[a_start..], strides, [height, depth]);
+                        }
+                        (Values::Full(_), None) => unreachable!("read in place"),
+                        (Values::Bf16(a), _) => {
+                            (micro.left_bf16)(&mut left, &a[a_start..], strides, [height, depth]);
+                        }
+                    }
+                    (left.as_ptr(), steps, 1)
+                }
+            };
             for (panel, cols) in panels().enumerate() {
                 ahead.ask(each);
                 left_ahead.ask(each_left);
@@ -459,6 +499,15 @@ unsafe fn block_product<R: Real>(
             break;
         }
     }
+}
+
+/// Whether pairs of depth lie in rows of bf16 as the microkernel reads them.
+fn in_place<R>(micro: &Micro<R>, a: &[u16], [rows, cols]: [usize; 2], depth: usize) -> bool {
+    micro.per_step == 2
+        && cols == 1
+        && rows.is_multiple_of(2)
+        && depth.is_multiple_of(2)
+        && a.as_ptr().addr().is_multiple_of(align_of::<R>())
 }
 
 /// Sets the tile at `at` to what the sums start from; accumulating in place needs nothing.

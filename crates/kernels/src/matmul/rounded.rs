@@ -4,6 +4,8 @@
 
 use super::Rhs;
 use super::pack::plain;
+use crate::Real;
+use crate::compact::wide;
 
 /// [`super::micro::Pack`].
 pub(super) fn pack(
@@ -28,6 +30,21 @@ pub(super) fn left(out: &mut [f32], a: &[f32], [rows, cols]: [usize; 2], [height
     for (i, out) in out.chunks_exact_mut(depth).take(height).enumerate() {
         for (p, x) in out.iter_mut().enumerate() {
             *x = half::bf16::from_f32(a[i * rows + p * cols]).to_f32();
+        }
+    }
+}
+
+/// [`super::micro::LeftBf16`] for microkernels that read values: exact, as a left factor that is stored in bf16 is
+/// rounded already.
+pub(super) fn widened<R: Real>(
+    out: &mut [R],
+    a: &[u16],
+    [rows, cols]: [usize; 2],
+    [height, depth]: [usize; 2],
+) {
+    for (i, out) in out.chunks_exact_mut(depth.max(1)).take(height).enumerate() {
+        for (p, x) in out.iter_mut().enumerate().take(depth) {
+            *x = R::from_f32(wide(a[i * rows + p * cols]));
         }
     }
 }

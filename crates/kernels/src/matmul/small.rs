@@ -16,7 +16,7 @@ use super::lanes::{LANES, Sink, Source, across_side_by_side};
 use super::pack512::{round_pairs, split_words};
 use super::{Init, Lhs, Target};
 use crate::weight::unpack::GROUP;
-use crate::{Dtype, WeightView};
+use crate::{Dtype, Values, WeightView};
 
 /// The most rows.
 pub(super) const ROWS: usize = 4;
@@ -131,11 +131,15 @@ macro_rules! entry {
                 let from = if k0 == 0 { init } else { Init::Accumulate };
                 for (i, row) in scratch.chunks_exact_mut(steps).take(M).enumerate() {
                     // Rows past the last repeat it; they are not stored.
-                    let a_row = &a.data[i.min(m - 1) * a.row_stride + k0 * a.col_stride..];
-                    if $pairs {
-                        super::x86::round_tile(row, a_row, [0, a.col_stride], [1, depth]);
-                    } else {
-                        row.iter_mut().enumerate().for_each(|(p, x)| *x = a_row[p * a.col_stride]);
+                    let start = i.min(m - 1) * a.row_stride + k0 * a.col_stride;
+                    let (strides, size) = ([0, a.col_stride], [1, depth]);
+                    match a.data {
+                        Values::Full(a) if $pairs => super::x86::round_tile(row, &a[start..], strides, size),
+                        Values::Full(a) => {
+                            row.iter_mut().enumerate().for_each(|(p, x)| *x = a[start + p * strides[1]]);
+                        }
+                        Values::Bf16(a) if $pairs => super::x86::pair_tile(row, &a[start..], strides, size),
+                        Values::Bf16(a) => super::rounded::widened(row, &a[start..], strides, size),
                     }
                 }
                 let x = scratch.as_ptr();

@@ -156,6 +156,17 @@ pub(super) fn round_tile(out: &mut [f32], a: &[f32], [rows, cols]: [usize; 2], [
     }
 }
 
+/// [`super::micro::LeftBf16`] for bf16 pairs, where they do not lie as the kernel reads them.
+pub(super) fn pair_tile(out: &mut [f32], a: &[u16], [rows, cols]: [usize; 2], [height, depth]: [usize; 2]) {
+    for (i, out) in out.chunks_exact_mut(depth.div_ceil(2).max(1)).take(height).enumerate() {
+        for (p, x) in out.iter_mut().enumerate().take(depth.div_ceil(2)) {
+            let low = a[i * rows + 2 * p * cols];
+            let high = if 2 * p + 1 < depth { a[i * rows + (2 * p + 1) * cols] } else { 0 };
+            *x = f32::from_bits(u32::from(low) | u32::from(high) << 16);
+        }
+    }
+}
+
 /// To the nearest bf16, ties to even.
 ///
 /// # Safety

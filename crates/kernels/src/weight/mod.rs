@@ -26,6 +26,17 @@ pub struct WeightView<'a> {
     pub cols: usize,
 }
 
+impl<'a> WeightView<'a> {
+    /// Rows of `cols` bf16 values in memory. On a machine that stores them the other way round than files do, this
+    /// would not be what they are: it does not compile there.
+    pub(crate) fn halves(data: &'a [u16], cols: usize) -> Self {
+        const { assert!(cfg!(target_endian = "little"), "bf16 in memory is read as bf16 in a file") };
+        // SAFETY: any bytes of u16 values are valid u8; the length is theirs.
+        let bytes = unsafe { std::slice::from_raw_parts(data.as_ptr().cast(), size_of_val(data)) };
+        Self { dtype: Dtype::Bf16, data: bytes, rows: data.len() / cols.max(1), cols }
+    }
+}
+
 impl WeightView<'_> {
     /// Calls `put(i, value)` for the values `[row, from + i]`, `i < n`, in order.
     #[inline(always)]

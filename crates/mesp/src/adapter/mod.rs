@@ -6,7 +6,7 @@ pub mod peft;
 
 use std::ops::Range;
 
-use mesp_device::{Act, Backend, Class, Label, Layout, View};
+use mesp_device::{Act, Backend, Elem, Label, Layout, View};
 
 pub use init::init;
 
@@ -257,10 +257,10 @@ pub fn persistent_pairs<B: Backend>(
     be: &mut B,
     c: &Config,
     adapter: &AdapterConfig,
-    class: Class,
-    name: &'static str,
+    elem: Elem,
+    label: Label,
 ) -> Vec<BlockPairs> {
-    (0..c.layers).map(|_| block_pairs(c, adapter, |r, k| be.persist(r, k, Label::new(class, name)))).collect()
+    (0..c.layers).map(|_| block_pairs(c, adapter, |r, k| be.persist_as(r, k, elem, label))).collect()
 }
 
 /// Every matrix of some blocks in order: A before B, projections in forward order.

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use mesp_device::{Act, Backend, Mapping};
+use mesp_device::{Act, Backend, Elem, Mapping};
 use mesp_formats::peft::{self, Matrix};
 use mesp_formats::safetensors_file;
 use mesp_formats::{AdapterConfig as FileConfig, Dtype, Error as FileError, gguf};
@@ -59,7 +59,8 @@ fn named(blocks: &[BlockPairs]) -> impl Iterator<Item = (String, &Act, Rows)> {
     })
 }
 
-/// Writes matrices of adapters (or what is shaped like them) in single precision under PEFT's names.
+/// Writes matrices of adapters (or what is shaped like them) under PEFT's names, each as it is stored: in single
+/// precision or in bf16.
 ///
 /// # Errors
 /// When the file cannot be written; what stood there before stays.
@@ -70,8 +71,12 @@ pub fn write_tensors<B: Backend>(
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
     let acts: Vec<_> = named(blocks).collect();
+    let dtype = |act: &Act| match act.elem() {
+        Elem::Full => Dtype::F32,
+        Elem::Bf16 => Dtype::BF16,
+    };
     let tensors: Vec<_> =
-        acts.iter().map(|(name, act, _)| (name.clone(), Dtype::F32, vec![act.rows(), act.cols()])).collect();
+        acts.iter().map(|(name, act, _)| (name.clone(), dtype(act), vec![act.rows(), act.cols()])).collect();
     safetensors_file::write(path, &tensors, metadata, &mut |i, out| {
         let mut result = Ok(());
         // Row by row: a matrix never exists twice.
@@ -79,7 +84,9 @@ pub fn write_tensors<B: Backend>(
         for row in (0..act.rows()).map(|row| rows.at(row)) {
             be.store(act.rows_view(row..row + 1), &mut |_, x| {
                 if result.is_ok() {
-                    result = out.write_all(&(x as f32).to_le_bytes());
+                    let bytes = (x as f32).to_le_bytes();
+                    // A bf16 is the upper half.
+                    result = out.write_all(if act.elem() == Elem::Bf16 { &bytes[2..] } else { &bytes });
                 }
             });
         }

@@ -1,6 +1,6 @@
 //! One driver for all exact methods.
 
-use mesp_device::{Act, Backend, Class, Label, RowStat};
+use mesp_device::{Act, Backend, Class, Elem, Label, RowStat};
 
 use crate::adapter::BlockPairs;
 use crate::model::{self, Batch, BlockRun, Model};
@@ -134,8 +134,9 @@ fn save<B: Backend>(be: &mut B, residency: Residency, block: usize, x: &mut Act)
         Residency::Full => None,
         Residency::Bf16 => {
             let label = Label::new(Class::Checkpoint, Site::BlockIn.name());
-            let mut kept = be.alloc(x.rows(), be.compact_cols(x.cols()), label);
-            be.compact(kept.view_mut(), x.view_mut());
+            let mut kept = be.alloc_as(x.rows(), x.cols(), Elem::Bf16, label);
+            be.copy(kept.view_mut(), x.view());
+            be.copy(x.view_mut(), kept.view());
             Some(kept)
         }
         Residency::File => {
@@ -159,7 +160,7 @@ fn restore<B: Backend>(
     }
     let mut x = be.alloc(rows, cols, Label::new(Class::WithinBlock, Site::BlockIn.name()));
     if let Some(kept) = kept {
-        be.expand(x.view_mut(), kept.view());
+        be.copy(x.view_mut(), kept.view());
         be.free(kept);
     } else {
         be.fetch(block, x.view_mut());

@@ -2,13 +2,13 @@
 
 mod schedule;
 
-use mesp_device::{AdamW, Backend, Class, Sgd};
+use mesp_device::{AdamW, Backend, Class, Elem, Label, Sgd};
 
 pub use schedule::{Schedule, ScheduleKind};
 
-use crate::adapter::{AdapterConfig, BlockPairs, matrices, persistent_pairs};
+use crate::adapter::{AdapterConfig, BlockPairs, Projection, matrices, persistent_pairs};
 use crate::model::Config;
-use crate::{Error, Result};
+use crate::{Error, Result, rng};
 
 /// Which update, with its own settings. Steps as PyTorch's optimizers of the same names.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -64,24 +64,26 @@ impl OptimizerKind {
 pub struct Optimizer {
     kind: OptimizerKind,
     weight_decay: f64,
+    seed: u64,
     /// As many as the kind keeps, each like the parameters.
     states: Vec<Vec<BlockPairs>>,
 }
 
 impl Optimizer {
-    /// With all state zero.
+    /// With all state zero. `seed` is of the random numbers by which adapters in bf16 are rounded.
     pub fn new<B: Backend>(
         be: &mut B,
         kind: OptimizerKind,
         weight_decay: f64,
+        seed: u64,
         c: &Config,
         adapter: &AdapterConfig,
     ) -> Self {
         const NAMES: [&str; 2] = ["first_moment", "second_moment"];
         let states = (0..kind.states())
-            .map(|i| persistent_pairs(be, c, adapter, Class::Optimizer, NAMES[i]))
+            .map(|i| persistent_pairs(be, c, adapter, Elem::Full, Label::new(Class::Optimizer, NAMES[i])))
             .collect();
-        Self { kind, weight_decay, states }
+        Self { kind, weight_decay, seed, states }
     }
 
     /// Steps a block's adapters; `step` counts from 1.
@@ -101,17 +103,19 @@ impl Optimizer {
         };
         let weight_decay = self.weight_decay;
         let params = crate::adapter::matrices_mut(std::slice::from_mut(params));
-        for (p, g) in params.zip(matrices(std::slice::from_ref(grads))) {
+        for (i, (p, g)) in params.zip(matrices(std::slice::from_ref(grads))).enumerate() {
+            let key = rng::bits(self.seed, step, (block * 2 * Projection::ALL.len() + i) as u64);
             let mut state =
                 |i: usize| states[i].as_mut().and_then(Iterator::next).map(mesp_device::Act::view_mut);
             match self.kind {
                 OptimizerKind::Sgd { momentum } => {
-                    be.sgd(p.view_mut(), state(0), g.view(), Sgd { learning_rate, momentum, weight_decay });
+                    let settings = Sgd { learning_rate, momentum, weight_decay };
+                    be.sgd(p.view_mut(), state(0), g.view(), settings, key);
                 }
                 OptimizerKind::AdamW { beta1, beta2, eps } => {
                     if let (Some(m), Some(v)) = (state(0), state(1)) {
                         let settings = AdamW { learning_rate, beta1, beta2, eps, weight_decay, step };
-                        be.adamw(p.view_mut(), m, v, g.view(), settings);
+                        be.adamw(p.view_mut(), m, v, g.view(), settings, key);
                     }
                 }
             }

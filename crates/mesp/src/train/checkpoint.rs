@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use mesp_device::Backend;
+use mesp_device::{Backend, Elem};
 use mesp_formats::atomic::{StagedDir, remove_dir, write_atomic};
 use mesp_formats::{Error as FileError, peft as names};
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,8 @@ struct Fixed {
     alpha: f64,
     rslora: bool,
     target_modules: Vec<String>,
+    #[serde(default = "full")]
+    adapter_type: String,
     optimizer: String,
     learning_rate: f64,
     weight_decay: f64,
@@ -41,6 +43,11 @@ struct Fixed {
     /// [`RunConfig::identity`].
     #[serde(default, flatten)]
     identity: BTreeMap<String, String>,
+}
+
+/// Of checkpoints from before there was a choice.
+fn full() -> String {
+    Elem::Full.name().to_owned()
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -63,6 +70,7 @@ fn fixed<B: Backend>(session: &Session<B>, config: &RunConfig) -> Fixed {
         alpha: options.adapter.alpha,
         rslora: options.adapter.rslora,
         target_modules: options.adapter.targets.iter().map(|p| p.name().to_owned()).collect(),
+        adapter_type: options.adapter_type.name().to_owned(),
         optimizer: format!("{:?}", options.optimizer),
         learning_rate: config.learning_rate,
         weight_decay: options.weight_decay,

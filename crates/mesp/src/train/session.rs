@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mesp_device::{Backend, Class, Dry, Label, Plan, Program, RowStat};
+use mesp_device::{Backend, Class, Dry, Elem, Label, Plan, Program, RowStat};
 
 use crate::adapter::{
     self, AdapterConfig, BlockPairs, block_pairs, matrices, matrices_mut, persistent_pairs,
@@ -30,6 +30,9 @@ pub enum Update {
 pub struct Options {
     /// Rank, scale, targets.
     pub adapter: AdapterConfig,
+    /// How adapters are stored; they compute, and their gradients and the optimizer's state are stored, in the
+    /// backend's numbers.
+    pub adapter_type: Elem,
     /// The policy by its name, for reports.
     pub method_name: String,
     /// What is kept.
@@ -40,6 +43,8 @@ pub struct Options {
     pub optimizer: OptimizerKind,
     /// λ.
     pub weight_decay: f64,
+    /// Of the random numbers that round adapters in bf16.
+    pub seed: u64,
     /// Whether there is anything to train: without, no gradients and no optimizer state exist.
     pub training: bool,
 }
@@ -72,15 +77,17 @@ impl<B: Backend> Session<B> {
     /// number of trained rows of a batch.
     pub fn new(mut be: B, model: Arc<Model>, options: Options, targets: usize) -> Self {
         let (c, a) = (&model.config, &options.adapter);
-        let params = persistent_pairs(&mut be, c, a, Class::Adapter, "lora");
+        let params =
+            persistent_pairs(&mut be, c, a, options.adapter_type, Label::new(Class::Adapter, "lora"));
         let accumulates = options.training && options.update == Update::Accumulate;
         let grads = if accumulates {
-            persistent_pairs(&mut be, c, a, Class::Gradient, "lora_grad")
+            persistent_pairs(&mut be, c, a, Elem::Full, Label::new(Class::Gradient, "lora_grad"))
         } else {
             Vec::new()
         };
+        let Options { optimizer, weight_decay, seed, .. } = options;
         let optimizer =
-            options.training.then(|| Optimizer::new(&mut be, options.optimizer, options.weight_decay, c, a));
+            options.training.then(|| Optimizer::new(&mut be, optimizer, weight_decay, seed, c, a));
         let backprop = Backprop::new(options.policy, c.layers);
         let stats = vec![RowStat::EMPTY; targets];
         Self { be, model, options, params, grads, optimizer, backprop, stats, steps: 0 }

@@ -48,11 +48,13 @@ fn losses_of_tinystories() {
         assert_eq!(batch.targets(), 99);
         let options = Options {
             adapter: AdapterConfig::none(),
+            adapter_type: mesp_device::Elem::Full,
             method_name: "test".to_owned(),
             policy: Method::Mesp.policy(),
             update: Update::Accumulate,
             optimizer: SGD,
             weight_decay: 0.0,
+            seed: 0,
             training: false,
         };
         let mut session = session_for::<f32>(&Arc::clone(&model), options, &eval_shapes(&batch), 2);

@@ -13,7 +13,7 @@ use mesp::rng;
 use mesp::source::{Base, HfSource, encode};
 use mesp::tape::Policy;
 use mesp::train::{Options, Session, Shapes, Update, plan};
-use mesp_device::{Act, Backend, Cpu, Dtype, Mapping, Real, Weight};
+use mesp_device::{Act, Backend, Cpu, Dtype, Elem, Mapping, Real, Weight};
 use mesp_formats::{ModelConfig, ModelDir, safetensors_file};
 
 /// The goldens.
@@ -56,11 +56,13 @@ impl Case {
     pub(crate) fn options(&self, policy: Policy) -> Options {
         Options {
             adapter: self.adapter.clone(),
+            adapter_type: Elem::Full,
             method_name: "test".to_owned(),
             policy,
             update: Update::Accumulate,
             optimizer: SGD,
             weight_decay: 0.0,
+            seed: 0,
             training: true,
         }
     }

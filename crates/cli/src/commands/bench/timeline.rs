@@ -13,7 +13,7 @@ use mesp::method::Method;
 use mesp::model::{Batch, Config, Model, ShapeSource};
 use mesp::optim::OptimizerKind;
 use mesp::train::{Options, Shapes, Update, plan};
-use mesp_device::{Class, Dtype, Plan};
+use mesp_device::{Class, Dtype, Elem, Plan};
 use mesp_formats::Error as FileError;
 use mesp_formats::atomic::create_dir_all;
 
@@ -94,11 +94,13 @@ fn planned(
     let targets = AdapterConfig::parse_targets("all-linear")?;
     let options = Options {
         adapter: AdapterConfig { rank, alpha: 2.0 * rank as f64, rslora: false, targets },
+        adapter_type: Elem::Full,
         method_name: method.name().to_owned(),
         policy: method.policy(),
         update,
         optimizer: OptimizerKind::parse("sgd", 0.0)?,
         weight_decay: 0.0,
+        seed: 0,
         training: true,
     };
     let batch = Batch::for_plan(tokens, tokens.saturating_sub(1), tokens * tokens, &[0, tokens]);
