@@ -135,7 +135,7 @@ mod tests {
         const N: usize = 1 << 16;
         for x in [1.001f32, -0.333_333, 1e-7, 7.25] {
             let mut to = vec![0; N];
-            round_at_random(&mut to, &[x; N], 42, 0);
+            round_at_random(&mut to, &vec![x; N], 42, 0);
             let (low, high) = (wide((x.to_bits() >> 16) as u16), wide((x.to_bits() >> 16) as u16 + 1));
             assert!(to.iter().all(|t| [low, high].contains(&wide(*t))), "{x}");
             let mean = to.iter().map(|t| f64::from(wide(*t))).sum::<f64>() / N as f64;

@@ -54,7 +54,7 @@ pub fn softmax_sum<R: Real>(
             });
         }
         let init = if begins { Init::Zero } else { Init::Accumulate };
-        let p = Lhs { data: &z[start..], row_stride: width, col_stride: 1 };
+        let p = Lhs::rows(&z[start..], width);
         let part = Rhs::Weight(words.row_range(step.clone()));
         matmul(Out::rows(sum, d), [rows, d, step.len()], R::ONE, p, part, init, compute, scratch, par);
     }

@@ -293,3 +293,51 @@ fn a_term_is_a_second_product() {
         }
     }
 }
+
+/// Factors stored in bf16 multiply as the numbers they stand for, in place or copied, at even and odd strides.
+#[test]
+fn factors_in_bf16_multiply_as_their_values() {
+    let mut rng = Rng(12);
+    for [m, n, k] in SHAPES {
+        let mut stored = |len: usize| -> (Vec<u16>, Vec<f32>) {
+            let mut narrow = vec![0; len];
+            crate::narrow(&mut narrow, &rng.vec::<f32>(len), Par::serial());
+            let mut wide = vec![0.0; len];
+            crate::widen(&mut wide, &narrow, Par::serial());
+            (narrow, wide)
+        };
+        let ((a16, a), (b16, b)) = (stored(m * k), stored(k * n));
+        let (a16, b16) = (Values::Bf16(&a16), Values::Bf16(&b16));
+        let mut scratch = vec![f32::NAN; matmul_scratch(1)];
+        let mut product = |a: Lhs<'_, f32>, b: Rhs<'_, f32>, alpha: f32, compute: Compute| {
+            let mut c = vec![f32::NAN; m * n];
+            let (out, par) = (Out::rows(&mut c, n), Par::serial());
+            matmul(out, [m, n, k], alpha, a, b, Init::Zero, compute, &mut scratch, par);
+            c
+        };
+        for compute in [Compute::Full, Compute::Bf16] {
+            for (left16, left) in [
+                (Lhs::rows_of(a16, k), Lhs::rows(&a, k)),
+                (Lhs::transposed_of(a16, m), Lhs::transposed(&a, m)),
+            ] {
+                let same = product(left, Rhs::rows(&b, n), 1.0, compute);
+                assert_eq!(
+                    product(left16, Rhs::rows(&b, n), 1.0, compute),
+                    same,
+                    "[{m},{n},{k}] {compute:?}"
+                );
+            }
+        }
+        // Adapters are multiplied in full, by a scale. A matrix without values does not say how many rows it has.
+        if k == 0 {
+            continue;
+        }
+        for (right16, right) in
+            [(Rhs::rows_of(b16, n), Rhs::rows(&b, n)), (Rhs::transposed_of(b16, k), Rhs::transposed(&b, k))]
+        {
+            let same = product(Lhs::rows(&a, k), right, 0.75, Compute::Full);
+            let got = product(Lhs::rows(&a, k), right16, 0.75, Compute::Full);
+            assert_eq!(got, same, "[{m},{n},{k}]");
+        }
+    }
+}
