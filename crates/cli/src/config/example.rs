@@ -24,7 +24,7 @@ const SET: [(&str, &str); 4] = [
 ];
 
 /// Examples of the others.
-const EXAMPLES: [(&str, &str); 47] = [
+const EXAMPLES: [(&str, &str); 48] = [
     ("base", r#""auto""#),
     ("max-seq-len", "512"),
     ("prompt-style", r#""raw""#),
@@ -34,6 +34,7 @@ const EXAMPLES: [(&str, &str); 47] = [
     ("rank", "8"),
     ("alpha", "16"),
     ("rslora", "false"),
+    ("adapter-type", r#""f32""#),
     ("target-modules", r#""all-linear"    # or a list: ["q_proj", "v_proj"]"#),
     ("method", r#""auto""#),
     ("mlp-rows", "256"),
