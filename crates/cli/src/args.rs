@@ -14,8 +14,8 @@ use mesp_formats::gguf::TensorType;
 pub(crate) use bench::{BenchArgs, BenchCommand, BenchMemoryArgs, BenchStepArgs};
 pub(crate) use dash::{DashArgs, ReportArgs};
 pub(crate) use groups::{
-    AdapterArgs, CommonArgs, Compute, DataArgs, MethodArgs, ModelArgs, OutputArgs, PromptStyleArg,
-    ScheduleArgs, UpdateArg,
+    AdapterArgs, CommonArgs, Compute, DataArgs, LongRowsArg, MethodArgs, ModelArgs, OutputArgs,
+    PromptStyleArg, ScheduleArgs, TrainOnArg, UpdateArg,
 };
 pub(crate) use run::RunArgs;
 
@@ -48,7 +48,7 @@ pub(crate) enum Command {
     InitModel(InitModelArgs),
     /// Write a Hugging Face model as a GGUF file
     Quantize(QuantizeArgs),
-    /// Turn training data into tokens
+    /// Look at training data: what is wrong with it, what is trained of it; turn it into tokens
     #[command(subcommand)]
     Data(DataCommand),
     /// Say what a model, a GGUF file, an adapter, a checkpoint, a run or a safetensors file holds
@@ -254,8 +254,44 @@ pub(crate) struct QuantizeArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DataCommand {
+    /// Say what a file holds, how it is read, and what is wrong with it, line by line; ends with status 2 if a row
+    /// cannot be used
+    Check(CheckArgs),
+    /// Print rows as the model will see them, with what is trained of them marked
+    Show(ShowArgs),
     /// Write rows as a compact file of tokens, which --data takes too
     Tokenize(TokenizeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// The model whose tokenizer and chat template to use: a Hugging Face directory or a GGUF file
+    #[arg(long, value_name = "DIR|FILE.gguf")]
+    pub(crate) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    #[command(flatten)]
+    pub(crate) shared: SharedArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// The model whose tokenizer and chat template to use: a Hugging Face directory or a GGUF file
+    #[arg(long, value_name = "DIR|FILE.gguf")]
+    pub(crate) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Rows to show [default: 3]
+    #[arg(long, value_name = "N", default_value_t = 3, hide_default_value = true)]
+    pub(crate) rows: usize,
+    /// Begin with the row on this line, counted from 1 [default: 1]
+    #[arg(long, value_name = "LINE", default_value_t = 1, hide_default_value = true)]
+    pub(crate) from_line: usize,
+    /// List each token with its number too
+    #[arg(long)]
+    pub(crate) ids: bool,
+    #[command(flatten)]
+    pub(crate) shared: SharedArgs,
 }
 
 #[derive(Debug, Args)]

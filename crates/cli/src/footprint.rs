@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use mesp::adapter::BlockPairs;
-use mesp::data::{Example, Origin};
+use mesp::data::{Batches, Example, Origin};
 use mesp::model::{Batch, Block, Model};
 use mesp::source::Base;
 use mesp::tape::{Residency, Tape};
-use mesp::train::{Length, Options, RunConfig, Shapes, largest_batch, plan};
+use mesp::train::{Largest, Length, Options, RunConfig, Shapes, largest_batch, plan};
 use mesp_device::{Class, Entry, Plan, RowStat, Spill, Weight};
 use mesp_formats::Error as FileError;
 use serde_json::{Map, Value};
@@ -37,29 +37,40 @@ pub(crate) struct Work {
 
 impl Work {
     /// Training on these rows, with evaluation of others.
-    pub(crate) fn training(rows: &Rows, run: &RunConfig, base: Base, threads: usize) -> Self {
+    pub(crate) fn training(rows: &Rows, run: &RunConfig, base: Base, threads: usize) -> Result<Self> {
         let Rows { train, eval } = rows;
-        let batch = |rows: &[Example]| largest_batch(rows, run.batch_size);
-        let steps = steps(run, train.len());
+        let mut batches = Batches::new(train, run.micro_batch(), run.seed)?;
+        let (steps, count) = run.steps(&mut batches);
+        let held_out = (!eval.is_empty()).then(|| match run.batch_tokens {
+            None => largest_batch(eval, run.batch_size),
+            Some(_) => largest_in_order(eval, run),
+        });
         let shapes = Shapes {
-            train: Some(batch(train)),
-            eval: Some(eval).filter(|rows| !rows.is_empty()).map(|rows| batch(rows)),
+            train: Some(match run.batch_tokens {
+                None => largest_batch(train, run.batch_size),
+                Some(_) => largest_packed(train, &mut batches, count),
+            }),
+            eval: held_out,
         };
         let rows: u64 = train.iter().chain(eval).map(row_bytes).sum();
-        let tokens = rows + staged(&shapes);
-        Self { shapes, tokens, present: rows, held: 0, steps, base, value_bytes: 4, threads }
+        // Packing keeps the order of rows and where each batch of it ends.
+        let packing = if run.batch_tokens.is_some() { 2 * size_of::<usize>() * train.len() } else { 0 };
+        let tokens = rows + staged(&shapes) + packing as u64;
+        Ok(Self { shapes, tokens, present: rows, held: 0, steps, base, value_bytes: 4, threads })
     }
 
     /// Training on rows of one length that are not there yet.
     pub(crate) fn of_length(tokens: usize, run: &RunConfig, base: Base, threads: usize) -> Self {
-        let batch_size = run.batch_size;
+        let fit = run.batch_tokens.map_or(usize::MAX, |all| (all / tokens.max(1)).max(1));
+        let batch_size = run.batch_size.min(fit);
         let offsets: Vec<usize> = (0..=batch_size).map(|r| r * tokens).collect();
         let targets = batch_size * tokens.saturating_sub(1);
         let batch = Batch::for_plan(batch_size * tokens, targets, batch_size * tokens * tokens, &offsets);
         let row = size_of::<Example>() + 8 * tokens;
         let shapes = Shapes { train: Some(batch), eval: None };
         let tokens = (batch_size * row) as u64 + staged(&shapes);
-        Self { shapes, tokens, held: 0, present: 0, steps: steps(run, 0), base, value_bytes: 4, threads }
+        let steps = if let Length::Steps(n) = run.length { n } else { 0 };
+        Self { shapes, tokens, held: 0, present: 0, steps, base, value_bytes: 4, threads }
     }
 
     /// Bytes of memory that the frozen weights will hold.
@@ -88,14 +99,29 @@ fn staged(shapes: &Shapes) -> u64 {
     (planned + read + all().map(ragged).max().unwrap_or(0)) as u64
 }
 
-/// Optimizer steps of a run over so many rows, at most.
-fn steps(run: &RunConfig, rows: usize) -> usize {
-    match run.length {
-        Length::Steps(n) => n,
-        Length::Epochs(e) => {
-            (e * rows.div_ceil(run.batch_size) as f64 / run.grad_accum as f64).ceil() as usize
+/// The largest batches among those that a run packs.
+fn largest_packed(rows: &[Example], batches: &mut Batches<'_>, count: usize) -> Batch {
+    let mut largest = Largest::default();
+    let (mut epoch, mut done) = (0, 0);
+    while done < count {
+        let all = batches.in_epoch(epoch);
+        for i in 0..all.min(count - done) {
+            largest.add(batches.indices(epoch, i).iter().map(|i| &rows[*i]));
         }
+        (epoch, done) = (epoch + 1, done + all);
     }
+    largest.batch()
+}
+
+/// The largest batches of rows that are taken in their order.
+fn largest_in_order(rows: &[Example], run: &RunConfig) -> Batch {
+    let mut largest = Largest::default();
+    let mut start = 0;
+    for end in run.micro_batch().ends(rows.iter().map(|row| row.tokens.len())) {
+        largest.add(&rows[start..end]);
+        start = end;
+    }
+    largest.batch()
 }
 
 fn weights(model: &Model) -> impl Iterator<Item = &Weight> {

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use mesp::data::{Dataset, Example, PromptStyle, ReadOptions, TextEncoder};
+use mesp::data::{Dataset, Example, LongRows, PromptStyle, ReadOptions, TextEncoder, TrainOn, split};
 use mesp::model::{Config, Model};
 use mesp::source::{Base, open_model, text_encoder};
 use mesp_device::Dtype;
 use rayon::ThreadPool;
 use serde_json::{Value, json};
 
-use crate::args::{DataArgs, ModelArgs, PromptStyleArg};
+use crate::args::{DataArgs, LongRowsArg, ModelArgs, PromptStyleArg, ScheduleArgs, TrainOnArg};
 use crate::{tokens, ui};
 
 /// The longest rows of a training run, unless told otherwise.
@@ -83,7 +83,17 @@ pub(crate) fn read_options(args: &DataArgs, config: &Config, training: bool) -> 
     let cut = training || args.data.as_deref().is_some_and(text);
     ReadOptions {
         max_seq_len: args.max_seq_len.or(cut.then_some(longest)),
-        train_on_prompt: args.train_on_prompt,
+        long_rows: match args.long_rows {
+            LongRowsArg::Truncate => LongRows::Truncate,
+            LongRowsArg::Split => LongRows::Split,
+            LongRowsArg::Error => LongRows::Error,
+        },
+        train_on: match args.train_on {
+            _ if args.train_on_prompt => TrainOn::All,
+            TrainOnArg::Assistant => TrainOn::Assistant,
+            TrainOnArg::Last => TrainOn::Last,
+            TrainOnArg::All => TrainOn::All,
+        },
         append_eos: !args.no_eos,
         prompt_style: args.prompt_style.into(),
         ..ReadOptions::new(config.vocab_size)
@@ -93,6 +103,7 @@ pub(crate) fn read_options(args: &DataArgs, config: &Config, training: bool) -> 
 impl From<PromptStyleArg> for PromptStyle {
     fn from(style: PromptStyleArg) -> Self {
         match style {
+            PromptStyleArg::Auto => Self::Auto,
             PromptStyleArg::Raw => Self::Raw,
             PromptStyleArg::Chat => Self::Chat,
         }
@@ -131,19 +142,46 @@ pub(crate) fn is_there(data: &Path) -> Result<()> {
     Err(usage(problem, "check the path; see `mesp train --help` for the kinds of rows"))
 }
 
+/// Where held-out rows come from.
+#[derive(Debug, Clone)]
+pub(crate) enum Held {
+    None,
+    /// A file of their own.
+    File(PathBuf),
+    /// A share of the data, chosen by a seed.
+    Share(f64, u64),
+}
+
+impl Held {
+    /// From what was typed, or from a file that lies beside `train.jsonl` in a data directory.
+    pub(crate) fn new(args: &ScheduleArgs, data: &Path) -> Self {
+        if let Some(share) = args.eval_split {
+            return Self::Share(share, args.seed);
+        }
+        eval_file(args.eval_data.as_ref(), data).map_or(Self::None, Self::File)
+    }
+}
+
+impl Held {
+    /// The file, if it is one.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        if let Self::File(file) = self { Some(file) } else { None }
+    }
+}
+
 /// Reads rows, and rows to hold out. Rows that are text become tokens in a process of their own, and are kept in
 /// the folder `cache` if there is one.
 pub(crate) fn read_rows(
     model: &Path,
     data: &Path,
-    eval: Option<&Path>,
+    held: &Held,
     options: &ReadOptions,
     cache: Option<&Path>,
 ) -> Result<Rows> {
-    for file in [data].into_iter().chain(eval) {
+    for file in [data].into_iter().chain(held.file()) {
         is_there(file)?;
     }
-    let read = |file: &Path| -> Result<Vec<Example>> {
+    let read = |file: &Path| -> Result<Dataset> {
         let data = if let Some(rows) = tokens::given(file, options.vocab_size)? {
             rows
         } else if Dataset::needs_tokenizer(file, options)? {
@@ -154,18 +192,38 @@ pub(crate) fn read_rows(
         for line in &data.notes {
             ui::note(format!("{}: {line}", data.path.display()));
         }
-        Ok(data.examples)
+        Ok(data)
     };
-    let train = read(data)?;
-    let eval = eval.map(read).transpose()?.unwrap_or_default();
-    Ok(Rows { train, eval })
+    let mut train = read(data)?;
+    let eval = match held {
+        Held::None => Vec::new(),
+        Held::File(file) => read(file)?.examples,
+        Held::Share(share, seed) => {
+            let held = split(&mut train, *share, *seed)?.examples;
+            ui::note(format!(
+                "{}: {} rows held out to evaluate, {} left to train",
+                train.path.display(),
+                held.len(),
+                train.examples.len()
+            ));
+            held
+        }
+    };
+    Ok(Rows { train: train.examples, eval })
 }
 
 /// The file of held-out rows: the one named, or one that lies beside `train.jsonl` in a data directory.
-pub(crate) fn eval_file(named: Option<&PathBuf>, data: &Path) -> Option<PathBuf> {
+fn eval_file(named: Option<&PathBuf>, data: &Path) -> Option<PathBuf> {
     let beside =
         || ["eval.jsonl", "valid.jsonl"].map(|name| data.join(name)).into_iter().find(|p| p.is_file());
     named.cloned().or_else(|| data.is_dir().then(beside).flatten())
+}
+
+/// The file that is evaluated: of a data directory the one that was not trained on, if there is one.
+pub(crate) fn held_out(data: &Path) -> PathBuf {
+    let names = ["test.jsonl", "valid.jsonl", "eval.jsonl"];
+    let found = || names.map(|name| data.join(name)).into_iter().find(|path| path.is_file());
+    data.is_dir().then(found).flatten().unwrap_or_else(|| data.to_path_buf())
 }
 
 /// Says how long rows are when the model was made for shorter ones.

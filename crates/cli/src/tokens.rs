@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::Result;
 use mesp::data::token_file::{self, TokenKey};
-use mesp::data::{Dataset, PromptStyle, ReadOptions};
+use mesp::data::{Dataset, LongRows, PromptStyle, ReadOptions, TrainOn};
 use mesp::source::{Base, GgufSource, Kind};
 use mesp_device::Mapping;
 use mesp_formats::Error as FileError;
@@ -83,7 +83,12 @@ pub(crate) fn key(model: &Path, data: &Path, options: &ReadOptions) -> Result<To
         if !folder.join("tokenizer.json").is_file() {
             return Err(no_tokenizer(model));
         }
-        let names = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+        let names = [
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "chat_template.jinja",
+            "additional_chat_templates/tool_use.jinja",
+        ];
         paths.extend(names.map(|name| folder.join(name)).into_iter().filter(|p| p.is_file()));
     }
     let open = |path: &PathBuf| File::open(path).map_err(|e| FileError::io("open", path, e));
@@ -102,12 +107,22 @@ fn spawn(model: &Path, data: &Path, options: &ReadOptions, output: &Path) -> Res
         Some(length) => args.extend(["--max-seq-len".into(), length.to_string().into()]),
         None => args.push("--whole".into()),
     }
-    if options.prompt_style == PromptStyle::Chat {
-        args.extend(["--prompt-style".into(), "chat".into()]);
-    }
-    if options.train_on_prompt {
-        args.push("--train-on-prompt".into());
-    }
+    let style = match options.prompt_style {
+        PromptStyle::Auto => "auto",
+        PromptStyle::Raw => "raw",
+        PromptStyle::Chat => "chat",
+    };
+    let trained = match options.train_on {
+        TrainOn::Assistant => "assistant",
+        TrainOn::Last => "last",
+        TrainOn::All => "all",
+    };
+    let long = match options.long_rows {
+        LongRows::Truncate => "truncate",
+        LongRows::Split => "split",
+        LongRows::Error => "error",
+    };
+    args.extend(["--prompt-style", style, "--train-on", trained, "--long-rows", long].map(Into::into));
     if !options.append_eos {
         args.push("--no-eos".into());
     }

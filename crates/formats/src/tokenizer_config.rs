@@ -8,6 +8,7 @@ use crate::Result;
 use crate::json::{Fields, parse_object, read_text_if_present, shown};
 
 const TEMPLATE_FILE: &str = "chat_template.jinja";
+const TOOL_TEMPLATE_FILE: &str = "additional_chat_templates/tool_use.jinja";
 
 /// How texts begin and end, and how a conversation becomes a text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub struct TokenizerConfig {
     pub eos_token: Option<String>,
     /// The Jinja template of a conversation.
     pub chat_template: Option<String>,
+    /// Another one for conversations with tools: `tool_use` of a list, or of `additional_chat_templates/`.
+    pub tool_template: Option<String>,
 }
 
 impl TokenizerConfig {
@@ -35,7 +38,10 @@ impl TokenizerConfig {
         };
         // Newer versions of transformers write this file and read it before the key.
         if let Some(template) = read_text_if_present(&dir.join(TEMPLATE_FILE))? {
-            config.chat_template = Some(template);
+            (config.chat_template, config.tool_template) = (Some(template), None);
+        }
+        if let Some(template) = read_text_if_present(&dir.join(TOOL_TEMPLATE_FILE))? {
+            config.tool_template = Some(template);
         }
         Ok(config)
     }
@@ -47,11 +53,13 @@ impl TokenizerConfig {
     pub fn parse(path: &Path, json: &str) -> Result<Self> {
         let map = parse_object(path, json)?;
         let f = Fields::new(path, &map);
+        let (chat_template, tool_template) = templates(&f)?;
         Ok(Self {
             add_bos_token: f.bool("add_bos_token")?,
             bos_token: token(&f, "bos_token")?,
             eos_token: token(&f, "eos_token")?,
-            chat_template: template(&f)?,
+            chat_template,
+            tool_template,
         })
     }
 }
@@ -67,27 +75,30 @@ fn token(f: &Fields<'_>, key: &str) -> Result<Option<String>> {
     Ok(Some(text.to_string()))
 }
 
-/// A template as a string, or the one named `default` of a list; where the list has one only, that one.
-fn template(f: &Fields<'_>) -> Result<Option<String>> {
+/// A template as a string, or the ones named `default` and `tool_use` of a list; where the list has one only,
+/// that one.
+fn templates(f: &Fields<'_>) -> Result<(Option<String>, Option<String>)> {
     let key = "chat_template";
     let wrong = |found: &Value| {
         f.error(key, &format!("expected a string or a list of {{name, template}}, found {}", shown(found)))
     };
     let list = match f.value(key) {
-        None => return Ok(None),
-        Some(Value::String(text)) => return Ok(Some(text.clone())),
+        None => return Ok((None, None)),
+        Some(Value::String(text)) => return Ok((Some(text.clone()), None)),
         Some(Value::Array(list)) => list,
         Some(other) => return Err(wrong(other)),
     };
-    let mut chosen = None;
+    let (mut chosen, mut tools) = (None, None);
     for entry in list {
         let part = |key| entry.get(key).and_then(Value::as_str);
         let (Some(name), Some(text)) = (part("name"), part("template")) else { return Err(wrong(entry)) };
         if name == "default" || list.len() == 1 {
             chosen = Some(text.to_string());
+        } else if name == "tool_use" {
+            tools = Some(text.to_string());
         }
     }
-    Ok(chosen)
+    Ok((chosen, tools))
 }
 
 #[cfg(test)]
@@ -121,7 +132,13 @@ mod tests {
         ] {
             let config = parse(&format!(r#"{{"chat_template":{json}}}"#)).unwrap();
             assert_eq!(config.chat_template.as_deref(), expected, "{json}");
+            assert_eq!(config.tool_template, None, "{json}");
         }
+        let both =
+            r#"{"chat_template":[{"name":"tool_use","template":"t"},{"name":"default","template":"d"}]}"#;
+        let config = parse(both).unwrap();
+        assert_eq!(config.chat_template.as_deref(), Some("d"));
+        assert_eq!(config.tool_template.as_deref(), Some("t"));
     }
 
     #[test]
@@ -132,6 +149,9 @@ mod tests {
         assert_eq!(TokenizerConfig::read(dir.path()).unwrap().chat_template.as_deref(), Some("key"));
         std::fs::write(dir.path().join(TEMPLATE_FILE), "file").unwrap();
         assert_eq!(TokenizerConfig::read(dir.path()).unwrap().chat_template.as_deref(), Some("file"));
+        std::fs::create_dir(dir.path().join("additional_chat_templates")).unwrap();
+        std::fs::write(dir.path().join(TOOL_TEMPLATE_FILE), "tools").unwrap();
+        assert_eq!(TokenizerConfig::read(dir.path()).unwrap().tool_template.as_deref(), Some("tools"));
     }
 
     #[test]

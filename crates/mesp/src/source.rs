@@ -130,8 +130,9 @@ fn encoder_in(dir: &Path) -> Result<Option<TextEncoder>> {
     if !path.is_file() {
         return Ok(None);
     }
-    let TokenizerConfig { add_bos_token, bos_token, eos_token, chat_template } = TokenizerConfig::read(dir)?;
-    let info = TokenizerInfo { bos_token, eos_token, chat_template, add_bos_token };
+    let TokenizerConfig { add_bos_token, bos_token, eos_token, chat_template, tool_template } =
+        TokenizerConfig::read(dir)?;
+    let info = TokenizerInfo { bos_token, eos_token, chat_template, tool_template, add_bos_token };
     TextEncoder::from_file(&path, info).map(Some)
 }
 

@@ -46,29 +46,61 @@ pub(crate) struct ModelArgs {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PromptStyleArg {
-    /// The two are joined as they stand
+    /// prompt and completion are joined as they stand; question and answer, instruction and output become turns
+    /// where the model has a chat template, and stand under headings where it has none
     #[default]
+    Auto,
+    /// The two are joined as they stand, or under headings
     Raw,
     /// A turn of the user and one of the assistant, in the model's chat format
     Chat,
 }
 
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TrainOnArg {
+    /// Completions, and every turn of the assistant
+    #[default]
+    Assistant,
+    /// Completions, and the assistant's last turn
+    Last,
+    /// Everything: prompts, and the turns of users, too
+    All,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LongRowsArg {
+    /// They lose their end
+    #[default]
+    Truncate,
+    /// They become several rows, each beginning with the last token of the one before
+    Split,
+    /// They are refused
+    Error,
+}
+
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Data")]
 pub(crate) struct DataArgs {
-    /// The rows: JSON lines with messages, prompt and completion, text, or input_ids and labels; a plain text; a
-    /// file of `mesp data tokenize`; or a directory with train.jsonl
+    /// The rows: JSON lines, or a JSON array, with messages, conversations (ShareGPT), prompt and completion,
+    /// instruction and output (Alpaca), question and answer, text, or input_ids and labels; a plain text; a file
+    /// of `mesp data tokenize`; or a directory with train.jsonl
     #[arg(long, value_name = "FILE|DIR")]
     pub(crate) data: Option<PathBuf>,
-    /// Cut rows to so many tokens, and plain text into windows of so many [default: in train and plan 512, or
+    /// The most tokens of a row; a plain text is cut into windows of so many [default: in train and plan 512, or
     /// the longest the model was made for; in grads and eval rows stay whole]
     #[arg(long, value_name = "TOKENS")]
     pub(crate) max_seq_len: Option<usize>,
-    /// How rows with prompt and completion become one text
-    #[arg(long, value_enum, default_value_t = PromptStyleArg::Raw)]
+    /// What becomes of longer rows
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = LongRowsArg::Truncate)]
+    pub(crate) long_rows: LongRowsArg,
+    /// How rows that ask and answer become one text
+    #[arg(long, value_enum, default_value_t = PromptStyleArg::Auto)]
     pub(crate) prompt_style: PromptStyleArg,
-    /// Train prompts and the turns of users too
-    #[arg(long)]
+    /// Which tokens are trained
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = TrainOnArg::Assistant)]
+    pub(crate) train_on: TrainOnArg,
+    /// The same as --train-on all
+    #[arg(long, conflicts_with = "train_on", hide = true)]
     pub(crate) train_on_prompt: bool,
     /// Leave out the end-of-text token after a text
     #[arg(long)]
@@ -170,9 +202,13 @@ pub(crate) struct MethodArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Training")]
 pub(crate) struct ScheduleArgs {
-    /// Rows of a micro-batch [default: 1; in grads all]
+    /// Rows of a micro-batch [default: 1, with --batch-tokens as many as fit; in grads all]
     #[arg(long, value_name = "ROWS")]
     pub(crate) batch_size: Option<usize>,
+    /// Fill a micro-batch with rows up to so many tokens; they lie end to end, without padding, and do not see
+    /// each other. A longer row is a micro-batch of its own [default: no limit]
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) batch_tokens: Option<usize>,
     /// Micro-batches of an optimizer step [default: 1]
     #[arg(long, value_name = "N")]
     pub(crate) grad_accum: Option<usize>,
@@ -210,6 +246,10 @@ pub(crate) struct ScheduleArgs {
     /// is a directory that has one]
     #[arg(long, value_name = "FILE")]
     pub(crate) eval_data: Option<PathBuf>,
+    /// Hold out this share of --data, such as 0.05, chosen by --seed; equal rows stay on one side, and of a plain
+    /// text the end is held out [default: none]
+    #[arg(long, value_name = "SHARE", conflicts_with = "eval_data")]
+    pub(crate) eval_split: Option<f64>,
 }
 
 #[derive(Debug, Clone, Default, Args)]

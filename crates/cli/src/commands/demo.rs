@@ -15,7 +15,7 @@ use super::speak::{Language, Pieces, generator};
 use super::train::{Job, train};
 use crate::args::CommonArgs;
 use crate::chart;
-use crate::inputs;
+use crate::inputs::{self, Held};
 use crate::memory;
 use crate::numbers::Numbers;
 use crate::run_dir::RunDir;
@@ -65,7 +65,7 @@ pub(crate) fn run(common: &CommonArgs, started: Instant) -> Result<()> {
         let _ = writeln!(text, "  {prompt}\n    {answer}");
     }
     ui::result(json, &format!("{text}\n"))?;
-    let eval = Some(folder.join("eval.jsonl"));
+    let eval = Held::File(folder.join("eval.jsonl"));
     let done = train(Job {
         args: &args,
         settings,

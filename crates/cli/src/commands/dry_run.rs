@@ -15,7 +15,7 @@ use crate::ui;
 
 pub(crate) fn run(job: Job<'_>) -> Result<()> {
     let Job { args, settings, model: dir, data, eval, dir: output, held, .. } = job;
-    let ready = prepare(args, settings, (dir, data, eval.as_deref()), None, held)?;
+    let ready = prepare(args, settings, (dir, data, &eval), None, held)?;
     let Ready { settings, pool, model, rows, work, mut footprint, numbers, about, counts, budget, .. } =
         ready;
     let (planned, anonymous) = (footprint.planned(), footprint.anonymous);
@@ -31,8 +31,9 @@ pub(crate) fn run(job: Job<'_>) -> Result<()> {
         let adapter = args.adapter.adapter.as_deref();
         from = start(&mut session, adapter, &settings, output.resume.as_deref())?.step;
     }
-    let per_epoch = Batches::new(&rows.train, settings.run.batch_size, 0)?.per_epoch();
-    let (steps, _) = settings.run.steps(per_epoch);
+    let mut batches = Batches::new(&rows.train, settings.run.micro_batch(), settings.run.seed)?;
+    let (steps, _) = settings.run.steps(&mut batches);
+    let per_epoch = batches.per_epoch();
     if args.shared.json {
         let mut document = about;
         document.insert("dry_run".to_owned(), true.into());

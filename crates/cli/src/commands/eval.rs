@@ -13,7 +13,7 @@ use rayon::ThreadPool;
 use serde_json::{Value, json};
 
 use crate::args::{Compute, EvalArgs};
-use crate::inputs::{self, Loaded};
+use crate::inputs::{self, Held, Loaded};
 use crate::numbers::{Numbers, held};
 use crate::progress::Counter;
 use crate::settings::given_adapter;
@@ -29,7 +29,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
 
 fn eval<R: Real>(args: &EvalArgs) -> Result<()> {
     let dir = inputs::model_path(&args.model)?;
-    let data = inputs::data_file(&args.data)?;
+    let data = &inputs::held_out(inputs::data_file(&args.data)?);
     if args.batch_size == 0 {
         return Err(inputs::usage("--batch-size is 0, expected 1 or more", "leave it out for 1"));
     }
@@ -38,7 +38,7 @@ fn eval<R: Real>(args: &EvalArgs) -> Result<()> {
     let Loaded { model, dtype, .. } = inputs::load_model(dir, base)?;
     let numbers = Numbers::new(args.compute, held(base, dtype));
     let options = inputs::read_options(&args.data, &model.config, false);
-    let rows = inputs::read_rows(dir, data, None, &options, None)?.train;
+    let rows = inputs::read_rows(dir, data, &Held::None, &options, None)?.train;
     inputs::warn_of_length(inputs::longest(&rows), &model.config);
 
     let shapes = Shapes { train: None, eval: Some(largest_batch(&rows, args.batch_size)) };

@@ -17,7 +17,7 @@ use serde_json::json;
 use crate::args::{CommonArgs, Compute, GradsArgs};
 use crate::budget::{self, Decision};
 use crate::footprint::{self, Work};
-use crate::inputs::{self, Loaded, usage};
+use crate::inputs::{self, Held, Loaded, usage};
 use crate::numbers::{Numbers, held};
 use crate::progress::Counter;
 use crate::settings::Settings;
@@ -52,15 +52,19 @@ fn grads<R: Real>(args: &CommonArgs) -> Result<()> {
     let asked = args.method.compute.unwrap_or(Compute::F32);
     let numbers = Numbers::new(Some(asked), held(settings.base, dtype));
     let read = inputs::read_options(&args.data, &model.config, false);
-    let rows = inputs::read_rows(dir, data, None, &read, None)?;
+    let rows = inputs::read_rows(dir, data, &Held::None, &read, None)?;
 
     // All rows are one batch; a smaller --batch-size divides it, which changes memory and not the result.
     let batch_size = args.schedule.batch_size.unwrap_or(rows.train.len());
+    if let Some(tokens) = settings.run.batch_tokens {
+        let problem = format!("--batch-tokens {tokens} has no meaning here: all rows are one batch");
+        return Err(inputs::usage(problem, "give --batch-size to divide it"));
+    }
     let run = RunConfig { batch_size, ..settings.run.clone() };
     let work = Work {
         held: 0,
         value_bytes: size_of::<R>(),
-        ..Work::training(&rows, &run, settings.base, pool.current_num_threads())
+        ..Work::training(&rows, &run, settings.base, pool.current_num_threads())?
     };
     // Gradients are kept whole, so an update by block is no way out.
     let budget = args.method.memory_budget;

@@ -17,7 +17,7 @@ use super::sites::{self, SiteRow, sites};
 use crate::args::{CommonArgs, PlanArgs};
 use crate::budget::{self, Decision, Process};
 use crate::footprint::{self, Footprint, Work};
-use crate::inputs;
+use crate::inputs::{self, Held};
 use crate::numbers::{Numbers, held};
 use crate::run_json::{dtype_name, step_work};
 use crate::settings::{Settings, policy_json, update_name};
@@ -88,11 +88,11 @@ fn work(args: &CommonArgs, settings: &Settings, model: &Model, threads: usize) -
         let length = options.max_seq_len.unwrap_or(model.config.max_positions);
         return Ok(Work::of_length(length, &settings.run, settings.base, threads));
     };
-    let eval = inputs::eval_file(args.schedule.eval_data.as_ref(), data);
+    let held = Held::new(&args.schedule, data);
     // A preset has no tokenizer: its rows are tokens.
     let dir = args.model.model.clone().unwrap_or_default();
-    let rows = inputs::read_rows(&dir, data, eval.as_deref(), &options, None)?;
-    Ok(Work::training(&rows, &settings.run, settings.base, threads))
+    let rows = inputs::read_rows(&dir, data, &held, &options, None)?;
+    Work::training(&rows, &settings.run, settings.base, threads)
 }
 
 impl Planned {

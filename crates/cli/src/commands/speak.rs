@@ -23,7 +23,7 @@ pub(crate) struct Language {
 impl Language {
     pub(crate) fn open(model: &Path) -> Result<Self> {
         let encoder = inputs::encoder(model)?;
-        let chat = ChatFormat::new(encoder.info())?;
+        let chat = ChatFormat::for_encoder(&encoder)?;
         Ok(Self { encoder, chat })
     }
 

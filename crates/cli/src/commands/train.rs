@@ -22,7 +22,7 @@ use crate::args::{CommonArgs, TrainArgs};
 use crate::budget::{self, Decision};
 use crate::failure::Interrupted;
 use crate::footprint::{self, Footprint, Work};
-use crate::inputs::{self, Loaded, Rows, usage};
+use crate::inputs::{self, Held, Loaded, Rows, usage};
 use crate::lines::PlanLine;
 use crate::memory::{self, Marks};
 use crate::metrics::Metrics;
@@ -57,7 +57,7 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
         settings: Settings::new(common)?,
         model,
         data,
-        eval: inputs::eval_file(common.schedule.eval_data.as_ref(), data),
+        eval: Held::new(&common.schedule, data),
         dir: RunDir::look(&common.output, |_| false)?,
         started,
         held: 0,
@@ -78,7 +78,7 @@ pub(crate) struct Job<'a> {
     pub(crate) settings: Settings,
     pub(crate) model: &'a Path,
     pub(crate) data: &'a Path,
-    pub(crate) eval: Option<PathBuf>,
+    pub(crate) eval: Held,
     pub(crate) dir: RunDir,
     pub(crate) started: Instant,
     /// Heap that was in use before, beside the program's usual share.
@@ -117,7 +117,7 @@ pub(super) struct Ready {
 pub(super) fn prepare(
     args: &CommonArgs,
     mut settings: Settings,
-    (dir, data, eval): (&Path, &Path, Option<&Path>),
+    (dir, data, eval): (&Path, &Path, &Held),
     cache: Option<&Path>,
     before: u64,
 ) -> Result<Ready> {
@@ -139,7 +139,7 @@ pub(super) fn prepare(
     .map(|(name, value)| (name.to_owned(), value))
     .into();
 
-    let mut work = Work::training(&rows, &settings.run, settings.base, pool.current_num_threads());
+    let mut work = Work::training(&rows, &settings.run, settings.base, pool.current_num_threads())?;
     work.held = before;
     let (budget, per_block) = (args.method.memory_budget, settings.run.grad_accum == 1);
     let Decision { footprint, refused } = budget::decide(&model, &mut settings, &work, budget, per_block)?;
@@ -156,7 +156,7 @@ pub(super) fn prepare(
         numbers,
         threads: pool.current_num_threads(),
         data,
-        eval,
+        eval: eval.file(),
         budget,
     };
     let (about, counts) = (about.json(), rows.counts());
@@ -174,7 +174,7 @@ pub(super) fn prepare(
 pub(crate) fn train(job: Job<'_>) -> Result<Done> {
     let Job { args, settings, model: dir, data, eval, dir: mut output, started, held: before } = job;
     let cache = output.path.join(tokens::FOLDER);
-    let ready = prepare(args, settings, (dir, data, eval.as_deref()), Some(&cache), before)?;
+    let ready = prepare(args, settings, (dir, data, &eval), Some(&cache), before)?;
     output.make()?;
     let scene = scene(&ready, args, dir, &output);
     let Ready { mut settings, pool, model, rows, work, mut footprint, numbers, about, budget, .. } = ready;

@@ -8,6 +8,7 @@ mod browser;
 mod budget;
 #[cfg(unix)]
 mod dash;
+mod data;
 mod demo;
 mod gguf;
 mod kills;

@@ -3,34 +3,115 @@
 use super::{Example, Origin, UNTRAINED};
 use crate::{Error, Result};
 
+/// How much a batch holds: as many rows as stay within both limits, and always at least one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchSize {
+    /// The most rows.
+    pub rows: usize,
+    /// The most tokens. A row that is longer is a batch of its own.
+    pub tokens: usize,
+}
+
+impl BatchSize {
+    /// So many rows, however long they are.
+    pub fn rows(rows: usize) -> Self {
+        Self { rows, tokens: usize::MAX }
+    }
+
+    /// As many rows as fit in so many tokens.
+    pub fn tokens(tokens: usize) -> Self {
+        Self { rows: usize::MAX, tokens }
+    }
+
+    /// Cuts rows, given by their lengths, into batches in their order; gives each batch's end.
+    pub fn ends(self, lengths: impl IntoIterator<Item = usize>) -> Vec<usize> {
+        let mut ends = Vec::new();
+        self.cut(lengths, &mut ends);
+        ends
+    }
+
+    fn cut(self, lengths: impl IntoIterator<Item = usize>, ends: &mut Vec<usize>) {
+        ends.clear();
+        let (mut at, mut rows, mut tokens) = (0, 0, 0usize);
+        for length in lengths {
+            if rows > 0 && (rows >= self.rows || tokens.saturating_add(length) > self.tokens) {
+                ends.push(at);
+                (rows, tokens) = (0, 0);
+            }
+            (at, rows, tokens) = (at + 1, rows + 1, tokens.saturating_add(length));
+        }
+        ends.extend((rows > 0).then_some(at));
+    }
+
+    /// How many of the first rows, given by their lengths, are one batch.
+    pub fn first(self, lengths: impl IntoIterator<Item = usize>) -> usize {
+        let mut tokens = 0usize;
+        let fits = |(i, length): &(usize, usize)| {
+            tokens = tokens.saturating_add(*length);
+            *i == 0 || (*i < self.rows && tokens <= self.tokens)
+        };
+        lengths.into_iter().enumerate().take_while(fits).count()
+    }
+
+    /// Whether a batch's rows depend on how long they are.
+    fn packs(self) -> bool {
+        self.tokens != usize::MAX
+    }
+
+    /// What is wrong with it, if anything.
+    fn check(self) -> Result<()> {
+        if self.rows == 0 {
+            return Err(Error::usage("a batch of 0 rows trains nothing").hint("give --batch-size 1 or more"));
+        }
+        if self.tokens == 0 {
+            return Err(
+                Error::usage("a batch of 0 tokens trains nothing").hint("give --batch-tokens 1 or more")
+            );
+        }
+        Ok(())
+    }
+}
+
+impl From<usize> for BatchSize {
+    fn from(rows: usize) -> Self {
+        Self::rows(rows)
+    }
+}
+
 /// The order of rows over epochs.
 ///
 /// The order of an epoch follows from the seed and the epoch alone, so a resumed run finds its place by
-/// counting. Rows with nothing to train are passed over; the last batch of an epoch may be smaller.
+/// counting. Rows with nothing to train are passed over; the last batch of an epoch may be smaller. Where tokens
+/// limit a batch, an epoch's number of batches depends on its order.
 #[derive(Debug, Clone)]
 pub struct Batches<'a> {
     examples: &'a [Example],
-    batch_size: usize,
+    size: BatchSize,
     seed: u64,
     /// The rows with targets, in the order of `epoch`.
     order: Vec<usize>,
     epoch: Option<usize>,
+    /// Where each batch of `epoch` ends in `order`, if tokens limit it.
+    ends: Vec<usize>,
+    /// How many batches there are up to the end of each epoch that was looked at.
+    counts: Vec<usize>,
 }
 
 impl<'a> Batches<'a> {
-    /// Prepares batches of `batch_size` rows.
+    /// Prepares batches.
     ///
     /// # Errors
-    /// When `batch_size` is 0, or no example has anything to train.
-    pub fn new(examples: &'a [Example], batch_size: usize, seed: u64) -> Result<Self> {
-        if batch_size == 0 {
-            return Err(Error::usage("a batch of 0 rows trains nothing").hint("give --batch-size 1 or more"));
-        }
+    /// When `size` leaves no room for a row, or no example has anything to train.
+    pub fn new(examples: &'a [Example], size: impl Into<BatchSize>, seed: u64) -> Result<Self> {
+        let size = size.into();
+        size.check()?;
         let order: Vec<usize> = (0..examples.len()).filter(|&i| examples[i].targets() > 0).collect();
         if order.is_empty() {
             return Err(Error::usage(format!("none of {} rows has a trainable token", examples.len())));
         }
-        Ok(Self { examples, batch_size, seed, order, epoch: None })
+        // Room for the most batches there can be: an epoch that begins later allocates nothing.
+        let ends = Vec::with_capacity(if size.packs() { order.len() } else { 0 });
+        Ok(Self { examples, size, seed, order, epoch: None, ends, counts: Vec::new() })
     }
 
     /// The number of rows that are trained in an epoch.
@@ -38,35 +119,94 @@ impl<'a> Batches<'a> {
         self.order.len()
     }
 
-    /// The number of batches in an epoch.
-    pub fn per_epoch(&self) -> usize {
-        self.order.len().div_ceil(self.batch_size)
+    /// The number of batches in so many epochs; at least one.
+    pub fn in_epochs(&mut self, epochs: f64) -> usize {
+        let (whole, part) = (epochs.floor(), epochs.fract());
+        let before = self.through(whole as usize);
+        let rest = if part > 0.0 { self.in_epoch(whole as usize) } else { 0 };
+        (before + (part * rest as f64).round() as usize).max(1)
+    }
+
+    /// How many epochs so many batches are.
+    pub fn epochs(&mut self, batches: usize) -> f64 {
+        let (epoch, index) = self.place(batches);
+        epoch as f64 + index as f64 / self.in_epoch(epoch) as f64
+    }
+
+    /// The number of batches in the first epoch; where rows alone limit a batch, in every epoch.
+    pub fn per_epoch(&mut self) -> usize {
+        self.in_epoch(0)
+    }
+
+    /// The batches of an epoch.
+    pub fn in_epoch(&mut self, epoch: usize) -> usize {
+        self.through(epoch + 1) - self.through(epoch)
+    }
+
+    /// The batches of the first epochs.
+    fn through(&mut self, epochs: usize) -> usize {
+        if !self.size.packs() {
+            return epochs * self.order.len().div_ceil(self.size.rows);
+        }
+        while self.counts.len() < epochs {
+            let epoch = self.counts.len();
+            self.shuffle(epoch);
+            let before = self.counts.last().copied().unwrap_or(0);
+            self.counts.push(before + self.ends.len());
+        }
+        epochs.checked_sub(1).map_or(0, |last| self.counts[last])
+    }
+
+    /// The epoch and the place in it of a batch, counted from the start of training.
+    fn place(&mut self, batch: usize) -> (usize, usize) {
+        let mut epoch = if self.size.packs() {
+            self.counts.partition_point(|through| *through <= batch)
+        } else {
+            batch / self.through(1)
+        };
+        while self.through(epoch + 1) <= batch {
+            epoch += 1;
+        }
+        (epoch, batch - self.through(epoch))
     }
 
     /// The most rows and the most tokens that one batch can hold, in any epoch.
     pub fn largest(&self) -> (usize, usize) {
         let mut lengths: Vec<usize> = self.order.iter().map(|&i| self.examples[i].tokens.len()).collect();
-        lengths.sort_unstable_by(|a, b| b.cmp(a));
-        let rows = self.batch_size.min(lengths.len());
-        (rows, lengths[..rows].iter().sum())
+        lengths.sort_unstable();
+        let longest = lengths.last().copied().unwrap_or(0);
+        let fits = |(rows, sum): (usize, usize), length: &usize| {
+            let sum = sum.saturating_add(*length);
+            (sum <= self.size.tokens).then_some((rows + 1, sum))
+        };
+        let shortest = lengths.iter().try_fold((0, 0), |fit, length| fits(fit, length).ok_or(fit));
+        let (Ok((rows, _)) | Err((rows, _))) = shortest;
+        let rows = rows.max(1).min(self.size.rows);
+        let sum = lengths.iter().rev().take(rows).sum::<usize>();
+        (rows, sum.min(self.size.tokens).max(longest))
     }
 
     /// The examples of a batch, as places in the list; `index` counts from 0 within the epoch.
     ///
     /// # Panics
-    /// When `index` is not below [`per_epoch`](Self::per_epoch).
+    /// When `index` is not below [`in_epoch`](Self::in_epoch).
     pub fn indices(&mut self, epoch: usize, index: usize) -> &[usize] {
         if self.epoch != Some(epoch) {
             self.shuffle(epoch);
         }
-        let start = index * self.batch_size;
-        assert!(start < self.order.len(), "batch {index} of {}", self.per_epoch());
-        &self.order[start..self.order.len().min(start + self.batch_size)]
+        if !self.size.packs() {
+            let start = index * self.size.rows;
+            assert!(start < self.order.len(), "batch {index} of {}", self.through(1));
+            return &self.order[start..self.order.len().min(start + self.size.rows)];
+        }
+        assert!(index < self.ends.len(), "batch {index} of {}", self.ends.len());
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.order[start..self.ends[index]]
     }
 
     /// Fills `batch` with the rows of the batch that is `step` batches after the start of training.
     pub fn fill(&mut self, step: usize, batch: &mut RaggedBatch) {
-        let (epoch, index) = (step / self.per_epoch(), step % self.per_epoch());
+        let (epoch, index) = self.place(step);
         let examples = self.examples;
         batch.refill(self.indices(epoch, index).iter().map(|&i| &examples[i]));
     }
@@ -80,6 +220,10 @@ impl<'a> Batches<'a> {
             self.order.swap(last, other);
         }
         self.epoch = Some(epoch);
+        if self.size.packs() {
+            let lengths = self.order.iter().map(|&i| self.examples[i].tokens.len());
+            self.size.cut(lengths, &mut self.ends);
+        }
     }
 }
 
@@ -104,7 +248,7 @@ impl SplitMix64 {
     }
 }
 
-fn mix(mut z: u64) -> u64 {
+pub(super) fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)

@@ -16,7 +16,7 @@ fn rows(count: usize) -> Vec<Example> {
 }
 
 fn epoch(batches: &mut Batches<'_>, epoch: usize) -> Vec<usize> {
-    (0..batches.per_epoch()).flat_map(|i| batches.indices(epoch, i).to_vec()).collect()
+    (0..batches.in_epoch(epoch)).flat_map(|i| batches.indices(epoch, i).to_vec()).collect()
 }
 
 #[test]
@@ -88,7 +88,54 @@ fn nothing_to_train_is_an_error() {
     assert!(Batches::new(&rows(1), 0, 0).unwrap_err().to_string().contains("--batch-size"));
 }
 
+#[test]
+fn rows_are_packed_by_tokens() {
+    // Lengths 2 to 9, in the order that the seed gives: 3 4 8 7 6 2 5 9.
+    let rows = rows(8);
+    let mut batches = Batches::new(&rows, BatchSize::tokens(10), 0).unwrap();
+    let lengths: Vec<Vec<usize>> = (0..batches.per_epoch())
+        .map(|i| batches.indices(0, i).iter().map(|&r| rows[r].tokens.len()).collect())
+        .collect();
+    assert_eq!(lengths, [vec![3, 4], vec![8], vec![7], vec![6, 2], vec![5], vec![9]]);
+    assert_eq!(batches.largest(), (3, 10));
+    // A row that is longer than a batch is one by itself; both limits hold.
+    assert_eq!(BatchSize::tokens(4).ends([9, 1, 3, 1]), [1, 3, 4]);
+    assert_eq!(BatchSize { rows: 2, tokens: 100 }.ends([1; 5]), [2, 4, 5]);
+    assert_eq!(BatchSize::rows(2).ends([]), [0; 0]);
+    let error = Batches::new(&rows, BatchSize::tokens(0), 0).unwrap_err().to_string();
+    assert!(error.contains("--batch-tokens"), "{error}");
+    assert_eq!(Batches::new(&rows, BatchSize::tokens(4), 0).unwrap().largest(), (1, 9));
+}
+
 proptest! {
+    /// Every batch keeps the limits, no row is lost, and a place is found again from any other.
+    #[test]
+    fn packing_loses_nothing(count in 1usize..40, tokens in 1usize..60, most in 1usize..9, seed: u64) {
+        let rows = rows(count);
+        let size = BatchSize { rows: most, tokens };
+        let mut batches = Batches::new(&rows, size, seed).unwrap();
+        let (largest_rows, largest_tokens) = batches.largest();
+        let total = batches.in_epochs(3.0);
+        prop_assert_eq!(total, (0..3).map(|e| batches.in_epoch(e)).sum::<usize>());
+        let mut batch = RaggedBatch::default();
+        let mut seen = vec![0; count];
+        let mut filled = Vec::new();
+        for step in 0..total {
+            batches.fill(step, &mut batch);
+            prop_assert!(batch.rows() <= largest_rows && batch.tokens.len() <= largest_tokens);
+            prop_assert!(batch.rows() == 1 || batch.tokens.len() <= tokens);
+            batch.offsets.windows(2).for_each(|w| seen[w[1] - w[0] - 2] += 1);
+            filled.push(batch.clone());
+        }
+        prop_assert_eq!(seen, vec![3; count]);
+        prop_assert!((batches.epochs(total) - 3.0).abs() < 1e-12);
+        let mut resumed = Batches::new(&rows, size, seed).unwrap();
+        resumed.fill(total - 1, &mut batch);
+        prop_assert_eq!(&batch, &filled[total - 1]);
+        resumed.fill(0, &mut batch);
+        prop_assert_eq!(&batch, &filled[0]);
+    }
+
     #[test]
     fn an_epoch_sees_every_row_once(count in 1usize..60, size in 1usize..9, seed: u64, e in 0usize..5) {
         let rows = rows(count);

@@ -2,6 +2,9 @@
 
 use std::ops::Range;
 
+use serde_json::{Value, json};
+
+use super::date::Date;
 use super::template::{Inputs, MARKS, Template};
 use super::{Conversation, TextEncoder, TokenizerInfo};
 use crate::{Error, Result};
@@ -9,8 +12,12 @@ use crate::{Error, Result};
 /// How a model spells conversations: by its own chat template, or in `ChatML` when it has none.
 pub struct ChatFormat {
     template: Option<Template>,
+    /// The template of conversations with tools, where the model has one for them.
+    tool_template: Option<Template>,
     bos: String,
     eos: String,
+    /// What ends a turn in `ChatML`.
+    end: String,
 }
 
 /// A conversation as text, with the byte ranges that are trained.
@@ -22,6 +29,13 @@ pub struct Marked {
     pub spans: Vec<Range<usize>>,
 }
 
+impl Marked {
+    /// A text of which it is not asked what is whose.
+    pub(super) fn whole(text: String) -> Self {
+        Self { text, spans: Vec::new() }
+    }
+}
+
 const BEGIN: &str = "<|im_start|>";
 const END: &str = "<|im_end|>";
 
@@ -31,9 +45,42 @@ impl ChatFormat {
     /// # Errors
     /// When the template is not one this program understands.
     pub fn new(info: &TokenizerInfo) -> Result<Self> {
-        let template = info.chat_template.as_deref().map(Template::new).transpose()?;
+        let compiled = |source: &Option<String>| source.as_deref().map(Template::new).transpose();
         let text = |token: &Option<String>| token.clone().unwrap_or_default();
-        Ok(Self { template, bos: text(&info.bos_token), eos: text(&info.eos_token) })
+        Ok(Self {
+            template: compiled(&info.chat_template)?,
+            tool_template: compiled(&info.tool_template)?,
+            bos: text(&info.bos_token),
+            eos: text(&info.eos_token),
+            end: END.to_owned(),
+        })
+    }
+
+    /// As [`new`](Self::new), for a tokenizer. A vocabulary without `ChatML`'s markers could spell the end of a
+    /// turn, but generation would not stop there: turns then end with the token that ends a text.
+    ///
+    /// # Errors
+    /// When a template is not one this program understands.
+    pub fn for_encoder(encoder: &TextEncoder) -> Result<Self> {
+        let mut chat = Self::new(encoder.info())?;
+        if encoder.token_id(END).is_none() && !chat.eos.is_empty() {
+            chat.end.clone_from(&chat.eos);
+        }
+        Ok(chat)
+    }
+
+    /// Lets templates that print the date print this one, in place of the day it is.
+    #[must_use]
+    pub fn with_date(mut self, date: Date) -> Self {
+        for template in [&mut self.template, &mut self.tool_template].into_iter().flatten() {
+            template.date = Some(date);
+        }
+        self
+    }
+
+    fn template(&self, conversation: &Conversation) -> Option<&Template> {
+        let tools = self.tool_template.as_ref().filter(|_| conversation.tools.is_some());
+        tools.or(self.template.as_ref())
     }
 
     /// Whether the model brought a template of its own.
@@ -83,8 +130,8 @@ impl ChatFormat {
     /// # Errors
     /// When the template refuses the conversation, or it cannot be told which text is the model's.
     pub fn mark(&self, conversation: &Conversation, encoder: &TextEncoder) -> Result<Marked> {
-        match &self.template {
-            None => Ok(chatml(conversation, conversation.len(), false)),
+        match self.template(conversation) {
+            None => Ok(self.chatml(conversation, conversation.len(), false)),
             Some(template) if template.marks_generation => self.mark_by_tags(conversation),
             Some(_) => self.mark_by_prefixes(conversation, encoder),
         }
@@ -97,15 +144,28 @@ impl ChatFormat {
         prompt: bool,
         marks: bool,
     ) -> Result<String> {
-        let Some(template) = &self.template else { return Ok(chatml(conversation, count, prompt).text) };
-        template.render(&Inputs {
-            messages: &conversation.messages[..count],
+        self.render_messages(conversation, &conversation.messages[..count], prompt, marks)
+            .unwrap_or_else(|| Ok(self.chatml(conversation, count, prompt).text))
+    }
+
+    /// Messages in a conversation's template, or `None` where there is no template.
+    fn render_messages(
+        &self,
+        conversation: &Conversation,
+        messages: &[Value],
+        prompt: bool,
+        marks: bool,
+    ) -> Option<Result<String>> {
+        let template = self.template(conversation)?;
+        Some(template.render(&Inputs {
+            messages,
             tools: conversation.tools.as_ref(),
+            variables: &conversation.variables,
             bos: &self.bos,
             eos: &self.eos,
             generation_prompt: prompt,
             marks,
-        })
+        }))
     }
 
     /// The template marks the model's text itself, with `{% generation %}`.
@@ -150,37 +210,80 @@ impl ChatFormat {
         Ok(Marked { text, spans })
     }
 
-    /// A turn begins where the rendering of what comes before it ends.
+    /// A turn begins where the rendering of what comes before it ends, and ends where what comes after it begins.
     fn mark_by_prefixes(&self, conversation: &Conversation, encoder: &TextEncoder) -> Result<Marked> {
         let text = self.render(conversation, false)?;
-        let mut spans = Vec::new();
+        let mut spans: Vec<Range<usize>> = Vec::new();
         for turn in (0..conversation.len()).filter(|&turn| conversation.trained[turn]) {
             let before =
                 self.render_first(conversation, turn, true, false).map_err(|e| first_turn(e, turn))?;
-            if !text.starts_with(&before) {
+            let around = self.around(conversation, turn);
+            // Some templates begin an answer in another way when they ask for it than when they repeat it.
+            let start = if text.starts_with(&before) {
+                before.len()
+            } else if let Some((head, _)) = around.as_ref().filter(|(head, _)| text.starts_with(head)) {
+                head.len()
+            } else {
                 let problem = format!(
                     "the chat template renders the turns before messages[{turn}] differently once that turn is there, \
                      so the text to train cannot be found"
                 );
                 return Err(Error::usage(problem).hint(OTHER_TEMPLATE));
-            }
-            let start = before.len();
+            };
             let through = self.render_first(conversation, turn + 1, false, false).ok();
             let end = through
                 .filter(|through| through.len() > start && text.starts_with(through.as_str()))
                 .map(|through| without_separator(&text, start..through.len(), encoder))
-                .or_else(|| end_of_content(&text, start, conversation.content(turn), encoder));
+                .or_else(|| {
+                    // Some templates render a last turn in another way than the same turn inside a conversation.
+                    let (_, tail) = around.filter(|(_, tail)| text.ends_with(tail))?;
+                    Some(with_stop(&text, text.len() - tail.len(), encoder)).filter(|end| *end >= start)
+                });
             let Some(end) = end else {
                 let problem = format!(
                     "the chat template changes the text of messages[{turn}], so its end cannot be found"
                 );
                 return Err(Error::usage(problem).hint(OTHER_TEMPLATE));
             };
+            if spans.last().is_some_and(|last| last.end > start) {
+                let problem = format!("the text of messages[{turn}] overlaps that of an earlier turn");
+                return Err(Error::usage(problem).hint(OTHER_TEMPLATE));
+            }
             spans.push(start..end);
         }
         Ok(Marked { text, spans })
     }
+
+    /// What the template writes before and after the content of a turn, found by giving that turn a content
+    /// that cannot be confused with any other text.
+    fn around(&self, conversation: &Conversation, turn: usize) -> Option<(String, String)> {
+        let mut messages = conversation.messages.clone();
+        messages[turn] = json!({ "role": conversation.role(turn), "content": PROBE });
+        let text = self.render_messages(conversation, &messages, false, false)?.ok()?;
+        let (head, tail) = text.split_once(PROBE)?;
+        (!tail.contains(PROBE)).then(|| (head.to_owned(), tail.to_owned()))
+    }
+
+    fn chatml(&self, conversation: &Conversation, count: usize, prompt: bool) -> Marked {
+        let (mut text, mut spans) = (String::new(), Vec::new());
+        for turn in 0..count {
+            text.extend([BEGIN, conversation.role(turn), "\n"]);
+            let start = text.len();
+            text.extend([conversation.content(turn), &self.end]);
+            if conversation.trained[turn] {
+                spans.push(start..text.len());
+            }
+            text.push('\n');
+        }
+        if prompt {
+            text.extend([BEGIN, "assistant\n"]);
+        }
+        Marked { text, spans }
+    }
 }
+
+/// A content that no conversation has.
+const PROBE: &str = "\u{F1A03}\u{F1A04}\u{F1A03}";
 
 const OTHER_TEMPLATE: &str = "put a chat_template.jinja with {% generation %} tags around the assistant's text in the \
                               model directory, or train with prompt/completion rows";
@@ -199,34 +302,14 @@ fn without_separator(text: &str, turn: Range<usize>, encoder: &TextEncoder) -> u
     if stops { turn.start + said.len() } else { turn.end }
 }
 
-/// Some templates render a last turn in another way than the same turn inside a conversation; then the
-/// turn ends after its content and the stop token that follows.
-fn end_of_content(text: &str, start: usize, content: &str, encoder: &TextEncoder) -> Option<usize> {
-    let content = content.trim();
-    let end = start + text[start..].find(content).filter(|_| !content.is_empty())? + content.len();
+/// The end of a text with the stop token that follows it.
+fn with_stop(text: &str, end: usize, encoder: &TextEncoder) -> usize {
     let rest = &text[end..];
     let follows = rest.trim_start();
     // The longest, because one special token may begin as another does.
     let matching = encoder.special_tokens().iter().filter(|token| follows.starts_with(token.as_str()));
     let stop = matching.map(String::len).max();
-    Some(stop.map_or(end, |length| end + (rest.len() - follows.len()) + length))
-}
-
-fn chatml(conversation: &Conversation, count: usize, prompt: bool) -> Marked {
-    let (mut text, mut spans) = (String::new(), Vec::new());
-    for turn in 0..count {
-        text.extend([BEGIN, conversation.role(turn), "\n"]);
-        let start = text.len();
-        text.extend([conversation.content(turn), END]);
-        if conversation.trained[turn] {
-            spans.push(start..text.len());
-        }
-        text.push('\n');
-    }
-    if prompt {
-        text.extend([BEGIN, "assistant\n"]);
-    }
-    Marked { text, spans }
+    stop.map_or(end, |length| end + (rest.len() - follows.len()) + length)
 }
 
 #[cfg(test)]

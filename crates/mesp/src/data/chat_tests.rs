@@ -12,7 +12,9 @@ fn talk(turns: &[(&str, &str)]) -> Conversation {
 }
 
 fn format(template: Option<&str>) -> ChatFormat {
-    ChatFormat::new(&TokenizerInfo { chat_template: template.map(ToOwned::to_owned), ..info() }).unwrap()
+    let info = TokenizerInfo { chat_template: template.map(ToOwned::to_owned), ..info() };
+    // 26 July 2024.
+    ChatFormat::new(&info).unwrap().with_date(Date::from_unix(1_721_952_000))
 }
 
 fn said(marked: &Marked) -> Vec<&str> {
@@ -68,11 +70,145 @@ fn a_turn_that_cannot_be_found_is_an_error() {
     let error = format(Some("{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"));
     let error = error.mark(&greeting(), &encoder()).unwrap_err().to_string();
     assert!(error.contains("messages[2] differently") && error.contains("{% generation %}"), "{error}");
+    // How long the turns are stands behind them.
+    let counted = format(Some(
+        "{% for m in messages %}<{{ m.content }}>{% endfor %}{% if not add_generation_prompt %}{{ messages | map(attribute='content') | join | length }}{% endif %}",
+    ));
+    let error = counted.mark(&greeting(), &encoder()).unwrap_err().to_string();
+    assert!(error.contains("changes the text of messages[2]"), "{error}");
+}
+
+#[test]
+fn turns_that_a_template_changes_are_found() {
     let upper = format(Some(
         "{% for m in messages %}<{{ m.content | upper }}>{% endfor %}{% if not add_generation_prompt %}.{% endif %}",
     ));
-    let error = upper.mark(&greeting(), &encoder()).unwrap_err().to_string();
-    assert!(error.contains("changes the text of messages[2]"), "{error}");
+    assert_eq!(said(&upper.mark(&greeting(), &encoder()).unwrap()), ["<HELLO!", "<GOODBYE."]);
+    // The same words stand in the reasoning, which is left out of all turns but the last.
+    let Some(path) = shared("chat_templates/llama.cpp/Qwen-Qwen3-0.6B.jinja") else { return };
+    let qwen3 = format(Some(&std::fs::read_to_string(path).unwrap()));
+    let talk = talk(&[
+        ("user", "2?"),
+        ("assistant", "<think>\nNo.\n</think>\n\nYes."),
+        ("user", "3?"),
+        ("assistant", "<think>\nYes.\n</think>\n\nYes."),
+    ]);
+    let marked = qwen3.mark(&talk, &encoder()).unwrap();
+    assert_eq!(said(&marked), ["Yes.<|im_end|>", "<think>\nYes.\n</think>\n\nYes.<|im_end|>"]);
+}
+
+#[test]
+fn a_template_without_end_is_stopped() {
+    let endless =
+        format(Some("{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}"));
+    let error = endless.render(&greeting(), false).unwrap_err().to_string();
+    assert!(error.contains("refuses the conversation"), "{error}");
+}
+
+#[test]
+fn conversations_with_tools_have_a_template_of_their_own() {
+    let info = TokenizerInfo {
+        chat_template: Some("plain{% for m in messages %}{{ m.content }}{% endfor %}".into()),
+        tool_template: Some("tools{% for m in messages %}{{ m.content }}{% endfor %}".into()),
+        ..info()
+    };
+    let chat = ChatFormat::new(&info).unwrap();
+    let row = json!({"messages": [{"role": "user", "content": "u"}], "tools": [{"name": "f"}]});
+    let mut conversation = Conversation::from_messages(row.as_object().unwrap()).unwrap();
+    assert_eq!(chat.render(&conversation, false).unwrap(), "toolsu");
+    conversation.tools = None;
+    assert_eq!(chat.render(&conversation, false).unwrap(), "plainu");
+}
+
+/// What a row says of the template's variables reaches it, and the variables of the program stay.
+#[test]
+fn rows_give_variables() {
+    let chat = format(Some("{{ mood }}{{ bos_token }}{{ messages | length }}"));
+    let row = json!({"messages": [{"role": "user", "content": "u"}], "chat_template_kwargs": {"mood": "x", "bos_token": "y"}});
+    let conversation = Conversation::from_messages(row.as_object().unwrap()).unwrap();
+    assert_eq!(chat.render(&conversation, false).unwrap(), "x<s>1");
+}
+
+#[derive(serde::Deserialize)]
+struct Renderings {
+    date: i64,
+    conversations: serde_json::Map<String, Value>,
+    renderings: std::collections::BTreeMap<String, serde_json::Map<String, Value>>,
+}
+
+/// Expected texts: transformers, by `golden/chat/generate.py`. Where a template marks what the model says, the
+/// pieces are the same too; where it does not, every turn is found and holds what was said.
+#[test]
+fn templates_render_as_in_transformers() {
+    let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/chat");
+    let text = std::fs::read_to_string(golden.join("renderings.json")).unwrap();
+    let all: Renderings = serde_json::from_str(&text).unwrap();
+    let (mut compared, mut wrong) = (0, Vec::new());
+    for (name, cases) in &all.renderings {
+        let path = match name.strip_prefix("shared/") {
+            None => Some(golden.join("own_templates").join(name)),
+            Some(name) => shared(&format!("chat_templates/{name}")),
+        };
+        let Some(path) = path else { continue };
+        let source = std::fs::read_to_string(path).unwrap();
+        let info = TokenizerInfo { chat_template: Some(source), ..info() };
+        let chat = ChatFormat::new(&info).unwrap().with_date(Date::from_unix(all.date));
+        for (case, expected) in cases {
+            let row = all.conversations[case].as_object().unwrap();
+            let conversation = Conversation::from_messages(row).unwrap();
+            let prompt = row.get("add_generation_prompt") == Some(&true.into());
+            let rendered = chat.render(&conversation, prompt);
+            compared += 1;
+            match (expected["text"].as_str(), rendered) {
+                (Some(text), Ok(rendered)) if text == rendered => {
+                    let pieces = expected.get("generated").map(|list| list.as_array().unwrap().as_slice());
+                    if let Err(problem) = check_marks(&chat, &conversation, prompt, pieces) {
+                        wrong.push(format!("{name}, {case}: {problem}"));
+                    }
+                }
+                (None, Err(_)) => {}
+                (expected, rendered) => {
+                    wrong.push(format!("{name}, {case}:\n  expected {expected:?}\n  found    {rendered:?}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {compared}\n{}", wrong.len(), wrong.join("\n"));
+    assert!(compared >= 36);
+}
+
+fn check_marks(
+    chat: &ChatFormat,
+    conversation: &Conversation,
+    prompt: bool,
+    expected: Option<&[Value]>,
+) -> std::result::Result<(), String> {
+    if prompt {
+        return Ok(());
+    }
+    let marked = chat.mark(conversation, &encoder()).map_err(|e| e.to_string())?;
+    let said = said(&marked);
+    if let Some(expected) = expected {
+        return if said == *expected {
+            Ok(())
+        } else {
+            Err(format!("{said:?} is marked, expected {expected:?}"))
+        };
+    }
+    let turns: Vec<usize> = (0..conversation.len()).filter(|i| conversation.trained[*i]).collect();
+    if said.len() != turns.len() && !said.is_empty() {
+        return Err(format!("{} pieces are marked in {} turns", said.len(), turns.len()));
+    }
+    for (piece, turn) in said.iter().zip(turns) {
+        let answer = conversation.content(turn).rsplit("</think>").next().unwrap().trim();
+        if !piece.contains(answer) || piece.contains("user") {
+            return Err(format!("{piece:?} is marked for messages[{turn}]"));
+        }
+        if marked.text.contains("<|im_end|>") && !piece.trim_end().ends_with("<|im_end|>") {
+            return Err(format!("{piece:?} has no stop token"));
+        }
+    }
+    Ok(())
 }
 
 #[test]

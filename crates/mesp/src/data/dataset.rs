@@ -1,23 +1,51 @@
 //! A data file as a whole: every row read, what is worth knowing counted.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::notes::{Tally, counted};
-use super::rows::RowReader;
+use super::rows::{Row, RowReader};
 use super::{Example, Origin, TextEncoder, source};
 use crate::{Error, Result};
 
 /// How rows with `prompt` and `completion` become one text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PromptStyle {
-    /// The two are joined as they stand.
+    /// Prompt and completion are joined as they stand; questions and instructions are turns where the model has a
+    /// chat template, and stand under headings where it has none.
     #[default]
+    Auto,
+    /// The two are joined as they stand, or under headings.
     Raw,
     /// A turn of the user and one of the assistant, in the model's chat format.
     Chat,
+}
+
+/// Which tokens are trained. Rows that bring their own labels, and texts, are not asked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TrainOn {
+    /// Completions, and every turn of the assistant.
+    #[default]
+    Assistant,
+    /// Completions, and the assistant's last turn.
+    Last,
+    /// Everything: prompts, and the turns of users, too.
+    All,
+}
+
+/// What becomes of rows that are longer than [`ReadOptions::max_seq_len`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LongRows {
+    /// They lose their end.
+    #[default]
+    Truncate,
+    /// They become several rows, each beginning with the last token of the one before.
+    Split,
+    /// They are refused.
+    Error,
 }
 
 /// How a data file is read.
@@ -25,10 +53,12 @@ pub enum PromptStyle {
 pub struct ReadOptions {
     /// The model's vocabulary; tokens and labels must lie below it.
     pub vocab_size: usize,
-    /// Rows are cut to so many tokens, and a plain text is divided into windows of so many.
+    /// The most tokens of a row. A plain text is divided into windows of so many.
     pub max_seq_len: Option<usize>,
-    /// Whether prompts, and the turns of users, are trained too.
-    pub train_on_prompt: bool,
+    /// What becomes of longer rows.
+    pub long_rows: LongRows,
+    /// Which tokens are trained.
+    pub train_on: TrainOn,
     /// Whether a text ends with the model's end-of-text token.
     pub append_eos: bool,
     /// How rows with `prompt` and `completion` become one text.
@@ -43,9 +73,10 @@ impl ReadOptions {
         Self {
             vocab_size,
             max_seq_len: None,
-            train_on_prompt: false,
+            long_rows: LongRows::Truncate,
+            train_on: TrainOn::Assistant,
             append_eos: true,
-            prompt_style: PromptStyle::Raw,
+            prompt_style: PromptStyle::Auto,
             in_directory: "train.jsonl",
         }
     }
@@ -60,6 +91,8 @@ pub struct Dataset {
     pub examples: Vec<Example>,
     /// What a reader of the log should know: forms found, rows cut, rows with nothing to train.
     pub notes: Vec<String>,
+    /// Whether the file is one plain text, and its rows are windows of it.
+    pub document: bool,
 }
 
 impl Dataset {
@@ -69,30 +102,41 @@ impl Dataset {
     /// When the file cannot be read, when a row cannot be used (with its line), when there is no row, or
     /// when no row has anything to train.
     pub fn read(path: &Path, encoder: Option<&TextEncoder>, options: &ReadOptions) -> Result<Self> {
-        if let Some(length @ ..2) = options.max_seq_len {
-            let problem = format!("a maximum sequence length of {length} leaves nothing to predict");
-            return Err(Error::usage(problem).hint("give --max-seq-len 2 or more"));
-        }
         let path = source::locate(path, options.in_directory)?;
         let kind = source::kind(&path)?;
-        let mut reading = Reading {
-            path: Arc::from(path.as_path()),
-            options,
-            tally: Tally::default(),
-            examples: Vec::new(),
-        };
+        Self::finished(Reading::new(path, options), kind, None, encoder, &mut Err)
+    }
+
+    /// Reads a file's content; its name says what kind of file it is.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn parse(
+        name: &Path,
+        content: &[u8],
+        encoder: Option<&TextEncoder>,
+        options: &ReadOptions,
+    ) -> Result<Self> {
+        let kind = source::kind_of(name, content)?;
+        Self::finished(Reading::new(name.to_path_buf(), options), kind, Some(content), encoder, &mut Err)
+    }
+
+    fn finished(
+        mut reading: Reading<'_>,
+        kind: source::Kind,
+        content: Option<&[u8]>,
+        encoder: Option<&TextEncoder>,
+        bad: &mut dyn FnMut(Error) -> Result<()>,
+    ) -> Result<Self> {
+        let options = reading.options;
         let mut rows = RowReader::new(encoder, options);
-        if kind == source::Kind::Document {
-            reading.document(&rows)?;
-        } else {
-            source::each_row(&path, kind, |line, text| reading.row(&mut rows, line, text))?;
-        }
-        let Reading { examples, tally, .. } = reading;
+        reading.all(&mut rows, kind, content, bad)?;
+        let Reading { path, examples, tally, .. } = reading;
         if examples.is_empty() {
             return Err(Error::data(&path, None, "the file holds no row; expected at least one"));
         }
-        let notes = tally.notes(examples.len(), &rows, options);
-        let data = Self { path, examples, notes };
+        let notes = tally.notes(&rows, options);
+        let data = Self { path: path.to_path_buf(), examples, notes, document: tally.document.is_some() };
         if data.targets() == 0 {
             let problem = format!("no trainable token in {}", counted(data.examples.len(), "row"));
             return Err(Error::data(&data.path, None, problem).hint(
@@ -119,7 +163,7 @@ impl Dataset {
             return Ok(true);
         }
         let mut needed = false;
-        source::each_row(&path, kind, |_, text| {
+        source::each_row(&path, kind, &mut |_, text| {
             // A row that is no JSON is reported by `read`.
             needed |= serde_json::from_str::<Tokenized>(text).is_ok_and(|row| row.input_ids.is_none());
             Ok(())
@@ -138,68 +182,113 @@ impl Dataset {
     }
 }
 
-struct Reading<'a> {
-    path: Arc<Path>,
+/// A file that is being read.
+pub(super) struct Reading<'a> {
+    pub(super) path: Arc<Path>,
     options: &'a ReadOptions,
-    tally: Tally,
-    examples: Vec<Example>,
+    pub(super) tally: Tally,
+    pub(super) examples: Vec<Example>,
 }
 
-impl Reading<'_> {
+impl<'a> Reading<'a> {
+    pub(super) fn new(path: PathBuf, options: &'a ReadOptions) -> Self {
+        Self { path: Arc::from(path), options, tally: Tally::default(), examples: Vec::new() }
+    }
+
+    /// Reads every row; a bad one goes to `bad`, which may end it.
+    pub(super) fn all(
+        &mut self,
+        rows: &mut RowReader<'_>,
+        kind: source::Kind,
+        content: Option<&[u8]>,
+        bad: &mut dyn FnMut(Error) -> Result<()>,
+    ) -> Result<()> {
+        if let Some(length @ ..2) = self.options.max_seq_len {
+            let problem = format!("a maximum sequence length of {length} leaves nothing to predict");
+            return Err(Error::usage(problem).hint("give --max-seq-len 2 or more"));
+        }
+        let path = Arc::clone(&self.path);
+        if kind == source::Kind::Document {
+            let text = match content {
+                Some(bytes) => source::text_of(&path, bytes.to_vec())?,
+                None => source::text(&path)?,
+            };
+            return self.document(rows, &text);
+        }
+        let mut row = |line: usize, text: &str| match self.row(rows, line, text) {
+            Ok(()) => Ok(()),
+            Err(error) => bad(error),
+        };
+        match content {
+            Some(bytes) => source::each_row_of(&path, kind, bytes, &mut row),
+            None => source::each_row(&path, kind, &mut row),
+        }
+    }
+
     fn row(&mut self, rows: &mut RowReader<'_>, line: usize, text: &str) -> Result<()> {
         let value: Value = serde_json::from_str(text).map_err(|e| self.not_json(line, &e))?;
-        let mut row = rows.read(&value).map_err(|e| located(e, &self.path, line))?;
-        if row.tokens.is_empty() {
+        let Row { form, mut tokens, mut labels, left_out } =
+            rows.read(&value).map_err(|e| located(e, &self.path, line))?;
+        if tokens.is_empty() {
             return Err(Error::data(&self.path, Some(line), "the row has no token; expected at least one"));
         }
-        self.tally.forms[row.form as usize] += 1;
         let limit = self.options.max_seq_len.unwrap_or(usize::MAX);
-        if row.tokens.len() > limit {
-            self.tally.cut += 1;
-            self.tally.longest = self.tally.longest.max(row.tokens.len());
-            row.tokens.truncate(limit);
-            row.labels.truncate(limit);
-            row.labels.shrink_to_fit();
+        let (length, longer) = (tokens.len(), tokens.len() > limit);
+        if longer && self.options.long_rows == LongRows::Error {
+            let problem = format!("the row has {length} tokens; expected at most {limit}");
+            return Err(Error::data(&self.path, Some(line), problem)
+                .hint("raise --max-seq-len, shorten the row, or choose --long-rows truncate or split"));
         }
-        row.tokens.shrink_to_fit();
-        self.keep(row.tokens, row.labels, line);
+        self.tally.row(form, length, longer, left_out, line);
+        let first = self.examples.len();
+        if longer && self.options.long_rows == LongRows::Split {
+            for piece in pieces(length, limit) {
+                self.keep(tokens[piece.clone()].to_vec(), labels[piece].to_vec(), line);
+            }
+        } else {
+            if longer {
+                tokens.truncate(limit);
+                labels.truncate(limit);
+                labels.shrink_to_fit();
+            }
+            tokens.shrink_to_fit();
+            self.keep(tokens, labels, line);
+        }
+        self.tally.pieces += self.examples.len() - first - 1;
+        if self.examples[first..].iter().all(|example| example.targets() == 0) {
+            self.tally.bare.push(line);
+        }
         Ok(())
     }
 
     fn keep(&mut self, tokens: Vec<u32>, labels: Vec<i32>, line: usize) {
-        let example = Example { tokens, labels, origin: Origin { path: Arc::clone(&self.path), line } };
-        if example.targets() == 0 {
-            self.tally.bare.push(line);
-        }
-        self.examples.push(example);
+        let origin = Origin { path: Arc::clone(&self.path), line };
+        self.examples.push(Example { tokens, labels, origin });
     }
 
     /// Divides a text into windows. Each begins with the last token of the one before, so that every
     /// token but the first of the text is predicted exactly once.
-    fn document(&mut self, rows: &RowReader<'_>) -> Result<()> {
-        let text = source::text(&self.path)?;
+    fn document(&mut self, rows: &RowReader<'_>, text: &str) -> Result<()> {
         if text.trim().is_empty() {
             return Ok(());
         }
-        let tokens = rows.document(&text).map_err(|e| located(e, &self.path, 1))?;
+        let tokens = rows.document(text).map_err(|e| located(e, &self.path, 1))?;
         let length = self.options.max_seq_len.unwrap_or(tokens.len());
-        let (mut start, mut line, mut counted) = (0, 1, 0);
-        loop {
-            let end = tokens.len().min(start + length);
-            let window = &tokens[start..end];
+        let (mut line, mut counted) = (1, 0);
+        for piece in pieces(tokens.len(), length) {
+            let window = &tokens[piece];
             if let Some(bytes) = window.iter().find_map(|token| token.bytes.clone()) {
                 line += source::newlines(&text.as_bytes()[counted..bytes.start.max(counted)]);
                 counted = counted.max(bytes.start);
             }
             let ids: Vec<u32> = window.iter().map(|token| token.id).collect();
             let labels = ids.iter().map(|&id| id.cast_signed()).collect();
-            self.keep(ids, labels, line);
-            if end == tokens.len() {
-                break;
+            if let Some(lengths) = &mut self.tally.lengths {
+                lengths.push(ids.len());
             }
-            start = end - 1;
+            self.keep(ids, labels, line);
         }
-        self.tally.document = Some(tokens.len());
+        self.tally.document = Some((tokens.len(), self.examples.len()));
         Ok(())
     }
 
@@ -211,6 +300,17 @@ impl Reading<'_> {
         Error::data(&self.path, Some(line + error.line().saturating_sub(1)), problem)
             .hint("expected one JSON object on each line, or in a .json file one array of objects")
     }
+}
+
+/// Ranges of at most `limit` places that cover `length` of them, each beginning with the last of the one before.
+fn pieces(length: usize, limit: usize) -> impl Iterator<Item = Range<usize>> {
+    let mut start = Some(0);
+    std::iter::from_fn(move || {
+        let begin = start?;
+        let end = length.min(begin + limit);
+        start = (end < length).then(|| end - 1);
+        Some(begin..end)
+    })
 }
 
 /// Says where a row's problem is.

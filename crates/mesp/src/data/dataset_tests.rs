@@ -96,6 +96,52 @@ fn rows_cut_and_rows_left_bare_are_counted() {
 }
 
 #[test]
+fn long_rows_are_split_or_refused() {
+    let rows =
+        "{\"input_ids\":[1,2,3,4,5,6,7],\"labels\":[-100,-100,-100,-100,5,6,7]}\n{\"input_ids\":[8,9]}\n";
+    let split = ReadOptions { long_rows: LongRows::Split, ..cut_to(3) };
+    let data = read_as("r.jsonl", rows, &split).unwrap();
+    let pieces: Vec<&[u32]> = data.examples.iter().map(|e| e.tokens.as_slice()).collect();
+    assert_eq!(pieces, [&[1, 2, 3][..], &[3, 4, 5], &[5, 6, 7], &[8, 9]]);
+    // Every label is predicted once.
+    assert_eq!(data.examples.iter().map(Example::targets).collect::<Vec<_>>(), [0, 1, 2, 1]);
+    assert_eq!(data.examples.iter().map(|e| e.origin.line).collect::<Vec<_>>(), [1, 1, 1, 2]);
+    assert!(
+        data.notes[1].contains("1 of 2 rows split into 3 of up to 3 tokens (the longest has 7)"),
+        "{:?}",
+        data.notes
+    );
+    assert_eq!(data.notes.len(), 2);
+    let refused = ReadOptions { long_rows: LongRows::Error, ..cut_to(3) };
+    let error = read_as("r.jsonl", rows, &refused).unwrap_err().to_string();
+    assert!(error.contains("r.jsonl:1: the row has 7 tokens; expected at most 3"), "{error}");
+}
+
+#[test]
+fn reasoning_that_a_template_drops_is_noted() {
+    let Some(path) = shared("chat_templates/llama.cpp/Qwen-Qwen3-0.6B.jinja") else { return };
+    let info = TokenizerInfo { chat_template: Some(std::fs::read_to_string(path).unwrap()), ..info() };
+    let encoder = super::super::test_util::encoder_with(info, false);
+    let turn = |said: &str, why: &str| serde_json::json!({"role": "assistant", "content": said, "reasoning_content": why});
+    let user = serde_json::json!({"role": "user", "content": "?"});
+    let dropped = serde_json::json!({"messages": [user, turn("two", "why"), user, turn("four", "so")]});
+    let kept = serde_json::json!({"messages": [user, turn("two", "why")]});
+    let directory = write("train.jsonl", format!("{kept}\n{dropped}\n"));
+    let data = Dataset::read(directory.path(), Some(&encoder), &ReadOptions::new(VOCAB)).unwrap();
+    assert!(data.notes[1].contains("1 of 2 rows: the chat template leaves out text"), "{:?}", data.notes);
+    assert!(data.notes[1].contains("(line 2)"), "{:?}", data.notes);
+}
+
+proptest! {
+    #[test]
+    fn parsing_bytes_is_reading_a_file(name in "r\\.(jsonl|json|txt|x)", content: Vec<u8>) {
+        let parsed = Dataset::parse(Path::new(&name), &content, Some(&encoder()), &cut_to(4));
+        let read = read_as(&name, &content, &cut_to(4));
+        prop_assert_eq!(parsed.map(|d| d.tokens()).ok(), read.map(|d| d.tokens()).ok());
+    }
+}
+
+#[test]
 fn a_plain_text_is_divided_into_windows() {
     let data = read_as("book.txt", "one\ntwo\nthree", &cut_to(5)).unwrap();
     let windows: Vec<&[u32]> = data.examples.iter().map(|e| e.tokens.as_slice()).collect();
@@ -156,6 +202,7 @@ fn qwen() -> Option<(TextEncoder, ReadOptions)> {
         eos_token: Some("<|im_end|>".into()),
         chat_template: Some(template),
         add_bos_token: Some(false),
+        tool_template: None,
     };
     let encoder = TextEncoder::from_file(&directory.join("tokenizer.json"), info).unwrap();
     Some((encoder, ReadOptions { max_seq_len: Some(256), ..ReadOptions::new(151_936) }))
@@ -200,10 +247,19 @@ fn real_files_are_read_or_refused_with_advice() {
         assert_eq!(data.targets() + data.examples.len(), data.tokens());
         assert!(data.examples.len() > 1000);
     }
+    for (name, rows) in [
+        ("datasets/gsm8k/train.jsonl", 7473),
+        ("datasets/llamafactory/identity.json", 91),
+        ("datasets/alpaca-seed/seed_tasks.jsonl", 175),
+        ("datasets/tinystories-sample/tinystories_100.json", 100),
+    ] {
+        let Some(data) = open(name) else { continue };
+        let data = data.unwrap();
+        assert!(data.examples.len() == rows && data.targets() > 0, "{name}: {}", data.examples.len());
+    }
     for (name, words) in [
-        ("datasets/gsm8k/train.jsonl", ":1: the row has no form"),
-        ("datasets/llamafactory/identity.json", "identity.json:2: the row has no form"),
-        ("datasets/llamafactory/dpo_en_demo.json", "rename `conversations`"),
+        ("datasets/fewglue/COPA.train.jsonl", ":1: the row has no form"),
+        ("datasets/llamafactory/dpo_en_demo.json", "preference pairs"),
         ("datasets/llamafactory/dataset_info.json", "dataset_info.json:1: not valid JSON"),
         ("datasets/sst2/train.tsv", "a .tsv file"),
         ("datasets/llamafactory", "expected a file train.jsonl"),
@@ -260,6 +316,18 @@ fn any_row() -> impl Strategy<Value = Value> {
         "content",
         "tools",
         "weight",
+        "conversations",
+        "from",
+        "value",
+        "instruction",
+        "input",
+        "output",
+        "question",
+        "answer",
+        "history",
+        "system",
+        "tool_calls",
+        "chat_template_kwargs",
     ]);
     leaf.prop_recursive(3, 24, 4, move |inner| {
         prop_oneof![

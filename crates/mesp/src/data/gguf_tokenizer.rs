@@ -90,6 +90,7 @@ pub fn from_gguf(gguf: &Gguf, bytes: &[u8]) -> Result<(Tokenizer, TokenizerInfo)
         bos_token: text(bos),
         eos_token: text(eos),
         chat_template: gguf.str("tokenizer.chat_template")?.map(str::to_string),
+        tool_template: gguf.str("tokenizer.chat_template.tool_use")?.map(str::to_string),
         add_bos_token: Some(add_bos.unwrap_or(begins && bos.is_some())),
     };
     Ok((tokenizer, info))

@@ -1,6 +1,6 @@
 //! Training data: files in, token sequences with labels out, and batches of them in a repeatable order.
 //!
-//! [`Dataset::read`] turns a file into [`Example`]s: JSON lines in one of four forms, told apart row by
+//! [`Dataset::read`] turns a file into [`Example`]s: JSON in one of several [`Form`]s, told apart row by
 //! row, or a plain text as one document. A row that cannot be used is an error that names file and
 //! line; what is legal but worth knowing (rows cut, rows with nothing to train) is counted in
 //! [`Dataset::notes`]. [`Batches`] fixes which rows a step sees, and [`RaggedBatch`] lays them end to
@@ -10,11 +10,17 @@
 
 mod batch;
 mod chat;
+mod check;
 mod dataset;
+mod date;
+mod forms;
 mod gguf_tokenizer;
 mod notes;
+mod python;
 mod rows;
+mod sharegpt;
 mod source;
+mod split;
 mod template;
 #[cfg(test)]
 mod test_util;
@@ -26,10 +32,14 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use batch::{Batches, RaggedBatch};
+pub use batch::{BatchSize, Batches, RaggedBatch};
 pub use chat::{ChatFormat, Marked};
-pub use dataset::{Dataset, PromptStyle, ReadOptions};
+pub use check::Checked;
+pub use dataset::{Dataset, LongRows, PromptStyle, ReadOptions, TrainOn};
+pub use date::Date;
+pub use forms::Form;
 pub use gguf_tokenizer::from_gguf;
+pub use split::split;
 pub use tokenizer::{TextEncoder, Token, TokenizerInfo};
 pub use turns::Conversation;
 

@@ -1,75 +1,78 @@
 //! What a reader of the log should know about a data file, in words.
 
-use super::rows::{Form, RowReader};
-use super::{ChatFormat, PromptStyle, ReadOptions};
+use super::forms::Form;
+use super::rows::RowReader;
+use super::{ChatFormat, LongRows, PromptStyle, ReadOptions, TrainOn};
 
 /// What was counted while a file was read.
 #[derive(Default)]
 pub(super) struct Tally {
     /// Rows of each [`Form`].
-    pub(super) forms: [usize; 4],
-    /// The tokens of a plain text.
-    pub(super) document: Option<usize>,
-    /// Rows longer than the limit, and the length of the longest.
-    pub(super) cut: usize,
+    pub(super) forms: [usize; Form::ALL.len()],
+    /// The tokens of a plain text, and its windows.
+    pub(super) document: Option<(usize, usize)>,
+    /// The lines of rows longer than the limit, and the length of the longest.
+    pub(super) long: Vec<usize>,
     pub(super) longest: usize,
+    /// Rows that splitting added.
+    pub(super) pieces: usize,
     /// The lines of rows with nothing to train.
     pub(super) bare: Vec<usize>,
+    /// The lines of conversations of which the template left something out.
+    pub(super) left_out: Vec<usize>,
+    /// Tokens of each row as it is in the file, where they are asked for.
+    pub(super) lengths: Option<Vec<usize>>,
 }
 
 impl Tally {
-    /// The notes on a file of so many rows.
-    pub(super) fn notes(&self, rows: usize, reader: &RowReader<'_>, options: &ReadOptions) -> Vec<String> {
+    /// Counts a row.
+    pub(super) fn row(&mut self, form: Form, length: usize, long: bool, left_out: bool, line: usize) {
+        self.forms[form as usize] += 1;
+        if let Some(lengths) = &mut self.lengths {
+            lengths.push(length);
+        }
+        if long {
+            self.long.push(line);
+            self.longest = self.longest.max(length);
+        }
+        if left_out {
+            self.left_out.push(line);
+        }
+    }
+
+    /// Rows of the file.
+    pub(super) fn rows(&self) -> usize {
+        self.document.map_or_else(|| self.forms.iter().sum(), |(_, windows)| windows)
+    }
+
+    /// What is to be said of the file.
+    pub(super) fn notes(&self, reader: &RowReader<'_>, options: &ReadOptions) -> Vec<String> {
         let mut notes = Vec::new();
-        let of = |form: Form| Some(self.forms[form as usize]).filter(|&count| count > 0);
-        if let Some(tokens) = self.document {
-            let windows = counted(rows, "window");
+        if let Some((tokens, windows)) = self.document {
             let divided = match options.max_seq_len {
                 Some(length) => {
+                    let windows = counted(windows, "window");
                     format!("{windows} of up to {length}; each begins with the last token of the one before")
                 }
                 None => "one row".to_owned(),
             };
             notes.push(format!("plain text, read as one document of {tokens} tokens in {divided}"));
         }
-        if let Some(count) = of(Form::Tokens) {
-            notes.push(format!("{}: used as they are", counted(count, "tokenized row")));
+        for form in Form::ALL {
+            let count = self.forms[form as usize];
+            if count > 0 {
+                notes.push(format!("{}: {}", counted(count, form.name()), treated(form, reader, options)));
+            }
         }
-        if let Some(count) = of(Form::Text) {
-            notes.push(format!("{}: every token is trained", counted(count, "text row")));
-        }
-        let chat = reader.chat();
-        let others = if options.train_on_prompt { "the other turns too" } else { "the other turns are not" };
-        let style = if chat.is_some_and(ChatFormat::has_template) {
-            "the model's chat template"
-        } else {
-            "ChatML (the model has no chat template)"
-        };
-        if let Some(count) = of(Form::Messages) {
-            let rows = counted(count, "conversation");
-            notes.push(format!("{rows}: written with {style}; the assistant's turns are trained, {others}"));
-        }
-        if let Some(count) = of(Form::Prompt) {
-            let style = match (options.prompt_style, chat) {
-                (PromptStyle::Raw, None) => "joined as they stand, without a chat template".to_owned(),
-                // Rows may give both as lists of messages, and those always go through the chat format.
-                (PromptStyle::Raw, Some(_)) => {
-                    format!("texts are joined as they stand, messages written with {style}")
-                }
-                (PromptStyle::Chat, _) => format!("written with {style}"),
-            };
-            let trained =
-                if options.train_on_prompt { "both are trained" } else { "the completion is trained" };
-            notes.push(format!("{}: {style}; {trained}", counted(count, "prompt/completion row")));
-        }
-        self.warnings(rows, reader, options, &mut notes);
+        self.warnings(reader, options, &mut notes);
         notes
     }
 
-    fn warnings(&self, rows: usize, reader: &RowReader<'_>, options: &ReadOptions, notes: &mut Vec<String>) {
+    fn warnings(&self, reader: &RowReader<'_>, options: &ReadOptions, notes: &mut Vec<String>) {
+        let rows = self.rows();
         if let Ok(encoder) = reader.encoder() {
-            let texts = self.document.is_some()
-                || self.forms[Form::Text as usize] + self.forms[Form::Prompt as usize] > 0;
+            let of = |form: Form| self.forms[form as usize];
+            let texts = self.document.is_some() || of(Form::Text) + of(Form::Prompt) > 0;
             if texts && options.append_eos && encoder.eos_id().is_none() {
                 notes.push(
                     "the model names no end-of-text token: a text has no end the model could learn"
@@ -78,30 +81,89 @@ impl Tally {
             }
             if reader.chat().is_some_and(|chat| chat.spells_markers(encoder)) {
                 notes.push(
-                    "this vocabulary has no ChatML markers: <|im_start|> and <|im_end|> are spelled as text"
+                    "this vocabulary has no ChatML markers: they are spelled as text, and turns end with the \
+                     end-of-text token where there is one"
                         .to_owned(),
                 );
             }
         }
-        if self.cut > 0 {
-            let limit = options.max_seq_len.unwrap_or_default();
-            let longest = self.longest;
+        if !self.left_out.is_empty() {
             notes.push(format!(
-                "{} of {rows} rows cut to {limit} tokens (the longest has {longest}); --max-seq-len {longest} keeps them whole",
-                self.cut
+                "{} of {rows} rows: the chat template leaves out text of the assistant, such as the reasoning of earlier \
+                 turns, which is not trained then ({})",
+                self.left_out.len(),
+                lines(&self.left_out)
             ));
         }
+        let (limit, longest) = (options.max_seq_len.unwrap_or_default(), self.longest);
+        let long = self.long.len();
+        match options.long_rows {
+            _ if long == 0 => {}
+            LongRows::Split => notes.push(format!(
+                "{long} of {rows} rows split into {} of up to {limit} tokens (the longest has {longest}); each begins with \
+                 the last token of the one before",
+                long + self.pieces
+            )),
+            LongRows::Truncate | LongRows::Error => notes.push(format!(
+                "{long} of {rows} rows cut to {limit} tokens (the longest has {longest}); --max-seq-len {longest} keeps \
+                 them whole"
+            )),
+        }
         if !self.bare.is_empty() {
-            let lines: Vec<String> = self.bare.iter().take(5).map(ToString::to_string).collect();
-            let more = if self.bare.len() > lines.len() { ", ..." } else { "" };
-            let word = if self.bare.len() == 1 { "line" } else { "lines" };
-            let lines = lines.join(", ");
             notes.push(format!(
-                "{} of {rows} rows have nothing to train ({word} {lines}{more})",
-                self.bare.len()
+                "{} of {rows} rows have nothing to train ({})",
+                self.bare.len(),
+                lines(&self.bare)
             ));
         }
     }
+}
+
+/// How rows of a form become text, and what of it is trained.
+fn treated(form: Form, reader: &RowReader<'_>, options: &ReadOptions) -> String {
+    let chat = reader.chat();
+    let style = if chat.is_some_and(ChatFormat::has_template) {
+        "the model's chat template"
+    } else {
+        "ChatML (the model has no chat template)"
+    };
+    let both = options.train_on == TrainOn::All;
+    let turns = match options.train_on {
+        TrainOn::Assistant => "the assistant's turns are trained, the other turns are not",
+        TrainOn::Last => "the assistant's last turn is trained, the other turns are not",
+        TrainOn::All => "the assistant's turns are trained, the other turns too",
+    };
+    let pair = if both { "both are trained" } else { "the completion is trained" };
+    let answer = |headings: &str, answer: &str| {
+        let what = if both { "everything is trained".to_owned() } else { format!("the {answer} is trained") };
+        match (options.prompt_style, chat) {
+            (PromptStyle::Raw, _) | (PromptStyle::Auto, None) => {
+                format!("written under the headings {headings}, without a chat template; {what}")
+            }
+            _ => format!("written with {style}; {what}"),
+        }
+    };
+    match form {
+        Form::Tokens => "used as they are".to_owned(),
+        Form::Text => "every token is trained".to_owned(),
+        Form::Messages | Form::ShareGpt => format!("written with {style}; {turns}"),
+        Form::Question => answer("`Question:` and `Answer:`", "answer"),
+        Form::Instruction => answer("`### Instruction:` and `### Response:`", "output"),
+        Form::Prompt => match (options.prompt_style, chat) {
+            (PromptStyle::Chat, _) => format!("written with {style}; {pair}"),
+            (_, None) => format!("joined as they stand, without a chat template; {pair}"),
+            // Rows may give both as lists of messages, and those always go through the chat format.
+            (_, Some(_)) => format!("texts are joined as they stand, messages written with {style}; {pair}"),
+        },
+    }
+}
+
+/// Some lines, the first five.
+fn lines(lines: &[usize]) -> String {
+    let shown: Vec<String> = lines.iter().take(5).map(ToString::to_string).collect();
+    let more = if lines.len() > shown.len() { ", ..." } else { "" };
+    let word = if lines.len() == 1 { "line" } else { "lines" };
+    format!("{word} {}{more}", shown.join(", "))
 }
 
 /// A number with its noun.

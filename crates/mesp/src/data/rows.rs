@@ -2,18 +2,10 @@
 
 use serde_json::{Map, Value};
 
+use super::forms::{self, FORMS, Form, Said};
 use super::turns::type_of;
-use super::{ChatFormat, Conversation, PromptStyle, ReadOptions, TextEncoder, Token, UNTRAINED};
+use super::{ChatFormat, Conversation, Marked, ReadOptions, TextEncoder, Token, TrainOn, UNTRAINED};
 use crate::{Error, Result};
-
-/// The forms a row may have, in the order in which they are looked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
-    Tokens,
-    Messages,
-    Prompt,
-    Text,
-}
 
 /// A row's tokens with a label beside each.
 #[derive(Debug)]
@@ -21,6 +13,8 @@ pub(super) struct Row {
     pub(super) form: Form,
     pub(super) tokens: Vec<u32>,
     pub(super) labels: Vec<i32>,
+    /// Whether the template left reasoning or other text of the assistant's turns out.
+    pub(super) left_out: bool,
 }
 
 /// Tokens, and whether each is trained.
@@ -50,34 +44,35 @@ impl<'a> RowReader<'a> {
     }
 
     pub(super) fn read(&mut self, row: &Value) -> Result<Row> {
-        let Some(row) = row.as_object() else {
-            return Err(
-                Error::usage(format!("the row is {}; expected a JSON object", type_of(row))).hint(FORMS)
-            );
+        let chats = self.encoder.is_some_and(|encoder| encoder.info().chat_template.is_some());
+        let (form, said) = match row {
+            Value::String(text) => (Form::Text, Said::Text(text)),
+            Value::Object(row) => {
+                let form = Form::of(row)?;
+                (form, forms::read(form, row, self.options.prompt_style, chats)?)
+            }
+            other => {
+                return Err(Error::usage(format!("the row is {}; expected a JSON object", type_of(other)))
+                    .hint(FORMS));
+            }
         };
-        let has = |key: &str| row.get(key).is_some_and(|value| !value.is_null());
-        if has("input_ids") {
-            return tokenized(row, self.options.vocab_size);
-        }
-        let (form, tokens) = if has("messages") {
-            (Form::Messages, self.conversation(&Conversation::from_messages(row)?)?)
-        } else if has("prompt") && has("completion") {
-            (Form::Prompt, self.prompt(row)?)
-        } else if has("text") {
-            (Form::Text, self.text(row)?)
-        } else {
-            return Err(unknown(row));
+        let (tokens, left_out) = match said {
+            Said::Tokens(row) => return tokenized(row, self.options.vocab_size),
+            Said::Text(text) => (self.text(text)?, false),
+            Said::Pair { prompt, completion } => (self.pair(&prompt, &completion)?, false),
+            Said::Turns(conversation) => self.conversation(conversation)?,
         };
         self.in_vocabulary(tokens.iter().map(|token| token.0))?;
         let label = |&(id, trained): &(u32, bool)| if trained { id.cast_signed() } else { UNTRAINED };
         let labels = tokens.iter().map(label).collect();
-        Ok(Row { form, tokens: tokens.into_iter().map(|token| token.0).collect(), labels })
+        let tokens = tokens.into_iter().map(|token| token.0).collect();
+        Ok(Row { form, tokens, labels, left_out })
     }
 
     /// A text of its own: every token is trained, the one that ends the text included.
-    fn text(&self, row: &Map<String, Value>) -> Result<Trained> {
+    fn text(&self, text: &str) -> Result<Trained> {
         let encoder = self.encoder()?;
-        let mut tokens = encoder.encode(string(row, "text")?, true)?;
+        let mut tokens = encoder.encode(text, true)?;
         tokens.extend(self.missing_end(encoder, tokens.last().copied()));
         Ok(tokens.into_iter().map(|id| (id, true)).collect())
     }
@@ -97,17 +92,7 @@ impl<'a> RowReader<'a> {
         encoder.eos_id().filter(|&eos| self.options.append_eos && last != Some(eos))
     }
 
-    fn prompt(&mut self, row: &Map<String, Value>) -> Result<Trained> {
-        if row["prompt"].is_array() && row["completion"].is_array() {
-            return self.conversation(&Conversation::from_prompt_and_completion(row)?);
-        }
-        let (prompt, completion) = (string(row, "prompt")?, string(row, "completion")?);
-        if self.options.prompt_style == PromptStyle::Chat {
-            let mut conversation = Conversation::default();
-            conversation.push("user", prompt);
-            conversation.push("assistant", completion);
-            return self.conversation(&conversation);
-        }
+    fn pair(&self, prompt: &str, completion: &str) -> Result<Trained> {
         let encoder = self.encoder()?;
         // As one text: tokenized apart, the two would meet in tokens that the joined text does not have.
         let tokens = encoder.encode_with_offsets(&format!("{prompt}{completion}"), true)?;
@@ -118,32 +103,41 @@ impl<'a> RowReader<'a> {
             // A token without bytes begins or ends the text; the end belongs to the completion.
             let trained = bytes.as_ref().map_or(inside, |bytes| bytes.start >= prompt.len());
             inside |= bytes.is_some();
-            row.push((id, trained || self.options.train_on_prompt));
+            row.push((id, trained || self.options.train_on == TrainOn::All));
         }
         row.extend(end.map(|id| (id, true)));
         Ok(row)
     }
 
-    fn conversation(&mut self, conversation: &Conversation) -> Result<Trained> {
+    fn conversation(&mut self, mut conversation: Conversation) -> Result<(Trained, bool)> {
         let encoder = self.encoder()?;
         let chat = match &mut self.chat {
             Some(chat) => chat,
-            none => none.insert(ChatFormat::new(encoder.info())?),
+            none => none.insert(ChatFormat::for_encoder(encoder)?),
         };
-        let marked = chat.mark(conversation, encoder)?;
+        if self.options.train_on == TrainOn::Last {
+            conversation.train_last();
+        }
+        let all = self.options.train_on == TrainOn::All;
+        // Where all is trained it need not be known where the turns are.
+        let marked = if all {
+            Marked::whole(chat.render(&conversation, false)?)
+        } else {
+            chat.mark(&conversation, encoder)?
+        };
         let mut spans = marked.spans.iter().peekable();
         let mut trained = |start: usize| {
             while spans.next_if(|span| span.end <= start).is_some() {}
             spans.peek().is_some_and(|span| span.contains(&start))
         };
-        let all = self.options.train_on_prompt;
         let beginning = chat.beginning(encoder).map(|id| (id, all));
         let tokens = encoder.encode_with_offsets(&marked.text, false)?;
         let tokens = tokens.into_iter().map(|Token { id, bytes }| {
             let trained = bytes.is_some_and(|bytes| trained(bytes.start));
             (id, trained || all)
         });
-        Ok(beginning.into_iter().chain(tokens).collect())
+        let tokens = beginning.into_iter().chain(tokens).collect();
+        Ok((tokens, conversation.left_out_of(&marked.text)))
     }
 
     fn in_vocabulary(&self, mut tokens: impl Iterator<Item = u32>) -> Result<()> {
@@ -157,13 +151,6 @@ impl<'a> RowReader<'a> {
             }
         }
     }
-}
-
-fn string<'a>(row: &'a Map<String, Value>, key: &str) -> Result<&'a str> {
-    row[key].as_str().ok_or_else(|| {
-        let problem = format!("`{key}` is {}; expected a text", type_of(&row[key]));
-        Error::usage(problem).hint(FORMS)
-    })
 }
 
 /// A row that another program tokenized. Nothing is added to it.
@@ -201,7 +188,12 @@ fn tokenized(row: &Map<String, Value>, vocab_size: usize) -> Result<Row> {
         let problem = format!("`attention_mask[{at}]` is 0: the row is padded");
         return Err(Error::usage(problem).hint("store the row without padding; rows may differ in length"));
     }
-    Ok(Row { form: Form::Tokens, tokens: tokens.into_iter().map(|id| id as u32).collect(), labels })
+    Ok(Row {
+        form: Form::Tokens,
+        tokens: tokens.into_iter().map(|id| id as u32).collect(),
+        labels,
+        left_out: false,
+    })
 }
 
 fn integers(key: &str, list: &Value, allowed: impl Fn(i64) -> bool, vocab_size: usize) -> Result<Vec<i64>> {
@@ -220,44 +212,6 @@ fn integers(key: &str, list: &Value, allowed: impl Fn(i64) -> bool, vocab_size: 
         })
     };
     values.iter().enumerate().map(one).collect()
-}
-
-const FORMS: &str = "a row is {\"messages\": [...]}, {\"prompt\": \"...\", \"completion\": \"...\"}, {\"text\": \"...\"}, \
-                     or {\"input_ids\": [...], \"labels\": [...]}";
-
-/// Rows of other shapes are named with what turns them into a known one.
-fn unknown(row: &Map<String, Value>) -> Error {
-    let has = |key: &str| row.contains_key(key);
-    let rename = |prompt: &str, completion: &str| {
-        format!("rename `{prompt}` to `prompt` and `{completion}` to `completion`")
-    };
-    let advice = if has("conversations") {
-        "rename `conversations` to `messages`, and in each turn `from` to `role` (user, assistant, system) and `value` \
-         to `content`"
-            .to_owned()
-    } else if has("chosen") && has("rejected") {
-        "preference pairs are not trained here; keep the chosen answer as `completion`".to_owned()
-    } else if has("instruction") && has("output") {
-        "join `instruction` and `input` to `prompt`, and rename `output` to `completion`".to_owned()
-    } else if has("question") && has("answer") {
-        rename("question", "answer")
-    } else if has("prompt") && has("response") {
-        rename("prompt", "response")
-    } else {
-        FORMS.to_owned()
-    };
-    let mut found: Vec<String> = row.keys().take(8).map(|key| format!("`{key}`")).collect();
-    if found.is_empty() {
-        found.push("none".to_owned());
-    } else if row.len() > found.len() {
-        found.push("...".to_owned());
-    }
-    let expected = "expected `messages`, `prompt` with `completion`, `text` or `input_ids`";
-    Error::usage(format!(
-        "the row has no form that can be trained; {expected}, found the keys {}",
-        found.join(", ")
-    ))
-    .hint(advice)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::super::test_util::{BOS, EOS, IM_END, IM_START, VOCAB, encoder, encoder_with, info};
+use super::super::{PromptStyle, TokenizerInfo};
 use super::*;
 
 fn read(row: &Value) -> Result<Row> {
@@ -82,7 +83,7 @@ fn a_completion_is_trained_with_its_end() {
     let options = ReadOptions::new(VOCAB);
     let row = RowReader::new(Some(&begun), &options).read(&json!({"prompt": "", "completion": "x"})).unwrap();
     assert_eq!((row.tokens.clone(), trained(&row)), (vec![BOS, 120, EOS], vec![120, EOS]));
-    let options = ReadOptions { train_on_prompt: true, ..ReadOptions::new(VOCAB) };
+    let options = ReadOptions { train_on: TrainOn::All, ..ReadOptions::new(VOCAB) };
     let row =
         RowReader::new(Some(&begun), &options).read(&json!({"prompt": "a", "completion": "x"})).unwrap();
     assert_eq!(trained(&row), row.tokens);
@@ -161,12 +162,23 @@ fn conversations_that_are_wrong_say_where() {
 #[test]
 fn other_shapes_are_told_what_to_become() {
     for (row, words) in [
+        (json!({"q": "q", "a": "a"}), "found the keys `q`, `a`\n  a row is {\"messages\": [...]}"),
+        (json!({"input": "i", "output": "o"}), "rename `input` to `prompt`"),
+        (json!({"conversations": []}), "`conversations` is an empty list"),
         (
-            json!({"question": "q", "answer": "a"}),
-            "found the keys `question`, `answer`\n  rename `question` to `prompt`",
+            json!({"conversations": [{"from": "human", "value": "x"}], "chosen": {}, "rejected": {}}),
+            "preference pairs",
         ),
-        (json!({"instruction": "i", "input": "", "output": "o"}), "join `instruction` and `input`"),
-        (json!({"conversations": []}), "rename `conversations` to `messages`"),
+        (json!({"conversations": [{"from": "alien", "value": "x"}]}), "`conversations[0].from` is \"alien\""),
+        (json!({"conversations": [{"from": "human"}]}), "`conversations[0].value` is missing"),
+        (json!({"conversations": [{"from": "function_call", "value": "x"}]}), "no call of a function"),
+        (json!({"instruction": "i", "instances": []}), "a list of one object"),
+        (json!({"instruction": "i", "output": 3}), "`output` is a number"),
+        (json!({"instruction": "i", "output": "o", "history": [["a"]]}), "`history` is not a list of pairs"),
+        (
+            json!({"messages": [{"role": "user", "content": "x"}], "chat_template_kwargs": 1}),
+            "`chat_template_kwargs` is a number",
+        ),
         (json!({"prompt": "p"}), "found the keys `prompt`"),
         (json!({"prompt": "p", "chosen": "a", "rejected": "b"}), "preference pairs"),
         (json!({"text": null}), "found the keys `text`"),
@@ -186,6 +198,113 @@ fn other_shapes_are_told_what_to_become() {
     let problem =
         RowReader::new(Some(&encoder), &options).read(&json!({"text": "x"})).unwrap_err().to_string();
     assert!(problem.contains("token 120; the model's vocabulary has 100"), "{problem}");
+}
+
+/// The text of a row, and what of it is trained.
+fn shown(row: &Value, options: &ReadOptions) -> (String, String) {
+    let encoder = encoder();
+    let row = RowReader::new(Some(&encoder), options).read(row).unwrap();
+    let text = |ids: &[u32]| encoder.decode(ids, false).unwrap();
+    (text(&row.tokens), text(&trained(&row)))
+}
+
+#[test]
+fn instructions_stand_under_headings_where_there_is_no_template() {
+    let options = ReadOptions::new(VOCAB);
+    let row = json!({"instruction": "Add.", "input": "1 2", "output": "3", "text": "ignored"});
+    let text = "### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response:\n3<|endoftext|>";
+    assert_eq!(shown(&row, &options), (text.into(), "3<|endoftext|>".into()));
+    let row = json!({"instruction": "Go.", "instances": [{"input": "", "output": "x"}], "system": "S"});
+    let text = "S\n\n### Instruction:\nGo.\n\n### Response:\nx<|endoftext|>";
+    assert_eq!(shown(&row, &options), (text.into(), "x<|endoftext|>".into()));
+    let row = json!({"question": "2+2?", "answer": "4"});
+    let text = "Question: 2+2?\nAnswer: 4<|endoftext|>";
+    assert_eq!(shown(&row, &options), (text.into(), " 4<|endoftext|>".into()));
+}
+
+#[test]
+fn instructions_are_turns_where_they_may_be() {
+    let options = ReadOptions { prompt_style: PromptStyle::Chat, ..ReadOptions::new(VOCAB) };
+    let row =
+        json!({"instruction": "Add.", "input": "1 2", "output": "3", "system": "S", "history": [["u", "v"]]});
+    let text = "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\nv<|im_end|>\n\
+                <|im_start|>user\nAdd.\n1 2<|im_end|>\n<|im_start|>assistant\n3<|im_end|>\n";
+    assert_eq!(shown(&row, &options), (text.into(), "v<|im_end|>3<|im_end|>".into()));
+    let question = json!({"question": "q", "answer": "a"});
+    assert_eq!(shown(&question, &options).1, "a<|im_end|>");
+    // Left to the program, the model's template decides.
+    let info = TokenizerInfo {
+        chat_template: Some(
+            "{% for m in messages %}<{{ m.role }}>{{ m.content }}<|im_end|>{% endfor %}".into(),
+        ),
+        ..info()
+    };
+    let with = encoder_with(info, false);
+    let row = RowReader::new(Some(&with), &ReadOptions::new(VOCAB)).read(&question).unwrap();
+    assert_eq!(with.decode(&row.tokens, false).unwrap(), "<user>q<|im_end|><assistant>a<|im_end|>");
+    let pair = RowReader::new(Some(&with), &ReadOptions::new(VOCAB))
+        .read(&json!({"prompt": "p", "completion": "c"}))
+        .unwrap();
+    assert_eq!(with.decode(&pair.tokens, false).unwrap(), "pc<|endoftext|>");
+}
+
+#[test]
+fn sharegpt_turns_are_messages() {
+    let row = json!({"system": "S", "conversations": [
+        {"from": "human", "value": "u"},
+        {"from": "gpt", "value": "v", "weight": 0},
+        {"from": "human", "value": "w"},
+        {"from": "gpt", "value": "x"}]});
+    let (text, trained) = shown(&row, &ReadOptions::new(VOCAB));
+    assert!(text.starts_with("<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nu<|im_end|>\n"), "{text}");
+    assert_eq!(trained, "x<|im_end|>");
+    let calls = json!({"conversations": [
+        {"from": "human", "value": "u"},
+        {"from": "function_call", "value": "{\"name\": \"f\", \"arguments\": {\"a\": 1}}"},
+        {"from": "observation", "value": "1"},
+        {"from": "gpt", "value": "x"}]});
+    let conversation = Conversation::from_sharegpt(calls.as_object().unwrap()).unwrap();
+    assert_eq!(conversation.messages[1]["tool_calls"][0]["function"]["arguments"]["a"], 1);
+    assert_eq!(conversation.role(2), "tool");
+    assert_eq!(conversation.trained, [false, true, false, true]);
+    // Some files have messages under this name.
+    let other =
+        json!({"conversations": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "v"}]});
+    assert_eq!(shown(&other, &ReadOptions::new(VOCAB)).1, "v<|im_end|>");
+}
+
+#[test]
+fn what_is_trained_can_be_chosen() {
+    let row = json!({"messages": [
+        {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"}, {"role": "assistant", "content": "d", "reasoning": null},
+        {"role": "user", "content": "e"}, {"role": "assistant", "content": "f", "train": false}]});
+    let with = |train_on| shown(&row, &ReadOptions { train_on, ..ReadOptions::new(VOCAB) });
+    assert_eq!(with(TrainOn::Assistant).1, "b<|im_end|>d<|im_end|>");
+    assert_eq!(with(TrainOn::Last).1, "d<|im_end|>");
+    let (text, all) = with(TrainOn::All);
+    assert_eq!(text, all);
+}
+
+#[test]
+fn strings_are_texts() {
+    assert_eq!(read(&json!("xy")).unwrap().tokens, [120, 121, EOS]);
+}
+
+#[test]
+fn without_markers_turns_end_with_a_token_that_ends() {
+    let Some(path) = super::super::test_util::shared("models/TinyStories-656K/tokenizer.json") else {
+        return;
+    };
+    let eos = Some("<|end_story|>".to_owned());
+    let info = TokenizerInfo { eos_token: eos, ..TokenizerInfo::default() };
+    let encoder = TextEncoder::from_file(&path, info).unwrap();
+    let options = ReadOptions { prompt_style: PromptStyle::Chat, ..ReadOptions::new(2048) };
+    let row = json!({"prompt": "Hi", "completion": "Hello"});
+    let row = RowReader::new(Some(&encoder), &options).read(&row).unwrap();
+    assert_eq!(trained(&row).last().copied(), encoder.eos_id());
+    let chat = ChatFormat::for_encoder(&encoder).unwrap();
+    assert!(chat.stop_ids(&encoder).contains(&encoder.eos_id().unwrap()));
 }
 
 proptest! {

@@ -40,29 +40,47 @@ pub(super) fn locate(path: &Path, in_directory: &str) -> Result<PathBuf> {
 
 /// Decides by name, and by the first character where the name leaves it open.
 pub(super) fn kind(path: &Path) -> Result<Kind> {
+    match by_name(path)? {
+        Ok(kind) => Ok(kind),
+        Err(extension) => Ok(by_content(&extension, first_character(path, open(path)?)?)),
+    }
+}
+
+/// The kind that a name stands for, or the extension that leaves it open.
+fn by_name(path: &Path) -> Result<std::result::Result<Kind, String>> {
     let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
     match extension.as_str() {
-        "jsonl" | "ndjson" => return Ok(Kind::Lines),
-        "txt" | "text" | "md" => return Ok(Kind::Document),
+        "jsonl" | "ndjson" => Ok(Ok(Kind::Lines)),
+        "txt" | "text" | "md" => Ok(Ok(Kind::Document)),
         // Read as a document these would train on separators or binary noise without a word.
         "csv" | "tsv" | "parquet" | "arrow" | "xlsx" | "zip" | "gz" | "zst" => {
             let problem =
                 format!("a .{extension} file; expected JSON lines (.jsonl), a JSON array or plain text");
-            return Err(Error::data(path, None, problem)
-                .hint("convert it to JSON lines with `text`, `prompt` and `completion`, or `messages`"));
+            Err(Error::data(path, None, problem)
+                .hint("convert it to JSON lines with `text`, `prompt` and `completion`, or `messages`"))
         }
-        _ => {}
+        _ => Ok(Err(extension)),
     }
-    Ok(match first_character(path)? {
+}
+
+/// As [`kind`], with the content at hand.
+pub(super) fn kind_of(name: &Path, content: &[u8]) -> Result<Kind> {
+    match by_name(name)? {
+        Ok(kind) => Ok(kind),
+        Err(extension) => Ok(by_content(&extension, first_character(name, content)?)),
+    }
+}
+
+fn by_content(extension: &str, first: Option<u8>) -> Kind {
+    match first {
         Some(b'[') if extension == "json" => Kind::Array,
         Some(b'{') => Kind::Lines,
         _ if extension == "json" => Kind::Lines,
         _ => Kind::Document,
-    })
+    }
 }
 
-fn first_character(path: &Path) -> Result<Option<u8>> {
-    let mut reader = open(path)?;
+fn first_character(path: &Path, mut reader: impl BufRead) -> Result<Option<u8>> {
     loop {
         let buffer = reader.fill_buf().map_err(|e| mesp_formats::Error::io("read", path, e))?;
         if buffer.is_empty() {
@@ -85,7 +103,11 @@ fn open(path: &Path) -> Result<BufReader<File>> {
 
 /// The whole file as text.
 pub(super) fn text(path: &Path) -> Result<String> {
-    let mut bytes = fs::read(path).map_err(|e| mesp_formats::Error::io("read", path, e))?;
+    text_of(path, fs::read(path).map_err(|e| mesp_formats::Error::io("read", path, e))?)
+}
+
+/// Bytes as text.
+pub(super) fn text_of(path: &Path, mut bytes: Vec<u8>) -> Result<String> {
     if bytes.starts_with(BOM) {
         bytes.drain(..BOM.len());
     }
@@ -108,13 +130,33 @@ pub(super) fn newlines(bytes: &[u8]) -> usize {
 pub(super) fn each_row(
     path: &Path,
     kind: Kind,
-    mut row: impl FnMut(usize, &str) -> Result<()>,
+    row: &mut dyn FnMut(usize, &str) -> Result<()>,
 ) -> Result<()> {
     if kind == Kind::Array {
         return each_element(path, &text(path)?, row);
     }
     // Line by line: the file may be larger than the memory there is.
-    let mut reader = open(path)?;
+    each_line(path, open(path)?, row)
+}
+
+/// As [`each_row`], with the content at hand.
+pub(super) fn each_row_of(
+    path: &Path,
+    kind: Kind,
+    content: &[u8],
+    row: &mut dyn FnMut(usize, &str) -> Result<()>,
+) -> Result<()> {
+    if kind == Kind::Array {
+        return each_element(path, &text_of(path, content.to_vec())?, row);
+    }
+    each_line(path, content, row)
+}
+
+fn each_line(
+    path: &Path,
+    mut reader: impl BufRead,
+    row: &mut dyn FnMut(usize, &str) -> Result<()>,
+) -> Result<()> {
     let mut buffer = Vec::new();
     for line in 1.. {
         buffer.clear();
@@ -134,7 +176,7 @@ pub(super) fn each_row(
 
 /// Cuts a JSON array into its elements without parsing them, because a parser would not keep their
 /// lines. What is wrong inside an element is found when it is parsed.
-fn each_element(path: &Path, text: &str, mut row: impl FnMut(usize, &str) -> Result<()>) -> Result<()> {
+fn each_element(path: &Path, text: &str, row: &mut dyn FnMut(usize, &str) -> Result<()>) -> Result<()> {
     let (mut depth, mut line, mut quoted, mut escaped) = (0usize, 1usize, false, false);
     let (mut start, mut start_line, mut closed) = (None, 1, false);
     for (at, byte) in text.bytes().enumerate() {

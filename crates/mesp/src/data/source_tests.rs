@@ -5,7 +5,7 @@ fn rows(name: &str, content: impl AsRef<[u8]>) -> Result<Vec<(usize, String)>> {
     let directory = write(name, content);
     let path = directory.path().join(name);
     let mut found = Vec::new();
-    each_row(&path, kind(&path)?, |line, text| {
+    each_row(&path, kind(&path)?, &mut |line, text| {
         found.push((line, text.to_owned()));
         Ok(())
     })?;

@@ -1,18 +1,18 @@
 //! A model's chat template, run as the Python libraries run it: Jinja with trimmed blocks, loop
-//! controls, Python's string and list methods, `raise_exception` and `tojson`.
+//! controls, Python's string and list methods, `raise_exception`, `strftime_now` and `tojson`.
 //!
-//! `strftime_now` is left undefined on purpose. The templates that use it fall back to a fixed date,
-//! and a run that is resumed tomorrow must see the tokens it saw today.
+//! `strftime_now` gives the day on which the text is written. A run keeps its tokens in its directory, so that
+//! one that is resumed on another day sees those it began with.
 
 use std::fmt::Write as _;
-use std::io;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde};
 use minijinja::{Environment, ErrorKind, Value, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
-use serde::Serialize as _;
 
+use super::date::Date;
+use super::python::PythonJson;
 use crate::{Error, Result};
 
 /// Private characters that stand for `{% generation %}` and `{% endgeneration %}` in a rendering.
@@ -22,12 +22,16 @@ pub(super) struct Template {
     env: Environment<'static>,
     /// Whether the template says itself which text the model generates.
     pub(super) marks_generation: bool,
+    /// The day to print, in place of the one it is.
+    pub(super) date: Option<Date>,
 }
 
 /// What one rendering is made of.
 pub(super) struct Inputs<'a> {
     pub(super) messages: &'a [serde_json::Value],
     pub(super) tools: Option<&'a serde_json::Value>,
+    /// Further variables.
+    pub(super) variables: &'a serde_json::Map<String, serde_json::Value>,
     pub(super) bos: &'a str,
     pub(super) eos: &'a str,
     pub(super) generation_prompt: bool,
@@ -42,12 +46,14 @@ impl Template {
             Error::usage(format!("the model's chat template cannot be read: {}", describe(&e)))
                 .hint("it uses something this program does not know; put another one in chat_template.jinja")
         })?;
-        Ok(Self { env, marks_generation })
+        Ok(Self { env, marks_generation, date: None })
     }
 
     pub(super) fn render(&self, inputs: &Inputs<'_>) -> Result<String> {
         let marks = if inputs.marks { MARKS } else { (' ', ' ') };
         let mark = |c: char| if inputs.marks { c.to_string() } else { String::new() };
+        let date = self.date;
+        let strftime = move |format: String| date.unwrap_or_else(Date::today).strftime(&format);
         let values = context! {
             messages => Value::from(Serde(inputs.messages)),
             tools => Value::from(Serde(inputs.tools)),
@@ -56,6 +62,8 @@ impl Template {
             add_generation_prompt => inputs.generation_prompt,
             generation_begins_ => mark(marks.0),
             generation_ends_ => mark(marks.1),
+            strftime_now => Value::from_function(strftime),
+            ..Value::from(Serde(inputs.variables))
         };
         let rendered = self.env.get_template("chat_template").and_then(|template| template.render(values));
         rendered.map_err(|e| {
@@ -64,10 +72,15 @@ impl Template {
     }
 }
 
+/// Instructions of one rendering. Real templates take some hundred for a message; one that counts without end
+/// is stopped within seconds.
+const FUEL: u64 = 50_000_000;
+
 fn environment(source: String) -> std::result::Result<Environment<'static>, minijinja::Error> {
     let mut env = Environment::new();
     env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     env.set_unknown_method_callback(unknown_method_callback);
+    env.set_fuel(Some(FUEL));
     env.add_function("raise_exception", |message: String| -> std::result::Result<Value, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
     });
@@ -116,37 +129,27 @@ fn rewrite_generation_tags(source: &str) -> (String, bool) {
     (out, found)
 }
 
-/// `json.dumps` with `ensure_ascii=False`, which is what templates are written against.
+/// `json.dumps`, with `ensure_ascii=False` unless asked otherwise, which is what templates are written against.
 #[expect(clippy::needless_pass_by_value, reason = "a filter receives its options by value")]
 fn tojson(value: &Value, options: Kwargs) -> std::result::Result<String, minijinja::Error> {
-    let failed = |e: serde_json::Error| minijinja::Error::new(ErrorKind::InvalidOperation, e.to_string());
+    let failed = |text: String| minijinja::Error::new(ErrorKind::InvalidOperation, text);
     let indent: Option<usize> = options.get("indent")?;
-    let _ascii: Option<bool> = options.get("ensure_ascii")?;
+    let ascii: Option<bool> = options.get("ensure_ascii")?;
+    let sort: Option<bool> = options.get("sort_keys")?;
+    let separators: Option<Vec<String>> = options.get("separators")?;
     options.assert_all_used()?;
-    let mut bytes = Vec::new();
-    if let Some(width) = indent {
-        let spaces = " ".repeat(width);
-        let pretty = serde_json::ser::PrettyFormatter::with_indent(spaces.as_bytes());
-        value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, pretty)).map_err(failed)?;
-    } else {
-        value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, Python)).map_err(failed)?;
-    }
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// Python's separators: a space after each comma and colon.
-struct Python;
-
-impl serde_json::ser::Formatter for Python {
-    fn begin_array_value<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
-    }
-
-    fn begin_object_key<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
-    }
-
-    fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        writer.write_all(b": ")
-    }
+    let value = serde_json::to_value(value).map_err(|e| failed(e.to_string()))?;
+    let python = PythonJson {
+        indent,
+        ascii: ascii.unwrap_or(false),
+        sort: sort.unwrap_or(false),
+        item: match &separators {
+            Some(list) => list.first().cloned().unwrap_or_default(),
+            None => if indent.is_some() { "," } else { ", " }.to_owned(),
+        },
+        key: separators.as_ref().and_then(|list| list.get(1)).map_or(": ", String::as_str).to_owned(),
+    };
+    let mut text = String::new();
+    python.write(&value, 0, &mut text);
+    Ok(text)
 }

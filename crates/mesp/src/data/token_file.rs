@@ -5,7 +5,7 @@
 //! | part | content |
 //! |---|---|
 //! | head | `MESPTOK\n`, version `u32`, key `u128` |
-//! | about | the data file's path, `u32` notes, each a text, `u64` rows |
+//! | about | the data file's path, `u8` 1 if it is a plain text, `u32` notes, each a text, `u64` rows |
 //! | row | line `u64`, tokens `u32`, kind of labels `u8`, the tokens `u32`, labels `i32` where kind is 1 |
 //! | end | FNV-1a of all bytes before, `u64` |
 //!
@@ -22,7 +22,7 @@ use super::{Dataset, Example, Origin, ReadOptions, UNTRAINED};
 use crate::Result;
 
 const MAGIC: [u8; 8] = *b"MESPTOK\n";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What a token file was made from: it is of use only for the same data, tokenizer and options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +71,7 @@ pub fn write(out: &mut dyn Write, key: TokenKey, data: &Dataset) -> io::Result<(
     out.write_all(&VERSION.to_le_bytes())?;
     out.write_all(&key.0.to_le_bytes())?;
     text(&mut out, &data.path.to_string_lossy())?;
+    out.write_all(&[u8::from(data.document)])?;
     out.write_all(&length(data.notes.len())?.to_le_bytes())?;
     for note in &data.notes {
         text(&mut out, note)?;
@@ -134,6 +135,7 @@ pub fn read(path: &Path, input: &mut dyn Read, vocab_size: usize) -> Result<(Tok
     }
     let key = TokenKey(u128::from_le_bytes(from.array()?));
     let data: PathBuf = from.text()?.into();
+    let [document] = from.array()?;
     let mut notes = Vec::new();
     for _ in 0..from.u32()? {
         notes.push(from.text()?);
@@ -149,7 +151,7 @@ pub fn read(path: &Path, input: &mut dyn Read, vocab_size: usize) -> Result<(Tok
     if u64::from_le_bytes(from.array()?) != expected {
         return Err(from.wrong("expected the check sum of its content, found another"));
     }
-    Ok((key, Dataset { path: data, examples, notes }))
+    Ok((key, Dataset { path: data, examples, notes, document: document == 1 }))
 }
 
 struct Source<'a> {

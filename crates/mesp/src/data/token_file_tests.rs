@@ -14,7 +14,12 @@ fn dataset(rows: Vec<(Vec<(u32, bool)>, usize)>, notes: Vec<String>) -> Dataset 
         labels: row.iter().map(|(t, on)| if *on { t.cast_signed() } else { UNTRAINED }).collect(),
         origin: Origin { path: Arc::clone(&origin), line },
     };
-    Dataset { path: path.to_path_buf(), examples: rows.into_iter().map(example).collect(), notes }
+    Dataset {
+        path: path.to_path_buf(),
+        examples: rows.into_iter().map(example).collect(),
+        notes,
+        document: false,
+    }
 }
 
 fn written(key: TokenKey, data: &Dataset) -> Vec<u8> {

@@ -18,6 +18,8 @@ pub struct TokenizerInfo {
     pub eos_token: Option<String>,
     /// The chat template, a Jinja program.
     pub chat_template: Option<String>,
+    /// Another one for conversations with tools, where the model has two.
+    pub tool_template: Option<String>,
     /// Whether a text gets `bos_token`; `None` leaves it to `tokenizer.json`.
     pub add_bos_token: Option<bool>,
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::sharegpt;
 use crate::{Error, Result};
 
 /// The turns of a conversation, and which of them are trained.
@@ -10,6 +11,8 @@ pub struct Conversation {
     /// Objects with at least `role` and `content`, as chat templates read them.
     pub(super) messages: Vec<Value>,
     pub(super) tools: Option<Value>,
+    /// More variables for the template, such as `enable_thinking`.
+    pub(super) variables: Map<String, Value>,
     /// Beside each message: whether it is a turn of the model that is trained.
     pub(super) trained: Vec<bool>,
 }
@@ -39,20 +42,82 @@ impl Conversation {
         self.messages[index]["content"].as_str().unwrap_or_default()
     }
 
-    /// Reads the `messages` (and `tools`) of a row.
+    /// Reads the `messages` of a row, and what stands beside them.
     pub(super) fn from_messages(row: &Map<String, Value>) -> Result<Self> {
-        let mut conversation = Self { tools: tools(row)?, ..Self::default() };
+        let mut conversation = Self::default();
         conversation.extend("messages", &row["messages"])?;
-        Ok(conversation)
+        conversation.with_context(row)
     }
 
     /// Reads `prompt` and `completion` given as messages; only turns of the completion are trained.
     pub(super) fn from_prompt_and_completion(row: &Map<String, Value>) -> Result<Self> {
-        let mut conversation = Self { tools: tools(row)?, ..Self::default() };
+        let mut conversation = Self::default();
         conversation.extend("prompt", &row["prompt"])?;
         conversation.trained.fill(false);
         conversation.extend("completion", &row["completion"])?;
-        Ok(conversation)
+        conversation.with_context(row)
+    }
+
+    /// Reads `conversations`, lists of `from` and `value`; some files have messages under that name.
+    pub(super) fn from_sharegpt(row: &Map<String, Value>) -> Result<Self> {
+        let key = "conversations";
+        let list = row[key].as_array().filter(|list| !list.is_empty());
+        let mut conversation = Self::default();
+        match list {
+            Some(list) if list[0].get("from").is_some() => {
+                let turns =
+                    list.iter().enumerate().map(|(i, turn)| sharegpt::message(&format!("{key}[{i}]"), turn));
+                conversation.extend(key, &turns.collect::<Result<Value>>()?)?;
+            }
+            _ => conversation.extend(key, &row[key])?,
+        }
+        conversation.with_context(row)
+    }
+
+    /// Adds what a row gives beside its turns: `system`, `tools`, `chat_template_kwargs`.
+    pub(super) fn with_context(mut self, row: &Map<String, Value>) -> Result<Self> {
+        self.tools = tools(row)?;
+        if let Some(value) = row.get("system").filter(|value| !value.is_null()) {
+            let Some(system) = value.as_str() else {
+                return Err(Error::usage(format!("`system` is {}; expected a text", type_of(value))));
+            };
+            if !system.is_empty() && self.messages.first().is_none_or(|first| first["role"] != "system") {
+                self.messages.insert(0, json!({ "role": "system", "content": system }));
+                self.trained.insert(0, false);
+            }
+        }
+        match row.get("chat_template_kwargs") {
+            None | Some(Value::Null) => {}
+            Some(Value::Object(variables)) => self.variables = variables.clone(),
+            Some(other) => {
+                let problem = format!("`chat_template_kwargs` is {}; expected an object", type_of(other));
+                return Err(Error::usage(problem).hint("these are variables of the chat template"));
+            }
+        }
+        Ok(self)
+    }
+
+    /// Leaves only the last of the turns that are trained.
+    pub(super) fn train_last(&mut self) {
+        if let Some(last) = self.trained.iter().rposition(|trained| *trained) {
+            self.trained[..last].fill(false);
+        }
+    }
+
+    /// Whether something that the model's turns say is missing in a rendering. Templates of models that reason
+    /// leave the reasoning of earlier turns out.
+    pub(super) fn left_out_of(&self, text: &str) -> bool {
+        let trained = self.messages.iter().zip(&self.trained).filter(|(_, trained)| **trained);
+        let mut said = trained.flat_map(|(message, _)| {
+            [message.get("reasoning_content"), message.get("content")]
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+        });
+        said.any(|said| {
+            let parts = said.split("</think>").map(|part| part.trim().trim_start_matches("<think>").trim());
+            parts.into_iter().any(|part| !text.contains(part))
+        })
     }
 
     fn extend(&mut self, key: &str, list: &Value) -> Result<()> {
@@ -77,7 +142,9 @@ impl Conversation {
 const SHAPE: &str = r#"a message is {"role": "user" or "assistant" or "system", "content": "text"}"#;
 
 fn read_message(place: &str, object: &Map<String, Value>) -> Result<(Value, bool)> {
-    let mut message = object.clone();
+    // Keys without a value stand for absent ones; files made from tables have every key in every turn.
+    let mut message: Map<String, Value> =
+        object.iter().filter(|(_, value)| !value.is_null()).map(|(k, v)| (k.clone(), v.clone())).collect();
     let Some(role) = object.get("role").and_then(Value::as_str).filter(|role| !role.is_empty()) else {
         let found = object.get("role").map_or("missing", type_of);
         return Err(
@@ -103,8 +170,16 @@ fn read_message(place: &str, object: &Map<String, Value>) -> Result<(Value, bool
     if let Some(calls) = message.get_mut("tool_calls").and_then(Value::as_array_mut) {
         calls.iter_mut().for_each(open_arguments);
     }
-    let trained = match object.get("weight") {
+    // Other names of what templates read as `reasoning_content`.
+    let reasoning =
+        ["reasoning_content", "thinking", "reasoning"].into_iter().find_map(|key| message.get(key));
+    if let Some(reasoning) = reasoning.cloned() {
+        message.entry("thinking").or_insert_with(|| reasoning.clone());
+        message.insert("reasoning_content".into(), reasoning);
+    }
+    let trained = match object.get("weight").or_else(|| object.get("train")) {
         None | Some(Value::Null) => role == "assistant",
+        Some(Value::Bool(train)) => *train && role == "assistant",
         Some(weight) => match weight.as_f64() {
             Some(0.0) => false,
             Some(1.0) => role == "assistant",

@@ -36,6 +36,8 @@ struct Fixed {
     schedule: String,
     warmup_ratio: f64,
     batch_size: usize,
+    #[serde(default)]
+    batch_tokens: Option<usize>,
     grad_accum: usize,
     length: String,
     max_grad_norm: Option<f64>,
@@ -77,6 +79,7 @@ fn fixed<B: Backend>(session: &Session<B>, config: &RunConfig) -> Fixed {
         schedule: config.schedule.name().to_owned(),
         warmup_ratio: config.warmup_ratio,
         batch_size: config.batch_size,
+        batch_tokens: config.batch_tokens,
         grad_accum: config.grad_accum,
         length: match config.length {
             Length::Steps(n) => format!("{n} steps"),

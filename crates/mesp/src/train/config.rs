@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::Update;
+use crate::data::{BatchSize, Batches};
 use crate::optim::ScheduleKind;
 use crate::{Error, Result};
 
@@ -42,6 +43,8 @@ pub struct RunConfig {
     pub warmup_ratio: f64,
     /// Rows of a micro-batch.
     pub batch_size: usize,
+    /// Tokens of a micro-batch, at most: as many rows as fit.
+    pub batch_tokens: Option<usize>,
     /// Micro-batches of an optimizer step.
     pub grad_accum: usize,
     /// How long.
@@ -79,13 +82,17 @@ pub struct RunConfig {
 }
 
 impl RunConfig {
-    /// Optimizer steps and micro-batches of a run with so many micro-batches an epoch; the last step may have
-    /// fewer of them than the others.
-    pub fn steps(&self, per_epoch: usize) -> (usize, usize) {
+    /// How much a micro-batch holds.
+    pub fn micro_batch(&self) -> BatchSize {
+        BatchSize { rows: self.batch_size, tokens: self.batch_tokens.unwrap_or(usize::MAX) }
+    }
+
+    /// Optimizer steps and micro-batches of a run; the last step may have fewer of them than the others.
+    pub fn steps(&self, batches: &mut Batches<'_>) -> (usize, usize) {
         match self.length {
             Length::Steps(n) => (n, n * self.grad_accum),
             Length::Epochs(e) => {
-                let micro = ((e * per_epoch as f64).round() as usize).max(1);
+                let micro = batches.in_epochs(e);
                 (micro.div_ceil(self.grad_accum), micro)
             }
         }
@@ -137,6 +144,9 @@ impl RunConfig {
         positive("--learning-rate", rate.is_finite() && rate >= 0.0, rate.to_string())?;
         positive("--grad-accum", self.grad_accum > 0, self.grad_accum.to_string())?;
         positive("--batch-size", self.batch_size > 0, self.batch_size.to_string())?;
+        if let Some(tokens) = self.batch_tokens {
+            positive("--batch-tokens", tokens > 0, tokens.to_string())?;
+        }
         let not_negative = |x: f64| x.is_finite() && x >= 0.0;
         if !not_negative(self.min_delta) {
             let found = self.min_delta;

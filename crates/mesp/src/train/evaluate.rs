@@ -3,7 +3,7 @@
 use mesp_device::Backend;
 
 use super::Session;
-use crate::data::{Example, RaggedBatch};
+use crate::data::{BatchSize, Example, RaggedBatch};
 use crate::model::Batch;
 
 /// What some rows came to.
@@ -52,16 +52,18 @@ impl Staging {
     }
 }
 
-/// Evaluates rows in their order, `batch_size` at a time; `row(index, score)` is called for each.
+/// Evaluates rows in their order, as many at a time as `size` allows; `row(index, score)` is called for each.
 pub fn evaluate<B: Backend>(
     session: &mut Session<B>,
     examples: &[Example],
-    batch_size: usize,
+    size: impl Into<BatchSize>,
     staging: &mut Staging,
     row: &mut dyn FnMut(usize, Score),
 ) -> Score {
-    let mut total = Score::default();
-    for (i, chunk) in examples.chunks(batch_size.max(1)).enumerate() {
+    let size = size.into();
+    let (mut total, mut first) = (Score::default(), 0);
+    while first < examples.len() {
+        let chunk = &examples[first..][..size.first(examples[first..].iter().map(|e| e.tokens.len()))];
         staging.fill(chunk);
         let batch = &staging.batch;
         let stats = if batch.targets() > 0 { session.evaluate(batch) } else { &[] };
@@ -73,9 +75,10 @@ pub fn evaluate<B: Backend>(
                 score.add(Score { nats: stats[next].nats(), targets: 1, correct: usize::from(correct) });
                 next += 1;
             }
-            row(i * batch_size + r, score);
+            row(first + r, score);
             total.add(score);
         }
+        first += chunk.len();
     }
     total
 }
@@ -109,4 +112,43 @@ pub fn fingerprint(examples: &[Example]) -> String {
         row.labels.iter().for_each(|l| take(u64::from(l.cast_unsigned()) | 1 << 40));
     }
     format!("{hash:016x}")
+}
+
+/// A batch as large in each respect as the largest of several, for a plan.
+#[derive(Debug, Default)]
+pub struct Largest {
+    targets: usize,
+    probs: usize,
+    sequences: usize,
+    /// Where the sequences begin in the batch with the most tokens, and where they end.
+    offsets: Vec<usize>,
+    scratch: Vec<usize>,
+}
+
+impl Largest {
+    /// Takes a batch into account.
+    pub fn add<'a>(&mut self, rows: impl IntoIterator<Item = &'a Example>) {
+        self.scratch.clear();
+        self.scratch.push(0);
+        let (mut targets, mut end) = (0, 0);
+        for row in rows {
+            end += row.tokens.len();
+            self.scratch.push(end);
+            targets += row.targets();
+        }
+        self.targets = self.targets.max(targets);
+        self.probs = self.probs.max(mesp_device::probs_len(&self.scratch));
+        self.sequences = self.sequences.max(self.scratch.len());
+        if self.scratch.last() > self.offsets.last() {
+            self.offsets.clone_from(&self.scratch);
+        }
+    }
+
+    /// The batch.
+    pub fn batch(mut self) -> Batch {
+        // Sequences without a token: room for their places, and no work.
+        let tokens = self.offsets.last().copied().unwrap_or(0);
+        self.offsets.resize(self.sequences.max(1), tokens);
+        Batch::for_plan(tokens, self.targets, self.probs, &self.offsets)
+    }
 }

@@ -12,7 +12,7 @@ mod session;
 mod step;
 
 pub use config::{Length, Reaction, RunConfig};
-pub use evaluate::{Score, Staging, evaluate, fingerprint, largest_batch};
+pub use evaluate::{Largest, Score, Staging, evaluate, fingerprint, largest_batch};
 pub use event::Event;
 pub use happening::Happening;
 pub use progress::{Evaluated, Norms, Patience, Progress};

@@ -107,8 +107,10 @@ struct Loop<'a> {
 
 impl<'a> Loop<'a> {
     fn new(train: &'a [Example], config: &RunConfig, from: Progress) -> Result<Self> {
-        let batches = Batches::new(train, config.batch_size, config.seed)?;
-        let (total_steps, total_batches) = config.steps(batches.per_epoch());
+        let mut batches = Batches::new(train, config.micro_batch(), config.seed)?;
+        let (total_steps, total_batches) = config.steps(&mut batches);
+        // Every epoch's batches are counted here, and none while steps run.
+        batches.epochs(total_batches);
         let warmup = (config.warmup_ratio * total_steps as f64).ceil() as usize;
         let schedule =
             Schedule { peak: config.learning_rate, warmup, total: total_steps, kind: config.schedule };
@@ -216,7 +218,7 @@ impl<'a> Loop<'a> {
         let mean = recent.iter().sum::<f64>() / recent.len() as f64;
         emit(&Event::Train {
             step: p.step,
-            epoch: end as f64 / self.batches.per_epoch() as f64,
+            epoch: self.batches.epochs(end),
             loss: step.loss,
             learning_rate: rate,
             grad_norm: step.norm,
@@ -253,7 +255,7 @@ impl<'a> Loop<'a> {
         if eval.is_empty() {
             return false;
         }
-        let score = evaluate(session, eval, config.batch_size, &mut self.staging, &mut |_, _| {});
+        let score = evaluate(session, eval, config.micro_batch(), &mut self.staging, &mut |_, _| {});
         let best = self.progress.evaluate(score.loss(), config.min_delta);
         emit(&Event::Eval {
             step: self.progress.step,

@@ -33,6 +33,7 @@ fn losses_of_tinystories() {
         eos_token: config.eos_token,
         chat_template: config.chat_template,
         add_bos_token: config.add_bos_token,
+        ..TokenizerInfo::default()
     };
     let encoder = TextEncoder::from_file(&dir.join("tokenizer.json"), info).expect("a tokenizer");
     let model = load_model(&dir);

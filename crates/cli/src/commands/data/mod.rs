@@ -1,5 +1,8 @@
 //! `mesp data`.
 
+mod check;
+mod show;
+
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
@@ -16,6 +19,8 @@ use crate::{inputs, tokens, ui};
 
 pub(crate) fn run(command: &DataCommand) -> Result<()> {
     match command {
+        DataCommand::Check(args) => check::run(args),
+        DataCommand::Show(args) => show::run(args),
         DataCommand::Tokenize(args) => tokenize(args),
     }
 }

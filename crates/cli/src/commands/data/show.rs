@@ -1,0 +1,114 @@
+//! `mesp data show`.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+
+use anyhow::Result;
+use mesp::data::{Dataset, Example, TextEncoder, UNTRAINED};
+use mesp::source::shape_source;
+use serde_json::{Value, json};
+
+use crate::args::ShowArgs;
+use crate::{inputs, tokens, ui};
+
+/// How trained text is set off.
+struct Marks {
+    begin: &'static str,
+    end: &'static str,
+}
+
+const COLOURED: Marks = Marks { begin: "\x1b[1;32m", end: "\x1b[0m" };
+const PLAIN: Marks = Marks { begin: "{+", end: "+}" };
+
+pub(super) fn run(args: &ShowArgs) -> Result<()> {
+    let model = inputs::given_model(args.model.as_deref())?;
+    let data = inputs::data_file(&args.data)?;
+    let options = inputs::read_options(&args.data, &shape_source(model)?.config, true);
+    inputs::is_there(data)?;
+    let encoder = inputs::encoder(model)?;
+    let all = match tokens::given(data, options.vocab_size)? {
+        Some(rows) => rows,
+        None => Dataset::read(data, Some(&encoder), &options)?,
+    };
+    for note in &all.notes {
+        ui::note(format!("{}: {note}", all.path.display()));
+    }
+    let rows: Vec<&Example> =
+        all.examples.iter().filter(|row| row.origin.line >= args.from_line).take(args.rows).collect();
+    if rows.is_empty() {
+        let problem = format!("{}: no row from line {} on", all.path.display(), args.from_line);
+        return Err(inputs::usage(problem, "give --from-line a line of the file"));
+    }
+    if args.shared.json {
+        let rows = rows.iter().map(|row| document(row, &encoder)).collect::<Result<Vec<_>>>()?;
+        return ui::json(
+            &json!({ "path": all.path.display().to_string(), "rows": rows, "notes": all.notes }),
+        );
+    }
+    let terminal =
+        std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let marks = if terminal { COLOURED } else { PLAIN };
+    let mut out = String::new();
+    for row in rows {
+        let (n, trained) = (row.tokens.len(), row.targets());
+        let _ = writeln!(
+            out,
+            "{}: {n} tokens, {trained} of them trained, marked {}so{}",
+            row.origin, marks.begin, marks.end
+        );
+        for (text, trained) in runs(row, &encoder)? {
+            if trained {
+                out.extend([marks.begin, &text, marks.end]);
+            } else {
+                out += &text;
+            }
+        }
+        out += if out.ends_with('\n') { "\n" } else { "\n\n" };
+        if args.ids {
+            for (i, id) in row.tokens.iter().enumerate() {
+                let text = encoder.decode(&[*id], false)?;
+                let mark = if trained_at(row, i) { "+" } else { " " };
+                let _ = writeln!(out, "{mark} {id:>7} {text:?}");
+            }
+            out.push('\n');
+        }
+    }
+    ui::print(&out)
+}
+
+/// Whether the token at a place is predicted and trained. Nothing predicts the first.
+fn trained_at(row: &Example, place: usize) -> bool {
+    place > 0 && row.labels[place] != UNTRAINED
+}
+
+/// The row's text in stretches that are trained or not. What a token says may depend on those before it, so each
+/// stretch is what its tokens add to the text so far.
+fn runs(row: &Example, encoder: &TextEncoder) -> Result<Vec<(String, bool)>> {
+    let mut runs = Vec::new();
+    let (mut start, mut before) = (0, String::new());
+    while start < row.tokens.len() {
+        let trained = trained_at(row, start);
+        let end =
+            (start..row.tokens.len()).find(|i| trained_at(row, *i) != trained).unwrap_or(row.tokens.len());
+        let text = encoder.decode(&row.tokens[..end], false)?;
+        // Half a character at the seam is told as such; the next stretch shows it whole.
+        let shared = before.bytes().zip(text.bytes()).take_while(|(a, b)| a == b).count();
+        let shared = (0..=shared).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        runs.push((text[shared..].to_owned(), trained));
+        (start, before) = (end, text);
+    }
+    Ok(runs)
+}
+
+fn document(row: &Example, encoder: &TextEncoder) -> Result<Value> {
+    let trained: Vec<String> =
+        runs(row, encoder)?.into_iter().filter(|(_, trained)| *trained).map(|(text, _)| text).collect();
+    Ok(json!({
+        "line": row.origin.line,
+        "text": encoder.decode(&row.tokens, false)?,
+        "trained": trained,
+        "target_tokens": row.targets(),
+        "tokens": row.tokens,
+        "labels": row.labels,
+    }))
+}

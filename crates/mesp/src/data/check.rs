@@ -1,0 +1,170 @@
+//! What a data file is like, every bad row of it named.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::dataset::Reading;
+use super::forms::Form;
+use super::rows::RowReader;
+use super::{Dataset, Example, ReadOptions, TextEncoder, UNTRAINED, source};
+use crate::{Error, Result};
+
+/// What was found in a file. Lines are counted from 1.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// The file.
+    pub path: PathBuf,
+    /// Why rows cannot be used, each with its line.
+    pub bad: Vec<Error>,
+    /// Rows that can be used; of a plain text its windows.
+    pub rows: usize,
+    /// Rows of each form that there is.
+    pub forms: Vec<(Form, usize)>,
+    /// Whether it is one plain text.
+    pub document: bool,
+    /// Tokens of the rows as they are trained.
+    pub tokens: usize,
+    /// Those that are predicted and trained.
+    pub trained: usize,
+    /// Tokens of each row before it is cut or split, in ascending order.
+    pub lengths: Vec<usize>,
+    /// Rows longer than the limit.
+    pub long: Vec<usize>,
+    /// Rows whose tokens an earlier row has, with that row.
+    pub duplicates: Vec<(usize, usize)>,
+    /// Rows that train no token at which generation stops: a model does not learn from them to end.
+    pub unstopped: Vec<usize>,
+    /// Rows with nothing to train.
+    pub bare: Vec<usize>,
+    /// Rows of which the chat template leaves something out.
+    pub left_out: Vec<usize>,
+    /// What is said of the file when it is trained on.
+    pub notes: Vec<String>,
+}
+
+impl Checked {
+    /// The length that a share of the rows does not exceed; `share` from 0 to 1.
+    pub fn percentile(&self, share: f64) -> usize {
+        let place = (share * self.lengths.len() as f64).ceil() as usize;
+        self.lengths.get(place.saturating_sub(1)).copied().unwrap_or(0)
+    }
+}
+
+impl Dataset {
+    /// Looks at every row of a file. `stops` are tokens that end a text, beside those the tokenizer names.
+    ///
+    /// # Errors
+    /// When the file cannot be read. Bad rows are no error here.
+    pub fn check(
+        path: &Path,
+        encoder: Option<&TextEncoder>,
+        options: &ReadOptions,
+        stops: &[u32],
+    ) -> Result<Checked> {
+        let path = source::locate(path, options.in_directory)?;
+        let kind = source::kind(&path)?;
+        let mut reading = Reading::new(path.clone(), options);
+        reading.tally.lengths = Some(Vec::new());
+        let mut bad = Vec::new();
+        let mut rows = RowReader::new(encoder, options);
+        let outcome = reading.all(&mut rows, kind, None, &mut |error| {
+            bad.push(error);
+            Ok(())
+        });
+        match outcome {
+            // An array that breaks off: the rows before its end were read.
+            Err(error @ Error::Data { line: Some(_), .. }) => bad.push(error),
+            other => other?,
+        }
+        let Reading { examples, tally, .. } = reading;
+        let notes = tally.notes(&rows, options);
+        let document = tally.document.is_some();
+        let stops = Stops::new(encoder, stops);
+        let mut checked = Checked {
+            path,
+            bad,
+            rows: tally.rows(),
+            forms: Form::ALL
+                .into_iter()
+                .map(|f| (f, tally.forms[f as usize]))
+                .filter(|(_, n)| *n > 0)
+                .collect(),
+            document,
+            tokens: examples.iter().map(|e| e.tokens.len()).sum(),
+            trained: examples.iter().map(Example::targets).sum(),
+            lengths: tally.lengths.unwrap_or_default(),
+            long: tally.long,
+            bare: tally.bare,
+            left_out: tally.left_out,
+            notes,
+            ..Checked::default()
+        };
+        checked.lengths.sort_unstable();
+        if !document {
+            checked.duplicates = duplicates(&examples);
+            let mut unstopped: Vec<usize> =
+                last_pieces(&examples).filter(|e| stops.missing(e)).map(|e| e.origin.line).collect();
+            unstopped.dedup();
+            checked.unstopped = unstopped;
+        }
+        Ok(checked)
+    }
+}
+
+/// The last piece of each row.
+fn last_pieces(examples: &[Example]) -> impl Iterator<Item = &Example> {
+    let next = examples.iter().skip(1).map(Some).chain([None]);
+    examples
+        .iter()
+        .zip(next)
+        .filter(|(e, next)| next.is_none_or(|next| next.origin.line != e.origin.line))
+        .map(|(e, _)| e)
+}
+
+fn duplicates(examples: &[Example]) -> Vec<(usize, usize)> {
+    let mut first: HashMap<&[u32], usize> = HashMap::with_capacity(examples.len());
+    let mut found = Vec::new();
+    for example in examples {
+        let line = example.origin.line;
+        let earlier = *first.entry(&example.tokens).or_insert(line);
+        if earlier != line && found.last() != Some(&(line, earlier)) {
+            found.push((line, earlier));
+        }
+    }
+    found
+}
+
+/// The tokens that end an answer.
+struct Stops<'a> {
+    encoder: Option<&'a TextEncoder>,
+    ids: Vec<u32>,
+}
+
+/// White space that templates write after a stop token, in tokens at most.
+const TRAILING: usize = 3;
+
+impl<'a> Stops<'a> {
+    fn new(encoder: Option<&'a TextEncoder>, more: &[u32]) -> Self {
+        let special =
+            encoder.into_iter().flat_map(|e| e.special_tokens().iter().filter_map(|t| e.token_id(t)));
+        Self { encoder, ids: special.chain(more.iter().copied()).collect() }
+    }
+
+    /// Whether what a row trains does not end with one.
+    fn missing(&self, example: &Example) -> bool {
+        let trained = example.labels.iter().skip(1).rev().filter(|label| **label != UNTRAINED);
+        let mut last = trained.map(|label| label.cast_unsigned()).take(TRAILING + 1).peekable();
+        if self.ids.is_empty() || last.peek().is_none() {
+            return false;
+        }
+        let blank = |id: &u32| {
+            let text = self.encoder.and_then(|encoder| encoder.decode(&[*id], false).ok());
+            text.is_some_and(|text| !text.is_empty() && text.trim().is_empty())
+        };
+        !last.find(|id| !blank(id)).is_some_and(|id| self.ids.contains(&id))
+    }
+}
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;

@@ -1,0 +1,231 @@
+//! The forms a row may have, and what each of them says: tokens, one text, a prompt with its completion, or a
+//! conversation.
+
+use serde_json::{Map, Value};
+
+use super::turns::type_of;
+use super::{Conversation, PromptStyle};
+use crate::{Error, Result};
+
+/// The forms, in the order in which they are looked for: a row with the keys of two is taken for the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Form {
+    /// `input_ids`, perhaps with `labels`.
+    Tokens,
+    /// `messages`, perhaps with `tools`: a conversation as OpenAI and Hugging Face write it.
+    Messages,
+    /// `conversations` of `from` and `value`, as `ShareGPT` writes them.
+    ShareGpt,
+    /// `prompt` and `completion`.
+    Prompt,
+    /// `instruction`, perhaps `input`, and `output`, as Alpaca writes them.
+    Instruction,
+    /// `text`, or a JSON string.
+    Text,
+    /// `question` and `answer`.
+    Question,
+}
+
+impl Form {
+    /// Every form.
+    pub const ALL: [Self; 7] = [
+        Self::Tokens,
+        Self::Messages,
+        Self::ShareGpt,
+        Self::Prompt,
+        Self::Instruction,
+        Self::Text,
+        Self::Question,
+    ];
+
+    /// What a row of this form is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tokens => "tokenized row",
+            Self::Messages => "conversation",
+            Self::ShareGpt => "ShareGPT conversation",
+            Self::Prompt => "prompt/completion row",
+            Self::Instruction => "instruction row",
+            Self::Text => "text row",
+            Self::Question => "question/answer row",
+        }
+    }
+
+    /// The form of a row.
+    ///
+    /// # Errors
+    /// When it has none; the message says what would give it one.
+    pub(super) fn of(row: &Map<String, Value>) -> Result<Self> {
+        let has = |key: &str| row.get(key).is_some_and(|value| !value.is_null());
+        let pairs = has("chosen") && has("rejected");
+        if has("input_ids") {
+            Ok(Self::Tokens)
+        } else if has("messages") {
+            Ok(Self::Messages)
+        } else if has("conversations") && !pairs {
+            Ok(Self::ShareGpt)
+        } else if has("prompt") && has("completion") {
+            Ok(Self::Prompt)
+        } else if has("instruction") && (has("output") || has("instances")) {
+            Ok(Self::Instruction)
+        } else if has("text") {
+            Ok(Self::Text)
+        } else if has("question") && has("answer") {
+            Ok(Self::Question)
+        } else {
+            Err(unknown(row))
+        }
+    }
+}
+
+/// What a row says, its form set aside.
+pub(super) enum Said<'a> {
+    Tokens(&'a Map<String, Value>),
+    Text(&'a str),
+    Pair { prompt: String, completion: String },
+    Turns(Conversation),
+}
+
+/// Reads a row. `chats` says whether the model has a chat template of its own.
+pub(super) fn read<'a>(
+    form: Form,
+    row: &'a Map<String, Value>,
+    style: PromptStyle,
+    chats: bool,
+) -> Result<Said<'a>> {
+    let as_turns = style == PromptStyle::Chat || (style == PromptStyle::Auto && chats);
+    Ok(match form {
+        Form::Tokens => Said::Tokens(row),
+        Form::Text => Said::Text(string(row, "text")?),
+        Form::Messages => Said::Turns(Conversation::from_messages(row)?),
+        Form::ShareGpt => Said::Turns(Conversation::from_sharegpt(row)?),
+        Form::Prompt if row["prompt"].is_array() && row["completion"].is_array() => {
+            Said::Turns(Conversation::from_prompt_and_completion(row)?)
+        }
+        Form::Prompt => {
+            let (prompt, completion) = (string(row, "prompt")?, string(row, "completion")?);
+            if style == PromptStyle::Chat {
+                Said::Turns(turns(prompt, completion).with_context(row)?)
+            } else {
+                Said::Pair { prompt: prompt.to_owned(), completion: completion.to_owned() }
+            }
+        }
+        Form::Question => {
+            let (question, answer) = (string(row, "question")?, string(row, "answer")?);
+            if as_turns {
+                Said::Turns(turns(question, answer).with_context(row)?)
+            } else {
+                // The space belongs to the answer: its first word is then one token with it.
+                Said::Pair {
+                    prompt: format!("Question: {question}\nAnswer:"),
+                    completion: format!(" {answer}"),
+                }
+            }
+        }
+        Form::Instruction => instruction(row, as_turns)?,
+    })
+}
+
+fn turns(prompt: &str, completion: &str) -> Conversation {
+    let mut conversation = Conversation::default();
+    conversation.push("user", prompt);
+    conversation.push("assistant", completion);
+    conversation
+}
+
+/// An instruction with its input, after the turns of `history` where there are any.
+fn instruction<'a>(row: &Map<String, Value>, as_turns: bool) -> Result<Said<'a>> {
+    let optional = |row: &Map<String, Value>, key: &str| -> Result<String> {
+        match row.get(key) {
+            None | Some(Value::Null) => Ok(String::new()),
+            Some(_) => string(row, key).map(str::to_owned),
+        }
+    };
+    let asked = string(row, "instruction")?;
+    let (input, output) = match row.get("instances").filter(|_| !row.contains_key("output")) {
+        None => (optional(row, "input")?, string(row, "output")?.to_owned()),
+        Some(list) => {
+            let one = list.as_array().filter(|list| list.len() == 1).and_then(|list| list[0].as_object());
+            let Some(one) = one.filter(|one| one.contains_key("output")) else {
+                return Err(Error::usage(
+                    "`instances` is not a list of one object with `input` and `output`",
+                )
+                .hint("give each instance a row of its own, with `instruction`, `input` and `output`"));
+            };
+            (optional(one, "input")?, string(one, "output")?.to_owned())
+        }
+    };
+    let history = history(row)?;
+    if as_turns || !history.is_empty() {
+        let mut conversation = Conversation::default();
+        for (question, answer) in &history {
+            conversation.push("user", question);
+            conversation.push("assistant", answer);
+        }
+        let asked = if input.is_empty() { asked.to_owned() } else { format!("{asked}\n{input}") };
+        conversation.push("user", &asked);
+        conversation.push("assistant", &output);
+        return Ok(Said::Turns(conversation.with_context(row)?));
+    }
+    let mut prompt = optional(row, "system")?;
+    let sections = [("Instruction", asked), ("Input", &input), ("Response", "")];
+    for (name, text) in sections.into_iter().filter(|(name, text)| *name != "Input" || !text.is_empty()) {
+        prompt += if prompt.is_empty() { "" } else { "\n\n" };
+        prompt += &format!("### {name}:\n{text}");
+    }
+    Ok(Said::Pair { prompt, completion: output })
+}
+
+/// Earlier turns, as pairs of what was asked and what was answered.
+fn history(row: &Map<String, Value>) -> Result<Vec<(String, String)>> {
+    let Some(list) = row.get("history").filter(|list| !list.is_null()) else { return Ok(Vec::new()) };
+    let pair = |pair: &Value| match pair.as_array().map(Vec::as_slice) {
+        Some([Value::String(asked), Value::String(said)]) => Some((asked.clone(), said.clone())),
+        _ => None,
+    };
+    list.as_array().and_then(|list| list.iter().map(pair).collect()).ok_or_else(|| {
+        Error::usage("`history` is not a list of pairs of texts; expected [[\"question\", \"answer\"], ...]")
+    })
+}
+
+pub(super) fn string<'a>(row: &'a Map<String, Value>, key: &str) -> Result<&'a str> {
+    let value = row.get(key).unwrap_or(&Value::Null);
+    value
+        .as_str()
+        .ok_or_else(|| Error::usage(format!("`{key}` is {}; expected a text", type_of(value))).hint(FORMS))
+}
+
+pub(super) const FORMS: &str = "a row is {\"messages\": [...]}, {\"conversations\": [...]}, {\"prompt\": \"...\", \"completion\": \"...\"}, \
+                     {\"instruction\": \"...\", \"input\": \"...\", \"output\": \"...\"}, {\"question\": \"...\", \"answer\": \"...\"}, \
+                     {\"text\": \"...\"}, or {\"input_ids\": [...], \"labels\": [...]}";
+
+/// Rows of other shapes are named with what turns them into a known one.
+fn unknown(row: &Map<String, Value>) -> Error {
+    let has = |key: &str| row.contains_key(key);
+    let rename = |prompt: &str, completion: &str| {
+        format!("rename `{prompt}` to `prompt` and `{completion}` to `completion`")
+    };
+    let advice = if has("chosen") && has("rejected") {
+        "preference pairs are not trained here; keep the chosen answer as `completion`".to_owned()
+    } else if has("prompt") && has("response") {
+        rename("prompt", "response")
+    } else if has("input") && has("output") {
+        rename("input", "output")
+    } else {
+        FORMS.to_owned()
+    };
+    let mut found: Vec<String> = row.keys().take(8).map(|key| format!("`{key}`")).collect();
+    if found.is_empty() {
+        found.push("none".to_owned());
+    } else if row.len() > found.len() {
+        found.push("...".to_owned());
+    }
+    let expected = "expected `messages`, `conversations`, `prompt` with `completion`, `instruction` with `output`, \
+                    `question` with `answer`, `text` or `input_ids`";
+    Error::usage(format!(
+        "the row has no form that can be trained; {expected}, found the keys {}",
+        found.join(", ")
+    ))
+    .hint(advice)
+}
