@@ -64,9 +64,18 @@ impl ChatFormat {
     pub fn for_encoder(encoder: &TextEncoder) -> Result<Self> {
         let mut chat = Self::new(encoder.info())?;
         if encoder.token_id(END).is_none() && !chat.eos.is_empty() {
-            chat.end.clone_from(&chat.eos);
+            // Some tokenizers do not find their own markers inside a text.
+            let found = encoder.encode(&format!("a{}", chat.eos), false)?.last().copied() == encoder.eos_id();
+            if found {
+                chat.end.clone_from(&chat.eos);
+            }
         }
         Ok(chat)
+    }
+
+    /// Whether no token ends a turn, and one has to follow the text.
+    pub(super) fn open_ended(&self, encoder: &TextEncoder) -> bool {
+        self.spells_markers(encoder) && self.end == END
     }
 
     /// Lets templates that print the date print this one, in place of the day it is.

@@ -66,8 +66,10 @@ fn tags_of_the_template_decide() {
 
 #[test]
 fn a_turn_that_cannot_be_found_is_an_error() {
-    // How many turns there are stands in front of them.
-    let error = format(Some("{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"));
+    // How long the turns are stands in front of them.
+    let error = format(Some(
+        "{{ messages | map(attribute='content') | join | length }}{% for m in messages %}{{ m.content }}{% endfor %}",
+    ));
     let error = error.mark(&greeting(), &encoder()).unwrap_err().to_string();
     assert!(error.contains("messages[2] differently") && error.contains("{% generation %}"), "{error}");
     // How long the turns are stands behind them.
@@ -83,7 +85,7 @@ fn turns_that_a_template_changes_are_found() {
     let upper = format(Some(
         "{% for m in messages %}<{{ m.content | upper }}>{% endfor %}{% if not add_generation_prompt %}.{% endif %}",
     ));
-    assert_eq!(said(&upper.mark(&greeting(), &encoder()).unwrap()), ["<HELLO!", "<GOODBYE."]);
+    assert_eq!(said(&upper.mark(&greeting(), &encoder()).unwrap()), ["<HELLO!", "<GOODBYE.>."]);
     // The same words stand in the reasoning, which is left out of all turns but the last.
     let Some(path) = shared("chat_templates/llama.cpp/Qwen-Qwen3-0.6B.jinja") else { return };
     let qwen3 = format(Some(&std::fs::read_to_string(path).unwrap()));
@@ -133,7 +135,8 @@ fn rows_give_variables() {
 struct Renderings {
     date: i64,
     conversations: serde_json::Map<String, Value>,
-    renderings: std::collections::BTreeMap<String, serde_json::Map<String, Value>>,
+    #[serde(rename = "renderings")]
+    templates: std::collections::BTreeMap<String, serde_json::Map<String, Value>>,
 }
 
 /// Expected texts: transformers, by `golden/chat/generate.py`. Where a template marks what the model says, the
@@ -144,7 +147,7 @@ fn templates_render_as_in_transformers() {
     let text = std::fs::read_to_string(golden.join("renderings.json")).unwrap();
     let all: Renderings = serde_json::from_str(&text).unwrap();
     let (mut compared, mut wrong) = (0, Vec::new());
-    for (name, cases) in &all.renderings {
+    for (name, cases) in &all.templates {
         let path = match name.strip_prefix("shared/") {
             None => Some(golden.join("own_templates").join(name)),
             Some(name) => shared(&format!("chat_templates/{name}")),
@@ -161,6 +164,10 @@ fn templates_render_as_in_transformers() {
             compared += 1;
             match (expected["text"].as_str(), rendered) {
                 (Some(text), Ok(rendered)) if text == rendered => {
+                    // A template of no conversation: which text is whose is not asked.
+                    if name == "python_methods.jinja" || name == "values.jinja" {
+                        continue;
+                    }
                     let pieces = expected.get("generated").map(|list| list.as_array().unwrap().as_slice());
                     if let Err(problem) = check_marks(&chat, &conversation, prompt, pieces) {
                         wrong.push(format!("{name}, {case}: {problem}"));

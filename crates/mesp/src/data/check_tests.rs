@@ -36,7 +36,8 @@ fn what_is_worth_knowing_is_counted() {
                    {\"input_ids\":[1,2]}\n{\"messages\":[{\"role\":\"user\",\"content\":\"u\"},{\"role\":\"assistant\",\"content\":\"a\"}]}\n";
     let options = ReadOptions { max_seq_len: Some(4), ..ReadOptions::new(VOCAB) };
     let checked = check(content, &options);
-    assert_eq!(checked.duplicates, [(3, 1)]);
+    // The same tokens are the same row, whatever is trained of them.
+    assert_eq!(checked.duplicates, [(3, 1), (5, 4)]);
     assert_eq!(checked.bare, [4, 6]);
     assert_eq!(checked.long, [2, 6]);
     // Line 2 lost its end, line 5 never had one.

@@ -75,7 +75,7 @@ impl Date {
                 code = rest.next();
             }
             let number = |n: i64, width: usize| if bare { n.to_string() } else { format!("{n:0width$}") };
-            out += &match code {
+            let text = match code {
                 Some('d') => number(day, 2),
                 Some('e') => format!("{day:>2}"),
                 Some('m') => number(month as i64, 2),
@@ -101,6 +101,7 @@ impl Date {
                     return Err(minijinja::Error::new(ErrorKind::InvalidOperation, problem));
                 }
             };
+            out.push_str(&text);
         }
         Ok(out)
     }

@@ -31,11 +31,11 @@ impl Form {
     /// Every form.
     pub const ALL: [Self; 7] = [
         Self::Tokens,
+        Self::Text,
         Self::Messages,
         Self::ShareGpt,
         Self::Prompt,
         Self::Instruction,
-        Self::Text,
         Self::Question,
     ];
 
@@ -88,12 +88,12 @@ pub(super) enum Said<'a> {
 }
 
 /// Reads a row. `chats` says whether the model has a chat template of its own.
-pub(super) fn read<'a>(
+pub(super) fn read(
     form: Form,
-    row: &'a Map<String, Value>,
+    row: &Map<String, Value>,
     style: PromptStyle,
     chats: bool,
-) -> Result<Said<'a>> {
+) -> Result<Said<'_>> {
     let as_turns = style == PromptStyle::Chat || (style == PromptStyle::Auto && chats);
     Ok(match form {
         Form::Tokens => Said::Tokens(row),
@@ -135,7 +135,7 @@ fn turns(prompt: &str, completion: &str) -> Conversation {
 }
 
 /// An instruction with its input, after the turns of `history` where there are any.
-fn instruction<'a>(row: &Map<String, Value>, as_turns: bool) -> Result<Said<'a>> {
+fn instruction(row: &Map<String, Value>, as_turns: bool) -> Result<Said<'static>> {
     let optional = |row: &Map<String, Value>, key: &str| -> Result<String> {
         match row.get(key) {
             None | Some(Value::Null) => Ok(String::new()),
@@ -172,7 +172,7 @@ fn instruction<'a>(row: &Map<String, Value>, as_turns: bool) -> Result<Said<'a>>
     let sections = [("Instruction", asked), ("Input", &input), ("Response", "")];
     for (name, text) in sections.into_iter().filter(|(name, text)| *name != "Input" || !text.is_empty()) {
         prompt += if prompt.is_empty() { "" } else { "\n\n" };
-        prompt += &format!("### {name}:\n{text}");
+        prompt.extend(["### ", name, ":\n", text]);
     }
     Ok(Said::Pair { prompt, completion: output })
 }

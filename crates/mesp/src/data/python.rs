@@ -114,3 +114,43 @@ pub(super) fn float(x: f64) -> String {
     let (sign, number) = exponent.strip_prefix('-').map_or(("+", exponent), |n| ("-", n));
     format!("{digits}e{sign}{number:0>2}")
 }
+
+/// `str.title`: the first letter after anything that is no letter is a capital, the others are not.
+pub(super) fn title(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut inside = false;
+    for c in text.chars() {
+        if inside {
+            out.extend(c.to_lowercase());
+        } else {
+            out.extend(c.to_uppercase());
+        }
+        inside = c.is_alphabetic();
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Expected texts: Python's `repr` and `str.title`.
+    #[test]
+    fn numbers_and_titles_are_pythons() {
+        for (x, expected) in [
+            (0.0, "0.0"),
+            (-0.0, "-0.0"),
+            (1.0, "1.0"),
+            (2.5, "2.5"),
+            (0.0001, "0.0001"),
+            (0.00001, "1e-05"),
+            (1.5e-7, "1.5e-07"),
+            (1e15, "1000000000000000.0"),
+            (1e16, "1e+16"),
+            (-1.25e100, "-1.25e+100"),
+        ] {
+            assert_eq!(float(x), expected);
+        }
+        assert_eq!(title("hello <b>wORLD</b> it's 2nd"), "Hello <B>World</B> It'S 2Nd");
+    }
+}

@@ -136,7 +136,9 @@ impl<'a> RowReader<'a> {
             let trained = bytes.is_some_and(|bytes| trained(bytes.start));
             (id, trained || all)
         });
-        let tokens = beginning.into_iter().chain(tokens).collect();
+        let last = conversation.trained.last().is_some_and(|trained| *trained || all);
+        let end = encoder.eos_id().filter(|_| chat.open_ended(encoder)).map(|id| (id, last));
+        let tokens = beginning.into_iter().chain(tokens).chain(end).collect();
         Ok((tokens, conversation.left_out_of(&marked.text)))
     }
 

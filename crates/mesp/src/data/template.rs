@@ -8,11 +8,11 @@ use std::fmt::Write as _;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde};
-use minijinja::{Environment, ErrorKind, Value, context};
+use minijinja::{Environment, ErrorKind, Value, context, escape_formatter};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
 use super::date::Date;
-use super::python::PythonJson;
+use super::python::{self, PythonJson};
 use crate::{Error, Result};
 
 /// Private characters that stand for `{% generation %}` and `{% endgeneration %}` in a rendering.
@@ -79,7 +79,16 @@ const FUEL: u64 = 50_000_000;
 fn environment(source: String) -> std::result::Result<Environment<'static>, minijinja::Error> {
     let mut env = Environment::new();
     env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
-    env.set_unknown_method_callback(unknown_method_callback);
+    env.set_unknown_method_callback(|state, value, method, args| match (method, value.as_str(), args) {
+        ("title", Some(text), []) => Ok(python::title(text).into()),
+        _ => unknown_method_callback(state, value, method, args),
+    });
+    env.set_formatter(|out, state, value| {
+        if value.is_number() && !value.is_integer() {
+            return Ok(out.write_str(&python::float(f64::try_from(value.clone())?))?);
+        }
+        escape_formatter(out, state, value)
+    });
     env.set_fuel(Some(FUEL));
     env.add_function("raise_exception", |message: String| -> std::result::Result<Value, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))

@@ -88,7 +88,7 @@ impl Conversation {
         }
         match row.get("chat_template_kwargs") {
             None | Some(Value::Null) => {}
-            Some(Value::Object(variables)) => self.variables = variables.clone(),
+            Some(Value::Object(variables)) => self.variables.clone_from(variables),
             Some(other) => {
                 let problem = format!("`chat_template_kwargs` is {}; expected an object", type_of(other));
                 return Err(Error::usage(problem).hint("these are variables of the chat template"));

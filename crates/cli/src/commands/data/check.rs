@@ -30,7 +30,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<()> {
     }
     if args.shared.json {
         ui::json(
-            &json!({ "files": all.iter().map(|c| document(c, &options.max_seq_len)).collect::<Vec<_>>() }),
+            &json!({ "files": all.iter().map(|c| document(c, options.max_seq_len)).collect::<Vec<_>>() }),
         )?;
     } else {
         ui::print(&all.iter().map(|c| text(c, options.max_seq_len)).collect::<Vec<_>>().join("\n"))?;
@@ -128,7 +128,7 @@ fn plural(n: usize, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
-fn document(c: &Checked, limit: &Option<usize>) -> Value {
+fn document(c: &Checked, limit: Option<usize>) -> Value {
     let bad = |error: &mesp::Error| match error {
         mesp::Error::Data { line, problem, hint, .. } => {
             json!({ "line": line, "problem": problem, "advice": hint })
