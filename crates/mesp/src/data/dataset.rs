@@ -165,7 +165,8 @@ impl Dataset {
         let mut needed = false;
         source::each_row(&path, kind, &mut |_, text| {
             // A row that is no JSON is reported by `read`.
-            needed |= serde_json::from_str::<Tokenized>(text).is_ok_and(|row| row.input_ids.is_none());
+            needed |= text.starts_with('"')
+                || serde_json::from_str::<Tokenized>(text).is_ok_and(|row| row.input_ids.is_none());
             Ok(())
         })?;
         Ok(needed)

@@ -175,6 +175,7 @@ fn only_text_needs_a_tokenizer() {
         ("r.json", format!("[{tokenized}, {tokenized}]"), false),
         ("r.jsonl", format!("{tokenized}\n{{\"text\":\"x\"}}"), true),
         ("r.jsonl", format!("{tokenized}\n{{\"input_ids\":null,\"text\":\"x\"}}"), true),
+        ("r.json", "[\"x\"]".to_owned(), true),
         ("r.txt", "x".to_owned(), true),
     ] {
         let directory = write(name, &content);

@@ -43,12 +43,14 @@ pub fn split(data: &mut Dataset, share: f64, seed: u64) -> Result<Dataset> {
     for (_, i) in &groups[held] {
         out[*i] = true;
     }
-    let all = std::mem::take(&mut data.examples);
-    let (held, left): (Vec<_>, Vec<_>) = all.into_iter().zip(out).partition(|(_, out)| *out);
-    let rows = |list: Vec<(_, bool)>| list.into_iter().map(|(example, _)| example).collect::<Vec<_>>();
-    data.examples = rows(left);
+    drop(groups);
+    let mut out = out.into_iter();
+    let mut held: Vec<_> = data.examples.extract_if(.., |_| out.next().unwrap_or(false)).collect();
+    // Rows are planned by their number.
+    held.shrink_to_fit();
+    data.examples.shrink_to_fit();
     let held =
-        Dataset { path: data.path.clone(), examples: rows(held), notes: Vec::new(), document: data.document };
+        Dataset { path: data.path.clone(), examples: held, notes: Vec::new(), document: data.document };
     for (side, name) in [(&*data, "to train on"), (&held, "to evaluate")] {
         if side.targets() == 0 {
             let problem = format!("holding out {share} of the rows leaves nothing {name}");
