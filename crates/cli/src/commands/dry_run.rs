@@ -33,7 +33,6 @@ pub(crate) fn run(job: Job<'_>) -> Result<()> {
     }
     let mut batches = Batches::new(&rows.train, settings.run.micro_batch(), settings.run.seed)?;
     let (steps, _) = settings.run.steps(&mut batches);
-    let per_epoch = batches.per_epoch();
     if args.shared.json {
         let mut document = about;
         document.insert("dry_run".to_owned(), true.into());
