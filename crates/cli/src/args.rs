@@ -48,7 +48,7 @@ pub(crate) enum Command {
     InitModel(InitModelArgs),
     /// Write a Hugging Face model as a GGUF file
     Quantize(QuantizeArgs),
-    /// Look at training data: what is wrong with it, what is trained of it; turn it into tokens
+    /// Look at training data: check it, show what is trained of it, turn it into tokens
     #[command(subcommand)]
     Data(DataCommand),
     /// Say what a model, a GGUF file, an adapter, a checkpoint, a run or a safetensors file holds
