@@ -174,7 +174,10 @@ fn read_message(place: &str, object: &Map<String, Value>) -> Result<(Value, bool
     let reasoning =
         ["reasoning_content", "thinking", "reasoning"].into_iter().find_map(|key| message.get(key));
     if let Some(reasoning) = reasoning.cloned() {
-        message.entry("thinking").or_insert_with(|| reasoning.clone());
+        if !message.contains_key("thinking") {
+            // In front, where transformers puts it: templates may walk over a message.
+            message.shift_insert(0, "thinking".into(), reasoning.clone());
+        }
         message.insert("reasoning_content".into(), reasoning);
     }
     let trained = match object.get("weight").or_else(|| object.get("train")) {
