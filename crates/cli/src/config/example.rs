@@ -70,9 +70,9 @@ const EXAMPLES: [(&str, &str); 48] = [
     ("sample-tokens", "64"),
     ("threads", "2"),
     ("train-on", r#""assistant""#),
-    ("eval-fraction", "0.05"),
-    ("overlong", r#""cut""#),
-    ("pack-tokens", "512"),
+    ("eval-split", "0.05"),
+    ("long-rows", r#""truncate""#),
+    ("batch-tokens", "512"),
 ];
 
 pub(crate) fn run(args: &InitConfigArgs) -> Result<()> {
