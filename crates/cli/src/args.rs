@@ -1,5 +1,6 @@
 //! What can be typed. Every option says its unit and its default.
 
+mod adapters;
 mod bench;
 mod dash;
 mod groups;
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use mesp_formats::Dtype;
 use mesp_formats::gguf::TensorType;
 
+pub(crate) use adapters::{ExportArgs, LayoutArg, MergeArgs};
 pub(crate) use bench::{BenchArgs, BenchCommand, BenchMemoryArgs, BenchStepArgs};
 pub(crate) use dash::{DashArgs, ReportArgs};
 pub(crate) use groups::{
@@ -48,6 +50,10 @@ pub(crate) enum Command {
     InitModel(InitModelArgs),
     /// Write a Hugging Face model as a GGUF file
     Quantize(QuantizeArgs),
+    /// Fold an adapter into its model
+    Merge(MergeArgs),
+    /// Write an adapter as PEFT, llama.cpp or mlx-lm have it
+    Export(ExportArgs),
     /// Look at training data: check it, show what is trained of it, turn it into tokens
     #[command(subcommand)]
     Data(DataCommand),

@@ -5,6 +5,7 @@
 
 mod args;
 mod budget;
+mod card;
 mod chart;
 mod commands;
 mod config;
@@ -44,6 +45,8 @@ fn main() -> ExitCode {
         Command::Generate(args) => commands::generate::run(args),
         Command::InitModel(args) => commands::init_model::run(args),
         Command::Quantize(args) => commands::quantize::run(args),
+        Command::Merge(args) => commands::merge::run(args),
+        Command::Export(args) => commands::export::run(args),
         Command::Data(command) => commands::data::run(command),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Bench(args) => commands::bench::run(args),

@@ -34,6 +34,15 @@ impl Mapping {
     pub fn bytes(&self) -> &[u8] {
         &self.map
     }
+
+    /// Lets pages go: they are read from the file again when they are needed.
+    pub fn let_go(&self, range: Range<usize>) {
+        // SAFETY: the mapping is of a file and never written, so that dropped pages come back with the
+        // same content.
+        let _ = unsafe {
+            self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+        };
+    }
 }
 
 /// Bytes of a mapped weight that are used at a time where its pages are minded: few, so that little is resident,
@@ -169,11 +178,7 @@ impl Weight {
     /// Lets its pages go: they are read from the file again when they are needed.
     pub(crate) fn done_with(&self) {
         if let Storage::Mapped(map, range) = &self.storage {
-            // SAFETY: the mapping is of a file and never written, so that dropped pages come back with the
-            // same content.
-            let _ = unsafe {
-                map.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
-            };
+            map.let_go(range.clone());
         }
     }
 

@@ -11,6 +11,7 @@
 //! | [`config`] | `config.json`, `generation_config.json` |
 //! | [`tokenizer_config`] | `tokenizer_config.json`, `chat_template.jinja` |
 //! | [`peft`] | `adapter_config.json`, names in `adapter_model.safetensors` |
+//! | [`lora`] | adapters of PEFT, llama.cpp and mlx-lm as one list |
 //! | [`atomic`] | files and folders that are either complete or absent |
 
 // A test that meets an error has failed; unwrapping says so in the fewest words.
@@ -22,6 +23,7 @@ mod dtype;
 mod error;
 pub mod gguf;
 mod json;
+pub mod lora;
 pub mod model_dir;
 pub mod peft;
 pub mod safetensors_file;

@@ -6,6 +6,10 @@ use std::path::{Path, PathBuf};
 use crate::json::{Fields, parse_object, quoted, read_text, shown};
 use crate::{Error, Result};
 
+mod write;
+
+pub use write::{Written, write_weights};
+
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 

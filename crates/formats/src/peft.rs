@@ -13,10 +13,11 @@ use crate::json::{Fields, parse_object, read_text};
 use crate::{Error, Result};
 
 mod name;
-mod refuse;
+pub(crate) mod refuse;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use name::parent;
 pub use name::{Matrix, parse_tensor_name, tensor_name};
 
 /// The configuration's name in an adapter's folder.
@@ -90,7 +91,7 @@ impl AdapterConfig {
     pub fn parse(path: &Path, json: &str) -> Result<Self> {
         let map = parse_object(path, json)?;
         let f = Fields::new(path, &map);
-        refuse::unsupported(&f)?;
+        refuse::unsupported(&f, false)?;
         // The default ones are PEFT's.
         let r = f.usize("r")?.unwrap_or(8);
         let lora_alpha = f.f64("lora_alpha")?.unwrap_or(8.0);
@@ -124,6 +125,12 @@ impl AdapterConfig {
     /// The text of an `adapter_config.json`: sorted keys, and only those that every version of PEFT knows,
     /// since versions before late 2024 refuse a file with others.
     pub fn to_json(&self) -> String {
+        // The alternate form is indented by two, and objects of strings and numbers cannot fail to print.
+        format!("{:#}", self.to_value())
+    }
+
+    /// What [`to_json`](Self::to_json) prints.
+    pub(crate) fn to_value(&self) -> Value {
         let map: BTreeMap<&str, Value> = BTreeMap::from([
             ("alpha_pattern", json!(self.alpha_pattern)),
             ("auto_mapping", Value::Null),
@@ -150,8 +157,7 @@ impl AdapterConfig {
             ("use_dora", json!(false)),
             ("use_rslora", json!(self.use_rslora)),
         ]);
-        // The alternate form is indented by two, and objects of strings and numbers cannot fail to print.
-        format!("{:#}", map.into_iter().map(|(k, v)| (k.to_string(), v)).collect::<Value>())
+        map.into_iter().map(|(k, v)| (k.to_string(), v)).collect()
     }
 }
 

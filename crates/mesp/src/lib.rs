@@ -3,8 +3,10 @@
 pub mod adapter;
 pub mod data;
 mod error;
+pub mod export;
 pub mod generate;
 pub mod init_model;
+pub mod merge;
 pub mod method;
 pub mod model;
 pub mod optim;

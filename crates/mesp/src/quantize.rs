@@ -5,19 +5,22 @@
 //! written with the 1.
 
 use std::cell::RefCell;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use mesp_device::Weight;
-use mesp_formats::gguf::{self, TensorType, Value, can_quantize, dequantize_row, quantize_row};
-use mesp_formats::{Dtype as FileDtype, Error as FileError, ModelConfig};
-use rayon::prelude::*;
+use mesp_formats::gguf::{self, TensorType, Value, can_quantize, quantize_row};
+use mesp_formats::{Error as FileError, ModelConfig};
 
+use crate::merge::Change;
 use crate::model::{Config, Model, WeightSource};
 use crate::source::{Base, HfSource};
 use crate::{Error, Result};
 
+pub(crate) mod convert;
 mod vocabulary;
+
+use convert::{Job, Squares, convert, count};
 
 /// What was written.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -45,23 +48,15 @@ pub struct TypeError {
     pub max: f64,
     /// The checkpoint name of that one.
     pub worst: String,
-    squares: [f64; 2],
+    squares: Squares,
 }
 
-/// Values that are converted at once.
-const CHUNK: usize = 1 << 20;
-
-/// A tensor to be written.
-struct Job {
-    /// Checkpoint name; none for the rotary divisors.
-    from: Option<String>,
-    name: String,
-    ty: TensorType,
-    shape: Vec<usize>,
-    /// Where each row comes from, if not from its own place.
-    rows: Option<Vec<usize>>,
-    /// What is added to each value.
-    add: f32,
+impl TypeError {
+    /// ‖x′ − x‖ / ‖s·B·A‖, where an adapter was added: how much of what it says is lost.
+    pub fn of_change(&self) -> Option<f64> {
+        let Squares { error, change, .. } = self.squares;
+        (change > 0.0).then(|| (error / change).sqrt())
+    }
 }
 
 /// Writes the model of a directory as a GGUF file of a type. `progress(done, total)` hears of values.
@@ -75,13 +70,30 @@ pub fn quantize(
     ty: TensorType,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Report> {
-    if !can_quantize(ty) {
-        let problem = format!(
-            "type {} is read and trained on, not written; expected f32, f16, bf16, q8_0, q4_0, q4_1, q5_0 or q5_1",
-            ty.name().to_lowercase()
-        );
-        return Err(Error::usage(problem).hint("make it with llama-quantize from a file of type f16"));
+    write(dir, out, ty, None, progress)
+}
+
+/// Refuses types that cannot be written.
+pub(crate) fn writable(ty: TensorType) -> Result<()> {
+    if can_quantize(ty) {
+        return Ok(());
     }
+    let problem = format!(
+        "type {} is read and trained on, not written; expected f32, f16, bf16, q8_0, q4_0, q4_1, q5_0 or q5_1",
+        ty.name().to_lowercase()
+    );
+    Err(Error::usage(problem).hint("make it with llama-quantize from a file of type f16"))
+}
+
+/// [`quantize`], with a change to some weights. The errors are then those of the changed matrices.
+pub(crate) fn write(
+    dir: &Path,
+    out: &Path,
+    ty: TensorType,
+    change: Option<&Change>,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Report> {
+    writable(ty)?;
     let source = HfSource::open(dir, Base::Mapped)?;
     let file = ModelConfig::read(dir)?;
     let config = Config::new(&file)?;
@@ -104,12 +116,18 @@ pub fn quantize(
         let Some((dtype, stored)) = source.stored(from) else {
             return Err(io::Error::other("no such tensor"));
         };
-        let squares = convert(job, dtype, stored, w, &mut |values| {
+        let delta = match change {
+            Some(change) => change.of(from, job.rows.as_deref()).map_err(io::Error::other)?,
+            None => None,
+        };
+        let squares = convert(job, dtype.into(), stored, delta.as_ref(), w, &mut |values| {
             done += values;
             progress(done, total);
         })?;
+        source.let_go(from);
+        let counted = if change.is_some() { delta.is_some() } else { job.shape.len() == 2 };
         match squares {
-            Ok(squares) if job.shape.len() == 2 => count(&mut report.errors, job.ty, from, squares),
+            Ok(squares) if counted => count(&mut report.errors, job.ty, from, squares),
             Ok(_) => {}
             Err(row) => {
                 refused = Some((from.clone(), row));
@@ -119,13 +137,7 @@ pub fn quantize(
         Ok(())
     });
     if let Some((name, row)) = refused {
-        let problem = format!(
-            "tensor {name}, row {row}: expected finite values that fit {}, found others",
-            ty.name().to_lowercase()
-        );
-        return Err(FileError::invalid(dir, problem)
-            .hint("the weights are damaged, or need a wider type: bf16 or f32")
-            .into());
+        return Err(not_finite(dir, &name, row, ty));
     }
     written?;
     report.tensors = jobs.len();
@@ -133,10 +145,32 @@ pub fn quantize(
     Ok(report)
 }
 
+/// A value that a type cannot hold.
+pub(crate) fn not_finite(path: &Path, name: &str, row: usize, ty: TensorType) -> Error {
+    let problem = format!(
+        "tensor {name}, row {row}: expected finite values that fit {}, found others",
+        ty.name().to_lowercase()
+    );
+    FileError::invalid(path, problem)
+        .hint("the weights are damaged, or need a wider type: bf16 or f32")
+        .into()
+}
+
 /// Passes a model's questions on and keeps them: names and shapes, in order.
-struct Asked<'a> {
-    source: &'a HfSource,
+pub(crate) struct Asked<'a> {
+    source: &'a dyn WeightSource,
     found: RefCell<Vec<(String, Vec<usize>)>>,
+}
+
+impl<'a> Asked<'a> {
+    pub(crate) fn new(source: &'a dyn WeightSource) -> Self {
+        Self { source, found: RefCell::default() }
+    }
+
+    /// What was asked for and found.
+    pub(crate) fn found(self) -> Vec<(String, Vec<usize>)> {
+        self.found.into_inner()
+    }
 }
 
 impl WeightSource for Asked<'_> {
@@ -169,9 +203,9 @@ fn jobs(
     ty: TensorType,
     notes: &mut Vec<String>,
 ) -> Result<Vec<Job>> {
-    let asked = Asked { source, found: RefCell::default() };
+    let asked = Asked::new(source);
     Model::load(config.clone(), &asked)?;
-    let found = asked.found.into_inner();
+    let found = asked.found();
     let unused: Vec<&str> = source
         .tensors()
         .map(|(name, ..)| name)
@@ -242,79 +276,4 @@ fn metadata(
     metadata.push(("general.file_type".to_owned(), Value::U32(gguf::file_type(ty))));
     metadata.extend(vocabulary::metadata(dir, file, notes)?);
     Ok(metadata)
-}
-
-/// Writes a tensor; gives Σ(x′ − x)² and Σx², or the first row with a value that cannot be written.
-fn convert(
-    job: &Job,
-    dtype: FileDtype,
-    stored: &[u8],
-    out: &mut dyn Write,
-    progress: &mut dyn FnMut(usize),
-) -> io::Result<std::result::Result<[f64; 2], usize>> {
-    let cols = job.shape.last().copied().unwrap_or(1);
-    // A bias is a column: that of q or k is reordered value by value.
-    let (rows, width) = if job.shape.len() == 1 { (cols, 1) } else { (job.shape[0], cols) };
-    let each = (CHUNK / width).max(1);
-    let mut sums = [0.0; 2];
-    for first in (0..rows).step_by(each) {
-        let part: Vec<(Vec<u8>, Option<[f64; 2]>)> = (first..(first + each).min(rows))
-            .into_par_iter()
-            .map(|row| {
-                let from = job.rows.as_ref().map_or(row, |rows| rows[row]);
-                let bytes = &stored[from * width * dtype.size()..][..width * dtype.size()];
-                row_of(job.ty, dtype, bytes, width, job.add)
-            })
-            .collect();
-        for (i, (bytes, squares)) in part.iter().enumerate() {
-            let Some(squares) = squares else { return Ok(Err(first + i)) };
-            sums[0] += squares[0];
-            sums[1] += squares[1];
-            out.write_all(bytes)?;
-        }
-        progress(part.len() * width);
-    }
-    Ok(Ok(sums))
-}
-
-/// A row's bytes, with Σ(x′ − x)² and Σx²; none where a value is not finite before or after.
-fn row_of(
-    ty: TensorType,
-    dtype: FileDtype,
-    stored: &[u8],
-    cols: usize,
-    add: f32,
-) -> (Vec<u8>, Option<[f64; 2]>) {
-    let source = match dtype {
-        FileDtype::F32 => TensorType::F32,
-        FileDtype::F16 => TensorType::F16,
-        FileDtype::BF16 => TensorType::BF16,
-    };
-    let (mut x, mut back, mut bytes) = (vec![0.0; cols], vec![0.0; cols], Vec::new());
-    dequantize_row(source, stored, &mut x);
-    for x in &mut x {
-        *x += add;
-    }
-    quantize_row(ty, &x, &mut bytes);
-    dequantize_row(ty, &bytes, &mut back);
-    let squares = x.iter().zip(&back).try_fold([0.0; 2], |[e, s], (x, b)| {
-        let (x, b) = (f64::from(*x), f64::from(*b));
-        (x.is_finite() && b.is_finite()).then_some([e + (b - x).powi(2), s + x.powi(2)])
-    });
-    (bytes, squares)
-}
-
-fn count(errors: &mut Vec<TypeError>, ty: TensorType, name: &str, squares: [f64; 2]) {
-    let relative = |[e, s]: [f64; 2]| if e > 0.0 { (e / s).sqrt() } else { 0.0 };
-    let found = relative(squares);
-    if let Some(all) = errors.iter_mut().find(|e| e.ty == ty) {
-        all.tensors += 1;
-        all.squares = [all.squares[0] + squares[0], all.squares[1] + squares[1]];
-        all.mean = relative(all.squares);
-        if found > all.max {
-            (all.max, all.worst) = (found, name.to_owned());
-        }
-    } else {
-        errors.push(TypeError { ty, tensors: 1, mean: found, max: found, worst: name.to_owned(), squares });
-    }
 }

@@ -191,6 +191,11 @@ pub fn tensor_dtype(ty: TensorType) -> Dtype {
     }
 }
 
+/// GGUF's name of a type.
+pub(crate) fn tensor_type(dtype: Dtype) -> TensorType {
+    TensorType::ALL.into_iter().find(|ty| tensor_dtype(*ty) == dtype).unwrap_or(TensorType::F32)
+}
+
 /// Values rounded to a stored type, little-endian.
 pub fn encode(dtype: Dtype, values: &[f32]) -> Vec<u8> {
     match dtype {

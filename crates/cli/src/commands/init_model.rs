@@ -40,7 +40,7 @@ pub(crate) fn run(args: &InitModelArgs) -> Result<()> {
         }
         output.join("random_rows.jsonl")
     } else {
-        free_for_a_file(output)?;
+        inputs::free(output)?;
         if tokenizer.is_some() {
             let problem = "--tokenizer is for directories; this writes a GGUF file without a vocabulary";
             return Err(usage(problem, "put a tokenizer.json beside the file: it is used"));
@@ -78,14 +78,6 @@ fn free_for_a_model(dir: &Path) -> Result<()> {
     if dir.join("model.safetensors.index.json").exists() || dir.join("config.json").exists() {
         let problem = format!("{}: a model is there already", dir.display());
         return Err(usage(problem, "name another folder with --output, or remove that one"));
-    }
-    Ok(())
-}
-
-fn free_for_a_file(file: &Path) -> Result<()> {
-    if file.exists() {
-        let problem = format!("{}: something is there already", file.display());
-        return Err(usage(problem, "name another file with --output, or remove that one"));
     }
     Ok(())
 }

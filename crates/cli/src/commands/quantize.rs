@@ -21,10 +21,7 @@ pub(crate) fn run(args: &QuantizeArgs) -> Result<()> {
         return Err(usage(problem, "quantize from the directory that the file was made of"));
     }
     let output = &args.output;
-    if output.exists() {
-        let problem = format!("{}: something is there already", output.display());
-        return Err(usage(problem, "name another file with --output, or remove that one"));
-    }
+    inputs::free(output)?;
     let pool = inputs::pool(args.shared.threads)?;
     let mut counter: Option<Counter> = None;
     let report = pool.install(|| {

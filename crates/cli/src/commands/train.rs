@@ -33,7 +33,7 @@ use crate::samples::Speaker;
 use crate::settings::{Settings, policy_json};
 use crate::sizes::{bytes, duration};
 use crate::tensorboard::Board;
-use crate::{tokens, ui};
+use crate::{card, tokens, ui};
 
 /// Set by the first interrupt.
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -218,6 +218,7 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
         total: seconds,
     };
     let json = report.write(&output.path)?;
+    card::write(&output.path, &json, data, rows.train.len())?;
     let (planned, mapped) = (footprint.planned(), footprint.mapped);
     let output = output.path.clone();
     Ok(Done { json, losses: watch.losses, summary, marks, planned, mapped, output, seconds })

@@ -13,6 +13,7 @@ mod demo;
 mod gguf;
 mod kills;
 mod lost_file;
+mod merge;
 mod no_space;
 mod outputs;
 mod results;

@@ -36,7 +36,9 @@ mod write;
 pub use dequantize::dequantize_row;
 pub use metadata::{file_type, inexpressible, metadata_for, rope_factors};
 pub use model::{GgufModel, config, model};
-pub use names::{ROPE_FACTORS, interleaved, tensor_name, to_halves, to_interleaved};
+pub use names::{
+    ROPE_FACTORS, architecture, block_module, interleaved, tensor_name, to_halves, to_interleaved,
+};
 pub use quantize::{can_quantize, quantize_row};
 pub use reader::parse;
 pub use tensor_type::TensorType;

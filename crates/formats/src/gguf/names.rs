@@ -10,7 +10,7 @@
 pub const ROPE_FACTORS: &str = "rope_freqs.weight";
 
 /// GGUF's name of an architecture. Mistral's files are `llama` files.
-pub(super) fn architecture(model_type: &str) -> &str {
+pub fn architecture(model_type: &str) -> &str {
     match model_type {
         "mistral" => "llama",
         "gemma3_text" => "gemma3",
@@ -60,6 +60,21 @@ pub fn tensor_name(model_type: &str, hf_name: &str) -> Option<String> {
         _ => return None,
     };
     (kind == "weight" || (has_bias && kind == "bias")).then(|| format!("blk.{index}.{name}.{kind}"))
+}
+
+/// Block and Hugging Face module of a linear layer's weight in a file of an architecture: the inverse of
+/// [`tensor_name`] for these.
+pub fn block_module(arch: &str, name: &str) -> Option<(usize, &'static str)> {
+    let (layer, _) = name.strip_prefix("blk.")?.split_once('.')?;
+    // Phi-3 has its matrices fused, under names that others have for a part.
+    let fused = |m: &str| matches!(m, "qkv_proj" | "gate_up_proj");
+    let parts = |m: &str| matches!(m, "q_proj" | "k_proj" | "v_proj" | "gate_proj" | "up_proj");
+    crate::peft::MODULES.into_iter().filter(|m| if arch == "phi3" { !parts(m) } else { !fused(m) }).find_map(
+        |module| {
+            let hf = format!("model.layers.{layer}.{}.{module}.weight", crate::peft::parent(module));
+            (tensor_name(arch, &hf)? == name).then(|| Some((layer.parse().ok()?, module)))?
+        },
+    )
 }
 
 /// Hugging Face to GGUF, for weights and biases of q (`heads` = query heads) and k (`heads` = key heads) of

@@ -21,12 +21,24 @@ impl Matrix {
 }
 
 /// The part of a block that a module is in.
-fn parent(module: &str) -> Option<&'static str> {
+fn known_parent(module: &str) -> Option<&'static str> {
     match module {
         "q_proj" | "k_proj" | "v_proj" | "o_proj" | "qkv_proj" => Some("self_attn"),
         "gate_proj" | "up_proj" | "down_proj" | "gate_up_proj" => Some("mlp"),
         _ => None,
     }
+}
+
+/// The part of a block that one of [`MODULES`](super::MODULES) is in.
+///
+/// # Panics
+/// When `module` is none of them: names come from a configuration that was checked.
+#[track_caller]
+pub(crate) fn parent(module: &str) -> &'static str {
+    let Some(parent) = known_parent(module) else {
+        panic!("no such module: {module}");
+    };
+    parent
 }
 
 /// The name of a matrix of `module`, one of [`MODULES`](super::MODULES), in block `layer`.
@@ -35,10 +47,7 @@ fn parent(module: &str) -> Option<&'static str> {
 /// When `module` is none of them: names come from a configuration that was checked.
 #[track_caller]
 pub fn tensor_name(layer: usize, module: &str, matrix: Matrix) -> String {
-    let Some(parent) = parent(module) else {
-        panic!("no such module: {module}");
-    };
-    format!("{PREFIX}{layer}.{parent}.{module}.{}.weight", matrix.name())
+    format!("{PREFIX}{layer}.{}.{module}.{}.weight", parent(module), matrix.name())
 }
 
 /// Block, module and matrix of a name; none for any other name.
@@ -53,7 +62,7 @@ pub fn parse_tensor_name(name: &str) -> Option<(usize, String, Matrix)> {
     }
     let layer = layer.parse().ok()?;
     let (found_parent, module) = (parts.next()?, parts.next()?);
-    if parent(module)? != found_parent {
+    if known_parent(module)? != found_parent {
         return None;
     }
     let matrix = match parts.next()? {

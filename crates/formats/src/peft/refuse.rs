@@ -37,7 +37,11 @@ const HARMLESS_INITS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 const ADVICE: &str = "Train a plain LoRA adapter, or merge this one into its base model with PEFT \
                       and use the result as the model.";
 
-pub(super) fn unsupported(f: &Fields<'_>) -> Result<()> {
+/// What the patterns and the list of layers say is in the tensors too, for who reads these one by one.
+const BY_MODULE: [&str; 4] = ["rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern"];
+
+/// `by_module`: whether the caller does what [`BY_MODULE`] asks for.
+pub(crate) fn unsupported(f: &Fields<'_>, by_module: bool) -> Result<()> {
     let refusal = |key: &str, expected: &str, found: &Value, what: &str| -> Error {
         f.error(key, &format!("expected {expected}, found {}{what}", shown(found))).hint(ADVICE)
     };
@@ -48,7 +52,7 @@ pub(super) fn unsupported(f: &Fields<'_>) -> Result<()> {
     if let Some(bias) = f.value("bias").filter(|b| *b != "none") {
         return Err(refusal("bias", "\"none\"", bias, ": trained biases are not supported"));
     }
-    for (key, what) in INERT {
+    for (key, what) in INERT.into_iter().filter(|(key, _)| !(by_module && BY_MODULE.contains(key))) {
         if let Some(value) = f.value(key).filter(|v| !is_inert(v)) {
             let what = format!(": {what} is not supported");
             return Err(refusal(key, "null, false or nothing in it", value, &what));

@@ -1,5 +1,6 @@
 //! Low-rank adapters (LoRA; Hu et al. 2021): where they sit, how they start, how they compute.
 
+pub(crate) mod file;
 mod init;
 pub mod lora;
 pub mod peft;
@@ -8,6 +9,7 @@ use std::ops::Range;
 
 use mesp_device::{Act, Backend, Elem, Label, Layout, View};
 
+pub use file::AdapterFile;
 pub use init::init;
 
 use crate::model::Config;

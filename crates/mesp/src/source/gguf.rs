@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mesp_device::{Dtype, Layout, Mapping, Weight};
-use mesp_formats::gguf::{self, Gguf, GgufModel, TensorInfo};
+use mesp_formats::gguf::{self, Gguf, GgufModel, TensorInfo, TensorType};
 use mesp_formats::{Error as FileError, ModelConfig, RopeScaling};
 
 use super::{Base, encode, in_file, most_bytes, tensor_dtype};
-use crate::data::{TextEncoder, from_gguf};
+use crate::data::{TextEncoder, TokenizerInfo, from_gguf};
 use crate::model::{Config, WeightSource};
 use crate::{Error, Result};
 
@@ -81,6 +81,56 @@ impl GgufSource {
         }
         let (tokenizer, info) = from_gguf(&self.file, self.map.bytes())?;
         TextEncoder::from_tokenizer(&self.path, tokenizer, info).map(Some)
+    }
+
+    /// The tokenizer in the file, as it is made, and what belongs to it.
+    pub(crate) fn tokenizer(&self) -> Result<Option<(tokenizers::Tokenizer, TokenizerInfo)>> {
+        if !self.has_tokenizer() {
+            return Ok(None);
+        }
+        from_gguf(&self.file, self.map.bytes()).map(Some)
+    }
+
+    /// Whether the rotary divisors are the file's own, and no configuration's.
+    pub(crate) fn has_own_divisors(&self) -> bool {
+        let known = matches!(self.model.config.rope_scaling, RopeScaling::Llama3 { .. });
+        self.model.rope_factors.is_some() && !known
+    }
+
+    /// Whether rows of q and k are interleaved.
+    pub(crate) fn interleaved(&self) -> bool {
+        self.model.interleaved
+    }
+
+    /// The whole file.
+    pub(crate) fn file_bytes(&self) -> &[u8] {
+        self.map.bytes()
+    }
+
+    /// The type that most of the bytes are stored in, as the file names it.
+    pub(crate) fn stored_type(&self) -> TensorType {
+        let bytes =
+            |ty| self.file.tensors.iter().filter(|t| t.ty == ty).map(|t| t.range.len()).sum::<usize>();
+        TensorType::ALL.into_iter().max_by_key(|ty| bytes(*ty)).unwrap_or(TensorType::F32)
+    }
+
+    /// A tensor's type and bytes by its checkpoint name.
+    pub(crate) fn stored(&self, name: &str) -> Option<(TensorType, &[u8])> {
+        let info = self.file.tensor(&gguf::tensor_name(&self.model.config.model_type, name)?)?;
+        Some((info.ty, self.bytes(info)))
+    }
+
+    /// Lets a tensor's pages go.
+    pub(crate) fn let_go(&self, name: &str) {
+        let here = gguf::tensor_name(&self.model.config.model_type, name);
+        if let Some(info) = here.and_then(|name| self.file.tensor(&name)) {
+            self.map.let_go(info.range.clone());
+        }
+    }
+
+    /// Lets pages of the file go.
+    pub(crate) fn let_go_range(&self, range: std::ops::Range<usize>) {
+        self.map.let_go(range);
     }
 
     fn has_tokenizer(&self) -> bool {

@@ -69,6 +69,13 @@ impl HfSource {
         Some((info.dtype, &self.shards[*shard].map.bytes()[info.range.clone()]))
     }
 
+    /// Lets a tensor's pages go.
+    pub(crate) fn let_go(&self, name: &str) {
+        if let Some((shard, info)) = self.tensors.get(name) {
+            self.shards[*shard].map.let_go(info.range.clone());
+        }
+    }
+
     fn find(&self, name: &str, shape: &[usize]) -> Result<Option<(&Shard, &TensorInfo)>> {
         let Some((shard, info)) = self.tensors.get(name) else { return Ok(None) };
         let shard = &self.shards[*shard];

@@ -8,6 +8,7 @@ mod goldens;
 mod gradients_f64;
 mod greedy;
 mod head_tiles;
+mod merge;
 mod merge_identity;
 mod nan_loss;
 mod peak_equals_plan;

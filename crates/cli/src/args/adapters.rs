@@ -1,0 +1,60 @@
+//! The options of merge and export.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::{FileType, SharedArgs, size};
+use crate::sizes::Bytes;
+
+#[derive(Debug, Args)]
+pub(crate) struct MergeArgs {
+    /// The model: a Hugging Face directory or a GGUF file
+    #[arg(long, value_name = "DIR|FILE.gguf")]
+    pub(crate) model: Option<PathBuf>,
+    /// The adapter: a directory in PEFT's or mlx-lm's layout, or a GGUF adapter
+    #[arg(long, value_name = "DIR|FILE.gguf")]
+    pub(crate) adapter: PathBuf,
+    /// The model directory to write, or with a name that ends in .gguf the file
+    #[arg(long, value_name = "DIR|FILE.gguf")]
+    pub(crate) output: PathBuf,
+    /// How merged matrices are stored; what this loses of the change is said [default: as the model's, where that
+    /// is quantized in 16 bits]
+    #[arg(long = "type", value_enum)]
+    pub(crate) ty: Option<FileType>,
+    /// Size of a weight file of a directory at most; a larger model is written as several [default: 5GB]
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "5GB", hide_default_value = true)]
+    pub(crate) max_shard_size: Bytes,
+    #[command(flatten)]
+    pub(crate) shared: SharedArgs,
+}
+
+/// How an adapter lies in files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LayoutArg {
+    /// A directory for PEFT and mesp
+    Peft,
+    /// A file for llama.cpp
+    Gguf,
+    /// A directory for mlx-lm
+    Mlx,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// The adapter: a directory in PEFT's or mlx-lm's layout, or a GGUF adapter
+    #[arg(long, value_name = "DIR|FILE.gguf")]
+    pub(crate) adapter: PathBuf,
+    /// The layout to write [default: gguf where the output ends in .gguf]
+    #[arg(long, value_enum)]
+    pub(crate) to: Option<LayoutArg>,
+    /// The model it is for, needed to and from GGUF: a Hugging Face directory or a GGUF file [default: the one that
+    /// the adapter names, where it is here]
+    #[arg(long, value_name = "DIR|FILE.gguf")]
+    pub(crate) model: Option<PathBuf>,
+    /// The directory to write, or with a name that ends in .gguf the file
+    #[arg(long, value_name = "DIR|FILE.gguf")]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) shared: SharedArgs,
+}

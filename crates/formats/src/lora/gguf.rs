@@ -1,0 +1,96 @@
+//! llama.cpp's adapters: GGUF files with `NAME.lora_a` and `NAME.lora_b` for a base's tensor NAME.
+
+use std::path::Path;
+
+use super::{Half, Layout, Lora, Matrix, Pair, Place, Values, bytes_of, joined, scales, unknown};
+use crate::gguf::{self, TensorType, Value};
+use crate::json::quoted;
+use crate::{Error, Result};
+
+const ALPHA: &str = "adapter.lora.alpha";
+
+pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Lora> {
+    let file = gguf::parse(path, bytes)?;
+    for (key, expected) in [("general.type", "adapter"), ("adapter.type", "lora")] {
+        let found = file.required(key, file.str(key)?)?;
+        if found != expected {
+            let problem = format!("expected \"{expected}\", found {}", quoted(found));
+            let hint = if found == "model" { "This is a model: give it as --model." } else { "Use a LoRA." };
+            return Err(file.error(key, &problem).hint(hint));
+        }
+    }
+    if file.value("adapter.alora.invocation_tokens").is_some() {
+        let problem = "expected a plain LoRA, found one that begins at certain tokens";
+        return Err(file.error("adapter.alora.invocation_tokens", problem).hint("Use another adapter."));
+    }
+    let arch = file.required("general.architecture", file.str("general.architecture")?)?;
+    let alpha = file.f64(ALPHA)?.unwrap_or(0.0);
+    let expected = "blk.N.NAME.weight.lora_a or .lora_b of a linear layer in a block";
+    let halves = file
+        .tensors
+        .iter()
+        .map(|t| {
+            let (layer, module, matrix) =
+                parse_name(arch, &t.name).ok_or_else(|| unknown(path, &t.name, expected))?;
+            let [rows, cols] = t.shape[..] else {
+                let problem = format!("tensor {}: expected a matrix, found shape {:?}", t.name, t.shape);
+                return Err(Error::invalid(path, problem));
+            };
+            let place = Place { ty: t.ty, range: t.range.clone(), transposed: false };
+            Ok(Half { name: t.name.clone(), layer, module, matrix, shape: [rows, cols], place })
+        })
+        .collect::<Result<_>>()?;
+    // llama.cpp divides by the rank, and takes 0 for no scale of its own.
+    let scale = |pair: &Pair| if alpha == 0.0 { 1.0 } else { alpha / pair.rank as f64 };
+    let mut lora = joined(path, Layout::Gguf, halves, |pair| Ok(scale(pair)))?;
+    lora.architecture = Some(arch.to_string());
+    Ok(lora)
+}
+
+fn parse_name(arch: &str, name: &str) -> Option<(usize, String, Matrix)> {
+    let (name, half) = name.rsplit_once('.')?;
+    let matrix = match half {
+        "lora_a" => Matrix::A,
+        "lora_b" => Matrix::B,
+        _ => return None,
+    };
+    let (layer, module) = gguf::block_module(arch, name)?;
+    Some((layer, module.to_string(), matrix))
+}
+
+/// Writes an adapter for a base of a model type. Rows of B are in the order of the base's GGUF file: see
+/// [`gguf::to_interleaved`].
+///
+/// # Errors
+/// When the file cannot be written, or a module has no name in GGUF.
+///
+/// # Panics
+/// When there are no pairs.
+pub fn write(path: &Path, pairs: &[Pair], model_type: &str, name: &str, values: Values<'_>) -> Result<()> {
+    // One alpha; what it does not say is folded. Zero would say nothing at all.
+    let alpha_of = |p: &Pair| scales::alpha(p.scale, p.rank);
+    let alpha = Some(scales::most(pairs, alpha_of)).filter(|a| *a != 0.0).unwrap_or(1.0);
+    let metadata: Vec<(String, Value)> = vec![
+        ("general.type".to_owned(), "adapter".into()),
+        ("adapter.type".to_owned(), "lora".into()),
+        ("general.architecture".to_owned(), gguf::architecture(model_type).into()),
+        ("general.name".to_owned(), name.into()),
+        (ALPHA.to_owned(), Value::F32(alpha as f32)),
+    ];
+    let tensors = pairs
+        .iter()
+        .flat_map(|p| [Matrix::A, Matrix::B].map(|m| (p, m)))
+        .map(|(p, m)| {
+            let hf = format!("{}.weight", p.path());
+            let base = gguf::tensor_name(model_type, &hf)
+                .ok_or_else(|| Error::invalid(path, format!("tensor {hf} has no counterpart in GGUF")))?;
+            let half = if m == Matrix::A { "lora_a" } else { "lora_b" };
+            Ok((format!("{base}.{half}"), TensorType::F32, p.shape(m).to_vec()))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    gguf::write(path, &metadata, &tensors, &mut |i, w| {
+        let matrix = if i % 2 == 0 { Matrix::A } else { Matrix::B };
+        let factor = if alpha_of(&pairs[i / 2]) == alpha { 1.0 } else { alpha_of(&pairs[i / 2]) / alpha };
+        w.write_all(&bytes_of(&scales::folded(values, i / 2, matrix, factor)?))
+    })
+}

@@ -1,0 +1,283 @@
+//! Adapters in files, whichever program wrote them: PEFT's directories, llama.cpp's GGUF files and mlx-lm's
+//! directories as one list of pairs, and such a list as any of them.
+//!
+//! | | A in the file | B in the file | scale |
+//! |---|---|---|---|
+//! | [`Layout::Peft`] | `[r, in]` | `[out, r]` | `lora_alpha / r`, or `/ √r`, by module |
+//! | [`Layout::Gguf`] | `[r, in]` | `[out, r]`, rows as the base file has them | `adapter.lora.alpha / r`, of 0: 1 |
+//! | [`Layout::Mlx`] | `[in, r]` | `[r, out]` | `scale`, one for all |
+//!
+//! What is read is accounted for: a tensor that is not of a pair, a half without its other one, and a setting
+//! whose result these layouts do not share are refused.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use crate::gguf::{TensorType, dequantize_row};
+use crate::peft::{CONFIG_FILE, MODEL_FILE, Matrix};
+use crate::safetensors_file::TensorInfo;
+use crate::{Dtype, Error, Result};
+
+mod gguf;
+mod mlx;
+mod peft;
+mod scales;
+#[cfg(test)]
+mod tests;
+
+pub use gguf::write as write_gguf;
+pub use mlx::{MODEL_FILE as MLX_MODEL_FILE, write as write_mlx};
+pub use peft::write as write_peft;
+
+/// How an adapter lies in files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// A directory as PEFT writes it.
+    Peft,
+    /// A GGUF file of type adapter.
+    Gguf,
+    /// A directory as mlx-lm writes it.
+    Mlx,
+}
+
+impl Layout {
+    /// The layout of what stands at a path.
+    ///
+    /// # Errors
+    /// When it is none of the three.
+    pub fn of(path: &Path) -> Result<Self> {
+        let has = |name: &str| path.join(name).is_file();
+        if path.is_file() {
+            Ok(Self::Gguf)
+        } else if has(MODEL_FILE) {
+            Ok(Self::Peft)
+        } else if has(mlx::MODEL_FILE) {
+            Ok(Self::Mlx)
+        } else {
+            let found = if !path.exists() {
+                "nothing"
+            } else if has(CONFIG_FILE) {
+                "adapter_config.json alone"
+            } else {
+                "neither"
+            };
+            let problem = format!(
+                "expected an adapter: a GGUF file, or a folder with {MODEL_FILE} (PEFT) or {} (mlx-lm), found {found}",
+                mlx::MODEL_FILE
+            );
+            Err(Error::invalid(path, problem).hint("Check the path."))
+        }
+    }
+
+    /// The file with the tensors.
+    pub fn tensors(self, path: &Path) -> PathBuf {
+        match self {
+            Self::Peft => path.join(MODEL_FILE),
+            Self::Gguf => path.to_path_buf(),
+            Self::Mlx => path.join(mlx::MODEL_FILE),
+        }
+    }
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Peft => "peft",
+            Self::Gguf => "gguf",
+            Self::Mlx => "mlx",
+        }
+    }
+}
+
+/// An adapter of one matrix of the base: `y = W·x + scale·B·(A·x)`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pair {
+    /// The block, counted from 0.
+    pub layer: usize,
+    /// The matrix, one of [`MODULES`](crate::peft::MODULES).
+    pub module: String,
+    /// r.
+    pub rank: usize,
+    /// Columns of A.
+    pub input: usize,
+    /// Rows of B.
+    pub output: usize,
+    /// The factor on its output.
+    pub scale: f64,
+}
+
+impl Pair {
+    /// Rows and columns of a matrix, as PEFT has it.
+    pub fn shape(&self, matrix: Matrix) -> [usize; 2] {
+        match matrix {
+            Matrix::A => [self.rank, self.input],
+            Matrix::B => [self.output, self.rank],
+        }
+    }
+
+    /// PEFT's name of the module.
+    pub fn path(&self) -> String {
+        format!("model.layers.{}.{}.{}", self.layer, crate::peft::parent(&self.module), self.module)
+    }
+}
+
+/// What a file holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lora {
+    /// The file with the tensors.
+    pub path: PathBuf,
+    /// How they lie in it.
+    pub layout: Layout,
+    /// The pairs, by layer and module.
+    pub pairs: Vec<Pair>,
+    /// The model it was made for, as the file names it.
+    pub base_model: Option<String>,
+    /// GGUF's architecture of the base; none in other layouts.
+    pub architecture: Option<String>,
+    places: Vec<[Place; 2]>,
+}
+
+impl Lora {
+    /// Reads what belongs to an adapter's tensors; `bytes` is the whole file that [`Layout::tensors`] names.
+    ///
+    /// # Errors
+    /// When it is damaged, has tensors that are not of a pair, or a setting that changes what the pairs mean.
+    pub fn read(path: &Path, layout: Layout, bytes: &[u8]) -> Result<Self> {
+        match layout {
+            Layout::Peft => peft::read(path, bytes),
+            Layout::Gguf => gguf::read(path, bytes),
+            Layout::Mlx => mlx::read(path, bytes),
+        }
+    }
+
+    /// The numbers of a matrix in PEFT's orientation, rows as the file has them.
+    ///
+    /// # Errors
+    /// When the file is no longer as long as it was.
+    pub fn values(&self, pair: usize, matrix: Matrix, bytes: &[u8]) -> Result<Vec<f32>> {
+        let place = &self.places[pair][matrix as usize];
+        let [rows, cols] = self.pairs[pair].shape(matrix);
+        let stored = bytes.get(place.range.clone()).ok_or_else(|| {
+            Error::invalid(&self.path, "the file became shorter while it was read").hint("Start again.")
+        })?;
+        let mut values = vec![0.0; rows * cols];
+        let width = if place.transposed { rows } else { cols };
+        let row_bytes = place.ty.row_bytes(width).unwrap_or(0).max(1);
+        for (stored, row) in stored.chunks_exact(row_bytes).zip(values.chunks_exact_mut(width)) {
+            dequantize_row(place.ty, stored, row);
+        }
+        Ok(if place.transposed { transposed(&values, cols) } else { values })
+    }
+}
+
+/// Where a matrix lies.
+#[derive(Debug, Clone, PartialEq)]
+struct Place {
+    ty: TensorType,
+    range: Range<usize>,
+    transposed: bool,
+}
+
+/// A half of a pair as it was found.
+struct Half {
+    name: String,
+    layer: usize,
+    module: String,
+    matrix: Matrix,
+    /// As PEFT has it.
+    shape: [usize; 2],
+    place: Place,
+}
+
+impl Half {
+    /// Of a safetensors file.
+    fn of(path: &Path, t: &TensorInfo, key: (usize, String, Matrix), transposed: bool) -> Result<Self> {
+        let [rows, cols] = t.shape[..] else {
+            let problem = format!("tensor {}: expected a matrix, found shape {:?}", t.name, t.shape);
+            return Err(Error::invalid(path, problem));
+        };
+        let shape = if transposed { [cols, rows] } else { [rows, cols] };
+        let place = Place { ty: t.dtype.into(), range: t.range.clone(), transposed };
+        Ok(Self { name: t.name.clone(), layer: key.0, module: key.1, matrix: key.2, shape, place })
+    }
+}
+
+/// Joins halves into pairs, in order; `scale` is asked for each.
+fn joined(
+    path: &Path,
+    layout: Layout,
+    halves: Vec<Half>,
+    mut scale: impl FnMut(&Pair) -> Result<f64>,
+) -> Result<Lora> {
+    let invalid = |problem: String| {
+        Error::invalid(path, problem).hint("The adapter is damaged: get it or make it again.")
+    };
+    let order = |module: &str| crate::peft::MODULES.iter().position(|m| *m == module);
+    let mut found: BTreeMap<(usize, Option<usize>), [Option<Half>; 2]> = BTreeMap::new();
+    for half in halves {
+        let slot = &mut found.entry((half.layer, order(&half.module))).or_default()[half.matrix as usize];
+        if let Some(first) = slot {
+            return Err(invalid(format!("tensors {} and {} are the same matrix", first.name, half.name)));
+        }
+        *slot = Some(half);
+    }
+    let (mut pairs, mut places) = (Vec::new(), Vec::new());
+    for halves in found.into_values() {
+        let [Some(a), Some(b)] = halves else {
+            let name = halves.iter().flatten().next().map_or("", |half| &half.name);
+            return Err(invalid(format!("tensor {name}: expected its other half beside it, found none")));
+        };
+        let ([rank, input], [output, other]) = (a.shape, b.shape);
+        if rank != other || rank == 0 {
+            return Err(invalid(format!(
+                "tensors {} and {}: expected one rank of 1 or more, found {rank} and {other}",
+                a.name, b.name
+            )));
+        }
+        let mut pair = Pair { layer: a.layer, module: a.module, rank, input, output, scale: 1.0 };
+        pair.scale = scale(&pair)?;
+        if !pair.scale.is_finite() {
+            return Err(invalid(format!("{}: expected a finite scale, found {}", pair.path(), pair.scale)));
+        }
+        pairs.push(pair);
+        places.push([a.place, b.place]);
+    }
+    if pairs.is_empty() {
+        return Err(invalid("expected an adapter's tensors, found none".to_owned()));
+    }
+    Ok(Lora { path: path.to_path_buf(), layout, pairs, base_model: None, architecture: None, places })
+}
+
+/// A tensor that belongs to no pair.
+fn unknown(path: &Path, name: &str, expected: &str) -> Error {
+    let problem = format!("tensor {}: expected {expected}, found another name", crate::json::quoted(name));
+    Error::invalid(path, problem).hint(
+        "An adapter on the linear layers of the blocks can be read; embeddings, heads, norms and whole modules cannot.",
+    )
+}
+
+/// The matrix that has these rows as columns, `cols` of them a row.
+fn transposed(values: &[f32], cols: usize) -> Vec<f32> {
+    // Stored as [cols, rows].
+    let rows = values.len() / cols.max(1);
+    (0..rows * cols).map(|i| values[i % cols * rows + i / cols]).collect()
+}
+
+/// Gives the numbers of a matrix of a pair, in PEFT's orientation.
+pub type Values<'a> = &'a mut dyn FnMut(usize, Matrix) -> io::Result<Vec<f32>>;
+
+impl From<Dtype> for TensorType {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::F16 => Self::F16,
+            Dtype::BF16 => Self::BF16,
+        }
+    }
+}
+
+/// Numbers as they are written, single precision.
+fn bytes_of(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|x| x.to_le_bytes()).collect()
+}

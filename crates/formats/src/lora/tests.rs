@@ -1,0 +1,221 @@
+//! What each layout means, and what none of them may hold.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{Error, safetensors_file};
+
+const Q: &str = "model.layers.0.self_attn.q_proj";
+
+/// A matrix with different numbers everywhere.
+fn numbers(rows: usize, cols: usize, from: f32) -> Vec<f32> {
+    (0..rows * cols).map(|i| from + i as f32).collect()
+}
+
+/// A directory with a configuration and tensors of these shapes.
+fn folder(file: &str, config: &Value, tensors: &[(&str, [usize; 2])]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join(CONFIG_FILE), config.to_string()).unwrap();
+    let heads: Vec<_> =
+        tensors.iter().map(|(name, shape)| ((*name).to_string(), Dtype::F32, shape.to_vec())).collect();
+    safetensors_file::write(&dir.path().join(file), &heads, &BTreeMap::new(), &mut |i, w| {
+        let [rows, cols] = tensors[i].1;
+        w.write_all(&bytes_of(&numbers(rows, cols, i as f32 * 100.0)))
+    })
+    .unwrap();
+    dir
+}
+
+fn open(path: &Path) -> Result<(Lora, Vec<u8>)> {
+    let layout = Layout::of(path)?;
+    let bytes = fs::read(layout.tensors(path)).map_err(|e| Error::io("read", path, e))?;
+    Ok((Lora::read(path, layout, &bytes)?, bytes))
+}
+
+fn peft(config: &Value, tensors: &[(&str, [usize; 2])]) -> tempfile::TempDir {
+    let mut all = json!({ "peft_type": "LORA", "r": 2, "lora_alpha": 6, "target_modules": "all-linear" });
+    for (key, value) in config.as_object().unwrap() {
+        all[key] = value.clone();
+    }
+    folder(MODEL_FILE, &all, tensors)
+}
+
+const A: &str = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight";
+const B: &str = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight";
+const DOWN_A: &str = "base_model.model.model.layers.1.mlp.down_proj.lora_A.weight";
+const DOWN_B: &str = "base_model.model.model.layers.1.mlp.down_proj.lora_B.weight";
+const FOUR: [(&str, [usize; 2]); 4] = [(A, [2, 3]), (B, [4, 2]), (DOWN_A, [3, 5]), (DOWN_B, [3, 3])];
+
+#[test]
+fn scales_of_peft_are_by_module() {
+    let scales = |config: Value| -> Vec<f64> {
+        let dir = peft(&config, &FOUR);
+        open(dir.path()).unwrap().0.pairs.iter().map(|p| p.scale).collect()
+    };
+    let ranks = json!({ "down_proj": 3 });
+    assert_eq!(scales(json!({ "rank_pattern": ranks })), [3.0, 2.0]);
+    assert_eq!(scales(json!({ "rank_pattern": ranks, "alpha_pattern": { "q_proj": 1 } })), [0.5, 2.0]);
+    let whole = json!({ "^model.layers.1.mlp.down_proj": 9 });
+    assert_eq!(scales(json!({ "rank_pattern": ranks, "alpha_pattern": whole })), [3.0, 3.0]);
+    let root = scales(json!({ "rank_pattern": ranks, "use_rslora": true }));
+    assert_eq!(root, [6.0 / 2f64.sqrt(), 6.0 / 3f64.sqrt()]);
+    // A part of a name is not the name.
+    assert_eq!(scales(json!({ "rank_pattern": ranks, "alpha_pattern": { "proj": 1 } })), [3.0, 2.0]);
+}
+
+/// Everything that a pair says, with its numbers.
+type Said = Vec<(Pair, Vec<f32>, Vec<f32>)>;
+
+fn said(path: &Path) -> Said {
+    let (lora, bytes) = open(path).unwrap();
+    let values = |i, m| lora.values(i, m, &bytes).unwrap();
+    lora.pairs
+        .iter()
+        .enumerate()
+        .map(|(i, p)| (p.clone(), values(i, Matrix::A), values(i, Matrix::B)))
+        .collect()
+}
+
+fn written(to: Layout, said: &Said, dir: &Path) -> PathBuf {
+    let pairs: Vec<Pair> = said.iter().map(|(p, ..)| p.clone()).collect();
+    let mut values =
+        |i: usize, m: Matrix| Ok(if m == Matrix::A { said[i].1.clone() } else { said[i].2.clone() });
+    let path = dir.join(format!("to-{}.gguf", to.name()));
+    match to {
+        Layout::Gguf => write_gguf(&path, &pairs, "qwen2", "name", &mut values).unwrap(),
+        Layout::Peft => {
+            fs::create_dir(&path).unwrap();
+            write_peft(&path, &pairs, None, None, &mut values).unwrap();
+        }
+        Layout::Mlx => {
+            fs::create_dir(&path).unwrap();
+            write_mlx(&path, &pairs, None, &mut values).unwrap();
+        }
+    }
+    path
+}
+
+/// s·B·A, all of a pair that has an effect.
+fn product((p, a, b): &(Pair, Vec<f32>, Vec<f32>)) -> Vec<f64> {
+    let at = |o: usize, i: usize| -> f64 {
+        (0..p.rank).map(|k| f64::from(b[o * p.rank + k]) * f64::from(a[k * p.input + i])).sum()
+    };
+    (0..p.output * p.input).map(|n| p.scale * at(n / p.input, n % p.input)).collect()
+}
+
+#[test]
+fn one_rank_and_scale_goes_around_to_the_bit() {
+    let dir = peft(&json!({}), &[(A, [2, 3]), (B, [4, 2]), (DOWN_A, [2, 5]), (DOWN_B, [3, 2])]);
+    let first = said(dir.path());
+    assert_eq!(first[0].1, numbers(2, 3, 0.0));
+    let to = tempfile::tempdir().unwrap();
+    for one in [Layout::Peft, Layout::Gguf, Layout::Mlx] {
+        for two in [Layout::Peft, Layout::Gguf, Layout::Mlx] {
+            let sub = to.path().join(format!("{}-{}", one.name(), two.name()));
+            fs::create_dir_all(sub.join("2")).unwrap();
+            let there = said(&written(one, &first, &sub));
+            assert_eq!(there, first, "{one:?}");
+            assert_eq!(said(&written(two, &there, &sub.join("2"))), first, "{one:?} {two:?}");
+        }
+    }
+    let sub = to.path().join("peft-peft/to-peft.gguf");
+    let config = crate::AdapterConfig::read(&sub);
+    // Two layers with different modules: PEFT's list of layers is all there are.
+    assert_eq!(config.unwrap().lora_alpha, 6.0);
+}
+
+#[test]
+fn ranks_and_scales_of_modules_mean_the_same_everywhere() {
+    let config =
+        json!({ "rank_pattern": { "down_proj": 3 }, "alpha_pattern": { "q_proj": 1 }, "use_rslora": true });
+    let dir = peft(&config, &FOUR);
+    let first = said(dir.path());
+    let to = tempfile::tempdir().unwrap();
+    for layout in [Layout::Peft, Layout::Gguf, Layout::Mlx] {
+        let there = said(&written(layout, &first, to.path()));
+        assert_eq!(there.len(), 2);
+        for (one, two) in first.iter().zip(&there) {
+            for (x, y) in product(one).iter().zip(product(two)) {
+                // Folded numbers are rounded once, alpha in GGUF once more: 6e-8 each.
+                assert!((x - y).abs() <= 2e-7 * x.abs(), "{layout:?}: {x} {y}");
+            }
+        }
+    }
+    let mlx: Value =
+        serde_json::from_str(&fs::read_to_string(to.path().join("to-mlx.gguf").join(CONFIG_FILE)).unwrap())
+            .unwrap();
+    assert_eq!(mlx["lora_parameters"]["keys"], json!(["self_attn.q_proj", "mlp.down_proj"]));
+    assert_eq!((&mlx["lora_parameters"]["rank"], &mlx["num_layers"]), (&json!(3), &json!(-1)));
+}
+
+#[test]
+fn gguf_without_alpha_does_not_scale_and_zero_stays_zero() {
+    let dir = peft(&json!({ "lora_alpha": 2 }), &FOUR[..2]);
+    let to = tempfile::tempdir().unwrap();
+    let file = written(Layout::Gguf, &said(dir.path()), to.path());
+    let mut bytes = fs::read(&file).unwrap();
+    let key = b"adapter.lora.alpha";
+    let at = bytes.windows(key.len()).position(|w| w == key).unwrap() + key.len() + 4;
+    bytes[at..at + 4].copy_from_slice(&0f32.to_le_bytes());
+    fs::write(&file, &bytes).unwrap();
+    // llama.cpp: `alpha ? scale * alpha / rank : scale`.
+    assert_eq!(said(&file)[0].0.scale, 1.0);
+
+    let dir = peft(&json!({ "lora_alpha": 0 }), &FOUR[..2]);
+    for layout in [Layout::Gguf, Layout::Mlx] {
+        let to = tempfile::tempdir().unwrap();
+        let there = said(&written(layout, &said(dir.path()), to.path()));
+        assert!(product(&there[0]).iter().all(|x| *x == 0.0), "{layout:?}");
+    }
+}
+
+#[test]
+fn mlx_has_transposes_and_a_direct_scale() {
+    let config = json!({ "fine_tune_type": "lora", "num_layers": 4,
+        "lora_parameters": { "rank": 2, "scale": 20.0, "dropout": 0.0 } });
+    let names = [format!("{Q}.lora_a"), format!("{Q}.lora_b")];
+    let dir = folder(MLX_MODEL_FILE, &config, &[(&names[0], [3, 2]), (&names[1], [2, 4])]);
+    let (pair, a, b) = said(dir.path()).remove(0);
+    assert_eq!((pair.rank, pair.input, pair.output, pair.scale), (2, 3, 4, 20.0));
+    assert_eq!(a, [0.0, 2.0, 4.0, 1.0, 3.0, 5.0]);
+    assert_eq!(b, [100.0, 104.0, 101.0, 105.0, 102.0, 106.0, 103.0, 107.0]);
+}
+
+#[test]
+fn what_would_be_lost_is_refused() {
+    let text = |dir: &tempfile::TempDir| open(dir.path()).unwrap_err().to_string();
+    let with = |name: &str| {
+        let mut tensors = FOUR[..2].to_vec();
+        tensors.push((name, [2, 2]));
+        text(&peft(&json!({}), &tensors))
+    };
+    for name in [
+        "base_model.model.lm_head.lora_A.weight",
+        "base_model.model.model.embed_tokens.lora_embedding_A",
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector",
+        "base_model.model.lm_head.weight",
+    ] {
+        assert!(with(name).contains(&format!("tensor \"{name}\"")), "{}", with(name));
+    }
+    assert!(text(&peft(&json!({}), &FOUR[..1])).contains("expected its other half"));
+    assert!(text(&peft(&json!({}), &FOUR)).contains("expected rank 2"));
+    assert!(text(&peft(&json!({ "use_dora": true }), &FOUR[..2])).contains("DoRA"));
+    let expression = json!({ "alpha_pattern": { "layers\\.[0-3].*": 3 } });
+    assert!(text(&peft(&expression, &FOUR[..2])).contains("regular expression"));
+
+    let mlx = |kind: &str, tensors: &[(&str, [usize; 2])]| {
+        let config = json!({ "fine_tune_type": kind, "num_layers": 1, "lora_parameters": { "rank": 2, "scale": 1.0 } });
+        text(&folder(MLX_MODEL_FILE, &config, tensors))
+    };
+    let names = [format!("{Q}.lora_a"), format!("{Q}.lora_b"), format!("{Q}.m")];
+    let two = [(names[0].as_str(), [3, 2]), (names[1].as_str(), [2, 4])];
+    assert!(mlx("dora", &two).contains("found \"dora\""));
+    assert!(mlx("lora", &[two[0], two[1], (&names[2], [4, 1])]).contains("q_proj.m"));
+    assert!(mlx("lora", &two[..1]).contains("expected its other half"));
+    let empty = tempfile::tempdir().unwrap();
+    assert!(text(&empty).contains("expected an adapter"));
+}

@@ -1,0 +1,132 @@
+//! An adapter from one layout to another: PEFT's, llama.cpp's, mlx-lm's.
+//!
+//! What one layout says and another cannot is put into the matrices, where it means the same: scales that differ
+//! are folded into B, ranks that differ are filled up with zeros, and where PEFT wants a module in every layer the
+//! missing ones get zeros. Everything else is refused by the readers in [`mesp_formats::lora`].
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+
+use mesp_formats::Error as FileError;
+use mesp_formats::atomic::{StagedDir, write_atomic};
+use mesp_formats::gguf;
+use mesp_formats::lora::{Layout, Pair, write_gguf, write_mlx, write_peft};
+use mesp_formats::peft::{MODULES, Matrix};
+
+use crate::adapter::AdapterFile;
+use crate::adapter::file::reordered;
+use crate::source::shape_source;
+use crate::{Error, Result};
+
+/// What was written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// The layout that was read.
+    pub from: Layout,
+    /// Matrices with an adapter.
+    pub pairs: usize,
+    /// Numbers.
+    pub parameters: u64,
+    /// What is worth knowing.
+    pub notes: Vec<String>,
+}
+
+/// Writes an adapter in a layout; `model` is what it was trained on, a directory (`config.json` is enough) or a
+/// GGUF file. It is needed to or from GGUF, where the order of rows depends on the heads.
+///
+/// # Errors
+/// When the adapter is damaged, of another model, not expressible, or nothing can be written.
+pub fn export(adapter: &Path, to: Layout, model: Option<&Path>, output: &Path) -> Result<Report> {
+    let shape = model.map(shape_source).transpose()?;
+    let config = shape.as_ref().map(|s| &s.config);
+    let file = AdapterFile::open(adapter, config)?;
+    let lora = file.lora();
+    let mut notes = Vec::new();
+    let pairs = if to == Layout::Peft { grid(&lora.pairs, &mut notes) } else { lora.pairs.clone() };
+    folds(&pairs, to, &mut notes);
+    let read = |i: usize, matrix: Matrix| -> io::Result<Vec<f32>> {
+        let pair = &pairs[i];
+        // Those that fill the grid are not in the file.
+        let Some(i) = lora.pairs.iter().position(|p| (p.layer, &p.module) == (pair.layer, &pair.module))
+        else {
+            let [rows, cols] = pair.shape(matrix);
+            return Ok(vec![0.0; rows * cols]);
+        };
+        file.values(i, matrix).map_err(io::Error::other)
+    };
+    let given = model.map(|path| path.display().to_string());
+    let base = lora.base_model.clone().or(given);
+    match to {
+        Layout::Gguf => {
+            let Some(c) = config else {
+                let problem = "a GGUF adapter names its model's architecture and has its order of rows";
+                return Err(Error::usage(problem).hint("give the model it is for with --model"));
+            };
+            let name = adapter.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+            let turned = gguf::interleaved(&c.arch);
+            write_gguf(output, &pairs, &c.arch, &name, &mut |i, matrix| {
+                let values = read(i, matrix)?;
+                let p = &pairs[i];
+                let head = matrix == Matrix::B && turned && matches!(p.module.as_str(), "q_proj" | "k_proj");
+                Ok(if head {
+                    reordered(&values, p.rank, &gguf::to_interleaved(p.output / c.head_dim, c.head_dim))
+                } else {
+                    values
+                })
+            })?;
+        }
+        Layout::Peft | Layout::Mlx => {
+            let staged = StagedDir::new(output)?;
+            if to == Layout::Peft {
+                let layers = config.map(|c| c.layers);
+                write_peft(staged.path(), &pairs, layers, base.as_deref(), &mut { read })?;
+            } else {
+                write_mlx(staged.path(), &pairs, base.as_deref(), &mut { read })?;
+            }
+            let card = adapter.join("README.md");
+            if card.is_file() {
+                let text = std::fs::read(&card).map_err(|e| FileError::io("read", &card, e))?;
+                write_atomic(&staged.path().join("README.md"), |out| io::Write::write_all(out, &text))?;
+            }
+            staged.commit()?;
+        }
+    }
+    let parameters = pairs.iter().map(|p| (p.rank * (p.input + p.output)) as u64).sum();
+    Ok(Report { from: lora.layout, pairs: pairs.len(), parameters, notes })
+}
+
+/// Every module in every layer that has one: PEFT says which modules and which layers, not which of which.
+fn grid(pairs: &[Pair], notes: &mut Vec<String>) -> Vec<Pair> {
+    let layers: BTreeSet<usize> = pairs.iter().map(|p| p.layer).collect();
+    let mut all = Vec::new();
+    for layer in layers {
+        for module in MODULES {
+            let of = |p: &&Pair| p.module == module;
+            let Some(like) = pairs.iter().find(of) else { continue };
+            let here = pairs.iter().filter(of).find(|p| p.layer == layer);
+            all.push(here.cloned().unwrap_or_else(|| Pair { layer, ..like.clone() }));
+        }
+    }
+    if all.len() > pairs.len() {
+        notes.push(format!("{} modules that some layers lack are written as zeros", all.len() - pairs.len()));
+    }
+    all
+}
+
+/// Says what is put into the matrices.
+fn folds(pairs: &[Pair], to: Layout, notes: &mut Vec<String>) {
+    let Some(first) = pairs.first() else { return };
+    let alpha = |p: &Pair| p.scale * p.rank as f64;
+    let (scales, alphas, ranks) = (
+        pairs.iter().any(|p| p.scale != first.scale),
+        pairs.iter().any(|p| (alpha(p) - alpha(first)).abs() > 1e-9 * alpha(first).abs()),
+        pairs.iter().any(|p| p.rank != first.rank),
+    );
+    if (to == Layout::Mlx && scales) || (to == Layout::Gguf && alphas) {
+        notes.push("modules have scales of their own: what differs is multiplied into B".to_owned());
+    }
+    if to == Layout::Mlx && ranks {
+        notes.push("modules have ranks of their own: lower ones are filled up with zeros".to_owned());
+    }
+}

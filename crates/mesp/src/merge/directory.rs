@@ -1,0 +1,235 @@
+//! Into a directory.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use mesp_formats::atomic::{StagedDir, write_atomic};
+use mesp_formats::gguf::{TensorType, to_halves};
+use mesp_formats::{Dtype, Error as FileError, model_dir};
+
+use super::{Change, Options, Report, sixteen_bits};
+use crate::model::{Config, Model};
+use crate::quantize::convert::{Job, Squares, convert, count};
+use crate::quantize::{Asked, not_finite};
+use crate::source::{Base, GgufSource, HfSource, tensor_type};
+use crate::{Error, Result};
+
+/// Where a job's values come from: type and bytes.
+type Stored<'a> = dyn Fn(&str) -> Option<(TensorType, &'a [u8])> + 'a;
+
+pub(super) fn from_directory(
+    model: &Path,
+    change: &Change,
+    output: &Path,
+    options: Options,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Report> {
+    let source = HfSource::open(model, Base::Mapped)?;
+    let jobs: Vec<Job> = source
+        .tensors()
+        .map(|(name, dtype, shape)| Job {
+            from: Some(name.to_owned()),
+            name: name.to_owned(),
+            ty: options.ty.unwrap_or_else(|| tensor_type(dtype)),
+            shape: shape.to_vec(),
+            rows: None,
+            add: 0.0,
+        })
+        .collect();
+    for name in change.names.keys() {
+        if !jobs.iter().any(|job| job.name == *name) {
+            return Err(crate::model::WeightSource::missing(&source, name));
+        }
+    }
+    let staged = StagedDir::new(output)?;
+    for entry in std::fs::read_dir(model).map_err(|e| FileError::io("list the folder", model, e))? {
+        let from = entry.map_err(|e| FileError::io("list the folder", model, e))?.path();
+        copy(&from, staged.path())?;
+    }
+    if let Some(dtype) = options.ty.and_then(dtype_of) {
+        retype(&staged.path().join("config.json"), dtype)?;
+    }
+    let stored = |name: &str| source.stored(name).map(|(dtype, bytes)| (dtype.into(), bytes));
+    let let_go = |name: &str| source.let_go(name);
+    let report = weights(model, staged.path(), &jobs, change, &stored, &let_go, options, progress)?;
+    staged.commit()?;
+    Ok(report)
+}
+
+pub(super) fn from_file(
+    model: &Path,
+    change: &Change,
+    output: &Path,
+    options: Options,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Report> {
+    let source = GgufSource::open(model, Base::Mapped)?;
+    let (config, file) = (source.model_config()?, source.config());
+    if source.has_own_divisors() {
+        let problem = "the file's rotary divisors are none that a config.json can say";
+        return Err(FileError::invalid(model, problem).hint("Merge into a GGUF file.").into());
+    }
+    let asked = Asked::new(&source);
+    Model::load(config.clone(), &asked)?;
+    let stored_as = source.stored_type();
+    let quantized = stored_as.block_len() > 1;
+    let ty = options.ty.unwrap_or(if quantized { TensorType::BF16 } else { stored_as });
+    // As a checkpoint of the same shape has them.
+    let plain = Config::new(file)?;
+    let jobs: Vec<Job> = asked
+        .found()
+        .into_iter()
+        .map(|(from, shape)| {
+            let heads = [(".q_proj.", config.heads), (".k_proj.", config.kv_heads)];
+            let heads = heads.iter().find(|(part, _)| source.interleaved() && from.contains(part));
+            let norm = from.ends_with("norm.weight");
+            Job {
+                name: from.clone(),
+                ty,
+                rows: heads.map(|(_, heads)| to_halves(*heads, config.head_dim)),
+                add: if norm { config.norm_offset - plain.norm_offset } else { 0.0 },
+                shape,
+                from: Some(from),
+            }
+        })
+        .collect();
+    let staged = StagedDir::new(output)?;
+    let json = mesp_formats::ModelConfig { dtype: dtype_of(ty), ..file.clone() }.to_json();
+    write_atomic(&staged.path().join("config.json"), |out| writeln!(out, "{json:#}"))?;
+    let mut notes = Vec::new();
+    if quantized && options.ty.is_none() {
+        notes.push(sixteen_bits(ty, stored_as));
+    }
+    tokenizer(&source, model, staged.path(), &mut notes)?;
+    let stored = |name: &str| source.stored(name);
+    let let_go = |name: &str| source.let_go(name);
+    let mut report = weights(model, staged.path(), &jobs, change, &stored, &let_go, options, progress)?;
+    report.notes.splice(0..0, notes);
+    staged.commit()?;
+    Ok(report)
+}
+
+/// Writes the weight files.
+fn weights<'a>(
+    model: &Path,
+    dir: &Path,
+    jobs: &[Job],
+    change: &Change,
+    stored: &Stored<'a>,
+    let_go: &dyn Fn(&str),
+    options: Options,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Report> {
+    let heads: Vec<_> = jobs
+        .iter()
+        .map(|j| (j.name.clone(), dtype_of(j.ty).unwrap_or(Dtype::F32), j.shape.clone()))
+        .collect();
+    let total = jobs.iter().map(|j| j.shape.iter().product::<usize>()).sum();
+    let mut report = Report { tensors: jobs.len(), ..Report::default() };
+    let (mut done, mut refused) = (0, None);
+    let written = model_dir::write_weights(dir, &heads, options.max_shard, &mut |i, w| {
+        let job = &jobs[i];
+        let (ty, bytes) = stored(&job.name).ok_or_else(|| io::Error::other("no such tensor"))?;
+        let mut progress = |values| {
+            done += values;
+            progress(done, total);
+        };
+        if ty == job.ty && !change.has(&job.name) && job.rows.is_none() && job.add == 0.0 {
+            w.write_all(bytes)?;
+            progress(job.shape.iter().product());
+        } else {
+            let delta = change.of(&job.name, None).map_err(io::Error::other)?;
+            match convert(job, ty, bytes, delta.as_ref(), w, &mut progress)? {
+                Ok(squares) => merged(&mut report, job, &job.name, delta.is_some(), squares),
+                Err(row) => {
+                    refused = Some((job.name.clone(), row));
+                    return Err(io::Error::other("a value does not fit"));
+                }
+            }
+        }
+        let_go(&job.name);
+        Ok(())
+    });
+    if let Some((name, row)) = refused {
+        return Err(not_finite(model, &name, row, jobs[0].ty));
+    }
+    let written = written?;
+    (report.files, report.bytes) = (written.files, written.bytes);
+    Ok(report)
+}
+
+/// Counts a matrix that was written.
+pub(super) fn merged(report: &mut Report, job: &Job, name: &str, changed: bool, squares: Squares) {
+    if changed {
+        report.merged += 1;
+        count(&mut report.errors, job.ty, name, squares);
+    }
+}
+
+pub(super) fn dtype_of(ty: TensorType) -> Option<Dtype> {
+    [Dtype::F32, Dtype::F16, Dtype::BF16].into_iter().find(|dtype| TensorType::from(*dtype) == ty)
+}
+
+/// Copies what is not weights: tokenizer, templates, settings. What tells of the base alone stays there.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let Some(name) = from.file_name() else { return Ok(()) };
+    let text = name.to_string_lossy().to_lowercase();
+    if from.is_dir() {
+        if text == "additional_chat_templates" {
+            let inner = to.join(name);
+            mesp_formats::atomic::create_dir_all(&inner)?;
+            for entry in std::fs::read_dir(from).map_err(|e| FileError::io("list the folder", from, e))? {
+                copy(&entry.map_err(|e| FileError::io("list the folder", from, e))?.path(), &inner)?;
+            }
+        }
+        return Ok(());
+    }
+    let weights = ["safetensors", "bin", "pt", "pth", "gguf", "onnx", "h5", "msgpack"];
+    let ending =
+        |end: &str| text.ends_with(&format!(".{end}")) || text.ends_with(&format!(".{end}.index.json"));
+    if text.starts_with('.') || text == "readme.md" || weights.into_iter().any(ending) {
+        return Ok(());
+    }
+    // Read and written, so that a link becomes a file and nothing is half there.
+    let bytes = std::fs::read(from).map_err(|e| FileError::io("read", from, e))?;
+    Ok(write_atomic(&to.join(name), |out| out.write_all(&bytes))?)
+}
+
+/// Puts a type into a configuration.
+fn retype(path: &Path, dtype: Dtype) -> Result<()> {
+    let text = std::fs::read_to_string(path).map_err(|e| FileError::io("read", path, e))?;
+    let damaged = |e: serde_json::Error| FileError::invalid(path, e.to_string());
+    let mut json: serde_json::Value = serde_json::from_str(&text).map_err(damaged)?;
+    let key = if json.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
+    json[key] = dtype.torch_name().into();
+    Ok(write_atomic(path, |out| writeln!(out, "{json:#}"))?)
+}
+
+/// The vocabulary of a file as the files of a directory, or those that lie beside it.
+fn tokenizer(source: &GgufSource, model: &Path, to: &Path, notes: &mut Vec<String>) -> Result<()> {
+    let Some((tokenizer, info)) = source.tokenizer()? else {
+        let beside = model.parent().unwrap_or(Path::new(""));
+        let files = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+        for name in files.into_iter().filter(|name| beside.join(name).is_file()) {
+            copy(&beside.join(name), to)?;
+        }
+        if !to.join("tokenizer.json").is_file() {
+            notes.push(
+                "the file has no vocabulary: put the model's tokenizer.json into the directory".to_owned(),
+            );
+        }
+        return Ok(());
+    };
+    let text = tokenizer
+        .to_string(false)
+        .map_err(|e| Error::usage(format!("{}: the vocabulary cannot be written: {e}", model.display())))?;
+    write_atomic(&to.join("tokenizer.json"), |out| out.write_all(text.as_bytes()))?;
+    let json = serde_json::json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": info.bos_token,
+        "eos_token": info.eos_token,
+        "add_bos_token": info.add_bos_token,
+        "chat_template": info.chat_template,
+    });
+    Ok(write_atomic(&to.join("tokenizer_config.json"), |out| writeln!(out, "{json:#}"))?)
+}

@@ -1,0 +1,154 @@
+//! An adapter folded into its base: W + s·B·A in W's place.
+//!
+//! | base | written | how |
+//! |---|---|---|
+//! | directory | directory | every tensor in its type, or in one that is asked for; all other files are copied |
+//! | directory | GGUF | as [`quantize`](crate::quantize) does, with the change added first |
+//! | GGUF | GGUF | tensors without an adapter byte for byte |
+//! | GGUF | directory | dequantized, rows and norms as checkpoints have them |
+//!
+//! A changed matrix of a quantized base is stored in 16 bits unless asked otherwise: to round it to blocks once
+//! more loses a part of the change, which [`Report`] gives. Some rows are in memory at a time, and one pair.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use mesp_formats::gguf::TensorType;
+use mesp_formats::peft::Matrix;
+
+use crate::adapter::AdapterFile;
+use crate::adapter::file::reordered;
+use crate::model::Config;
+use crate::quantize::TypeError;
+use crate::source::{Kind, shape_source};
+use crate::{Error, Result};
+
+mod directory;
+mod gguf;
+
+/// How a merged model is written.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// The type of the merged matrices; none for the base's own, or 16 bits where that is quantized.
+    pub ty: Option<TensorType>,
+    /// Bytes of a weight file of a directory, at most, unless one tensor is larger.
+    pub max_shard: u64,
+}
+
+/// What was written.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Report {
+    /// Tensors.
+    pub tensors: usize,
+    /// Of them with an adapter.
+    pub merged: usize,
+    /// Bytes of the weight files.
+    pub bytes: u64,
+    /// Weight files.
+    pub files: usize,
+    /// What is worth knowing.
+    pub notes: Vec<String>,
+    /// How far merged matrices are, as stored, from W + s·B·A, by type.
+    pub errors: Vec<TypeError>,
+}
+
+/// Writes a model with an adapter folded in; `output` is a directory, or a file where it ends in `.gguf`.
+/// `progress(done, total)` hears of values.
+///
+/// # Errors
+/// When the two do not belong together, a value does not fit the type, or nothing can be written.
+pub fn merge(
+    model: &Path,
+    adapter: &Path,
+    output: &Path,
+    options: Options,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Report> {
+    let into_file = output.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    if let Some(ty) = options.ty {
+        if into_file {
+            crate::quantize::writable(ty)?;
+        } else if !matches!(ty, TensorType::F32 | TensorType::F16 | TensorType::BF16) {
+            let problem =
+                format!("type {} is of GGUF files, expected f32, f16 or bf16", ty.name().to_lowercase());
+            return Err(Error::usage(problem).hint("name an --output that ends in .gguf"));
+        }
+    }
+    let shape = shape_source(model)?;
+    let change = Change::open(adapter, &shape.config)?;
+    match (shape.kind, into_file) {
+        (Kind::Directory, true) => gguf::from_directory(model, &change, output, options, progress),
+        (Kind::Gguf, true) => gguf::from_file(model, &change, output, options, progress),
+        (Kind::Directory, false) => directory::from_directory(model, &change, output, options, progress),
+        (Kind::Gguf, false) => directory::from_file(model, &change, output, options, progress),
+    }
+}
+
+/// An adapter by the checkpoint names of what it changes.
+pub(crate) struct Change {
+    file: AdapterFile,
+    names: BTreeMap<String, usize>,
+}
+
+impl Change {
+    fn open(path: &Path, config: &Config) -> Result<Self> {
+        let file = AdapterFile::open(path, Some(config))?;
+        let names =
+            file.lora().pairs.iter().enumerate().map(|(i, p)| (format!("{}.weight", p.path()), i)).collect();
+        Ok(Self { file, names })
+    }
+
+    /// Whether a weight is changed.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.names.contains_key(name)
+    }
+
+    /// Weights that are changed.
+    pub(crate) fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// The change of a weight; row `r` is that of the checkpoint's row `rows[r]`, if given.
+    pub(crate) fn of(&self, name: &str, rows: Option<&[usize]>) -> Result<Option<Delta>> {
+        let Some(&i) = self.names.get(name) else { return Ok(None) };
+        let pair = &self.file.lora().pairs[i];
+        let (a, mut b) = (self.file.values(i, Matrix::A)?, self.file.values(i, Matrix::B)?);
+        if let Some(rows) = rows {
+            b = reordered(&b, pair.rank, rows);
+        }
+        Ok(Some(Delta { a, b, rank: pair.rank, scale: pair.scale as f32 }))
+    }
+}
+
+/// s·B·A, row by row.
+pub(crate) struct Delta {
+    a: Vec<f32>,
+    b: Vec<f32>,
+    rank: usize,
+    scale: f32,
+}
+
+impl Delta {
+    /// A row.
+    pub(crate) fn row(&self, row: usize, out: &mut [f32]) {
+        out.fill(0.0);
+        for (b, a) in self.b[row * self.rank..][..self.rank].iter().zip(self.a.chunks_exact(out.len())) {
+            for (out, a) in out.iter_mut().zip(a) {
+                *out += b * a;
+            }
+        }
+        for out in out {
+            *out *= self.scale;
+        }
+    }
+}
+
+/// Why merged matrices of a quantized base are not stored as it is.
+fn sixteen_bits(ty: TensorType, stored: TensorType) -> String {
+    format!(
+        "the base is quantized ({}): merged matrices are stored as {}, since rounding them to blocks again would \
+         lose a part of what was learned",
+        stored.name().to_lowercase(),
+        ty.name().to_lowercase()
+    )
+}
