@@ -173,6 +173,27 @@ def with_peft(family, golden, tmp):
     return run
 
 
+def plain(golden, family, to):
+    """The golden without what GGUF or other programs have no word for: a copy of its directory."""
+    shutil.copytree(golden / "model", to)
+    shutil.copy(golden / "config_v4.json", to / "config_v4.json")
+    for name in ["config.json", "config_v4.json"]:
+        config = json.loads((to / name).read_text())
+        layers = config["num_hidden_layers"]
+        if family == "mistral":
+            # Neither llama.cpp, to which it is a llama, nor mlx-lm has its window.
+            config["sliding_window"] = None
+        elif family == "smollm3":
+            # Which layers are not rotated is fixed: every fourth.
+            config["no_rope_layers"] = [1] * layers
+        elif family == "gemma3_text":
+            # Which layers are windowed is fixed, all but every sixth, and so is the scale of scores.
+            config.update(layer_types=["sliding_attention"] * layers, sliding_window=64, sliding_window_pattern=6,
+                          query_pre_attn_scalar=config["head_dim"])
+        (to / name).write_text(json.dumps(config))
+    return to
+
+
 # mlx-lm ----------------------------------------------------------------------------------------------------
 
 
@@ -185,10 +206,12 @@ def with_mlx(family, golden, run, tmp):
     adapter, merged = tmp / "mlx", tmp / "merged"
     mesp("export", "--adapter", run, "--to", "mlx", "--output", adapter)
     # mlx-lm reads the rotation from the keys that transformers had before version 5.
-    old = tmp / "old-keys"
-    shutil.copytree(golden / "model", old)
-    shutil.copy(golden / "config_v4.json", old / "config.json")
+    base_model = plain(golden, None if family == "gemma3_text" else family, tmp / "plain")
+    old = shutil.copytree(base_model, tmp / "old-keys")
+    shutil.copy(old / "config_v4.json", old / "config.json")
     model, _ = load_model(old)
+    # One golden is stored in 16 bits, in which mlx-lm would compute.
+    model.set_dtype(mx.float32)
     model.eval()
 
     def there():
@@ -196,11 +219,12 @@ def with_mlx(family, golden, run, tmp):
 
     before = there()
     model = load_adapters(model, str(adapter))
+    model.set_dtype(mx.float32)
     model.eval()
-    after, here, here_before = there(), ours(golden / "model", run), ours(golden / "model")
-    # Some of its models differ from transformers' without any adapter: windows, the rotation, a rounded factor.
+    after, here, here_before = there(), ours(base_model, run), ours(base_model)
+    # Some of its models differ from transformers' without any adapter: the rotation, a rounded factor.
     base = apart(here_before, before)
-    NOTES.append(f"{family}: without an adapter mlx-lm's logits are {base:.1e} from ours, which are transformers'")
+    NOTES.append(f"{family}: without an adapter mlx-lm's logits are {base:.1e} from ours")
     at_most = max(F32, 3 * base)
     check(family, "exported to mlx-lm: logits there", apart(here, after), at_most)
     check(family, "exported to mlx-lm: direction of the change", moved(here, here_before, after, before), at_most)
@@ -235,7 +259,7 @@ def with_vocabulary(golden, family, to):
     llama3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
               r"|\s*[\r\n]+|\s+(?!\S)|\s+")
     qwen2 = llama3.replace(r"\p{N}{1,3}", r"\p{N}")
-    shutil.copytree(golden / "model", to)
+    plain(golden, family, to)
     words = sorted(pre_tokenizers.ByteLevel.alphabet())[: VOCAB - 2]
     vocab = {word: i for i, word in enumerate([*words, words[0] + words[1], "<|end|>"])}
     tokenizer = Tokenizer(models.BPE(vocab, [(words[0], words[1])]))
