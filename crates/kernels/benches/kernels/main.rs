@@ -10,6 +10,7 @@
 #![allow(clippy::print_stdout, reason = "the tables are the result")]
 
 mod alternate;
+mod attention;
 mod few_rows;
 mod products;
 
@@ -21,6 +22,8 @@ fn main() {
     println!("instructions: {:?}", mesp_kernels::isa());
     products::products(budget);
     few_rows::few_rows(budget);
+    attention::attention_rates(budget);
+    attention::norms(budget);
 }
 
 /// Whether the command line asks for a table: it names no part of any title, or a part of this one.

@@ -6,7 +6,7 @@
 //!           dV = Pᵀ·dO              dP = dO·Vᵀ
 //!           dS = P∘(dP − δ)         dQ = c·dS·K      dK = c·dSᵀ·Q
 //! reads     q, k, v, ℓ, δ (so O dies once δ is known: dQ may take its buffer)
-//! scratch   attention_scratch: a few tiles and a packed panel per thread
+//! scratch   attention_scratch: packed keys and values and a few tiles per thread
 //! shapes    q o dq [n, H·D]   k v dk dv [m, Hk·D]   ℓ δ [n, H]      derivation: docs/math/attention.md
 //! ```
 //!
@@ -17,17 +17,21 @@
 //! Row `i` sees key `j` when `j ≤ i < j + window`. Tiles of keys that no row of a tile of queries sees are not
 //! visited, forward or backward, so that a window bounds the work per row whatever the length.
 //!
+//! A tile of keys and values is packed once for the microkernel and serves all query heads that read it, and in the
+//! pass over keys all tiles of queries too.
+//!
 //! The backward makes two passes: dQ by tiles of queries, dK and dV by tiles of keys. Scores are rebuilt in
 //! both (7 products where 5 would do), and in return every output tile belongs to one task: any number of
 //! threads, no additions between them.
 
+mod rows;
 mod tile;
 
 pub use tile::attention_scratch;
 use tile::{Task, Work};
 
 use crate::Real;
-use crate::matmul::{Init, Lhs, Out, Rhs, serial};
+use crate::matmul::packed::padded;
 use crate::par::{Par, Pieces};
 
 /// Heads and sequences.
@@ -96,46 +100,37 @@ pub fn attention<R: Real>(
     work.check_queries(&[o.len()], &[lse.len()]);
     let (o, lse) = (Pieces::new(o), Pieces::new(lse));
     let (d, cols, heads) = (shape.head_dim, shape.q_cols(), shape.heads);
+    let wide = padded(d);
     work.by_queries(par, |task, tiles| {
         let rows = task.rows.len();
-        tiles.acc[..rows * d].fill(R::ZERO);
-        tiles.top[..rows].fill(R::LOWEST);
-        tiles.total[..rows].fill(R::ZERO);
+        let all = task.heads.len() * rows;
+        tiles.acc[..all * wide].fill(R::ZERO);
+        tiles.top[..all].fill(R::LOWEST);
+        tiles.total[..all].fill(R::ZERO);
+        let at = [task.keys_from, task.heads.start / work.group()];
         for keys in task.key_tiles(shape.key_tile) {
-            let width = keys.len();
-            work.scores(task, &keys, tiles.s, tiles.panel);
-            for r in 0..rows {
-                let visible = task.visible(r, &keys);
-                let row = &mut tiles.s[r * width..][..width];
-                let shrink = tile::online(row, visible, &mut tiles.top[r], &mut tiles.total[r]);
-                tiles.acc[r * d..][..d].iter_mut().for_each(|x| *x *= shrink);
+            let keys_t = work.columns(k, at, &keys, tiles.keys_t);
+            let values = work.rows(v, at, &keys, tiles.packed);
+            let stride = padded(keys.len());
+            for (h, head) in task.heads.clone().enumerate() {
+                work.product(q, task, head, &keys_t, tiles.s);
+                let of = h * rows..(h + 1) * rows;
+                let acc = &mut tiles.acc[of.start * wide..of.end * wide];
+                let (top, total) = (&mut tiles.top[of.clone()], &mut tiles.total[of]);
+                rows::online(tiles.s, stride, task, &keys, shape.c(), top, total, acc, wide);
+                values.multiply(acc, true, rows, tiles.s, [stride, 1], |rows| task.seen(&rows, &keys));
             }
-            let values = Rhs::Dense {
-                data: &v[work.key_at(task, keys.start)..],
-                row_stride: shape.kv_cols(),
-                col_stride: 1,
-            };
-            let out = Out::rows(tiles.acc, d);
-            serial(
-                out,
-                [rows, d, width],
-                R::ONE,
-                Lhs::rows(tiles.s, width),
-                values,
-                Init::Accumulate,
-                tiles.panel,
-            );
         }
-        for r in 0..rows {
-            let (total, row) = (tiles.total[r], task.rows.start + r);
-            // SAFETY: row and head lie inside `o` and `lse` (checked), and belong to this task alone.
-            unsafe {
-                *lse.as_ptr().add(row * heads + task.head) = tiles.top[r] + R::from_f64(total.to_f64().ln());
-                tile::store_row(
-                    o.as_ptr().add(row * cols + task.head * d),
-                    &tiles.acc[r * d..][..d],
-                    R::ONE / total,
-                );
+        for (h, head) in task.heads.clone().enumerate() {
+            for r in 0..rows {
+                let (i, row) = (h * rows + r, task.rows.start + r);
+                let total = tiles.total[i];
+                // SAFETY: row and head lie inside `o` and `lse` (checked), and belong to this task alone.
+                unsafe {
+                    *lse.as_ptr().add(row * heads + head) = tiles.top[i] + R::from_f64(total.to_f64().ln());
+                    let to = o.as_ptr().add(row * cols + head * d);
+                    rows::store(to, &tiles.acc[i * wide..][..d], R::ONE / total);
+                }
             }
         }
     });
@@ -162,14 +157,17 @@ pub fn attention_probs<R: Real>(
     let p = Pieces::new(p);
     work.by_queries(par, |task, tiles| {
         let len = task.keys_len;
+        let at = [task.keys_from, task.heads.start / work.group()];
         for keys in task.all_key_tiles(shape.key_tile) {
-            work.probs(task, &keys, lse, ProbsAt::Rebuild, tiles.s, tiles.panel);
-            for r in 0..task.rows.len() {
-                let at = task.head * per_head + task.probs_at + (task.first + r) * len + keys.start;
-                // SAFETY: the row's probabilities of this head lie inside `p` and belong to this task alone.
-                unsafe {
-                    tile::store_row(p.as_ptr().add(at), &tiles.s[r * keys.len()..][..keys.len()], R::ONE);
-                };
+            let source = work.source(ProbsAt::Rebuild, at, &keys, tiles.keys_t);
+            for head in task.heads.clone() {
+                work.probs(task, head, &keys, lse, source, tiles.s);
+                for r in 0..task.rows.len() {
+                    let at = head * per_head + task.probs_at + (task.first + r) * len + keys.start;
+                    let row = &tiles.s[r * padded(keys.len())..][..keys.len()];
+                    // SAFETY: the row's probabilities of this head lie inside `p` and belong to this task alone.
+                    unsafe { rows::store(p.as_ptr().add(at), row, R::ONE) };
+                }
             }
         }
     });
@@ -185,7 +183,7 @@ pub fn attention_delta<R: Real>(delta: &mut [R], d_o: &[R], o: &[R], head_dim: u
     let chunk = crate::par::rows_per_task(head_dim);
     par.chunks(delta, chunk, |i, delta| {
         let at = i * chunk * head_dim;
-        tile::row_dots(delta, &d_o[at..], &o[at..], head_dim);
+        rows::dots(delta, &d_o[at..], &o[at..], head_dim);
     });
 }
 
@@ -208,32 +206,29 @@ pub fn attention_backward_q<R: Real>(
     work.check_queries(&[dq.len(), d_o.len()], &[lse.len(), delta.len()]);
     let dq = Pieces::new(dq);
     let (d, cols) = (shape.head_dim, shape.q_cols());
+    let wide = padded(d);
     work.by_queries(par, |task, tiles| {
         let rows = task.rows.len();
-        tiles.acc[..rows * d].fill(R::ZERO);
+        tiles.acc[..task.heads.len() * rows * wide].fill(R::ZERO);
+        let at = [task.keys_from, task.heads.start / work.group()];
         for keys in task.key_tiles(shape.key_tile) {
-            work.probs(task, &keys, lse, probs, tiles.s, tiles.panel);
-            work.score_gradient(task, &keys, d_o, delta, tiles);
-            let key_rows = Rhs::Dense {
-                data: &k[work.key_at(task, keys.start)..],
-                row_stride: shape.kv_cols(),
-                col_stride: 1,
-            };
-            let ds = Lhs::rows(tiles.ds, keys.len());
-            serial(
-                Out::rows(tiles.acc, d),
-                [rows, d, keys.len()],
-                shape.c(),
-                ds,
-                key_rows,
-                Init::Accumulate,
-                tiles.panel,
-            );
+            let source = work.source(probs, at, &keys, tiles.keys_t);
+            let values_t = work.columns(v, at, &keys, tiles.values_t);
+            let key_rows = work.rows(k, at, &keys, tiles.packed);
+            for (h, head) in task.heads.clone().enumerate() {
+                work.probs(task, head, &keys, lse, source, tiles.s);
+                work.score_gradient(task, head, [d_o, delta], &values_t, tiles.s, tiles.ds);
+                let out = &mut tiles.acc[h * rows * wide..];
+                let seen = |rows| task.seen(&rows, &keys);
+                key_rows.multiply(out, true, rows, tiles.ds, [padded(keys.len()), 1], seen);
+            }
         }
-        for r in 0..rows {
-            let at = (task.rows.start + r) * cols + task.head * d;
-            // SAFETY: the row's values of this head lie inside `dq` (checked) and belong to this task alone.
-            unsafe { tile::store_row(dq.as_ptr().add(at), &tiles.acc[r * d..][..d], R::ONE) };
+        for (h, head) in task.heads.clone().enumerate() {
+            for r in 0..rows {
+                let (i, at) = (h * rows + r, (task.rows.start + r) * cols + head * d);
+                // SAFETY: the row's values of this head lie inside `dq` (checked) and belong to this task alone.
+                unsafe { rows::store(dq.as_ptr().add(at), &tiles.acc[i * wide..][..d], shape.c()) };
+            }
         }
     });
 }
@@ -259,47 +254,31 @@ pub fn attention_backward_kv<R: Real>(
     assert!(dk.len() == k.len() && dv.len() == v.len(), "attention_backward_kv: dk and dv");
     let (dk, dv) = (Pieces::new(dk), Pieces::new(dv));
     let (d, cols) = (shape.head_dim, shape.kv_cols());
-    let group = shape.heads / shape.kv_heads;
+    let (group, wide) = (work.group(), padded(d));
     work.by_keys(par, |sequence, kv_head, keys, tiles| {
-        let width = keys.len();
-        tiles.acc[..width * d].fill(R::ZERO);
-        tiles.acc2[..width * d].fill(R::ZERO);
+        let stride = padded(keys.len());
+        tiles.acc[..keys.len() * wide].fill(R::ZERO);
+        tiles.acc2[..keys.len() * wide].fill(R::ZERO);
+        let at = [shape.keys[sequence], kv_head];
+        let source = work.source(probs, at, &keys, tiles.keys_t);
+        let values_t = work.columns(v, at, &keys, tiles.values_t);
         for head in kv_head * group..(kv_head + 1) * group {
             for task in Task::tiles_that_see(shape, sequence, head, &keys) {
-                let rows = task.rows.len();
-                work.probs(&task, &keys, lse, probs, tiles.s, tiles.panel);
-                work.score_gradient(&task, &keys, d_o, delta, tiles);
-                let at = task.rows.start * shape.q_cols() + head * d;
-                let rows_of = |x| Rhs::Dense { data: x, row_stride: shape.q_cols(), col_stride: 1 };
-                let size = [width, d, rows];
-                let p_t = Lhs::transposed(tiles.s, width);
-                serial(
-                    Out::rows(tiles.acc2, d),
-                    size,
-                    R::ONE,
-                    p_t,
-                    rows_of(&d_o[at..]),
-                    Init::Accumulate,
-                    tiles.panel,
-                );
-                let ds_t = Lhs::transposed(tiles.ds, width);
-                serial(
-                    Out::rows(tiles.acc, d),
-                    size,
-                    shape.c(),
-                    ds_t,
-                    rows_of(&q[at..]),
-                    Init::Accumulate,
-                    tiles.panel,
-                );
+                work.probs(&task, head, &keys, lse, source, tiles.s);
+                work.score_gradient(&task, head, [d_o, delta], &values_t, tiles.s, tiles.ds);
+                let seeing = |some| task.seeing(&some, &keys);
+                let d_o = work.query_rows(d_o, &task, head, tiles.packed);
+                d_o.multiply(tiles.acc2, true, keys.len(), tiles.s, [1, stride], seeing);
+                let q = work.query_rows(q, &task, head, tiles.packed);
+                q.multiply(tiles.acc, true, keys.len(), tiles.ds, [1, stride], seeing);
             }
         }
-        for j in 0..width {
+        for j in 0..keys.len() {
             let at = (shape.keys[sequence] + keys.start + j) * cols + kv_head * d;
             // SAFETY: the key's values of this head lie inside `dk` and `dv` and belong to this task alone.
             unsafe {
-                tile::store_row(dk.as_ptr().add(at), &tiles.acc[j * d..][..d], R::ONE);
-                tile::store_row(dv.as_ptr().add(at), &tiles.acc2[j * d..][..d], R::ONE);
+                rows::store(dk.as_ptr().add(at), &tiles.acc[j * wide..][..d], shape.c());
+                rows::store(dv.as_ptr().add(at), &tiles.acc2[j * wide..][..d], R::ONE);
             }
         }
     });

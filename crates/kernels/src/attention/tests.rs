@@ -99,19 +99,19 @@ fn equals_the_definition_and_its_differences() {
 fn long_rows_cross_tiles_and_nothing_depends_on_threads_or_kept_probabilities() {
     let mut rng = Rng(11);
     let offsets = [0, 131, 132, 180];
-    for window in [usize::MAX, 20, 64, 100] {
+    for (window, head_dim) in [(usize::MAX, 16), (20, 80), (64, 64), (100, 16), (usize::MAX, 72)] {
         let shape = AttentionShape {
             heads: 4,
             kv_heads: 2,
-            head_dim: 16,
+            head_dim,
             queries: &offsets,
             keys: &offsets,
             key_tile: 64,
             window,
             scale: 0.25,
         };
-        let q: Vec<f32> = rng.vec(180 * 64);
-        let [k, v]: [Vec<f32>; 2] = std::array::from_fn(|_| rng.vec(180 * 32));
+        let q: Vec<f32> = rng.vec(180 * 4 * head_dim);
+        let [k, v]: [Vec<f32>; 2] = std::array::from_fn(|_| rng.vec(180 * 2 * head_dim));
         let d_o: Vec<f32> = rng.vec(q.len());
         let wide = |x: &[f32]| x.iter().map(|v| f64::from(*v)).collect::<Vec<_>>();
         assert!(

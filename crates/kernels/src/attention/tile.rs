@@ -2,61 +2,102 @@
 
 use std::ops::Range;
 
-use super::{AttentionShape, ProbsAt};
+use super::{AttentionShape, ProbsAt, rows};
 use crate::Real;
-use crate::isa::vectorized;
-use crate::matmul::{Init, Lhs, Out, Rhs, matmul_scratch, serial};
+use crate::matmul::Rhs;
+use crate::matmul::packed::{Packed, pack, padded};
 use crate::par::{Par, Pieces};
-use crate::real::{maximum, sum};
 
 /// Queries per tile: a multiple of the microkernel's height.
-const QUERY_TILE: usize = 48;
+pub(super) const QUERY_TILE: usize = 48;
+/// The most heads that read the same packed keys and values.
+const TOGETHER: usize = 8;
+/// Values of the outputs that heads grow together, a share of the second-level cache.
+const OUTPUTS: usize = TOGETHER * QUERY_TILE * 64;
 
 /// Values of scratch for a number of threads.
 pub fn attention_scratch(threads: usize, head_dim: usize, key_tile: usize) -> usize {
-    threads * per_thread(head_dim, key_tile)
+    threads * Lengths::new(head_dim, key_tile).sum()
 }
 
-fn per_thread(head_dim: usize, key_tile: usize) -> usize {
-    let tall = QUERY_TILE.max(key_tile);
-    matmul_scratch(1) + 2 * QUERY_TILE * key_tile + 2 * tall * head_dim + 2 * QUERY_TILE
+/// How many heads are computed together.
+fn together(head_dim: usize) -> usize {
+    (OUTPUTS / (QUERY_TILE * padded(head_dim).max(1))).clamp(1, TOGETHER)
 }
 
-/// One thread's scratch, taken apart.
+/// How one thread's scratch is taken apart.
+struct Lengths {
+    columns: usize,
+    rows: usize,
+    acc: usize,
+    scores: usize,
+    per_query: usize,
+}
+
+impl Lengths {
+    fn new(head_dim: usize, key_tile: usize) -> Self {
+        let queries = together(head_dim) * QUERY_TILE;
+        Self {
+            columns: head_dim * padded(key_tile),
+            rows: QUERY_TILE.max(key_tile) * padded(head_dim),
+            acc: queries.max(key_tile) * padded(head_dim),
+            scores: QUERY_TILE * padded(key_tile),
+            per_query: queries,
+        }
+    }
+
+    fn sum(&self) -> usize {
+        2 * self.columns + 2 * self.rows + self.acc + 2 * self.scores + 2 * self.per_query
+    }
+}
+
+/// One thread's scratch, taken apart. Rows of scores and outputs are filled up to whole vectors.
 pub(super) struct Tiles<'a, R> {
-    /// Packed panel of a product.
-    pub(super) panel: &'a mut [R],
-    /// Scores, then probabilities, `[queries, keys]`.
+    /// Packed Kᵀ, `[D, keys]`.
+    pub(super) keys_t: &'a mut [R],
+    /// Packed Vᵀ, `[D, keys]`.
+    pub(super) values_t: &'a mut [R],
+    /// Packed V, K, dO or Q, `[rows, D]`.
+    pub(super) packed: &'a mut [R],
+    /// Products, then probabilities, `[queries, keys]`.
     pub(super) s: &'a mut [R],
     /// dS, `[queries, keys]`.
     pub(super) ds: &'a mut [R],
-    /// The output that grows, `[rows, D]`.
+    /// The outputs that grow, `[heads · queries, D]` or `[keys, D]`.
     pub(super) acc: &'a mut [R],
-    /// A second one.
+    /// A second one, `[keys, D]`.
     pub(super) acc2: &'a mut [R],
-    /// Running maximum per query.
+    /// Running maximum per head and query.
     pub(super) top: &'a mut [R],
-    /// Running sum per query.
+    /// Running sum per head and query.
     pub(super) total: &'a mut [R],
 }
 
 impl<'a, R> Tiles<'a, R> {
-    fn new(scratch: &'a mut [R], head_dim: usize, key_tile: usize) -> Self {
-        let tall = QUERY_TILE.max(key_tile);
-        let (panel, rest) = scratch.split_at_mut(matmul_scratch(1));
-        let (s, rest) = rest.split_at_mut(QUERY_TILE * key_tile);
-        let (ds, rest) = rest.split_at_mut(QUERY_TILE * key_tile);
-        let (acc, rest) = rest.split_at_mut(tall * head_dim);
-        let (acc2, rest) = rest.split_at_mut(tall * head_dim);
-        let (top, total) = rest.split_at_mut(QUERY_TILE);
-        Self { panel, s, ds, acc, acc2, top, total }
+    fn new(scratch: &'a mut [R], lengths: &Lengths) -> Self {
+        let (keys_t, rest) = scratch.split_at_mut(lengths.columns);
+        let (values_t, rest) = rest.split_at_mut(lengths.columns);
+        let (packed, rest) = rest.split_at_mut(lengths.rows);
+        let (s, rest) = rest.split_at_mut(lengths.scores);
+        let (ds, rest) = rest.split_at_mut(lengths.scores);
+        let (acc, rest) = rest.split_at_mut(lengths.acc);
+        let (acc2, rest) = rest.split_at_mut(lengths.rows);
+        let (top, total) = rest.split_at_mut(lengths.per_query);
+        Self { keys_t, values_t, packed, s, ds, acc, acc2, top, total }
     }
 }
 
-/// A tile of queries of one head of one sequence.
+/// Where a tile's probabilities come from: [`ProbsAt`] with the keys packed, if they are needed.
+#[derive(Clone, Copy)]
+pub(super) enum Source<'a, R> {
+    Rebuild(Packed<'a, R>),
+    Kept(&'a [R]),
+}
+
+/// A tile of queries of one sequence, for heads that read the same keys.
 #[derive(Debug, Clone)]
 pub(super) struct Task {
-    pub(super) head: usize,
+    pub(super) heads: Range<usize>,
     /// Rows of q, o, ℓ.
     pub(super) rows: Range<usize>,
     /// The first row's place in its sequence of queries.
@@ -64,7 +105,7 @@ pub(super) struct Task {
     /// Keys before the first query: keys − queries of the sequence.
     shift: usize,
     /// The sequence's first row of k and v.
-    keys_from: usize,
+    pub(super) keys_from: usize,
     /// The sequence's keys.
     pub(super) keys_len: usize,
     /// Where the sequence's probabilities begin within a head.
@@ -73,14 +114,14 @@ pub(super) struct Task {
 }
 
 impl Task {
-    fn new(shape: AttentionShape<'_>, sequence: usize, head: usize, first: usize) -> Self {
+    fn new(shape: AttentionShape<'_>, sequence: usize, heads: Range<usize>, first: usize) -> Self {
         let (q0, q1) = (shape.queries[sequence], shape.queries[sequence + 1]);
         let (k0, k1) = (shape.keys[sequence], shape.keys[sequence + 1]);
         let rows = q0 + first..(q0 + first + QUERY_TILE).min(q1);
         let probs_at = super::probs_len(&shape.queries[..=sequence]);
         let shift = (k1 - k0) - (q1 - q0);
         let window = shape.window;
-        Self { head, rows, first, shift, keys_from: k0, keys_len: k1 - k0, probs_at, window }
+        Self { heads, rows, first, shift, keys_from: k0, keys_len: k1 - k0, probs_at, window }
     }
 
     /// The tiles of queries of a head that see any of `keys`.
@@ -94,7 +135,7 @@ impl Task {
         let queries = shape.queries[sequence + 1] - shape.queries[sequence];
         let tiles = queries.div_ceil(QUERY_TILE);
         (0..tiles)
-            .map(move |t| Self::new(shape, sequence, head, t * QUERY_TILE))
+            .map(move |t| Self::new(shape, sequence, head..head + 1, t * QUERY_TILE))
             .filter(move |t| t.reach() > start && t.earliest(0) < end)
     }
 
@@ -122,8 +163,19 @@ impl Task {
 
     /// Which of `keys` row `r` of the tile sees, counted from the first of them.
     pub(super) fn visible(&self, r: usize, keys: &Range<usize>) -> Range<usize> {
+        self.seen(&(r..r + 1), keys)
+    }
+
+    /// Which of `keys` any of some rows sees, counted from the first key.
+    pub(super) fn seen(&self, rows: &Range<usize>, keys: &Range<usize>) -> Range<usize> {
         let within = |key: usize| key.saturating_sub(keys.start).min(keys.len());
-        within(self.earliest(r))..within(self.shift + self.first + r + 1)
+        within(self.earliest(rows.start))..within(self.shift + self.first + rows.end)
+    }
+
+    /// Which rows of the tile see any of `some` keys, counted from the first of `keys`.
+    pub(super) fn seeing(&self, some: &Range<usize>, keys: &Range<usize>) -> Range<usize> {
+        let row = |key: usize| key.saturating_sub(self.shift + self.first).min(self.rows.len());
+        row(keys.start + some.start)..row((keys.start + some.end - 1).saturating_add(self.window))
     }
 }
 
@@ -132,7 +184,6 @@ pub(super) struct Work<'a, R> {
     shape: AttentionShape<'a>,
     q: &'a [R],
     k: &'a [R],
-    v: &'a [R],
     scratch: Pieces<R>,
 }
 
@@ -165,7 +216,7 @@ impl<'a, R: Real> Work<'a, R> {
         );
         let need = attention_scratch(par.threads(), head_dim, key_tile);
         assert!(scratch.len() >= need, "attention: scratch of {} values, {need} needed", scratch.len());
-        Self { shape, q, k, v, scratch: Pieces::new(&mut scratch[..need]) }
+        Self { shape, q, k, scratch: Pieces::new(&mut scratch[..need]) }
     }
 
     /// Outputs of `[n, H·D]` and of `[n, H]`.
@@ -180,17 +231,34 @@ impl<'a, R: Real> Work<'a, R> {
     }
 
     fn tiles(&self, worker: usize) -> Tiles<'_, R> {
-        let (d, tile) = (self.shape.head_dim, self.shape.key_tile);
+        let lengths = Lengths::new(self.shape.head_dim, self.shape.key_tile);
         // SAFETY: a worker runs one task at a time and owns its piece of the scratch.
-        Tiles::new(unsafe { self.scratch.piece(worker, per_thread(d, tile)) }, d, tile)
+        Tiles::new(unsafe { self.scratch.piece(worker, lengths.sum()) }, &lengths)
     }
 
-    /// Runs `f` for every tile of queries of every head.
+    /// Runs `f` for every tile of queries of every group of heads, in parts where the threads would go idle.
     pub(super) fn by_queries(&self, par: Par<'_>, f: impl Fn(&Task, &mut Tiles<'_, R>) + Sync + Send) {
-        let heads = self.shape.heads;
-        Self::each(par, self.shape.queries, QUERY_TILE, heads, |sequence, tile, head, worker| {
-            f(&Task::new(self.shape, sequence, head, tile * QUERY_TILE), &mut self.tiles(worker));
+        let AttentionShape { queries, kv_heads, .. } = self.shape;
+        let group = self.group();
+        let tiles: usize = queries.windows(2).map(|w| (w[1] - w[0]).div_ceil(QUERY_TILE)).sum();
+        let wanted = (4 * par.threads()).div_ceil((tiles * kv_heads).max(1));
+        let least = group.div_ceil(together(self.shape.head_dim));
+        let parts = if par.threads() == 1 { least } else { wanted.clamp(least, group) };
+        let each = group.div_ceil(parts);
+        Self::each(par, queries, QUERY_TILE, kv_heads * parts, |sequence, tile, part, worker| {
+            let (kv_head, part) = (part / parts, part % parts);
+            let heads = (part * each).min(group)..((part + 1) * each).min(group);
+            if heads.is_empty() {
+                return;
+            }
+            let heads = kv_head * group + heads.start..kv_head * group + heads.end;
+            f(&Task::new(self.shape, sequence, heads, tile * QUERY_TILE), &mut self.tiles(worker));
         });
+    }
+
+    /// Query heads that read the same key head.
+    pub(super) fn group(&self) -> usize {
+        self.shape.heads / self.shape.kv_heads
     }
 
     /// Runs `f(sequence, key head, keys)` for every tile of keys of every key head.
@@ -227,129 +295,107 @@ impl<'a, R: Real> Work<'a, R> {
         });
     }
 
-    /// Where the values of a task's key begin in k and v.
-    pub(super) fn key_at(&self, task: &Task, key: usize) -> usize {
-        let kv_head = task.head / (self.shape.heads / self.shape.kv_heads);
-        (task.keys_from + key) * self.shape.kv_cols() + kv_head * self.shape.head_dim
+    /// Where the values of a key of a head begin in k and v.
+    fn key_at(&self, keys_from: usize, key: usize, kv_head: usize) -> usize {
+        (keys_from + key) * self.shape.kv_cols() + kv_head * self.shape.head_dim
     }
 
-    fn query_at(&self, task: &Task) -> usize {
-        task.rows.start * self.shape.q_cols() + task.head * self.shape.head_dim
+    /// Where the values of a tile's queries begin in q, o and their gradients.
+    pub(super) fn query_at(&self, task: &Task, head: usize) -> usize {
+        task.rows.start * self.shape.q_cols() + head * self.shape.head_dim
     }
 
-    /// `s = c·Q·Kᵀ` for a tile.
-    pub(super) fn scores(&self, task: &Task, keys: &Range<usize>, s: &mut [R], panel: &mut [R]) {
-        let size = [task.rows.len(), keys.len(), self.shape.head_dim];
-        let q = Lhs::rows(&self.q[self.query_at(task)..], self.shape.q_cols());
-        let k = Rhs::transposed(&self.k[self.key_at(task, keys.start)..], self.shape.kv_cols());
-        serial(Out::rows(s, keys.len()), size, self.shape.c(), q, k, Init::Zero, panel);
+    /// Kᵀ or Vᵀ of a tile of keys, packed.
+    pub(super) fn columns<'b>(
+        &self,
+        x: &[R],
+        [keys_from, kv_head]: [usize; 2],
+        keys: &Range<usize>,
+        to: &'b mut [R],
+    ) -> Packed<'b, R> {
+        let x = &x[self.key_at(keys_from, keys.start, kv_head)..];
+        pack(to, Rhs::transposed(x, self.shape.kv_cols()), [self.shape.head_dim, keys.len()])
+    }
+
+    /// K or V of a tile of keys, packed.
+    pub(super) fn rows<'b>(
+        &self,
+        x: &[R],
+        [keys_from, kv_head]: [usize; 2],
+        keys: &Range<usize>,
+        to: &'b mut [R],
+    ) -> Packed<'b, R> {
+        let x = &x[self.key_at(keys_from, keys.start, kv_head)..];
+        pack(to, Rhs::rows(x, self.shape.kv_cols()), [keys.len(), self.shape.head_dim])
+    }
+
+    /// Q or dO of a tile of queries, packed.
+    pub(super) fn query_rows<'b>(&self, x: &[R], task: &Task, head: usize, to: &'b mut [R]) -> Packed<'b, R> {
+        let x = Rhs::rows(&x[self.query_at(task, head)..], self.shape.q_cols());
+        pack(to, x, [task.rows.len(), self.shape.head_dim])
+    }
+
+    /// Where probabilities of a tile of keys come from.
+    pub(super) fn source<'b>(
+        &self,
+        probs: ProbsAt<'b, R>,
+        at: [usize; 2],
+        keys: &Range<usize>,
+        to: &'b mut [R],
+    ) -> Source<'b, R> {
+        match probs {
+            ProbsAt::Rebuild => Source::Rebuild(self.columns(self.k, at, keys, to)),
+            ProbsAt::Kept(p) => Source::Kept(p),
+        }
+    }
+
+    /// `s = x·b` for a tile of queries of x, one of q, dO: products with packed keys or values.
+    pub(super) fn product(&self, x: &[R], task: &Task, head: usize, b: &Packed<'_, R>, s: &mut [R]) {
+        let x = &x[self.query_at(task, head)..];
+        let all = |_| 0..self.shape.head_dim;
+        b.multiply(s, false, task.rows.len(), x, [self.shape.q_cols(), 1], all);
     }
 
     /// `s = P` for a tile: rebuilt, or copied from what was kept.
     pub(super) fn probs(
         &self,
         task: &Task,
+        head: usize,
         keys: &Range<usize>,
         lse: &[R],
-        from: ProbsAt<'_, R>,
+        from: Source<'_, R>,
         s: &mut [R],
-        panel: &mut [R],
     ) {
-        let width = keys.len();
+        let stride = padded(keys.len());
         match from {
-            ProbsAt::Rebuild => {
-                self.scores(task, keys, s, panel);
-                for r in 0..task.rows.len() {
-                    let l = lse[(task.rows.start + r) * self.shape.heads + task.head];
-                    exp_minus(&mut s[r * width..][..width], task.visible(r, keys), l);
-                }
+            Source::Rebuild(packed) => {
+                self.product(self.q, task, head, &packed, s);
+                let lse = &lse[task.rows.start * self.shape.heads + head..];
+                rows::exp_minus(s, stride, task, keys, self.shape.c(), lse, self.shape.heads);
             }
-            ProbsAt::Kept(p) => {
-                let head = task.head * super::probs_len(self.shape.queries) + task.probs_at;
-                for r in 0..task.rows.len() {
-                    let at = head + (task.first + r) * task.keys_len + keys.start;
-                    s[r * width..][..width].copy_from_slice(&p[at..at + width]);
+            Source::Kept(p) => {
+                let from = head * super::probs_len(self.shape.queries) + task.probs_at;
+                for (r, s) in s.chunks_exact_mut(stride).enumerate().take(task.rows.len()) {
+                    let at = from + (task.first + r) * task.keys_len + keys.start;
+                    s[..keys.len()].copy_from_slice(&p[at..at + keys.len()]);
+                    s[keys.len()..].fill(R::ZERO);
                 }
             }
         }
     }
 
-    /// `ds = P∘(dO·Vᵀ − δ)` for a tile whose P is in `s`.
+    /// `ds = P∘(dO·Vᵀ − δ)` for a tile whose P is in `p`.
     pub(super) fn score_gradient(
         &self,
         task: &Task,
-        keys: &Range<usize>,
-        d_o: &[R],
-        delta: &[R],
-        tiles: &mut Tiles<'_, R>,
+        head: usize,
+        [d_o, delta]: [&[R]; 2],
+        values: &Packed<'_, R>,
+        p: &[R],
+        ds: &mut [R],
     ) {
-        let width = keys.len();
-        let size = [task.rows.len(), width, self.shape.head_dim];
-        let d_o = Lhs::rows(&d_o[self.query_at(task)..], self.shape.q_cols());
-        let v = Rhs::transposed(&self.v[self.key_at(task, keys.start)..], self.shape.kv_cols());
-        serial(Out::rows(tiles.ds, width), size, R::ONE, d_o, v, Init::Zero, tiles.panel);
-        for r in 0..task.rows.len() {
-            let delta = delta[(task.rows.start + r) * self.shape.heads + task.head];
-            for (ds, p) in tiles.ds[r * width..][..width].iter_mut().zip(&tiles.s[r * width..]) {
-                *ds = *p * (*ds - delta);
-            }
-        }
-    }
-}
-
-/// Zeros outside `visible`; what is inside.
-#[inline(always)]
-#[allow(clippy::inline_always, reason = "compiled inside the vectorized bodies")]
-fn hide<R: Real>(s: &mut [R], visible: Range<usize>) -> &mut [R] {
-    s[visible.end..].fill(R::ZERO);
-    s[..visible.start].fill(R::ZERO);
-    &mut s[visible]
-}
-
-vectorized! {
-/// One row of the streaming softmax: turns scores into exp(score − top), updates top and total, and returns
-/// the factor by which what was summed before must shrink.
-pub(super) fn online<R: Real>(s: &mut [R], visible: Range<usize>, top: &mut R, total: &mut R) -> R {
-    let seen = hide(s, visible);
-    if seen.is_empty() {
-        return R::ONE;
-    }
-    let highest = maximum(seen);
-    let new_top = if highest > *top { highest } else { *top };
-    let shrink = if *top == R::LOWEST { R::ZERO } else { (*top - new_top).exp() };
-    for x in seen.iter_mut() {
-        *x = (*x - new_top).exp();
-    }
-    *total = *total * shrink + sum(seen.len(), |i| seen[i]);
-    *top = new_top;
-    shrink
-}
-}
-
-vectorized! {
-fn exp_minus<R: Real>(s: &mut [R], visible: Range<usize>, lse: R) {
-    for x in hide(s, visible) {
-        *x = (*x - lse).exp();
-    }
-}
-}
-
-vectorized! {
-/// `out[r] = Σ a[r]·b[r]` over rows of `d`.
-pub(super) fn row_dots<R: Real>(out: &mut [R], a: &[R], b: &[R], d: usize) {
-    for ((out, a), b) in out.iter_mut().zip(a.chunks_exact(d)).zip(b.chunks_exact(d)) {
-        *out = sum(d, |i| a[i] * b[i]);
-    }
-}
-}
-
-/// `to[i] = c·from[i]`.
-///
-/// # Safety
-/// `to` is valid for `from.len()` writes that nobody else makes or reads meanwhile.
-pub(super) unsafe fn store_row<R: Real>(to: *mut R, from: &[R], c: R) {
-    for (i, x) in from.iter().enumerate() {
-        // SAFETY: the caller's promise.
-        unsafe { *to.add(i) = *x * c };
+        self.product(d_o, task, head, values, ds);
+        let delta = &delta[task.rows.start * self.shape.heads + head..];
+        rows::score_gradient(ds, p, values.stride(), task.rows.len(), delta, self.shape.heads);
     }
 }

@@ -26,6 +26,7 @@ mod pack;
 mod pack32;
 #[cfg(target_arch = "x86_64")]
 mod pack512;
+pub(crate) mod packed;
 mod rounded;
 #[cfg(target_arch = "x86_64")]
 mod small;
@@ -345,19 +346,6 @@ fn few_rows<R: Real>(
     });
 }
 
-/// [`matmul`] on the calling thread in full precision, for tiles inside another kernel.
-pub(crate) fn serial<R: Real>(
-    out: Out<'_, R>,
-    [m, n, k]: [usize; 3],
-    alpha: R,
-    a: Lhs<'_, R>,
-    b: Rhs<'_, R>,
-    init: Init<'_>,
-    scratch: &mut [R],
-) {
-    matmul(out, [m, n, k], alpha, a, b, init, Compute::Full, scratch, Par::serial());
-}
-
 /// How many ranges the rows are cut into: one, unless panels are too few to occupy the threads.
 fn row_blocks(m: usize, panels: usize, threads: usize, mr: usize) -> usize {
     let wanted = if threads == 1 || panels >= 4 * threads { 1 } else { (4 * threads).div_ceil(panels) };
@@ -367,14 +355,20 @@ fn row_blocks(m: usize, panels: usize, threads: usize, mr: usize) -> usize {
 /// The largest index that a strided matrix touches must exist.
 #[track_caller]
 fn check<R>(out: &Out<'_, R>, [m, n, k]: [usize; 3], a: &Lhs<'_, R>, b: &Rhs<'_, R>, init: Init<'_>) {
-    let last = |rows: usize, cols: usize, rs: usize, cs: usize| {
-        if rows == 0 || cols == 0 { 0 } else { (rows - 1) * rs + (cols - 1) * cs + 1 }
-    };
     assert!(
         out.data.len() >= last(m, n, out.row_stride, out.col_stride),
         "matmul: out is too short for [{m},{n}]"
     );
     assert!(a.data.len() >= last(m, k, a.row_stride, a.col_stride), "matmul: a is too short for [{m},{k}]");
+    check_right(b, k, n);
+    if let Init::Bias(bias) = init {
+        assert_eq!(bias.len(), n, "matmul: bias length");
+    }
+}
+
+/// The right factor's `k × n` values must exist.
+#[track_caller]
+fn check_right<R>(b: &Rhs<'_, R>, k: usize, n: usize) {
     match b {
         Rhs::Dense { data, row_stride, col_stride } => {
             assert!(
@@ -391,9 +385,11 @@ fn check<R>(out: &Out<'_, R>, [m, n, k]: [usize; 3], a: &Lhs<'_, R>, b: &Rhs<'_,
             assert_eq!([w.rows, w.cols], [k, n], "matmul: shape of the weight against [k,n]");
         }
     }
-    if let Init::Bias(bias) = init {
-        assert_eq!(bias.len(), n, "matmul: bias length");
-    }
+}
+
+/// Values that a strided matrix reaches over.
+fn last(rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> usize {
+    if rows == 0 || cols == 0 { 0 } else { (rows - 1) * row_stride + (cols - 1) * col_stride + 1 }
 }
 
 /// Where a product goes.
@@ -523,17 +519,25 @@ unsafe fn start<R: Real>(
     cols: &Range<usize>,
     init: Init<'_>,
 ) {
+    if matches!(init, Init::Accumulate) && at == origin {
+        return;
+    }
+    let width = cols.len();
     for r in 0..height {
-        for j in 0..cols.len() {
-            // SAFETY: `r < height` and `j < cols.len()`.
-            unsafe {
-                let value = match init {
-                    Init::Zero => R::ZERO,
-                    Init::Bias(bias) => R::from_f32(bias[cols.start + j]),
-                    Init::Accumulate if at == origin => return,
-                    Init::Accumulate => *origin.add(r * strides[0] + j * strides[1]),
-                };
-                *at.add(r * stride + j) = value;
+        // SAFETY: row `r < height` of a tile of `width` columns; nobody else has it.
+        let row = unsafe { std::slice::from_raw_parts_mut(at.add(r * stride), width) };
+        match init {
+            Init::Zero => row.fill(R::ZERO),
+            Init::Bias(bias) => {
+                for (x, bias) in row.iter_mut().zip(&bias[cols.clone()]) {
+                    *x = R::from_f32(*bias);
+                }
+            }
+            Init::Accumulate => {
+                for (j, x) in row.iter_mut().enumerate() {
+                    // SAFETY: `j < width`; the tile at `at` is another one here.
+                    *x = unsafe { *origin.add(r * strides[0] + j * strides[1]) };
+                }
             }
         }
     }
