@@ -1,0 +1,96 @@
+//! Everything that goes along rows.
+
+use mesp_kernels::{
+    AdamW, Compute, Gate, Layout, Par, Real, RowStat, Sgd, WeightView, adamw, add_bias, embedding,
+    gated_backward_in_place, gated_in_place, gather_rows, inverse_frequencies, matmul_scratch, rms_norm,
+    rms_norm_add, rms_norm_backward, rms_norm_backward_in_place, rope, scale, scatter_rows, sgd,
+    softmax_stats, softmax_sum, softmax_sum_gradient, sum_of_squares,
+};
+
+use crate::{Buffers, DTYPES, finite};
+
+pub(crate) fn vectors<R: Real>(on: &mut Buffers) {
+    let par = Par::serial();
+    for (rows, d) in [(1, 1), (3, 7), (2, 16), (5, 33), (1, 130), (3, 64)] {
+        on.case(format_args!("along {rows} rows of {d}"));
+        let n = rows * d;
+        let (x, w) = (on.values::<R>(n), on.values::<f32>(d));
+        let [mut y, mut z, mut g] = [on.values::<R>(n), on.values::<R>(n), on.values::<R>(n)];
+        rms_norm(&mut y, &x, &w, 1e-6, par);
+        rms_norm_add(&mut y, &x, &w, 1e-6, par);
+        rms_norm_backward(&mut z, &y, &x, &w, 1e-6, par);
+        rms_norm_backward_in_place(&mut z, &x, &w, 1e-6, par);
+        for gate in [Gate::Silu, Gate::GeluTanh] {
+            gated_in_place(gate, &mut y, &x, par);
+            gated_backward_in_place(gate, &mut y, &mut z, &x, par);
+        }
+        add_bias(&mut y, &w, par);
+        scale(&mut y, 0.5, par);
+        assert!(sum_of_squares(&y).is_finite(), "a sum of squares");
+        let mut m = on.values::<R>(n);
+        for momentum in [0.0, 0.9] {
+            let s = Sgd { learning_rate: 0.1, momentum, weight_decay: 0.1 };
+            let m = if momentum == 0.0 { &mut [][..] } else { &mut m[..] };
+            sgd(&mut g, m, &y, s, par);
+        }
+        let mut v = on.of(&vec![R::ZERO; n]);
+        let s = AdamW { learning_rate: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, step: 3 };
+        adamw(&mut g, &mut m, &mut v, &x, s, par);
+        for x in [&y, &z, &g, &m, &v] {
+            finite(x);
+        }
+        let index: Vec<u32> = (0..rows as u32).rev().collect();
+        let index = on.of(&index);
+        gather_rows(&mut y, &x, &index, d);
+        scatter_rows(&mut z, &x, &index, d);
+    }
+    for (rows, heads, head_dim) in [(3, 2, 6), (1, 1, 2), (5, 3, 34)] {
+        on.case(format_args!("rope, {rows} rows of {heads} heads of {head_dim}"));
+        let frequencies = on.of(&inverse_frequencies(head_dim, 1e4));
+        let positions: Vec<u32> = (0..rows as u32).map(|i| 7 * i).collect();
+        let (positions, mut x) = (on.of(&positions), on.values::<R>(rows * heads * head_dim));
+        for layout in [Layout::Half, Layout::Interleaved] {
+            rope(&mut x, &positions, &frequencies, layout, false, par);
+            rope(&mut x, &positions, &frequencies, layout, true, par);
+        }
+        finite(&x);
+    }
+}
+
+/// Rows of stored tables as values.
+pub(crate) fn tables<R: Real>(on: &mut Buffers) {
+    for dtype in DTYPES {
+        for (rows, blocks) in [(1, 1), (5, 3)] {
+            let cols = blocks * dtype.block_len();
+            on.case(format_args!("{} rows [{rows},{cols}]", dtype.name()));
+            let data = on.weight(dtype, rows, cols);
+            let tokens: Vec<u32> = (0..rows as u32).rev().collect();
+            let (tokens, mut y) = (on.of(&tokens), on.values::<R>(rows * cols));
+            embedding(&mut y, WeightView { dtype, data: &data, rows, cols }, &tokens, Par::serial());
+            finite(&y);
+        }
+    }
+}
+
+/// The softmax over a vocabulary.
+pub(crate) fn heads<R: Real>(on: &mut Buffers) {
+    let par = Par::serial();
+    for (rows, words, d) in [(1, 1, 3), (3, 37, 32), (2, if cfg!(miri) { 50 } else { 1100 }, 33)] {
+        on.case(format_args!("softmax of {rows} rows over {words} words of {d}"));
+        let dtype = mesp_kernels::Dtype::F32;
+        let data = on.weight(dtype, words, d);
+        let table = WeightView { dtype, data: &data, rows: words, cols: d };
+        let labels: Vec<u32> = (0..rows as u32).map(|i| i * (words as u32 - 1) / rows as u32).collect();
+        let labels = on.of(&labels);
+        let (mut z, mut sum, word) =
+            (on.values::<R>(rows * words), on.values::<R>(rows * d), on.values::<R>(rows * d));
+        let mut stats = on.of(&vec![RowStat::EMPTY; rows]);
+        softmax_stats(&z, &labels, 0, &mut stats, par);
+        let (mut stats, mut scratch) =
+            (on.of(&vec![RowStat::EMPTY; rows]), on.values::<R>(matmul_scratch(1)));
+        let compute = Compute::Full;
+        softmax_sum(&mut sum, &mut z, &labels, 0, &mut stats, table, compute, &mut scratch, par);
+        softmax_sum_gradient(&mut sum, &word, 0.5, &stats, par);
+        finite(&sum);
+    }
+}
