@@ -123,18 +123,18 @@ pub(crate) fn terms(on: &mut Buffers) {
 }
 
 pub(crate) fn attention<R: Real>(on: &mut Buffers) {
-    let all: &[(usize, usize, usize, &[usize], usize, usize)] = if cfg!(miri) {
-        &[(2, 1, 5, &[0, 3, 10], 4, 3)]
+    let all: &[([usize; 3], &[usize], usize, usize)] = if cfg!(miri) {
+        &[([2, 1, 5], &[0, 3, 10], 4, 3)]
     } else {
         &[
-            (4, 2, 3, &[0, 5, 6, 13], 4, usize::MAX),
-            (14, 2, 64, &[0, 131], 64, usize::MAX),
-            (3, 3, 80, &[0, 49, 50], 64, 20),
-            (9, 1, 16, &[0, 0, 97], 48, 33),
-            (2, 1, 33, &[0, 48, 113], 7, 100),
+            ([4, 2, 3], &[0, 5, 6, 13], 4, usize::MAX),
+            ([14, 2, 64], &[0, 131], 64, usize::MAX),
+            ([3, 3, 80], &[0, 49, 50], 64, 20),
+            ([9, 1, 16], &[0, 0, 97], 48, 33),
+            ([2, 1, 33], &[0, 48, 113], 7, 100),
         ]
     };
-    for (heads, kv_heads, head_dim, offsets, key_tile, window) in all.iter().copied() {
+    for ([heads, kv_heads, head_dim], offsets, key_tile, window) in all.iter().copied() {
         let n = offsets[offsets.len() - 1];
         let scale = 1.0 / (head_dim as f64).sqrt();
         let (queries, keys) = (on.of(offsets), on.of(offsets));
