@@ -12,6 +12,7 @@ use mesp::optim::OptimizerKind;
 use mesp::tape::Residency;
 use mesp::train::budget::{Freedom, Search, least, search};
 use mesp::train::{Options, Update};
+use mesp_device::Elem;
 
 use crate::failure::OverBudget;
 use crate::footprint::{Footprint, Work, footprint, planned};
@@ -184,6 +185,11 @@ fn others(settings: &Settings, per_block: bool) -> Vec<(String, Options, bool)> 
         let mut options = asked.clone();
         options.policy.residency = Residency::Bf16;
         list.push(("--checkpoints bf16".to_owned(), options, false));
+    }
+    if asked.policy.activations == Elem::Full {
+        let mut options = asked.clone();
+        options.policy.activations = Elem::Bf16;
+        list.push(("--activations bf16".to_owned(), options, settings.may_spill));
     }
     list
 }

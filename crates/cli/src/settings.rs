@@ -123,7 +123,8 @@ fn policy(method: Method, args: &MethodArgs) -> Result<Policy> {
         ..policy.tiles
     };
     let residency = args.checkpoints.as_deref().map_or(Ok(policy.residency), Residency::parse)?;
-    Ok(Policy { tiles, residency, ..policy })
+    let activations = args.activations.map_or(policy.activations, Into::into);
+    Ok(Policy { tiles, residency, activations, ..policy })
 }
 
 /// The adapter's settings: those of the adapter to start from, or new ones.
@@ -185,6 +186,7 @@ pub(crate) fn policy_json(options: &Options) -> Value {
         "within": names(policy.within),
         "keep_last": policy.keep_last,
         "residency": policy.residency.name(),
+        "activations": policy.activations.name(),
         "tiles": {
             "mlp_rows": rows(policy.tiles.mlp_rows),
             "head_rows": rows(policy.tiles.head_rows),

@@ -45,7 +45,8 @@ pub enum Probs<'a> {
 ///
 /// Every operation panics when shapes disagree: shapes follow from the model, so a disagreement is a mistake
 /// in the program and never in a user's file. The same holds for buffers in bf16 where they are not provided
-/// for: they are for `load`, `store`, `zero`, `copy`, for right factors of `product`, and for parameters.
+/// for: they are for `load`, `store`, `zero`, `copy`, for factors of products, for the outputs of `rms_norm`, for
+/// `gated_in_place` and its gradient (gate and up alike), and for parameters.
 pub trait Backend {
     /// Names the program whose allocations follow, from its first.
     fn begin(&mut self, program: Program);

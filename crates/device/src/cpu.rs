@@ -323,7 +323,11 @@ impl<R: Real> Backend for Cpu<R> {
 
     fn rms_norm(&mut self, y: ViewMut<'_>, x: View<'_>, w: &[f32], eps: f64) {
         assert_eq!(x.cols, w.len(), "rms_norm: columns");
-        kernels::rms_norm(self.write(y), self.read(x), w, eps, Par::on(&self.pool));
+        let (x, par) = (self.read(x), Par::on(&self.pool));
+        match self.values_mut(y) {
+            ValuesMut::Full(y) => kernels::rms_norm(y, x, w, eps, par),
+            ValuesMut::Bf16(y) => kernels::rms_norm_bf16(y, x, w, eps, par),
+        }
     }
 
     fn rms_norm_add(&mut self, y: ViewMut<'_>, x: View<'_>, w: &[f32], eps: f64) {
@@ -419,17 +423,25 @@ impl<R: Real> Backend for Cpu<R> {
     }
 
     fn gated_in_place(&mut self, f: Gate, gate: ViewMut<'_>, up: View<'_>) {
-        kernels::gated_in_place(f, self.write(gate), self.read(up), Par::on(&self.pool));
+        let par = Par::on(&self.pool);
+        match (self.values_mut(gate), self.values(up)) {
+            (ValuesMut::Full(gate), Values::Full(up)) => kernels::gated_in_place(f, gate, up, par),
+            (ValuesMut::Bf16(gate), Values::Bf16(up)) => kernels::gated_in_place_bf16::<R>(f, gate, up, par),
+            _ => panic!("gate and up are stored alike"),
+        }
     }
 
     fn gated_backward_in_place(&mut self, f: Gate, gate: ViewMut<'_>, up: ViewMut<'_>, da: View<'_>) {
-        kernels::gated_backward_in_place(
-            f,
-            self.write(gate),
-            self.write(up),
-            self.read(da),
-            Par::on(&self.pool),
-        );
+        let (da, par) = (self.read(da), Par::on(&self.pool));
+        match (self.values_mut(gate), self.values_mut(up)) {
+            (ValuesMut::Full(gate), ValuesMut::Full(up)) => {
+                kernels::gated_backward_in_place(f, gate, up, da, par);
+            }
+            (ValuesMut::Bf16(gate), ValuesMut::Bf16(up)) => {
+                kernels::gated_backward_in_place_bf16(f, gate, up, da, par);
+            }
+            _ => panic!("gate and up are stored alike"),
+        }
     }
 
     fn attention(&mut self, o: ViewMut<'_>, lse: ViewMut<'_>, qkv: [View<'_>; 3], at: Attention<'_>) {
@@ -586,7 +598,7 @@ impl<R: Real> Cpu<R> {
         adapter: Option<(View<'_>, View<'_>)>,
     ) {
         let (m, n, k) = (dx.rows, dx.cols, dy.cols);
-        let (dx, dy, scratch) = (self.write(dx), self.read(dy), self.scratch());
+        let (dx, dy, scratch) = (self.write(dx), self.values(dy), self.scratch());
         for part in w.stretches(self.advise) {
             let init = if accumulate || part.rows.start > 0 { Init::Accumulate } else { Init::Zero };
             // After the last of the layer's own terms.
@@ -600,7 +612,7 @@ impl<R: Real> Cpu<R> {
                 Out::rows(dx, n),
                 [m, n, part.rows.len()],
                 R::ONE,
-                Lhs::rows(&dy[part.rows.start..], k),
+                Lhs::rows_of(dy.skip(part.rows.start), k),
                 Rhs::Weight(part.weight.view()),
                 init,
                 self.compute,

@@ -22,6 +22,19 @@ pub enum Values<'a, R> {
 }
 
 impl<R> Values<'_, R> {
+    /// Without the first so many.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    #[must_use]
+    #[track_caller]
+    pub fn skip(self, count: usize) -> Self {
+        match self {
+            Self::Full(x) => Self::Full(&x[count..]),
+            Self::Bf16(x) => Self::Bf16(&x[count..]),
+        }
+    }
+
     /// How many.
     #[must_use]
     pub const fn len(&self) -> usize {
@@ -35,6 +48,38 @@ impl<R> Values<'_, R> {
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+/// A number as it is stored in a buffer that an operation passes over: as itself, or in bf16, rounded to the nearest.
+pub(crate) trait Stored<R>: Copy {
+    /// The number.
+    fn get(self) -> R;
+    /// How it is stored.
+    fn put(x: R) -> Self;
+}
+
+#[allow(clippy::inline_always, reason = "they must vectorize inside their callers' loops")]
+impl<R: Real> Stored<R> for R {
+    #[inline(always)]
+    fn get(self) -> R {
+        self
+    }
+    #[inline(always)]
+    fn put(x: R) -> Self {
+        x
+    }
+}
+
+#[allow(clippy::inline_always, reason = "as above")]
+impl<R: Real> Stored<R> for u16 {
+    #[inline(always)]
+    fn get(self) -> R {
+        R::from_f32(wide(self))
+    }
+    #[inline(always)]
+    fn put(x: R) -> Self {
+        round(x.to_f64() as f32)
     }
 }
 

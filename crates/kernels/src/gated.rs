@@ -9,6 +9,9 @@
 //!
 //! In `f32` silu is within 3 ULP of the exact value for |x| ≤ 80.
 
+use std::marker::PhantomData;
+
+use crate::compact::Stored;
 use crate::isa::vectorized;
 use crate::{Par, Real};
 
@@ -76,6 +79,22 @@ pub fn gated_in_place<R: Real>(f: Gate, gate: &mut [R], up: &[R], par: Par<'_>) 
     }
 }
 
+/// [`gated_in_place`] of bf16, rounded as it is stored.
+///
+/// # Panics
+/// As [`gated_in_place`].
+#[track_caller]
+pub fn gated_in_place_bf16<R: Real>(f: Gate, gate: &mut [u16], up: &[u16], par: Par<'_>) {
+    assert_eq!(gate.len(), up.len(), "gated: gate and up");
+    let up = |i: usize, len: usize| &up[i * CHUNK..][..len];
+    match f {
+        Gate::Silu => par.chunks(gate, CHUNK, |i, gate| silu_bf16(gate, up(i, gate.len()), PhantomData::<R>)),
+        Gate::GeluTanh => {
+            par.chunks(gate, CHUNK, |i, gate| gelu_bf16(gate, up(i, gate.len()), PhantomData::<R>));
+        }
+    }
+}
+
 /// `gate ← dgate`, `up ← dup`, from `da`.
 ///
 /// # Panics
@@ -93,46 +112,96 @@ pub fn gated_backward_in_place<R: Real>(f: Gate, gate: &mut [R], up: &mut [R], d
     });
 }
 
+/// [`gated_backward_in_place`] of bf16, rounded as it is stored.
+///
+/// # Panics
+/// As [`gated_backward_in_place`].
+#[track_caller]
+pub fn gated_backward_in_place_bf16<R: Real>(
+    f: Gate,
+    gate: &mut [u16],
+    up: &mut [u16],
+    da: &[R],
+    par: Par<'_>,
+) {
+    assert_eq!(gate.len(), up.len(), "gated: gate and up");
+    assert_eq!(gate.len(), da.len(), "gated: gate and da");
+    par.chunks2(gate, CHUNK, up, CHUNK, |i, gate, up| {
+        let da = &da[i * CHUNK..][..gate.len()];
+        match f {
+            Gate::Silu => silu_backward_bf16(gate, up, da),
+            Gate::GeluTanh => gelu_backward_bf16(gate, up, da),
+        }
+    });
+}
+
 vectorized! {
 fn silu<R: Real>(gate: &mut [R], up: &[R]) {
-    forward::<R, Silu>(gate, up);
+    forward::<R, R, Silu>(gate, up);
+}
+}
+
+vectorized! {
+fn silu_bf16<R: Real>(gate: &mut [u16], up: &[u16], computing: PhantomData<R>) {
+    let PhantomData = computing;
+    forward::<R, u16, Silu>(gate, up);
 }
 }
 
 vectorized! {
 fn gelu<R: Real>(gate: &mut [R], up: &[R]) {
-    forward::<R, GeluTanh>(gate, up);
+    forward::<R, R, GeluTanh>(gate, up);
+}
+}
+
+vectorized! {
+fn gelu_bf16<R: Real>(gate: &mut [u16], up: &[u16], computing: PhantomData<R>) {
+    let PhantomData = computing;
+    forward::<R, u16, GeluTanh>(gate, up);
 }
 }
 
 vectorized! {
 fn silu_backward<R: Real>(gate: &mut [R], up: &mut [R], da: &[R]) {
-    backward::<R, Silu>(gate, up, da);
+    backward::<R, R, Silu>(gate, up, da);
+}
+}
+
+vectorized! {
+fn silu_backward_bf16<R: Real>(gate: &mut [u16], up: &mut [u16], da: &[R]) {
+    backward::<R, u16, Silu>(gate, up, da);
 }
 }
 
 vectorized! {
 fn gelu_backward<R: Real>(gate: &mut [R], up: &mut [R], da: &[R]) {
-    backward::<R, GeluTanh>(gate, up, da);
+    backward::<R, R, GeluTanh>(gate, up, da);
+}
+}
+
+vectorized! {
+fn gelu_backward_bf16<R: Real>(gate: &mut [u16], up: &mut [u16], da: &[R]) {
+    backward::<R, u16, GeluTanh>(gate, up, da);
 }
 }
 
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "compiled inside the vectorized bodies")]
-fn forward<R: Real, C: Curve>(gate: &mut [R], up: &[R]) {
-    for (g, u) in gate.iter_mut().zip(up) {
-        *g = *g * sigmoid(C::at(*g)) * *u;
+fn forward<R: Real, S: Stored<R>, C: Curve>(gate: &mut [S], up: &[S]) {
+    for (gate, up) in gate.iter_mut().zip(up) {
+        let g = gate.get();
+        *gate = S::put(g * sigmoid(C::at(g)) * up.get());
     }
 }
 
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "compiled inside the vectorized bodies")]
-fn backward<R: Real, C: Curve>(gate: &mut [R], up: &mut [R], da: &[R]) {
-    for ((g, u), da) in gate.iter_mut().zip(up).zip(da) {
-        let s = sigmoid(C::at(*g));
-        let f = *g * s;
-        *g = *da * *u * s * (R::ONE + *g * C::slope(*g) * (R::ONE - s));
-        *u = *da * f;
+fn backward<R: Real, S: Stored<R>, C: Curve>(gate: &mut [S], up: &mut [S], da: &[R]) {
+    for ((gate, up), da) in gate.iter_mut().zip(up).zip(da) {
+        let (g, u) = (gate.get(), up.get());
+        let s = sigmoid(C::at(g));
+        *gate = S::put(*da * u * s * (R::ONE + g * C::slope(g) * (R::ONE - s)));
+        *up = S::put(*da * (g * s));
     }
 }
 
@@ -162,6 +231,30 @@ mod tests {
             gated_backward_in_place(f, &mut dgate, &mut dup, &da, Par::serial());
             assert!(relative(&dgate, &differences(&gate, |g| run(g, &up))) < 1e-8, "{f:?}");
             assert!(relative(&dup, &differences(&up, |u| run(&gate, u))) < 1e-8, "{f:?}");
+        }
+    }
+
+    /// What is stored in bf16 is what the same numbers give in single precision, rounded.
+    #[test]
+    fn bf16_is_the_same_rounded() {
+        let mut rng = Rng(18);
+        let stored = |x: &[f32]| -> Vec<u16> {
+            let mut to = vec![0; x.len()];
+            crate::narrow(&mut to, x, Par::serial());
+            to
+        };
+        let wide = |x: &[u16]| -> Vec<f32> { x.iter().map(|x| crate::compact::wide(*x)).collect() };
+        for f in [Gate::Silu, Gate::GeluTanh] {
+            let (gate, up) = (stored(&rng.vec::<f32>(37)), stored(&rng.vec::<f32>(37)));
+            let da: Vec<f32> = rng.vec(37);
+            let (mut a, mut a16) = (wide(&gate), gate.clone());
+            gated_in_place(f, &mut a, &wide(&up), Par::serial());
+            gated_in_place_bf16::<f32>(f, &mut a16, &up, Par::serial());
+            assert_eq!(a16, stored(&a), "{f:?}");
+            let (mut dgate, mut dup, mut dgate16, mut dup16) = (wide(&gate), wide(&up), gate, up);
+            gated_backward_in_place(f, &mut dgate, &mut dup, &da, Par::serial());
+            gated_backward_in_place_bf16(f, &mut dgate16, &mut dup16, &da, Par::serial());
+            assert_eq!([dgate16, dup16], [stored(&dgate), stored(&dup)], "{f:?}");
         }
     }
 

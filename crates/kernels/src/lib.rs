@@ -36,7 +36,9 @@ pub use attention::{
 pub use compact::{Values, narrow, widen};
 pub use cross_entropy::{RowStat, VOCAB_STEP, softmax_stats};
 pub use embedding::{embedding, gather_rows, scatter_rows};
-pub use gated::{Gate, gated_backward_in_place, gated_in_place};
+pub use gated::{
+    Gate, gated_backward_in_place, gated_backward_in_place_bf16, gated_in_place, gated_in_place_bf16,
+};
 pub use isa::{Isa, isa};
 #[doc(hidden)]
 pub use matmul::Micro;
@@ -46,7 +48,7 @@ pub use optim::{AdamW, Sgd, adamw, adamw_bf16, add_bias, scale, sgd, sgd_bf16, s
 pub use par::Par;
 pub use random::bits as random_bits;
 pub use real::Real;
-pub use rms_norm::{rms_norm, rms_norm_add, rms_norm_backward, rms_norm_backward_in_place};
+pub use rms_norm::{rms_norm, rms_norm_add, rms_norm_backward, rms_norm_backward_in_place, rms_norm_bf16};
 pub use rope::{Layout, inverse_frequencies, rope};
 pub use weight::{Dtype, WeightView};
 

@@ -7,6 +7,7 @@
 //! shapes    x y dx dy [n, d]   w [d]           derivation: docs/math/rms_norm.md
 //! ```
 
+use crate::compact::Stored;
 use crate::isa::vectorized;
 use crate::par::rows_per_task;
 use crate::real::sum;
@@ -21,6 +22,17 @@ pub fn rms_norm<R: Real>(y: &mut [R], x: &[R], w: &[f32], eps: f64, par: Par<'_>
     check(y.len(), x.len(), w.len());
     let chunk = rows_per_task(w.len()) * w.len();
     par.chunks(y, chunk, |i, y| forward_rows(y, &x[i * chunk..][..y.len()], w, R::from_f64(eps)));
+}
+
+/// [`rms_norm`], rounded to bf16 as it is stored.
+///
+/// # Panics
+/// As [`rms_norm`].
+#[track_caller]
+pub fn rms_norm_bf16<R: Real>(y: &mut [u16], x: &[R], w: &[f32], eps: f64, par: Par<'_>) {
+    check(y.len(), x.len(), w.len());
+    let chunk = rows_per_task(w.len()) * w.len();
+    par.chunks(y, chunk, |i, y| rounded_rows(y, &x[i * chunk..][..y.len()], w, R::from_f64(eps)));
 }
 
 /// `y += x·ρ·w`: a norm on the way into the residual stream.
@@ -68,14 +80,26 @@ fn check(a: usize, b: usize, d: usize) {
 
 vectorized! {
 fn forward_rows<R: Real>(y: &mut [R], x: &[R], w: &[f32], eps: R) {
+    forward(y, x, w, eps);
+}
+}
+
+vectorized! {
+fn rounded_rows<R: Real>(y: &mut [u16], x: &[R], w: &[f32], eps: R) {
+    forward(y, x, w, eps);
+}
+}
+
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "compiled inside the vectorized bodies")]
+fn forward<R: Real, S: Stored<R>>(y: &mut [S], x: &[R], w: &[f32], eps: R) {
     let d = w.len();
     for (y, x) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
         let rho = inverse_rms(x, eps);
         for i in 0..d {
-            y[i] = R::from_f32(w[i]) * (x[i] * rho);
+            y[i] = S::put(R::from_f32(w[i]) * (x[i] * rho));
         }
     }
-}
 }
 
 vectorized! {

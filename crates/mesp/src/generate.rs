@@ -102,6 +102,7 @@ impl<B: Backend> Generator<B> {
                 pairs: &self.params[l],
                 scale: self.adapter.scale(),
                 batch: &self.batch,
+                activations: Elem::Full,
                 tiles: Tiles::DEFAULT,
             };
             x = model::decode_block(&mut self.be, &run, tape, &mut self.caches[l], past);

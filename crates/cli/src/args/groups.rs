@@ -193,6 +193,10 @@ pub(crate) struct MethodArgs {
     /// choose file]
     #[arg(long, value_name = "HOW")]
     pub(crate) checkpoints: Option<String>,
+    /// How normed inputs, gate, up and their product are stored while a block's gradients are made: f32 or bf16 (half
+    /// the memory; gradients are those of rounded ones) [default: f32]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub(crate) activations: Option<Stored>,
     /// The most anonymous memory of the whole process: 128MB, 128MiB or bytes. What cannot be done in it ends
     /// with status 3 before it begins [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = size)]

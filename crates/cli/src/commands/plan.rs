@@ -124,7 +124,7 @@ impl Planned {
         let options = &self.settings.options;
         let f = &self.footprint;
         let mut text = format!(
-            "{}: {}, {} parameters stored in {}; adapter: rank {}, {} parameters stored in {}\nmethod: {}, computing in {}, checkpoints {}, update {}\n\nplanned memory\n",
+            "{}: {}, {} parameters stored in {}; adapter: rank {}, {} parameters stored in {}\nmethod: {}, computing in {}, checkpoints {}, activations {}, update {}\n\nplanned memory\n",
             self.name,
             model.config.arch,
             count(model.config.parameters()),
@@ -135,6 +135,7 @@ impl Planned {
             options.method_name,
             self.numbers.name(),
             options.policy.residency.name(),
+            options.policy.activations.name(),
             update_name(options.update),
         );
         let mut rows: Vec<Vec<String>> =

@@ -27,6 +27,7 @@ enum Kept {
 pub(crate) struct SiteRow {
     site: Site,
     kept: Kept,
+    elem: Elem,
     /// Bytes of one block's.
     block_bytes: u64,
     /// Bytes of memory of all that exist together.
@@ -41,7 +42,15 @@ pub(crate) fn sites(model: &Model, options: &Options, work: &Work) -> Vec<SiteRo
     let pairs =
         block_pairs(config, &options.adapter, |r, c| dry.persist(r, c, Label::new(Class::Adapter, "lora")));
     let scale = options.adapter.scale();
-    let run = BlockRun { config, block, pairs: &pairs, scale, batch, tiles: policy.tiles };
+    let run = BlockRun {
+        config,
+        block,
+        pairs: &pairs,
+        scale,
+        batch,
+        activations: policy.activations,
+        tiles: policy.tiles,
+    };
     let across = policy.across.with(Site::BlockIn);
     let row = |site: Site| {
         let kept = if site == Site::BlockIn && policy.residency == Residency::File {
@@ -55,14 +64,17 @@ pub(crate) fn sites(model: &Model, options: &Options, work: &Work) -> Vec<SiteRo
         };
         let rows = tile(site, kept, batch, options);
         let (r, c) = <BlockRun<'_> as Rules<Dry>>::shape(&run, site, rows);
-        let block_bytes = (r * c * work.value_bytes) as u64;
+        let elem = <BlockRun<'_> as Rules<Dry>>::elem(&run, site).on(work.value_bytes);
+        let block_bytes = (r * c * elem.bytes(work.value_bytes)) as u64;
         let halved = site == Site::BlockIn && policy.residency == Residency::Bf16;
         let bytes = match kept {
             Kept::Across if halved => (r * c * Elem::Bf16.bytes(work.value_bytes) * config.layers) as u64,
             Kept::Across => block_bytes * config.layers as u64,
             _ => block_bytes,
         };
-        SiteRow { site, kept, block_bytes, bytes }
+        // As it waits; in its block's turn it is whole again.
+        let elem = if halved { Elem::Bf16 } else { elem };
+        SiteRow { site, kept, elem, block_bytes, bytes }
     };
     // Probabilities that are not kept are never there together.
     let whole = |row: &SiteRow| row.block_bytes > 0 && (row.site != Site::Probs || row.kept != Kept::Rebuilt);
@@ -79,9 +91,10 @@ fn tile(site: Site, kept: Kept, batch: &Batch, options: &Options) -> usize {
 pub(crate) fn table(rows: &[SiteRow]) -> Vec<Vec<String>> {
     let row = |r: &SiteRow| {
         let all = if r.kept == Kept::Across { bytes(r.bytes) } else { String::new() };
-        vec![r.site.name().to_owned(), r.kept.name().to_owned(), bytes(r.block_bytes), all]
+        let [site, kept, elem] = [r.site.name(), r.kept.name(), r.elem.name()].map(str::to_owned);
+        vec![site, kept, elem, bytes(r.block_bytes), all]
     };
-    let head = ["", "", "a block", "all blocks"].map(str::to_owned).to_vec();
+    let head = ["", "", "", "a block", "all blocks"].map(str::to_owned).to_vec();
     [head].into_iter().chain(rows.iter().map(row)).collect()
 }
 
@@ -90,6 +103,7 @@ impl SiteRow {
         json!({
             "site": self.site.name(),
             "kept": self.kept.name(),
+            "type": self.elem.name(),
             "block_bytes": self.block_bytes,
             "bytes": self.bytes,
         })

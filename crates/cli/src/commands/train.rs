@@ -12,7 +12,7 @@ use mesp::model::Model;
 use mesp::source::Base;
 use mesp::tape::Residency;
 use mesp::train::{self, Progress, Session, Summary, checkpoint, fingerprint};
-use mesp_device::Cpu;
+use mesp_device::{Cpu, Elem};
 use rayon::ThreadPool;
 use serde_json::{Map, Value};
 
@@ -135,6 +135,7 @@ pub(super) fn prepare(
         ("eval_data", fingerprint(&rows.eval)),
         ("compute", numbers.name().to_owned()),
         ("checkpoints", rounded.to_owned()),
+        ("activations", settings.options.policy.activations.name().to_owned()),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
@@ -297,7 +298,10 @@ fn announce(model: &Model, settings: &Settings, numbers: Numbers, footprint: &Fo
         n => format!("; weights stay in their file, {} mapped", bytes(n)),
     };
     let (method, residency) = (&settings.options.method_name, settings.options.policy.residency.name());
-    let with = format!("{method} in {}, checkpoints {residency}", numbers.name());
+    let mut with = format!("{method} in {}, checkpoints {residency}", numbers.name());
+    if settings.options.policy.activations == Elem::Bf16 {
+        with += ", activations bf16";
+    }
     ui::note(format!("plan: {with}, {}{mapped}", footprint.line(4)));
     if let Some(anonymous) = footprint.anonymous {
         ui::note(format!(

@@ -24,7 +24,7 @@ const SET: [(&str, &str); 4] = [
 ];
 
 /// Examples of the others.
-const EXAMPLES: [(&str, &str); 48] = [
+const EXAMPLES: [(&str, &str); 49] = [
     ("base", r#""auto""#),
     ("max-seq-len", "512"),
     ("prompt-style", r#""raw""#),
@@ -42,6 +42,7 @@ const EXAMPLES: [(&str, &str); 48] = [
     ("update", r#""accumulate""#),
     ("compute", r#""auto""#),
     ("checkpoints", r#""f32""#),
+    ("activations", r#""f32""#),
     ("memory-budget", r#""128MB""#),
     ("batch-size", "1"),
     ("grad-accum", "1"),

@@ -25,15 +25,20 @@ fn adapter(run: &Path) -> Vec<u8> {
 
 #[test]
 fn from_a_saved_checkpoint() {
-    resume_at_step_4(&[]);
+    resume_at_step_4(&[], None);
 }
 
 #[test]
 fn from_a_saved_checkpoint_in_bf16() {
-    resume_at_step_4(&["--adapter-type", "bf16"]);
+    resume_at_step_4(&["--adapter-type", "bf16"], Some("adapter_type"));
 }
 
-fn resume_at_step_4(settings: &[&str]) {
+#[test]
+fn from_a_saved_checkpoint_with_activations_in_bf16() {
+    resume_at_step_4(&["--activations", "bf16"], Some("activations"));
+}
+
+fn resume_at_step_4(settings: &[&str], fixed: Option<&str>) {
     let dir = temporary();
     let files = files();
     let (whole, cut) = (dir.path().join("whole"), dir.path().join("cut"));
@@ -65,9 +70,9 @@ fn resume_at_step_4(settings: &[&str]) {
     // Other settings are another run.
     let mut other = args(&cut, &"10", &files);
     other.extend([&"--resume" as &dyn AsRef<OsStr>, &step]);
-    if !settings.is_empty() {
+    if let Some(fixed) = fixed {
         let refused = mesp(&other).failure(dir.path());
-        assert!(refused.contains("adapter_type \"bf16\", this run has \"f32\""), "{refused}");
+        assert!(refused.contains(&format!("{fixed} \"bf16\", this run has \"f32\"")), "{refused}");
         return;
     }
     other.extend([&"--rank" as &dyn AsRef<OsStr>, &"4"]);

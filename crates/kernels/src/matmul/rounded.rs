@@ -5,7 +5,7 @@
 use super::Rhs;
 use super::pack::plain;
 use crate::Real;
-use crate::compact::wide;
+use crate::compact::{wide, widen_into};
 
 /// [`super::micro::Pack`].
 pub(super) fn pack(
@@ -42,9 +42,16 @@ pub(super) fn widened<R: Real>(
     [rows, cols]: [usize; 2],
     [height, depth]: [usize; 2],
 ) {
-    for (i, out) in out.chunks_exact_mut(depth.max(1)).take(height).enumerate() {
-        for (p, x) in out.iter_mut().enumerate().take(depth) {
-            *x = R::from_f32(wide(a[i * rows + p * cols]));
+    if cols == 1 {
+        for (i, out) in out.chunks_exact_mut(depth.max(1)).take(height).enumerate() {
+            widen_into(out, &a[i * rows..][..depth]);
+        }
+        return;
+    }
+    // Rows that are columns in memory: neighbours of one depth lie together.
+    for p in 0..depth {
+        for i in 0..height {
+            out[i * depth + p] = R::from_f32(wide(a[i * rows + p * cols]));
         }
     }
 }

@@ -4,7 +4,7 @@ use mesp_device::{Act, Backend, Class, Elem, Label, RowStat};
 
 use crate::adapter::BlockPairs;
 use crate::model::{self, Batch, BlockRun, Model};
-use crate::tape::{Policy, Residency, Site, SiteSet, Tape, Tiles};
+use crate::tape::{Policy, Residency, Site, SiteSet, Tape};
 
 /// Where finished gradients go.
 pub trait GradSink<B: Backend> {
@@ -58,7 +58,8 @@ impl Backprop {
         stats: &mut [RowStat],
         sink: &mut impl GradSink<B>,
     ) {
-        let Policy { across, within, residency, keep_last, tiles } = self.policy;
+        let policy = self.policy;
+        let Policy { across, within, residency, keep_last, tiles, .. } = policy;
         let last = model.blocks.len() - 1;
         // Inputs that wait in memory as they are stay on the tape; others leave it until their backward.
         let input = SiteSet::of(&[Site::BlockIn]);
@@ -75,7 +76,12 @@ impl Backprop {
             self.saved[l] = save(be, residency, l, &mut x);
             tape.keep_across(across);
             tape.put(Site::BlockIn, x);
-            x = model::forward_block(be, &run(model, &adapters[l], l, batch, shape.scale, tiles), tape, keep);
+            x = model::forward_block(
+                be,
+                &run(model, &adapters[l], l, batch, shape.scale, policy),
+                tape,
+                keep,
+            );
         }
         model::head(be, model, &mut x, batch, Some(shape.gradient), tiles, stats);
         // From here on x is dL/dx.
@@ -86,7 +92,7 @@ impl Backprop {
             let size = (batch.rows(), model.config.hidden_size);
             restore(be, residency, l, size, self.saved[l].take(), tape);
             let grads = sink.begin(be, l);
-            let run = run(model, &adapters[l], l, batch, shape.scale, tiles);
+            let run = run(model, &adapters[l], l, batch, shape.scale, policy);
             run.backward(be, tape, within, &mut x, grads, l > 0);
             sink.end(be, l, &mut adapters[l]);
         }
@@ -121,7 +127,7 @@ impl Backprop {
             will_need(be, model, l + 1);
             tape.keep_across(SiteSet::EMPTY);
             tape.put(Site::BlockIn, x);
-            let run = run(model, &adapters[l], l, batch, scale, self.policy.tiles);
+            let run = run(model, &adapters[l], l, batch, scale, self.policy);
             x = model::forward_block(be, &run, tape, SiteSet::EMPTY);
         }
         x
@@ -181,7 +187,8 @@ fn run<'a>(
     block: usize,
     batch: &'a Batch,
     scale: f64,
-    tiles: Tiles,
+    policy: Policy,
 ) -> BlockRun<'a> {
-    BlockRun { config: &model.config, block: &model.blocks[block], pairs, scale, batch, tiles }
+    let Policy { activations, tiles, .. } = policy;
+    BlockRun { config: &model.config, block: &model.blocks[block], pairs, scale, batch, activations, tiles }
 }

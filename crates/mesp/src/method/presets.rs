@@ -1,5 +1,7 @@
 //! The named methods.
 
+use mesp_device::Elem;
+
 use crate::tape::{Policy, Residency, Site, SiteSet, Tiles};
 use crate::{Error, Result};
 
@@ -70,6 +72,7 @@ impl Method {
                 across: SiteSet::ALL,
                 within: SiteSet::ALL,
                 residency: Residency::Full,
+                activations: Elem::Full,
                 keep_last: true,
                 tiles: Tiles::WHOLE,
             },
@@ -77,6 +80,7 @@ impl Method {
                 across: X,
                 within: SiteSet::ALL,
                 residency: Residency::Full,
+                activations: Elem::Full,
                 keep_last: false,
                 tiles: Tiles::WHOLE,
             },
@@ -84,6 +88,7 @@ impl Method {
                 across: X,
                 within: PAPER,
                 residency: Residency::Full,
+                activations: Elem::Full,
                 keep_last: false,
                 tiles: Tiles::WHOLE,
             },
@@ -91,6 +96,7 @@ impl Method {
                 across: X,
                 within: PAPER.and(SiteSet::LORA_H),
                 residency: Residency::Full,
+                activations: Elem::Full,
                 keep_last: false,
                 tiles: Tiles::WHOLE,
             },
@@ -98,6 +104,7 @@ impl Method {
                 across: X,
                 within: SiteSet::ATTENTION,
                 residency: Residency::Full,
+                activations: Elem::Full,
                 keep_last: true,
                 tiles: Tiles::DEFAULT,
             },

@@ -13,17 +13,19 @@
 //!    q, k, v, ℓ, do die     inverse rope     [qwen3: norm backward per head]
 //! 4  q, k, v: dB, dA from (n1, ·); dn1 takes n1's buffer     du += norm backward(dn1, x)         (now dx)
 //! ```
+//! Where n1, n2 and a are stored in bf16 ([`SiteSet::HALVED`]), they die before dn1, dn2 and da get buffers of their own;
+//! dgate and dup are bf16 then.
 //! The down projection's forward is not rebuilt: nobody reads its output. The first block's step 4 ends with
 //! the adapters: nobody reads its dx.
 
 use std::ops::Range;
 
-use mesp_device::{Act, Backend, Class, Label, Probs, View};
+use mesp_device::{Act, Backend, Class, Elem, Label, Probs, View, ViewMut};
 
 use super::BlockRun;
 use super::block::h_of;
 use crate::adapter::{BlockPairs, Projection, lora};
-use crate::tape::{Site, SiteSet, Tape};
+use crate::tape::{Lifted, Rules, Site, SiteSet, Tape};
 
 const DH: Label = Label::new(Class::WithinBlock, "lora_dh");
 
@@ -129,16 +131,17 @@ impl BlockRun<'_> {
         let dh = self.adapter_gradients(be, tape, &[(Projection::Down, d_out)], Site::Act, grads, rows);
         let down = self.block.linear(Projection::Down);
         let adapter = self.pair(Projection::Down).zip(dh.as_ref().map(Act::view));
-        lora::input_grad(be, tape.view_mut(Site::Act, rows), d_out, down, adapter, false);
+        let mut da = GradOf::new(self, be, tape, Site::Act, whole, rows);
+        lora::input_grad(be, da.view_mut(rows), d_out, down, adapter, false);
         free(be, dh);
         free(be, dm);
 
         // a = f(gate)∘up
-        let [mut gate, da] = [Site::Gate, Site::Act].map(|s| tape.lift(s));
+        let mut gate = tape.lift(Site::Gate);
         let up = tape.view_mut(Site::Up, rows);
         be.gated_backward_in_place(self.config.family.gate, gate.view_mut(rows), up, da.view(rows));
         tape.lower(gate);
-        tape.lower(da);
+        da.end(be, tape);
         if !whole.has(Site::Act) {
             tape.free(be, Site::Act);
         }
@@ -150,13 +153,15 @@ impl BlockRun<'_> {
         let dh = self.shared_gradients(be, tape, g, Site::MlpNorm, grads, rows);
         tape.lower(gate);
         tape.lower(up);
-        let (mut dn, rest) = tape.split(Site::MlpNorm, rows);
+        let mut dn = GradOf::new(self, be, tape, Site::MlpNorm, whole, rows);
         for (i, (p, g)) in parts.into_iter().enumerate() {
             let adapter = self.pair(p).zip(dh[i].as_ref().map(Act::view));
-            lora::input_grad(be, dn.again(), rest.view(g, rows), self.block.linear(p), adapter, i > 0);
+            let (dn, g) = (dn.view_mut(rows), tape.view(g, rows));
+            lora::input_grad(be, dn, g, self.block.linear(p), adapter, i > 0);
         }
-        let u = rest.view(Site::Mid, rows);
-        be.rms_norm_backward(dy.rows_mut(rows.clone()), dn.view(), u, &self.block.mlp_norm, self.config.eps);
+        let (dy, dn2, u) = (dy.rows_mut(rows.clone()), dn.view(rows), tape.view(Site::Mid, rows));
+        be.rms_norm_backward(dy, dn2, u, &self.block.mlp_norm, self.config.eps);
+        dn.end(be, tape);
         for dh in dh {
             free(be, dh);
         }
@@ -269,13 +274,14 @@ impl BlockRun<'_> {
         let g = [(parts[0], d[0].view()), (parts[1], d[1].view()), (parts[2], d[2].view())];
         let dh = self.shared_gradients(be, tape, g, Site::AttnNorm, grads, &all);
         if need_dx {
-            let (mut dn, rest) = tape.split(Site::AttnNorm, &all);
+            let mut dn = GradOf::new(self, be, tape, Site::AttnNorm, SiteSet::EMPTY, &all);
             for (i, p) in parts.into_iter().enumerate() {
                 let adapter = self.pair(p).zip(dh[i].as_ref().map(Act::view));
-                lora::input_grad(be, dn.again(), d[i].view(), self.block.linear(p), adapter, i > 0);
+                lora::input_grad(be, dn.view_mut(&all), d[i].view(), self.block.linear(p), adapter, i > 0);
             }
-            let x = rest.view(Site::BlockIn, &all);
-            be.rms_norm_backward(du.view_mut(), dn.view(), x, &self.block.attn_norm, c.eps);
+            let x = tape.view(Site::BlockIn, &all);
+            be.rms_norm_backward(du.view_mut(), dn.view(&all), x, &self.block.attn_norm, c.eps);
+            dn.end(be, tape);
         }
         for dh in dh {
             free(be, dh);
@@ -340,5 +346,54 @@ impl BlockRun<'_> {
 fn free<B: Backend>(be: &mut B, act: Option<Act>) {
     if let Some(act) = act {
         be.free(act);
+    }
+}
+
+/// The place of the gradient of an intermediate that is read no more: the intermediate's buffer, or one of its own where
+/// the intermediate is stored in bf16, as gradients are summed over more than one block of depth.
+enum GradOf {
+    Taken(Lifted),
+    Own(Act),
+}
+
+impl GradOf {
+    /// For rows of `site`, whose buffer dies here unless it is one of those in `whole`, which outlive the rows.
+    fn new<B: Backend>(
+        run: &BlockRun<'_>,
+        be: &mut B,
+        tape: &mut Tape,
+        site: Site,
+        whole: SiteSet,
+        rows: &Range<usize>,
+    ) -> Self {
+        if run.stored(site) == Elem::Full {
+            return Self::Taken(tape.lift(site));
+        }
+        if !whole.has(site) {
+            tape.free(be, site);
+        }
+        let (r, c) = Rules::<B>::shape(run, site, rows.len());
+        Self::Own(be.alloc(r, c, Label::new(Class::WithinBlock, "d_activation")))
+    }
+
+    fn view(&self, rows: &Range<usize>) -> View<'_> {
+        match self {
+            Self::Taken(lifted) => lifted.view(rows),
+            Self::Own(act) => act.view(),
+        }
+    }
+
+    fn view_mut(&mut self, rows: &Range<usize>) -> ViewMut<'_> {
+        match self {
+            Self::Taken(lifted) => lifted.view_mut(rows),
+            Self::Own(act) => act.view_mut(),
+        }
+    }
+
+    fn end<B: Backend>(self, be: &mut B, tape: &mut Tape) {
+        match self {
+            Self::Taken(lifted) => tape.lower(lifted),
+            Self::Own(act) => be.free(act),
+        }
     }
 }

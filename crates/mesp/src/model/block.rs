@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use mesp_device::{Act, Attention, Backend, Rope, View};
+use mesp_device::{Act, Attention, Backend, Class, Elem, Label, Rope, View};
 
 use super::{Batch, Block, Config};
 use crate::adapter::{BlockPairs, PairView, Projection, lora};
@@ -36,6 +36,8 @@ pub struct BlockRun<'a> {
     pub scale: f64,
     /// Tokens, positions, sequences.
     pub batch: &'a Batch,
+    /// How the sites of [`SiteSet::HALVED`] are stored.
+    pub activations: Elem,
     /// How work is cut.
     pub tiles: Tiles,
 }
@@ -80,7 +82,13 @@ impl<'a> BlockRun<'a> {
         self.config.rope_of(self.block.sees)
     }
 
-    /// Runs a projection from one site to another.
+    /// How a site is stored.
+    pub(super) fn stored(&self, site: Site) -> Elem {
+        if SiteSet::HALVED.has(site) { self.activations } else { Elem::Full }
+    }
+
+    /// Runs a projection from one site to another. Its sums run over more than one block of depth, so what is
+    /// stored rounded is summed beside its place first.
     fn project<B: Backend>(
         &self,
         be: &mut B,
@@ -90,18 +98,21 @@ impl<'a> BlockRun<'a> {
         to: Site,
         rows: &Range<usize>,
     ) {
+        let linear = self.block.linear(p);
+        if self.stored(to) == Elem::Full {
+            tape.open(be, self, to, rows);
+            let (out, rest) = tape.split(to, rows);
+            let adapter = self.pair(p).map(|pair| (pair, rest.view(h_of(self.carrier(p)), rows)));
+            lora::forward(be, out, rest.view(from, rows), linear, adapter, self.scale, false);
+            return;
+        }
+        let (r, c) = Rules::<B>::shape(self, to, rows.len());
+        let mut sums = be.alloc(r, c, Label::new(Class::WithinBlock, "sums"));
+        let adapter = self.pair(p).map(|pair| (pair, tape.view(h_of(self.carrier(p)), rows)));
+        lora::forward(be, sums.view_mut(), tape.view(from, rows), linear, adapter, self.scale, false);
         tape.open(be, self, to, rows);
-        let (mut out, rest) = tape.split(to, rows);
-        let adapter = self.pair(p).map(|pair| (pair, rest.view(h_of(self.carrier(p)), rows)));
-        lora::forward(
-            be,
-            out.again(),
-            rest.view(from, rows),
-            self.block.linear(p),
-            adapter,
-            self.scale,
-            false,
-        );
+        be.copy(tape.view_mut(to, rows), sums.view());
+        be.free(sums);
     }
 
     /// `y += linear(x)` with a projection's adapter: the residual additions.
@@ -206,6 +217,10 @@ impl<B: Backend> Rules<B> for BlockRun<'_> {
                 (rows, pair.map_or(0, |p| p.a.rows()))
             }
         }
+    }
+
+    fn elem(&self, site: Site) -> Elem {
+        self.stored(site)
     }
 
     fn evaluate(&self, be: &mut B, tape: &mut Tape, site: Site, rows: Range<usize>, spare: SiteSet) {

@@ -11,7 +11,7 @@ mod site;
 
 use std::ops::Range;
 
-use mesp_device::{Act, Backend, Class, Label, View, ViewMut};
+use mesp_device::{Act, Backend, Class, Elem, Label, View, ViewMut};
 
 pub use policy::{Policy, Residency, Tiles};
 pub use site::{Site, SiteSet};
@@ -25,6 +25,8 @@ pub trait Rules<B: Backend> {
     fn evaluate(&self, be: &mut B, tape: &mut Tape, site: Site, rows: Range<usize>, spare: SiteSet);
     /// Rows and columns of a site that covers `rows` tokens.
     fn shape(&self, site: Site, rows: usize) -> (usize, usize);
+    /// How a site is stored.
+    fn elem(&self, site: Site) -> Elem;
 }
 
 #[derive(Debug)]
@@ -177,7 +179,7 @@ impl Tape {
         for site in sites.iter() {
             if self.slots[site as usize].is_none() {
                 let (r, c) = rules.shape(site, rows);
-                let act = be.alloc(r, c, self.label(site));
+                let act = be.alloc_as(r, c, rules.elem(site), self.label(site));
                 self.slots[site as usize] = Some(Slot { act, base: 0, valid: 0 });
             }
         }
@@ -189,7 +191,8 @@ impl Tape {
         let label = self.label(site);
         let slot = self.slots[site as usize].get_or_insert_with(|| {
             let (r, c) = rules.shape(site, rows.len());
-            Slot { act: be.alloc(r, c, label), base: rows.start, valid: rows.start }
+            let act = be.alloc_as(r, c, rules.elem(site), label);
+            Slot { act, base: rows.start, valid: rows.start }
         });
         slot.valid = slot.valid.max(rows.end);
     }

@@ -1,9 +1,12 @@
 //! What a method keeps.
 
+use mesp_device::Elem;
+
 use super::SiteSet;
 
 /// A method of exact backpropagation, as a value: which intermediates are kept, when, and in what tiles.
-/// Any choice gives the same gradients; choices differ in memory and work.
+/// Choices differ in memory and work; all that store alike ([`Policy::residency`], [`Policy::activations`]) give the
+/// same gradients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
     /// Kept from a block's forward until its backward. [`super::Site::BlockIn`] always is.
@@ -12,6 +15,9 @@ pub struct Policy {
     pub within: SiteSet,
     /// How the blocks' inputs are kept.
     pub residency: Residency,
+    /// How the sites of [`SiteSet::HALVED`] are stored while they are alive, and with gate and up their gradients.
+    /// In bf16 each is rounded as it is made, in any policy; sums and all other sites stay as they are.
+    pub activations: Elem,
     /// Whether the last block, whose backward follows at once, keeps `within` from its forward, so that it
     /// is not replayed.
     pub keep_last: bool,

@@ -155,6 +155,9 @@ impl SiteSet {
         Site::AttnProj,
         Site::Mid,
     ]);
+    /// Those that may be stored in bf16: what reads them are factors of products, and gate and up, which the
+    /// activation reads value by value.
+    pub const HALVED: Self = Self::of(&[Site::AttnNorm, Site::MlpNorm, Site::Gate, Site::Up, Site::Act]);
     /// Those computed row by row from [`Site::Mid`], in tiles.
     pub const MLP: Self = Self::of(&[
         Site::MlpNorm,

@@ -2,7 +2,7 @@
 //!
 //! All candidates give the same gradients to the bit, so a budget changes the time of a run and never its
 //! result: what is searched is which intermediates are kept, how rows and words are cut, and whether blocks'
-//! inputs wait in memory or in a file. What would change the result (rounded checkpoints, another update,
+//! inputs wait in memory or in a file. What would change the result (rounded checkpoints or activations, another update,
 //! another optimizer) is the user's to say.
 
 use std::sync::Arc;
@@ -121,7 +121,7 @@ pub fn least(
     Ok(Choice { options: options.clone(), plan })
 }
 
-/// Policies worth planning, all with the asked-for key tile and kind of checkpoint.
+/// Policies worth planning, all with the asked-for key tile, kind of checkpoint and way of storing activations.
 fn candidates(asked: Policy, freedom: Freedom, rows: usize) -> Vec<Policy> {
     const MLP: SiteSet = SiteSet::of(&[Site::Gate, Site::Up]);
     let base = Method::Mesp.policy();
@@ -143,7 +143,9 @@ fn candidates(asked: Policy, freedom: Freedom, rows: usize) -> Vec<Policy> {
                         // All words at once save nothing, and their pages would be resident together.
                         for head_vocab in [4096, 2048, 1024] {
                             let tiles = Tiles { mlp_rows, head_rows, head_vocab, keys: asked.tiles.keys };
-                            all.push(Policy { across, residency, keep_last, tiles, ..base });
+                            let activations = asked.activations;
+                            let kept = Policy { across, residency, keep_last, tiles, ..base };
+                            all.push(Policy { activations, ..kept });
                         }
                     }
                 }

@@ -2,6 +2,7 @@
 //! its plan.
 
 mod accumulation_equals_batch;
+mod activations_bf16;
 mod adapters_bf16;
 mod gguf;
 mod goldens;

@@ -1,4 +1,4 @@
-//! A policy changes memory and work, never a bit of the result.
+//! A policy changes memory and work, never a bit of the result; only how it stores may, alike for all.
 //!
 //! With debug assertions a fresh buffer of the processor is filled with NaN, so a policy that reads what it
 //! did not keep or rebuild shows.
@@ -9,6 +9,7 @@ use mesp::adapter::Projection;
 use mesp::method::Method;
 use mesp::model::Batch;
 use mesp::tape::{Policy, Residency, SiteSet, Tiles};
+use mesp_device::Elem;
 use proptest::prelude::*;
 
 use crate::support::{
@@ -86,15 +87,17 @@ fn policies() -> impl Strategy<Value = Policy> {
     let sets = (any::<u32>(), any::<u32>()).prop_map(|(a, w)| (SiteSet::from_bits(a), SiteSet::from_bits(w)));
     let rows = prop_oneof![1usize..80, Just(usize::MAX)];
     let tiles = (rows.clone(), rows, prop_oneof![Just(64usize), Just(16)]);
-    (sets, any::<bool>(), tiles).prop_map(|((across, within), keep_last, (mlp_rows, head_rows, keys))| {
-        Policy {
+    let how = (any::<bool>(), prop_oneof![Just(Elem::Full), Just(Elem::Bf16)]);
+    (sets, how, tiles).prop_map(
+        |((across, within), (keep_last, activations), (mlp_rows, head_rows, keys))| Policy {
             across,
             within,
             keep_last,
             residency: Residency::Full,
+            activations,
             tiles: Tiles { mlp_rows, head_rows, head_vocab: usize::MAX, keys },
-        }
-    })
+        },
+    )
 }
 
 fn targets() -> impl Strategy<Value = Vec<Projection>> {
@@ -109,7 +112,8 @@ proptest! {
         for case in &*CASES {
             let batch = if long { random_batch(&[33, 1, 70], case.model.config.vocab_size, 4) } else { case.batch.clone() };
             let tiles = Tiles { keys: policy.tiles.keys, ..mesp_policy().tiles };
-            let reference = run(case, &batch, &targets, Policy { tiles, ..mesp_policy() });
+            let asked = Policy { tiles, activations: policy.activations, ..mesp_policy() };
+            let reference = run(case, &batch, &targets, asked);
             let ours = run(case, &batch, &targets, policy);
             prop_assert!(ours == reference, "{}", case.model.config.arch);
         }
