@@ -1,6 +1,7 @@
 //! Memory: what was planned is what is used.
 
 use mesp::method::Method;
+use mesp::train::budget::{Freedom, least, search};
 use mesp::train::{Options, Shapes, Update, plan};
 use mesp_device::Plan;
 
@@ -112,5 +113,38 @@ fn memory_grows_with_the_rows() {
         // What is linear cancels in long − 2·short; of P, [heads, n²] in single precision, this is left:
         let square = c.heads * (512 * 512 - 2 * 256 * 256) * 4;
         assert!(long >= 2 * short + square, "{arch}: {short} {long}, probabilities {square}");
+    }
+}
+
+/// The short way to the least policy finds what the whole search finds, and a larger limit is never used for more
+/// work: what fits a smaller one fits it too.
+#[test]
+fn the_least_policy_is_the_searchs() {
+    for arch in ARCHS {
+        let case = Case::load(arch);
+        for rows in [&[40][..], &[300, 20]] {
+            let batch = random_batch(rows, case.model.config.vocab_size, 1);
+            for (file, update) in [(true, Update::PerBlock), (false, Update::Accumulate)] {
+                let (options, freedom) = (options(&case, Method::Mesp, update), Freedom { file });
+                let search = |limit| {
+                    search(&case.model, &options, &shapes(&batch), (4, 2), limit, freedom).expect("plans")
+                };
+                let short = least(&case.model, &options, &shapes(&batch), (4, 2), freedom).expect("plans");
+                let whole = search(0);
+                assert!(whole.fits.is_none());
+                assert_eq!(short.plan.bytes(), whole.least.plan.bytes(), "{arch} {rows:?} {update:?}");
+                let fits = search(short.plan.bytes()).fits.expect("the least fits");
+                assert_eq!(fits.plan.bytes(), short.plan.bytes());
+                let mut work = u64::MAX;
+                for step in 0..5 {
+                    let limit = short.plan.bytes() * (4 + step) / 4;
+                    let found = search(limit).fits.expect("more than the least");
+                    assert!(found.plan.bytes() <= limit);
+                    let next = found.plan.programs[0].multiply_adds;
+                    assert!(next <= work, "{arch} {rows:?}: {next} multiplications after {work}");
+                    work = next;
+                }
+            }
+        }
     }
 }

@@ -250,3 +250,59 @@ fn parts_of_fused_matrices_are_no_targets() {
     let refused = case.adapter.fits(&qwen.model.config).expect_err("no such modules").to_string();
     assert!(refused.contains("a qwen2 model has no module qkv_proj"), "{refused}");
 }
+
+/// The blocks of 256, which this program reads and does not write: any bytes are numbers, with scales that make
+/// them as small as weights are.
+#[test]
+fn training_on_blocks_of_256_equals_training_on_their_values() {
+    let batch = random_batch(&[20, 13], 512, 8);
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = ModelConfig {
+        num_hidden_layers: 2,
+        hidden_size: 256,
+        intermediate_size: 512,
+        ..mesp::init_model::preset("tiny").expect("tiny")
+    };
+    let config = ModelConfig { num_attention_heads: 16, ..config };
+    mesp::init_model::write(dir.path(), &config, mesp_formats::Dtype::BF16, 2, &mut |_, _| {})
+        .expect("a model");
+    let (to, plain, _) = converted(dir.path(), TensorType::BF16);
+    // Bytes of a block, and where its halves are with what they are to be: d and, before 5 bits, the minimum's.
+    for (ty, block, halves) in [
+        (TensorType::Q4_K, 144, &[(0, 1e-4f32), (2, 7.5e-4)][..]),
+        (TensorType::Q5_K, 176, &[(0, 5e-5), (2, 7.5e-4)]),
+        (TensorType::Q6_K, 210, &[(208, 2e-5)]),
+    ] {
+        let path = to.path().join(format!("{}.gguf", ty.name()));
+        let mut state = 1u32;
+        refused::rewrite(&plain, &path, |_, tensors| {
+            for (_, stored, shape, bytes) in tensors.iter_mut().filter(|t| t.2.len() == 2) {
+                *stored = ty;
+                *bytes = vec![0; ty.tensor_bytes(shape).expect("whole blocks")];
+                for block in bytes.chunks_exact_mut(block) {
+                    for byte in block.iter_mut() {
+                        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                        *byte = (state >> 24) as u8;
+                    }
+                    for (at, value) in halves {
+                        block[*at..at + 2].copy_from_slice(&half::f16::from_f32(*value).to_le_bytes());
+                    }
+                }
+            }
+        });
+        let config = open_model(&path, Base::Mapped).expect("a model").config;
+        let memory = Model::load(config, &widened(dir.path(), &path)).expect("a model");
+        let answers = [opened(&path), Arc::new(memory)].map(|model| {
+            let mut options = Case::load("qwen2").options(mesp_policy());
+            options.adapter.rank = 4;
+            let mut session = session_for::<f32>(&model, options, &shapes(&batch), 2);
+            randomize_adapters(&mut session);
+            let first = answer(&mut session, &batch);
+            session.apply(0.5, 1.0);
+            (first, answer(&mut session, &batch))
+        });
+        assert_eq!(opened(&path).blocks[0].linears[0].weight.dtype(), tensor_dtype(ty));
+        assert!(answers[0] == answers[1], "{}", ty.name());
+        assert!(answers[0].0 != answers[0].1, "{}: a step changes something", ty.name());
+    }
+}
