@@ -11,6 +11,7 @@ use rayon::ThreadPool;
 
 use crate::arena::Arena;
 use crate::plan::Plan;
+use crate::resident::Resident;
 use crate::{
     Act, Attention, Backend, Elem, Form, Label, Mark, Probs, Program, Rope, Spill, View, ViewMut, Weight,
 };
@@ -31,7 +32,8 @@ pub struct Cpu<R> {
     compute: Compute,
     spill: Option<Spill>,
     fault: Option<std::io::Error>,
-    advise: bool,
+    /// Where pages of mapped weights are minded.
+    resident: Option<Resident>,
 }
 
 impl<R: Real> Cpu<R> {
@@ -55,7 +57,7 @@ impl<R: Real> Cpu<R> {
             compute: Compute::Full,
             spill: None,
             fault: None,
-            advise: false,
+            resident: None,
         }
     }
 
@@ -77,7 +79,7 @@ impl<R: Real> Cpu<R> {
     /// resident at a time.
     #[must_use]
     pub fn with_advice(mut self, advise: bool) -> Self {
-        self.advise = advise;
+        self.resident = advise.then(Resident::new);
         self
     }
 
@@ -295,7 +297,7 @@ impl<R: Real> Backend for Cpu<R> {
     }
 
     fn will_need(&self, w: &Weight) {
-        if self.advise {
+        if self.resident.is_some() {
             w.will_need();
         }
     }
@@ -303,7 +305,7 @@ impl<R: Real> Backend for Cpu<R> {
     fn embedding(&mut self, y: ViewMut<'_>, table: &Weight, tokens: &[u32]) {
         let cols = y.cols;
         let y = self.write(y);
-        if !self.advise {
+        if self.resident.is_none() {
             return kernels::embedding(y, table.view(), tokens, Par::on(&self.pool));
         }
         // The system maps a whole stretch around each row.
@@ -513,8 +515,9 @@ impl<R: Real> Backend for Cpu<R> {
         let (sum, logits) = (self.write(sum), self.write(logits));
         let par = Par::on(&self.pool);
         kernels::softmax_sum(sum, logits, labels, first, stats, words.view(), compute, scratch, par);
-        if self.advise {
-            words.done_with();
+        // The other words come first, all of them.
+        if let Some(resident) = &mut self.resident {
+            resident.done_with(words);
         }
     }
 
@@ -561,7 +564,8 @@ impl<R: Real> Cpu<R> {
     ) {
         let (m, n, k) = (y.rows, y.cols, x.cols);
         let (y, x, scratch) = (self.write(y), self.values(x), self.scratch());
-        for part in w.stretches(self.advise) {
+        for part in w.stretches(self.resident.is_some()) {
+            self.using(&part.weight);
             let init = match (accumulate, bias) {
                 (true, _) => Init::Accumulate,
                 (false, Some(bias)) => Init::Bias(&bias[part.rows.clone()]),
@@ -599,7 +603,8 @@ impl<R: Real> Cpu<R> {
     ) {
         let (m, n, k) = (dx.rows, dx.cols, dy.cols);
         let (dx, dy, scratch) = (self.write(dx), self.values(dy), self.scratch());
-        for part in w.stretches(self.advise) {
+        for part in w.stretches(self.resident.is_some()) {
+            self.using(&part.weight);
             let init = if accumulate || part.rows.start > 0 { Init::Accumulate } else { Init::Zero };
             // After the last of the layer's own terms.
             let term = adapter.filter(|_| part.rows.end == k).map(|(dh, a)| Term {
@@ -627,6 +632,13 @@ impl<R: Real> Cpu<R> {
         match self.values_mut(x) {
             ValuesMut::Full(x) => x.fill(R::from_f32(value)),
             ValuesMut::Bf16(x) => x.fill((value.to_bits() >> 16) as u16),
+        }
+    }
+
+    /// A weight, or some rows of one, is about to be read.
+    fn using(&mut self, w: &Weight) {
+        if let Some(resident) = &mut self.resident {
+            resident.using(w);
         }
     }
 

@@ -14,6 +14,7 @@ mod dry;
 mod heap;
 mod label;
 mod plan;
+mod resident;
 mod signals;
 mod spill;
 mod timed;

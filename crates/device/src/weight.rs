@@ -52,20 +52,11 @@ const STRETCH: usize = 4 << 20;
 /// are summed together. Where a product is cut otherwise changes no bit.
 const ROWS: usize = 448;
 
-/// Some rows of a weight, while they are used.
+/// Some rows of a weight.
 pub(crate) struct Stretch {
     pub(crate) weight: Weight,
     /// Which they are.
     pub(crate) rows: Range<usize>,
-    mind: bool,
-}
-
-impl Drop for Stretch {
-    fn drop(&mut self) {
-        if self.mind {
-            self.weight.done_with();
-        }
-    }
 }
 
 /// A frozen matrix `[rows, cols]`, in whatever type it is stored.
@@ -155,16 +146,20 @@ impl Weight {
         if matches!(self.storage, Storage::Owned(..)) { self.bytes() } else { 0 }
     }
 
-    /// Cuts it into ranges of rows, each to be used once and in order: when the next one is asked for, pages
-    /// of the one before are let go. Whole if its pages are not to be minded (`advise`), or not mapped.
+    /// Cuts it into ranges of rows that are used one after another, so that few of its pages are needed at a
+    /// time. Whole if its pages are not to be minded (`advise`), or not mapped.
     pub(crate) fn stretches(&self, advise: bool) -> impl Iterator<Item = Stretch> {
-        let mind = advise && matches!(self.storage, Storage::Mapped(..));
         let fit = STRETCH / self.dtype.row_bytes(self.cols).max(1);
-        let rows = if mind { (fit / ROWS * ROWS).max(ROWS) } else { self.rows.max(1) };
+        let rows = if advise && self.is_mapped() { (fit / ROWS * ROWS).max(ROWS) } else { self.rows.max(1) };
         (0..self.rows).step_by(rows).map(move |start| {
             let rows = start..(start + rows).min(self.rows);
-            Stretch { weight: self.rows_range(rows.clone()), rows, mind }
+            Stretch { weight: self.rows_range(rows.clone()), rows }
         })
+    }
+
+    /// Whether it lies in a file.
+    pub(crate) fn is_mapped(&self) -> bool {
+        matches!(self.storage, Storage::Mapped(..))
     }
 
     /// Asks the system to fetch its pages.
@@ -172,6 +167,16 @@ impl Weight {
         if let Storage::Mapped(map, range) = &self.storage {
             // Advice may be ignored; nothing depends on it.
             let _ = map.map.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
+        }
+    }
+
+    /// Maps its pages at once, which costs less than a fault for every sixteen of them; also, what a product asks
+    /// for ahead is not fetched from a page that is not mapped.
+    pub(crate) fn populate(&self) {
+        #[cfg(target_os = "linux")]
+        if let Storage::Mapped(map, range) = &self.storage {
+            // Older systems do not know it: then pages come by faults.
+            let _ = map.map.advise_range(memmap2::Advice::PopulateRead, range.start, range.len());
         }
     }
 
