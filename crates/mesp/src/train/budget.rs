@@ -23,6 +23,9 @@ pub struct Choice {
     pub options: Options,
     /// Its memory.
     pub plan: Plan,
+    /// Its work as candidates are ordered by: multiplications with additions, and in the same unit what
+    /// converting weights and moving checkpoints costs.
+    pub cost: f64,
 }
 
 /// The outcome of a search.
@@ -53,39 +56,30 @@ pub fn search(
     limit: usize,
     freedom: Freedom,
 ) -> Result<Search> {
+    let size = (value_bytes, threads);
     let mut order = Vec::new();
-    let mut least: Option<(usize, Options)> = None;
     let rows = shapes.train.as_ref().map_or(1, Batch::rows);
     for policy in candidates(options.policy, freedom, rows) {
         let candidate = Options { policy, method_name: "auto".to_owned(), ..options.clone() };
-        let (live, cost) = record(model, &candidate, shapes, value_bytes, threads)?.estimate();
-        let cost = cost + spill_cost(model, &candidate, shapes, value_bytes);
-        if least.as_ref().is_none_or(|(bytes, _)| live < *bytes) {
-            least = Some((live, candidate.clone()));
-        }
+        let (live, cost) = estimate(model, &candidate, shapes, size)?;
         if live <= limit {
             order.push((cost, candidate));
         }
     }
     order.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let choose = |options: Options| -> Result<Choice> {
-        let plan = super::plan(model, &options, shapes, value_bytes, threads)?;
-        Ok(Choice { options, plan })
-    };
-    let least = choose(least.map_or_else(|| options.clone(), |(_, o)| o))?;
+    let least = least(model, options, shapes, size, freedom)?;
     // Placing buffers may need a little more than what is alive at once, so the first that really fits.
-    for (_, candidate) in order {
-        let choice = choose(candidate)?;
-        if choice.plan.bytes() <= limit {
-            return Ok(Search { fits: Some(choice), least });
+    for (cost, options) in order {
+        let plan = super::plan(model, &options, shapes, value_bytes, threads)?;
+        if plan.bytes() <= limit {
+            return Ok(Search { fits: Some(Choice { options, plan, cost }), least });
         }
     }
     let fits = (least.plan.bytes() <= limit).then(|| least.clone());
     Ok(Search { fits, least })
 }
 
-/// The policy that needs least, by the same measure and among the same candidates, but looked for only where it
-/// can be: a fraction of a search.
+/// The policy that needs least among the same candidates, looked for only where it can be: a fraction of a search.
 ///
 /// # Errors
 /// When `options` cannot be planned.
@@ -93,7 +87,7 @@ pub fn least(
     model: &Arc<Model>,
     options: &Options,
     shapes: &Shapes,
-    (value_bytes, threads): (usize, usize),
+    size: (usize, usize),
     freedom: Freedom,
 ) -> Result<Choice> {
     let rows = shapes.train.as_ref().map_or(1, Batch::rows);
@@ -106,19 +100,30 @@ pub fn least(
     let least = all.iter().map(|p| p.across.iter().count()).min().unwrap_or(0);
     let floor = all.iter().map(small).reduce(|a, b| [a[0].min(b[0]), a[1].min(b[1]), a[2].min(b[2])]);
     let few = all.into_iter().filter(|p| p.across.iter().count() == least && Some(small(p)) == floor);
+    let choose = |options: Options| -> Result<Choice> {
+        let (_, cost) = estimate(model, &options, shapes, size)?;
+        let plan = super::plan(model, &options, shapes, size.0, size.1)?;
+        Ok(Choice { options, plan, cost })
+    };
     let mut best: Option<Choice> = None;
     for policy in few {
-        let options = Options { policy, method_name: "auto".to_owned(), ..options.clone() };
-        let plan = super::plan(model, &options, shapes, value_bytes, threads)?;
-        if best.as_ref().is_none_or(|b| plan.bytes() < b.plan.bytes()) {
-            best = Some(Choice { options, plan });
+        let choice = choose(Options { policy, method_name: "auto".to_owned(), ..options.clone() })?;
+        if best.as_ref().is_none_or(|b| choice.plan.bytes() < b.plan.bytes()) {
+            best = Some(choice);
         }
     }
-    if let Some(choice) = best {
-        return Ok(choice);
-    }
-    let plan = super::plan(model, options, shapes, value_bytes, threads)?;
-    Ok(Choice { options: options.clone(), plan })
+    best.map_or_else(|| choose(options.clone()), Ok)
+}
+
+/// Bytes alive at the peak, and the cost that orders candidates.
+fn estimate(
+    model: &Arc<Model>,
+    options: &Options,
+    shapes: &Shapes,
+    (value_bytes, threads): (usize, usize),
+) -> Result<(usize, f64)> {
+    let (live, cost) = record(model, options, shapes, value_bytes, threads)?.estimate();
+    Ok((live, cost + spill_cost(model, options, shapes, value_bytes)))
 }
 
 /// Policies worth planning, all with the asked-for key tile, kind of checkpoint and way of storing activations.
