@@ -17,7 +17,7 @@ pub(crate) use bench::{BenchArgs, BenchCommand, BenchMemoryArgs, BenchStepArgs};
 pub(crate) use dash::{DashArgs, ReportArgs};
 pub(crate) use groups::{
     AdapterArgs, CommonArgs, Compute, DataArgs, LongRowsArg, MethodArgs, ModelArgs, OutputArgs,
-    PromptStyleArg, ScheduleArgs, TrainOnArg, UpdateArg,
+    PromptStyleArg, ScheduleArgs, TrainOnArg, UpdateArg, ZerothArgs,
 };
 pub(crate) use run::RunArgs;
 
@@ -67,11 +67,12 @@ pub(crate) enum Command {
     Dash(DashArgs),
     /// Write the page of `mesp dash` as one HTML file that needs nothing else
     Report(ReportArgs),
-
     /// Write a commented file of options for --config
     InitConfig(InitConfigArgs),
     #[command(hide = true)]
     Say(SayArgs),
+    /// Make the adapter of a run of --method mezo again from its log of slopes, without data
+    Replay(ReplayArgs),
 }
 
 // What every command takes.
@@ -316,6 +317,29 @@ pub(crate) struct TokenizeArgs {
     /// Say nothing but errors
     #[arg(long)]
     pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) shared: SharedArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// The run's folder, or its slopes.replay
+    #[arg(value_name = "RUN|FILE")]
+    pub(crate) log: PathBuf,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// The adapter that the run started from [default: a new one from the run's seed]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Option<PathBuf>,
+    /// Stop after so many steps [default: all of the log]
+    #[arg(long, value_name = "N")]
+    pub(crate) steps: Option<usize>,
+    /// The folder to write the adapter to
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output: PathBuf,
+    /// Replace the adapter that is in --output
+    #[arg(long)]
+    pub(crate) overwrite: bool,
     #[command(flatten)]
     pub(crate) shared: SharedArgs,
 }

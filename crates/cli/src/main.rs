@@ -52,9 +52,9 @@ fn main() -> ExitCode {
         Command::Bench(args) => commands::bench::run(args),
         Command::Dash(args) => commands::dash::run(args),
         Command::Report(args) => commands::dash::report(args),
-
         Command::InitConfig(args) => config::example::run(args),
         Command::Say(args) => commands::say::run(args),
+        Command::Replay(args) => commands::replay::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

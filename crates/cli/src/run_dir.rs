@@ -5,7 +5,7 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use mesp::train::checkpoint;
+use mesp::train::{checkpoint, replay};
 use mesp_formats::Error as FileError;
 use mesp_formats::atomic::{create_dir_all, remove_leftovers};
 use mesp_formats::peft::{CONFIG_FILE, MODEL_FILE};
@@ -124,9 +124,15 @@ impl RunDir {
     pub(crate) fn begin(&self) -> Result<()> {
         self.fresh.0.take();
         if self.replace {
-            for name in
-                [MODEL_FILE, CONFIG_FILE, metrics::FILE, run_json::FILE, CHECKPOINTS, tensorboard::FOLDER]
-            {
+            for name in [
+                MODEL_FILE,
+                CONFIG_FILE,
+                metrics::FILE,
+                run_json::FILE,
+                replay::FILE,
+                CHECKPOINTS,
+                tensorboard::FOLDER,
+            ] {
                 remove(&self.path.join(name))?;
             }
         }

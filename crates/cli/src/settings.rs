@@ -1,11 +1,13 @@
 //! What was typed, as what it means: every default and every rule that ties options together.
 
+mod zeroth;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
 use mesp::adapter::{AdapterConfig, Projection, peft};
-use mesp::method::Method;
+use mesp::method::{Estimator, Method};
 use mesp::optim::{OptimizerKind, ScheduleKind};
 use mesp::source::Base;
 use mesp::tape::{Policy, Residency, Tiles};
@@ -32,10 +34,16 @@ impl Settings {
     pub(crate) fn new(args: &CommonArgs) -> Result<Self> {
         let (s, r) = (&args.schedule, &args.run);
         let update = update(&args.method);
-        let default_norm = if update == Update::Accumulate { 1.0 } else { 0.0 };
+        let estimator = zeroth::estimator(args)?;
+        let exact = estimator == Estimator::Exact;
+        let default_norm = if exact && update == Update::Accumulate { 1.0 } else { 0.0 };
         let run = RunConfig {
-            learning_rate: s.learning_rate.unwrap_or(2e-4),
-            schedule: ScheduleKind::parse(s.lr_schedule.as_deref().unwrap_or("cosine"))?,
+            learning_rate: s.learning_rate.unwrap_or(if exact { 2e-4 } else { 5e-5 }),
+            schedule: ScheduleKind::parse(s.lr_schedule.as_deref().unwrap_or(if exact {
+                "cosine"
+            } else {
+                "constant"
+            }))?,
             warmup_ratio: s.warmup_ratio.unwrap_or(0.03),
             batch_size: s.batch_size.unwrap_or(if s.batch_tokens.is_some() { usize::MAX } else { 1 }),
             batch_tokens: s.batch_tokens,
@@ -68,14 +76,18 @@ impl Settings {
         }
         let m = &args.method;
         let name = m.method.as_deref().unwrap_or("auto");
-        let method = Method::parse(name)?;
+        let method = if exact { Method::parse(name)? } else { Method::Mesp };
         let options = Options {
             adapter: adapter(&args.adapter)?,
             adapter_type: args.adapter.adapter_type.map_or(Elem::Full, Into::into),
-            method_name: method.name().to_owned(),
+            method_name: if exact { method.name() } else { name }.to_owned(),
+            estimator,
             policy: policy(method, &args.method)?,
             update,
-            optimizer: OptimizerKind::parse(s.optimizer.as_deref().unwrap_or("adamw"), s.momentum)?,
+            optimizer: OptimizerKind::parse(
+                s.optimizer.as_deref().unwrap_or(if exact { "adamw" } else { "sgd" }),
+                s.momentum,
+            )?,
             weight_decay: s.weight_decay,
             seed: s.seed,
             training: true,

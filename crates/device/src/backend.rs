@@ -1,6 +1,6 @@
 //! What a model needs from a device: buffers, and operations whose math is in `mesp-kernels`.
 
-use mesp_kernels::{AdamW, AttentionShape as Attention, Gate, Layout, RowStat, Sgd};
+use mesp_kernels::{AdamW, AttentionShape as Attention, Gate, Layout, Noise, RowStat, Sgd};
 
 use crate::{Act, Elem, Label, View, ViewMut, Weight};
 
@@ -210,4 +210,9 @@ pub trait Backend {
         settings: AdamW,
         key: u64,
     );
+
+    /// `to = from + c·z`, z the noise's direction; `from` may be in bf16.
+    fn perturb(&mut self, to: ViewMut<'_>, from: View<'_>, c: f64, noise: Noise);
+    /// `p ← a·p + c·z`, rounded as by [`Backend::sgd`].
+    fn drift(&mut self, p: ViewMut<'_>, a: f64, c: f64, noise: Noise);
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use mesp_kernels::{
-    self as kernels, AdamW, Compute, Gate, Init, Lhs, Out, Par, ProbsAt, Real, Rhs, RowStat, Sgd, Term,
+    self as kernels, AdamW, Compute, Gate, Init, Lhs, Noise, Out, Par, ProbsAt, Real, Rhs, RowStat, Sgd, Term,
     Values,
 };
 use rayon::ThreadPool;
@@ -547,6 +547,22 @@ impl<R: Real> Backend for Cpu<R> {
         match self.values_mut(p) {
             ValuesMut::Full(p) => kernels::adamw(p, m, v, g, settings, par),
             ValuesMut::Bf16(p) => kernels::adamw_bf16(p, m, v, g, settings, key, par),
+        }
+    }
+
+    fn perturb(&mut self, to: ViewMut<'_>, from: View<'_>, c: f64, noise: Noise) {
+        let (to, par) = (self.write(to), Par::on(&self.pool));
+        match self.values(from) {
+            Values::Full(from) => kernels::perturb(to, from, c, noise, par),
+            Values::Bf16(from) => kernels::perturb_bf16(to, from, c, noise, par),
+        }
+    }
+
+    fn drift(&mut self, p: ViewMut<'_>, a: f64, c: f64, noise: Noise) {
+        let par = Par::on(&self.pool);
+        match self.values_mut(p) {
+            ValuesMut::Full(p) => kernels::drift(p, a, c, noise, par),
+            ValuesMut::Bf16(p) => kernels::drift_bf16(p, a, c, noise, par),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A backend that computes nothing and records what would live when, and how much would be multiplied.
 
-use mesp_kernels::{AdamW, Dtype, Gate, RowStat, Sgd, attention_scratch, matmul_scratch};
+use mesp_kernels::{AdamW, Dtype, Gate, Noise, RowStat, Sgd, attention_scratch, matmul_scratch};
 
 use crate::plan::{ALIGN, Entry, ProgramPlan};
 use crate::{
@@ -247,4 +247,6 @@ impl Backend for Dry {
     fn softmax_sum_gradient(&mut self, _: ViewMut<'_>, _: View<'_>, _: f64, _: &[RowStat]) {}
     fn sgd(&mut self, _: ViewMut<'_>, _: Option<ViewMut<'_>>, _: View<'_>, _: Sgd, _: u64) {}
     fn adamw(&mut self, _: ViewMut<'_>, _: ViewMut<'_>, _: ViewMut<'_>, _: View<'_>, _: AdamW, _: u64) {}
+    fn perturb(&mut self, _: ViewMut<'_>, _: View<'_>, _: f64, _: Noise) {}
+    fn drift(&mut self, _: ViewMut<'_>, _: f64, _: f64, _: Noise) {}
 }

@@ -28,7 +28,7 @@ pub use heap::{CountingAllocator, release_free_memory};
 pub use label::{Class, Label};
 pub use mesp_kernels::AttentionShape as Attention;
 pub use mesp_kernels::{
-    AdamW, Compute, Dtype, Gate, Layout, Real, RowStat, Sgd, VOCAB_STEP, inverse_frequencies, probs_len,
+    AdamW, Compute, Distribution, Dtype, Gate, Layout, Noise, Real, RowStat, Sgd, VOCAB_STEP, inverse_frequencies, probs_len,
     random_bits,
 };
 pub use plan::{Entry, Plan, ProgramPlan};

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use mesp_kernels::{AdamW, Gate, RowStat, Sgd};
+use mesp_kernels::{AdamW, Gate, Noise, RowStat, Sgd};
 
 use crate::dry::attention_pairs;
 use crate::{Act, Attention, Backend, Elem, Form, Label, Mark, Probs, Program, Rope, View, ViewMut, Weight};
@@ -418,6 +418,14 @@ impl<B: Backend> Backend for Timed<B> {
 
     fn softmax_sum_gradient(&mut self, sum: ViewMut<'_>, word: View<'_>, c: f64, stats: &[RowStat]) {
         self.pass("softmax_sum_gradient", 3 * view(&word), |be| be.softmax_sum_gradient(sum, word, c, stats));
+    }
+
+    fn perturb(&mut self, to: ViewMut<'_>, from: View<'_>, c: f64, noise: Noise) {
+        self.pass("perturb", 2 * view(&from), |be| be.perturb(to, from, c, noise));
+    }
+
+    fn drift(&mut self, p: ViewMut<'_>, a: f64, c: f64, noise: Noise) {
+        self.pass("drift", 2 * p.rows() * p.cols(), |be| be.drift(p, a, c, noise));
     }
 
     fn sgd(&mut self, p: ViewMut<'_>, m: Option<ViewMut<'_>>, g: View<'_>, settings: Sgd, key: u64) {

@@ -20,6 +20,7 @@ mod embedding;
 mod gated;
 mod isa;
 mod matmul;
+mod noise;
 mod online_softmax;
 mod optim;
 mod par;
@@ -43,6 +44,7 @@ pub use isa::{Isa, isa};
 #[doc(hidden)]
 pub use matmul::Micro;
 pub use matmul::{Compute, Init, Lhs, Out, Rhs, Term, matmul, matmul_plus, matmul_scratch};
+pub use noise::{Distribution, Noise, drift, drift_bf16, perturb, perturb_bf16};
 pub use online_softmax::{softmax_sum, softmax_sum_gradient};
 pub use optim::{AdamW, Sgd, adamw, adamw_bf16, add_bias, scale, sgd, sgd_bf16, sum_of_squares};
 pub use par::Par;

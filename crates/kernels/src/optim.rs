@@ -142,7 +142,7 @@ fn check_adamw<R>(p: usize, m: &[R], v: &[R], g: &[R]) {
 
 /// Calls `step(at, values)` for stretches of `p`, which begins `first` values into its tensor, and rounds what
 /// became of them back.
-fn widened<R: Real>(p: &mut [u16], first: usize, key: u64, mut step: impl FnMut(usize, &mut [R])) {
+pub(crate) fn widened<R: Real>(p: &mut [u16], first: usize, key: u64, mut step: impl FnMut(usize, &mut [R])) {
     const STRETCH: usize = 256;
     let mut values = [R::ZERO; STRETCH];
     for (i, p) in p.chunks_mut(STRETCH).enumerate() {

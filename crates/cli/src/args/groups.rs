@@ -23,6 +23,8 @@ pub(crate) struct CommonArgs {
     #[command(flatten)]
     pub(crate) method: MethodArgs,
     #[command(flatten)]
+    pub(crate) zeroth: ZerothArgs,
+    #[command(flatten)]
     pub(crate) schedule: ScheduleArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
@@ -172,7 +174,8 @@ pub(crate) enum Compute {
 #[command(next_help_heading = "Method and memory")]
 pub(crate) struct MethodArgs {
     /// What is kept for the backward pass: mesp, mesp-paper, mesp-paper-store-h, mebp, store-all or auto; all
-    /// give the same gradients [default: auto, the fastest that fits --memory-budget; without one mesp]
+    /// give the same gradients. Or mezo: an estimate from losses, without a backward pass [default: auto, the
+    /// fastest that fits --memory-budget; without one mesp]
     #[arg(long, value_name = "NAME")]
     pub(crate) method: Option<String>,
     /// Rows of the MLP that are computed at once [default: the method's own; auto chooses]
@@ -204,6 +207,23 @@ pub(crate) struct MethodArgs {
 }
 
 #[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Zeroth order (--method mezo)")]
+pub(crate) struct ZerothArgs {
+    /// How far along a direction losses are taken [default: 0.01]
+    #[arg(long, value_name = "EPS")]
+    pub(crate) eps: Option<f64>,
+    /// Random directions of a step, each two forward passes [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(crate) directions: Option<usize>,
+    /// How directions are drawn: gaussian or rademacher [default: gaussian]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) noise: Option<String>,
+    /// Take one loss at the adapters themselves: one forward pass for each direction, and one more
+    #[arg(long)]
+    pub(crate) one_sided: bool,
+}
+
+#[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Training")]
 pub(crate) struct ScheduleArgs {
     /// Rows of a micro-batch [default: 1, with --batch-tokens as many as fit; in grads all]
@@ -222,16 +242,17 @@ pub(crate) struct ScheduleArgs {
     /// Passes over the data [default: 1]
     #[arg(long, value_name = "N")]
     pub(crate) epochs: Option<f64>,
-    /// Highest learning rate of the schedule [default: 2e-4]
+    /// Highest learning rate of the schedule [default: 2e-4; with --method mezo 5e-5]
     #[arg(long, value_name = "RATE")]
     pub(crate) learning_rate: Option<f64>,
-    /// The learning rate after the warmup: constant, linear or cosine [default: cosine]
+    /// The learning rate after the warmup: constant, linear or cosine [default: cosine; with
+    /// --method mezo constant]
     #[arg(long, value_name = "SHAPE")]
     pub(crate) lr_schedule: Option<String>,
     /// Share of the steps over which the learning rate rises [default: 0.03]
     #[arg(long, value_name = "SHARE")]
     pub(crate) warmup_ratio: Option<f64>,
-    /// sgd or adamw [default: adamw]
+    /// sgd or adamw [default: adamw; with --method mezo sgd, which needs no state]
     #[arg(long, value_name = "NAME")]
     pub(crate) optimizer: Option<String>,
     /// Momentum of sgd [default: 0]

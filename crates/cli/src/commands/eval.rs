@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use mesp::adapter::peft;
-use mesp::method::Method;
+use mesp::method::{Estimator, Method};
 use mesp::optim::OptimizerKind;
 use mesp::source::Base;
 use mesp::train::{Options, Score, Session, Shapes, Staging, Update, evaluate, largest_batch, plan};
@@ -75,6 +75,7 @@ fn session_options(adapter: mesp::adapter::AdapterConfig) -> Options {
         adapter_type: Elem::Full,
         method_name: Method::Mesp.name().to_owned(),
         policy: Method::Mesp.policy(),
+        estimator: Estimator::Exact,
         update: Update::Accumulate,
         optimizer: OptimizerKind::Sgd { momentum: 0.0 },
         weight_decay: 0.0,

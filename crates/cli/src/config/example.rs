@@ -24,7 +24,7 @@ const SET: [(&str, &str); 4] = [
 ];
 
 /// Examples of the others.
-const EXAMPLES: [(&str, &str); 49] = [
+const EXAMPLES: [(&str, &str); 53] = [
     ("base", r#""auto""#),
     ("max-seq-len", "512"),
     ("prompt-style", r#""raw""#),
@@ -37,6 +37,10 @@ const EXAMPLES: [(&str, &str); 49] = [
     ("adapter-type", r#""f32""#),
     ("target-modules", r#""all-linear"    # or a list: ["q_proj", "v_proj"]"#),
     ("method", r#""auto""#),
+    ("eps", "0.01"),
+    ("directions", "1"),
+    ("noise", r#""gaussian""#),
+    ("one-sided", "false"),
     ("mlp-rows", "256"),
     ("head-rows", "128"),
     ("update", r#""accumulate""#),

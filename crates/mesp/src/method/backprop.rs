@@ -2,6 +2,7 @@
 
 use mesp_device::{Act, Backend, Class, Elem, Label, RowStat};
 
+use super::Shift;
 use crate::adapter::BlockPairs;
 use crate::model::{self, Batch, BlockRun, Model};
 use crate::tape::{Policy, Residency, Site, SiteSet, Tape};
@@ -99,17 +100,18 @@ impl Backprop {
         be.free(x);
     }
 
-    /// Losses of a micro-batch's trained rows, nothing kept.
+    /// Losses of a micro-batch's trained rows, nothing kept; with a shift those of a point beside the adapters.
     pub fn evaluate<B: Backend>(
         &mut self,
         be: &mut B,
         model: &Model,
         adapters: &[BlockPairs],
+        shift: Option<Shift<'_>>,
         batch: &Batch,
         scale: f64,
         stats: &mut [RowStat],
     ) {
-        let mut x = self.forward(be, model, adapters, batch, scale);
+        let mut x = self.forward(be, model, adapters, shift, batch, scale);
         model::head(be, model, &mut x, batch, None, self.policy.tiles, stats);
         be.free(x);
     }
@@ -119,6 +121,7 @@ impl Backprop {
         be: &mut B,
         model: &Model,
         adapters: &[BlockPairs],
+        shift: Option<Shift<'_>>,
         batch: &Batch,
         scale: f64,
     ) -> Act {
@@ -127,8 +130,14 @@ impl Backprop {
             will_need(be, model, l + 1);
             tape.keep_across(SiteSet::EMPTY);
             tape.put(Site::BlockIn, x);
-            let run = run(model, &adapters[l], l, batch, scale, self.policy);
+            let moved = shift.map(|s| s.moved(be, &model.config, l, &adapters[l]));
+            let pairs = moved.as_ref().unwrap_or(&adapters[l]);
+            let run = run(model, pairs, l, batch, scale, self.policy);
             x = model::forward_block(be, &run, tape, SiteSet::EMPTY);
+            for pair in moved.into_iter().flatten().flatten() {
+                be.free(pair.a);
+                be.free(pair.b);
+            }
         }
         x
     }

@@ -2,6 +2,8 @@
 
 mod backprop;
 mod presets;
+mod zeroth;
 
 pub use backprop::{Backprop, GradSink, StepShape};
 pub use presets::Method;
+pub use zeroth::{Estimator, Shift, Zeroth, drift};

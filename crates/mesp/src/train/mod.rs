@@ -7,9 +7,11 @@ mod evaluate;
 mod event;
 mod happening;
 mod progress;
+pub mod replay;
 mod run;
 mod session;
 mod step;
+mod zeroth;
 
 pub use config::{Length, Reaction, RunConfig};
 pub use evaluate::{Largest, Score, Staging, evaluate, fingerprint, largest_batch};
@@ -18,3 +20,4 @@ pub use happening::Happening;
 pub use progress::{Evaluated, Norms, Patience, Progress};
 pub use run::{Summary, run};
 pub use session::{Options, Outcome, Session, Shapes, Update, plan};
+pub use zeroth::Descent;

@@ -10,9 +10,12 @@ use mesp_device::Backend;
 use super::checkpoint;
 use super::evaluate::{Staging, evaluate};
 use super::progress::{Evaluated, Progress};
+use super::replay::{self, Replay};
 use super::step::{self, Micro};
+use super::zeroth::{Descent, Logged};
 use super::{Event, Happening, RunConfig, Session, Update};
 use crate::data::{Batches, Example};
+use crate::method::{Estimator, Zeroth};
 use crate::optim::Schedule;
 use crate::{Error, Result};
 
@@ -71,6 +74,9 @@ pub fn run<B: Backend>(
             .hint("give them with --eval-data"));
     }
     let mut state = Loop::new(train, config, from)?;
+    if let Estimator::Zeroth(zeroth) = session.options().estimator {
+        state.descent = Some(state.descent(session, zeroth, config)?);
+    }
     let a = &session.options().adapter;
     emit(&Event::Run {
         step: state.progress.step,
@@ -103,6 +109,8 @@ struct Loop<'a> {
     before: f64,
     started: Instant,
     summary: Summary,
+    /// Of a zeroth-order run.
+    descent: Option<Logged>,
 }
 
 impl<'a> Loop<'a> {
@@ -126,7 +134,26 @@ impl<'a> Loop<'a> {
             progress: from,
             started: Instant::now(),
             summary,
+            descent: None,
         })
+    }
+
+    /// The state of a zeroth-order run: with a new log, or with that of the run that is resumed.
+    fn descent<B: Backend>(
+        &self,
+        session: &Session<B>,
+        zeroth: Zeroth,
+        config: &RunConfig,
+    ) -> Result<Logged> {
+        let header = Replay::new(session, zeroth, self.schedule, config);
+        let (mut earlier, mut log) = (Vec::new(), None);
+        if let Some(dir) = &config.output {
+            mesp_formats::atomic::create_dir_all(dir)?;
+            let opened = replay::Log::open(&dir.join(replay::FILE), &header, self.progress.step)?;
+            (log, earlier) = (Some(opened.0), opened.1);
+        }
+        let descent = Descent::new(zeroth, config.seed, session.options().weight_decay, &earlier);
+        Ok(Logged { descent, log })
     }
 
     fn summarize(self) -> Summary {
@@ -203,7 +230,8 @@ impl<'a> Loop<'a> {
         let end = micro.end;
         let rate = self.schedule.rate(self.progress.step);
         let mut source = Micro { batches: &mut self.batches, staging: &mut self.staging, range: micro };
-        let step = step::step(session, &mut source, config, rate, &mut self.progress, emit)?;
+        let descent = self.descent.as_mut();
+        let step = step::step(session, &mut source, descent, config, rate, &mut self.progress, emit)?;
         let seconds = begun.elapsed().as_secs_f64();
         let p = &mut self.progress;
         p.tokens += step.tokens;

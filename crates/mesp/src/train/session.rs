@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use mesp_device::{Backend, Class, Dry, Elem, Label, Plan, Program, RowStat};
+use mesp_device::{Backend, Class, Dry, Elem, Label, Noise, Plan, Program, RowStat};
 
 use crate::adapter::{
     self, AdapterConfig, BlockPairs, block_pairs, matrices, matrices_mut, persistent_pairs,
 };
-use crate::method::{Backprop, GradSink, StepShape};
+use crate::method::{Backprop, Estimator, GradSink, Shift, StepShape, drift};
 use crate::model::{Batch, Config, Model};
 use crate::optim::{Optimizer, OptimizerKind};
 use crate::tape::Policy;
@@ -37,6 +37,8 @@ pub struct Options {
     pub method_name: String,
     /// What is kept.
     pub policy: Policy,
+    /// How a step's gradient is made.
+    pub estimator: Estimator,
     /// When adapters are stepped.
     pub update: Update,
     /// Which update.
@@ -79,7 +81,8 @@ impl<B: Backend> Session<B> {
         let (c, a) = (&model.config, &options.adapter);
         let params =
             persistent_pairs(&mut be, c, a, options.adapter_type, Label::new(Class::Adapter, "lora"));
-        let accumulates = options.training && options.update == Update::Accumulate;
+        let exact = options.training && options.estimator == Estimator::Exact;
+        let accumulates = exact && options.update == Update::Accumulate;
         let grads = if accumulates {
             persistent_pairs(&mut be, c, a, Elem::Full, Label::new(Class::Gradient, "lora_grad"))
         } else {
@@ -87,7 +90,7 @@ impl<B: Backend> Session<B> {
         };
         let Options { optimizer, weight_decay, seed, .. } = options;
         let optimizer =
-            options.training.then(|| Optimizer::new(&mut be, optimizer, weight_decay, seed, c, a));
+            exact.then(|| Optimizer::new(&mut be, optimizer, weight_decay, seed, c, a));
         let backprop = Backprop::new(options.policy, c.layers);
         let stats = vec![RowStat::EMPTY; targets];
         Self { be, model, options, params, grads, optimizer, backprop, stats, steps: 0 }
@@ -196,13 +199,37 @@ impl<B: Backend> Session<B> {
         self.be.begin(EVAL);
         let stats = &mut self.stats[..batch.targets()];
         let scale = self.options.adapter.scale();
-        self.backprop.evaluate(&mut self.be, &self.model, &self.params, batch, scale, stats);
+        self.backprop.evaluate(&mut self.be, &self.model, &self.params, None, batch, scale, stats);
         stats
     }
 
     /// Logit statistics of the trained rows of the batch that was computed last.
     pub fn stats(&self, batch: &Batch) -> &[RowStat] {
         &self.stats[..batch.targets()]
+    }
+
+    /// Losses of a micro-batch at the adapters moved by `by·z`; 0 for the adapters themselves.
+    pub fn probe(&mut self, batch: &Batch, by: f64, noise: Noise) -> Outcome {
+        if batch.targets() == 0 {
+            return Outcome::default();
+        }
+        self.be.begin(STEP);
+        let stats = &mut self.stats[..batch.targets()];
+        let (scale, adapter) = (self.options.adapter.scale(), &self.options.adapter);
+        let shift = Shift { by, noise, adapter };
+        self.backprop.evaluate(&mut self.be, &self.model, &self.params, Some(shift), batch, scale, stats);
+        outcome(stats)
+    }
+
+    /// Begins an optimizer step that needs no optimizer; gives its number, from 1.
+    pub fn advance(&mut self) -> u64 {
+        self.steps += 1;
+        self.steps
+    }
+
+    /// `θ ← a·θ + c·z`
+    pub fn drift(&mut self, a: f64, c: f64, noise: Noise) {
+        drift(&mut self.be, &mut self.params, a, c, noise);
     }
 
     /// Adapters, block by block.
@@ -330,9 +357,10 @@ pub(super) fn record(
     let dry = Dry::new(value_bytes, threads);
     let mut session = Session::new(dry, Arc::clone(model), options.clone(), shapes.targets());
     if let Some(batch) = &shapes.train {
-        match options.update {
-            Update::Accumulate => drop(session.accumulate(batch, batch.targets())),
-            Update::PerBlock => drop(session.step_per_block(batch, 0.0)),
+        match (options.estimator, options.update) {
+            (Estimator::Zeroth(z), _) => drop(session.probe(batch, z.eps, z.noise(0, 0, 0))),
+            (Estimator::Exact, Update::Accumulate) => drop(session.accumulate(batch, batch.targets())),
+            (Estimator::Exact, Update::PerBlock) => drop(session.step_per_block(batch, 0.0)),
         }
     }
     if let Some(batch) = &shapes.eval {

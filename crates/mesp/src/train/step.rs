@@ -6,6 +6,7 @@ use mesp_device::Backend;
 
 use super::evaluate::Staging;
 use super::progress::Progress;
+use super::zeroth::Logged;
 use super::{Event, Happening, Reaction, RunConfig, Session, Update};
 use crate::data::{Batches, Origin};
 use crate::model::Batch;
@@ -35,40 +36,34 @@ pub(super) struct Stepped {
     pub(super) skipped: bool,
 }
 
+/// What the micro-batches of a step came to, before it is known to be sound.
+struct Measured {
+    nats: f64,
+    norm: f64,
+    tokens: u64,
+    /// Rows without a loss.
+    no_numbers: Vec<String>,
+    /// Of a zeroth-order step.
+    slopes: Vec<f32>,
+}
+
 /// Makes a step and counts it in `progress`.
 pub(super) fn step<B: Backend>(
     session: &mut Session<B>,
     source: &mut Micro<'_, '_>,
+    descent: Option<&mut Logged>,
     config: &RunConfig,
     rate: f64,
     progress: &mut Progress,
     emit: &mut dyn FnMut(&Event),
 ) -> Result<Stepped> {
-    let accumulates = session.options().update == Update::Accumulate;
-    let mut targets = 0;
-    for i in source.range.clone() {
-        source.batches.fill(i, &mut source.staging.ragged);
-        targets += source.staging.ragged.targets;
-    }
-    let (mut nats, mut tokens, mut norm) = (0.0, 0, 0.0);
-    let mut no_numbers = Vec::new();
-    for i in source.range.clone() {
-        let Staging { ragged, batch } = &mut *source.staging;
-        source.batches.fill(i, ragged);
-        batch.fill(&ragged.tokens, &ragged.labels, &ragged.offsets);
-        tokens += batch.rows() as u64;
-        let outcome = if accumulates {
-            session.accumulate(batch, targets)
-        } else {
-            let (outcome, n) = session.step_per_block(batch, rate);
-            norm = n;
-            outcome
-        };
-        nats += outcome.nats;
-        if !outcome.nats.is_finite() {
-            no_numbers.extend(without_loss(session, batch).map(|row| ragged.origins[row].to_string()));
-        }
-    }
+    let accumulates = descent.is_none() && session.options().update == Update::Accumulate;
+    let targets = source.targets();
+    let measured = match &descent {
+        Some(logged) => source.probe(session, logged, targets),
+        None => source.backpropagate(session, targets, rate),
+    };
+    let Measured { nats, mut norm, tokens, no_numbers, slopes } = measured;
     if let Some(e) = session.take_fault() {
         session.zero_grads();
         let dir = config.output.clone().unwrap_or_default();
@@ -110,7 +105,9 @@ pub(super) fn step<B: Backend>(
         }
         skipped = true;
     }
-    if skipped {
+    if let Some(logged) = descent {
+        logged.descend(session, (!skipped).then_some(&*slopes), rate)?;
+    } else if skipped {
         session.zero_grads();
     } else if accumulates {
         // PyTorch's clip_grad_norm_, with its 1e-6.
@@ -138,6 +135,88 @@ fn without_loss<B: Backend>(session: &Session<B>, batch: &Batch) -> impl Iterato
 }
 
 impl Micro<'_, '_> {
+    /// Target tokens.
+    fn targets(&mut self) -> usize {
+        let mut targets = 0;
+        for i in self.range.clone() {
+            self.batches.fill(i, &mut self.staging.ragged);
+            targets += self.staging.ragged.targets;
+        }
+        targets
+    }
+
+    /// Lays out a micro-batch.
+    fn stage(&mut self, i: usize) -> &Batch {
+        let Staging { ragged, batch } = &mut *self.staging;
+        self.batches.fill(i, ragged);
+        batch.fill(&ragged.tokens, &ragged.labels, &ragged.offsets);
+        batch
+    }
+
+    /// Forward and backward.
+    fn backpropagate<B: Backend>(&mut self, session: &mut Session<B>, targets: usize, rate: f64) -> Measured {
+        let mut all = Measured { nats: 0.0, norm: 0.0, tokens: 0, no_numbers: vec![], slopes: vec![] };
+        for i in self.range.clone() {
+            let batch = self.stage(i);
+            all.tokens += batch.rows() as u64;
+            let outcome = if session.options().update == Update::Accumulate {
+                session.accumulate(batch, targets)
+            } else {
+                let (outcome, norm) = session.step_per_block(batch, rate);
+                all.norm = norm;
+                outcome
+            };
+            all.nats += outcome.nats;
+            if !outcome.nats.is_finite() {
+                let Staging { ragged, batch } = &*self.staging;
+                all.no_numbers
+                    .extend(without_loss(session, batch).map(|row| ragged.origins[row].to_string()));
+            }
+        }
+        all
+    }
+
+    /// Losses along random directions. The step's loss is their mean, its norm the root mean square of the
+    /// slopes.
+    fn probe<B: Backend>(&mut self, session: &mut Session<B>, logged: &Logged, targets: usize) -> Measured {
+        let (zeroth, seed) = (*logged.descent.zeroth(), logged.descent.seed());
+        let number = session.steps() + 1;
+        let mut all = Measured {
+            nats: 0.0,
+            norm: 0.0,
+            tokens: 0,
+            no_numbers: vec![],
+            slopes: Vec::with_capacity(zeroth.directions),
+        };
+        let (mut probes, mut at_rest) = (0, None);
+        for direction in 0..zeroth.directions {
+            let noise = zeroth.noise(seed, number, direction);
+            let mut ends = [0.0; 2];
+            for (end, by) in ends.iter_mut().zip(zeroth.points()) {
+                if let (true, Some(known)) = (by == 0.0, at_rest) {
+                    *end = known;
+                    continue;
+                }
+                for i in self.range.clone() {
+                    let batch = self.stage(i);
+                    all.tokens += batch.rows() as u64;
+                    *end += session.probe(batch, by, noise).nats;
+                }
+                all.nats += *end;
+                probes += 1;
+                if by == 0.0 {
+                    at_rest = Some(*end);
+                }
+            }
+            all.slopes.push(zeroth.slope(ends, targets));
+        }
+        let squares: f64 = all.slopes.iter().map(|s| f64::from(*s).powi(2)).sum();
+        all.norm = (squares / all.slopes.len() as f64).sqrt();
+        all.nats /= f64::from(probes);
+        all.tokens /= probes as u64;
+        all
+    }
+
     /// Where the step's rows were read.
     fn origins(&mut self) -> Vec<String> {
         let mut names = Vec::new();

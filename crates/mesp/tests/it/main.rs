@@ -22,3 +22,4 @@ mod support;
 mod ten_losses;
 mod threads_agree;
 mod weights;
+mod zeroth;

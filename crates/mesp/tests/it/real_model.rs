@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mesp::adapter::AdapterConfig;
 use mesp::data::{TextEncoder, TokenizerInfo};
-use mesp::method::Method;
+use mesp::method::{Estimator, Method};
 use mesp::model::Batch;
 use mesp::train::{Options, Update};
 use mesp_formats::TokenizerConfig;
@@ -52,6 +52,7 @@ fn losses_of_tinystories() {
             adapter_type: mesp_device::Elem::Full,
             method_name: "test".to_owned(),
             policy: Method::Mesp.policy(),
+            estimator: Estimator::Exact,
             update: Update::Accumulate,
             optimizer: SGD,
             weight_decay: 0.0,

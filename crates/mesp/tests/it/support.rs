@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mesp::adapter::{AdapterConfig, BlockPairs, Projection, matrices, peft};
 use mesp::data::{Dataset, RaggedBatch, ReadOptions};
-use mesp::method::Method;
+use mesp::method::{Estimator, Method};
 use mesp::model::{Batch, Config, Model, WeightSource};
 use mesp::optim::OptimizerKind;
 use mesp::rng;
@@ -59,6 +59,7 @@ impl Case {
             adapter_type: Elem::Full,
             method_name: "test".to_owned(),
             policy,
+            estimator: Estimator::Exact,
             update: Update::Accumulate,
             optimizer: SGD,
             weight_decay: 0.0,

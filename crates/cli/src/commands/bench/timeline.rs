@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use mesp::adapter::AdapterConfig;
 use mesp::init_model::preset;
-use mesp::method::Method;
+use mesp::method::{Estimator, Method};
 use mesp::model::{Batch, Config, Model, ShapeSource};
 use mesp::optim::OptimizerKind;
 use mesp::train::{Options, Shapes, Update, plan};
@@ -97,6 +97,7 @@ fn planned(
         adapter_type: Elem::Full,
         method_name: method.name().to_owned(),
         policy: method.policy(),
+        estimator: Estimator::Exact,
         update,
         optimizer: OptimizerKind::parse("sgd", 0.0)?,
         weight_decay: 0.0,

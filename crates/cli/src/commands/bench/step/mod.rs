@@ -12,7 +12,9 @@ use anyhow::Result;
 use mesp_formats::atomic::{create_dir_all, write_atomic};
 
 use super::{machine, models};
-use crate::args::{BenchStepArgs, CommonArgs, DataArgs, ModelArgs, OutputArgs, RunArgs, ScheduleArgs};
+use crate::args::{
+    BenchStepArgs, CommonArgs, DataArgs, ModelArgs, OutputArgs, RunArgs, ScheduleArgs, ZerothArgs,
+};
 use crate::inputs::{self, usage};
 use crate::numbers::{Numbers, held};
 use crate::settings::Settings;
@@ -110,6 +112,7 @@ fn common(args: &BenchStepArgs, model: PathBuf) -> CommonArgs {
         data: DataArgs::default(),
         adapter: args.adapter.clone(),
         method: args.method.clone(),
+        zeroth: ZerothArgs::default(),
         schedule: ScheduleArgs {
             optimizer: args.optimizer.clone(),
             steps: Some(args.steps),

@@ -1,0 +1,327 @@
+//! A zeroth-order run as its seed and a number for each direction of each step.
+//!
+//! ```text
+//! MESPRPL1   u32 length   header as JSON   then for each step: n · f32 slopes, u32 check       little endian
+//! ```
+//! The check is of the record and all before it, so that a record is whole or the log ends before it. With the
+//! adapter that the run started from, or its seed, the log gives every later adapter to the bit, without data
+//! and without a forward pass (MeZO, section 2.1).
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use mesp_device::{Backend, Distribution, Elem};
+use mesp_formats::Error as FileError;
+use serde::{Deserialize, Serialize};
+
+use super::{Descent, RunConfig, Session};
+use crate::adapter::{AdapterConfig, matrices};
+use crate::method::Zeroth;
+use crate::optim::{Schedule, ScheduleKind};
+use crate::{Error, Result, rng};
+
+/// Its name in a run directory.
+pub const FILE: &str = "slopes.replay";
+
+const MAGIC: &[u8; 8] = b"MESPRPL1";
+/// Far more than any header.
+const LONGEST_HEADER: u32 = 1 << 20;
+
+/// What fixes a run besides its slopes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Replay {
+    /// Of the directions, and of the adapter's start.
+    pub seed: u64,
+    /// Of the adapter that the run started from.
+    pub start: String,
+    /// ε.
+    pub eps: f64,
+    /// `gaussian` or `rademacher`.
+    pub distribution: String,
+    /// Directions of a step.
+    pub directions: usize,
+    /// Whether slopes are one-sided.
+    pub one_sided: bool,
+    /// μ.
+    pub momentum: f64,
+    /// λ.
+    pub weight_decay: f64,
+    /// Peak of the learning rate.
+    pub learning_rate: f64,
+    /// Its shape.
+    pub lr_schedule: String,
+    /// Steps over which it rises.
+    pub warmup_steps: usize,
+    /// Steps of the whole run.
+    pub total_steps: usize,
+    /// r.
+    pub rank: usize,
+    /// `lora_alpha`.
+    pub alpha: f64,
+    /// Whether the scale is alpha/√r.
+    pub rslora: bool,
+    /// Where adapters sit.
+    pub targets: Vec<String>,
+    /// Blocks of the model.
+    pub layers: usize,
+    /// Trainable parameters.
+    pub parameters: u64,
+    /// How adapters are stored, `f32` or `bf16`.
+    pub adapter_type: String,
+}
+
+impl Replay {
+    /// Of a run that is about to begin or to go on.
+    pub fn new<B: Backend>(
+        session: &Session<B>,
+        zeroth: Zeroth,
+        schedule: Schedule,
+        config: &RunConfig,
+    ) -> Self {
+        let (options, c) = (session.options(), &session.model().config);
+        let a = &options.adapter;
+        Self {
+            seed: config.seed,
+            start: digest(session),
+            eps: zeroth.eps,
+            distribution: distribution_name(zeroth.distribution).to_owned(),
+            directions: zeroth.directions,
+            one_sided: zeroth.one_sided,
+            momentum: zeroth.momentum,
+            weight_decay: options.weight_decay,
+            learning_rate: schedule.peak,
+            lr_schedule: schedule.kind.name().to_owned(),
+            warmup_steps: schedule.warmup,
+            total_steps: schedule.total,
+            rank: a.rank,
+            alpha: a.alpha,
+            rslora: a.rslora,
+            targets: a.targets.iter().map(|p| p.name().to_owned()).collect(),
+            layers: c.layers,
+            parameters: a.parameters(c),
+            adapter_type: if options.adapter_type == Elem::Bf16 { "bf16" } else { "f32" }.to_owned(),
+        }
+    }
+
+    /// How directions were drawn.
+    ///
+    /// # Errors
+    /// When the distribution is unknown.
+    pub fn zeroth(&self) -> Result<Zeroth> {
+        Ok(Zeroth {
+            eps: self.eps,
+            distribution: distribution(&self.distribution)?,
+            directions: self.directions,
+            one_sided: self.one_sided,
+            momentum: self.momentum,
+        })
+    }
+
+    /// How adapters are stored.
+    ///
+    /// # Errors
+    /// When the type is unknown.
+    pub fn elem(&self) -> Result<Elem> {
+        match self.adapter_type.as_str() {
+            "f32" => Ok(Elem::Full),
+            "bf16" => Ok(Elem::Bf16),
+            other => Err(Error::usage(format!("adapters in {other:?} are unknown, expected f32 or bf16"))),
+        }
+    }
+
+    /// The adapter's placement.
+    ///
+    /// # Errors
+    /// When a target is unknown.
+    pub fn adapter(&self) -> Result<AdapterConfig> {
+        let targets = AdapterConfig::parse_targets(&self.targets.join(","))?;
+        Ok(AdapterConfig { rank: self.rank, alpha: self.alpha, rslora: self.rslora, targets })
+    }
+
+    /// Makes a session's adapters, which are those that the run started from, those after `slopes`.
+    ///
+    /// # Errors
+    /// When the session's adapters are others than the run's.
+    pub fn apply<B: Backend>(&self, session: &mut Session<B>, slopes: &[Vec<f32>]) -> Result<()> {
+        let found = digest(session);
+        if found != self.start {
+            return Err(Error::usage(format!(
+                "the log's run started from an adapter with digest {}, this one has {found}",
+                self.start
+            ))
+            .hint("give the adapter that the run started from with --adapter, or the model that it ran on"));
+        }
+        let schedule = Schedule {
+            peak: self.learning_rate,
+            warmup: self.warmup_steps,
+            total: self.total_steps,
+            kind: ScheduleKind::parse(&self.lr_schedule)?,
+        };
+        let mut descent = Descent::new(self.zeroth()?, self.seed, self.weight_decay, &[]);
+        for (step, slopes) in slopes.iter().enumerate() {
+            descent.descend(session, slopes, schedule.rate(step));
+        }
+        Ok(())
+    }
+}
+
+/// The name of a distribution in a log and on the command line.
+pub const fn distribution_name(distribution: Distribution) -> &'static str {
+    match distribution {
+        Distribution::Gaussian => "gaussian",
+        Distribution::Rademacher => "rademacher",
+    }
+}
+
+/// The distribution of a name.
+///
+/// # Errors
+/// When there is none.
+pub fn distribution(name: &str) -> Result<Distribution> {
+    match name {
+        "gaussian" => Ok(Distribution::Gaussian),
+        "rademacher" => Ok(Distribution::Rademacher),
+        _ => Err(Error::usage(format!("distribution {name:?} is unknown, expected gaussian or rademacher"))),
+    }
+}
+
+/// 64 bits over a session's adapters, as 16 digits.
+pub fn digest<B: Backend>(session: &Session<B>) -> String {
+    let mut hash = 0;
+    for matrix in matrices(session.params()) {
+        session.backend().store(matrix.view(), &mut |_, value| hash = rng::bits(hash, 1, value.to_bits()));
+    }
+    format!("{hash:016x}")
+}
+
+/// The check of a record that follows one with check `before`.
+fn check(before: u32, slopes: &[f32]) -> u32 {
+    slopes.iter().fold(u64::from(before), |h, s| rng::bits(h, 2, u64::from(s.to_bits()))) as u32
+}
+
+/// A log that grows.
+#[derive(Debug)]
+pub struct Log {
+    file: File,
+    path: PathBuf,
+    check: u32,
+    record: Vec<u8>,
+}
+
+impl Log {
+    /// Begins a log, or where `steps` were done goes on with the one that is there; gives their slopes. What
+    /// follows them, steps that no checkpoint has, goes.
+    ///
+    /// # Errors
+    /// When the file cannot be written, or is not the log of this run or shorter than it.
+    pub fn open(path: &Path, header: &Replay, steps: usize) -> Result<(Self, Vec<Vec<f32>>)> {
+        if steps == 0 {
+            let json = serde_json::to_vec(header).map_err(|e| {
+                FileError::invalid(path, format!("the header cannot be written as JSON: {e}"))
+            })?;
+            let mut head = MAGIC.to_vec();
+            head.extend((json.len() as u32).to_le_bytes());
+            head.extend(json);
+            let file = File::create(path)
+                .and_then(|mut file| file.write_all(&head).map(|()| file))
+                .map_err(|e| FileError::io("write", path, e))?;
+            let log = Self { file, path: path.to_owned(), check: 0, record: Vec::new() };
+            return Ok((log, Vec::new()));
+        }
+        let Contents { header: found, mut slopes, begin } = read(path)?;
+        // The digest is of the adapter at the start, which is not at hand here.
+        if found != (Replay { start: found.start.clone(), ..header.clone() }) {
+            return Err(FileError::invalid(path, "the log of a run with other settings".to_owned()).into());
+        }
+        if slopes.len() < steps {
+            let problem = format!("a log of {} steps, expected the {steps} of the checkpoint", slopes.len());
+            return Err(FileError::invalid(path, problem).into());
+        }
+        slopes.truncate(steps);
+        let check = slopes.iter().fold(0, |c, s| check(c, s));
+        let end = begin + (steps * (header.directions + 1) * 4) as u64;
+        let file = OpenOptions::new()
+            .write(true)
+            .open(path)
+            .and_then(|mut file| {
+                file.set_len(end)?;
+                file.seek(SeekFrom::Start(end))?;
+                Ok(file)
+            })
+            .map_err(|e| FileError::io("write", path, e))?;
+        Ok((Self { file, path: path.to_owned(), check, record: Vec::new() }, slopes))
+    }
+
+    /// Adds a step.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn append(&mut self, slopes: &[f32]) -> Result<()> {
+        self.check = check(self.check, slopes);
+        self.record.clear();
+        for slope in slopes {
+            self.record.extend(slope.to_le_bytes());
+        }
+        self.record.extend(self.check.to_le_bytes());
+        Ok(self.file.write_all(&self.record).map_err(|e| FileError::io("write", &self.path, e))?)
+    }
+}
+
+/// What a log holds.
+#[derive(Debug)]
+pub struct Contents {
+    /// Settings.
+    pub header: Replay,
+    /// Slopes of each step.
+    pub slopes: Vec<Vec<f32>>,
+    /// Where records begin, in bytes.
+    pub begin: u64,
+}
+
+/// Reads a log up to its last whole record.
+///
+/// # Errors
+/// When it is not a log, or a record in its middle is damaged.
+pub fn read(path: &Path) -> Result<Contents> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|mut f| f.read_to_end(&mut bytes))
+        .map_err(|e| FileError::io("read", path, e))?;
+    parse(&bytes).map_err(|problem| FileError::invalid(path, problem).into())
+}
+
+/// As [`read`], from bytes; the error says what is wrong.
+fn parse(bytes: &[u8]) -> std::result::Result<Contents, String> {
+    let (magic, rest) = bytes.split_at_checked(8).ok_or("too short for a replay log")?;
+    if magic != MAGIC {
+        return Err(format!("not a replay log, expected it to begin with {:?}", "MESPRPL1"));
+    }
+    let (length, rest) = rest.split_first_chunk::<4>().ok_or("it ends inside its header")?;
+    let length = u32::from_le_bytes(*length);
+    if length > LONGEST_HEADER {
+        return Err(format!("its header says {length} bytes, expected at most {LONGEST_HEADER}"));
+    }
+    let (json, records) = rest.split_at_checked(length as usize).ok_or("it ends inside its header")?;
+    let header: Replay = serde_json::from_slice(json).map_err(|e| format!("its header is damaged: {e}"))?;
+    if header.directions == 0 || header.directions > 1 << 16 {
+        return Err(format!("{} directions a step, expected 1 to 65536", header.directions));
+    }
+    let size = 4 * (header.directions + 1);
+    let (mut slopes, mut before) = (Vec::new(), 0);
+    for record in records.chunks_exact(size) {
+        let mut words = record.as_chunks::<4>().0.iter().map(|w| u32::from_le_bytes(*w));
+        let step: Vec<f32> = words.by_ref().take(header.directions).map(f32::from_bits).collect();
+        before = check(before, &step);
+        if words.next() != Some(before) {
+            // A record that a crash left half written is the last.
+            let last = (slopes.len() + 1) * size + size > records.len();
+            if last {
+                break;
+            }
+            return Err(format!("the record of step {} is damaged", slopes.len() + 1));
+        }
+        slopes.push(step);
+    }
+    Ok(Contents { header, slopes, begin: 12 + u64::from(length) })
+}

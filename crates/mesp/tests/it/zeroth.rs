@@ -1,0 +1,264 @@
+//! Estimates from losses: what they estimate, that they leave no trace, and that their log is the run.
+
+use std::sync::atomic::AtomicBool;
+
+use mesp::data::{Dataset, ReadOptions};
+use mesp::method::{Estimator, Zeroth};
+use mesp::optim::ScheduleKind;
+use mesp::train::replay::{self, distribution};
+use mesp::train::{Length, Options, Progress, Reaction, RunConfig, Session, Shapes, plan, run};
+use mesp_device::{Cpu, Distribution, Real};
+
+use crate::support::{ARCHS, Case, bits, eval_shapes, gradients, mean_loss, mesp_policy, parameters};
+
+fn options(case: &Case, zeroth: Zeroth) -> Options {
+    Options { estimator: Estimator::Zeroth(zeroth), ..case.options(mesp_policy()) }
+}
+
+/// z of every adapter, and the session's slope along it.
+fn slope<R: Real>(case: &Case, zeroth: Zeroth, step: u64) -> (Vec<Vec<f64>>, f64) {
+    let mut session = case.session::<R>(options(case, zeroth), 2);
+    let noise = zeroth.noise(5, step, 0);
+    let [plus, minus] = zeroth.points().map(|by| session.probe(&case.batch, by, noise).nats);
+    let [from, to] = zeroth.points();
+    let slope = (plus - minus) / case.batch.targets() as f64 / (from - to);
+    session.drift(0.0, 1.0, noise);
+    (parameters(&session), slope)
+}
+
+fn dot(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {
+    a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| a * b).sum()
+}
+
+fn exact(case: &Case) -> Vec<Vec<f64>> {
+    let mut session = case.session::<f64>(case.options(mesp_policy()), 2);
+    session.accumulate(&case.batch, case.batch.targets());
+    gradients(&session)
+}
+
+/// The central difference is wrong by O(ε²): a tenth of ε, a hundredth of the error, down to rounding.
+#[test]
+fn slopes_are_the_directional_derivative_up_to_eps_squared() {
+    for arch in ARCHS {
+        let case = Case::load(arch);
+        let gradient = exact(&case);
+        let errors = [1e-3, 1e-4, 1e-5].map(|eps| {
+            let (z, found) = slope::<f64>(&case, Zeroth { eps, ..Zeroth::DEFAULT }, 1);
+            ((found - dot(&gradient, &z)) / dot(&gradient, &z)).abs()
+        });
+        for pair in errors.windows(2) {
+            assert!(pair[1] < pair[0] / 80.0 || pair[1] < 1e-8, "{arch} {errors:?}");
+        }
+        assert!(errors[2] < 1e-6, "{arch} {errors:?}");
+        // One side only: O(ε).
+        let one = Zeroth { eps: 1e-5, one_sided: true, ..Zeroth::DEFAULT };
+        let (z, found) = slope::<f64>(&case, one, 1);
+        let error = ((found - dot(&gradient, &z)) / dot(&gradient, &z)).abs();
+        assert!(error > errors[2] && error < 1e-2, "{arch} {error}");
+    }
+}
+
+/// In single precision the difference of two losses drowns in rounding when ε is small: the error falls with
+/// ε, then rises again.
+#[test]
+fn single_precision_has_a_best_eps() {
+    let case = Case::load("qwen2");
+    let gradient = exact(&case);
+    let error = |eps: f64| {
+        let errors: Vec<f64> = (1..=8)
+            .map(|step| {
+                let (z, found) = slope::<f32>(&case, Zeroth { eps, ..Zeroth::DEFAULT }, step);
+                found - dot(&gradient, &z)
+            })
+            .collect();
+        (errors.iter().map(|e| e * e).sum::<f64>() / errors.len() as f64).sqrt()
+    };
+    let [large, middle, small] = [1e-1, 3e-4, 1e-6].map(error);
+    assert!(middle < large / 5.0 && middle < small / 5.0, "{large} {middle} {small}");
+}
+
+/// E[ĝ] is the gradient: its component along the gradient, averaged over steps, is 1 within its standard
+/// error √(2/n) for gaussian directions (variance of χ²) and less for signs; E‖ĝ‖² = (d + n + 1)/n·‖∇L‖².
+#[test]
+fn estimates_are_unbiased_with_the_known_variance() {
+    let case = Case::load("llama");
+    let gradient = exact(&case);
+    let square = dot(&gradient, &gradient);
+    let d = gradient.iter().map(Vec::len).sum::<usize>() as f64;
+    for distribution in [Distribution::Gaussian, Distribution::Rademacher] {
+        let n = 300;
+        let (mut along, mut length) = (0.0, 0.0);
+        for step in 1..=n {
+            let (z, g) = slope::<f64>(&case, Zeroth { eps: 1e-4, distribution, ..Zeroth::DEFAULT }, step);
+            along += g * dot(&gradient, &z) / square / n as f64;
+            length += g * g * dot(&z, &z) / square / n as f64;
+        }
+        let error = 4.0 * (2.0 / n as f64).sqrt();
+        assert!((along - 1.0).abs() < error, "{distribution:?}: {along}");
+        let expected = d + if distribution == Distribution::Gaussian { 2.0 } else { 0.0 };
+        assert!((length / expected - 1.0).abs() < error, "{distribution:?}: {length} of {expected}");
+    }
+}
+
+#[test]
+fn probes_leave_no_trace_and_agree_for_any_threads() {
+    let case = Case::load("qwen3");
+    let zeroth = Zeroth::DEFAULT;
+    let answers = [1, 3].map(|threads| {
+        let mut session = case.session::<f32>(options(&case, zeroth), threads);
+        let before = bits(&parameters(&session));
+        let at_rest = session.probe(&case.batch, 0.0, zeroth.noise(1, 1, 0)).nats;
+        assert_eq!(at_rest / case.batch.targets() as f64, mean_loss(&mut session, &case.batch));
+        let nats = session.probe(&case.batch, 0.3, zeroth.noise(1, 1, 0)).nats;
+        assert_ne!(nats, at_rest);
+        assert_eq!(bits(&parameters(&session)), before);
+        nats.to_bits()
+    });
+    assert_eq!(answers[0], answers[1]);
+}
+
+/// At most what evaluation needs and one block's adapters.
+#[test]
+fn memory_is_inference_and_a_blocks_adapters() {
+    for arch in ARCHS {
+        let case = Case::load(arch);
+        let shapes = case.shapes();
+        let bytes = |o: &Options, s: &Shapes| plan(&case.model, o, s, 4, 2).expect("a plan").bytes() as u64;
+        let zeroth = bytes(&options(&case, Zeroth::DEFAULT), &Shapes { eval: None, ..shapes });
+        let inference =
+            bytes(&Options { training: false, ..case.options(mesp_policy()) }, &eval_shapes(&case.batch));
+        let c = &case.model.config;
+        let block = 4 * case.adapter.parameters(c) / c.layers as u64;
+        // Each of the 14 matrices of a block begins at a cache line.
+        assert!(zeroth <= inference + block + 14 * 64, "{arch}: {zeroth}, {inference} + {block}");
+    }
+}
+
+fn config(dir: &std::path::Path, steps: usize) -> RunConfig {
+    RunConfig {
+        learning_rate: 1e-4,
+        schedule: ScheduleKind::parse("linear").expect("a schedule"),
+        warmup_ratio: 0.1,
+        batch_size: 1,
+        grad_accum: 2,
+        length: Length::Steps(steps),
+        max_grad_norm: None,
+        seed: 11,
+        eval_every: None,
+        save_every: Some(7),
+        save_limit: None,
+        patience: None,
+        min_delta: 0.0,
+        load_best: false,
+        on_non_finite: Reaction::Stop,
+        on_spike: Reaction::Report,
+        spike_factor: 0.0,
+        adapter_at_eval: false,
+        identity: std::collections::BTreeMap::new(),
+        output: Some(dir.to_owned()),
+        base_model: None,
+    }
+}
+
+/// Runs `steps` steps of a run of 20, from a checkpoint after the first.
+fn train(case: &Case, zeroth: Zeroth, dir: &std::path::Path, resume: bool) -> Session<Cpu<f32>> {
+    let mut opts = options(case, zeroth);
+    opts.weight_decay = 0.01;
+    let mut session = case.session::<f32>(opts, 2);
+    let config = config(dir, 20);
+    let read = ReadOptions::new(case.model.config.vocab_size);
+    let rows = Dataset::read(&case.dir.join("rows.jsonl"), None, &read).expect("rows").examples;
+    let from = if resume {
+        mesp::train::checkpoint::load(&mut session, &dir.join("checkpoints/step-7"), &config)
+            .expect("a checkpoint")
+    } else {
+        Progress::default()
+    };
+    let stop = AtomicBool::new(false);
+    run(&mut session, &rows, &[], &config, from, &stop, &mut |_| {}).expect("a run");
+    session
+}
+
+/// Variants of the method.
+fn variants() -> [Zeroth; 3] {
+    [
+        Zeroth::DEFAULT,
+        Zeroth { directions: 3, one_sided: true, ..Zeroth::DEFAULT },
+        Zeroth { momentum: 0.6, distribution: Distribution::Rademacher, ..Zeroth::DEFAULT },
+    ]
+}
+
+#[test]
+fn a_replayed_and_a_resumed_run_are_the_run() {
+    let case = Case::load("qwen2");
+    for zeroth in variants() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let trained = bits(&parameters(&train(&case, zeroth, dir.path(), false)));
+
+        let log = replay::read(&dir.path().join(replay::FILE)).expect("a log");
+        assert_eq!(log.slopes.len(), 20);
+        let mut again = case.session::<f32>(options(&case, log.header.zeroth().expect("settings")), 3);
+        log.header.apply(&mut again, &log.slopes).expect("a replay");
+        assert_eq!(bits(&parameters(&again)), trained, "{zeroth:?}");
+        // From any other start it is refused.
+        let refused = log.header.apply(&mut again, &log.slopes).expect_err("another start");
+        assert!(refused.to_string().contains("digest"), "{refused}");
+
+        let resumed = train(&case, zeroth, dir.path(), true);
+        assert_eq!(bits(&parameters(&resumed)), trained, "{zeroth:?}");
+        let after = replay::read(&dir.path().join(replay::FILE)).expect("a log");
+        assert_eq!(after.slopes, log.slopes);
+    }
+}
+
+/// A thousand steps, and the log alone.
+#[test]
+fn a_thousand_steps_replay_to_the_bit() {
+    let case = Case::load("llama");
+    let zeroth = Zeroth { momentum: 0.5, ..Zeroth::DEFAULT };
+    let slopes: Vec<Vec<f32>> = (0..1000).map(|i| vec![(i as f32).sin()]).collect();
+    let dir = tempfile::tempdir().expect("a folder");
+    let session = case.session::<f32>(options(&case, zeroth), 1);
+    let schedule = mesp::optim::Schedule {
+        peak: 1e-5,
+        warmup: 3,
+        total: 1000,
+        kind: ScheduleKind::parse("cosine").expect("a schedule"),
+    };
+    let header = replay::Replay::new(&session, zeroth, schedule, &config(dir.path(), 1000));
+    let mut log = replay::Log::open(&dir.path().join("log"), &header, 0).expect("a log").0;
+    for slope in &slopes {
+        log.append(slope).expect("a record");
+    }
+    let results = [1, 2].map(|threads| {
+        let mut session = case.session::<f32>(options(&case, zeroth), threads);
+        let read = replay::read(&dir.path().join("log")).expect("a log");
+        assert_eq!(read.slopes, slopes);
+        read.header.apply(&mut session, &read.slopes).expect("a replay");
+        bits(&parameters(&session))
+    });
+    assert!(results[0] == results[1]);
+}
+
+#[test]
+fn damaged_logs_are_refused_and_torn_ends_are_cut() {
+    let case = Case::load("qwen2");
+    let dir = tempfile::tempdir().expect("a folder");
+    train(&case, Zeroth::DEFAULT, dir.path(), false);
+    let path = dir.path().join(replay::FILE);
+    let whole = std::fs::read(&path).expect("the log");
+    let read = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).expect("a file");
+        replay::read(&path).map(|c| c.slopes.len()).map_err(|e| e.to_string())
+    };
+    assert_eq!(read(&whole[..whole.len() - 3]), Ok(19));
+    assert_eq!(read(&whole[..whole.len() - 8]), Ok(19));
+    let mut changed = whole.clone();
+    let place = whole.len() - 5 * 8;
+    changed[place] ^= 1;
+    assert!(read(&changed).expect_err("a damaged record").contains("record of step 16"));
+    assert!(read(&whole[..40]).expect_err("half a header").contains("header"));
+    assert!(read(b"MESPRPL1\xff\xff\xff\xff").expect_err("a huge header").contains("4294967295"));
+    assert!(read(b"GGUF").expect_err("another file").contains("too short"));
+    assert!(distribution("cauchy").is_err());
+}
