@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use mesp_kernels::{
-    self as kernels, AdamW, Compute, Gate, Init, Lhs, Noise, Out, Par, ProbsAt, Real, Rhs, RowStat, Sgd, Term,
-    Values,
+    self as kernels, AdamW, Compute, Gate, Init, Lhs, Noise, Out, Par, ProbsAt, Real, Rhs, RowStat, Sgd,
+    Term, Values,
 };
 use rayon::ThreadPool;
 

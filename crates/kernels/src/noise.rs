@@ -342,6 +342,23 @@ mod tests {
         assert_eq!(draw(33, NOISE), z[..33]);
     }
 
+    /// A step of a tenth of the last digit moves a tenth of the values by a digit.
+    #[test]
+    fn small_steps_in_bf16_are_right_on_average() {
+        let n = 40_000;
+        let one = 0x3F80u16;
+        let mut p = vec![one; n];
+        let sign = Noise { distribution: Distribution::Rademacher, ..NOISE };
+        drift_bf16(&mut p, 1.0, 0.1 / 128.0, sign, Par::serial());
+        let z = draw(n, sign);
+        let mut wide = vec![0.0; n];
+        perturb_bf16(&mut wide, &p, 0.0, sign, Par::serial());
+        let along: f64 = wide.iter().zip(&z).map(|(w, z)| (w - 1.0) * z).sum::<f64>() / n as f64;
+        // Digits are 1/128 above 1 and half of it below.
+        let expected = 0.1 / 128.0;
+        assert!((along / expected - 1.0).abs() < 0.1, "{along} {expected}");
+    }
+
     /// So that a log of one machine is replayed on another. The bits come from `golden/noise.py`.
     #[test]
     fn bits_are_pinned() {

@@ -103,13 +103,7 @@ impl Shift<'_> {
 }
 
 /// `θ ← a·θ + c·z` for all adapters.
-pub fn drift<B: Backend>(
-    be: &mut B,
-    params: &mut [BlockPairs],
-    a: f64,
-    c: f64,
-    noise: Noise,
-) {
+pub fn drift<B: Backend>(be: &mut B, params: &mut [BlockPairs], a: f64, c: f64, noise: Noise) {
     for (block, pairs) in params.iter_mut().enumerate() {
         for (i, matrix) in matrices_mut(std::slice::from_mut(pairs)).enumerate() {
             be.drift(matrix.view_mut(), a, c, tensor(noise, block, i));

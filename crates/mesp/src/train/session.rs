@@ -89,8 +89,7 @@ impl<B: Backend> Session<B> {
             Vec::new()
         };
         let Options { optimizer, weight_decay, seed, .. } = options;
-        let optimizer =
-            exact.then(|| Optimizer::new(&mut be, optimizer, weight_decay, seed, c, a));
+        let optimizer = exact.then(|| Optimizer::new(&mut be, optimizer, weight_decay, seed, c, a));
         let backprop = Backprop::new(options.policy, c.layers);
         let stats = vec![RowStat::EMPTY; targets];
         Self { be, model, options, params, grads, optimizer, backprop, stats, steps: 0 }

@@ -140,6 +140,7 @@ fn config(dir: &std::path::Path, steps: usize) -> RunConfig {
         schedule: ScheduleKind::parse("linear").expect("a schedule"),
         warmup_ratio: 0.1,
         batch_size: 1,
+        batch_tokens: None,
         grad_accum: 2,
         length: Length::Steps(steps),
         max_grad_norm: None,
