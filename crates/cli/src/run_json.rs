@@ -22,7 +22,7 @@ use serde_json::{Map, Value, json};
 use crate::footprint::Footprint;
 use crate::memory::Marks;
 use crate::numbers::Numbers;
-use crate::settings::{Settings, policy_json, update_name};
+use crate::settings::{Settings, estimator_json, policy_json, update_name};
 
 /// The file's name in a run directory.
 pub(crate) const FILE: &str = "run.json";
@@ -64,6 +64,7 @@ impl About<'_> {
                 "type": settings.options.adapter_type.name(),
             },
             "method": options.method_name,
+            "estimator": estimator_json(options.estimator),
             "policy": policy_json(options),
             "update": update_name(options.update),
             "compute": self.numbers.name(),
@@ -92,7 +93,8 @@ impl About<'_> {
 /// What is known of a finished run.
 pub(crate) struct Report<'a> {
     pub(crate) about: Map<String, Value>,
-    pub(crate) grad_accum: usize,
+    /// How often an optimizer step goes through the model with a micro-batch.
+    pub(crate) passes: usize,
     pub(crate) summary: &'a Summary,
     pub(crate) footprint: &'a Footprint,
     pub(crate) budget: Option<u64>,
@@ -156,7 +158,7 @@ impl Report<'_> {
                 "base_mapped_bytes": footprint.mapped,
                 "ledger": footprint.ledger_json(),
             },
-            "work": { "multiply_adds_per_step": step_work(footprint, self.grad_accum) },
+            "work": { "multiply_adds_per_step": step_work(footprint, self.passes) },
         });
         if let (Value::Object(all), Value::Object(outcome)) = (&mut document, outcome) {
             all.extend(self.about.clone());
@@ -174,8 +176,8 @@ impl Report<'_> {
 }
 
 /// Multiplications with additions of the largest optimizer step.
-pub(crate) fn step_work(footprint: &Footprint, grad_accum: usize) -> u64 {
-    footprint.multiply_adds * grad_accum as u64
+pub(crate) fn step_work(footprint: &Footprint, passes: usize) -> u64 {
+    footprint.multiply_adds * passes as u64
 }
 
 /// A way of holding weights by its name.

@@ -1,13 +1,15 @@
 //! What was typed, as what it means: every default and every rule that ties options together.
 
-mod zeroth;
+mod directional;
+
+pub(crate) use directional::estimator_json;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
 use mesp::adapter::{AdapterConfig, Projection, peft};
-use mesp::method::{Estimator, Method};
+use mesp::method::Method;
 use mesp::optim::{OptimizerKind, ScheduleKind};
 use mesp::source::Base;
 use mesp::tape::{Policy, Residency, Tiles};
@@ -34,8 +36,8 @@ impl Settings {
     pub(crate) fn new(args: &CommonArgs) -> Result<Self> {
         let (s, r) = (&args.schedule, &args.run);
         let update = update(&args.method);
-        let estimator = zeroth::estimator(args)?;
-        let exact = estimator == Estimator::Exact;
+        let estimator = directional::estimator(args)?;
+        let exact = estimator.backpropagates();
         let default_norm = if exact && update == Update::Accumulate { 1.0 } else { 0.0 };
         let run = RunConfig {
             learning_rate: s.learning_rate.unwrap_or(if exact { 2e-4 } else { 5e-5 }),
@@ -90,6 +92,7 @@ impl Settings {
             )?,
             weight_decay: s.weight_decay,
             seed: s.seed,
+            gradients: false,
             training: true,
         };
         let auto = name == "auto" && m.mlp_rows.is_none() && m.head_rows.is_none();

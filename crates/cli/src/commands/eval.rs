@@ -80,6 +80,7 @@ fn session_options(adapter: mesp::adapter::AdapterConfig) -> Options {
         optimizer: OptimizerKind::Sgd { momentum: 0.0 },
         weight_decay: 0.0,
         seed: 0,
+        gradients: false,
         training: false,
     }
 }

@@ -7,12 +7,10 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use mesp::adapter::peft;
 use mesp::data::Example;
-use mesp::method::{Estimator, Zeroth};
 use mesp::optim::OptimizerKind;
 use mesp::train::{Outcome, RunConfig, Session, Staging, Update};
 use mesp_device::{Cpu, Real};
 use mesp_formats::Error as FileError;
-use rayon::ThreadPool;
 use serde_json::json;
 
 use crate::args::{CommonArgs, Compute, GradsArgs};
@@ -37,6 +35,7 @@ fn grads<R: Real>(args: &CommonArgs) -> Result<()> {
         let problem = "--update per-block keeps no gradients, and grads writes them";
         return Err(usage(problem, "leave --update out"));
     }
+    settings.options.gradients = true;
     // Nothing is stepped.
     settings.options.optimizer = OptimizerKind::Sgd { momentum: 0.0 };
     let Some(output) = &args.output.output else {
@@ -89,12 +88,21 @@ fn grads<R: Real>(args: &CommonArgs) -> Result<()> {
     } else {
         session.init_adapters(run.seed);
     }
-    let Outcome { nats, targets } = match session.options().estimator {
-        Estimator::Exact => accumulate(&mut session, &rows.train, batch_size, &pool),
-        Estimator::Zeroth(zeroth) => {
-            pool.install(|| estimate(&mut session, zeroth, &rows.train, batch_size, run.seed))
-        }
-    };
+    let targets = rows.train.iter().map(Example::targets).sum();
+    let passes = session.options().estimator.passes() * rows.train.len();
+    let (mut staging, mut done) = (Staging::default(), 0);
+    let mut counter = Counter::new("gradients", passes as u64);
+    let outcome = pool.install(|| {
+        session.gradient((run.seed, 1), targets, &mut |each| {
+            for chunk in rows.train.chunks(batch_size) {
+                staging.fill(chunk);
+                each(&staging.batch);
+                done += chunk.len() as u64;
+                counter.at(done);
+            }
+        })
+    });
+    let Outcome { nats, targets } = outcome;
     if let Some(e) = session.take_fault() {
         return Err(FileError::io("keep checkpoints in a file in", beside, e).into());
     }
@@ -106,73 +114,10 @@ fn grads<R: Real>(args: &CommonArgs) -> Result<()> {
         ("loss".to_owned(), loss.to_string()),
         ("target_tokens".to_owned(), targets.to_string()),
     ]);
-    let exact = session.options().estimator == Estimator::Exact;
-    let grads = if exact { session.grads() } else { session.params() };
-    peft::write_tensors(session.backend(), output, grads, &metadata)?;
+    peft::write_tensors(session.backend(), output, session.grads(), &metadata)?;
     let shown = output.display().to_string();
     if args.shared.json {
         return ui::json(&json!({ "loss": loss, "target_tokens": targets, "output": shown }));
     }
     ui::print(&format!("loss {loss} over {targets} target tokens; gradients in {shown}\n"))
-}
-
-/// The zeroth-order estimate of the gradient as the first step of a run would make it; it takes the adapters'
-/// place, which nothing reads any more.
-fn estimate<R: Real>(
-    session: &mut Session<Cpu<R>>,
-    zeroth: Zeroth,
-    rows: &[Example],
-    batch_size: usize,
-    seed: u64,
-) -> Outcome {
-    let mut staging = Staging::default();
-    let mut outcome = Outcome { nats: 0.0, targets: rows.iter().map(Example::targets).sum() };
-    let mut slopes = Vec::with_capacity(zeroth.directions);
-    let mut counter = Counter::new("directions", zeroth.directions as u64);
-    for direction in 0..zeroth.directions {
-        let noise = zeroth.noise(seed, 1, direction);
-        let ends = zeroth.points().map(|by| {
-            let mut nats = 0.0;
-            for chunk in rows.chunks(batch_size) {
-                staging.fill(chunk);
-                nats += session.probe(&staging.batch, by, noise).nats;
-            }
-            nats
-        });
-        outcome.nats += f64::midpoint(ends[0], ends[1]) / zeroth.directions as f64;
-        slopes.push(zeroth.slope(ends, outcome.targets));
-        counter.at(direction as u64 + 1);
-    }
-    let mut keep = 0.0;
-    for (direction, slope) in slopes.iter().enumerate() {
-        let weight = f64::from(*slope) / zeroth.directions as f64;
-        session.drift(keep, weight, zeroth.noise(seed, 1, direction));
-        keep = 1.0;
-    }
-    outcome
-}
-
-/// The gradients of the mean loss over all targets of all rows, in order.
-fn accumulate<R: Real>(
-    session: &mut Session<Cpu<R>>,
-    rows: &[Example],
-    batch_size: usize,
-    pool: &ThreadPool,
-) -> Outcome {
-    let total: usize = rows.iter().map(Example::targets).sum();
-    let mut staging = Staging::default();
-    let mut sum = Outcome::default();
-    let mut counter = Counter::new("gradients", rows.len() as u64);
-    pool.install(|| {
-        for (i, chunk) in rows.chunks(batch_size).enumerate() {
-            staging.fill(chunk);
-            if staging.batch.targets() > 0 {
-                let outcome = session.accumulate(&staging.batch, total);
-                sum.nats += outcome.nats;
-                sum.targets += outcome.targets;
-            }
-            counter.at((i * batch_size + chunk.len()) as u64);
-        }
-    });
-    sum
 }

@@ -45,13 +45,14 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     let pool = inputs::pool(common.shared.threads)?;
     let work = work(common, &settings, &model, pool.current_num_threads())?;
     let (budget, grad_accum) = (common.method.memory_budget, settings.run.grad_accum);
+    let passes = grad_accum * settings.options.estimator.passes();
     let least = budget::least_budget(&Process::measure(), &model, &settings, &work)?;
     let Decision { footprint, refused } =
         budget::decide(&model, &mut settings, &work, budget, grad_accum == 1)?;
     let everything = Options { policy: Method::StoreAll.policy(), ..settings.options.clone() };
-    let store_all = step_work(&footprint::footprint(&model, &everything, &work)?, grad_accum);
+    let store_all = step_work(&footprint::footprint(&model, &everything, &work)?, passes);
     let sites = sites(&model, &settings.options, &work);
-    let multiply_adds = step_work(&footprint, grad_accum);
+    let multiply_adds = step_work(&footprint, passes);
     let planned = Planned { name, dtype, settings, numbers, footprint, sites, multiply_adds, store_all };
     if common.shared.json {
         ui::json(&planned.json(least, budget, refused.is_none()))?;

@@ -40,10 +40,11 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
         seed: header.seed,
         method_name: "mezo".to_owned(),
         policy: Method::Mesp.policy(),
-        estimator: Estimator::Zeroth(header.zeroth()?),
+        estimator: Estimator::Directional(header.along()?),
         update: Update::Accumulate,
         optimizer: OptimizerKind::Sgd { momentum: 0.0 },
         weight_decay: header.weight_decay,
+        gradients: false,
         training: true,
     };
     let shapes = Shapes { train: None, eval: None };

@@ -210,7 +210,7 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
     let (marks, seconds) = (memory::marks(), started.elapsed().as_secs_f64());
     let report = Report {
         about,
-        grad_accum: settings.run.grad_accum,
+        passes: settings.run.grad_accum * settings.options.estimator.passes(),
         summary: &summary,
         footprint: &footprint,
         budget,

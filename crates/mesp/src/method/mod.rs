@@ -1,9 +1,11 @@
 //! How a gradient is made. Knows no architecture: it walks blocks, and tells each what to keep.
 
 mod backprop;
+mod directional;
 mod presets;
-mod zeroth;
+pub mod zeroth;
 
 pub use backprop::{Backprop, GradSink, StepShape};
+pub use directional::{Directional, Estimator, Slope, drift};
 pub use presets::Method;
-pub use zeroth::{Estimator, Shift, Zeroth, drift};
+pub use zeroth::Shift;

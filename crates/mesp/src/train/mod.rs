@@ -3,6 +3,8 @@
 pub mod budget;
 pub mod checkpoint;
 mod config;
+mod descent;
+mod estimate;
 mod evaluate;
 mod event;
 mod happening;
@@ -11,13 +13,13 @@ pub mod replay;
 mod run;
 mod session;
 mod step;
-mod zeroth;
 
 pub use config::{Length, Reaction, RunConfig};
+pub use descent::Descent;
+pub use estimate::{MicroBatches, Probed};
 pub use evaluate::{Largest, Score, Staging, evaluate, fingerprint, largest_batch};
 pub use event::Event;
 pub use happening::Happening;
 pub use progress::{Evaluated, Norms, Patience, Progress};
 pub use run::{Summary, run};
 pub use session::{Options, Outcome, Session, Shapes, Update, plan};
-pub use zeroth::Descent;

@@ -1,4 +1,4 @@
-//! A zeroth-order run as its seed and a number for each direction of each step.
+//! A run by slopes as its seed and a number for each direction of each step.
 //!
 //! ```text
 //! MESPRPL1   u32 length   header as JSON   then for each step: n · f32 slopes, u32 check       little endian
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Descent, RunConfig, Session};
 use crate::adapter::{AdapterConfig, matrices};
-use crate::method::Zeroth;
+use crate::method::{Directional, Slope};
 use crate::optim::{Schedule, ScheduleKind};
 use crate::{Error, Result, rng};
 
@@ -75,20 +75,21 @@ impl Replay {
     /// Of a run that is about to begin or to go on.
     pub fn new<B: Backend>(
         session: &Session<B>,
-        zeroth: Zeroth,
+        along: Directional,
         schedule: Schedule,
         config: &RunConfig,
     ) -> Self {
         let (options, c) = (session.options(), &session.model().config);
         let a = &options.adapter;
+        let Slope::Difference { eps, one_sided } = along.slope;
         Self {
             seed: config.seed,
             start: digest(session),
-            eps: zeroth.eps,
-            distribution: distribution_name(zeroth.distribution).to_owned(),
-            directions: zeroth.directions,
-            one_sided: zeroth.one_sided,
-            momentum: zeroth.momentum,
+            eps,
+            distribution: distribution_name(along.distribution).to_owned(),
+            directions: along.directions,
+            one_sided,
+            momentum: along.momentum,
             weight_decay: options.weight_decay,
             learning_rate: schedule.peak,
             lr_schedule: schedule.kind.name().to_owned(),
@@ -108,12 +109,11 @@ impl Replay {
     ///
     /// # Errors
     /// When the distribution is unknown.
-    pub fn zeroth(&self) -> Result<Zeroth> {
-        Ok(Zeroth {
-            eps: self.eps,
+    pub fn along(&self) -> Result<Directional> {
+        Ok(Directional {
+            slope: Slope::Difference { eps: self.eps, one_sided: self.one_sided },
             distribution: distribution(&self.distribution)?,
             directions: self.directions,
-            one_sided: self.one_sided,
             momentum: self.momentum,
         })
     }
@@ -158,7 +158,7 @@ impl Replay {
             total: self.total_steps,
             kind: ScheduleKind::parse(&self.lr_schedule)?,
         };
-        let mut descent = Descent::new(self.zeroth()?, self.seed, self.weight_decay, &[]);
+        let mut descent = Descent::new(self.along()?, self.seed, self.weight_decay, &[]);
         for (step, slopes) in slopes.iter().enumerate() {
             descent.descend(session, slopes, schedule.rate(step));
         }

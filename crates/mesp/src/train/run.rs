@@ -8,14 +8,14 @@ use std::time::Instant;
 use mesp_device::Backend;
 
 use super::checkpoint;
+use super::descent::{Descent, Logged};
 use super::evaluate::{Staging, evaluate};
 use super::progress::{Evaluated, Progress};
 use super::replay::{self, Replay};
 use super::step::{self, Micro};
-use super::zeroth::{Descent, Logged};
 use super::{Event, Happening, RunConfig, Session, Update};
 use crate::data::{Batches, Example};
-use crate::method::{Estimator, Zeroth};
+use crate::method::{Directional, Estimator};
 use crate::optim::Schedule;
 use crate::{Error, Result};
 
@@ -74,8 +74,8 @@ pub fn run<B: Backend>(
             .hint("give them with --eval-data"));
     }
     let mut state = Loop::new(train, config, from)?;
-    if let Estimator::Zeroth(zeroth) = session.options().estimator {
-        state.descent = Some(state.descent(session, zeroth, config)?);
+    if let Estimator::Directional(along) = session.options().estimator {
+        state.descent = Some(state.descent(session, along, config)?);
     }
     let a = &session.options().adapter;
     emit(&Event::Run {
@@ -109,7 +109,7 @@ struct Loop<'a> {
     before: f64,
     started: Instant,
     summary: Summary,
-    /// Of a zeroth-order run.
+    /// Of a run by slopes.
     descent: Option<Logged>,
 }
 
@@ -138,21 +138,21 @@ impl<'a> Loop<'a> {
         })
     }
 
-    /// The state of a zeroth-order run: with a new log, or with that of the run that is resumed.
+    /// The state of a run by slopes: with a new log, or with that of the run that is resumed.
     fn descent<B: Backend>(
         &self,
         session: &Session<B>,
-        zeroth: Zeroth,
+        along: Directional,
         config: &RunConfig,
     ) -> Result<Logged> {
-        let header = Replay::new(session, zeroth, self.schedule, config);
+        let header = Replay::new(session, along, self.schedule, config);
         let (mut earlier, mut log) = (Vec::new(), None);
         if let Some(dir) = &config.output {
             mesp_formats::atomic::create_dir_all(dir)?;
             let opened = replay::Log::open(&dir.join(replay::FILE), &header, self.progress.step)?;
             (log, earlier) = (Some(opened.0), opened.1);
         }
-        let descent = Descent::new(zeroth, config.seed, session.options().weight_decay, &earlier);
+        let descent = Descent::new(along, config.seed, session.options().weight_decay, &earlier);
         Ok(Logged { descent, log })
     }
 

@@ -7,7 +7,7 @@ use mesp_device::{Backend, Class, Dry, Elem, Label, Noise, Plan, Program, RowSta
 use crate::adapter::{
     self, AdapterConfig, BlockPairs, block_pairs, matrices, matrices_mut, persistent_pairs,
 };
-use crate::method::{Backprop, Estimator, GradSink, Shift, StepShape, drift};
+use crate::method::{Backprop, Directional, Estimator, GradSink, Shift, StepShape, drift};
 use crate::model::{Batch, Config, Model};
 use crate::optim::{Optimizer, OptimizerKind};
 use crate::tape::Policy;
@@ -47,6 +47,8 @@ pub struct Options {
     pub weight_decay: f64,
     /// Of the random numbers that round adapters in bf16.
     pub seed: u64,
+    /// Whether the gradient itself is wanted, so that it is kept also where a step needs none.
+    pub gradients: bool,
     /// Whether there is anything to train: without, no gradients and no optimizer state exist.
     pub training: bool,
 }
@@ -81,9 +83,9 @@ impl<B: Backend> Session<B> {
         let (c, a) = (&model.config, &options.adapter);
         let params =
             persistent_pairs(&mut be, c, a, options.adapter_type, Label::new(Class::Adapter, "lora"));
-        let exact = options.training && options.estimator == Estimator::Exact;
+        let exact = options.training && options.estimator.backpropagates();
         let accumulates = exact && options.update == Update::Accumulate;
-        let grads = if accumulates {
+        let grads = if accumulates || options.gradients {
             persistent_pairs(&mut be, c, a, Elem::Full, Label::new(Class::Gradient, "lora_grad"))
         } else {
             Vec::new()
@@ -231,6 +233,15 @@ impl<B: Backend> Session<B> {
         drift(&mut self.be, &mut self.params, a, c, noise);
     }
 
+    /// `ĝ += c·z`
+    ///
+    /// # Panics
+    /// When no gradients are kept.
+    pub(super) fn add_to_grads(&mut self, c: f64, noise: Noise) {
+        assert!(!self.grads.is_empty(), "a gradient is kept only where the options ask for it");
+        drift(&mut self.be, &mut self.grads, 1.0, c, noise);
+    }
+
     /// Adapters, block by block.
     pub fn params(&self) -> &[BlockPairs] {
         &self.params
@@ -357,7 +368,11 @@ pub(super) fn record(
     let mut session = Session::new(dry, Arc::clone(model), options.clone(), shapes.targets());
     if let Some(batch) = &shapes.train {
         match (options.estimator, options.update) {
-            (Estimator::Zeroth(z), _) => drop(session.probe(batch, z.eps, z.noise(0, 0, 0))),
+            // Every direction and every pass asks for the same buffers.
+            (Estimator::Directional(along), _) => {
+                let along = Directional { directions: 1, ..along };
+                session.slopes(&along, (0, 0), batch.targets(), &mut |each| each(batch));
+            }
             (Estimator::Exact, Update::Accumulate) => drop(session.accumulate(batch, batch.targets())),
             (Estimator::Exact, Update::PerBlock) => drop(session.step_per_block(batch, 0.0)),
         }

@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use mesp_device::Backend;
 
+use super::descent::Logged;
 use super::evaluate::Staging;
 use super::progress::Progress;
-use super::zeroth::Logged;
-use super::{Event, Happening, Reaction, RunConfig, Session, Update};
+use super::{Event, Happening, Probed, Reaction, RunConfig, Session, Update};
 use crate::data::{Batches, Origin};
 use crate::model::Batch;
 use crate::{Error, Result};
@@ -43,7 +43,7 @@ struct Measured {
     tokens: u64,
     /// Rows without a loss.
     no_numbers: Vec<String>,
-    /// Of a zeroth-order step.
+    /// Of a step by slopes.
     slopes: Vec<f32>,
 }
 
@@ -176,45 +176,18 @@ impl Micro<'_, '_> {
         all
     }
 
-    /// Losses along random directions. The step's loss is their mean, its norm the root mean square of the
-    /// slopes.
+    /// Slopes along random directions. The step's norm is their root mean square.
     fn probe<B: Backend>(&mut self, session: &mut Session<B>, logged: &Logged, targets: usize) -> Measured {
-        let (zeroth, seed) = (*logged.descent.zeroth(), logged.descent.seed());
-        let number = session.steps() + 1;
-        let mut all = Measured {
-            nats: 0.0,
-            norm: 0.0,
-            tokens: 0,
-            no_numbers: vec![],
-            slopes: Vec::with_capacity(zeroth.directions),
-        };
-        let (mut probes, mut at_rest) = (0, None);
-        for direction in 0..zeroth.directions {
-            let noise = zeroth.noise(seed, number, direction);
-            let mut ends = [0.0; 2];
-            for (end, by) in ends.iter_mut().zip(zeroth.points()) {
-                if let (true, Some(known)) = (by == 0.0, at_rest) {
-                    *end = known;
-                    continue;
-                }
-                for i in self.range.clone() {
-                    let batch = self.stage(i);
-                    all.tokens += batch.rows() as u64;
-                    *end += session.probe(batch, by, noise).nats;
-                }
-                all.nats += *end;
-                probes += 1;
-                if by == 0.0 {
-                    at_rest = Some(*end);
-                }
+        let Logged { descent, .. } = logged;
+        let at = (descent.seed(), session.steps() + 1);
+        let probed = session.slopes(descent.along(), at, targets, &mut |each| {
+            for i in self.range.clone() {
+                each(self.stage(i));
             }
-            all.slopes.push(zeroth.slope(ends, targets));
-        }
-        let squares: f64 = all.slopes.iter().map(|s| f64::from(*s).powi(2)).sum();
-        all.norm = (squares / all.slopes.len() as f64).sqrt();
-        all.nats /= f64::from(probes);
-        all.tokens /= probes as u64;
-        all
+        });
+        let norm = probed.norm();
+        let Probed { nats, tokens, slopes } = probed;
+        Measured { nats, norm, tokens, no_numbers: vec![], slopes }
     }
 
     /// Where the step's rows were read.

@@ -57,6 +57,7 @@ fn losses_of_tinystories() {
             optimizer: SGD,
             weight_decay: 0.0,
             seed: 0,
+            gradients: false,
             training: false,
         };
         let mut session = session_for::<f32>(&Arc::clone(&model), options, &eval_shapes(&batch), 2);

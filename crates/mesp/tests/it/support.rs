@@ -64,6 +64,7 @@ impl Case {
             optimizer: SGD,
             weight_decay: 0.0,
             seed: 0,
+            gradients: false,
             training: true,
         }
     }

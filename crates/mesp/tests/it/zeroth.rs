@@ -3,24 +3,33 @@
 use std::sync::atomic::AtomicBool;
 
 use mesp::data::{Dataset, ReadOptions};
-use mesp::method::{Estimator, Zeroth};
+use mesp::method::zeroth::points;
+use mesp::method::{Directional, Estimator, Slope};
 use mesp::optim::ScheduleKind;
 use mesp::train::replay::{self, distribution};
 use mesp::train::{Length, Options, Progress, Reaction, RunConfig, Session, Shapes, plan, run};
 use mesp_device::{Cpu, Distribution, Real};
 
-use crate::support::{ARCHS, Case, bits, eval_shapes, gradients, mean_loss, mesp_policy, parameters};
+use crate::support::{
+    ARCHS, Case, bits, eval_shapes, gradients, mean_loss, mesp_policy, parameters, relative,
+};
 
-fn options(case: &Case, zeroth: Zeroth) -> Options {
-    Options { estimator: Estimator::Zeroth(zeroth), ..case.options(mesp_policy()) }
+fn mezo(eps: f64) -> Directional {
+    Directional { slope: Slope::Difference { eps, one_sided: false }, ..Directional::MEZO }
+}
+
+fn options(case: &Case, along: Directional) -> Options {
+    Options { estimator: Estimator::Directional(along), ..case.options(mesp_policy()) }
 }
 
 /// z of every adapter, and the session's slope along it.
-fn slope<R: Real>(case: &Case, zeroth: Zeroth, step: u64) -> (Vec<Vec<f64>>, f64) {
-    let mut session = case.session::<R>(options(case, zeroth), 2);
-    let noise = zeroth.noise(5, step, 0);
-    let [plus, minus] = zeroth.points().map(|by| session.probe(&case.batch, by, noise).nats);
-    let [from, to] = zeroth.points();
+fn slope<R: Real>(case: &Case, along: Directional, step: u64) -> (Vec<Vec<f64>>, f64) {
+    let mut session = case.session::<R>(options(case, along), 2);
+    let noise = along.noise(5, step, 0);
+    let Slope::Difference { eps, one_sided } = along.slope;
+    let ends = points(eps, one_sided);
+    let [plus, minus] = ends.map(|by| session.probe(&case.batch, by, noise).nats);
+    let [from, to] = ends;
     let slope = (plus - minus) / case.batch.targets() as f64 / (from - to);
     session.drift(0.0, 1.0, noise);
     (parameters(&session), slope)
@@ -43,7 +52,7 @@ fn slopes_are_the_directional_derivative_up_to_eps_squared() {
         let case = Case::load(arch);
         let gradient = exact(&case);
         let errors = [1e-3, 1e-4, 1e-5].map(|eps| {
-            let (z, found) = slope::<f64>(&case, Zeroth { eps, ..Zeroth::DEFAULT }, 1);
+            let (z, found) = slope::<f64>(&case, mezo(eps), 1);
             ((found - dot(&gradient, &z)) / dot(&gradient, &z)).abs()
         });
         for pair in errors.windows(2) {
@@ -51,7 +60,8 @@ fn slopes_are_the_directional_derivative_up_to_eps_squared() {
         }
         assert!(errors[2] < 1e-6, "{arch} {errors:?}");
         // One side only: O(ε).
-        let one = Zeroth { eps: 1e-5, one_sided: true, ..Zeroth::DEFAULT };
+        let one =
+            Directional { slope: Slope::Difference { eps: 1e-5, one_sided: true }, ..Directional::MEZO };
         let (z, found) = slope::<f64>(&case, one, 1);
         let error = ((found - dot(&gradient, &z)) / dot(&gradient, &z)).abs();
         assert!(error > errors[2] && error < 1e-2, "{arch} {error}");
@@ -67,7 +77,7 @@ fn single_precision_has_a_best_eps() {
     let error = |eps: f64| {
         let errors: Vec<f64> = (1..=8)
             .map(|step| {
-                let (z, found) = slope::<f32>(&case, Zeroth { eps, ..Zeroth::DEFAULT }, step);
+                let (z, found) = slope::<f32>(&case, mezo(eps), step);
                 found - dot(&gradient, &z)
             })
             .collect();
@@ -89,7 +99,7 @@ fn estimates_are_unbiased_with_the_known_variance() {
         let n = 300;
         let (mut along, mut length) = (0.0, 0.0);
         for step in 1..=n {
-            let (z, g) = slope::<f64>(&case, Zeroth { eps: 1e-4, distribution, ..Zeroth::DEFAULT }, step);
+            let (z, g) = slope::<f64>(&case, Directional { distribution, ..mezo(1e-4) }, step);
             along += g * dot(&gradient, &z) / square / n as f64;
             length += g * g * dot(&z, &z) / square / n as f64;
         }
@@ -103,18 +113,50 @@ fn estimates_are_unbiased_with_the_known_variance() {
 #[test]
 fn probes_leave_no_trace_and_agree_for_any_threads() {
     let case = Case::load("qwen3");
-    let zeroth = Zeroth::DEFAULT;
+    let along = Directional::MEZO;
     let answers = [1, 3].map(|threads| {
-        let mut session = case.session::<f32>(options(&case, zeroth), threads);
+        let mut session = case.session::<f32>(options(&case, along), threads);
         let before = bits(&parameters(&session));
-        let at_rest = session.probe(&case.batch, 0.0, zeroth.noise(1, 1, 0)).nats;
+        let at_rest = session.probe(&case.batch, 0.0, along.noise(1, 1, 0)).nats;
         assert_eq!(at_rest / case.batch.targets() as f64, mean_loss(&mut session, &case.batch));
-        let nats = session.probe(&case.batch, 0.3, zeroth.noise(1, 1, 0)).nats;
+        let nats = session.probe(&case.batch, 0.3, along.noise(1, 1, 0)).nats;
         assert_ne!(nats, at_rest);
         assert_eq!(bits(&parameters(&session)), before);
         nats.to_bits()
     });
     assert_eq!(answers[0], answers[1]);
+}
+
+/// The estimate as a gradient: Σ slope·z/n beside untouched adapters, in the layout of exact gradients, which the
+/// same call makes where the estimator is exact.
+#[test]
+fn a_gradient_is_the_estimators() {
+    let case = Case::load("qwen2");
+    let along = Directional { directions: 3, ..Directional::MEZO };
+    let targets = case.batch.targets();
+    let mut session = case.session::<f64>(Options { gradients: true, ..options(&case, along) }, 2);
+    let before = bits(&parameters(&session));
+    // Twice: nothing of the first is left in the second.
+    let losses = [0, 1].map(|_| {
+        let mut rows = |each: &mut dyn FnMut(&mesp::model::Batch)| case.rows.iter().for_each(each);
+        session.gradient((5, 1), targets, &mut rows).nats
+    });
+    assert_eq!(losses[0], losses[1]);
+    assert_eq!(bits(&parameters(&session)), before);
+    let found = gradients(&session);
+    let probed = session.slopes(&along, (5, 1), targets, &mut |each| each(&case.batch));
+    assert!((probed.nats - losses[0]).abs() < 1e-9 * losses[0]);
+    for (direction, slope) in probed.slopes.iter().enumerate() {
+        let keep = if direction == 0 { 0.0 } else { 1.0 };
+        session.drift(keep, f64::from(*slope) / 3.0, along.noise(5, 1, direction));
+    }
+    for (found, expected) in found.iter().zip(&parameters(&session)) {
+        // Slopes are single precision, and rows by themselves sum in another order.
+        assert!(relative(found, expected) < 1e-5);
+    }
+    let mut session = case.session::<f64>(case.options(mesp_policy()), 2);
+    session.gradient((5, 1), targets, &mut |each| each(&case.batch));
+    assert_eq!(bits(&gradients(&session)), bits(&exact(&case)));
 }
 
 /// At most what evaluation needs and one block's adapters.
@@ -124,13 +166,13 @@ fn memory_is_inference_and_a_blocks_adapters() {
         let case = Case::load(arch);
         let shapes = case.shapes();
         let bytes = |o: &Options, s: &Shapes| plan(&case.model, o, s, 4, 2).expect("a plan").bytes() as u64;
-        let zeroth = bytes(&options(&case, Zeroth::DEFAULT), &Shapes { eval: None, ..shapes });
+        let probing = bytes(&options(&case, Directional::MEZO), &Shapes { eval: None, ..shapes });
         let inference =
             bytes(&Options { training: false, ..case.options(mesp_policy()) }, &eval_shapes(&case.batch));
         let c = &case.model.config;
         let block = 4 * case.adapter.parameters(c) / c.layers as u64;
         // Each of the 14 matrices of a block begins at a cache line.
-        assert!(zeroth <= inference + block + 14 * 64, "{arch}: {zeroth}, {inference} + {block}");
+        assert!(probing <= inference + block + 14 * 64, "{arch}: {probing}, {inference} + {block}");
     }
 }
 
@@ -162,8 +204,8 @@ fn config(dir: &std::path::Path, steps: usize) -> RunConfig {
 }
 
 /// Runs `steps` steps of a run of 20, from a checkpoint after the first.
-fn train(case: &Case, zeroth: Zeroth, dir: &std::path::Path, resume: bool) -> Session<Cpu<f32>> {
-    let mut opts = options(case, zeroth);
+fn train(case: &Case, along: Directional, dir: &std::path::Path, resume: bool) -> Session<Cpu<f32>> {
+    let mut opts = options(case, along);
     opts.weight_decay = 0.01;
     let mut session = case.session::<f32>(opts, 2);
     let config = config(dir, 20);
@@ -181,32 +223,36 @@ fn train(case: &Case, zeroth: Zeroth, dir: &std::path::Path, resume: bool) -> Se
 }
 
 /// Variants of the method.
-fn variants() -> [Zeroth; 3] {
+fn variants() -> [Directional; 3] {
     [
-        Zeroth::DEFAULT,
-        Zeroth { directions: 3, one_sided: true, ..Zeroth::DEFAULT },
-        Zeroth { momentum: 0.6, distribution: Distribution::Rademacher, ..Zeroth::DEFAULT },
+        Directional::MEZO,
+        Directional {
+            slope: Slope::Difference { eps: 1e-2, one_sided: true },
+            directions: 3,
+            ..Directional::MEZO
+        },
+        Directional { momentum: 0.6, distribution: Distribution::Rademacher, ..Directional::MEZO },
     ]
 }
 
 #[test]
 fn a_replayed_and_a_resumed_run_are_the_run() {
     let case = Case::load("qwen2");
-    for zeroth in variants() {
+    for along in variants() {
         let dir = tempfile::tempdir().expect("a folder");
-        let trained = bits(&parameters(&train(&case, zeroth, dir.path(), false)));
+        let trained = bits(&parameters(&train(&case, along, dir.path(), false)));
 
         let log = replay::read(&dir.path().join(replay::FILE)).expect("a log");
         assert_eq!(log.slopes.len(), 20);
-        let mut again = case.session::<f32>(options(&case, log.header.zeroth().expect("settings")), 3);
+        let mut again = case.session::<f32>(options(&case, log.header.along().expect("settings")), 3);
         log.header.apply(&mut again, &log.slopes).expect("a replay");
-        assert_eq!(bits(&parameters(&again)), trained, "{zeroth:?}");
+        assert_eq!(bits(&parameters(&again)), trained, "{along:?}");
         // From any other start it is refused.
         let refused = log.header.apply(&mut again, &log.slopes).expect_err("another start");
         assert!(refused.to_string().contains("digest"), "{refused}");
 
-        let resumed = train(&case, zeroth, dir.path(), true);
-        assert_eq!(bits(&parameters(&resumed)), trained, "{zeroth:?}");
+        let resumed = train(&case, along, dir.path(), true);
+        assert_eq!(bits(&parameters(&resumed)), trained, "{along:?}");
         let after = replay::read(&dir.path().join(replay::FILE)).expect("a log");
         assert_eq!(after.slopes, log.slopes);
     }
@@ -216,23 +262,23 @@ fn a_replayed_and_a_resumed_run_are_the_run() {
 #[test]
 fn a_thousand_steps_replay_to_the_bit() {
     let case = Case::load("llama");
-    let zeroth = Zeroth { momentum: 0.5, ..Zeroth::DEFAULT };
+    let along = Directional { momentum: 0.5, ..Directional::MEZO };
     let slopes: Vec<Vec<f32>> = (0..1000).map(|i| vec![(i as f32).sin()]).collect();
     let dir = tempfile::tempdir().expect("a folder");
-    let session = case.session::<f32>(options(&case, zeroth), 1);
+    let session = case.session::<f32>(options(&case, along), 1);
     let schedule = mesp::optim::Schedule {
         peak: 1e-5,
         warmup: 3,
         total: 1000,
         kind: ScheduleKind::parse("cosine").expect("a schedule"),
     };
-    let header = replay::Replay::new(&session, zeroth, schedule, &config(dir.path(), 1000));
+    let header = replay::Replay::new(&session, along, schedule, &config(dir.path(), 1000));
     let mut log = replay::Log::open(&dir.path().join("log"), &header, 0).expect("a log").0;
     for slope in &slopes {
         log.append(slope).expect("a record");
     }
     let results = [1, 2].map(|threads| {
-        let mut session = case.session::<f32>(options(&case, zeroth), threads);
+        let mut session = case.session::<f32>(options(&case, along), threads);
         let read = replay::read(&dir.path().join("log")).expect("a log");
         assert_eq!(read.slopes, slopes);
         read.header.apply(&mut session, &read.slopes).expect("a replay");
@@ -245,7 +291,7 @@ fn a_thousand_steps_replay_to_the_bit() {
 fn damaged_logs_are_refused_and_torn_ends_are_cut() {
     let case = Case::load("qwen2");
     let dir = tempfile::tempdir().expect("a folder");
-    train(&case, Zeroth::DEFAULT, dir.path(), false);
+    train(&case, Directional::MEZO, dir.path(), false);
     let path = dir.path().join(replay::FILE);
     let whole = std::fs::read(&path).expect("the log");
     let read = |bytes: &[u8]| {

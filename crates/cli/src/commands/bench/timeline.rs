@@ -102,6 +102,7 @@ fn planned(
         optimizer: OptimizerKind::parse("sgd", 0.0)?,
         weight_decay: 0.0,
         seed: 0,
+        gradients: false,
         training: true,
     };
     let batch = Batch::for_plan(tokens, tokens.saturating_sub(1), tokens * tokens, &[0, tokens]);

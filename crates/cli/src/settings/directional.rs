@@ -1,8 +1,9 @@
 //! The options of `--method mezo`, and what cannot go with it.
 
 use anyhow::Result;
-use mesp::method::{Estimator, Zeroth};
+use mesp::method::{Directional, Estimator, Slope};
 use mesp::train::replay;
+use serde_json::{Value, json};
 
 use crate::args::{CommonArgs, UpdateArg, ZerothArgs};
 use crate::inputs::usage;
@@ -29,7 +30,7 @@ pub(super) fn estimator(args: &CommonArgs) -> Result<Estimator> {
     if let Some((_, name, hint)) = refused.into_iter().find(|(given, ..)| *given) {
         return Err(usage(format!("{name} cannot be combined with --method mezo"), hint));
     }
-    let eps = z.eps.unwrap_or(Zeroth::DEFAULT.eps);
+    let eps = z.eps.unwrap_or(0.01);
     if !(eps.is_finite() && eps > 0.0) {
         return Err(usage(
             format!("--eps is {eps}, expected a positive number"),
@@ -46,11 +47,10 @@ pub(super) fn estimator(args: &CommonArgs) -> Result<Estimator> {
     if s.momentum >= 1.0 {
         return Err(usage(format!("--momentum is {}, expected less than 1", s.momentum), "0 is none"));
     }
-    Ok(Estimator::Zeroth(Zeroth {
-        eps,
+    Ok(Estimator::Directional(Directional {
+        slope: Slope::Difference { eps, one_sided: z.one_sided },
         distribution: replay::distribution(z.noise.as_deref().unwrap_or("gaussian"))?,
         directions,
-        one_sided: z.one_sided,
         momentum: s.momentum,
     }))
 }
@@ -66,4 +66,18 @@ fn given(args: &ZerothArgs) -> Option<&'static str> {
     ]
     .into_iter()
     .find_map(|(given, name)| given.then_some(name))
+}
+
+/// An estimate's settings as JSON; null for exact gradients.
+pub(crate) fn estimator_json(estimator: Estimator) -> Value {
+    let Estimator::Directional(along) = estimator else { return Value::Null };
+    let Slope::Difference { eps, one_sided } = along.slope;
+    json!({
+        "slope": "difference",
+        "eps": eps,
+        "one_sided": one_sided,
+        "noise": replay::distribution_name(along.distribution),
+        "directions": along.directions,
+        "momentum": along.momentum,
+    })
 }

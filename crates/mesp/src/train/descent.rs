@@ -1,4 +1,4 @@
-//! A step from losses alone, and the log from which the same steps are made without data.
+//! A step from slopes alone, and the log from which the same steps are made without data.
 
 use std::collections::VecDeque;
 
@@ -6,7 +6,7 @@ use mesp_device::Backend;
 
 use super::{Session, replay};
 use crate::Result;
-use crate::method::Zeroth;
+use crate::method::Directional;
 
 /// A descent, and where its slopes are kept.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ impl Logged {
         slopes: Option<&[f32]>,
         learning_rate: f64,
     ) -> Result<()> {
-        let left_out = vec![f32::NAN; if slopes.is_none() { self.descent.zeroth.directions } else { 0 }];
+        let left_out = vec![f32::NAN; if slopes.is_none() { self.descent.along.directions } else { 0 }];
         let slopes = slopes.unwrap_or(&left_out);
         if let Some(log) = &mut self.log {
             log.append(slopes)?;
@@ -36,7 +36,7 @@ impl Logged {
 /// The slopes of the latest steps, as many as an update takes in.
 #[derive(Debug)]
 pub struct Descent {
-    zeroth: Zeroth,
+    along: Directional,
     seed: u64,
     weight_decay: f64,
     /// Newest last, each with one slope a direction.
@@ -45,19 +45,19 @@ pub struct Descent {
 
 impl Descent {
     /// Before the first step, or before the next one where `earlier` holds the slopes of those before it.
-    pub fn new(zeroth: Zeroth, seed: u64, weight_decay: f64, earlier: &[Vec<f32>]) -> Self {
-        let window = zeroth.window();
+    pub fn new(along: Directional, seed: u64, weight_decay: f64, earlier: &[Vec<f32>]) -> Self {
+        let window = along.window();
         let mut recent = VecDeque::with_capacity(window + 1);
         let sound = |s: &Vec<f32>| s.iter().map(|s| if s.is_nan() { 0.0 } else { *s }).collect();
         recent.extend(earlier[earlier.len().saturating_sub(window)..].iter().map(sound));
-        Self { zeroth, seed, weight_decay, recent }
+        Self { along, seed, weight_decay, recent }
     }
 
     /// Steps the adapters by their log: nothing but the slopes, the seed and the learning rate is read. Slopes
     /// that are not numbers stand for a step that was left out.
     pub fn descend<B: Backend>(&mut self, session: &mut Session<B>, slopes: &[f32], learning_rate: f64) {
         let step = session.advance();
-        let mut latest = if self.recent.len() == self.zeroth.window() {
+        let mut latest = if self.recent.len() == self.along.window() {
             self.recent.pop_front().unwrap_or_default()
         } else {
             Vec::with_capacity(slopes.len())
@@ -70,20 +70,20 @@ impl Descent {
             return;
         }
         let mut keep = 1.0 - learning_rate * self.weight_decay;
-        let mut weight = learning_rate / self.zeroth.directions as f64;
+        let mut weight = learning_rate / self.along.directions as f64;
         for (age, slopes) in self.recent.iter().rev().enumerate() {
             for (direction, slope) in slopes.iter().enumerate() {
-                let noise = self.zeroth.noise(self.seed, step - age as u64, direction);
+                let noise = self.along.noise(self.seed, step - age as u64, direction);
                 session.drift(keep, -weight * f64::from(*slope), noise);
                 keep = 1.0;
             }
-            weight *= self.zeroth.momentum;
+            weight *= self.along.momentum;
         }
     }
 
     /// Settings.
-    pub fn zeroth(&self) -> &Zeroth {
-        &self.zeroth
+    pub fn along(&self) -> &Directional {
+        &self.along
     }
 
     /// Of the directions.
