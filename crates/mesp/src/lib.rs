@@ -14,6 +14,7 @@ pub mod quantize;
 pub mod rng;
 pub mod source;
 pub mod tape;
+pub mod task;
 pub mod train;
 
 pub use error::{Error, Result};

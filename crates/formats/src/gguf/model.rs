@@ -128,11 +128,21 @@ pub fn config(gguf: &Gguf) -> Result<ModelConfig> {
         sliding_window: window,
         layers: traits,
         bos_token_id: token_id(gguf, "tokenizer.ggml.bos_token_id")?,
-        eos_token_ids: token_id(gguf, "tokenizer.ggml.eos_token_id")?.into_iter().collect(),
+        eos_token_ids: end_ids(gguf)?,
         dtype: None,
     };
     // One place knows which sizes go together: the reader of config.json.
     hf::parse(&gguf.path, &config.to_json().to_string())
+}
+
+/// Tokens that end a text, a turn, or a message to a tool.
+fn end_ids(gguf: &Gguf) -> Result<Vec<u32>> {
+    let mut ids = Vec::new();
+    for name in ["eos", "eot", "eom"] {
+        let id = token_id(gguf, &format!("tokenizer.ggml.{name}_token_id"))?;
+        ids.extend(id.filter(|id| !ids.contains(id)));
+    }
+    Ok(ids)
 }
 
 /// Attention and MLP biases. What `qwen2` has is the architecture's to say, but it must be there.

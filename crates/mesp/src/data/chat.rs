@@ -116,17 +116,36 @@ impl ChatFormat {
     /// # Errors
     /// When the template refuses the conversation, or the tokenizer the text.
     pub fn prompt_tokens(&self, encoder: &TextEncoder, conversation: &Conversation) -> Result<Vec<u32>> {
-        let mut ids = encoder.encode(&self.render(conversation, true)?, false)?;
+        self.encode(encoder, &self.render(conversation, true)?)
+    }
+
+    /// The tokens of a rendering.
+    ///
+    /// # Errors
+    /// When the tokenizer refuses the text.
+    pub fn encode(&self, encoder: &TextEncoder, rendering: &str) -> Result<Vec<u32>> {
+        let mut ids = encoder.encode(rendering, false)?;
         ids.splice(..0, self.beginning(encoder));
         Ok(ids)
     }
 
-    /// The tokens at which an answer ends.
+    /// The tokens at which an answer ends: the one that ends a text, and the one that the template puts after a
+    /// turn of the model, which is what is trained.
     pub fn stop_ids(&self, encoder: &TextEncoder) -> Vec<u32> {
-        let end = if self.has_template() { None } else { encoder.token_id(END) };
+        let end = if self.has_template() { self.turn_end(encoder) } else { encoder.token_id(END) };
         let mut ids: Vec<u32> = encoder.eos_id().into_iter().chain(end).collect();
         ids.dedup();
         ids
+    }
+
+    /// The marker that follows what the model says.
+    fn turn_end(&self, encoder: &TextEncoder) -> Option<u32> {
+        let mut conversation = Conversation::default();
+        conversation.push("user", "a");
+        conversation.push("assistant", "b");
+        let (_, tail) = self.around(&conversation, 1)?;
+        let (start, end) = (tail.len() - tail.trim_start().len(), with_stop(&tail, 0, encoder));
+        (end > start).then(|| encoder.token_id(&tail[start..end]))?
     }
 
     /// The token to put before a rendering. A template writes it itself; `ChatML` knows nothing of it.

@@ -10,7 +10,7 @@ use mesp_formats::gguf::{Array, Gguf, Value, token_type};
 use tokenizers::models::bpe::{BpeBuilder, Merges, Vocab};
 use tokenizers::{AddedToken, Tokenizer};
 
-use super::TokenizerInfo;
+use super::{TextEncoder, TokenizerInfo};
 use crate::{Error, Result};
 
 mod byte_level;
@@ -94,6 +94,11 @@ pub fn from_gguf(gguf: &Gguf, bytes: &[u8]) -> Result<(Tokenizer, TokenizerInfo)
         add_bos_token: Some(add_bos.unwrap_or(begins && bos.is_some())),
     };
     Ok((tokenizer, info))
+}
+
+/// The tokens of a file's tokenizer whose texts end a turn or a text.
+pub fn gguf_ends(encoder: &TextEncoder) -> Vec<u32> {
+    ENDS.iter().filter_map(|text| encoder.token_id(text)).collect()
 }
 
 /// Tokens by number.

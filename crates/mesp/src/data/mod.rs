@@ -19,11 +19,11 @@ mod notes;
 mod python;
 mod rows;
 mod sharegpt;
-mod source;
+pub(crate) mod source;
 mod split;
 mod template;
 #[cfg(test)]
-mod test_util;
+pub(crate) mod test_util;
 pub mod token_file;
 mod tokenizer;
 mod turns;
@@ -38,10 +38,11 @@ pub use check::Checked;
 pub use dataset::{Dataset, LongRows, PromptStyle, ReadOptions, TrainOn};
 pub use date::Date;
 pub use forms::Form;
-pub use gguf_tokenizer::from_gguf;
+pub use gguf_tokenizer::{from_gguf, gguf_ends};
 pub use split::split;
 pub use tokenizer::{TextEncoder, Token, TokenizerInfo};
 pub use turns::Conversation;
+pub(crate) use turns::type_of;
 
 /// The label of a position that is not trained; the value other tools use in token files too.
 pub const UNTRAINED: i32 = -100;

@@ -8,7 +8,7 @@ use crate::{Error, Result};
 
 /// How the bytes of a file are to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// One JSON object a line.
     Lines,
     /// One JSON array of objects.
@@ -39,7 +39,7 @@ pub(super) fn locate(path: &Path, in_directory: &str) -> Result<PathBuf> {
 }
 
 /// Decides by name, and by the first character where the name leaves it open.
-pub(super) fn kind(path: &Path) -> Result<Kind> {
+pub(crate) fn kind(path: &Path) -> Result<Kind> {
     match by_name(path)? {
         Ok(kind) => Ok(kind),
         Err(extension) => Ok(by_content(&extension, first_character(path, open(path)?)?)),
@@ -127,7 +127,7 @@ pub(super) fn newlines(bytes: &[u8]) -> usize {
 }
 
 /// Calls `row` with the line and the text of each row; blank lines are no rows.
-pub(super) fn each_row(
+pub(crate) fn each_row(
     path: &Path,
     kind: Kind,
     row: &mut dyn FnMut(usize, &str) -> Result<()>,

@@ -81,7 +81,7 @@ pub(super) fn encoder_with(info: TokenizerInfo, bos: bool) -> TextEncoder {
 }
 
 /// The tokenizer of [`tokenizer_json`] that adds nothing at the beginning.
-pub(super) fn encoder() -> TextEncoder {
+pub(crate) fn encoder() -> TextEncoder {
     encoder_with(info(), false)
 }
 

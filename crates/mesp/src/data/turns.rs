@@ -233,7 +233,7 @@ fn tools(row: &Map<String, Value>) -> Result<Option<Value>> {
 }
 
 /// What a JSON value is, for messages.
-pub(super) fn type_of(value: &Value) -> &'static str {
+pub(crate) fn type_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "true or false",
