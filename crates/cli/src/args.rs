@@ -3,6 +3,8 @@
 mod adapters;
 mod bench;
 mod dash;
+mod eval;
+mod generate;
 mod groups;
 mod run;
 
@@ -13,8 +15,10 @@ use mesp_formats::Dtype;
 use mesp_formats::gguf::TensorType;
 
 pub(crate) use adapters::{ExportArgs, LayoutArg, MergeArgs};
-pub(crate) use bench::{BenchArgs, BenchCommand, BenchMemoryArgs, BenchStepArgs};
+pub(crate) use bench::{BenchArgs, BenchCommand, BenchGenerateArgs, BenchMemoryArgs, BenchStepArgs};
 pub(crate) use dash::{DashArgs, ReportArgs};
+pub(crate) use eval::EvalArgs;
+pub(crate) use generate::{ChatArgs, GenerateArgs, SamplingArgs};
 pub(crate) use groups::{
     AdapterArgs, CommonArgs, Compute, DataArgs, LongRowsArg, MethodArgs, ModelArgs, OutputArgs,
     PromptStyleArg, ScheduleArgs, TrainOnArg, UpdateArg, ZerothArgs,
@@ -42,10 +46,15 @@ pub(crate) enum Command {
     Plan(Box<PlanArgs>),
     /// Write the loss and the adapter's gradients for some rows, all of them as one batch
     Grads(Box<GradsArgs>),
-    /// Loss, perplexity and accuracy of a model on a data file
-    Eval(EvalArgs),
+    /// Loss, perplexity and accuracy of a model on a data file, or its answers to questions
+    Eval(Box<EvalArgs>),
     /// Text from a model that continues or answers a prompt
-    Generate(GenerateArgs),
+    Generate(Box<GenerateArgs>),
+    /// A conversation with a model, a line a turn
+    ///
+    /// The conversation is written with the model's chat template. What a turn has in common with what the model has
+    /// read is not read again. Ctrl-C ends an answer; at the prompt it ends the program, as /exit does.
+    Chat(Box<ChatArgs>),
     /// Write a model of a given shape with random weights
     InitModel(InitModelArgs),
     /// Write a Hugging Face model as a GGUF file
@@ -77,6 +86,7 @@ pub(crate) enum Command {
 
 // What every command takes.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "General")]
 pub(crate) struct SharedArgs {
     /// Print one JSON document to standard output, everything else to standard error
     #[arg(long)]
@@ -111,61 +121,6 @@ pub(crate) struct PlanArgs {
 pub(crate) struct GradsArgs {
     #[command(flatten)]
     pub(crate) common: CommonArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct EvalArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    #[command(flatten)]
-    pub(crate) data: DataArgs,
-    /// Adapter to put on the model: a directory in PEFT's layout [default: none]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) adapter: Option<PathBuf>,
-    /// Rows that are evaluated at once [default: 1]
-    #[arg(long, value_name = "ROWS", default_value_t = 1, hide_default_value = true)]
-    pub(crate) batch_size: usize,
-    /// Number type of the products with frozen weights; what is added is f32, with f64 everything is f64
-    /// [default: auto]
-    #[arg(long, value_enum)]
-    pub(crate) compute: Option<Compute>,
-    #[command(flatten)]
-    pub(crate) shared: SharedArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct GenerateArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    /// Adapter to put on the model: a directory in PEFT's layout [default: none]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) adapter: Option<PathBuf>,
-    /// The text to answer or to continue
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) prompt: String,
-    /// Tokens to generate at most [default: 128]
-    #[arg(long, value_name = "N", default_value_t = 128, hide_default_value = true)]
-    pub(crate) max_tokens: usize,
-    /// Temperature of the choice; 0 always takes the likeliest token [default: 0]
-    #[arg(long, value_name = "T", default_value_t = 0.0, hide_default_value = true)]
-    pub(crate) temperature: f64,
-    /// Choose among the likeliest so many tokens; 0 for all [default: 0]
-    #[arg(long, value_name = "K", default_value_t = 0, hide_default_value = true)]
-    pub(crate) top_k: usize,
-    /// Choose among the likeliest tokens that together have this probability [default: 1]
-    #[arg(long, value_name = "P", default_value_t = 1.0, hide_default_value = true)]
-    pub(crate) top_p: f64,
-    /// Seed of the choices [default: 0]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    pub(crate) seed: u64,
-    /// Continue the prompt as it stands, also when the model has a chat template
-    #[arg(long)]
-    pub(crate) raw: bool,
-    /// Number type of the products with frozen weights: auto, f32 or bf16 [default: auto]
-    #[arg(long, value_enum)]
-    pub(crate) compute: Option<Compute>,
-    #[command(flatten)]
-    pub(crate) shared: SharedArgs,
 }
 
 /// How the numbers of a file are stored.

@@ -43,6 +43,7 @@ fn main() -> ExitCode {
         Command::Grads(args) => commands::grads::run(args),
         Command::Eval(args) => commands::eval::run(args),
         Command::Generate(args) => commands::generate::run(args),
+        Command::Chat(args) => commands::chat::run(args),
         Command::InitModel(args) => commands::init_model::run(args),
         Command::Quantize(args) => commands::quantize::run(args),
         Command::Merge(args) => commands::merge::run(args),

@@ -12,11 +12,16 @@ pub(crate) fn note(text: impl AsRef<str>) {
 
 /// Text of a result.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    // Whoever closed it has seen enough.
+    stream(text).map(|_| ())
+}
+
+/// A piece of text that goes on; false when nobody reads it any more.
+pub(crate) fn stream(text: &str) -> anyhow::Result<bool> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // Whoever read the result has seen enough.
-        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
-        other => other.context("cannot write to standard output"),
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
+        other => other.map(|()| true).context("cannot write to standard output"),
     }
 }
 

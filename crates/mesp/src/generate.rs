@@ -6,26 +6,12 @@ use mesp_device::{Backend, Class, Dry, Elem, Label, Plan, Program};
 
 use crate::adapter::{AdapterConfig, BlockPairs, persistent_pairs};
 use crate::model::{self, Batch, BlockRun, Cache, Model};
-use crate::rng;
 use crate::tape::{Site, Tape, Tiles};
+use crate::{Error, Result};
 
-/// How the next token is chosen.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sampling {
-    /// 0 takes the likeliest.
-    pub temperature: f64,
-    /// Only the likeliest so many; 0 for all.
-    pub top_k: usize,
-    /// Only the likeliest that together have this probability; 1 for all.
-    pub top_p: f64,
-    /// For the draws.
-    pub seed: u64,
-}
+mod sampling;
 
-impl Sampling {
-    /// Always the likeliest.
-    pub const GREEDY: Self = Self { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0 };
-}
+pub use sampling::{Sampler, Sampling, distribution};
 
 /// Tokens of a prompt that are run at once: the memory of generation does not grow with the prompt, but for
 /// its keys and values.
@@ -42,7 +28,33 @@ pub struct Generator<B> {
     tapes: Vec<Tape>,
     batch: Batch,
     logits: Vec<f32>,
-    past: usize,
+    /// Whose keys and values are kept.
+    sequence: Vec<u32>,
+}
+
+/// Why a text ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// A stop token came.
+    Stop,
+    /// There were as many tokens as were asked for.
+    Length,
+    /// There is no room for another token.
+    Full,
+    /// Whoever took the tokens had enough.
+    Told,
+}
+
+impl Finish {
+    /// In documents.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Full => "context",
+            Self::Told => "told",
+        }
+    }
 }
 
 impl<B: Backend> Generator<B> {
@@ -54,7 +66,13 @@ impl<B: Backend> Generator<B> {
         let caches = (0..c.layers).map(|_| Cache { k: cache("k"), v: cache("v") }).collect();
         let tapes = (0..c.layers).map(|_| Tape::default()).collect();
         let logits = vec![0.0; c.vocab_size];
-        Self { be, model, adapter, params, caches, tapes, batch: Batch::default(), logits, past: 0 }
+        let sequence = Vec::with_capacity(capacity);
+        Self { be, model, adapter, params, caches, tapes, batch: Batch::default(), logits, sequence }
+    }
+
+    /// The backend.
+    pub fn backend(&self) -> &B {
+        &self.be
     }
 
     /// Adapters, to load.
@@ -64,12 +82,26 @@ impl<B: Backend> Generator<B> {
 
     /// Forgets the sequence.
     pub fn reset(&mut self) {
-        self.past = 0;
+        self.sequence.clear();
+    }
+
+    /// Tokens whose keys and values there is room for, in all.
+    pub fn capacity(&self) -> usize {
+        self.caches.first().map_or(0, |c| c.k.rows())
     }
 
     /// Tokens there is room for.
     pub fn room(&self) -> usize {
-        self.caches.first().map_or(0, |c| c.k.rows()) - self.past
+        self.capacity() - self.sequence.len()
+    }
+
+    /// Goes back to where another sequence begins to differ, so that only what is new of it has to be fed; gives
+    /// how many of its tokens are kept. Its last is never among them, since its logits have to be made.
+    pub fn keep_common(&mut self, tokens: &[u32]) -> usize {
+        let most = tokens.len().saturating_sub(1);
+        let common = self.sequence.iter().zip(&tokens[..most]).take_while(|(a, b)| a == b).count();
+        self.sequence.truncate(common);
+        common
     }
 
     /// Appends tokens to the sequence and gives the logits of what follows.
@@ -85,7 +117,7 @@ impl<B: Backend> Generator<B> {
     }
 
     fn run(&mut self, tokens: &[u32]) {
-        let (n, past) = (tokens.len(), self.past);
+        let (n, past) = (tokens.len(), self.sequence.len());
         self.be.begin(Program(0));
         self.batch.tokens.clear();
         self.batch.tokens.extend_from_slice(tokens);
@@ -109,32 +141,49 @@ impl<B: Backend> Generator<B> {
         }
         model::last_logits(&mut self.be, &self.model, &x, &mut self.logits);
         self.be.free(x);
-        self.past += n;
+        self.sequence.extend_from_slice(tokens);
     }
 
-    /// Appends a prompt and then tokens until one of `stop`, `max_tokens`, or the end of the room. Each is
-    /// handed to `token` as it comes; when that gives false, generation ends. Stop tokens are not part of it.
+    /// Takes a prompt in place of the sequence, of which it keeps what the two have in common, and appends tokens
+    /// until one of `stop`, `max_tokens`, or the end of the room. Each is handed to `token` as it comes; when that
+    /// gives false, generation ends. Stop tokens are not part of it.
+    ///
+    /// # Errors
+    /// When the model's logits are no numbers.
+    ///
+    /// # Panics
+    /// When the prompt has no token, or more than there is room for.
     pub fn generate(
         &mut self,
         prompt: &[u32],
         max_tokens: usize,
-        sampling: Sampling,
+        sampler: &mut Sampler,
         stop: &[u32],
         token: &mut dyn FnMut(u32) -> bool,
-    ) {
-        if prompt.is_empty() {
-            return;
-        }
-        self.feed(prompt);
-        for i in 0..max_tokens {
-            let next = choose(&mut self.logits, sampling, i as u64);
-            if stop.contains(&next) || !token(next) || self.room() == 0 {
-                return;
+    ) -> Result<Finish> {
+        let kept = self.keep_common(prompt);
+        self.feed(&prompt[kept..]);
+        sampler.restart(prompt);
+        for made in 1..=max_tokens {
+            let Some(next) = sampler.choose(&mut self.logits) else {
+                return Err(Error::usage("the model's logits are no numbers")
+                    .hint("the model or the adapter holds values that are no numbers; see `mesp eval`"));
+            };
+            if stop.contains(&next) {
+                return Ok(Finish::Stop);
             }
-            if i + 1 < max_tokens {
-                self.feed(&[next]);
+            if !token(next) {
+                return Ok(Finish::Told);
             }
+            if made == max_tokens {
+                break;
+            }
+            if self.room() == 0 {
+                return Ok(Finish::Full);
+            }
+            self.feed(&[next]);
         }
+        Ok(Finish::Length)
     }
 }
 
@@ -150,68 +199,7 @@ pub fn plan_generation(
     let mut generator = Generator::new(dry, Arc::clone(model), adapter.clone(), capacity);
     // The longest chunk at the end of the room is the most that any chunk needs.
     let chunk = CHUNK.min(capacity);
-    generator.past = capacity - chunk;
+    generator.sequence.resize(capacity - chunk, 0);
     generator.run(&vec![0; chunk]);
     generator.be.finish()
-}
-
-/// The next token; the `draw`-th of its seed. `logits` are left in another state.
-pub fn choose(logits: &mut [f32], sampling: Sampling, draw: u64) -> u32 {
-    let best = |logits: &[f32]| {
-        let mut best = 0;
-        for (i, x) in logits.iter().enumerate() {
-            if *x > logits[best] {
-                best = i;
-            }
-        }
-        best as u32
-    };
-    if sampling.temperature <= 0.0 {
-        return best(logits);
-    }
-    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-    order.sort_unstable_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)));
-    if sampling.top_k > 0 {
-        order.truncate(sampling.top_k);
-    }
-    let top = f64::from(logits[order[0] as usize]);
-    let weight = |i: u32| ((f64::from(logits[i as usize]) - top) / sampling.temperature).exp();
-    let total: f64 = order.iter().map(|i| weight(*i)).sum();
-    let mut kept = 0.0;
-    let mut count = 0;
-    while count < order.len() && (count == 0 || kept < sampling.top_p * total) {
-        kept += weight(order[count]);
-        count += 1;
-    }
-    let mut at = rng::uniform(sampling.seed, 0x5a3b, draw) * kept;
-    for i in &order[..count] {
-        at -= weight(*i);
-        if at < 0.0 {
-            return *i;
-        }
-    }
-    order[count - 1]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn choices() {
-        let logits = [0.0f32, 3.0, 1.0, 2.9];
-        let pick = |sampling: Sampling, draw| choose(&mut logits.clone(), sampling, draw);
-        assert_eq!(pick(Sampling::GREEDY, 0), 1);
-        let warm = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 7 };
-        let seen: std::collections::BTreeSet<u32> = (0..400).map(|d| pick(warm, d)).collect();
-        assert_eq!(seen.len(), 4, "every token has a chance");
-        let two = Sampling { top_k: 2, ..warm };
-        assert!((0..100).all(|d| [1, 3].contains(&pick(two, d))));
-        let narrow = Sampling { top_p: 0.1, ..warm };
-        assert!((0..100).all(|d| pick(narrow, d) == 1));
-        assert_eq!(
-            (0..50).map(|d| pick(warm, d)).collect::<Vec<_>>(),
-            (0..50).map(|d| pick(warm, d)).collect::<Vec<_>>()
-        );
-    }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{AdapterArgs, MethodArgs, ModelArgs, SharedArgs};
+use super::{AdapterArgs, Compute, MethodArgs, ModelArgs, SharedArgs};
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
@@ -24,6 +24,10 @@ pub(crate) enum BenchCommand {
     /// The rows are random tokens, all trained but the last, and the model has random weights unless --model names
     /// one: neither changes the time of a step.
     Step(Box<BenchStepArgs>),
+    /// Tokens one after another: their speed, as a share of the rate at which the machine reads
+    ///
+    /// The models have random weights unless --model names one. The read rate is measured in turns with the tokens.
+    Generate(Box<BenchGenerateArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -128,6 +132,46 @@ pub(crate) struct BenchStepArgs {
     pub(crate) adapter: AdapterArgs,
     #[command(flatten)]
     pub(crate) method: MethodArgs,
+    #[command(flatten)]
+    pub(crate) shared: SharedArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchGenerateArgs {
+    /// The model: a Hugging Face directory or a GGUF file [default: random weights]
+    #[arg(long, value_name = "DIR|FILE.gguf")]
+    pub(crate) model: Option<PathBuf>,
+    /// A published shape with random weights, in place of --model; see `mesp init-model --help` [default:
+    /// qwen2.5-0.5b]
+    #[arg(long, value_name = "NAME", conflicts_with = "model")]
+    pub(crate) preset: Option<String>,
+    /// Number types of the random weights, as `mesp init-model --type` takes them [default: `bf16,q8_0,q4_0`]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "model")]
+    pub(crate) types: Vec<String>,
+    /// Adapter to put on the model: a directory in PEFT's layout [default: none]
+    #[arg(long, value_name = "DIR", requires = "model")]
+    pub(crate) adapter: Option<PathBuf>,
+    /// Tokens of the prompt [default: 64]
+    #[arg(long, value_name = "N", default_value_t = 64, hide_default_value = true)]
+    pub(crate) prompt_tokens: usize,
+    /// Tokens that are timed in a round [default: 32]
+    #[arg(long, value_name = "N", default_value_t = 32, hide_default_value = true)]
+    pub(crate) tokens: usize,
+    /// Rounds, after one that is not timed [default: 3]
+    #[arg(long, value_name = "N", default_value_t = 3, hide_default_value = true)]
+    pub(crate) rounds: usize,
+    /// Number type of the products with frozen weights: auto, f32 or bf16 [default: auto]
+    #[arg(long, value_enum)]
+    pub(crate) compute: Option<Compute>,
+    /// Where results go [default: results]
+    #[arg(long, value_name = "DIR", default_value = "results", hide_default_value = true)]
+    pub(crate) output: PathBuf,
+    /// The results are generate-NAME.json [default: the date]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Where models are kept between runs [default: mesp-bench in the temporary folder]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) shared: SharedArgs,
 }

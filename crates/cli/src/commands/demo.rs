@@ -6,12 +6,11 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
-use mesp::generate::Sampling;
 use mesp::source::Base;
 use mesp_formats::atomic::{create_dir_all, write_atomic};
 use serde_json::Value;
 
-use super::speak::{Language, Pieces, generator};
+use super::speak::{Language, Request, Spelling, generator, greedy};
 use super::train::{Job, train};
 use crate::args::CommonArgs;
 use crate::chart;
@@ -123,26 +122,18 @@ fn is_demo(dir: &Path) -> bool {
 fn answers(args: &CommonArgs, model: &Path, adapter: Option<&Path>) -> Result<Vec<String>> {
     let loaded = inputs::load_model(model, Base::Mapped)?;
     let language = Language::open(model)?;
-    let prompts = PROMPTS.iter().map(|p| language.prompt(p, false)).collect::<Result<Vec<_>>>()?;
+    let prompts =
+        PROMPTS.iter().map(|p| language.prompt(p, Spelling::Auto, None)).collect::<Result<Vec<_>>>()?;
     let capacity = prompts.iter().map(Vec::len).max().unwrap_or(0) + ANSWER;
     let pool = inputs::pool(args.shared.threads)?;
     let numbers = Numbers::single(args.method.compute, loaded.dtype)?;
-    let mut generator = generator(&loaded, adapter, capacity, numbers, &pool)?;
+    let mut generator = generator(&loaded, adapter, 1.0, capacity, numbers, &pool)?;
     let stops = language.stops(&loaded.eos);
     let mut said = Vec::new();
     for prompt in &prompts {
-        let mut ids = Vec::new();
-        generator.reset();
-        pool.install(|| {
-            generator.generate(prompt, ANSWER, Sampling::GREEDY, &stops, &mut |id| {
-                ids.push(id);
-                true
-            });
-        });
-        let mut pieces = Pieces::after(&language.encoder, prompt);
-        let mut text = ids.iter().map(|id| pieces.push(*id)).collect::<mesp::Result<String>>()?;
-        text += &pieces.rest()?;
-        said.push(text.trim().to_owned());
+        let request = Request { prompt, max_tokens: ANSWER, stops: &stops, texts: &[] };
+        let answer = greedy(&mut generator, &pool, &language, &request)?;
+        said.push(answer.text.trim().to_owned());
     }
     Ok(said)
 }

@@ -5,10 +5,9 @@ use std::io::Read as _;
 
 use anyhow::{Context as _, Result};
 use mesp::data::TextEncoder;
-use mesp::generate::Sampling;
 use mesp::source::Base;
 
-use super::speak::{Language, Pieces, generator};
+use super::speak::{Language, Request, Spelling, generator, greedy};
 use crate::args::SayArgs;
 use crate::inputs;
 use crate::numbers::Numbers;
@@ -55,26 +54,18 @@ fn spelled(encoder: &TextEncoder, ids: &[u32]) -> Result<Vec<String>> {
 fn answers(args: &SayArgs, prompts: &[String]) -> Result<Vec<(String, usize)>> {
     let loaded = inputs::load_model(&args.model, Base::Mapped)?;
     let language = Language::open(&args.model)?;
-    let prompts = prompts.iter().map(|p| language.prompt(p, false)).collect::<Result<Vec<_>>>()?;
+    let prompts =
+        prompts.iter().map(|p| language.prompt(p, Spelling::Auto, None)).collect::<Result<Vec<_>>>()?;
     let capacity = prompts.iter().map(Vec::len).max().unwrap_or(0) + args.max_tokens;
     let pool = inputs::pool(args.shared.threads)?;
     let numbers = Numbers::single(args.compute, loaded.dtype)?;
-    let mut generator = generator(&loaded, args.adapter.as_deref(), capacity, numbers, &pool)?;
+    let mut generator = generator(&loaded, args.adapter.as_deref(), 1.0, capacity, numbers, &pool)?;
     let stops = language.stops(&loaded.eos);
     let mut said = Vec::new();
     for prompt in &prompts {
-        let mut ids = Vec::new();
-        generator.reset();
-        pool.install(|| {
-            generator.generate(prompt, args.max_tokens, Sampling::GREEDY, &stops, &mut |id| {
-                ids.push(id);
-                true
-            });
-        });
-        let mut pieces = Pieces::after(&language.encoder, prompt);
-        let mut text = ids.iter().map(|id| pieces.push(*id)).collect::<mesp::Result<String>>()?;
-        text += &pieces.rest()?;
-        said.push((text.trim().to_owned(), ids.len()));
+        let request = Request { prompt, max_tokens: args.max_tokens, stops: &stops, texts: &[] };
+        let answer = greedy(&mut generator, &pool, &language, &request)?;
+        said.push((answer.text.trim().to_owned(), answer.ids.len()));
     }
     Ok(said)
 }

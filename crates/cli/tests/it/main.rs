@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bench;
+mod bench_generate;
 mod bench_step;
 #[cfg(unix)]
 mod browser;
@@ -10,6 +11,8 @@ mod budget;
 mod dash;
 mod data;
 mod demo;
+mod eval;
+mod generate;
 mod gguf;
 mod kills;
 mod lost_file;

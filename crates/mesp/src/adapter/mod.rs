@@ -140,6 +140,12 @@ impl AdapterConfig {
         Self { rank: 1, alpha: 1.0, rslora: false, targets: Vec::new() }
     }
 
+    /// The same with its product multiplied by `by` more; 0 is the base model.
+    #[must_use]
+    pub fn scaled(self, by: f64) -> Self {
+        if by == 0.0 { Self::none() } else { Self { alpha: self.alpha * by, ..self } }
+    }
+
     /// s, by which the adapter's product is multiplied.
     pub fn scale(&self) -> f64 {
         let r = self.rank as f64;

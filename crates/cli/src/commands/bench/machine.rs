@@ -5,7 +5,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use anyhow::Result;
 use serde_json::{Value, json};
+
+use crate::inputs::usage;
 
 /// The machine, as far as the system tells.
 pub(super) fn describe() -> Value {
@@ -33,6 +36,15 @@ pub(super) fn commit() -> Option<String> {
     let git = Command::new("git").args(["describe", "--always", "--dirty"]).output().ok()?;
     let name = String::from_utf8(git.stdout).ok()?.trim().to_owned();
     (git.status.success() && !name.is_empty()).then_some(name)
+}
+
+/// The name of a file of results: the one given, or the date.
+pub(super) fn name(given: Option<&str>) -> Result<String> {
+    let name = given.map_or_else(today, str::to_owned);
+    if name.contains(['/', '\\']) {
+        return Err(usage(format!("--name {name:?} is no name of a file"), "folders go to --output"));
+    }
+    Ok(name)
 }
 
 /// Today in UTC, as 2026-01-31.

@@ -1,6 +1,7 @@
 //! `mesp bench`: measurements beside published ones.
 
 mod chart;
+mod generate;
 mod machine;
 mod memory;
 mod models;
@@ -21,5 +22,6 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         BenchCommand::Memory(args) if args.timeline => timeline::run(args),
         BenchCommand::Memory(args) => memory::run(args),
         BenchCommand::Step(args) => step::run(args),
+        BenchCommand::Generate(args) => generate::run(args),
     }
 }

@@ -1,71 +1,82 @@
-//! `mesp eval`.
+//! `mesp eval`: losses of rows, or answers to questions, of a model with adapters and without.
 
+mod losses;
+mod questions;
+mod report;
+
+use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use mesp::adapter::peft;
+use mesp::data::Example;
 use mesp::method::{Estimator, Method};
+use mesp::model::Model;
 use mesp::optim::OptimizerKind;
-use mesp::source::Base;
 use mesp::train::{Options, Score, Session, Shapes, Staging, Update, evaluate, largest_batch, plan};
 use mesp_device::{Cpu, Elem, Real};
 use rayon::ThreadPool;
-use serde_json::{Value, json};
 
 use crate::args::{Compute, EvalArgs};
-use crate::inputs::{self, Held, Loaded};
-use crate::numbers::{Numbers, held};
+use crate::inputs::usage;
+use crate::numbers::Numbers;
 use crate::progress::Counter;
 use crate::settings::given_adapter;
-use crate::sizes::count;
-use crate::ui;
 
 pub(crate) fn run(args: &EvalArgs) -> Result<()> {
-    match args.compute {
-        Some(Compute::F64) => eval::<f64>(args),
-        _ => eval::<f32>(args),
+    if args.batch_size == 0 {
+        return Err(usage("--batch-size is 0, expected 1 or more", "leave it out for 1"));
+    }
+    let double = args.compute == Some(Compute::F64);
+    match &args.task.task {
+        Some(file) if double => questions::run::<f64>(args, file),
+        Some(file) => questions::run::<f32>(args, file),
+        None if double => losses::run::<f64>(args),
+        None => losses::run::<f32>(args),
     }
 }
 
-fn eval<R: Real>(args: &EvalArgs) -> Result<()> {
-    let dir = inputs::model_path(&args.model)?;
-    let data = &inputs::held_out(inputs::data_file(&args.data)?);
-    if args.batch_size == 0 {
-        return Err(inputs::usage("--batch-size is 0, expected 1 or more", "leave it out for 1"));
-    }
-    let pool = inputs::pool(args.shared.threads)?;
-    let base = Base::parse(&args.model.base)?;
-    let Loaded { model, dtype, .. } = inputs::load_model(dir, base)?;
-    let numbers = Numbers::new(args.compute, held(base, dtype));
-    let options = inputs::read_options(&args.data, &model.config, false);
-    let rows = inputs::read_rows(dir, data, &Held::None, &options, None)?.train;
-    inputs::warn_of_length(inputs::longest(&rows), &model.config);
+/// What is evaluated, in order: the model itself is `None`.
+fn models(args: &EvalArgs) -> Vec<Option<&Path>> {
+    let base = args.adapter.len() != 1 || args.with_base;
+    base.then_some(None).into_iter().chain(args.adapter.iter().map(|dir| Some(dir.as_path()))).collect()
+}
 
-    let shapes = Shapes { train: None, eval: Some(largest_batch(&rows, args.batch_size)) };
-    let options = session_options(given_adapter(args.adapter.as_deref())?);
-    let plan = plan(&model, &options, &shapes, size_of::<R>(), pool.current_num_threads())?;
-    let be = Cpu::<R>::new(plan, Arc::clone(&pool)).with_compute(numbers.compute());
-    let mut session = Session::new(be, model, options, shapes.targets());
-    if let Some(adapter) = &args.adapter {
-        let config = session.model().config.clone();
-        let (be, params, _) = session.state_mut();
-        peft::read_tensors(be, &adapter.join(mesp_formats::peft::MODEL_FILE), params, &config)?;
+/// A session that evaluates rows with an adapter, of this model.
+struct Scorer<'a> {
+    model: &'a Arc<Model>,
+    numbers: Numbers,
+    pool: &'a Arc<ThreadPool>,
+    batch_size: usize,
+}
+
+impl Scorer<'_> {
+    /// What all rows came to, and each.
+    fn score<R: Real>(&self, adapter: Option<&Path>, rows: &[Example]) -> Result<(Score, Vec<Score>)> {
+        let shapes = Shapes { train: None, eval: Some(largest_batch(rows, self.batch_size)) };
+        let options = session_options(given_adapter(adapter)?);
+        let plan = plan(self.model, &options, &shapes, size_of::<R>(), self.pool.current_num_threads())?;
+        let be = Cpu::<R>::new(plan, Arc::clone(self.pool)).with_compute(self.numbers.compute());
+        let mut session = Session::new(be, Arc::clone(self.model), options, shapes.targets());
+        if let Some(adapter) = adapter {
+            let (be, params, _) = session.state_mut();
+            peft::read_tensors(
+                be,
+                &adapter.join(mesp_formats::peft::MODEL_FILE),
+                params,
+                &self.model.config,
+            )?;
+        }
+        let mut scores = vec![Score::default(); rows.len()];
+        let mut counter = Counter::new("evaluating", rows.len() as u64);
+        let total = self.pool.install(|| {
+            evaluate(&mut session, rows, self.batch_size, &mut Staging::default(), &mut |i, score| {
+                scores[i] = score;
+                counter.at(i as u64 + 1);
+            })
+        });
+        Ok((total, scores))
     }
-    let (total, scores) = score(&mut session, &rows, args.batch_size, &pool);
-    if !total.loss().is_finite() {
-        bail!("the loss is {}: the model or the adapter holds values that are no numbers", total.loss());
-    }
-    if args.shared.json {
-        return ui::json(&document(total, &scores));
-    }
-    let line = |name: &str, value: String| vec![name.to_owned(), value];
-    ui::print(&ui::table(&[
-        line("loss", format!("{:.4}", total.loss())),
-        line("perplexity", format!("{:.3}", total.loss().exp())),
-        line("accuracy", format!("{:.2}%", 100.0 * total.accuracy())),
-        line("target tokens", count(total.targets as u64)),
-        line("rows", rows.len().to_string()),
-    ]))
 }
 
 /// A session that evaluates only: no gradients, no optimizer.
@@ -83,32 +94,4 @@ fn session_options(adapter: mesp::adapter::AdapterConfig) -> Options {
         gradients: false,
         training: false,
     }
-}
-
-fn score<R: Real>(
-    session: &mut Session<Cpu<R>>,
-    rows: &[mesp::data::Example],
-    batch_size: usize,
-    pool: &ThreadPool,
-) -> (Score, Vec<Score>) {
-    let mut scores = vec![Score::default(); rows.len()];
-    let mut counter = Counter::new("evaluating", rows.len() as u64);
-    let total = pool.install(|| {
-        evaluate(session, rows, batch_size, &mut Staging::default(), &mut |i, score| {
-            scores[i] = score;
-            counter.at(i as u64 + 1);
-        })
-    });
-    (total, scores)
-}
-
-fn document(total: Score, rows: &[Score]) -> Value {
-    let row = |s: &Score| json!({ "loss": (s.targets > 0).then(|| s.loss()), "target_tokens": s.targets });
-    json!({
-        "loss": total.loss(),
-        "perplexity": total.loss().exp(),
-        "accuracy": total.accuracy(),
-        "target_tokens": total.targets,
-        "rows": rows.iter().map(row).collect::<Vec<_>>(),
-    })
 }

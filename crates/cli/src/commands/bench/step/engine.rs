@@ -54,7 +54,7 @@ pub(super) struct Timing {
 }
 
 impl Timing {
-    pub(super) fn median(&self) -> f64 {
+    pub(in crate::commands::bench) fn median(&self) -> f64 {
         median(&self.seconds)
     }
 
@@ -91,7 +91,7 @@ impl Anatomy {
 const ATTENTION_BACKWARD: &str = "attention_backward";
 
 /// The middle value, or the mean of the two in the middle.
-pub(super) fn median(values: &[f64]) -> f64 {
+pub(in crate::commands::bench) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     match sorted.len() {

@@ -19,6 +19,7 @@ use crate::inputs::{self, usage};
 use crate::numbers::{Numbers, held};
 use crate::settings::Settings;
 use crate::{memory, ui};
+pub(super) use engine::median;
 use engine::{Anatomy, Engine, Timing};
 use peer::Beside;
 
@@ -88,11 +89,7 @@ fn checked(args: &BenchStepArgs) -> Result<String> {
     if args.thread_counts.contains(&0) {
         return Err(usage("--thread-counts has 0, expected 1 or more", "leave it out for 1 and all"));
     }
-    let name = args.name.clone().unwrap_or_else(machine::today);
-    if name.contains(['/', '\\']) {
-        return Err(usage(format!("--name {name:?} is no name of a file"), "folders go to --output"));
-    }
-    Ok(name)
+    machine::name(args.name.as_deref())
 }
 
 /// The model: the one named, or random weights.

@@ -1,0 +1,113 @@
+//! Losses of rows.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use mesp::data::Example;
+use mesp::source::Base;
+use mesp::train::Score;
+use mesp_device::Real;
+use serde_json::{Value, json};
+
+use super::{Scorer, models, report};
+use crate::args::EvalArgs;
+use crate::inputs::{self, Held, Loaded};
+use crate::numbers::{Numbers, held};
+use crate::sizes::count;
+use crate::ui;
+
+/// What the rows came to with one model.
+struct Outcome<'a> {
+    adapter: Option<&'a Path>,
+    total: Score,
+    rows: Vec<Score>,
+}
+
+pub(super) fn run<R: Real>(args: &EvalArgs) -> Result<()> {
+    let dir = inputs::model_path(&args.model)?;
+    let data = &inputs::held_out(inputs::data_file(&args.data)?);
+    let pool = inputs::pool(args.shared.threads)?;
+    let base = Base::parse(&args.model.base)?;
+    let Loaded { model, dtype, .. } = inputs::load_model(dir, base)?;
+    let numbers = Numbers::new(args.compute, held(base, dtype));
+    let options = inputs::read_options(&args.data, &model.config, false);
+    let rows = inputs::read_rows(dir, data, &Held::None, &options, None)?.train;
+    inputs::warn_of_length(inputs::longest(&rows), &model.config);
+
+    let scorer = Scorer { model: &model, numbers, pool: &pool, batch_size: args.batch_size };
+    let mut outcomes = Vec::new();
+    for adapter in models(args) {
+        let (total, scores) = scorer.score::<R>(adapter, &rows)?;
+        if !total.loss().is_finite() {
+            let with = adapter.map_or_else(String::new, |dir| format!(" with {}", dir.display()));
+            bail!(
+                "the loss{with} is {}: the model or the adapter holds values that are no numbers",
+                total.loss()
+            );
+        }
+        outcomes.push(Outcome { adapter, total, rows: scores });
+    }
+    if let Some(path) = &args.per_row {
+        report::write_lines(path, outcomes.iter().flat_map(|outcome| lines(outcome, &rows)))?;
+    }
+    if args.shared.json {
+        return ui::json(&document(&outcomes));
+    }
+    ui::print(&ui::table(&table(&outcomes, rows.len())))
+}
+
+/// A line a row for `--per-row`.
+fn lines<'a>(outcome: &'a Outcome<'_>, rows: &'a [Example]) -> impl Iterator<Item = Value> + 'a {
+    outcome.rows.iter().zip(rows).enumerate().map(|(index, (score, row))| {
+        let some = score.targets > 0;
+        json!({
+            "row": index,
+            "file": row.origin.path.display().to_string(),
+            "line": row.origin.line,
+            "adapter": report::path(outcome.adapter),
+            "loss": some.then(|| score.loss()),
+            "accuracy": some.then(|| score.accuracy()),
+            "target_tokens": score.targets,
+            "tokens": row.tokens.len(),
+        })
+    })
+}
+
+fn table(outcomes: &[Outcome<'_>], rows: usize) -> Vec<Vec<String>> {
+    let mut table = Vec::new();
+    if let [_, _, ..] = outcomes {
+        let names = report::names(&outcomes.iter().map(|o| o.adapter).collect::<Vec<_>>());
+        table.push(report::line("", &names, String::clone));
+    }
+    table.push(report::line("loss", outcomes, |o| format!("{:.4}", o.total.loss())));
+    table.push(report::line("perplexity", outcomes, |o| format!("{:.3}", o.total.loss().exp())));
+    table.push(report::line("accuracy", outcomes, |o| format!("{:.2}%", 100.0 * o.total.accuracy())));
+    table.push(report::line("target tokens", outcomes, |o| count(o.total.targets as u64)));
+    table.push(report::line("rows", outcomes, |_| rows.to_string()));
+    table
+}
+
+/// One model as it stands, several as a list.
+fn document(outcomes: &[Outcome<'_>]) -> Value {
+    let row = |s: &Score| json!({ "loss": (s.targets > 0).then(|| s.loss()), "target_tokens": s.targets });
+    let one = |o: &Outcome<'_>| {
+        json!({
+            "loss": o.total.loss(),
+            "perplexity": o.total.loss().exp(),
+            "accuracy": o.total.accuracy(),
+            "target_tokens": o.total.targets,
+            "rows": o.rows.iter().map(row).collect::<Vec<_>>(),
+        })
+    };
+    if let [outcome] = outcomes {
+        return one(outcome);
+    }
+    let named = |o: &Outcome<'_>| {
+        let mut document = json!({ "adapter": report::path(o.adapter) });
+        if let (Value::Object(named), Value::Object(fields)) = (&mut document, one(o)) {
+            named.extend(fields);
+        }
+        document
+    };
+    json!({ "models": outcomes.iter().map(named).collect::<Vec<_>>() })
+}

@@ -1,0 +1,35 @@
+//! Ctrl-C while there is text to make: the answer ends and what was said stays. At any other time, and the second
+//! time, the program ends.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use anyhow::{Context as _, Result};
+
+use crate::ui;
+
+const IDLE: u8 = 0;
+const ANSWERING: u8 = 1;
+const STOPPED: u8 = 2;
+
+static STATE: AtomicU8 = AtomicU8::new(IDLE);
+
+/// Listens from now on.
+pub(crate) fn listen() -> Result<()> {
+    ctrlc::set_handler(|| {
+        if STATE.compare_exchange(ANSWERING, STOPPED, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            ui::note("");
+            std::process::exit(130);
+        }
+    })
+    .context("cannot listen for interrupts")
+}
+
+/// An answer begins, or ended.
+pub(crate) fn answering(begins: bool) {
+    STATE.store(if begins { ANSWERING } else { IDLE }, Ordering::Relaxed);
+}
+
+/// Whether the answer is to end.
+pub(crate) fn stopped() -> bool {
+    STATE.load(Ordering::Relaxed) == STOPPED
+}
