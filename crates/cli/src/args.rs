@@ -80,7 +80,7 @@ pub(crate) enum Command {
     InitConfig(InitConfigArgs),
     #[command(hide = true)]
     Say(SayArgs),
-    /// Make the adapter of a run of --method mezo again from its log of slopes, without data
+    /// Make the adapter of a run of --method mezo or forward again from its log of slopes, without data
     Replay(ReplayArgs),
 }
 

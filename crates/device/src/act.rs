@@ -38,6 +38,9 @@ impl Elem {
     }
 }
 
+/// Marks the entry of a persistent buffer.
+pub(crate) const PERSISTENT: u32 = 1 << 31;
+
 /// A buffer of `rows × cols` values in a backend's arena. It cannot be copied: freeing it consumes it, so
 /// nothing can be read after its death, and writing needs the handle exclusively, so an operation's output
 /// cannot overlap its inputs.
@@ -46,7 +49,7 @@ impl Elem {
 pub struct Act {
     /// Which backend it belongs to.
     pub(crate) owner: u32,
-    /// Its entry in the plan.
+    /// Its entry in the plan: of the program, or with [`PERSISTENT`] of the persistent buffers.
     pub(crate) entry: u32,
     /// Where it begins, in bytes from the arena's start.
     pub(crate) at: usize,
@@ -85,6 +88,7 @@ impl Act {
         assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
         View {
             owner: self.owner,
+            entry: self.entry,
             at: self.at,
             first: rows.start * self.cols,
             rows: rows.len(),
@@ -105,8 +109,8 @@ impl Act {
     /// When it has fewer rows.
     #[track_caller]
     pub fn rows_mut(&mut self, rows: Range<usize>) -> ViewMut<'_> {
-        let View { owner, at, first, rows, cols, elem, .. } = self.rows_view(rows);
-        ViewMut { owner, at, first, rows, cols, elem, life: PhantomData }
+        let View { owner, entry, at, first, rows, cols, elem, .. } = self.rows_view(rows);
+        ViewMut { owner, entry, at, first, rows, cols, elem, life: PhantomData }
     }
 }
 
@@ -114,6 +118,7 @@ impl Act {
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
     pub(crate) owner: u32,
+    pub(crate) entry: u32,
     /// Where the buffer begins, in bytes.
     pub(crate) at: usize,
     /// Values of the buffer before these.
@@ -125,6 +130,12 @@ pub struct View<'a> {
 }
 
 impl View<'_> {
+    /// The same rows of another buffer of the same shape.
+    pub(crate) fn on(self, other: &Act) -> Self {
+        let Act { owner, entry, at, elem, .. } = *other;
+        Self { owner, entry, at, elem, ..self }
+    }
+
     /// Some of its rows.
     ///
     /// # Panics
@@ -163,6 +174,7 @@ impl View<'_> {
 #[derive(Debug)]
 pub struct ViewMut<'a> {
     pub(crate) owner: u32,
+    pub(crate) entry: u32,
     /// Where the buffer begins, in bytes.
     pub(crate) at: usize,
     /// Values of the buffer before these.
@@ -174,6 +186,14 @@ pub struct ViewMut<'a> {
 }
 
 impl ViewMut<'_> {
+    /// The same rows of another buffer of the same shape, which goes with this one: whoever has this view
+    /// exclusively has that one too. An operation asks for it once.
+    pub(crate) fn on(&self, other: &Act) -> ViewMut<'_> {
+        let Act { owner, entry, at, elem, .. } = *other;
+        let Self { first, rows, cols, .. } = *self;
+        ViewMut { owner, entry, at, first, rows, cols, elem, life: PhantomData }
+    }
+
     /// The same values as rows of `cols`.
     ///
     /// # Panics
@@ -188,14 +208,14 @@ impl ViewMut<'_> {
 
     /// The same rows, to read.
     pub fn view(&self) -> View<'_> {
-        let Self { owner, at, first, rows, cols, elem, .. } = *self;
-        View { owner, at, first, rows, cols, elem, life: PhantomData }
+        let Self { owner, entry, at, first, rows, cols, elem, .. } = *self;
+        View { owner, entry, at, first, rows, cols, elem, life: PhantomData }
     }
 
     /// The same rows for a shorter time, so that the view can be used again.
     pub fn again(&mut self) -> ViewMut<'_> {
-        let Self { owner, at, first, rows, cols, elem, .. } = *self;
-        ViewMut { owner, at, first, rows, cols, elem, life: PhantomData }
+        let Self { owner, entry, at, first, rows, cols, elem, .. } = *self;
+        ViewMut { owner, entry, at, first, rows, cols, elem, life: PhantomData }
     }
 
     /// Rows.

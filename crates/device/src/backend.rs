@@ -82,6 +82,8 @@ pub trait Backend {
     fn add_bias(&mut self, y: ViewMut<'_>, bias: &[f32]);
     /// `x ← c·x`
     fn scale(&mut self, x: ViewMut<'_>, c: f64);
+    /// Σ x·y
+    fn dot(&mut self, x: View<'_>, y: View<'_>) -> f64;
     /// Σ x²
     fn sum_of_squares(&mut self, x: View<'_>) -> f64;
 
@@ -112,6 +114,16 @@ pub trait Backend {
     fn rms_norm_backward(&mut self, dx: ViewMut<'_>, dy: View<'_>, x: View<'_>, w: &[f32], eps: f64);
     /// `d ←` the gradient of [`Backend::rms_norm`] for the incoming gradient `d`.
     fn rms_norm_backward_in_place(&mut self, d: ViewMut<'_>, x: View<'_>, w: &[f32], eps: f64);
+    /// `t = J·xt`, or `t +=`: how [`Backend::rms_norm`]'s `y` moves as x moves along xt.
+    fn rms_norm_tangent(
+        &mut self,
+        t: ViewMut<'_>,
+        xt: View<'_>,
+        x: View<'_>,
+        w: &[f32],
+        eps: f64,
+        accumulate: bool,
+    );
     /// Rotates queries or keys; `inverse` is the gradient.
     fn rope(&mut self, x: ViewMut<'_>, positions: &[u32], rope: &Rope, inverse: bool);
 
@@ -150,6 +162,8 @@ pub trait Backend {
 
     /// `gate ← f(gate)∘up`
     fn gated_in_place(&mut self, f: Gate, gate: ViewMut<'_>, up: View<'_>);
+    /// `gate_t ←` how [`Backend::gated_in_place`]'s result moves as gate and up, `at`, move along `gate_t` and `up_t`.
+    fn gated_tangent_in_place(&mut self, f: Gate, gate_t: ViewMut<'_>, up_t: View<'_>, at: [View<'_>; 2]);
     /// `gate ← dgate`, `up ← dup`
     fn gated_backward_in_place(&mut self, f: Gate, gate: ViewMut<'_>, up: ViewMut<'_>, da: View<'_>);
 
@@ -157,6 +171,15 @@ pub trait Backend {
     fn attention(&mut self, o: ViewMut<'_>, lse: ViewMut<'_>, qkv: [View<'_>; 3], shape: Attention<'_>);
     /// Probabilities `[heads, Σ length²]`.
     fn attention_probs(&mut self, p: ViewMut<'_>, lse: View<'_>, qk: [View<'_>; 2], shape: Attention<'_>);
+    /// `t =` how [`Backend::attention`]'s `o` moves as q, k and v move along `tangents`.
+    fn attention_tangent(
+        &mut self,
+        t: ViewMut<'_>,
+        o_lse: [View<'_>; 2],
+        qkv: [View<'_>; 3],
+        tangents: [View<'_>; 3],
+        shape: Attention<'_>,
+    );
     /// `delta = rowsum(d_o∘o)` per head, `[n, heads]`.
     fn attention_delta(&mut self, delta: ViewMut<'_>, d_o: View<'_>, o: View<'_>);
     /// `dq`
@@ -211,8 +234,8 @@ pub trait Backend {
         key: u64,
     );
 
-    /// `to = from + c·z`, z the noise's direction; `from` may be in bf16.
-    fn perturb(&mut self, to: ViewMut<'_>, from: View<'_>, c: f64, noise: Noise);
+    /// `to = a·from + c·z`, z the noise's direction; `from` may be in bf16.
+    fn perturb(&mut self, to: ViewMut<'_>, from: View<'_>, ac: [f64; 2], noise: Noise);
     /// `p ← a·p + c·z`, rounded as by [`Backend::sgd`].
     fn drift(&mut self, p: ViewMut<'_>, a: f64, c: f64, noise: Noise);
 }

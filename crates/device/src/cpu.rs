@@ -9,6 +9,7 @@ use mesp_kernels::{
 };
 use rayon::ThreadPool;
 
+use crate::act::PERSISTENT;
 use crate::arena::Arena;
 use crate::plan::Plan;
 use crate::resident::Resident;
@@ -194,7 +195,8 @@ impl<R: Real> Backend for Cpu<R> {
         let e = self.plan.persistent[self.persisted];
         assert_eq!(e.label, label, "persistent buffers in the planned order");
         self.persisted += 1;
-        self.take(e.offset, e.bytes, [rows, cols], elem, 0, label)
+        let entry = PERSISTENT as usize | (self.persisted - 1);
+        self.take(e.offset, e.bytes, [rows, cols], elem, entry, label)
     }
 
     fn alloc_as(&mut self, rows: usize, cols: usize, elem: Elem, label: Label) -> Act {
@@ -273,6 +275,10 @@ impl<R: Real> Backend for Cpu<R> {
         kernels::sum_of_squares(self.read(x))
     }
 
+    fn dot(&mut self, x: View<'_>, y: View<'_>) -> f64 {
+        kernels::dot(self.read(x), self.read(y))
+    }
+
     fn spill(&mut self, slot: usize, from: View<'_>) {
         let values = self.read(from);
         let result = self.spill.as_ref().map_or_else(no_file, |s| s.write(slot, values));
@@ -343,6 +349,19 @@ impl<R: Real> Backend for Cpu<R> {
 
     fn rms_norm_backward_in_place(&mut self, d: ViewMut<'_>, x: View<'_>, w: &[f32], eps: f64) {
         kernels::rms_norm_backward_in_place(self.write(d), self.read(x), w, eps, Par::on(&self.pool));
+    }
+
+    fn rms_norm_tangent(
+        &mut self,
+        t: ViewMut<'_>,
+        xt: View<'_>,
+        x: View<'_>,
+        w: &[f32],
+        eps: f64,
+        accumulate: bool,
+    ) {
+        let (t, par) = (self.write(t), Par::on(&self.pool));
+        kernels::rms_norm_tangent(t, self.read(xt), self.read(x), w, eps, accumulate, par);
     }
 
     fn rope(&mut self, x: ViewMut<'_>, positions: &[u32], rope: &Rope, inverse: bool) {
@@ -433,6 +452,11 @@ impl<R: Real> Backend for Cpu<R> {
         }
     }
 
+    fn gated_tangent_in_place(&mut self, f: Gate, gate_t: ViewMut<'_>, up_t: View<'_>, at: [View<'_>; 2]) {
+        let at = at.map(|x| self.read(x));
+        kernels::gated_tangent_in_place(f, self.write(gate_t), self.read(up_t), at, Par::on(&self.pool));
+    }
+
     fn gated_backward_in_place(&mut self, f: Gate, gate: ViewMut<'_>, up: ViewMut<'_>, da: View<'_>) {
         let (da, par) = (self.read(da), Par::on(&self.pool));
         match (self.values_mut(gate), self.values_mut(up)) {
@@ -454,6 +478,19 @@ impl<R: Real> Backend for Cpu<R> {
     fn attention_probs(&mut self, p: ViewMut<'_>, lse: View<'_>, qk: [View<'_>; 2], at: Attention<'_>) {
         let (scratch, qk) = (self.scratch(), qk.map(|x| self.read(x)));
         kernels::attention_probs(self.write(p), self.read(lse), qk, at, scratch, Par::on(&self.pool));
+    }
+
+    fn attention_tangent(
+        &mut self,
+        t: ViewMut<'_>,
+        o_lse: [View<'_>; 2],
+        qkv: [View<'_>; 3],
+        tangents: [View<'_>; 3],
+        at: Attention<'_>,
+    ) {
+        let (scratch, o_lse) = (self.scratch(), o_lse.map(|x| self.read(x)));
+        let [qkv, tangents] = [qkv, tangents].map(|views| views.map(|x| self.read(x)));
+        kernels::attention_tangent(self.write(t), o_lse, qkv, tangents, at, scratch, Par::on(&self.pool));
     }
 
     fn attention_delta(&mut self, delta: ViewMut<'_>, d_o: View<'_>, o: View<'_>) {
@@ -550,7 +587,7 @@ impl<R: Real> Backend for Cpu<R> {
         }
     }
 
-    fn perturb(&mut self, to: ViewMut<'_>, from: View<'_>, c: f64, noise: Noise) {
+    fn perturb(&mut self, to: ViewMut<'_>, from: View<'_>, c: [f64; 2], noise: Noise) {
         let (to, par) = (self.write(to), Par::on(&self.pool));
         match self.values(from) {
             Values::Full(from) => kernels::perturb(to, from, c, noise, par),

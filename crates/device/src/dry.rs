@@ -2,6 +2,7 @@
 
 use mesp_kernels::{AdamW, Dtype, Gate, Noise, RowStat, Sgd, attention_scratch, matmul_scratch};
 
+use crate::act::PERSISTENT;
 use crate::plan::{ALIGN, Entry, ProgramPlan};
 use crate::{
     Act, Attention, Backend, Elem, Form, Label, Mark, Plan, Probs, Program, Rope, View, ViewMut, Weight,
@@ -122,8 +123,9 @@ impl Backend for Dry {
     fn persist_as(&mut self, rows: usize, cols: usize, elem: Elem, label: Label) -> Act {
         let bytes = self.padded(rows, cols, elem);
         let offset = self.persistent.iter().map(|e| e.bytes).sum();
+        let entry = PERSISTENT | self.persistent.len() as u32;
         self.persistent.push(Entry { label, bytes, offset, birth: 0, death: ALIVE });
-        Act { owner: 0, entry: u32::MAX, at: 0, rows, cols, elem: elem.on(self.value_bytes) }
+        Act { owner: 0, entry, at: 0, rows, cols, elem: elem.on(self.value_bytes) }
     }
 
     fn alloc_as(&mut self, rows: usize, cols: usize, elem: Elem, label: Label) -> Act {
@@ -171,6 +173,9 @@ impl Backend for Dry {
     fn sum_of_squares(&mut self, _: View<'_>) -> f64 {
         0.0
     }
+    fn dot(&mut self, _: View<'_>, _: View<'_>) -> f64 {
+        0.0
+    }
     fn spill(&mut self, _: usize, _: View<'_>) {}
     fn fetch(&mut self, _: usize, _: ViewMut<'_>) {}
     fn faulty(&self) -> bool {
@@ -187,6 +192,7 @@ impl Backend for Dry {
     fn rms_norm_add(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[f32], _: f64) {}
     fn rms_norm_backward(&mut self, _: ViewMut<'_>, _: View<'_>, _: View<'_>, _: &[f32], _: f64) {}
     fn rms_norm_backward_in_place(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[f32], _: f64) {}
+    fn rms_norm_tangent(&mut self, _: ViewMut<'_>, _: View<'_>, _: View<'_>, _: &[f32], _: f64, _: bool) {}
     fn rope(&mut self, _: ViewMut<'_>, _: &[u32], _: &Rope, _: bool) {}
 
     fn linear(&mut self, y: ViewMut<'_>, x: View<'_>, w: &Weight, _: Option<&[f32]>, _: bool) {
@@ -200,6 +206,7 @@ impl Backend for Dry {
         self.multiplied(y.rows, y.cols, depth, PLAIN);
     }
     fn gated_in_place(&mut self, _: Gate, _: ViewMut<'_>, _: View<'_>) {}
+    fn gated_tangent_in_place(&mut self, _: Gate, _: ViewMut<'_>, _: View<'_>, _: [View<'_>; 2]) {}
     fn gated_backward_in_place(&mut self, _: Gate, _: ViewMut<'_>, _: ViewMut<'_>, _: View<'_>) {}
 
     fn attention(&mut self, _: ViewMut<'_>, _: ViewMut<'_>, _: [View<'_>; 3], shape: Attention<'_>) {
@@ -207,6 +214,16 @@ impl Backend for Dry {
     }
     fn attention_probs(&mut self, _: ViewMut<'_>, _: View<'_>, _: [View<'_>; 2], shape: Attention<'_>) {
         self.attended(shape, 1);
+    }
+    fn attention_tangent(
+        &mut self,
+        _: ViewMut<'_>,
+        _: [View<'_>; 2],
+        _: [View<'_>; 3],
+        _: [View<'_>; 3],
+        shape: Attention<'_>,
+    ) {
+        self.attended(shape, 5);
     }
     fn attention_delta(&mut self, _: ViewMut<'_>, _: View<'_>, _: View<'_>) {}
     fn attention_backward_q(
@@ -247,6 +264,6 @@ impl Backend for Dry {
     fn softmax_sum_gradient(&mut self, _: ViewMut<'_>, _: View<'_>, _: f64, _: &[RowStat]) {}
     fn sgd(&mut self, _: ViewMut<'_>, _: Option<ViewMut<'_>>, _: View<'_>, _: Sgd, _: u64) {}
     fn adamw(&mut self, _: ViewMut<'_>, _: ViewMut<'_>, _: ViewMut<'_>, _: View<'_>, _: AdamW, _: u64) {}
-    fn perturb(&mut self, _: ViewMut<'_>, _: View<'_>, _: f64, _: Noise) {}
+    fn perturb(&mut self, _: ViewMut<'_>, _: View<'_>, _: [f64; 2], _: Noise) {}
     fn drift(&mut self, _: ViewMut<'_>, _: f64, _: f64, _: Noise) {}
 }

@@ -217,6 +217,10 @@ impl<B: Backend> Backend for Timed<B> {
         self.pass("sum_of_squares", view(&x), |be| be.sum_of_squares(x))
     }
 
+    fn dot(&mut self, x: View<'_>, y: View<'_>) -> f64 {
+        self.pass("dot", view(&x) + view(&y), |be| be.dot(x, y))
+    }
+
     fn spill(&mut self, slot: usize, from: View<'_>) {
         self.pass("spill", view(&from), |be| be.spill(slot, from));
     }
@@ -266,6 +270,19 @@ impl<B: Backend> Backend for Timed<B> {
 
     fn rms_norm_backward_in_place(&mut self, d: ViewMut<'_>, x: View<'_>, w: &[f32], eps: f64) {
         self.pass("rms_norm_backward", 3 * view(&x), |be| be.rms_norm_backward_in_place(d, x, w, eps));
+    }
+
+    fn rms_norm_tangent(
+        &mut self,
+        t: ViewMut<'_>,
+        xt: View<'_>,
+        x: View<'_>,
+        w: &[f32],
+        eps: f64,
+        accumulate: bool,
+    ) {
+        let values = (3 + usize::from(accumulate)) * view(&x);
+        self.pass("rms_norm_tangent", values, |be| be.rms_norm_tangent(t, xt, x, w, eps, accumulate));
     }
 
     fn rope(&mut self, x: ViewMut<'_>, positions: &[u32], rope: &Rope, inverse: bool) {
@@ -342,6 +359,10 @@ impl<B: Backend> Backend for Timed<B> {
         self.pass("gated", 3 * view(&up), |be| be.gated_in_place(f, gate, up));
     }
 
+    fn gated_tangent_in_place(&mut self, f: Gate, gate_t: ViewMut<'_>, up_t: View<'_>, at: [View<'_>; 2]) {
+        self.pass("gated_tangent", 5 * view(&up_t), |be| be.gated_tangent_in_place(f, gate_t, up_t, at));
+    }
+
     fn gated_backward_in_place(&mut self, f: Gate, gate: ViewMut<'_>, up: ViewMut<'_>, da: View<'_>) {
         self.pass("gated_backward", 5 * view(&da), |be| be.gated_backward_in_place(f, gate, up, da));
     }
@@ -354,6 +375,20 @@ impl<B: Backend> Backend for Timed<B> {
     fn attention_probs(&mut self, p: ViewMut<'_>, lse: View<'_>, qk: [View<'_>; 2], shape: Attention<'_>) {
         let work = (attended(shape, 1), view_mut(&p) + view(&lse) + views(&qk), 0);
         self.product("attention_probs", "", work, |be| be.attention_probs(p, lse, qk, shape));
+    }
+
+    fn attention_tangent(
+        &mut self,
+        t: ViewMut<'_>,
+        o_lse: [View<'_>; 2],
+        qkv: [View<'_>; 3],
+        tangents: [View<'_>; 3],
+        shape: Attention<'_>,
+    ) {
+        let work = (attended(shape, 5), view_mut(&t) + views(&o_lse) + views(&qkv) + views(&tangents), 0);
+        self.product("attention_tangent", "", work, |be| {
+            be.attention_tangent(t, o_lse, qkv, tangents, shape);
+        });
     }
 
     fn attention_delta(&mut self, delta: ViewMut<'_>, d_o: View<'_>, o: View<'_>) {
@@ -420,7 +455,7 @@ impl<B: Backend> Backend for Timed<B> {
         self.pass("softmax_sum_gradient", 3 * view(&word), |be| be.softmax_sum_gradient(sum, word, c, stats));
     }
 
-    fn perturb(&mut self, to: ViewMut<'_>, from: View<'_>, c: f64, noise: Noise) {
+    fn perturb(&mut self, to: ViewMut<'_>, from: View<'_>, c: [f64; 2], noise: Noise) {
         self.pass("perturb", 2 * view(&from), |be| be.perturb(to, from, c, noise));
     }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! forward   a = f(gate)∘up,   f(x) = x·σ(u(x)):   silu has u = x,   gelu-tanh u = 2√(2/π)·(x + 0.044715·x³)
 //! backward  dgate = da∘up∘σ·(1 + gate·u'·(1 − σ)),   dup = da∘f(gate),   σ = σ(u(gate))
+//! tangent   a' = gate'∘up∘σ·(1 + gate·u'·(1 − σ)) + up'∘f(gate)
 //! reads     gate, up      scratch  none      in place: a takes gate's buffer; dgate, dup take gate's and up's
 //! shapes    all [n, i]                       derivation: docs/math/gated.md
 //! ```
@@ -135,6 +136,42 @@ pub fn gated_backward_in_place_bf16<R: Real>(
     });
 }
 
+/// `gate_t ← a'` for gate and up that move along `gate_t` and `up_t`.
+///
+/// # Panics
+/// When the lengths differ.
+#[track_caller]
+pub fn gated_tangent_in_place<R: Real>(
+    f: Gate,
+    gate_t: &mut [R],
+    up_t: &[R],
+    [gate, up]: [&[R]; 2],
+    par: Par<'_>,
+) {
+    let lengths = [gate.len(), up.len(), up_t.len()];
+    assert!(lengths.iter().all(|len| *len == gate_t.len()), "gated: {lengths:?} and {}", gate_t.len());
+    par.chunks(gate_t, CHUNK, |i, gate_t| {
+        let at = i * CHUNK..i * CHUNK + gate_t.len();
+        let [up_t, gate, up] = [up_t, gate, up].map(|x| &x[at.clone()]);
+        match f {
+            Gate::Silu => silu_tangent(gate_t, up_t, gate, up),
+            Gate::GeluTanh => gelu_tangent(gate_t, up_t, gate, up),
+        }
+    });
+}
+
+vectorized! {
+fn silu_tangent<R: Real>(gate_t: &mut [R], up_t: &[R], gate: &[R], up: &[R]) {
+    tangent::<R, Silu>(gate_t, up_t, gate, up);
+}
+}
+
+vectorized! {
+fn gelu_tangent<R: Real>(gate_t: &mut [R], up_t: &[R], gate: &[R], up: &[R]) {
+    tangent::<R, GeluTanh>(gate_t, up_t, gate, up);
+}
+}
+
 vectorized! {
 fn silu<R: Real>(gate: &mut [R], up: &[R]) {
     forward::<R, R, Silu>(gate, up);
@@ -207,6 +244,15 @@ fn backward<R: Real, S: Stored<R>, C: Curve>(gate: &mut [S], up: &mut [S], da: &
 
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "compiled inside the vectorized bodies")]
+fn tangent<R: Real, C: Curve>(gate_t: &mut [R], up_t: &[R], gate: &[R], up: &[R]) {
+    for (((gate_t, up_t), g), u) in gate_t.iter_mut().zip(up_t).zip(gate).zip(up) {
+        let s = sigmoid(C::at(*g));
+        *gate_t = *gate_t * *u * s * (R::ONE + *g * C::slope(*g) * (R::ONE - s)) + *up_t * (*g * s);
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "compiled inside the vectorized bodies")]
 fn sigmoid<R: Real>(x: R) -> R {
     R::ONE / (R::ONE + (-x).exp())
 }
@@ -231,6 +277,22 @@ mod tests {
             gated_backward_in_place(f, &mut dgate, &mut dup, &da, Par::serial());
             assert!(relative(&dgate, &differences(&gate, |g| run(g, &up))) < 1e-8, "{f:?}");
             assert!(relative(&dup, &differences(&up, |u| run(&gate, u))) < 1e-8, "{f:?}");
+        }
+    }
+
+    /// ⟨da, J·(gate', up')⟩ = ⟨dgate, gate'⟩ + ⟨dup, up'⟩.
+    #[test]
+    fn the_tangent_is_the_gradients_adjoint() {
+        let mut rng = Rng(19);
+        let n = CHUNK + 37;
+        for f in [Gate::Silu, Gate::GeluTanh] {
+            let [gate, up, da, gate_t, up_t]: [Vec<f64>; 5] = std::array::from_fn(|_| rng.vec(n));
+            let (mut dgate, mut dup) = (gate.clone(), up.clone());
+            gated_backward_in_place(f, &mut dgate, &mut dup, &da, Par::serial());
+            let mut t = gate_t.clone();
+            gated_tangent_in_place(f, &mut t, &up_t, [&gate, &up], Par::serial());
+            let (forward, backward) = (dot(&t, &da), dot(&dgate, &gate_t) + dot(&dup, &up_t));
+            assert!((forward - backward).abs() < 1e-14 * n as f64, "{f:?} {forward} {backward}");
         }
     }
 

@@ -32,13 +32,14 @@ mod weight;
 
 pub use attention::{
     AttentionShape, ProbsAt, attention, attention_backward_kv, attention_backward_q, attention_delta,
-    attention_probs, attention_scratch, probs_len,
+    attention_probs, attention_scratch, attention_tangent, probs_len,
 };
 pub use compact::{Values, narrow, widen};
 pub use cross_entropy::{RowStat, VOCAB_STEP, softmax_stats};
 pub use embedding::{embedding, gather_rows, scatter_rows};
 pub use gated::{
     Gate, gated_backward_in_place, gated_backward_in_place_bf16, gated_in_place, gated_in_place_bf16,
+    gated_tangent_in_place,
 };
 pub use isa::{Isa, isa};
 #[doc(hidden)]
@@ -46,11 +47,13 @@ pub use matmul::Micro;
 pub use matmul::{Compute, Init, Lhs, Out, Rhs, Term, matmul, matmul_plus, matmul_scratch};
 pub use noise::{Distribution, Noise, drift, drift_bf16, perturb, perturb_bf16};
 pub use online_softmax::{softmax_sum, softmax_sum_gradient};
-pub use optim::{AdamW, Sgd, adamw, adamw_bf16, add_bias, scale, sgd, sgd_bf16, sum_of_squares};
+pub use optim::{AdamW, Sgd, adamw, adamw_bf16, add_bias, dot, scale, sgd, sgd_bf16, sum_of_squares};
 pub use par::Par;
 pub use random::bits as random_bits;
 pub use real::Real;
-pub use rms_norm::{rms_norm, rms_norm_add, rms_norm_backward, rms_norm_backward_in_place, rms_norm_bf16};
+pub use rms_norm::{
+    rms_norm, rms_norm_add, rms_norm_backward, rms_norm_backward_in_place, rms_norm_bf16, rms_norm_tangent,
+};
 pub use rope::{Layout, inverse_frequencies, rope};
 pub use weight::{Dtype, WeightView};
 

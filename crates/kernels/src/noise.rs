@@ -1,7 +1,7 @@
 //! Random directions that are computed, not stored: the z of zeroth-order estimates.
 //!
 //! ```text
-//! perturb    to = from + c·z
+//! perturb    to = a·from + c·z
 //! drift      p ← a·p + c·z
 //! z          a function of (seed, step, direction, tensor, element), nothing else
 //! ```
@@ -47,16 +47,16 @@ pub struct Noise {
     pub distribution: Distribution,
 }
 
-/// `to = from + c·z`
+/// `to = a·from + c·z`
 ///
 /// # Panics
 /// When lengths differ.
 #[track_caller]
-pub fn perturb<R: Real>(to: &mut [R], from: &[R], c: f64, noise: Noise, par: Par<'_>) {
+pub fn perturb<R: Real>(to: &mut [R], from: &[R], [a, c]: [f64; 2], noise: Noise, par: Par<'_>) {
     assert_eq!(to.len(), from.len(), "perturb: lengths");
     par.chunks(to, CHUNK, |i, to| {
         to.copy_from_slice(&from[i * CHUNK..][..to.len()]);
-        drift_chunk(to, R::ONE, R::from_f64(c), noise, i * CHUNK);
+        drift_chunk(to, R::from_f64(a), R::from_f64(c), noise, i * CHUNK);
     });
 }
 
@@ -70,11 +70,11 @@ pub fn drift<R: Real>(p: &mut [R], a: f64, c: f64, noise: Noise, par: Par<'_>) {
 /// # Panics
 /// When lengths differ.
 #[track_caller]
-pub fn perturb_bf16<R: Real>(to: &mut [R], from: &[u16], c: f64, noise: Noise, par: Par<'_>) {
+pub fn perturb_bf16<R: Real>(to: &mut [R], from: &[u16], [a, c]: [f64; 2], noise: Noise, par: Par<'_>) {
     assert_eq!(to.len(), from.len(), "perturb: lengths");
     par.chunks(to, CHUNK, |i, to| {
         widen_into(to, &from[i * CHUNK..][..to.len()]);
-        drift_chunk(to, R::ONE, R::from_f64(c), noise, i * CHUNK);
+        drift_chunk(to, R::from_f64(a), R::from_f64(c), noise, i * CHUNK);
     });
 }
 
@@ -333,7 +333,7 @@ mod tests {
         let z = draw(n, NOISE);
         let mut to = vec![0.0; n];
         let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
-        perturb(&mut to, &from, -0.5, NOISE, Par::on(&pool));
+        perturb(&mut to, &from, [1.0, -0.5], NOISE, Par::on(&pool));
         assert!((0..n).all(|i| to[i] == from[i] + -0.5 * z[i]));
         let mut p = from.clone();
         drift(&mut p, 0.9, 2.0, NOISE, Par::serial());
@@ -352,7 +352,7 @@ mod tests {
         drift_bf16(&mut p, 1.0, 0.1 / 128.0, sign, Par::serial());
         let z = draw(n, sign);
         let mut wide = vec![0.0; n];
-        perturb_bf16(&mut wide, &p, 0.0, sign, Par::serial());
+        perturb_bf16(&mut wide, &p, [1.0, 0.0], sign, Par::serial());
         let along: f64 = wide.iter().zip(&z).map(|(w, z)| (w - 1.0) * z).sum::<f64>() / n as f64;
         // Digits are 1/128 above 1 and half of it below.
         let expected = 0.1 / 128.0;

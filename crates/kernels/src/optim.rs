@@ -234,6 +234,16 @@ pub fn sum_of_squares<R: Real>(x: &[R]) -> f64 {
     x.chunks(1024).map(|c| sum(c.len(), |i| c[i] * c[i]).to_f64()).sum()
 }
 
+/// Σ x·y, likewise.
+///
+/// # Panics
+/// When lengths differ.
+#[track_caller]
+pub fn dot<R: Real>(x: &[R], y: &[R]) -> f64 {
+    assert_eq!(x.len(), y.len(), "dot: lengths");
+    x.chunks(1024).zip(y.chunks(1024)).map(|(x, y)| sum(x.len(), |i| x[i] * y[i]).to_f64()).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,6 +288,7 @@ mod tests {
         }
         assert_eq!((p[0], q[0]), (0.0, 1.0 - 0.5 - 0.75));
         assert_eq!(sum_of_squares(&[3.0f32, 4.0]), 25.0);
+        assert_eq!(dot(&[3.0f32, 4.0], &[2.0, -1.0]), 2.0);
     }
 
     /// 4000 steps of a hundredth of the last place: rounded to the nearest nothing would move.

@@ -3,6 +3,7 @@
 //! ```text
 //! forward   y  = x·ρ·w,                        ρ = 1/√(mean(x²)+ε), per row
 //! backward  dx = ρ·(w∘dy − x̂·mean(w∘dy∘x̂)),    x̂ = x·ρ
+//! tangent   y' = w∘ρ·(x' − x̂·mean(x̂∘x'))
 //! reads     x, w   (ρ is rebuilt: one pass, no bytes)      scratch  none
 //! shapes    x y dx dy [n, d]   w [d]           derivation: docs/math/rms_norm.md
 //! ```
@@ -73,6 +74,32 @@ pub fn rms_norm_backward_in_place<R: Real>(d: &mut [R], x: &[R], w: &[f32], eps:
     par.chunks(d, chunk, |i, d| in_place_rows(d, &x[i * chunk..][..d.len()], w, R::from_f64(eps)));
 }
 
+/// `t = w∘ρ·(x' − x̂·mean(x̂∘x'))`, or `t +=`: how `y` moves as `x` moves along `xt`.
+///
+/// # Panics
+/// As [`rms_norm`].
+#[track_caller]
+pub fn rms_norm_tangent<R: Real>(
+    t: &mut [R],
+    xt: &[R],
+    x: &[R],
+    w: &[f32],
+    eps: f64,
+    accumulate: bool,
+    par: Par<'_>,
+) {
+    check(t.len(), x.len(), w.len());
+    check(xt.len(), x.len(), w.len());
+    let chunk = rows_per_task(w.len()) * w.len();
+    par.chunks(t, chunk, |i, t| {
+        let (from, to) = (i * chunk, i * chunk + t.len());
+        if !accumulate {
+            t.fill(R::ZERO);
+        }
+        tangent_rows(t, &xt[from..to], &x[from..to], w, R::from_f64(eps));
+    });
+}
+
 #[track_caller]
 fn check(a: usize, b: usize, d: usize) {
     assert!(a == b && d > 0 && a.is_multiple_of(d), "rms_norm: {a} and {b} values in rows of {d}");
@@ -140,6 +167,19 @@ fn in_place_rows<R: Real>(g: &mut [R], x: &[R], w: &[f32], eps: R) {
 }
 }
 
+vectorized! {
+fn tangent_rows<R: Real>(t: &mut [R], xt: &[R], x: &[R], w: &[f32], eps: R) {
+    let d = w.len();
+    for ((t, xt), x) in t.chunks_exact_mut(d).zip(xt.chunks_exact(d)).zip(x.chunks_exact(d)) {
+        let rho = inverse_rms(x, eps);
+        let mean = sum(d, |i| (x[i] * rho) * xt[i]) / R::from_f64(d as f64);
+        for i in 0..d {
+            t[i] += R::from_f32(w[i]) * (rho * (xt[i] - (x[i] * rho) * mean));
+        }
+    }
+}
+}
+
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "compiled inside the vectorized bodies")]
 fn inverse_rms<R: Real>(x: &[R], eps: R) -> R {
@@ -170,6 +210,25 @@ mod tests {
             let mut aliased = dy.clone();
             rms_norm_backward_in_place(&mut aliased, &x, &w, 1e-2, Par::serial());
             assert!(relative(&aliased, &numeric) < 1e-8);
+        }
+    }
+
+    /// ⟨dy, J·x'⟩ = ⟨Jᵀ·dy, x'⟩.
+    #[test]
+    fn the_tangent_is_the_gradients_adjoint() {
+        let mut rng = Rng(15);
+        for (n, d) in [(1, 1), (3, 7), (40, 33)] {
+            let [x, dy, xt]: [Vec<f64>; 3] = std::array::from_fn(|_| rng.vec(n * d));
+            let w: Vec<f32> = rng.vec(d);
+            let (mut t, mut dx) = (vec![f64::NAN; n * d], vec![0.0; n * d]);
+            rms_norm_tangent(&mut t, &xt, &x, &w, 1e-2, false, Par::serial());
+            rms_norm_backward(&mut dx, &dy, &x, &w, 1e-2, Par::serial());
+            let (forward, backward) = (dot(&dy, &t), dot(&dx, &xt));
+            assert!((forward - backward).abs() < 1e-13 * (n * d) as f64, "{forward} {backward}");
+            let mut twice = t.clone();
+            rms_norm_tangent(&mut twice, &xt, &x, &w, 1e-2, true, Par::serial());
+            t.iter_mut().for_each(|t| *t *= 2.0);
+            assert!(relative(&twice, &t) < 1e-15);
         }
     }
 

@@ -174,8 +174,9 @@ pub(crate) enum Compute {
 #[command(next_help_heading = "Method and memory")]
 pub(crate) struct MethodArgs {
     /// What is kept for the backward pass: mesp, mesp-paper, mesp-paper-store-h, mebp, store-all or auto; all
-    /// give the same gradients. Or mezo: an estimate from losses, without a backward pass [default: auto, the
-    /// fastest that fits --memory-budget; without one mesp]
+    /// give the same gradients. Or an estimate along random directions, without a backward pass: mezo (from losses)
+    /// or forward (exact slopes from one forward pass with tangents) [default: auto, the fastest that fits
+    /// --memory-budget; without one mesp]
     #[arg(long, value_name = "NAME")]
     pub(crate) method: Option<String>,
     /// Rows of the MLP that are computed at once [default: the method's own; auto chooses]
@@ -207,20 +208,24 @@ pub(crate) struct MethodArgs {
 }
 
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Zeroth order (--method mezo)")]
+#[command(next_help_heading = "Directions (--method mezo, forward)")]
 pub(crate) struct ZerothArgs {
-    /// How far along a direction losses are taken [default: 0.01]
+    /// How far along a direction mezo takes losses [default: 0.01]
     #[arg(long, value_name = "EPS")]
     pub(crate) eps: Option<f64>,
-    /// Random directions of a step, each two forward passes [default: 1]
+    /// Random directions of a step, each two forward passes of mezo or one of forward [default: 1]
     #[arg(long, value_name = "N")]
     pub(crate) directions: Option<usize>,
     /// How directions are drawn: gaussian or rademacher [default: gaussian]
     #[arg(long, value_name = "NAME")]
     pub(crate) noise: Option<String>,
-    /// Take one loss at the adapters themselves: one forward pass for each direction, and one more
+    /// Let mezo take one loss at the adapters themselves: one forward pass for each direction, and one more
     #[arg(long)]
     pub(crate) one_sided: bool,
+    /// Blocks whose adapters move, such as 0-3, as on a federated client that has a part of the work; forward then
+    /// carries tangents from the first of them on [default: all]
+    #[arg(long, value_name = "FIRST-LAST")]
+    pub(crate) blocks: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Args)]
@@ -242,17 +247,18 @@ pub(crate) struct ScheduleArgs {
     /// Passes over the data [default: 1]
     #[arg(long, value_name = "N")]
     pub(crate) epochs: Option<f64>,
-    /// Highest learning rate of the schedule [default: 2e-4; with --method mezo 5e-5]
+    /// Highest learning rate of the schedule [default: 2e-4; with --method mezo or
+    /// forward 5e-5]
     #[arg(long, value_name = "RATE")]
     pub(crate) learning_rate: Option<f64>,
     /// The learning rate after the warmup: constant, linear or cosine [default: cosine; with
-    /// --method mezo constant]
+    /// --method mezo or forward constant]
     #[arg(long, value_name = "SHAPE")]
     pub(crate) lr_schedule: Option<String>,
     /// Share of the steps over which the learning rate rises [default: 0.03]
     #[arg(long, value_name = "SHARE")]
     pub(crate) warmup_ratio: Option<f64>,
-    /// sgd or adamw [default: adamw; with --method mezo sgd, which needs no state]
+    /// sgd or adamw [default: adamw; with --method mezo or forward sgd, which needs no state]
     #[arg(long, value_name = "NAME")]
     pub(crate) optimizer: Option<String>,
     /// Momentum of sgd [default: 0]

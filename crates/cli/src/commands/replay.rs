@@ -38,7 +38,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
         adapter: header.adapter()?,
         adapter_type: header.elem()?,
         seed: header.seed,
-        method_name: "mezo".to_owned(),
+        method_name: header.slope.clone(),
         policy: Method::Mesp.policy(),
         estimator: Estimator::Directional(header.along()?),
         update: Update::Accumulate,

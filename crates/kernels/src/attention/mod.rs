@@ -5,6 +5,7 @@
 //! backward  P = exp(c·Q·Kᵀ − ℓ)     δ = rowsum(dO∘O)
 //!           dV = Pᵀ·dO              dP = dO·Vᵀ
 //!           dS = P∘(dP − δ)         dQ = c·dS·K      dK = c·dSᵀ·Q
+//! tangent   S' = c·(Q'·Kᵀ + Q·K'ᵀ)    O' = (P∘S')·V + P·V' − rowsum(P∘S')·O
 //! reads     q, k, v, ℓ, δ (so O dies once δ is known: dQ may take its buffer)
 //! scratch   attention_scratch: packed keys and values and a few tiles per thread
 //! shapes    q o dq [n, H·D]   k v dk dv [m, Hk·D]   ℓ δ [n, H]      derivation: docs/math/attention.md
@@ -28,7 +29,7 @@ mod rows;
 mod tile;
 
 pub use tile::attention_scratch;
-use tile::{Task, Work};
+use tile::{Source, Task, Work};
 
 use crate::Real;
 use crate::matmul::packed::padded;
@@ -131,6 +132,63 @@ pub fn attention<R: Real>(
                     let to = o.as_ptr().add(row * cols + head * d);
                     rows::store(to, &tiles.acc[i * wide..][..d], R::ONE / total);
                 }
+            }
+        }
+    });
+}
+
+/// O' for queries, keys and values that move along `tangents`; `o` and `lse` are [`attention`]'s.
+///
+/// # Panics
+/// As [`attention`].
+#[track_caller]
+pub fn attention_tangent<R: Real>(
+    t: &mut [R],
+    [o, lse]: [&[R]; 2],
+    [q, k, v]: [&[R]; 3],
+    tangents: [&[R]; 3],
+    shape: AttentionShape<'_>,
+    scratch: &mut [R],
+    par: Par<'_>,
+) {
+    let [qt, kt, vt] = tangents;
+    let work = Work::new(shape, [q, k, v], scratch, par);
+    work.check_queries(&[t.len(), o.len(), qt.len()], &[lse.len()]);
+    assert!(kt.len() == k.len() && vt.len() == v.len(), "attention_tangent: tangents of keys and values");
+    let t = Pieces::new(t);
+    let (d, cols) = (shape.head_dim, shape.q_cols());
+    let wide = padded(d);
+    work.by_queries(par, |task, tiles| {
+        let rows = task.rows.len();
+        let all = task.heads.len() * rows;
+        tiles.acc[..all * wide].fill(R::ZERO);
+        tiles.total[..all].fill(R::ZERO);
+        let at = [task.keys_from, task.heads.start / work.group()];
+        for keys in task.key_tiles(shape.key_tile) {
+            let keys_t = work.columns(k, at, &keys, tiles.keys_t);
+            let moved_t = work.columns(kt, at, &keys, tiles.values_t);
+            let values = work.rows(v, at, &keys, tiles.packed);
+            let moved = work.rows(vt, at, &keys, tiles.acc2);
+            let stride = padded(keys.len());
+            for (h, head) in task.heads.clone().enumerate() {
+                work.probs(task, head, &keys, lse, Source::Rebuild(keys_t), tiles.s);
+                work.product(qt, task, head, &keys_t, tiles.ds);
+                work.add_product(q, task, head, &moved_t, tiles.ds);
+                let total = &mut tiles.total[h * rows..(h + 1) * rows];
+                rows::score_tangent(tiles.ds, tiles.s, stride, shape.c(), total);
+                let acc = &mut tiles.acc[h * rows * wide..(h + 1) * rows * wide];
+                let seen = |rows| task.seen(&rows, &keys);
+                values.multiply(acc, true, rows, tiles.ds, [stride, 1], seen);
+                moved.multiply(acc, true, rows, tiles.s, [stride, 1], seen);
+            }
+        }
+        for (h, head) in task.heads.clone().enumerate() {
+            for r in 0..rows {
+                let (i, at) = (h * rows + r, (task.rows.start + r) * cols + head * d);
+                let row = &mut tiles.acc[i * wide..][..d];
+                rows::take(row, &o[at..at + d], tiles.total[i]);
+                // SAFETY: the row's values of this head lie inside `t` (checked) and belong to this task alone.
+                unsafe { rows::store(t.as_ptr().add(at), row, R::ONE) };
             }
         }
     });

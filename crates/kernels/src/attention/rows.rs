@@ -135,6 +135,28 @@ pub(super) fn score_gradient<R: Real>(
 }
 
 vectorized! {
+/// `st = P∘(c·st)` where the products of a score's tangent are, and each row's sum added to `total`.
+pub(super) fn score_tangent<R: Real>(st: &mut [R], p: &[R], stride: usize, c: R, total: &mut [R]) {
+    let tile = st.chunks_exact_mut(stride).zip(p.chunks_exact(stride));
+    for ((st, p), total) in tile.zip(total) {
+        for (st, p) in st.iter_mut().zip(p) {
+            *st = *p * (c * *st);
+        }
+        *total += sum(stride, |i| st[i]);
+    }
+}
+}
+
+vectorized! {
+/// `to[i] −= c·x[i]`.
+pub(super) fn take<R: Real>(to: &mut [R], x: &[R], c: R) {
+    for (to, x) in to.iter_mut().zip(x) {
+        *to -= c * *x;
+    }
+}
+}
+
+vectorized! {
 /// `out[r] = Σ a[r]·b[r]` over rows of `d`.
 pub(super) fn dots<R: Real>(out: &mut [R], a: &[R], b: &[R], d: usize) {
     for ((out, a), b) in out.iter_mut().zip(a.chunks_exact(d)).zip(b.chunks_exact(d)) {

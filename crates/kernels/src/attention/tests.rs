@@ -95,6 +95,53 @@ fn equals_the_definition_and_its_differences() {
     }
 }
 
+/// O' for tangents of q, k, v.
+fn tangent<R: Real>(
+    [q, k, v]: [&[R]; 3],
+    tangents: [&[R]; 3],
+    shape: AttentionShape<'_>,
+    par: Par<'_>,
+) -> Vec<R> {
+    let (o, lse) = run(q, k, v, shape);
+    let mut scratch = vec![R::ZERO; attention_scratch(par.threads(), shape.head_dim, shape.key_tile)];
+    let mut t = vec![R::from_f64(f64::NAN); q.len()];
+    attention_tangent(&mut t, [&o, &lse], [q, k, v], tangents, shape, &mut scratch, par);
+    t
+}
+
+/// ⟨dO, J·(q', k', v')⟩ = ⟨dQ, q'⟩ + ⟨dK, k'⟩ + ⟨dV, v'⟩, and nothing depends on threads.
+#[test]
+fn the_tangent_is_the_gradients_adjoint() {
+    let mut rng = Rng(14);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
+    for (window, head_dim, key_tile, offsets) in
+        [(usize::MAX, 5, 4, vec![0, 5, 6, 63]), (20, 80, 64, vec![0, 131, 132, 180]), (3, 16, 5, vec![0, 9])]
+    {
+        let shape = AttentionShape {
+            heads: 4,
+            kv_heads: 2,
+            head_dim,
+            queries: &offsets,
+            keys: &offsets,
+            key_tile,
+            window,
+            scale: 0.25,
+        };
+        let n = offsets[offsets.len() - 1];
+        let [q, qt, d_o]: [Vec<f64>; 3] = std::array::from_fn(|_| rng.vec(n * 4 * head_dim));
+        let [k, kt, v, vt]: [Vec<f64>; 4] = std::array::from_fn(|_| rng.vec(n * 2 * head_dim));
+        let [dq, dk, dv] = gradients(&d_o, [&q, &k, &v], shape, false, Par::serial());
+        let t = tangent([&q, &k, &v], [&qt, &kt, &vt], shape, Par::serial());
+        let (forward, backward) = (dot(&d_o, &t), dot(&dq, &qt) + dot(&dk, &kt) + dot(&dv, &vt));
+        assert!((forward - backward).abs() < 1e-15 * (n * 4 * head_dim) as f64, "{forward} {backward}");
+        let f = |x: &[f64]| x.iter().map(|x| *x as f32).collect::<Vec<f32>>();
+        let single = tangent([&f(&q), &f(&k), &f(&v)], [&f(&qt), &f(&kt), &f(&vt)], shape, Par::serial());
+        assert!(relative(&single, &t) < 2e-6, "single precision rounding over 131 keys");
+        let threads = tangent([&f(&q), &f(&k), &f(&v)], [&f(&qt), &f(&kt), &f(&vt)], shape, Par::on(&pool));
+        assert_eq!(single, threads);
+    }
+}
+
 #[test]
 fn long_rows_cross_tiles_and_nothing_depends_on_threads_or_kept_probabilities() {
     let mut rng = Rng(11);

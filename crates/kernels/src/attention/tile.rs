@@ -356,6 +356,13 @@ impl<'a, R: Real> Work<'a, R> {
         b.multiply(s, false, task.rows.len(), x, [self.shape.q_cols(), 1], all);
     }
 
+    /// [`Work::product`], added to what is there.
+    pub(super) fn add_product(&self, x: &[R], task: &Task, head: usize, b: &Packed<'_, R>, s: &mut [R]) {
+        let x = &x[self.query_at(task, head)..];
+        let all = |_| 0..self.shape.head_dim;
+        b.multiply(s, true, task.rows.len(), x, [self.shape.q_cols(), 1], all);
+    }
+
     /// `s = P` for a tile: rebuilt, or copied from what was kept.
     pub(super) fn probs(
         &self,

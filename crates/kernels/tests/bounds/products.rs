@@ -2,8 +2,8 @@
 
 use mesp_kernels::{
     AttentionShape, Compute, Dtype, Init, Lhs, Out, Par, ProbsAt, Real, Rhs, Term, WeightView,
-    attention_backward_kv, attention_backward_q, attention_delta, attention_probs, attention_scratch, matmul,
-    matmul_plus, matmul_scratch, probs_len,
+    attention_backward_kv, attention_backward_q, attention_delta, attention_probs, attention_scratch,
+    attention_tangent, matmul, matmul_plus, matmul_scratch, probs_len,
 };
 
 use crate::{Buffers, DTYPES, finite};
@@ -161,6 +161,9 @@ pub(crate) fn attention<R: Real>(on: &mut Buffers) {
         let (qkv, par) = ([&q[..], &k[..], &v[..]], Par::serial());
         mesp_kernels::attention(&mut o, &mut lse, qkv, shape, &mut scratch, par);
         attention_probs(&mut p, &lse, [&q, &k], shape, &mut scratch, par);
+        let tangents = [&d_o[..], &k[..], &v[..]];
+        attention_tangent(&mut dq, [&o, &lse], qkv, tangents, shape, &mut scratch, par);
+        finite(&dq);
         attention_delta(&mut delta, &d_o, &o, head_dim, par);
         for probs in [ProbsAt::Rebuild, ProbsAt::Kept(&p)] {
             let saved = [&lse[..], &delta[..]];

@@ -1,10 +1,10 @@
 //! Everything that goes along rows.
 
 use mesp_kernels::{
-    AdamW, Compute, Gate, Layout, Par, Real, RowStat, Sgd, WeightView, adamw, add_bias, embedding,
-    gated_backward_in_place, gated_in_place, gather_rows, inverse_frequencies, matmul_scratch, rms_norm,
-    rms_norm_add, rms_norm_backward, rms_norm_backward_in_place, rope, scale, scatter_rows, sgd,
-    softmax_stats, softmax_sum, softmax_sum_gradient, sum_of_squares,
+    AdamW, Compute, Gate, Layout, Par, Real, RowStat, Sgd, WeightView, adamw, add_bias, dot, embedding,
+    gated_backward_in_place, gated_in_place, gated_tangent_in_place, gather_rows, inverse_frequencies,
+    matmul_scratch, rms_norm, rms_norm_add, rms_norm_backward, rms_norm_backward_in_place, rms_norm_tangent,
+    rope, scale, scatter_rows, sgd, softmax_stats, softmax_sum, softmax_sum_gradient, sum_of_squares,
 };
 
 use crate::{Buffers, DTYPES, finite};
@@ -20,13 +20,15 @@ pub(crate) fn vectors<R: Real>(on: &mut Buffers) {
         rms_norm_add(&mut y, &x, &w, 1e-6, par);
         rms_norm_backward(&mut z, &y, &x, &w, 1e-6, par);
         rms_norm_backward_in_place(&mut z, &x, &w, 1e-6, par);
+        rms_norm_tangent(&mut y, &z, &x, &w, 1e-6, true, par);
         for gate in [Gate::Silu, Gate::GeluTanh] {
             gated_in_place(gate, &mut y, &x, par);
+            gated_tangent_in_place(gate, &mut g, &x, [&y, &z], par);
             gated_backward_in_place(gate, &mut y, &mut z, &x, par);
         }
         add_bias(&mut y, &w, par);
         scale(&mut y, 0.5, par);
-        assert!(sum_of_squares(&y).is_finite(), "a sum of squares");
+        assert!(sum_of_squares(&y).is_finite() && dot(&x, &y).is_finite(), "sums");
         let mut m = on.values::<R>(n);
         for momentum in [0.0, 0.9] {
             let s = Sgd { learning_rate: 0.1, momentum, weight_decay: 0.1 };

@@ -27,8 +27,8 @@ pub struct StepShape {
 /// Exact backpropagation under a policy. Holds the tapes, one a block.
 #[derive(Debug)]
 pub struct Backprop {
-    policy: Policy,
-    tapes: Vec<Tape>,
+    pub(super) policy: Policy,
+    pub(super) tapes: Vec<Tape>,
     /// Inputs of blocks that wait rounded.
     saved: Vec<Option<Act>>,
 }
@@ -130,7 +130,7 @@ impl Backprop {
             will_need(be, model, l + 1);
             tape.keep_across(SiteSet::EMPTY);
             tape.put(Site::BlockIn, x);
-            let moved = shift.map(|s| s.moved(be, &model.config, l, &adapters[l]));
+            let moved = shift.and_then(|s| s.moved(be, &model.config, l, &adapters[l]));
             let pairs = moved.as_ref().unwrap_or(&adapters[l]);
             let run = run(model, pairs, l, batch, scale, self.policy);
             x = model::forward_block(be, &run, tape, SiteSet::EMPTY);
@@ -184,13 +184,14 @@ fn restore<B: Backend>(
 }
 
 /// Asks for a block's weights ahead of its turn.
-fn will_need<B: Backend>(be: &B, model: &Model, block: usize) {
+pub(super) fn will_need<B: Backend>(be: &B, model: &Model, block: usize) {
     if let Some(block) = model.blocks.get(block) {
         block.linears.iter().for_each(|l| be.will_need(&l.weight));
     }
 }
 
-fn run<'a>(
+/// A block with all that its rules read.
+pub(super) fn run<'a>(
     model: &'a Model,
     pairs: &'a BlockPairs,
     block: usize,

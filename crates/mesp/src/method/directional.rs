@@ -7,9 +7,12 @@
 //! z is a function of (seed, step, direction, tensor, element), so it is never stored, and a run is its seed and
 //! its slopes. derivation: `docs/math/zeroth.md`.
 
+use std::fmt;
+
 use mesp_device::{Backend, Distribution, Noise};
 
 use crate::adapter::{BlockPairs, Projection, matrices_mut};
+use crate::{Error, Result};
 
 /// How a slope is made.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,6 +24,73 @@ pub enum Slope {
         /// Whether one side is the loss at θ itself: n + 1 forward passes a step in place of 2n.
         one_sided: bool,
     },
+    /// From tangents, exactly.
+    Tangent,
+}
+
+/// Some blocks in a row: whose adapters move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Blocks {
+    /// The first.
+    pub first: usize,
+    /// The last, it included.
+    pub last: usize,
+}
+
+impl Blocks {
+    /// All there are.
+    pub const ALL: Self = Self { first: 0, last: usize::MAX };
+
+    /// Whether a block is one of them.
+    pub const fn has(self, block: usize) -> bool {
+        self.first <= block && block <= self.last
+    }
+
+    /// From `2` or `0-3`.
+    ///
+    /// # Errors
+    /// When it is neither.
+    pub fn parse(text: &str) -> Result<Self> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        match (first.trim().parse(), last.trim().parse()) {
+            (Ok(first), Ok(last)) if first <= last => Ok(Self { first, last }),
+            _ => {
+                let problem = format!("blocks {text:?} are unknown, expected a number or two such as 0-3");
+                Err(Error::usage(problem))
+            }
+        }
+    }
+
+    /// Whether a model has them.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn fits(self, layers: usize) -> Result<()> {
+        if self == Self::ALL || self.last < layers {
+            return Ok(());
+        }
+        let problem = format!("block {} was named, and the model has {layers}, counted from 0", self.last);
+        Err(Error::usage(problem))
+    }
+}
+
+impl fmt::Display for Blocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::ALL => write!(f, "all"),
+            Self { first, last } if first == last => write!(f, "{first}"),
+            Self { first, last } => write!(f, "{first}-{last}"),
+        }
+    }
+}
+
+/// A direction of the adapters.
+#[derive(Debug, Clone, Copy)]
+pub struct Ray {
+    /// z, but for the tensor.
+    pub noise: Noise,
+    /// Whose adapters move.
+    pub blocks: Blocks,
 }
 
 /// How directions are drawn, and slopes taken along them.
@@ -34,6 +104,8 @@ pub struct Directional {
     pub directions: usize,
     /// μ: earlier estimates go on, recomputed from the log of slopes; nothing of the size of θ is kept.
     pub momentum: f64,
+    /// Whose adapters move, as a federated client's part of a model does (Spry); the others stay as they are.
+    pub blocks: Blocks,
 }
 
 impl Directional {
@@ -43,12 +115,17 @@ impl Directional {
         distribution: Distribution::Gaussian,
         directions: 1,
         momentum: 0.0,
+        blocks: Blocks::ALL,
     };
 
-    /// A direction of a step, for the first tensor.
-    pub fn noise(&self, seed: u64, step: u64, direction: usize) -> Noise {
-        let distribution = self.distribution;
-        Noise { seed, step: step as u32, direction: direction as u32, tensor: 0, distribution }
+    /// Gaussian, one direction, its exact slope.
+    pub const FORWARD: Self = Self { slope: Slope::Tangent, ..Self::MEZO };
+
+    /// A direction of a step.
+    pub fn ray(&self, seed: u64, step: u64, direction: usize) -> Ray {
+        let Self { distribution, blocks, .. } = *self;
+        let (step, direction) = (step as u32, direction as u32);
+        Ray { noise: Noise { seed, step, direction, tensor: 0, distribution }, blocks }
     }
 
     /// Steps whose estimates an update takes in: those with μᵏ ≥ 1%.
@@ -61,6 +138,7 @@ impl Directional {
         match self.slope {
             Slope::Difference { one_sided: true, .. } => self.directions + 1,
             Slope::Difference { one_sided: false, .. } => 2 * self.directions,
+            Slope::Tangent => self.directions,
         }
     }
 }
@@ -80,6 +158,17 @@ impl Estimator {
         *self == Self::Exact
     }
 
+    /// Whether a model has the blocks that it names.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn fits(&self, layers: usize) -> Result<()> {
+        match self {
+            Self::Exact => Ok(()),
+            Self::Directional(along) => along.blocks.fits(layers),
+        }
+    }
+
     /// How often a step goes through the model; a backward pass belongs to its forward.
     pub fn passes(&self) -> usize {
         match self {
@@ -89,9 +178,10 @@ impl Estimator {
     }
 }
 
-/// `θ ← a·θ + c·z` for all adapters, or `ĝ ← a·ĝ + c·z` for gradients of them.
-pub fn drift<B: Backend>(be: &mut B, params: &mut [BlockPairs], a: f64, c: f64, noise: Noise) {
-    for (block, pairs) in params.iter_mut().enumerate() {
+/// `θ ← a·θ + c·z` for the adapters of some blocks, or `ĝ ← a·ĝ + c·z` for gradients of them.
+pub fn drift<B: Backend>(be: &mut B, params: &mut [BlockPairs], a: f64, c: f64, ray: Ray) {
+    let Ray { noise, blocks } = ray;
+    for (block, pairs) in params.iter_mut().enumerate().filter(|(block, _)| blocks.has(*block)) {
         for (i, matrix) in matrices_mut(std::slice::from_mut(pairs)).enumerate() {
             be.drift(matrix.view_mut(), a, c, tensor(noise, block, i));
         }

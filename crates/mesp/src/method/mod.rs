@@ -2,10 +2,11 @@
 
 mod backprop;
 mod directional;
+mod forward;
 mod presets;
 pub mod zeroth;
 
 pub use backprop::{Backprop, GradSink, StepShape};
-pub use directional::{Directional, Estimator, Slope, drift};
+pub use directional::{Blocks, Directional, Estimator, Ray, Slope, drift};
 pub use presets::Method;
 pub use zeroth::Shift;

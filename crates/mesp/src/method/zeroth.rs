@@ -6,9 +6,9 @@
 //! derivation: `docs/math/zeroth.md`. θ is never perturbed in place: a block computes with a moved copy of its
 //! adapters, which is all the memory that an estimate adds to a forward pass, and nothing drifts.
 
-use mesp_device::{Backend, Class, Label, Noise};
+use mesp_device::{Backend, Class, Label};
 
-use super::directional::tensor;
+use super::directional::{Ray, tensor};
 use crate::adapter::{AdapterConfig, BlockPairs, block_pairs, matrices, matrices_mut};
 use crate::model::Config;
 
@@ -27,28 +27,31 @@ pub fn slope(nats: [f64; 2], [from, to]: [f64; 2], targets: usize) -> f32 {
 pub struct Shift<'a> {
     /// c.
     pub by: f64,
-    /// z, but for the tensor.
-    pub noise: Noise,
+    /// z.
+    pub ray: Ray,
     /// Shapes of the moved copy.
     pub adapter: &'a AdapterConfig,
 }
 
 impl Shift<'_> {
-    /// A moved copy of a block's adapters.
+    /// A moved copy of a block's adapters, if they move.
     pub(super) fn moved<B: Backend>(
         &self,
         be: &mut B,
         c: &Config,
         block: usize,
         pairs: &BlockPairs,
-    ) -> BlockPairs {
+    ) -> Option<BlockPairs> {
+        if !self.ray.blocks.has(block) {
+            return None;
+        }
         let label = Label::new(Class::Adapter, "lora_moved");
         let mut moved = block_pairs(c, self.adapter, |rows, cols| be.alloc(rows, cols, label));
         let to = matrices_mut(std::slice::from_mut(&mut moved));
         let from = matrices(std::slice::from_ref(pairs));
         for (i, (to, from)) in to.zip(from).enumerate() {
-            be.perturb(to.view_mut(), from.view(), self.by, tensor(self.noise, block, i));
+            be.perturb(to.view_mut(), from.view(), [1.0, self.by], tensor(self.ray.noise, block, i));
         }
-        moved
+        Some(moved)
     }
 }

@@ -73,8 +73,8 @@ impl Descent {
         let mut weight = learning_rate / self.along.directions as f64;
         for (age, slopes) in self.recent.iter().rev().enumerate() {
             for (direction, slope) in slopes.iter().enumerate() {
-                let noise = self.along.noise(self.seed, step - age as u64, direction);
-                session.drift(keep, -weight * f64::from(*slope), noise);
+                let ray = self.along.ray(self.seed, step - age as u64, direction);
+                session.drift(keep, -weight * f64::from(*slope), ray);
                 keep = 1.0;
             }
             weight *= self.along.momentum;

@@ -42,8 +42,19 @@ impl<B: Backend> Session<B> {
         let mut probed = Probed { slopes: Vec::with_capacity(along.directions), ..Probed::default() };
         let (mut passes, mut at_rest) = (0, None);
         for direction in 0..along.directions {
-            let noise = along.noise(seed, step, direction);
-            let Slope::Difference { eps, one_sided } = along.slope;
+            let ray = along.ray(seed, step, direction);
+            let Slope::Difference { eps, one_sided } = along.slope else {
+                let mut exact = 0.0;
+                batches(&mut |batch| {
+                    let (outcome, slope) = self.slope(batch, targets, ray);
+                    probed.tokens += batch.rows() as u64;
+                    probed.nats += outcome.nats;
+                    exact += slope;
+                });
+                passes += 1;
+                probed.slopes.push(exact as f32);
+                continue;
+            };
             let points = points(eps, one_sided);
             let mut ends = [0.0; 2];
             for (end, by) in ends.iter_mut().zip(points) {
@@ -53,7 +64,7 @@ impl<B: Backend> Session<B> {
                 }
                 batches(&mut |batch| {
                     probed.tokens += batch.rows() as u64;
-                    *end += self.probe(batch, by, noise).nats;
+                    *end += self.probe(batch, by, ray).nats;
                 });
                 probed.nats += *end;
                 passes += 1;
@@ -95,7 +106,7 @@ impl<B: Backend> Session<B> {
                 let probed = self.slopes(&along, (seed, step), targets, batches);
                 for (direction, slope) in probed.slopes.iter().enumerate() {
                     let weight = f64::from(*slope) / along.directions as f64;
-                    self.add_to_grads(weight, along.noise(seed, step, direction));
+                    self.add_to_grads(weight, along.ray(seed, step, direction));
                 }
                 Outcome { nats: probed.nats, targets }
             }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Descent, RunConfig, Session};
 use crate::adapter::{AdapterConfig, matrices};
-use crate::method::{Directional, Slope};
+use crate::method::{Blocks, Directional, Slope};
 use crate::optim::{Schedule, ScheduleKind};
 use crate::{Error, Result, rng};
 
@@ -25,6 +25,15 @@ use crate::{Error, Result, rng};
 pub const FILE: &str = "slopes.replay";
 
 const MAGIC: &[u8; 8] = b"MESPRPL1";
+/// Names of [`Slope`]s.
+const DIFFERENCE: &str = "difference";
+const TANGENT: &str = "tangent";
+
+/// What logs without the field hold.
+fn difference() -> String {
+    DIFFERENCE.to_owned()
+}
+
 /// Far more than any header.
 const LONGEST_HEADER: u32 = 1 << 20;
 
@@ -35,7 +44,10 @@ pub struct Replay {
     pub seed: u64,
     /// Of the adapter that the run started from.
     pub start: String,
-    /// ε.
+    /// How slopes are made, `difference` or `tangent`.
+    #[serde(default = "difference")]
+    pub slope: String,
+    /// ε; 0 where there is none.
     pub eps: f64,
     /// `gaussian` or `rademacher`.
     pub distribution: String,
@@ -45,6 +57,9 @@ pub struct Replay {
     pub one_sided: bool,
     /// μ.
     pub momentum: f64,
+    /// Blocks whose adapters move, all where none are named.
+    #[serde(default)]
+    pub blocks: Option<String>,
     /// λ.
     pub weight_decay: f64,
     /// Peak of the learning rate.
@@ -81,15 +96,20 @@ impl Replay {
     ) -> Self {
         let (options, c) = (session.options(), &session.model().config);
         let a = &options.adapter;
-        let Slope::Difference { eps, one_sided } = along.slope;
+        let (slope, eps, one_sided) = match along.slope {
+            Slope::Difference { eps, one_sided } => (DIFFERENCE, eps, one_sided),
+            Slope::Tangent => (TANGENT, 0.0, false),
+        };
         Self {
             seed: config.seed,
             start: digest(session),
+            slope: slope.to_owned(),
             eps,
             distribution: distribution_name(along.distribution).to_owned(),
             directions: along.directions,
             one_sided,
             momentum: along.momentum,
+            blocks: (along.blocks != Blocks::ALL).then(|| along.blocks.to_string()),
             weight_decay: options.weight_decay,
             learning_rate: schedule.peak,
             lr_schedule: schedule.kind.name().to_owned(),
@@ -108,13 +128,18 @@ impl Replay {
     /// How directions were drawn.
     ///
     /// # Errors
-    /// When the distribution is unknown.
+    /// When a name is unknown.
     pub fn along(&self) -> Result<Directional> {
         Ok(Directional {
-            slope: Slope::Difference { eps: self.eps, one_sided: self.one_sided },
+            slope: match self.slope.as_str() {
+                DIFFERENCE => Slope::Difference { eps: self.eps, one_sided: self.one_sided },
+                TANGENT => Slope::Tangent,
+                other => return Err(Error::usage(format!("slopes by {other:?} are unknown"))),
+            },
             distribution: distribution(&self.distribution)?,
             directions: self.directions,
             momentum: self.momentum,
+            blocks: self.blocks.as_deref().map_or(Ok(Blocks::ALL), Blocks::parse)?,
         })
     }
 

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use mesp_device::{Backend, Class, Dry, Elem, Label, Noise, Plan, Program, RowStat};
+use mesp_device::{Backend, Class, Dry, Elem, Label, Plan, Program, RowStat, Tangents};
 
 use crate::adapter::{
     self, AdapterConfig, BlockPairs, block_pairs, matrices, matrices_mut, persistent_pairs,
 };
-use crate::method::{Backprop, Directional, Estimator, GradSink, Shift, StepShape, drift};
+use crate::method::{Backprop, Directional, Estimator, GradSink, Ray, Shift, StepShape, drift};
 use crate::model::{Batch, Config, Model};
 use crate::optim::{Optimizer, OptimizerKind};
 use crate::tape::Policy;
@@ -15,6 +15,8 @@ use crate::{Error, Result};
 
 const STEP: Program = Program(0);
 const EVAL: Program = Program(1);
+/// Buffers that have a tangent at a time, generously: a block's adapters and sites.
+const TANGENTS: usize = 64;
 
 /// When adapters are stepped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +67,8 @@ pub struct Session<B> {
     backprop: Backprop,
     stats: Vec<RowStat>,
     steps: u64,
+    /// Of a forward that carries them.
+    tangents: Tangents,
 }
 
 /// The outcome of an optimizer step or a gradient.
@@ -94,7 +98,18 @@ impl<B: Backend> Session<B> {
         let optimizer = exact.then(|| Optimizer::new(&mut be, optimizer, weight_decay, seed, c, a));
         let backprop = Backprop::new(options.policy, c.layers);
         let stats = vec![RowStat::EMPTY; targets];
-        Self { be, model, options, params, grads, optimizer, backprop, stats, steps: 0 }
+        Self {
+            be,
+            model,
+            options,
+            params,
+            grads,
+            optimizer,
+            backprop,
+            stats,
+            steps: 0,
+            tangents: Tangents::new(TANGENTS),
+        }
     }
 
     /// The backend.
@@ -210,16 +225,29 @@ impl<B: Backend> Session<B> {
     }
 
     /// Losses of a micro-batch at the adapters moved by `by·z`; 0 for the adapters themselves.
-    pub fn probe(&mut self, batch: &Batch, by: f64, noise: Noise) -> Outcome {
+    pub fn probe(&mut self, batch: &Batch, by: f64, ray: Ray) -> Outcome {
         if batch.targets() == 0 {
             return Outcome::default();
         }
         self.be.begin(STEP);
         let stats = &mut self.stats[..batch.targets()];
         let (scale, adapter) = (self.options.adapter.scale(), &self.options.adapter);
-        let shift = Shift { by, noise, adapter };
+        let shift = Shift { by, ray, adapter };
         self.backprop.evaluate(&mut self.be, &self.model, &self.params, Some(shift), batch, scale, stats);
         outcome(stats)
+    }
+
+    /// Losses of a micro-batch, and the exact slope along a direction of their sum over `total`.
+    pub fn slope(&mut self, batch: &Batch, total: usize, ray: Ray) -> (Outcome, f64) {
+        if batch.targets() == 0 {
+            return (Outcome::default(), 0.0);
+        }
+        self.be.begin(STEP);
+        let Self { be, model, params, tangents, .. } = self;
+        let stats = &mut self.stats[..batch.targets()];
+        let shape = StepShape { scale: self.options.adapter.scale(), gradient: 1.0 / total as f64 };
+        let slope = self.backprop.slope(be, tangents, model, params, ray, batch, shape, stats);
+        (outcome(stats), slope)
     }
 
     /// Begins an optimizer step that needs no optimizer; gives its number, from 1.
@@ -229,17 +257,17 @@ impl<B: Backend> Session<B> {
     }
 
     /// `θ ← a·θ + c·z`
-    pub fn drift(&mut self, a: f64, c: f64, noise: Noise) {
-        drift(&mut self.be, &mut self.params, a, c, noise);
+    pub fn drift(&mut self, a: f64, c: f64, ray: Ray) {
+        drift(&mut self.be, &mut self.params, a, c, ray);
     }
 
     /// `ĝ += c·z`
     ///
     /// # Panics
     /// When no gradients are kept.
-    pub(super) fn add_to_grads(&mut self, c: f64, noise: Noise) {
+    pub(super) fn add_to_grads(&mut self, c: f64, ray: Ray) {
         assert!(!self.grads.is_empty(), "a gradient is kept only where the options ask for it");
-        drift(&mut self.be, &mut self.grads, 1.0, c, noise);
+        drift(&mut self.be, &mut self.grads, 1.0, c, ray);
     }
 
     /// Adapters, block by block.
@@ -350,6 +378,7 @@ pub fn plan(
     threads: usize,
 ) -> Result<Plan> {
     options.adapter.fits(&model.config)?;
+    options.estimator.fits(model.config.layers)?;
     Ok(record(model, options, shapes, value_bytes, threads)?.finish())
 }
 

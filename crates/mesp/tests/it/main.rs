@@ -4,6 +4,7 @@
 mod accumulation_equals_batch;
 mod activations_bf16;
 mod adapters_bf16;
+mod forward;
 mod gguf;
 mod goldens;
 mod gradients_f64;

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use mesp::data::{Dataset, ReadOptions};
 use mesp::method::zeroth::points;
-use mesp::method::{Directional, Estimator, Slope};
+use mesp::method::{Blocks, Directional, Estimator, Slope};
 use mesp::optim::ScheduleKind;
 use mesp::train::replay::{self, distribution};
 use mesp::train::{Length, Options, Progress, Reaction, RunConfig, Session, Shapes, plan, run};
@@ -25,8 +25,8 @@ fn options(case: &Case, along: Directional) -> Options {
 /// z of every adapter, and the session's slope along it.
 fn slope<R: Real>(case: &Case, along: Directional, step: u64) -> (Vec<Vec<f64>>, f64) {
     let mut session = case.session::<R>(options(case, along), 2);
-    let noise = along.noise(5, step, 0);
-    let Slope::Difference { eps, one_sided } = along.slope;
+    let noise = along.ray(5, step, 0);
+    let Slope::Difference { eps, one_sided } = along.slope else { panic!("a difference") };
     let ends = points(eps, one_sided);
     let [plus, minus] = ends.map(|by| session.probe(&case.batch, by, noise).nats);
     let [from, to] = ends;
@@ -117,9 +117,9 @@ fn probes_leave_no_trace_and_agree_for_any_threads() {
     let answers = [1, 3].map(|threads| {
         let mut session = case.session::<f32>(options(&case, along), threads);
         let before = bits(&parameters(&session));
-        let at_rest = session.probe(&case.batch, 0.0, along.noise(1, 1, 0)).nats;
+        let at_rest = session.probe(&case.batch, 0.0, along.ray(1, 1, 0)).nats;
         assert_eq!(at_rest / case.batch.targets() as f64, mean_loss(&mut session, &case.batch));
-        let nats = session.probe(&case.batch, 0.3, along.noise(1, 1, 0)).nats;
+        let nats = session.probe(&case.batch, 0.3, along.ray(1, 1, 0)).nats;
         assert_ne!(nats, at_rest);
         assert_eq!(bits(&parameters(&session)), before);
         nats.to_bits()
@@ -148,7 +148,7 @@ fn a_gradient_is_the_estimators() {
     assert!((probed.nats - losses[0]).abs() < 1e-9 * losses[0]);
     for (direction, slope) in probed.slopes.iter().enumerate() {
         let keep = if direction == 0 { 0.0 } else { 1.0 };
-        session.drift(keep, f64::from(*slope) / 3.0, along.noise(5, 1, direction));
+        session.drift(keep, f64::from(*slope) / 3.0, along.ray(5, 1, direction));
     }
     for (found, expected) in found.iter().zip(&parameters(&session)) {
         // Slopes are single precision, and rows by themselves sum in another order.
@@ -223,7 +223,7 @@ fn train(case: &Case, along: Directional, dir: &std::path::Path, resume: bool) -
 }
 
 /// Variants of the method.
-fn variants() -> [Directional; 3] {
+fn variants() -> [Directional; 5] {
     [
         Directional::MEZO,
         Directional {
@@ -231,6 +231,8 @@ fn variants() -> [Directional; 3] {
             directions: 3,
             ..Directional::MEZO
         },
+        Directional::FORWARD,
+        Directional { directions: 2, blocks: Blocks { first: 1, last: 1 }, ..Directional::FORWARD },
         Directional { momentum: 0.6, distribution: Distribution::Rademacher, ..Directional::MEZO },
     ]
 }
