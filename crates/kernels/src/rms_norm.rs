@@ -227,7 +227,9 @@ mod tests {
             assert!((forward - backward).abs() < 1e-13 * (n * d) as f64, "{forward} {backward}");
             let mut twice = t.clone();
             rms_norm_tangent(&mut twice, &xt, &x, &w, 1e-2, true, Par::serial());
-            t.iter_mut().for_each(|t| *t *= 2.0);
+            for t in &mut t {
+                *t *= 2.0;
+            }
             assert!(relative(&twice, &t) < 1e-15);
         }
     }
