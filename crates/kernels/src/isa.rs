@@ -2,41 +2,53 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// An instruction set that a kernel body is compiled for.
+/// An instruction set that a kernel body is compiled for, from the narrowest of an architecture to the widest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Isa {
-    /// What every machine of this architecture has (SSE2 on x86-64, NEON on aarch64).
+    /// What the compiler makes of plain code for any machine of this architecture (SSE2 on x86-64, NEON on aarch64).
     Portable = 1,
-    /// AVX2 with fused multiply-add.
+    /// x86-64: AVX2 with fused multiply-add.
     Avx2 = 2,
-    /// AVX-512 F, BW, DQ and VL.
+    /// x86-64: AVX-512 F, BW, DQ and VL.
     Avx512 = 3,
-    /// The same with products of bf16 pairs.
+    /// x86-64: the same with products of bf16 pairs.
     Avx512Bf16 = 4,
+    /// aarch64: NEON with fused multiply-add.
+    Neon = 5,
+    /// aarch64: the same with products of bf16 pairs (`FEAT_BF16`).
+    NeonBf16 = 6,
 }
 
-/// The widest instruction set of this machine, or a narrower one named by `MESP_ISA`
-/// (`portable`, `avx2`, `avx512`, `avx512bf16`). Asking for more than the machine has gives what it has.
+/// The sets of this architecture, by the names that `MESP_ISA` knows, narrowest first.
+const SETS: &[(&str, Isa)] = &[
+    ("portable", Isa::Portable),
+    #[cfg(target_arch = "x86_64")]
+    ("avx2", Isa::Avx2),
+    #[cfg(target_arch = "x86_64")]
+    ("avx512", Isa::Avx512),
+    #[cfg(target_arch = "x86_64")]
+    ("avx512bf16", Isa::Avx512Bf16),
+    #[cfg(target_arch = "aarch64")]
+    ("neon", Isa::Neon),
+    #[cfg(target_arch = "aarch64")]
+    ("neonbf16", Isa::NeonBf16),
+];
+
+/// The widest instruction set of this machine, or a narrower one named by `MESP_ISA` (`portable`; on x86-64 `avx2`,
+/// `avx512`, `avx512bf16`; on aarch64 `neon`, `neonbf16`). Asking for more than the machine has, or for a set of
+/// another architecture, gives what it has.
 pub fn isa() -> Isa {
     static FOUND: AtomicU8 = AtomicU8::new(0);
-    match FOUND.load(Ordering::Relaxed) {
-        1 => Isa::Portable,
-        2 => Isa::Avx2,
-        3 => Isa::Avx512,
-        4 => Isa::Avx512Bf16,
-        _ => {
-            let wanted = match std::env::var("MESP_ISA").as_deref() {
-                Ok("portable") => Isa::Portable,
-                Ok("avx2") => Isa::Avx2,
-                Ok("avx512") => Isa::Avx512,
-                _ => Isa::Avx512Bf16,
-            };
-            let found = detect().min(wanted);
-            FOUND.store(found as u8, Ordering::Relaxed);
-            found
-        }
+    let found = FOUND.load(Ordering::Relaxed);
+    if let Some((_, isa)) = SETS.iter().find(|(_, isa)| *isa as u8 == found) {
+        return *isa;
     }
+    let wanted = std::env::var("MESP_ISA");
+    let wanted = SETS.iter().find(|(name, _)| wanted.as_deref() == Ok(name));
+    let found = wanted.map_or(detect(), |(_, wanted)| detect().min(*wanted));
+    FOUND.store(found as u8, Ordering::Relaxed);
+    found
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -54,7 +66,16 @@ fn detect() -> Isa {
     }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
+fn detect() -> Isa {
+    match (std::arch::is_aarch64_feature_detected!("neon"), std::arch::is_aarch64_feature_detected!("bf16")) {
+        (true, true) => Isa::NeonBf16,
+        (true, false) => Isa::Neon,
+        _ => Isa::Portable,
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn detect() -> Isa {
     Isa::Portable
 }
@@ -62,7 +83,8 @@ fn detect() -> Isa {
 /// Compiles one plain body once per instruction set and picks at run time.
 ///
 /// The body is ordinary generic Rust with no intrinsics; the compiler vectorizes it anew for each set.
-/// Rust never fuses a multiplication and an addition by itself, so the results are the same for all.
+/// Rust never fuses a multiplication and an addition by itself, so the results are the same for all. On aarch64 the
+/// one body is NEON already, which belongs to the architecture.
 macro_rules! vectorized {
     ($(#[$meta:meta])* $vis:vis fn $name:ident<R: Real>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -83,7 +105,7 @@ macro_rules! vectorized {
                     $crate::isa::Isa::Avx512 | $crate::isa::Isa::Avx512Bf16 => return unsafe { avx512($($arg),*) },
                     // SAFETY: as above.
                     $crate::isa::Isa::Avx2 => return unsafe { avx2($($arg),*) },
-                    $crate::isa::Isa::Portable => {}
+                    _ => {}
                 }
             }
             body($($arg),*)
@@ -91,3 +113,16 @@ macro_rules! vectorized {
     };
 }
 pub(crate) use vectorized;
+
+#[cfg(test)]
+mod tests {
+    /// The tests run once for each set: what they ask for is what they get, where the machine has it.
+    #[test]
+    fn the_named_set_is_used() {
+        let named = std::env::var("MESP_ISA").ok();
+        let named = named.and_then(|n| super::SETS.iter().find(|(name, _)| *name == n));
+        let expected = named.map_or(super::detect(), |(_, isa)| super::detect().min(*isa));
+        assert_eq!(super::isa(), expected);
+        println!("instructions: {:?}", super::isa());
+    }
+}

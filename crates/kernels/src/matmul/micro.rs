@@ -93,18 +93,13 @@ impl Micro<f32> {
             Compute::Full => full,
             #[cfg(target_arch = "x86_64")]
             Compute::Bf16 if crate::isa() == crate::Isa::Avx512Bf16 => Self {
-                mr: 6,
-                nr: 64,
-                lane: 16,
-                per_step: 2,
-                kc: super::KC_PAIRS,
-                group: const { 2 * PACKED / (super::KC_PAIRS * NR) },
-                pack: super::pack32::pairs,
-                left: Some(super::x86::round_tile),
-                left_bf16: super::x86::pair_tile,
-                run: super::x86::avx512_bf16,
                 few: Some(streamed(super::small::pairs)),
+                ..Self::pairs(64, 16, super::x86::avx512_bf16)
             },
+            #[cfg(target_arch = "aarch64")]
+            Compute::Bf16 if crate::isa() == crate::Isa::NeonBf16 => {
+                Self::pairs(16, 4, super::neon::neon_bf16)
+            }
             // The same numbers without the instruction: factors are rounded, then multiplied in f32.
             Compute::Bf16 => {
                 Self { pack: super::rounded::pack, left: Some(super::rounded::left), few: None, ..full }
@@ -112,7 +107,29 @@ impl Micro<f32> {
         }
     }
 
+    /// Products of bf16 pairs in tiles of 6 rows and `nr` columns.
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    fn pairs(nr: usize, lane: usize, run: Run<f32>) -> Self {
+        Self {
+            mr: 6,
+            nr,
+            lane,
+            per_step: 2,
+            kc: super::KC_PAIRS,
+            group: 2 * PACKED / (super::KC_PAIRS * nr),
+            pack: super::pack32::pairs,
+            left: Some(super::pack32::round_tile),
+            left_bf16: super::pack32::pair_tile,
+            run,
+            few: None,
+        }
+    }
+
     fn full() -> Self {
+        #[cfg(target_arch = "aarch64")]
+        if crate::isa() != crate::Isa::Portable {
+            return Self { mr: 6, lane: 4, run: super::neon::neon, ..Self::portable() };
+        }
         #[cfg(target_arch = "x86_64")]
         {
             let pack = super::pack32::full;
@@ -148,7 +165,7 @@ impl Micro<f32> {
                         few: None,
                     };
                 }
-                crate::Isa::Portable => {}
+                _ => {}
             }
         }
         Self::portable()

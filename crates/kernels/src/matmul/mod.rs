@@ -22,7 +22,10 @@ mod ahead;
 #[cfg(target_arch = "x86_64")]
 mod lanes;
 mod micro;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod pack;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod pack32;
 #[cfg(target_arch = "x86_64")]
 mod pack512;
@@ -30,6 +33,8 @@ pub(crate) mod packed;
 mod rounded;
 #[cfg(target_arch = "x86_64")]
 mod small;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod tile;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -46,7 +51,7 @@ use crate::{Real, Values, WeightView};
 /// The most rows of `b` packed at a time: a group of panels (230 KB) stays in the second-level cache.
 const KC: usize = 448;
 /// The same for pairs of bf16, which leaves room for more panels. Even, so that pairs never cross a cut.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 const KC_PAIRS: usize = 256;
 /// Rows that count as few: such products (decoding, narrow tiles of the head) are limited by reading the weight.
 const FEW: usize = 16;

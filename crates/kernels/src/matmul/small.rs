@@ -134,11 +134,15 @@ macro_rules! entry {
                     let start = i.min(m - 1) * a.row_stride + k0 * a.col_stride;
                     let (strides, size) = ([0, a.col_stride], [1, depth]);
                     match a.data {
-                        Values::Full(a) if $pairs => super::x86::round_tile(row, &a[start..], strides, size),
+                        Values::Full(a) if $pairs => {
+                            super::pack32::round_tile(row, &a[start..], strides, size)
+                        }
                         Values::Full(a) => {
                             row.iter_mut().enumerate().for_each(|(p, x)| *x = a[start + p * strides[1]]);
                         }
-                        Values::Bf16(a) if $pairs => super::x86::pair_tile(row, &a[start..], strides, size),
+                        Values::Bf16(a) if $pairs => {
+                            super::pack32::pair_tile(row, &a[start..], strides, size)
+                        }
                         Values::Bf16(a) => super::rounded::widened(row, &a[start..], strides, size),
                     }
                 }

@@ -168,34 +168,19 @@ fn threads_and_row_tiles_change_no_bit() {
     let (m, n, k) = (61, 200, 500);
     let mut rng = Rng(4);
     let (a, b): (Vec<f32>, Vec<f32>) = (rng.vec(m * k), rng.vec(k * n));
-    let mut whole = vec![0.0; m * n];
     let mut scratch = vec![0.0; matmul_scratch(4)];
-    matmul(
-        Out::rows(&mut whole, n),
-        [m, n, k],
-        1.0,
-        Lhs::rows(&a, k),
-        Rhs::rows(&b, n),
-        Init::Zero,
-        Compute::Full,
-        &mut scratch,
-        Par::serial(),
-    );
-    for threads in [2, 3, 4] {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
-        let mut c = vec![0.0; m * n];
-        matmul(
-            Out::rows(&mut c, n),
-            [m, n, k],
-            1.0,
-            Lhs::rows(&a, k),
-            Rhs::rows(&b, n),
-            Init::Zero,
-            Compute::Full,
-            &mut scratch,
-            Par::on(&pool),
-        );
-        assert_eq!(c, whole);
+    for compute in [Compute::Full, Compute::Bf16] {
+        let mut product = |par: Par<'_>| {
+            let mut c = vec![0.0; m * n];
+            let (left, right) = (Lhs::rows(&a, k), Rhs::rows(&b, n));
+            matmul(Out::rows(&mut c, n), [m, n, k], 1.0, left, right, Init::Zero, compute, &mut scratch, par);
+            c
+        };
+        let whole = product(Par::serial());
+        for threads in [2, 3, 4] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+            assert_eq!(product(Par::on(&pool)), whole, "{compute:?}, {threads} threads");
+        }
     }
     // A sum over rows, cut into tiles that accumulate: bᵀ·b' over k with a tile of 7.
     let mut sums = vec![0.0; n * n];

@@ -7,7 +7,7 @@
 //! cargo +nightly miri test -p mesp-kernels --test bounds
 //! ```
 
-#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
 mod guarded;
 mod products;
@@ -16,12 +16,20 @@ mod vectors;
 use guarded::{Guarded, Side};
 use mesp_kernels::{Dtype, Real};
 
+/// The sets of this architecture; naming more than the machine has gives what it has.
+#[cfg(not(miri))]
+const ISAS: &[&str] = if cfg!(target_arch = "x86_64") {
+    &["portable", "avx2", "avx512", "avx512bf16"]
+} else {
+    &["portable", "neon", "neonbf16"]
+};
+
 /// A touched page ends a process, so each instruction set has its own.
 #[cfg(not(miri))]
 #[test]
 fn no_operation_leaves_its_buffers() {
     let program = std::env::current_exe().expect("the test's own path");
-    for isa in ["portable", "avx2", "avx512", "avx512bf16"] {
+    for isa in ISAS {
         let run = std::process::Command::new(&program)
             .args(["--exact", "operations_on_guarded_buffers", "--ignored", "--nocapture"])
             .env("MESP_ISA", isa)
