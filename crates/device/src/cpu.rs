@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use mesp_kernels::{
     self as kernels, AdamW, Compute, Gate, Init, Lhs, Noise, Out, Par, ProbsAt, Real, Rhs, RowStat, Sgd,
-    Term, Values,
+    THIN, Term, Values,
 };
 use rayon::ThreadPool;
 
@@ -409,38 +409,41 @@ impl<R: Real> Backend for Cpu<R> {
         accumulate: bool,
     ) {
         let init = if accumulate { Init::Accumulate } else { Init::Zero };
-        let (m, n) = (y.rows, y.cols);
+        let (m, n, rows) = (y.rows, y.cols, a.rows);
         let (x, w, scratch) = (self.values(a), self.values(b), self.scratch());
         let y = self.write(y);
-        let (size, out, x, w) = match form {
+        let (alpha, par) = (R::from_f64(alpha), Par::on(&self.pool));
+        // The factor with the rank, which is small, is the left one and passes over the other. Which way a product
+        // takes must not depend on the rows of a tile: the last bits of what is scaled do.
+        let (size, out, left, right) = match form {
+            Form::Plain | Form::RightTransposed if n <= THIN => {
+                let b = match form {
+                    Form::Plain => Lhs::transposed_of(w, b.cols),
+                    _ => Lhs::rows_of(w, b.cols),
+                };
+                ([n, m, a.cols], Out::transposed(y, n), b, Rhs::transposed_of(x, a.cols))
+            }
+            Form::LeftTransposed if n < m => {
+                let (b, a) = (Lhs::transposed_of(w, b.cols), Rhs::rows_of(x, a.cols));
+                ([n, m, rows], Out::transposed(y, n), b, a)
+            }
+            Form::LeftTransposed => {
+                let (a, b) = (Lhs::transposed_of(x, a.cols), Rhs::rows_of(w, b.cols));
+                ([m, n, rows], Out::rows(y, n), a, b)
+            }
             Form::Plain => {
                 ([m, n, a.cols], Out::rows(y, n), Lhs::rows_of(x, a.cols), Rhs::rows_of(w, b.cols))
             }
             Form::RightTransposed => {
                 ([m, n, a.cols], Out::rows(y, n), Lhs::rows_of(x, a.cols), Rhs::transposed_of(w, b.cols))
             }
-            // The wider factor gives the columns, which are what panels and vectors run along.
-            Form::LeftTransposed if n < m => (
-                [n, m, a.rows],
-                Out::transposed(y, n),
-                Lhs::transposed_of(w, b.cols),
-                Rhs::rows_of(x, a.cols),
-            ),
-            Form::LeftTransposed => {
-                ([m, n, a.rows], Out::rows(y, n), Lhs::transposed_of(x, a.cols), Rhs::rows_of(w, b.cols))
-            }
         };
-        kernels::matmul(
-            out,
-            size,
-            R::from_f64(alpha),
-            x,
-            w,
-            init,
-            Compute::Full,
-            scratch,
-            Par::on(&self.pool),
-        );
+        let thin = n <= THIN || form == Form::LeftTransposed && m <= THIN;
+        if thin {
+            kernels::matmul_thin(out, size, alpha, left, right, init, scratch, par);
+        } else {
+            kernels::matmul(out, size, alpha, left, right, init, Compute::Full, scratch, par);
+        }
     }
 
     fn gated_in_place(&mut self, f: Gate, gate: ViewMut<'_>, up: View<'_>) {

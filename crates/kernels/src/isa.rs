@@ -123,6 +123,5 @@ mod tests {
         let named = named.and_then(|n| super::SETS.iter().find(|(name, _)| *name == n));
         let expected = named.map_or(super::detect(), |(_, isa)| super::detect().min(*isa));
         assert_eq!(super::isa(), expected);
-        println!("instructions: {:?}", super::isa());
     }
 }

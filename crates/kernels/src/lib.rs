@@ -44,7 +44,9 @@ pub use gated::{
 pub use isa::{Isa, isa};
 #[doc(hidden)]
 pub use matmul::Micro;
-pub use matmul::{Compute, Init, Lhs, Out, Rhs, Term, matmul, matmul_plus, matmul_scratch};
+pub use matmul::{
+    Compute, Init, Lhs, Out, Rhs, THIN, Term, matmul, matmul_plus, matmul_scratch, matmul_thin,
+};
 pub use noise::{Distribution, Noise, drift, drift_bf16, perturb, perturb_bf16};
 pub use online_softmax::{softmax_sum, softmax_sum_gradient};
 pub use optim::{AdamW, Sgd, adamw, adamw_bf16, add_bias, dot, scale, sgd, sgd_bf16, sum_of_squares};

@@ -13,6 +13,7 @@ mod alternate;
 mod attention;
 mod few_rows;
 mod products;
+mod thin;
 
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ fn main() {
     few_rows::few_rows(budget);
     attention::attention_rates(budget);
     attention::norms(budget);
+    thin::thin(budget);
 }
 
 /// Whether the command line asks for a table: it names no part of any title, or a part of this one.

@@ -9,9 +9,10 @@ use crate::{Dtype, Real, WeightView};
 /// `c[height, vectors·lane] += a[height, steps] · packed[steps, vectors·lane]`, the sum of each element in
 /// ascending depth, starting from what `c` holds. A step is one value of depth, or a pair of bf16.
 ///
-/// Arguments: height, vectors, steps, a, row and column stride of a, packed, c, row stride of c.
+/// Arguments: height, vectors, steps, a, row and column stride of a, packed and its row stride, c, row stride of c.
 /// The function is unsafe: all of these elements must exist and `c` must be the caller's alone.
-pub(super) type Run<R> = unsafe fn(usize, usize, usize, *const R, usize, usize, *const R, *mut R, usize);
+pub(super) type Run<R> =
+    unsafe fn(usize, usize, usize, *const R, usize, usize, *const R, usize, *mut R, usize);
 
 /// Packs `depth × width` of the right factor from `(k0, n0)`, rows padded to `padded`, times alpha.
 pub(super) type Pack<R> = fn(&mut [R], Rhs<'_, R>, usize, usize, usize, usize, usize, R);
@@ -188,6 +189,7 @@ fn portable<R: Real>(
     a_rows: usize,
     a_cols: usize,
     packed: *const R,
+    b_rows: usize,
     c: *mut R,
     c_rows: usize,
 ) {
@@ -202,7 +204,7 @@ fn portable<R: Real>(
             }
         }
         for p in 0..depth {
-            let b = &*packed.add(p * 16).cast::<[R; 16]>();
+            let b = &*packed.add(p * b_rows).cast::<[R; 16]>();
             for (i, row) in acc.iter_mut().enumerate() {
                 // Rows past the height repeat the last one; they are not stored.
                 let x = *a.add(i.min(height - 1) * a_rows + p * a_cols);

@@ -33,6 +33,7 @@ pub(crate) mod packed;
 mod rounded;
 #[cfg(target_arch = "x86_64")]
 mod small;
+mod thin;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod tile;
 #[cfg(target_arch = "x86_64")]
@@ -42,6 +43,7 @@ use std::ops::Range;
 
 use micro::Few;
 pub use micro::Micro;
+pub use thin::{THIN, matmul_thin};
 
 use ahead::Ahead;
 
@@ -484,7 +486,7 @@ unsafe fn block_product<R: Real>(
                         start(at, stride, origin, [c.row_stride, c.col_stride], height, &cols, from);
                     }
                     let b_at = packed[panel * steps * micro.nr..].as_ptr();
-                    (micro.run)(height, vectors, steps, a_at, a_rows, a_cols, b_at, at, stride);
+                    (micro.run)(height, vectors, steps, a_at, a_rows, a_cols, b_at, padded, at, stride);
                     if !direct {
                         for r in 0..height {
                             for j in 0..cols.len() {

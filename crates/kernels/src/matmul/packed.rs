@@ -84,8 +84,9 @@ impl<R: Real> Packed<'_, R> {
                 // depths `p..end` are some of it.
                 unsafe {
                     let a = a.as_ptr().add(i * a_rows + p * a_cols);
-                    let (b, c) = (b.add(p * vectors * micro.lane), out.as_mut_ptr().add(i * stride + from));
-                    (micro.run)(height, vectors, end - p, a, a_rows, a_cols, b, c, stride);
+                    let width = vectors * micro.lane;
+                    let (b, c) = (b.add(p * width), out.as_mut_ptr().add(i * stride + from));
+                    (micro.run)(height, vectors, end - p, a, a_rows, a_cols, b, width, c, stride);
                 }
             }
         }

@@ -329,3 +329,43 @@ fn factors_in_bf16_multiply_as_their_values() {
         }
     }
 }
+
+/// Thin products in every layout against the definition; columns and threads change no bit.
+#[test]
+fn thin_products_equal_the_definition_and_split_anywhere() {
+    let mut rng = Rng(32);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
+    let shapes = SHAPES.into_iter().chain([[8, 1000, 130], [64, 700, 70], [24, 257, 500]]);
+    for [m, n, k] in shapes.filter(|s| s[0] <= THIN) {
+        let (a, b, start): (Vec<f32>, Vec<f32>, Vec<f32>) = (rng.vec(m * k), rng.vec(k * n), rng.vec(m * n));
+        let product = reference(m, n, k, |i, p| f64::from(a[i * k + p]), |p, j| f64::from(b[p * n + j]));
+        let exact: Vec<f64> = product.iter().zip(&start).map(|(p, s)| f64::from(*s) - 0.75 * p).collect();
+        let a_t: Vec<f32> = (0..m * k).map(|x| a[(x % m) * k + x / m]).collect();
+        let b_t: Vec<f32> = (0..n * k).map(|x| b[(x % k) * n + x / k]).collect();
+        let mut first: Option<Vec<f32>> = None;
+        for par in [Par::serial(), Par::on(&pool)] {
+            let mut scratch = vec![f32::NAN; matmul_scratch(par.threads())];
+            for a in [Lhs::rows(&a, k), Lhs::transposed(&a_t, m)] {
+                for b in [Rhs::rows(&b, n), Rhs::transposed(&b_t, k)] {
+                    let size = [m, n, k];
+                    let mut c = start.clone();
+                    matmul_thin(Out::rows(&mut c, n), size, -0.75, a, b, Init::Accumulate, &mut scratch, par);
+                    assert!(relative(&c, &exact) < 1e-6, "[{m},{n},{k}]");
+                    let mut t: Vec<f32> = (0..m * n).map(|x| start[(x % m) * n + x / m]).collect();
+                    let out = Out::transposed(&mut t, m);
+                    matmul_thin(out, size, -0.75, a, b, Init::Accumulate, &mut scratch, par);
+                    assert!((0..m * n).all(|x| t[(x % n) * m + x / n].to_bits() == c[x].to_bits()));
+                    assert_eq!(first.get_or_insert(c.clone()), &c, "one order of terms for every layout");
+                }
+            }
+        }
+        // A scale of one leaves nothing that the way of many rows would do otherwise.
+        let (mut thin, mut wide) = (start.clone(), start.clone());
+        let mut scratch = vec![f32::NAN; matmul_scratch(1)];
+        let (a, b, init, size) = (Lhs::rows(&a, k), Rhs::rows(&b, n), Init::Accumulate, [m, n, k]);
+        matmul_thin(Out::rows(&mut thin, n), size, 1.0, a, b, init, &mut scratch, Par::serial());
+        let (out, compute) = (Out::rows(&mut wide, n), Compute::Full);
+        matmul(out, size, 1.0, a, b, init, compute, &mut scratch, Par::serial());
+        assert_eq!(thin, wide, "[{m},{n},{k}]");
+    }
+}

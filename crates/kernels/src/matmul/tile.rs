@@ -12,6 +12,7 @@ macro_rules! microkernel {
             a_rows: usize,
             a_cols: usize,
             packed: *const f32,
+            b_rows: usize,
             c: *mut f32,
             c_rows: usize,
         ) {
@@ -36,7 +37,7 @@ macro_rules! microkernel {
                         }
                     }
                     a = a.wrapping_add(a_cols);
-                    b = b.wrapping_add(VECTORS * $lane);
+                    b = b.wrapping_add(b_rows);
                 }
                 for i in 0..HEIGHT {
                     for j in 0..VECTORS {
@@ -58,6 +59,7 @@ macro_rules! microkernel {
             a_rows: usize,
             a_cols: usize,
             packed: *const f32,
+            b_rows: usize,
             c: *mut f32,
             c_rows: usize,
         ) {
@@ -66,12 +68,12 @@ macro_rules! microkernel {
                     // SAFETY: passed on from the caller.
                     unsafe {
                         match height {
-                            1 => $tile::<1, $v>(depth, a, a_rows, a_cols, packed, c, c_rows),
-                            2 => $tile::<2, $v>(depth, a, a_rows, a_cols, packed, c, c_rows),
-                            3 => $tile::<3, $v>(depth, a, a_rows, a_cols, packed, c, c_rows),
-                            4 => $tile::<4, $v>(depth, a, a_rows, a_cols, packed, c, c_rows),
-                            5 => $tile::<5, $v>(depth, a, a_rows, a_cols, packed, c, c_rows),
-                            _ => $tile::<6, $v>(depth, a, a_rows, a_cols, packed, c, c_rows),
+                            1 => $tile::<1, $v>(depth, a, a_rows, a_cols, packed, b_rows, c, c_rows),
+                            2 => $tile::<2, $v>(depth, a, a_rows, a_cols, packed, b_rows, c, c_rows),
+                            3 => $tile::<3, $v>(depth, a, a_rows, a_cols, packed, b_rows, c, c_rows),
+                            4 => $tile::<4, $v>(depth, a, a_rows, a_cols, packed, b_rows, c, c_rows),
+                            5 => $tile::<5, $v>(depth, a, a_rows, a_cols, packed, b_rows, c, c_rows),
+                            _ => $tile::<6, $v>(depth, a, a_rows, a_cols, packed, b_rows, c, c_rows),
                         }
                     }
                 };

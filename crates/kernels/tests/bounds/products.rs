@@ -3,7 +3,7 @@
 use mesp_kernels::{
     AttentionShape, Compute, Dtype, Init, Lhs, Out, Par, ProbsAt, Real, Rhs, Term, WeightView,
     attention_backward_kv, attention_backward_q, attention_delta, attention_probs, attention_scratch,
-    attention_tangent, matmul, matmul_plus, matmul_scratch, probs_len,
+    attention_tangent, matmul, matmul_plus, matmul_scratch, matmul_thin, probs_len,
 };
 
 use crate::{Buffers, DTYPES, finite};
@@ -45,6 +45,10 @@ pub(crate) fn products(on: &mut Buffers) {
                             matmul(to, [m, n, k], alpha, a, b, init, compute, &mut scratch, Par::serial());
                             let to = Out::transposed(&mut out, m);
                             matmul(to, [m, n, k], alpha, a, b, init, compute, &mut scratch, Par::serial());
+                            if compute == Compute::Full {
+                                let to = Out::rows(&mut out, n);
+                                matmul_thin(to, [m, n, k], alpha, a, b, init, &mut scratch, Par::serial());
+                            }
                         }
                     }
                 }
