@@ -150,17 +150,15 @@ fn scaled_left<R: Real>(
     let first = depth.start * a.col_stride;
     for (i, left) in left.chunks_exact_mut(inner.max(1)).enumerate().take(outer) {
         let from = first + i * outer_stride;
+        let at = |j: usize| from + j * inner_stride;
         match a.data {
             Values::Full(a) if inner_stride == 1 => {
                 left.iter_mut().zip(&a[from..]).for_each(|(x, a)| *x = alpha * *a);
             }
-            Values::Full(a) => {
-                left.iter_mut().enumerate().for_each(|(j, x)| *x = alpha * a[from + j * inner_stride])
+            Values::Full(a) => left.iter_mut().enumerate().for_each(|(j, x)| *x = alpha * a[at(j)]),
+            Values::Bf16(a) => {
+                left.iter_mut().enumerate().for_each(|(j, x)| *x = alpha * R::from_f32(wide(a[at(j)])));
             }
-            Values::Bf16(a) => left
-                .iter_mut()
-                .enumerate()
-                .for_each(|(j, x)| *x = alpha * R::from_f32(wide(a[from + j * inner_stride]))),
         }
     }
     if by_rows { (inner, 1) } else { (1, inner) }
