@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{AdapterArgs, Compute, MethodArgs, ModelArgs, SharedArgs};
+use super::{
+    AdapterArgs, BenchConvergenceArgs, BenchGradientsArgs, Compute, MethodArgs, ModelArgs, SharedArgs,
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
@@ -28,6 +30,16 @@ pub(crate) enum BenchCommand {
     ///
     /// The models have random weights unless --model names one. The read rate is measured in turns with the tokens.
     Generate(Box<BenchGenerateArgs>),
+    /// Gradients of every method beside the exact ones: direction, error, and what a step along them gains
+    ///
+    /// The exact gradient is made in double precision. Estimates are made with many seeds and compared with what theory
+    /// says of them.
+    Gradients(Box<BenchGradientsArgs>),
+    /// Held-out loss of exact and of estimated gradients against steps, tokens, time and work
+    ///
+    /// Every method has the same model, rows, batches and start of the adapter, and the best of a few learning rates.
+    /// What takes an estimate of the gradient may take --factor times the steps.
+    Convergence(Box<BenchConvergenceArgs>),
 }
 
 #[derive(Debug, Args)]

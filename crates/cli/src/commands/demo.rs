@@ -53,10 +53,7 @@ pub(crate) fn run(common: &CommonArgs, started: Instant) -> Result<()> {
     let output = dir.path.clone();
 
     ui::note("the built-in demo: a model of 1.3 million parameters learns to talk like an old sea captain");
-    create_dir_all(&model)?;
-    for (name, content) in FILES {
-        write_atomic(&folder.join(name), |out| std::io::Write::write_all(out, content))?;
-    }
+    write_files(&folder)?;
     let json = args.shared.json;
     let before = answers(&args, &model, None)?;
     let mut text = "before\n".to_owned();
@@ -92,6 +89,15 @@ pub(crate) fn run(common: &CommonArgs, started: Instant) -> Result<()> {
     );
     ui::result(json, &text)?;
     done.end(&args)
+}
+
+/// Writes the built-in model into `model` of a folder, and its rows beside it.
+pub(super) fn write_files(folder: &Path) -> Result<()> {
+    create_dir_all(&folder.join("model"))?;
+    for (name, content) in FILES {
+        write_atomic(&folder.join(name), |out| std::io::Write::write_all(out, content))?;
+    }
+    Ok(())
 }
 
 /// What the demo chooses where nothing was chosen.

@@ -1,7 +1,7 @@
 //! `mesp grads`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
@@ -9,8 +9,9 @@ use mesp::adapter::peft;
 use mesp::data::Example;
 use mesp::optim::OptimizerKind;
 use mesp::train::{Outcome, RunConfig, Session, Staging, Update};
-use mesp_device::{Cpu, Real};
+use mesp_device::{Cpu, Real, RowStat};
 use mesp_formats::Error as FileError;
+use rayon::ThreadPool;
 use serde_json::json;
 
 use crate::args::{CommonArgs, Compute, GradsArgs};
@@ -29,15 +30,131 @@ pub(crate) fn run(args: &GradsArgs) -> Result<()> {
     }
 }
 
-fn grads<R: Real>(args: &CommonArgs) -> Result<()> {
-    let mut settings = Settings::new(args)?;
-    if settings.options.update == Update::PerBlock {
-        let problem = "--update per-block keeps no gradients, and grads writes them";
-        return Err(usage(problem, "leave --update out"));
+/// A session that is ready to make gradients of rows.
+pub(super) struct Ready<R: Real> {
+    pub(super) session: Session<Cpu<R>>,
+    rows: Vec<Example>,
+    batch_size: usize,
+    pool: Arc<ThreadPool>,
+    /// Of new adapters and of directions.
+    pub(super) seed: u64,
+    /// Where checkpoints in a file go.
+    beside: PathBuf,
+    /// Of a batch that is evaluated.
+    staging: Staging,
+}
+
+impl<R: Real> Ready<R> {
+    /// Reads model and rows, and plans gradients of the first `limit` rows as one batch; with `evaluates` their
+    /// losses too.
+    pub(super) fn new(args: &CommonArgs, beside: &Path, limit: usize, evaluates: bool) -> Result<Self> {
+        let mut settings = Settings::new(args)?;
+        if settings.options.update == Update::PerBlock {
+            let problem = "--update per-block keeps no gradients, and they are wanted here";
+            return Err(usage(problem, "leave --update out"));
+        }
+        settings.options.gradients = true;
+        // Nothing is stepped.
+        settings.options.optimizer = OptimizerKind::Sgd { momentum: 0.0 };
+        let dir = inputs::model_path(&args.model)?;
+        let data = inputs::data_file(&args.data)?;
+        let pool = inputs::pool(args.shared.threads)?;
+        let Loaded { model, dtype, .. } = inputs::load_model(dir, settings.base)?;
+        let asked = args.method.compute.unwrap_or(Compute::F32);
+        let numbers = Numbers::new(Some(asked), held(settings.base, dtype));
+        let read = inputs::read_options(&args.data, &model.config, false);
+        let mut rows = inputs::read_rows(dir, data, &Held::None, &read, None)?;
+        rows.train.truncate(limit);
+
+        // All rows are one batch; a smaller --batch-size divides it, which changes memory and not the result.
+        let batch_size = args.schedule.batch_size.unwrap_or(rows.train.len());
+        if let Some(tokens) = settings.run.batch_tokens {
+            let problem = format!("--batch-tokens {tokens} has no meaning here: all rows are one batch");
+            return Err(inputs::usage(problem, "give --batch-size to divide it"));
+        }
+        let run = RunConfig { batch_size, ..settings.run.clone() };
+        if evaluates {
+            rows.eval.clone_from(&rows.train);
+        }
+        let work = Work {
+            held: 0,
+            value_bytes: size_of::<R>(),
+            ..Work::training(&rows, &run, settings.base, pool.current_num_threads())?
+        };
+        // Gradients are kept whole, so an update by block is no way out.
+        let budget = args.method.memory_budget;
+        let Decision { footprint, refused } = budget::decide(&model, &mut settings, &work, budget, false)?;
+        if let Some(refused) = refused {
+            return Err(refused.into());
+        }
+        let spill = footprint::spill(&model, &settings.options, &work, beside)?;
+        let mut be = Cpu::<R>::new(footprint.plan, Arc::clone(&pool))
+            .with_compute(numbers.compute())
+            .with_advice(budget.is_some());
+        if let Some(spill) = spill {
+            be = be.with_spill(spill);
+        }
+        let mut session = Session::new(be, model, settings.options, work.shapes.targets());
+        if let Some(adapter) = &args.adapter.adapter {
+            let config = session.model().config.clone();
+            let (be, params, _) = session.state_mut();
+            peft::read_tensors(be, &adapter.join(mesp_formats::peft::MODEL_FILE), params, &config)?;
+        } else {
+            session.init_adapters(run.seed);
+        }
+        let (rows, beside) = (rows.train, beside.to_path_buf());
+        Ok(Self { session, rows, batch_size, pool, seed: run.seed, beside, staging: Staging::default() })
     }
-    settings.options.gradients = true;
-    // Nothing is stepped.
-    settings.options.optimizer = OptimizerKind::Sgd { momentum: 0.0 };
+
+    /// Target tokens of all rows.
+    pub(super) fn targets(&self) -> usize {
+        self.rows.iter().map(Example::targets).sum()
+    }
+
+    /// Makes the gradient, or an estimate of it with the random numbers of a step; gives the mean loss.
+    pub(super) fn gradient(&mut self, step: u64, done: &mut (dyn FnMut(usize) + Send)) -> Result<f64> {
+        let targets = self.targets();
+        let Self { session, rows, batch_size, pool, seed, beside, staging } = self;
+        let Outcome { nats, .. } = pool.install(|| {
+            session.gradient((*seed, step), targets, &mut |each| {
+                for chunk in rows.chunks(*batch_size) {
+                    staging.fill(chunk);
+                    each(&staging.batch);
+                    done(chunk.len());
+                }
+            })
+        });
+        if let Some(e) = session.take_fault() {
+            return Err(FileError::io("keep checkpoints in a file in", beside.as_path(), e).into());
+        }
+        let loss = nats / targets as f64;
+        if !loss.is_finite() {
+            bail!("the loss is {loss}: the model or the adapter holds values that are no numbers");
+        }
+        Ok(loss)
+    }
+
+    /// The mean loss of the adapters as they are.
+    pub(super) fn loss(&mut self) -> f64 {
+        let targets = self.targets();
+        let Self { session, rows, batch_size, pool, staging, .. } = self;
+        let nats = pool.install(|| {
+            let chunks = rows.chunks(*batch_size).map(|chunk| {
+                staging.fill(chunk);
+                session.evaluate(&staging.batch).iter().map(RowStat::nats).sum::<f64>()
+            });
+            chunks.sum::<f64>()
+        });
+        nats / targets as f64
+    }
+
+    /// Rows, times the passes that an estimate makes over each.
+    fn passes(&self) -> usize {
+        self.session.options().estimator.passes() * self.rows.len()
+    }
+}
+
+fn grads<R: Real>(args: &CommonArgs) -> Result<()> {
     let Some(output) = &args.output.output else {
         return Err(usage("no output was given", "give --output FILE.safetensors"));
     };
@@ -45,75 +162,19 @@ fn grads<R: Real>(args: &CommonArgs) -> Result<()> {
         let problem = format!("{}: expected a file to write gradients to, found a folder", output.display());
         return Err(usage(problem, "give --output FILE.safetensors"));
     }
-    let dir = inputs::model_path(&args.model)?;
-    let data = inputs::data_file(&args.data)?;
-    let pool = inputs::pool(args.shared.threads)?;
-    let Loaded { model, dtype, .. } = inputs::load_model(dir, settings.base)?;
-    let asked = args.method.compute.unwrap_or(Compute::F32);
-    let numbers = Numbers::new(Some(asked), held(settings.base, dtype));
-    let read = inputs::read_options(&args.data, &model.config, false);
-    let rows = inputs::read_rows(dir, data, &Held::None, &read, None)?;
-
-    // All rows are one batch; a smaller --batch-size divides it, which changes memory and not the result.
-    let batch_size = args.schedule.batch_size.unwrap_or(rows.train.len());
-    if let Some(tokens) = settings.run.batch_tokens {
-        let problem = format!("--batch-tokens {tokens} has no meaning here: all rows are one batch");
-        return Err(inputs::usage(problem, "give --batch-size to divide it"));
-    }
-    let run = RunConfig { batch_size, ..settings.run.clone() };
-    let work = Work {
-        held: 0,
-        value_bytes: size_of::<R>(),
-        ..Work::training(&rows, &run, settings.base, pool.current_num_threads())?
-    };
-    // Gradients are kept whole, so an update by block is no way out.
-    let budget = args.method.memory_budget;
-    let Decision { footprint, refused } = budget::decide(&model, &mut settings, &work, budget, false)?;
-    if let Some(refused) = refused {
-        return Err(refused.into());
-    }
     let beside = output.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let spill = footprint::spill(&model, &settings.options, &work, beside)?;
-    let mut be = Cpu::<R>::new(footprint.plan, Arc::clone(&pool))
-        .with_compute(numbers.compute())
-        .with_advice(budget.is_some());
-    if let Some(spill) = spill {
-        be = be.with_spill(spill);
-    }
-    let mut session = Session::new(be, model, settings.options, work.shapes.targets());
-    if let Some(adapter) = &args.adapter.adapter {
-        let config = session.model().config.clone();
-        let (be, params, _) = session.state_mut();
-        peft::read_tensors(be, &adapter.join(mesp_formats::peft::MODEL_FILE), params, &config)?;
-    } else {
-        session.init_adapters(run.seed);
-    }
-    let targets = rows.train.iter().map(Example::targets).sum();
-    let passes = session.options().estimator.passes() * rows.train.len();
-    let (mut staging, mut done) = (Staging::default(), 0);
-    let mut counter = Counter::new("gradients", passes as u64);
-    let outcome = pool.install(|| {
-        session.gradient((run.seed, 1), targets, &mut |each| {
-            for chunk in rows.train.chunks(batch_size) {
-                staging.fill(chunk);
-                each(&staging.batch);
-                done += chunk.len() as u64;
-                counter.at(done);
-            }
-        })
-    });
-    let Outcome { nats, targets } = outcome;
-    if let Some(e) = session.take_fault() {
-        return Err(FileError::io("keep checkpoints in a file in", beside, e).into());
-    }
-    let loss = nats / targets as f64;
-    if !loss.is_finite() {
-        bail!("the loss is {loss}: the model or the adapter holds values that are no numbers");
-    }
+    let mut ready = Ready::<R>::new(args, beside, usize::MAX, false)?;
+    let mut counter = Counter::new("gradients", ready.passes() as u64);
+    let (targets, mut done) = (ready.targets(), 0);
+    let loss = ready.gradient(1, &mut |rows| {
+        done += rows as u64;
+        counter.at(done);
+    })?;
     let metadata = BTreeMap::from([
         ("loss".to_owned(), loss.to_string()),
         ("target_tokens".to_owned(), targets.to_string()),
     ]);
+    let session = &ready.session;
     peft::write_tensors(session.backend(), output, session.grads(), &metadata)?;
     let shown = output.display().to_string();
     if args.shared.json {

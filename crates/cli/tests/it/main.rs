@@ -2,7 +2,9 @@
 
 mod bad_input;
 mod bench;
+mod bench_convergence;
 mod bench_generate;
+mod bench_gradients;
 mod bench_step;
 #[cfg(unix)]
 mod browser;

@@ -34,10 +34,7 @@ pub(super) fn run(args: &BenchMemoryArgs) -> Result<()> {
     if steps == 0 {
         return Err(usage("--steps is 0, expected 1 or more", "with --plan-only nothing is run"));
     }
-    let name = args.name.clone().unwrap_or_else(machine::today);
-    if name.contains(['/', '\\']) {
-        return Err(usage(format!("--name {name:?} is no name of a file"), "folders go to --output"));
-    }
+    let name = machine::name(args.name.as_deref())?;
     create_dir_all(&args.output)?;
     let outcomes = measure(args, &tables, steps)?;
 

@@ -2,13 +2,14 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use mesp_formats::Error as FileError;
-use mesp_formats::atomic::create_dir_all;
-use serde_json::Value;
+use mesp_formats::atomic::{create_dir_all, write_atomic};
+use serde_json::{Value, json};
 
 use crate::ui;
 
@@ -37,6 +38,19 @@ pub(super) fn random(program: &Path, cache: &Path, preset: &str, dtype: &str) ->
         call(program, cache, "init-model", &to, &options)?;
         fs::rename(&part, &path).map_err(|e| FileError::io("rename", &part, e))?;
     }
+    Ok(path)
+}
+
+/// Rows of a length, of tokens that mean nothing.
+pub(super) fn rows(cache: &Path, vocabulary: usize, tokens: usize) -> Result<PathBuf> {
+    let path = cache.join(format!("rows-{vocabulary}-{tokens}.jsonl"));
+    write_atomic(&path, |out| {
+        for row in 1..=4 {
+            let tokens: Vec<usize> = (0..tokens).map(|t| (row * 7919 + t * 104_729) % vocabulary).collect();
+            writeln!(out, "{}", json!({ "input_ids": tokens, "labels": tokens }))?;
+        }
+        Ok(())
+    })?;
     Ok(path)
 }
 

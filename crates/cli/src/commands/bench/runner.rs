@@ -2,12 +2,10 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
 use mesp::init_model::preset;
-use mesp_formats::atomic::write_atomic;
 use serde_json::{Value, json};
 
 use super::models;
@@ -100,7 +98,7 @@ impl<'a> Runner<'a> {
 
     fn train(&self, setup: &Setup) -> Result<Value> {
         let model = models::random(&self.program, &self.cache, &setup.model, &self.args.base_type)?;
-        let rows = self.rows(setup)?;
+        let rows = models::rows(&self.cache, preset(&setup.model)?.vocab_size, setup.tokens)?;
         let run = self.cache.join(format!("run-{}", std::process::id()));
         let files: Vec<OsString> = vec![
             "--model".into(),
@@ -121,21 +119,6 @@ impl<'a> Runner<'a> {
         // What the run wrote is known by now; a folder that stays is no reason to end.
         let _ = fs::remove_dir_all(&run);
         done
-    }
-
-    /// Rows of the wanted length, of tokens that mean nothing.
-    fn rows(&self, setup: &Setup) -> Result<PathBuf> {
-        let vocabulary = preset(&setup.model)?.vocab_size;
-        let path = self.cache.join(format!("rows-{vocabulary}-{}.jsonl", setup.tokens));
-        write_atomic(&path, |out| {
-            for row in 1..=4 {
-                let tokens: Vec<usize> =
-                    (0..setup.tokens).map(|t| (row * 7919 + t * 104_729) % vocabulary).collect();
-                writeln!(out, "{}", json!({ "input_ids": tokens, "labels": tokens }))?;
-            }
-            Ok(())
-        })?;
-        Ok(path)
     }
 
     /// A command of this program in a process of its own; its JSON document.

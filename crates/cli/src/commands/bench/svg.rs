@@ -42,6 +42,16 @@ impl Svg {
         );
     }
 
+    /// A line through points.
+    pub(super) fn curve(&mut self, color: &str, points: &[(f64, f64)]) {
+        let path: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+        let path = path.join(" ");
+        let _ = writeln!(
+            self.body,
+            "<polyline fill=\"none\" stroke=\"{color}\" stroke-width=\"1.8\" stroke-linejoin=\"round\" points=\"{path}\"/>"
+        );
+    }
+
     /// An area over a horizontal line, up to a height for each column of one unit's width.
     pub(super) fn area(&mut self, color: &str, (x, base): (f64, f64), heights: &[f64]) {
         if heights.is_empty() {

@@ -1,0 +1,103 @@
+//! Who runs: a way to train by its name, its options, and the learning rates that it may choose from.
+
+use anyhow::Result;
+
+use crate::args::BenchConvergenceArgs;
+use crate::inputs::usage;
+
+/// A way to train.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Contestant {
+    pub(super) name: String,
+    /// Options of `mesp train`.
+    pub(super) options: Vec<String>,
+    /// Whether its steps follow the exact gradient; others may take more of them.
+    pub(super) exact: bool,
+    pub(super) rates: Vec<f64>,
+}
+
+/// A known contestant: name, options, whether it is exact, rates.
+type Known = (&'static str, &'static [&'static str], bool, &'static [f64]);
+
+const KNOWN: [Known; 5] = [
+    ("mesp", &["--method=mesp", "--optimizer=adamw"], true, &[1e-3, 3e-3, 1e-2]),
+    ("mesp-sgd", &["--method=mesp", "--optimizer=sgd", "--max-grad-norm=0"], true, &[0.03, 0.1, 0.3, 1.0]),
+    ("forward", &["--method=forward"], false, &[1e-4, 3e-4, 1e-3, 3e-3]),
+    ("mezo", &["--method=mezo", "--eps=1e-3"], false, &[1e-4, 3e-4, 1e-3, 3e-3]),
+    ("mezo-8", &["--method=mezo", "--eps=1e-3", "--directions=8"], false, &[1e-3, 3e-3, 1e-2]),
+];
+
+/// Those that were asked for, in order; the first is what others are compared with.
+pub(super) fn chosen(args: &BenchConvergenceArgs) -> Result<Vec<Contestant>> {
+    let mut all: Vec<Contestant> = Vec::new();
+    let names: Vec<String> = if args.methods.is_empty() {
+        KNOWN.iter().map(|k| k.0.to_owned()).collect()
+    } else {
+        args.methods.clone()
+    };
+    for name in &names {
+        let Some((_, options, exact, rates)) = KNOWN.iter().find(|k| k.0 == name) else {
+            let known = KNOWN.map(|k| k.0).join(", ");
+            return Err(usage(
+                format!("--methods: {name:?} is unknown, expected some of {known}"),
+                "others are given with --also NAME=OPTIONS",
+            ));
+        };
+        all.push(Contestant {
+            name: name.clone(),
+            options: options.iter().map(|o| (*o).to_owned()).collect(),
+            exact: *exact,
+            rates: rates.to_vec(),
+        });
+    }
+    for text in &args.also {
+        let (name, options) = super::super::named_options(text, "mesp train")?;
+        let exact = !super::super::is_estimate(&options);
+        all.push(Contestant { name, options, exact, rates: Vec::new() });
+    }
+    for text in &args.rates {
+        let (name, rates) = rates(text)?;
+        let Some(c) = all.iter_mut().find(|c| c.name == name) else {
+            return Err(usage(format!("--rates: no {name:?} runs"), "name one of --methods or --also"));
+        };
+        c.rates = rates;
+    }
+    for (i, c) in all.iter().enumerate() {
+        if all[..i].iter().any(|other| other.name == c.name) {
+            return Err(usage(format!("{:?} is named twice", c.name), "give each a name of its own"));
+        }
+        if c.rates.is_empty() {
+            let hint = format!("add --rates {}=1e-4,1e-3", c.name);
+            return Err(usage(format!("{:?} has no learning rates", c.name), hint));
+        }
+    }
+    if !all[0].exact {
+        let problem = format!("{:?} comes first and is an estimate", all[0].name);
+        return Err(usage(problem, "name an exact method first: others are compared with it"));
+    }
+    Ok(all)
+}
+
+/// `NAME=RATE,RATE`
+fn rates(text: &str) -> Result<(&str, Vec<f64>)> {
+    let wrong = || {
+        let problem = format!("--rates: expected NAME=RATE,RATE with positive numbers, found {text:?}");
+        usage(problem, "for example --rates mezo=1e-4,1e-3")
+    };
+    let (name, list) = text.split_once('=').ok_or_else(wrong)?;
+    let rates = list.split(',').map(|r| r.trim().parse::<f64>().ok().filter(|r| r.is_finite() && *r > 0.0));
+    Ok((name, rates.collect::<Option<Vec<f64>>>().ok_or_else(wrong)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_positive_numbers() {
+        assert_eq!(rates("mezo=1e-4, 0.5").expect("read"), ("mezo", vec![1e-4, 0.5]));
+        for bad in ["mezo", "mezo=", "mezo=0", "mezo=-1", "mezo=nan", "mezo=1e-4,"] {
+            assert!(rates(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! `mesp bench convergence`: the same model, data and tokens for every method; the held-out loss against steps,
+//! tokens, time and work.
+
+mod chart;
+mod contestant;
+mod report;
+mod trial;
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use mesp_formats::Error as FileError;
+use mesp_formats::atomic::{create_dir_all, write_atomic};
+
+use super::super::demo;
+use super::{machine, models};
+use crate::args::BenchConvergenceArgs;
+use crate::inputs::usage;
+use crate::ui;
+use contestant::Contestant;
+use trial::{Track, Trial};
+
+/// Evaluations of an exact run, and of an estimate's.
+const EVALUATIONS: [usize; 2] = [20, 60];
+/// Share of an estimate's steps after which its learning rate is chosen.
+const SCREEN: usize = 10;
+/// Shares of the reference's fall that others are asked to reach.
+const SHARES: [f64; 4] = [0.25, 0.5, 0.75, 0.9];
+
+/// A contestant with what it came to.
+struct Entry {
+    who: Contestant,
+    /// With the learning rate that was chosen.
+    best: Trial,
+    /// Every run: learning rate, steps, lowest held-out loss.
+    tried: Vec<(f64, usize, f64)>,
+}
+
+/// A held-out loss, and the share of the reference's fall that it is.
+struct Level {
+    share: f64,
+    loss: f64,
+}
+
+/// Everything that was measured.
+struct Contest {
+    entries: Vec<Entry>,
+    levels: Vec<Level>,
+}
+
+pub(super) fn run(args: &BenchConvergenceArgs) -> Result<()> {
+    let name = machine::name(args.name.as_deref())?;
+    let contestants = contestant::chosen(args)?;
+    for (option, count) in
+        [("--steps", args.steps), ("--factor", args.factor), ("--batch-size", args.batch_size)]
+    {
+        if count == 0 {
+            return Err(usage(format!("{option} is 0, expected 1 or more"), "leave it out for the default"));
+        }
+    }
+    if args.model.is_some() != args.data.is_some() {
+        return Err(usage("--model and --data belong together", "leave out both for the built-in ones"));
+    }
+    if args.data.is_some() && args.eval_data.is_none() && args.eval_split.is_none() {
+        let problem = "no held-out rows were given, and their loss is what is compared";
+        return Err(usage(problem, "give --eval-data FILE, or --eval-split 0.05"));
+    }
+    create_dir_all(&args.output)?;
+    let cache = models::cache(args.cache.as_deref())?;
+    let track = track(args, &cache)?;
+
+    let mut entries = Vec::new();
+    for who in contestants {
+        let longest = if who.exact { args.steps } else { args.steps.saturating_mul(args.factor) };
+        entries.push(compete(&track, who, longest)?);
+    }
+    let contest = Contest { levels: levels(&entries[0].best)?, entries };
+
+    let document = report::json(args, &contest);
+    let results = args.output.join(format!("convergence-{name}.json"));
+    write_atomic(&results, |out| writeln!(out, "{document:#}"))?;
+    let picture = args.output.join(format!("convergence-{name}.svg"));
+    fs::write(&picture, chart::curves(&contest)).map_err(|e| FileError::io("write", &picture, e))?;
+    ui::result(args.shared.json, &report::text(&contest))?;
+    if args.shared.json {
+        ui::json(&document)?;
+    }
+    ui::note(format!("results: {} and {}", results.display(), picture.display()));
+    Ok(())
+}
+
+/// What all runs share.
+fn track(args: &BenchConvergenceArgs, cache: &Path) -> Result<Track> {
+    let mut files: Vec<OsString> = Vec::new();
+    let mut add = |option: &str, path: &Path| files.extend([OsString::from(option), path.into()]);
+    if let (Some(model), Some(data)) = (&args.model, &args.data) {
+        add("--model", model);
+        add("--data", data);
+        if let Some(eval) = &args.eval_data {
+            add("--eval-data", eval);
+        }
+    } else {
+        let folder = cache.join("demo");
+        demo::write_files(&folder)?;
+        add("--model", &folder.join("model"));
+        add("--data", &folder.join("train.jsonl"));
+        add("--eval-data", &folder.join("eval.jsonl"));
+    }
+    let mut options = vec![
+        format!("--batch-size={}", args.batch_size),
+        format!("--rank={}", args.rank),
+        format!("--seed={}", args.seed),
+        "--lr-schedule=constant".to_owned(),
+        "--samples=0".to_owned(),
+    ];
+    options.extend(args.max_seq_len.map(|n| format!("--max-seq-len={n}")));
+    options.extend(args.eval_split.filter(|_| args.eval_data.is_none()).map(|s| format!("--eval-split={s}")));
+    options.extend(args.shared.threads.map(|n| format!("--threads={n}")));
+    Ok(Track { program: models::program()?, cache: cache.to_path_buf(), files, options })
+}
+
+/// Chooses a learning rate, and runs with it.
+fn compete(track: &Track, who: Contestant, longest: usize) -> Result<Entry> {
+    let evaluations = EVALUATIONS[usize::from(!who.exact)];
+    let every = (longest / evaluations).max(1);
+    let first = if who.exact || who.rates.len() == 1 { longest } else { (longest / SCREEN).max(1) };
+    let (mut tried, mut best): (Vec<(f64, usize, f64)>, Option<Trial>) = (Vec::new(), None);
+    for rate in &who.rates {
+        let trial = trial::run(track, &who, *rate, first, every.min(first));
+        let trial = match trial {
+            Ok(trial) => trial,
+            // A rate that is too high ends a run; others may do.
+            Err(e) => {
+                ui::note(format!("{}, rate {rate}, {first} steps: {e:#}", who.name));
+                tried.push((*rate, first, f64::INFINITY));
+                continue;
+            }
+        };
+        ui::note(format!("{}, rate {rate}, {first} steps: held-out loss {:.4}", who.name, trial.best()));
+        tried.push((*rate, first, trial.best()));
+        if best.as_ref().is_none_or(|b| trial.best() < b.best()) {
+            best = Some(trial);
+        }
+    }
+    let Some(mut best) = best else { bail!("{}: every learning rate failed", who.name) };
+    if first < longest {
+        best = trial::run(track, &who, best.rate, longest, every)?;
+        ui::note(format!(
+            "{}, rate {}, {longest} steps: held-out loss {:.4}",
+            who.name,
+            best.rate,
+            best.best()
+        ));
+        tried.push((best.rate, longest, best.best()));
+    }
+    Ok(Entry { who, best, tried })
+}
+
+/// Shares of the fall of a run's held-out loss.
+fn levels(reference: &Trial) -> Result<Vec<Level>> {
+    let before = reference.points.first().map_or(f64::NAN, |p| p.loss);
+    let fall = before - reference.best();
+    if !(fall.is_finite() && fall > 0.0) {
+        bail!(
+            "the held-out loss of the first method did not fall from {before}: there is nothing to compare"
+        );
+    }
+    Ok(SHARES.map(|share| Level { share, loss: before - share * fall }).into())
+}

@@ -1,0 +1,169 @@
+//! The contest as JSON and as tables.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use super::super::machine;
+use super::trial::{Point, Trial};
+use super::{Contest, Entry};
+use crate::args::BenchConvergenceArgs;
+use crate::sizes::{bytes, count, duration};
+use crate::ui;
+
+const DEFINITIONS: [(&str, &str); 6] = [
+    ("loss", "mean of the held-out rows' target tokens, in nats"),
+    (
+        "tokens",
+        "tokens of the rows of all steps until then, each counted once however often a step computes with it",
+    ),
+    ("seconds", "sum of the steps' times until then; evaluations are not counted"),
+    ("multiply-adds", "steps times the work of a step of the largest batch"),
+    (
+        "rate",
+        "the learning rate, constant after 3% of the steps: the one with the lowest held-out loss of those tried, for estimates after a tenth of their steps",
+    ),
+    (
+        "reaches",
+        "the first evaluation whose loss is at or below a share of the first method's fall; >N: not within N steps",
+    ),
+];
+
+/// The document of a results file.
+pub(super) fn json(args: &BenchConvergenceArgs, contest: &Contest) -> Value {
+    let definitions: serde_json::Map<String, Value> =
+        DEFINITIONS.iter().map(|(name, text)| ((*name).to_owned(), Value::from(*text))).collect();
+    let name = |path: &Option<std::path::PathBuf>| {
+        path.as_ref().and_then(|p| p.file_name()).map(|n| n.to_string_lossy().into_owned())
+    };
+    json!({
+        "schema": 1,
+        "kind": "convergence",
+        "mesp": env!("CARGO_PKG_VERSION"),
+        "commit": machine::commit(),
+        "date": machine::today(),
+        "machine": machine::describe(),
+        "settings": {
+            "model": name(&args.model).unwrap_or_else(|| "built-in".to_owned()),
+            "data": name(&args.data).unwrap_or_else(|| "built-in".to_owned()),
+            "eval_split": args.eval_split,
+            "batch_size": args.batch_size,
+            "max_seq_len": args.max_seq_len,
+            "rank": args.rank,
+            "seed": args.seed,
+            "steps": args.steps,
+            "factor": args.factor,
+            "lr_schedule": "constant",
+        },
+        "definitions": definitions,
+        "levels": contest.levels.iter().map(|l| json!({ "share": l.share, "loss": l.loss })).collect::<Vec<_>>(),
+        "methods": contest.entries.iter().map(|e| entry(e, contest)).collect::<Vec<_>>(),
+    })
+}
+
+fn entry(entry: &Entry, contest: &Contest) -> Value {
+    let Entry { who, best, tried } = entry;
+    let reached = contest.levels.iter().map(|l| best.reaches(l.loss).map(|p| point(best, p)));
+    json!({
+        "name": who.name,
+        "options": who.options,
+        "exact": who.exact,
+        "learning_rate": best.rate,
+        "tried": tried
+            .iter()
+            .map(|(rate, steps, loss)| json!({ "learning_rate": rate, "steps": steps, "loss": loss }))
+            .collect::<Vec<_>>(),
+        "parameters": best.parameters,
+        "steps": best.steps,
+        "step_seconds": best.step_seconds,
+        "multiply_adds_per_step": best.multiply_adds,
+        "planned_bytes": best.planned,
+        "rss_anon_peak_bytes": best.anonymous,
+        "best_loss": best.best(),
+        "points": best.points.iter().map(|p| point(best, *p)).collect::<Vec<_>>(),
+        "reached": reached.collect::<Vec<_>>(),
+    })
+}
+
+fn point(trial: &Trial, p: Point) -> Value {
+    json!({
+        "step": p.step,
+        "loss": p.loss,
+        "tokens": p.tokens,
+        "seconds": (p.seconds * 1e3).round() / 1e3,
+        "multiply_adds": p.step as u64 * trial.multiply_adds,
+    })
+}
+
+/// Tables for people.
+pub(super) fn text(contest: &Contest) -> String {
+    let mut text = String::from("Runs\n");
+    text.push_str(&ui::table(&runs(contest)));
+    for level in &contest.levels {
+        let _ = writeln!(
+            text,
+            "\nA held-out loss of {:.4}, {:.0}% of the fall of {}",
+            level.loss,
+            100.0 * level.share,
+            contest.entries[0].who.name
+        );
+        text.push_str(&ui::table(&reached(contest, level.loss)));
+    }
+    text.push('\n');
+    for (name, definition) in DEFINITIONS {
+        let _ = writeln!(text, "{name}: {definition}");
+    }
+    text
+}
+
+fn runs(contest: &Contest) -> Vec<Vec<String>> {
+    let mut rows = vec![
+        ["", "rate", "steps", "loss before", "lowest", "last", "s/step", "multiply-adds/step", "anonymous"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for Entry { who, best, .. } in &contest.entries {
+        let loss = |p: Option<&Point>| p.map_or_else(String::new, |p| format!("{:.4}", p.loss));
+        rows.push(vec![
+            who.name.clone(),
+            best.rate.to_string(),
+            best.steps.to_string(),
+            loss(best.points.first()),
+            format!("{:.4}", best.best()),
+            loss(best.points.last()),
+            format!("{:.4}", best.step_seconds),
+            count(best.multiply_adds),
+            best.anonymous.map_or_else(|| "-".to_owned(), bytes),
+        ]);
+    }
+    rows
+}
+
+/// What it took each to reach a loss, and the multiple of what it took the first.
+fn reached(contest: &Contest, loss: f64) -> Vec<Vec<String>> {
+    let mut rows = vec![["", "steps", "tokens", "time", "multiply-adds"].map(str::to_owned).to_vec()];
+    let costs = |trial: &Trial, p: Point| {
+        [p.step as f64, p.tokens as f64, p.seconds, p.step as f64 * trial.multiply_adds as f64]
+    };
+    let first = &contest.entries[0].best;
+    let reference = first.reaches(loss).map(|p| costs(first, p));
+    for Entry { who, best, .. } in &contest.entries {
+        let Some(p) = best.reaches(loss) else {
+            rows.push(vec![who.name.clone(), format!(">{}", best.steps)]);
+            continue;
+        };
+        let mine = costs(best, p);
+        let times = |i: usize| match reference {
+            Some(r) if r[i] > 0.0 && best.points != first.points => format!(" ({:.1}x)", mine[i] / r[i]),
+            _ => String::new(),
+        };
+        rows.push(vec![
+            who.name.clone(),
+            format!("{}{}", p.step, times(0)),
+            format!("{}{}", count(p.tokens), times(1)),
+            format!("{}{}", duration(p.seconds), times(2)),
+            format!("{}{}", count(mine[3] as u64), times(3)),
+        ]);
+    }
+    rows
+}

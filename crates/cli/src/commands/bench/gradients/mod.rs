@@ -1,0 +1,234 @@
+//! `mesp bench gradients`: the gradients of every method beside the exact ones, and estimates beside theory.
+
+mod chart;
+mod compare;
+mod report;
+mod way;
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use mesp::adapter::{BlockPairs, Projection, matrices, matrices_mut};
+use mesp::method::{Blocks, Ray};
+use mesp_device::{Backend as _, Cpu, Distribution, Noise, Real};
+use mesp_formats::Error as FileError;
+use mesp_formats::atomic::{create_dir_all, write_atomic};
+
+use super::super::demo;
+use super::super::grads::Ready;
+use super::{machine, models};
+use crate::args::{BenchGradientsArgs, Compute};
+use crate::inputs::usage;
+use crate::progress::Counter;
+use crate::ui;
+use compare::Comparison;
+use way::Way;
+
+/// The exact gradient.
+struct Reference {
+    loss: f64,
+    /// Tensor by tensor, in the order of the adapters.
+    gradient: Vec<Vec<f64>>,
+    names: Vec<String>,
+    norm: f64,
+    /// Of the adapters.
+    theta_norm: f64,
+}
+
+impl Reference {
+    fn values(&self) -> usize {
+        self.gradient.iter().map(Vec::len).sum()
+    }
+}
+
+/// A method with how it compares.
+struct Entry {
+    way: Way,
+    compared: Comparison,
+}
+
+/// Everything that was measured.
+struct Measured {
+    reference: Reference,
+    /// Length of the steps along gradients.
+    step: f64,
+    entries: Vec<Entry>,
+}
+
+pub(super) fn run(args: &BenchGradientsArgs) -> Result<()> {
+    let name = machine::name(args.name.as_deref())?;
+    let ways = way::chosen(args)?;
+    if args.seeds == 0 || args.rows == 0 || args.tokens < 2 {
+        let BenchGradientsArgs { seeds, rows, tokens, .. } = args;
+        let problem =
+            format!("--seeds {seeds}, --rows {rows}, --tokens {tokens}: expected 1, 1 and 2 or more");
+        return Err(usage(problem, "leave them out for the defaults"));
+    }
+    if !(args.step.is_finite() && args.step > 0.0 && args.moved.is_finite()) {
+        let problem = format!("--step {} and --moved {}: expected positive numbers", args.step, args.moved);
+        return Err(usage(problem, "leave them out for the defaults"));
+    }
+    create_dir_all(&args.output)?;
+    let cache = models::cache(args.cache.as_deref())?;
+    let files = files(args, &cache)?;
+    let measured = match args.reference {
+        Compute::F64 => measure::<f64>(args, ways, &files, &cache)?,
+        Compute::F32 => measure::<f32>(args, ways, &files, &cache)?,
+        Compute::Auto | Compute::Bf16 => {
+            return Err(usage("--reference takes f64 or f32", "leave it out for f64"));
+        }
+    };
+    let document = report::json(args, &measured);
+    let results = args.output.join(format!("gradients-{name}.json"));
+    write_atomic(&results, |out| writeln!(out, "{document:#}"))?;
+    let picture = args.output.join(format!("gradients-{name}.svg"));
+    fs::write(&picture, chart::cosines(&measured)).map_err(|e| FileError::io("write", &picture, e))?;
+    ui::result(args.shared.json, &report::text(&measured))?;
+    if args.shared.json {
+        ui::json(&document)?;
+    }
+    ui::note(format!("results: {} and {}", results.display(), picture.display()));
+    Ok(())
+}
+
+/// Model and rows, as options of `mesp grads`.
+fn files(args: &BenchGradientsArgs, cache: &Path) -> Result<Vec<OsString>> {
+    let (model, data) = if let (Some(model), Some(data)) = (&args.model, &args.data) {
+        (model.clone(), data.clone())
+    } else if let Some(name) = &args.preset {
+        let vocabulary = mesp::init_model::preset(name)?.vocab_size;
+        let model = models::random(&models::program()?, cache, name, &args.base_type)?;
+        (model, models::rows(cache, vocabulary, args.tokens)?)
+    } else {
+        let folder = cache.join("demo");
+        demo::write_files(&folder)?;
+        (folder.join("model"), folder.join("eval.jsonl"))
+    };
+    let mut files: Vec<OsString> = vec!["--model".into(), model.into(), "--data".into(), data.into()];
+    if let Some(adapter) = &args.adapter {
+        files.extend([OsString::from("--adapter"), adapter.into()]);
+    }
+    files.push(format!("--max-seq-len={}", args.tokens).into());
+    files.push("--batch-size=1".into());
+    files.push(format!("--seed={}", args.seed).into());
+    files.extend(args.shared.threads.map(|n| format!("--threads={n}").into()));
+    if args.adapter.is_none() {
+        files.push(format!("--rank={}", args.rank).into());
+    }
+    Ok(files)
+}
+
+/// Makes the reference in `R`, then all others.
+fn measure<R: Real>(
+    args: &BenchGradientsArgs,
+    ways: Vec<Way>,
+    files: &[OsString],
+    cache: &Path,
+) -> Result<Measured> {
+    // The adapters are those of single precision, so that all gradients are taken at the same place.
+    let start = start(args, files, cache)?;
+    let theta_norm = norm(start.iter().flatten());
+    let mut exact = Ready::<R>::new(&way::exact(args.reference).args(files)?, cache, args.rows, true)?;
+    put(&mut exact, &start);
+    let loss = exact.gradient(1, &mut |_| {})?;
+    let gradient = values(exact.session.backend(), exact.session.grads());
+    let total = norm(gradient.iter().flatten());
+    if !(total.is_finite() && total > 0.0) {
+        bail!("the norm of the exact gradient is {total}: there is nothing to compare with");
+    }
+    let names = names(exact.session.params());
+    let reference = Reference { loss, gradient, names, norm: total, theta_norm };
+    let step = args.step * theta_norm;
+    let mut entries = Vec::new();
+    for way in ways {
+        let compared = compare(args, &way, files, cache, (&reference, &start, step), &mut exact)?;
+        entries.push(Entry { way, compared });
+    }
+    Ok(Measured { reference, step, entries })
+}
+
+/// The adapters at which gradients are taken.
+fn start(args: &BenchGradientsArgs, files: &[OsString], cache: &Path) -> Result<Vec<Vec<f64>>> {
+    let mut ready = Ready::<f32>::new(&way::exact(Compute::F32).args(files)?, cache, args.rows, false)?;
+    if args.adapter.is_none() {
+        // Directions of estimates are of steps 1 and later.
+        let distribution = Distribution::Gaussian;
+        let noise = Noise { seed: ready.seed, step: 0, direction: 0, tensor: 0, distribution };
+        ready.session.drift(1.0, args.moved, Ray { noise, blocks: Blocks::ALL });
+    }
+    Ok(values(ready.session.backend(), ready.session.params()))
+}
+
+/// Gradients of one method with all seeds.
+fn compare<R: Real>(
+    args: &BenchGradientsArgs,
+    way: &Way,
+    files: &[OsString],
+    cache: &Path,
+    (reference, start, step): (&Reference, &[Vec<f64>], f64),
+    exact: &mut Ready<R>,
+) -> Result<Comparison> {
+    let mut ready = Ready::<f32>::new(&way.args(files)?, cache, args.rows, false)?;
+    put(&mut ready, start);
+    let estimator = ready.session.options().estimator;
+    let random = way.random;
+    let seeds = if random { args.seeds } else { 1 };
+    let mut compared = Comparison::new(estimator, reference.gradient.iter().map(Vec::len).collect());
+    let mut counter = Counter::new(way.name.clone(), seeds as u64);
+    for seed in 1..=seeds {
+        ready.gradient(seed as u64, &mut |_| {})?;
+        let gradient = values(ready.session.backend(), ready.session.grads());
+        compared.add(&reference.gradient, &gradient);
+        if seed <= args.descents.max(usize::from(!random)) {
+            let scale = -step / norm(gradient.iter().flatten());
+            let moved = start.iter().zip(&gradient);
+            let moved: Vec<Vec<f64>> =
+                moved.map(|(t, g)| t.iter().zip(g).map(|(t, g)| t + scale * g).collect()).collect();
+            put(exact, &moved);
+            compared.gains.push(reference.loss - exact.loss());
+        }
+        counter.at(seed as u64);
+    }
+    drop(counter);
+    put(exact, start);
+    Ok(compared)
+}
+
+fn norm<'a>(values: impl Iterator<Item = &'a f64>) -> f64 {
+    values.map(|v| v * v).sum::<f64>().sqrt()
+}
+
+/// Values of matrices.
+fn values<R: Real>(be: &Cpu<R>, blocks: &[BlockPairs]) -> Vec<Vec<f64>> {
+    matrices(blocks)
+        .map(|act| {
+            let mut to = vec![0.0; act.rows() * act.cols()];
+            be.store(act.view(), &mut |i, x| to[i] = x);
+            to
+        })
+        .collect()
+}
+
+/// Sets the adapters.
+fn put<R: Real>(ready: &mut Ready<R>, values: &[Vec<f64>]) {
+    let (be, params, _) = ready.session.state_mut();
+    for (act, values) in matrices_mut(params).zip(values) {
+        be.load(act.view_mut(), &mut |i| values[i]);
+    }
+}
+
+/// Names of the matrices, in their order.
+fn names(blocks: &[BlockPairs]) -> Vec<String> {
+    let mut names = Vec::new();
+    for (block, pairs) in blocks.iter().enumerate() {
+        for (p, pair) in Projection::MODULES.into_iter().zip(pairs) {
+            if pair.is_some() {
+                names.extend(["lora_A", "lora_B"].map(|m| format!("{block}.{}.{m}", p.name())));
+            }
+        }
+    }
+    names
+}

@@ -1,0 +1,82 @@
+//! A way to make a gradient: a name, and options of `mesp grads`.
+
+use std::ffi::OsString;
+
+use anyhow::{Result, anyhow};
+use clap::Parser as _;
+
+use crate::args::{BenchGradientsArgs, Cli, Command, CommonArgs, Compute};
+use crate::inputs::usage;
+
+/// A way to make a gradient.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Way {
+    pub(super) name: String,
+    pub(super) options: Vec<String>,
+    /// Whether it depends on a seed.
+    pub(super) random: bool,
+}
+
+/// A known way: name, options, whether it depends on a seed.
+type Known = (&'static str, &'static [&'static str], bool);
+
+const KNOWN: [Known; 7] = [
+    ("mesp", &["--method=mesp"], false),
+    ("mesp-bf16", &["--method=mesp", "--compute=bf16"], false),
+    ("forward", &["--method=forward"], true),
+    ("mezo", &["--method=mezo", "--eps=1e-3"], true),
+    ("mezo-signs", &["--method=mezo", "--eps=1e-3", "--noise=rademacher"], true),
+    ("mezo-one-sided", &["--method=mezo", "--eps=1e-3", "--one-sided"], true),
+    ("mezo-16", &["--method=mezo", "--eps=1e-3", "--directions=16"], true),
+];
+
+/// Exactly, in a precision.
+pub(super) fn exact(compute: Compute) -> Way {
+    let compute = if compute == Compute::F64 { "--compute=f64" } else { "--compute=f32" };
+    let options = vec!["--method=mesp".to_owned(), compute.to_owned()];
+    Way { name: "exact".to_owned(), options, random: false }
+}
+
+/// Those that were asked for.
+pub(super) fn chosen(args: &BenchGradientsArgs) -> Result<Vec<Way>> {
+    let names: Vec<String> = if args.methods.is_empty() {
+        KNOWN.iter().map(|k| k.0.to_owned()).collect()
+    } else {
+        args.methods.clone()
+    };
+    let mut all: Vec<Way> = Vec::new();
+    for name in names {
+        let Some((_, options, random)) = KNOWN.iter().find(|k| k.0 == name) else {
+            let known = KNOWN.map(|k| k.0).join(", ");
+            return Err(usage(
+                format!("--methods: {name:?} is unknown, expected some of {known}"),
+                "others are given with --also NAME=OPTIONS",
+            ));
+        };
+        let options = options.iter().map(|o| (*o).to_owned()).collect();
+        all.push(Way { name, options, random: *random });
+    }
+    for text in &args.also {
+        let (name, options) = super::super::named_options(text, "mesp grads")?;
+        let random = super::super::is_estimate(&options) || super::super::method(&options) == Some("lcsb");
+        all.push(Way { name, options, random });
+    }
+    Ok(all)
+}
+
+impl Way {
+    /// What `mesp grads` would have been given.
+    pub(super) fn args(&self, files: &[OsString]) -> Result<CommonArgs> {
+        let program = [OsString::from("mesp"), "grads".into()];
+        let options = self.options.iter().map(OsString::from);
+        let words = program.into_iter().chain(files.iter().cloned()).chain(options);
+        match Cli::try_parse_from(words) {
+            Ok(Cli { command: Command::Grads(grads) }) => Ok(grads.common),
+            Ok(_) => Err(anyhow!("the options of {} are those of another command", self.name)),
+            Err(e) => {
+                let problem = format!("{}: {}", self.name, e.kind());
+                Err(usage(problem, format!("look at mesp grads --help for {}", self.options.join(" "))))
+            }
+        }
+    }
+}
