@@ -129,6 +129,42 @@ fn options_that_mean_nothing() {
     refused(Sampling { repetition_penalty: 0.0, ..WARM }, "--repetition-penalty");
 }
 
+/// `golden/sampling.py`: every combination, through the processors that transformers' `generate` builds itself.
+#[test]
+fn filters_are_those_of_transformers() {
+    #[derive(serde::Deserialize)]
+    struct Golden {
+        logits: Vec<f32>,
+        seen: Vec<u32>,
+        cases: Vec<Case>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Case {
+        temperature: f64,
+        top_k: usize,
+        top_p: f64,
+        min_p: f64,
+        repetition_penalty: f64,
+        kept: Vec<(u32, f64)>,
+    }
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/sampling.json");
+    let golden = std::fs::read_to_string(path).expect("the golden");
+    let golden: Golden = serde_json::from_str(&golden).expect("a golden");
+    assert_eq!(golden.cases.len(), 48);
+    for case in golden.cases {
+        let Case { temperature, top_k, top_p, min_p, repetition_penalty, kept } = case;
+        let sampling = Sampling { temperature, top_k, top_p, min_p, repetition_penalty, ..WARM };
+        let mut sampler = Sampler::new(sampling);
+        sampler.restart(&golden.seen);
+        let mut logits = golden.logits.clone();
+        sampler.penalize(&mut logits);
+        let mut found = distribution(sampling, &logits);
+        found.sort_unstable_by_key(|(token, _)| *token);
+        // Both round logits to single precision, of size 10, here and there.
+        near(&found, &kept);
+    }
+}
+
 /// The definition, with a sort of everything and no thrift.
 fn plainly(s: Sampling, logits: &[f32]) -> Vec<(u32, f64)> {
     let mut all: Vec<(u32, f64)> =
