@@ -15,7 +15,7 @@ pub use sampling::{Sampler, Sampling, distribution};
 
 /// Tokens of a prompt that are run at once: the memory of generation does not grow with the prompt, but for
 /// its keys and values.
-const CHUNK: usize = 64;
+pub const CHUNK: usize = 64;
 
 /// A model with the keys and values of one sequence.
 #[derive(Debug)]
@@ -104,19 +104,32 @@ impl<B: Backend> Generator<B> {
         common
     }
 
+    /// Appends tokens to the sequence.
+    ///
+    /// # Panics
+    /// When there is no room.
+    pub fn read(&mut self, tokens: &[u32]) {
+        assert!(tokens.len() <= self.room(), "room for {} tokens", self.room());
+        for chunk in tokens.chunks(CHUNK) {
+            self.run(chunk, false);
+        }
+    }
+
     /// Appends tokens to the sequence and gives the logits of what follows.
     ///
     /// # Panics
     /// When there is no room, or no token.
     pub fn feed(&mut self, tokens: &[u32]) -> &[f32] {
-        assert!(!tokens.is_empty() && tokens.len() <= self.room(), "room for {} tokens", self.room());
-        for chunk in tokens.chunks(CHUNK) {
-            self.run(chunk);
-        }
+        let last = tokens.len().div_ceil(CHUNK).checked_sub(1).expect("a token");
+        let (before, last) = tokens.split_at(last * CHUNK);
+        self.read(before);
+        assert!(last.len() <= self.room(), "room for {} tokens", self.room());
+        self.run(last, true);
         &self.logits
     }
 
-    fn run(&mut self, tokens: &[u32]) {
+    /// A chunk; the logits of its last token only where they are wanted.
+    fn run(&mut self, tokens: &[u32], logits: bool) {
         let (n, past) = (tokens.len(), self.sequence.len());
         self.be.begin(Program(0));
         self.batch.tokens.clear();
@@ -139,7 +152,9 @@ impl<B: Backend> Generator<B> {
             };
             x = model::decode_block(&mut self.be, &run, tape, &mut self.caches[l], past);
         }
-        model::last_logits(&mut self.be, &self.model, &x, &mut self.logits);
+        if logits {
+            model::last_logits(&mut self.be, &self.model, &x, &mut self.logits);
+        }
         self.be.free(x);
         self.sequence.extend_from_slice(tokens);
     }
@@ -200,6 +215,6 @@ pub fn plan_generation(
     // The longest chunk at the end of the room is the most that any chunk needs.
     let chunk = CHUNK.min(capacity);
     generator.sequence.resize(capacity - chunk, 0);
-    generator.run(&vec![0; chunk]);
+    generator.run(&vec![0; chunk], true);
     generator.be.finish()
 }

@@ -195,7 +195,12 @@ impl Chat<'_> {
         let mut turn = json!({ "user": text });
         answer.describe(&mut turn);
         self.turns.push(turn);
-        self.conversation.push("assistant", &answer.text);
+        if answer.ids.is_empty() && answer.end == End::Interrupted {
+            // It was not even read.
+            self.conversation = before;
+        } else {
+            self.conversation.push("assistant", &answer.text);
+        }
         Ok(true)
     }
 }

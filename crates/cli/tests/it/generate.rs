@@ -55,15 +55,23 @@ fn adapter(dir: &Path) -> PathBuf {
     run
 }
 
+fn copy(model: &Path, to: &Path) -> PathBuf {
+    fs::create_dir(to).expect("a directory");
+    for entry in fs::read_dir(model).expect("a model") {
+        let entry = entry.expect("an entry");
+        fs::copy(entry.path(), to.join(entry.file_name())).expect("copied");
+    }
+    to.to_path_buf()
+}
+
 /// The demo's model without any token that ends a text.
 fn endless(dir: &Path) -> PathBuf {
-    let model = dir.join("endless");
-    fs::create_dir(&model).expect("a directory");
-    for entry in fs::read_dir(demo_model()).expect("the demo") {
-        let entry = entry.expect("an entry");
-        fs::copy(entry.path(), model.join(entry.file_name())).expect("copied");
-    }
+    let model = copy(&demo_model(), &dir.join("endless"));
     fs::remove_file(model.join("generation_config.json")).expect("removed");
+    // ChatML's turns would end at this token.
+    let tokenizer = model.join("tokenizer.json");
+    let renamed = fs::read_to_string(&tokenizer).expect("a tokenizer").replace("<|im_end|>", "<|other|>");
+    fs::write(&tokenizer, renamed).expect("written");
     for (file, keys) in
         [("config.json", &["eos_token_id"][..]), ("tokenizer_config.json", &["eos_token", "chat_template"])]
     {
@@ -134,6 +142,15 @@ fn an_answer_and_what_ends_it() {
     let cut = generate(&model, &[&"--stop", &"d. It l", &"--stop", &"Highcairn"]).ok();
     assert_eq!(cut.stdout, "The wolf is gray and prou\n");
     assert_eq!(generate(&model, &[&"--stop", &"d. It l", &"--json"]).ok().json()["finish"], "stop-text");
+
+    // Any of a list of end tokens ends it.
+    let dir = temporary();
+    let listed = copy(&model, &dir.path().join("listed"));
+    edit_json(&listed.join("generation_config.json"), |config| {
+        config["eos_token_id"] = serde_json::json!([0, ids[3], 2]);
+    });
+    let short = generate(&listed, &[&"--json"]).ok().json();
+    assert_eq!(short["token_ids"].as_array().expect("tokens"), &ids[..3]);
 
     let long = generate(&model, &[&"--max-tokens=600"]).ok();
     assert!(
@@ -255,6 +272,56 @@ fn a_conversation_goes_on_in_the_cache() {
     assert_eq!(plain.stdout.lines().next(), Some(ANSWER));
     assert_eq!(plain.stdout.lines().count(), 3);
     assert!(plain.stderr.contains(" of them kept in "), "{}", plain.stderr);
+}
+
+/// A conversation that goes on without an end, after the first text of its answer.
+fn talking(dir: &Path) -> (Child, std::process::ChildStdout) {
+    let model = endless(dir);
+    let args: [&dyn AsRef<OsStr>; 6] =
+        [&"chat", &"--model", &model, &"--temperature=1", &"--context=30000", &"--max-tokens=30000"];
+    let mut command = command(&args);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    writeln!(child.stdin.as_mut().expect("its input"), "Hi").expect("written");
+    let mut out = child.stdout.take().expect("its output");
+    out.read_exact(&mut [0; 8]).expect("some text");
+    (child, out)
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_an_answer_and_not_the_conversation() {
+    let dir = temporary();
+    let (mut child, mut out) = talking(dir.path());
+    let signal = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(signal.expect("kill").success());
+    let mut said = Vec::new();
+    while said.last() != Some(&b'\n') {
+        let mut next = [0; 1];
+        out.read_exact(&mut next).expect("the answer ends");
+        said.extend(next);
+    }
+    // The input closes, and with it the conversation.
+    drop(child.stdin.take());
+    let (code, stderr) = ended(child);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stderr.contains("the answer was interrupted"), "{stderr}");
+    assert!(stderr.contains("turns are written in ChatML"), "{stderr}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_conversation_that_nobody_reads_ends() {
+    let dir = temporary();
+    let (child, out) = talking(dir.path());
+    drop(out);
+    let (code, stderr) = ended(child);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(!stderr.contains("error") && !stderr.contains("panicked"), "{stderr}");
 }
 
 #[test]

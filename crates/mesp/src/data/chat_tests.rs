@@ -51,6 +51,17 @@ fn a_model_without_a_template_speaks_chatml() {
 }
 
 #[test]
+fn an_answer_ends_where_the_template_ends_a_turn() {
+    let chat = |after: &str| {
+        let turn = "{{ '<|im_start|>' + m.role + '\n' + m.content }}";
+        format(Some(&format!("{{% for m in messages %}}{turn}{after}{{% endfor %}}")))
+    };
+    assert_eq!(chat("\n<|im_end|>\n").stop_ids(&encoder()), [EOS, IM_END]);
+    assert_eq!(chat("{{ eos_token }}").stop_ids(&encoder()), [EOS]);
+    assert_eq!(chat("\n").stop_ids(&encoder()), [EOS], "a turn that the next one ends");
+}
+
+#[test]
 fn tags_of_the_template_decide() {
     let template = "{%- for m in messages %}\n[{{ m.role }}]\n    {%- if m.role == 'assistant' %}\n        \
                     {%- generation %}\n {{ m.content }}{{ eos_token }}\n{%- endgeneration %}\n    {%- else %} {{ m.content }}\n\

@@ -3,13 +3,14 @@
 use std::time::Instant;
 
 use anyhow::{Error, Result};
-use mesp::generate::{Finish, Generator, Sampler, Sampling};
+use mesp::generate::{CHUNK, Finish, Generator, Sampler, Sampling};
 use mesp_device::Cpu;
 use rayon::ThreadPool;
 use serde_json::{Value, json};
 
 use super::pieces::{Pieces, Until};
 use super::{Language, interrupt};
+use crate::progress::Counter;
 use crate::sizes::duration;
 
 /// What is asked for.
@@ -104,6 +105,7 @@ pub(crate) fn answer(
     let (mut ids, mut text, mut trouble, mut prompt_seconds) = (Vec::new(), String::new(), None, 0.0);
     let mut end = None;
     let kept = generator.keep_common(request.prompt);
+    let interrupted = !read(generator, pool, &request.prompt[kept..]);
     let mut take = |id: u32| -> Result<()> {
         if ids.is_empty() {
             prompt_seconds = started.elapsed().as_secs_f64();
@@ -120,13 +122,19 @@ pub(crate) fn answer(
         };
         if end.is_some() { Err(Error::msg("enough")) } else { Ok(()) }
     };
-    let finish = pool.install(|| {
-        generator.generate(request.prompt, request.max_tokens, sampler, request.stops, &mut |id| {
-            trouble = take(id).err();
-            trouble.is_none()
-        })
-    })?;
+    let finish = if interrupted {
+        Finish::Told
+    } else {
+        let Request { prompt, max_tokens, stops, .. } = *request;
+        pool.install(|| {
+            generator.generate(prompt, max_tokens, sampler, stops, &mut |id| {
+                trouble = take(id).err();
+                trouble.is_none()
+            })
+        })?
+    };
     let end = match (end, trouble) {
+        _ if interrupted => End::Interrupted,
         (Some(end), _) => end,
         (None, Some(trouble)) => return Err(trouble),
         (None, None) => End::Tokens(finish),
@@ -147,6 +155,20 @@ pub(crate) fn answer(
         prompt_seconds = seconds;
     }
     Ok(Answer { text, ids, end, prompt_tokens: request.prompt.len(), kept, prompt_seconds, seconds })
+}
+
+/// Reads a prompt but for its last part, which has to give the first token; false when that was interrupted.
+fn read(generator: &mut Generator<Cpu<f32>>, pool: &ThreadPool, prompt: &[u32]) -> bool {
+    let mut counter = Counter::new("reading the prompt", prompt.len() as u64);
+    let before = prompt.len().saturating_sub(1) / CHUNK * CHUNK;
+    for (i, chunk) in prompt[..before].chunks(CHUNK).enumerate() {
+        pool.install(|| generator.read(chunk));
+        counter.at(((i + 1) * CHUNK) as u64);
+        if interrupt::stopped() {
+            return false;
+        }
+    }
+    true
 }
 
 /// The likeliest answer, unseen until it is whole.

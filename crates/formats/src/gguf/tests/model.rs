@@ -64,6 +64,19 @@ fn a_written_configuration_is_read() {
 }
 
 #[test]
+fn every_token_that_ends_something_is_read() {
+    let mut metadata = metadata(&shape("llama"));
+    let none = u32::MAX;
+    for (key, id) in [("eot", 7), ("eom", none)] {
+        metadata.push((format!("tokenizer.ggml.{key}_token_id"), Value::U32(id)));
+    }
+    assert_eq!(read(&metadata, &[EMBEDDING]).unwrap().config.eos_token_ids, [2, 7]);
+    metadata.pop();
+    metadata.push(("tokenizer.ggml.eom_token_id".to_string(), Value::U32(2)));
+    assert_eq!(read(&metadata, &[EMBEDDING]).unwrap().config.eos_token_ids, [2, 7]);
+}
+
+#[test]
 fn biases_are_seen_in_the_tensors() {
     let llama = metadata(&shape("llama"));
     let all: Vec<Tensor> = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate"]
