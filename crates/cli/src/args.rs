@@ -17,7 +17,7 @@ use mesp_formats::gguf::TensorType;
 
 pub(crate) use adapters::{ExportArgs, LayoutArg, MergeArgs};
 pub(crate) use bench::{BenchArgs, BenchCommand, BenchGenerateArgs, BenchMemoryArgs, BenchStepArgs};
-pub(crate) use compare::{BenchConvergenceArgs, BenchGradientsArgs};
+pub(crate) use compare::{BenchConvergenceArgs, BenchGradientsArgs, BenchPaperArgs};
 pub(crate) use dash::{DashArgs, ReportArgs};
 pub(crate) use eval::EvalArgs;
 pub(crate) use generate::{ChatArgs, GenerateArgs, SamplingArgs};

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::{
-    AdapterArgs, BenchConvergenceArgs, BenchGradientsArgs, Compute, MethodArgs, ModelArgs, SharedArgs,
+    AdapterArgs, BenchConvergenceArgs, BenchGradientsArgs, BenchPaperArgs, Compute, MethodArgs, ModelArgs,
+    SharedArgs,
 };
 
 #[derive(Debug, Args)]
@@ -40,11 +41,15 @@ pub(crate) enum BenchCommand {
     /// Every method has the same model, rows, batches and start of the adapter, and the best of a few learning rates.
     /// What takes an estimate of the gradient may take --factor times the steps.
     Convergence(Box<BenchConvergenceArgs>),
+    /// The tables of the MeSP and MeBP papers, ours beside theirs, on one page
+    ///
+    /// Measurements are made where --results has none and kept there. Without --limit that takes hours.
+    Paper(Box<BenchPaperArgs>),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchMemoryArgs {
-    /// Parts to run: ladder, table-1, table-2, table-3, table-5 [default: all]
+    /// Parts to run: ladder, table-1, table-2, table-3, table-5, mebp [default: all]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub(crate) parts: Vec<String>,
     /// Shapes to train, of those that `mesp init-model --preset` knows [default: qwen2.5-0.5b, qwen2.5-1.5b,
@@ -59,7 +64,7 @@ pub(crate) struct BenchMemoryArgs {
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub(crate) ranks: Vec<usize>,
     /// Rungs to run: store-all, mebp, mesp-paper-store-h, mesp-paper, mesp, mesp-bf16-checkpoints,
-    /// mesp-file-checkpoints, mesp-least [default: all]
+    /// mesp-file-checkpoints, mesp-least, mezo [default: all]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub(crate) rungs: Vec<String>,
     /// Only the ladder, one step each

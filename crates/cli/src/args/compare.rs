@@ -1,4 +1,4 @@
-//! Options of `mesp bench gradients` and `mesp bench convergence`.
+//! Options of `mesp bench gradients`, `mesp bench convergence` and `mesp bench paper`.
 
 use std::path::PathBuf;
 
@@ -126,6 +126,31 @@ pub(crate) struct BenchConvergenceArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
     /// Where runs are kept while they last [default: mesp-bench in the temporary folder]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) shared: SharedArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchPaperArgs {
+    /// Where measurements are, and are written: memory-paper.json, gradients-paper.json, convergence-paper.json
+    /// [default: results]
+    #[arg(long, value_name = "DIR", default_value = "results", hide_default_value = true)]
+    pub(crate) results: PathBuf,
+    /// The page to write [default: docs/paper.md]
+    #[arg(long, value_name = "FILE", default_value = "docs/paper.md", hide_default_value = true)]
+    pub(crate) page: PathBuf,
+    /// Measure again what is there
+    #[arg(long)]
+    pub(crate) again: bool,
+    /// Plan what would take longer than so many seconds, in place of running it [default: no limit]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) limit: Option<f64>,
+    /// Plans in place of runs, a small model and few steps: a page of the right form in a minute
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Where models are kept between runs [default: mesp-bench in the temporary folder]
     #[arg(long, value_name = "DIR")]
     pub(crate) cache: Option<PathBuf>,
     #[command(flatten)]

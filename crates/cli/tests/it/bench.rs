@@ -68,7 +68,7 @@ fn plans_stand_for_what_is_not_run() {
 fn unknown_names_are_refused() {
     let dir = temporary();
     for (option, known) in [
-        ("--rungs=mezo", "store-all"),
+        ("--rungs=adam", "store-all"),
         ("--parts=table-4", "table-5"),
         ("--tokens=0", "2 or more"),
         ("--steps=0", "1 or more"),

@@ -92,3 +92,33 @@ fn what_cannot_be_compared_is_refused() {
         assert!(failure.starts_with("exit status 2") && failure.contains(known), "{option}: {failure}");
     }
 }
+
+#[test]
+fn the_papers_tables_become_a_page() {
+    let dir = temporary();
+    let (results, page, cache) =
+        (dir.path().join("results"), dir.path().join("docs/paper.md"), dir.path().join("cache"));
+    let args: [&dyn AsRef<OsStr>; 9] =
+        [&"bench", &"paper", &"--quick", &"--results", &results, &"--page", &page, &"--cache", &cache];
+    mesp(&args).ok();
+    let text = fs::read_to_string(&page).expect("a page");
+    // A plan stands where nothing was run, beside what was published.
+    assert!(text.contains("| Table 2: 0.5B, 1024 tokens | 1050.3 | ~"), "{text}");
+    assert!(text.contains("| 319 MB, 2.68 s |") && text.contains("| mezo | 20 |"), "{text}");
+    for line in text.lines().filter(|l| l.starts_with('|')) {
+        assert!(!line.contains("NaN") && !line.contains("null") && !line.contains("failed"), "{line}");
+    }
+    let tables = text.lines().zip(text.lines().skip(1)).filter(|(_, below)| below.starts_with("|---"));
+    for (head, below) in tables {
+        assert_eq!(head.matches('|').count(), below.matches('|').count(), "{head}");
+    }
+    // What is there is not measured again, and what is no document is said to be none.
+    let before = fs::metadata(results.join("memory-paper.json")).expect("a file").modified().expect("a time");
+    let again = mesp(&args).ok();
+    assert!(again.stderr.contains("as measured in"), "{}", again.stderr);
+    let after = fs::metadata(results.join("memory-paper.json")).expect("a file").modified().expect("a time");
+    assert_eq!(before, after);
+    fs::write(results.join("gradients-paper.json"), "{").expect("written");
+    let failure = mesp(&args);
+    assert!(failure.code == 1 && failure.stderr.contains("--again measures it anew"), "{}", failure.stderr);
+}

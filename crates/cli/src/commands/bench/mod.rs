@@ -7,6 +7,7 @@ mod gradients;
 mod machine;
 mod memory;
 mod models;
+mod paper;
 mod parts;
 mod published;
 mod report;
@@ -26,6 +27,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         BenchCommand::Memory(args) => memory::run(args),
         BenchCommand::Step(args) => step::run(args),
         BenchCommand::Generate(args) => generate::run(args),
+        BenchCommand::Paper(args) => paper::run(args),
         BenchCommand::Gradients(args) => gradients::run(args),
         BenchCommand::Convergence(args) => convergence::run(args),
     }

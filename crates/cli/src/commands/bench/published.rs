@@ -1,5 +1,6 @@
 //! The figures of the MeSP paper (arXiv 2602.13069): Tables 1, 2, 3 and 5, as the authors' released code
-//! reprints them.
+//! reprints them. Those of the MeBP paper (arXiv 2510.03425): its table of an iPhone 15 Pro Max, 256 tokens; the
+//! numbers of trainable values that it gives are those of rank 8 on all seven projections.
 
 use super::parts::{Rung, Setup};
 
@@ -37,8 +38,31 @@ const CELLS: [Cell; 9] = [
 /// Table 5: h stored, for the 3B model.
 const STORE_H: Figure = Figure { megabytes: 398.5, seconds: Some(3.85) };
 
+/// Model; MeZO and MeBP, each in MB and seconds.
+type PhoneCell = (&'static str, (f64, f64), (f64, f64));
+
+const PHONE: [PhoneCell; 5] = [
+    (SMALL, (319.0, 2.68), (320.0, 3.85)),
+    (MIDDLE, (452.0, 5.47), (460.0, 9.09)),
+    (LARGE, (554.0, 10.28), (662.0, 17.96)),
+    ("gemma-3-1b", (564.0, 4.88), (569.0, 9.48)),
+    ("gemma-3-4b", (962.0, 16.86), (1029.0, 28.58)),
+];
+
+/// The MeBP paper's figures of MeZO and of MeBP for a model, in its order.
+pub(super) fn phone() -> impl Iterator<Item = (&'static str, Figure, Figure)> {
+    let figure = |(megabytes, seconds)| Figure { megabytes, seconds: Some(seconds) };
+    PHONE.into_iter().map(move |(model, mezo, mebp)| (model, figure(mezo), figure(mebp)))
+}
+
 /// The figure that a configuration stands beside: its own method's, and for ours the published MeSP's.
 pub(super) fn beside(setup: &Setup) -> Option<Figure> {
+    let phone = || phone().find(|p| p.0 == setup.model && (setup.tokens, setup.rank) == (256, 8));
+    match setup.rung {
+        Rung::Mezo => return phone().map(|(_, mezo, _)| mezo),
+        Rung::Mebp if setup.model.starts_with("gemma") => return phone().map(|(.., mebp)| mebp),
+        _ => {}
+    }
     let (_, _, _, mebp, mesp) =
         CELLS.iter().find(|c| (c.0, c.1, c.2) == (setup.model.as_str(), setup.tokens, setup.rank))?;
     let (megabytes, seconds) = match setup.rung {
@@ -65,5 +89,8 @@ mod tests {
         assert_eq!(beside("qwen2.5-0.5b", 256, Rung::PaperStoreH), None);
         assert_eq!(beside("qwen2.5-0.5b", 256, Rung::StoreAll), None);
         assert_eq!(beside("qwen3-0.6b", 256, Rung::Mesp), None);
+        assert_eq!(beside("qwen2.5-0.5b", 256, Rung::Mezo), Some(319.0));
+        assert_eq!(beside("gemma-3-1b", 256, Rung::Mebp), Some(569.0));
+        assert_eq!(beside("gemma-3-1b", 512, Rung::Mebp), None);
     }
 }

@@ -29,7 +29,7 @@ const DEFINITIONS: [(&str, &str); 6] = [
     ),
     (
         "published",
-        "the paper's MB: phys_footprint of an app on an iPhone 17 Pro, 4-bit base, sampled every 0.5 s and between steps, so not a peak; beside our rows the published MeSP",
+        "the paper's MB: phys_footprint of an app on an iPhone 17 Pro, 4-bit base, sampled every 0.5 s and between steps, so not a peak; beside our rows the published MeSP; for mezo, and for Gemma, those of the MeBP paper on an iPhone 15 Pro Max",
     ),
     ("share", "anonymous (planned, where nothing was run) over published"),
 ];
@@ -140,7 +140,7 @@ pub(super) fn text(tables: &[Table], outcomes: &Outcomes, steps: usize) -> Strin
 pub(super) fn label(table: &Table, setup: &Setup) -> String {
     let name = setup.rung.name();
     match table.name {
-        "table-1" => format!("{} {name}", setup.model),
+        "table-1" | "mebp" => format!("{} {name}", setup.model),
         "table-2" => format!("{} tokens {name}", setup.tokens),
         "table-3" => format!("rank {} {name}", setup.rank),
         _ => name.to_owned(),

@@ -1,0 +1,79 @@
+//! `mesp bench paper`: the published tables that need no phone, measured here, on one page.
+
+mod page;
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use mesp_formats::atomic::{create_dir_all, write_atomic};
+use serde_json::{Value, json};
+
+use super::models;
+use crate::args::BenchPaperArgs;
+use crate::ui;
+
+/// The three measurements that the page is made of.
+struct Documents {
+    memory: Value,
+    gradients: Value,
+    convergence: Value,
+}
+
+pub(super) fn run(args: &BenchPaperArgs) -> Result<()> {
+    create_dir_all(&args.results)?;
+    let cache = models::cache(args.cache.as_deref())?;
+    let mut memory = vec!["--parts=table-1,table-2,table-3,table-5,mebp".to_owned()];
+    memory.extend(args.limit.map(|seconds| format!("--limit={seconds}")));
+    memory.extend(args.quick.then(|| "--plan-only".to_owned()));
+    let gradients: &[&str] = if args.quick {
+        &["--preset=tiny", "--tokens=16", "--rows=1", "--seeds=20", "--descents=1"]
+    } else {
+        &["--preset=qwen2.5-0.5b", "--type=q4_0", "--tokens=64", "--rows=1", "--descents=4"]
+    };
+    let convergence: &[&str] = if args.quick {
+        &["--methods=mesp,mezo", "--rates=mesp=3e-3", "--rates=mezo=1e-3", "--steps=4", "--factor=2"]
+    } else {
+        &["--steps=100", "--factor=100"]
+    };
+    let owned = |options: &[&str]| options.iter().map(|o| (*o).to_owned()).collect::<Vec<_>>();
+    let documents = Documents {
+        memory: measured(args, &cache, "memory", memory)?,
+        gradients: measured(args, &cache, "gradients", owned(gradients))?,
+        convergence: measured(args, &cache, "convergence", owned(convergence))?,
+    };
+    let text = page::text(&documents);
+    if let Some(folder) = args.page.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        create_dir_all(folder)?;
+    }
+    write_atomic(&args.page, |out| out.write_all(text.as_bytes()))?;
+    if args.shared.json {
+        let page = args.page.display().to_string();
+        let Documents { memory, gradients, convergence } = documents;
+        ui::json(
+            &json!({ "page": page, "memory": memory, "gradients": gradients, "convergence": convergence }),
+        )?;
+    }
+    ui::note(format!("page: {}", args.page.display()));
+    Ok(())
+}
+
+/// A measurement: the one that is there, or a new one.
+fn measured(args: &BenchPaperArgs, cache: &Path, what: &str, mut options: Vec<String>) -> Result<Value> {
+    let path = args.results.join(format!("{what}-paper.json"));
+    if path.is_file() && !args.again {
+        ui::note(format!("{what}: as measured in {}", path.display()));
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        return serde_json::from_str(&text).with_context(|| {
+            format!("{}: expected a document of mesp bench {what}; --again measures it anew", path.display())
+        });
+    }
+    ui::note(format!("{what}: measuring"));
+    options.push("--name=paper".to_owned());
+    options.extend(args.shared.threads.map(|n| format!("--threads={n}")));
+    let mut files: Vec<OsString> = vec![what.into()];
+    files.extend(["--output".into(), args.results.clone().into(), "--cache".into(), cache.into()]);
+    models::call(&models::program()?, cache, "bench", &files, &options)
+}
