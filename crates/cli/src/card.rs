@@ -49,11 +49,15 @@ fn text(run: &Value, data: &Path, rows: usize) -> String {
         word("/target_tokens"),
     );
     let scale = if word("/adapter/rslora") == "true" { " (rsLoRA)" } else { "" };
+    let method = match run.pointer("/estimator/surrogate").and_then(Value::as_str) {
+        Some(surrogate) => format!("{}, {surrogate}", word("/method")),
+        None => word("/method"),
+    };
     let rows = [
         ("modules", word("/adapter/targets")),
         ("rank, alpha", format!("{}, {}{scale}", word("/adapter/rank"), word("/adapter/alpha"))),
         ("trained parameters", word("/adapter/parameters")),
-        ("gradients", format!("{}, computed in {}", word("/method"), word("/compute"))),
+        ("gradients", format!("{}, computed in {}", method, word("/compute"))),
         ("optimizer, learning rate", format!("{}, {}", word("/optimizer"), word("/learning_rate"))),
         ("rows a step", format!("{} × {}", word("/batch_size"), word("/grad_accum"))),
         ("steps, seed", format!("{}, {}", word("/steps"), word("/seed"))),

@@ -2,14 +2,14 @@
 
 mod directional;
 
-pub(crate) use directional::estimator_json;
+pub(crate) use directional::{SURROGATE, estimator_json};
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
 use mesp::adapter::{AdapterConfig, Projection, peft};
-use mesp::method::Method;
+use mesp::method::{Estimator, Method};
 use mesp::optim::{OptimizerKind, ScheduleKind};
 use mesp::source::Base;
 use mesp::tape::{Policy, Residency, Tiles};
@@ -78,11 +78,11 @@ impl Settings {
         }
         let m = &args.method;
         let name = m.method.as_deref().unwrap_or("auto");
-        let method = if exact { Method::parse(name)? } else { Method::Mesp };
+        let method = if estimator == Estimator::Exact { Method::parse(name)? } else { Method::Mesp };
         let options = Options {
             adapter: adapter(&args.adapter)?,
             adapter_type: args.adapter.adapter_type.map_or(Elem::Full, Into::into),
-            method_name: if exact { method.name() } else { name }.to_owned(),
+            method_name: if estimator == Estimator::Exact { method.name() } else { name }.to_owned(),
             estimator,
             policy: policy(method, &args.method)?,
             update,

@@ -18,6 +18,7 @@ mod plan;
 mod resident;
 mod signals;
 mod spill;
+mod still;
 mod timed;
 mod weight;
 
@@ -36,5 +37,6 @@ pub use mesp_kernels::{
 pub use plan::{Entry, Plan, ProgramPlan};
 pub use signals::report_signals;
 pub use spill::Spill;
+pub use still::Still;
 pub use timed::{OpCost, Timed, process_cpu_time};
 pub use weight::{Mapping, Weight};

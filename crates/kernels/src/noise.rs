@@ -3,7 +3,8 @@
 //! ```text
 //! perturb    to = a·from + c·z
 //! drift      p ← a·p + c·z
-//! z          a function of (seed, step, direction, tensor, element), nothing else
+//! z          a function of (seed, step, direction, tensor, element), nothing else;
+//!            0 where the value it is added to is larger in size than a bound, if there is one
 //! ```
 //! Bits come from Philox4x32-10 (Salmon et al. 2011): key = seed, counter = (block, tensor, step, direction).
 //! A block gives four words; element `e` takes word `(e / 16) mod 4` of block `16·(e / 64) + e mod 16`, so
@@ -33,7 +34,7 @@ pub enum Distribution {
 }
 
 /// Which direction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Noise {
     /// Of the run.
     pub seed: u64,
@@ -45,6 +46,8 @@ pub struct Noise {
     pub tensor: u32,
     /// Of z.
     pub distribution: Distribution,
+    /// z is 0 where the value that it is added to is larger in size than this; `f32::MAX` for nowhere.
+    pub below: f32,
 }
 
 /// `to = a·from + c·z`
@@ -92,11 +95,13 @@ pub fn drift_bf16(p: &mut [u16], a: f64, c: f64, noise: Noise, par: Par<'_>) {
 
 vectorized! {
 fn drift_chunk<R: Real>(p: &mut [R], a: R, c: R, noise: Noise, first: usize) {
+    let below = R::from_f32(noise.below);
     for (i, p) in p.chunks_mut(GROUP).enumerate() {
         let mut z = [0.0; GROUP];
         group(&mut z, noise, first / GROUP + i);
         for (p, z) in p.iter_mut().zip(z) {
-            *p = a * *p + c * R::from_f32(z);
+            let moves = *p <= below && *p >= -below;
+            *p = a * *p + if moves { c * R::from_f32(z) } else { R::ZERO };
         }
     }
 }
@@ -232,8 +237,14 @@ fn ln(x: f32) -> f32 {
 mod tests {
     use super::*;
 
-    const NOISE: Noise =
-        Noise { seed: 7, step: 3, direction: 1, tensor: 5, distribution: Distribution::Gaussian };
+    const NOISE: Noise = Noise {
+        seed: 7,
+        step: 3,
+        direction: 1,
+        tensor: 5,
+        distribution: Distribution::Gaussian,
+        below: f32::MAX,
+    };
 
     fn draw(n: usize, noise: Noise) -> Vec<f64> {
         let mut z = vec![0.0; n];
@@ -340,6 +351,25 @@ mod tests {
         assert!((0..n).all(|i| p[i] == 0.9 * from[i] + 2.0 * z[i]));
         // A shorter tensor begins alike.
         assert_eq!(draw(33, NOISE), z[..33]);
+    }
+
+    /// Values that are larger than the bound stay, but for `a`.
+    #[test]
+    fn only_values_below_the_bound_move() {
+        let n = CHUNK + 77;
+        let from: Vec<f32> = (0..n).map(|i| (i as f32).sin()).collect();
+        let z: Vec<f32> = draw(n, NOISE).iter().map(|z| *z as f32).collect();
+        let sparse = Noise { below: 0.25, ..NOISE };
+        let mut to = vec![0.0; n];
+        perturb(&mut to, &from, [0.0, 1.0], sparse, Par::serial());
+        let mut p = from.clone();
+        drift(&mut p, 1.0, 0.5, sparse, Par::serial());
+        for i in 0..n {
+            let z = if from[i].abs() <= 0.25 { z[i] } else { 0.0 };
+            assert_eq!((to[i], p[i]), (z, from[i] + 0.5 * z), "{i}");
+        }
+        let moved = to.iter().filter(|t| **t != 0.0).count() as f64 / n as f64;
+        assert!((moved - 2.0 * 0.25f64.asin() / std::f64::consts::PI).abs() < 0.01, "{moved}");
     }
 
     /// A step of a tenth of the last digit moves a tenth of the values by a digit.

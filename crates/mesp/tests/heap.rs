@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use mesp::method::{Directional, Estimator, Slope, Subset};
 use mesp::model::Batch;
 use mesp::tape::Policy;
 use mesp::train::{Options, Session, Update, plan};
@@ -36,6 +37,28 @@ fn step(session: &mut Session<Cpu<f32>>, batch: &Batch, update: Update) {
         Update::PerBlock => {
             let (_, norm) = session.step_per_block(batch, 1e-3);
             assert!(norm > 0.0);
+        }
+    }
+    assert!(session.evaluate(batch).iter().all(|l| l.nats().is_finite()));
+}
+
+/// One step by slopes, or of a surrogate, and one evaluation.
+fn estimated(session: &mut Session<Cpu<f32>>, batch: &Batch) {
+    let step = session.steps() + 1;
+    match session.options().estimator {
+        Estimator::Directional(along) => {
+            let ray = along.ray(1, step, 0);
+            let nats = match along.slope {
+                Slope::Difference { eps, .. } => session.probe(batch, eps, ray).nats,
+                Slope::Tangent => session.slope(batch, batch.targets(), ray).0.nats,
+            };
+            assert!(nats.is_finite());
+            session.advance();
+            session.drift(1.0, 1e-3, ray);
+        }
+        _ => {
+            session.accumulate(batch, batch.targets());
+            session.apply(1e-3, 1.0);
         }
     }
     assert!(session.evaluate(batch).iter().all(|l| l.nats().is_finite()));
@@ -105,6 +128,30 @@ fn no_heap_after_step_one() {
                     "{arch} {update:?} {threads} threads: allocations of a further step, of all"
                 );
             }
+        }
+        for estimator in [
+            Estimator::Directional(Directional::MEZO),
+            Estimator::Directional(Directional::FORWARD),
+            Estimator::Subset(Subset::Share(0.5)),
+        ] {
+            let pool = &pools[1];
+            let options = Options { estimator, ..case.options(mesp_policy()) };
+            let shapes = shapes(&large);
+            let plan = plan(&case.model, &options, &shapes, size_of::<f32>(), 2).expect("a plan");
+            let cpu = Cpu::<f32>::new(plan, Arc::clone(pool));
+            let mut session = Session::new(cpu, Arc::clone(&case.model), options, shapes.targets());
+            randomize_adapters(&mut session);
+            let mut batch = large.clone();
+            let further = pool.install(|| {
+                estimated(&mut session, &batch);
+                let after_first = allocations();
+                for rows in &smaller {
+                    batch.fill(&rows.tokens, &rows.targets, &rows.offsets);
+                    estimated(&mut session, &batch);
+                }
+                allocations() - after_first
+            });
+            assert_eq!(further, 0, "{arch} {estimator:?}: allocations of further steps");
         }
     }
 }

@@ -175,8 +175,9 @@ pub(crate) enum Compute {
 pub(crate) struct MethodArgs {
     /// What is kept for the backward pass: mesp, mesp-paper, mesp-paper-store-h, mebp, store-all or auto; all
     /// give the same gradients. Or an estimate along random directions, without a backward pass: mezo (from losses)
-    /// or forward (exact slopes from one forward pass with tangents) [default: auto, the fastest that fits
-    /// --memory-budget; without one mesp]
+    /// or forward (exact slopes from one forward pass with tangents). Or lcsb: a surrogate gradient, no estimate of the
+    /// real one, which goes back through a part of the blocks and takes the others for constants [default: auto, the
+    /// fastest that fits --memory-budget; without one mesp]
     #[arg(long, value_name = "NAME")]
     pub(crate) method: Option<String>,
     /// Rows of the MLP that are computed at once [default: the method's own; auto chooses]
@@ -208,7 +209,7 @@ pub(crate) struct MethodArgs {
 }
 
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Directions (--method mezo, forward)")]
+#[command(next_help_heading = "Directions and blocks (--method mezo, forward, lcsb)")]
 pub(crate) struct ZerothArgs {
     /// How far along a direction mezo takes losses [default: 0.01]
     #[arg(long, value_name = "EPS")]
@@ -222,6 +223,13 @@ pub(crate) struct ZerothArgs {
     /// Let mezo take one loss at the adapters themselves: one forward pass for each direction, and one more
     #[arg(long)]
     pub(crate) one_sided: bool,
+    /// Let this share of each adapter matrix stay, its values largest in size at the start; a matrix that is zero then
+    /// moves as a whole [default: 0]
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) sparsity: Option<f64>,
+    /// Share of the blocks that lcsb goes back through, drawn anew each step by --seed [default: 0.5]
+    #[arg(long, value_name = "SHARE", conflicts_with = "blocks")]
+    pub(crate) block_share: Option<f64>,
     /// Blocks whose adapters move, such as 0-3, as on a federated client that has a part of the work; forward then
     /// carries tangents from the first of them on [default: all]
     #[arg(long, value_name = "FIRST-LAST")]

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use mesp::adapter::peft;
+use mesp::method::Estimator;
 use mesp::model::Model;
 use mesp::source::Base;
 use mesp::tape::Residency;
@@ -30,7 +31,7 @@ use crate::numbers::{Numbers, held};
 use crate::run_dir::RunDir;
 use crate::run_json::{About, Report};
 use crate::samples::Speaker;
-use crate::settings::{Settings, policy_json};
+use crate::settings::{SURROGATE, Settings, policy_json};
 use crate::sizes::{bytes, duration};
 use crate::tensorboard::Board;
 use crate::{card, tokens, ui};
@@ -298,6 +299,10 @@ fn announce(model: &Model, settings: &Settings, numbers: Numbers, footprint: &Fo
         n => format!("; weights stay in their file, {} mapped", bytes(n)),
     };
     let (method, residency) = (&settings.options.method_name, settings.options.policy.residency.name());
+    let method = match settings.options.estimator {
+        Estimator::Subset(subset) => format!("{method} ({SURROGATE}: {subset})"),
+        Estimator::Exact | Estimator::Directional(_) => method.clone(),
+    };
     let mut with = format!("{method} in {}, checkpoints {residency}", numbers.name());
     if settings.options.policy.activations == Elem::Bf16 {
         with += ", activations bf16";

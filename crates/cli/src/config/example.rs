@@ -24,7 +24,7 @@ const SET: [(&str, &str); 4] = [
 ];
 
 /// Examples of the others.
-const EXAMPLES: [(&str, &str); 53] = [
+const EXAMPLES: [(&str, &str); 56] = [
     ("base", r#""auto""#),
     ("max-seq-len", "512"),
     ("prompt-style", r#""raw""#),
@@ -41,6 +41,9 @@ const EXAMPLES: [(&str, &str); 53] = [
     ("directions", "1"),
     ("noise", r#""gaussian""#),
     ("one-sided", "false"),
+    ("sparsity", "0.0"),
+    ("blocks", r#""0-3""#),
+    ("block-share", "0.5    # in place of blocks"),
     ("mlp-rows", "256"),
     ("head-rows", "128"),
     ("update", r#""accumulate""#),

@@ -1,7 +1,7 @@
 //! The options of `--method mezo` and `--method forward`, and what cannot go with it.
 
 use anyhow::Result;
-use mesp::method::{Blocks, Directional, Estimator, Slope};
+use mesp::method::{Blocks, Directional, Estimator, Slope, Subset};
 use mesp::train::replay;
 use mesp_device::Elem;
 use serde_json::{Value, json};
@@ -13,10 +13,20 @@ use crate::inputs::usage;
 pub(super) fn estimator(args: &CommonArgs) -> Result<Estimator> {
     let (z, s) = (&args.zeroth, &args.schedule);
     let method = args.method.method.as_deref().unwrap_or("auto");
-    if !["mezo", "forward"].contains(&method) {
-        let Some(name) = given(z) else { return Ok(Estimator::Exact) };
-        let problem = format!("{name} was given, and the gradient is exact");
-        return Err(usage(problem, "it belongs to --method mezo or forward; leave it out or add that"));
+    let belongs: &[&str] = match method {
+        "mezo" | "forward" => &["--eps", "--directions", "--noise", "--one-sided", "--blocks", "--sparsity"],
+        "lcsb" => &["--blocks", "--block-share"],
+        _ => &[],
+    };
+    if let Some(name) = given(z).find(|name| !belongs.contains(name)) {
+        let of = if name == "--block-share" { "lcsb" } else { "mezo or forward" };
+        let problem = format!("{name} was given, and --method is {method}");
+        return Err(usage(problem, format!("it belongs to --method {of}; leave it out or add that")));
+    }
+    match method {
+        "mezo" | "forward" => {}
+        "lcsb" => return subset(z),
+        _ => return Ok(Estimator::Exact),
     }
     refuse(args, method)?;
     let slope = match method {
@@ -39,12 +49,37 @@ pub(super) fn estimator(args: &CommonArgs) -> Result<Estimator> {
         directions,
         momentum: s.momentum,
         blocks: z.blocks.as_deref().map_or(Ok(Blocks::ALL), Blocks::parse)?,
+        sparsity: z.sparsity.unwrap_or(0.0),
     }))
+}
+
+/// The blocks that a surrogate gradient goes back through.
+fn subset(z: &ZerothArgs) -> Result<Estimator> {
+    if let Some(blocks) = &z.blocks {
+        return Ok(Estimator::Subset(Subset::Fixed(Blocks::parse(blocks)?)));
+    }
+    let share = z.block_share.unwrap_or(0.5);
+    if share > 0.0 && share <= 1.0 {
+        return Ok(Estimator::Subset(Subset::Share(share)));
+    }
+    let problem = format!("--block-share is {share}, expected a number above 0, at most 1");
+    Err(usage(problem, "leave it out for one half"))
 }
 
 /// What cannot go with an estimate.
 fn refuse(args: &CommonArgs, method: &str) -> Result<()> {
     let (s, m, z) = (&args.schedule, &args.method, &args.zeroth);
+    if let Some(sparsity) = z.sparsity.filter(|s| !(0.0..1.0).contains(s)) {
+        let problem = format!("--sparsity is {sparsity}, expected a number from 0 up to, not including, 1");
+        return Err(usage(problem, "0 is none"));
+    }
+    // Which values move is told by the adapters before the step: not so after its first direction, or later.
+    let sparse = z.sparsity.is_some_and(|s| s > 0.0);
+    let several = z.directions.is_some_and(|n| n > 1) || s.momentum > 0.0;
+    if sparse && several {
+        let problem = "--sparsity cannot be combined with more --directions than one, or --momentum";
+        return Err(usage(problem, "leave one of them out"));
+    }
     let forward = method == "forward";
     let refused = [
         (s.optimizer.as_deref().is_some_and(|o| o != "sgd"), "--optimizer", "use sgd, or leave it out"),
@@ -79,23 +114,34 @@ fn eps(z: &ZerothArgs) -> Result<f64> {
     Err(usage(format!("--eps is {eps}, expected a positive number"), "leave it out for the default"))
 }
 
-/// The first option that only an estimate reads.
-fn given(args: &ZerothArgs) -> Option<&'static str> {
-    let ZerothArgs { eps, directions, noise, one_sided, blocks } = args;
+/// The options that only an estimate or a surrogate reads.
+fn given(args: &ZerothArgs) -> impl Iterator<Item = &'static str> {
+    let ZerothArgs { eps, directions, noise, one_sided, blocks, block_share, sparsity } = args;
     [
         (eps.is_some(), "--eps"),
         (directions.is_some(), "--directions"),
         (noise.is_some(), "--noise"),
         (*one_sided, "--one-sided"),
         (blocks.is_some(), "--blocks"),
+        (block_share.is_some(), "--block-share"),
+        (sparsity.is_some(), "--sparsity"),
     ]
     .into_iter()
-    .find_map(|(given, name)| given.then_some(name))
+    .filter_map(|(given, name)| given.then_some(name))
 }
+
+/// What is said of a gradient that is none.
+pub(crate) const SURROGATE: &str = "a surrogate gradient, back through a part of the blocks";
 
 /// An estimate's settings as JSON; null for exact gradients.
 pub(crate) fn estimator_json(estimator: Estimator) -> Value {
-    let Estimator::Directional(along) = estimator else { return Value::Null };
+    let along = match estimator {
+        Estimator::Exact => return Value::Null,
+        Estimator::Subset(subset) => {
+            return json!({ "surrogate": format!("{SURROGATE}: {subset}") });
+        }
+        Estimator::Directional(along) => along,
+    };
     let (slope, eps, one_sided) = match along.slope {
         Slope::Difference { eps, one_sided } => ("difference", Some(eps), Some(one_sided)),
         Slope::Tangent => ("tangent", None, None),
@@ -108,5 +154,6 @@ pub(crate) fn estimator_json(estimator: Estimator) -> Value {
         "directions": along.directions,
         "momentum": along.momentum,
         "blocks": along.blocks.to_string(),
+        "sparsity": along.sparsity,
     })
 }

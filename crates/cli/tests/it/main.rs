@@ -13,6 +13,7 @@ mod budget;
 mod dash;
 mod data;
 mod demo;
+mod estimators;
 mod eval;
 mod generate;
 mod gguf;

@@ -1,6 +1,6 @@
 //! One driver for all exact methods.
 
-use mesp_device::{Act, Backend, Class, Elem, Label, RowStat};
+use mesp_device::{Act, Backend, Class, Elem, Label, RowStat, Still};
 
 use super::Shift;
 use crate::adapter::BlockPairs;
@@ -13,6 +13,8 @@ pub trait GradSink<B: Backend> {
     fn begin(&mut self, be: &mut B, block: usize) -> &mut BlockPairs;
     /// It has ended, and with it the last reader of the block's adapters.
     fn end(&mut self, be: &mut B, block: usize, adapters: &mut BlockPairs);
+    /// In place of the end, where the backward was left out: nothing was added.
+    fn left_out(&mut self, be: &mut B, block: usize);
 }
 
 /// What a step needs besides the batch.
@@ -31,6 +33,8 @@ pub struct Backprop {
     pub(super) tapes: Vec<Tape>,
     /// Inputs of blocks that wait rounded.
     saved: Vec<Option<Act>>,
+    /// Blocks that the next step goes back through.
+    through: Vec<bool>,
 }
 
 impl Backprop {
@@ -40,12 +44,18 @@ impl Backprop {
             policy,
             tapes: (0..blocks).map(|_| Tape::default()).collect(),
             saved: (0..blocks).map(|_| None).collect(),
+            through: vec![true; blocks],
         }
     }
 
     /// What it keeps.
     pub fn policy(&self) -> &Policy {
         &self.policy
+    }
+
+    /// Says which blocks the steps from here on go back through, all at first.
+    pub fn go_through(&mut self, through: impl Fn(usize) -> bool) {
+        self.through.iter_mut().enumerate().for_each(|(l, t)| *t = through(l));
     }
 
     /// Forward and backward of a micro-batch: losses of its trained rows, gradients to the sink.
@@ -87,13 +97,21 @@ impl Backprop {
         model::head(be, model, &mut x, batch, Some(shape.gradient), tiles, stats);
         // From here on x is dL/dx.
         for (l, tape) in self.tapes.iter_mut().enumerate().rev() {
-            if l > 0 {
+            let size = (batch.rows(), model.config.hidden_size);
+            let run = run(model, &adapters[l], l, batch, shape.scale, policy);
+            if !self.through[l] {
+                // Taken for x and a constant: dx is dy. The buffers are asked for as in the plan.
+                restore(&mut Still::new(be), residency, l, size, self.saved[l].take(), tape);
+                let grads = sink.begin(be, l);
+                run.backward(&mut Still::new(be), tape, within, &mut x, grads, l > 0);
+                sink.left_out(be, l);
+                continue;
+            }
+            if l > 0 && self.through[l - 1] {
                 will_need(be, model, l - 1);
             }
-            let size = (batch.rows(), model.config.hidden_size);
             restore(be, residency, l, size, self.saved[l].take(), tape);
             let grads = sink.begin(be, l);
-            let run = run(model, &adapters[l], l, batch, shape.scale, policy);
             run.backward(be, tape, within, &mut x, grads, l > 0);
             sink.end(be, l, &mut adapters[l]);
         }

@@ -11,7 +11,9 @@ use std::fmt;
 
 use mesp_device::{Backend, Distribution, Noise};
 
-use crate::adapter::{BlockPairs, Projection, matrices_mut};
+use super::Subset;
+use super::bounds::Bounds;
+use crate::adapter::{BlockPairs, Projection, matrices, matrices_mut};
 use crate::{Error, Result};
 
 /// How a slope is made.
@@ -106,6 +108,9 @@ pub struct Directional {
     pub momentum: f64,
     /// Whose adapters move, as a federated client's part of a model does (Spry); the others stay as they are.
     pub blocks: Blocks,
+    /// Share of each matrix that stays: its values largest in size at the start, and what grows as large
+    /// (sparse MeZO; Liu et al. 2024, arXiv 2402.15751). 0 for none.
+    pub sparsity: f64,
 }
 
 impl Directional {
@@ -116,6 +121,7 @@ impl Directional {
         directions: 1,
         momentum: 0.0,
         blocks: Blocks::ALL,
+        sparsity: 0.0,
     };
 
     /// Gaussian, one direction, its exact slope.
@@ -125,7 +131,7 @@ impl Directional {
     pub fn ray(&self, seed: u64, step: u64, direction: usize) -> Ray {
         let Self { distribution, blocks, .. } = *self;
         let (step, direction) = (step as u32, direction as u32);
-        Ray { noise: Noise { seed, step, direction, tensor: 0, distribution }, blocks }
+        Ray { noise: Noise { seed, step, direction, tensor: 0, distribution, below: f32::MAX }, blocks }
     }
 
     /// Steps whose estimates an update takes in: those with μᵏ ≥ 1%.
@@ -148,14 +154,25 @@ impl Directional {
 pub enum Estimator {
     /// Exactly, by backpropagation under the policy.
     Exact,
+    /// A surrogate: by backpropagation through some blocks, the others taken for constants.
+    Subset(Subset),
     /// From slopes along directions.
     Directional(Directional),
 }
 
 impl Estimator {
+    /// Whether a step's gradient has a part for a block.
+    pub fn has(&self, block: usize, layers: usize, seed: u64, step: u64) -> bool {
+        match self {
+            Self::Exact => true,
+            Self::Subset(subset) => subset.has(block, layers, seed, step),
+            Self::Directional(along) => along.blocks.has(block),
+        }
+    }
+
     /// Whether there is a backward pass.
     pub fn backpropagates(&self) -> bool {
-        *self == Self::Exact
+        !matches!(self, Self::Directional(_))
     }
 
     /// Whether a model has the blocks that it names.
@@ -164,7 +181,8 @@ impl Estimator {
     /// When it does not.
     pub fn fits(&self, layers: usize) -> Result<()> {
         match self {
-            Self::Exact => Ok(()),
+            Self::Exact | Self::Subset(Subset::Share(_)) => Ok(()),
+            Self::Subset(Subset::Fixed(blocks)) => blocks.fits(layers),
             Self::Directional(along) => along.blocks.fits(layers),
         }
     }
@@ -172,23 +190,43 @@ impl Estimator {
     /// How often a step goes through the model; a backward pass belongs to its forward.
     pub fn passes(&self) -> usize {
         match self {
-            Self::Exact => 1,
+            Self::Exact | Self::Subset(_) => 1,
             Self::Directional(along) => along.passes(),
         }
     }
 }
 
 /// `θ ← a·θ + c·z` for the adapters of some blocks, or `ĝ ← a·ĝ + c·z` for gradients of them.
-pub fn drift<B: Backend>(be: &mut B, params: &mut [BlockPairs], a: f64, c: f64, ray: Ray) {
+pub fn drift<B: Backend>(be: &mut B, params: &mut [BlockPairs], [a, c]: [f64; 2], ray: Ray, bounds: &Bounds) {
     let Ray { noise, blocks } = ray;
     for (block, pairs) in params.iter_mut().enumerate().filter(|(block, _)| blocks.has(*block)) {
         for (i, matrix) in matrices_mut(std::slice::from_mut(pairs)).enumerate() {
-            be.drift(matrix.view_mut(), a, c, tensor(noise, block, i));
+            be.drift(matrix.view_mut(), a, c, tensor(noise, block, i, bounds));
         }
     }
 }
 
-/// The stream of a block's i-th matrix: matrices are counted through all blocks.
-pub(super) fn tensor(noise: Noise, block: usize, i: usize) -> Noise {
-    Noise { tensor: (block * 2 * Projection::MODULES.len() + i) as u32, ..noise }
+/// `ĝ ← c·z` with z's zeros where `params` are above their bounds.
+pub fn masked<B: Backend>(
+    be: &mut B,
+    grads: &mut [BlockPairs],
+    params: &[BlockPairs],
+    c: f64,
+    ray: Ray,
+    bounds: &Bounds,
+) {
+    let Ray { noise, blocks } = ray;
+    let pairs = grads.iter_mut().zip(params).enumerate();
+    for (block, (grads, params)) in pairs.filter(|(block, _)| blocks.has(*block)) {
+        let to = matrices_mut(std::slice::from_mut(grads));
+        for (i, (to, from)) in to.zip(matrices(std::slice::from_ref(params))).enumerate() {
+            be.perturb(to.view_mut(), from.view(), [0.0, c], tensor(noise, block, i, bounds));
+        }
+    }
+}
+
+/// The stream of a block's i-th matrix, with its bound: matrices are counted through all blocks.
+pub(super) fn tensor(noise: Noise, block: usize, i: usize, bounds: &Bounds) -> Noise {
+    let tensor = (block * 2 * Projection::MODULES.len() + i) as u32;
+    Noise { tensor, below: bounds.of(block, i), ..noise }
 }

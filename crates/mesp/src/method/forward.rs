@@ -12,7 +12,7 @@ use mesp_device::{Backend, Class, Dual, RowStat, Tangents};
 
 use super::backprop::{run, will_need};
 use super::directional::tensor;
-use super::{Backprop, Ray, StepShape};
+use super::{Backprop, Bounds, Ray, StepShape};
 use crate::adapter::{BlockPairs, matrices};
 use crate::model::{self, Batch, Model};
 use crate::tape::{Site, SiteSet};
@@ -26,7 +26,7 @@ impl Backprop {
         tangents: &mut Tangents,
         model: &Model,
         adapters: &[BlockPairs],
-        ray: Ray,
+        (ray, bounds): (Ray, &Bounds),
         batch: &Batch,
         shape: StepShape,
         stats: &mut [RowStat],
@@ -48,7 +48,7 @@ impl Backprop {
             }
             let moved = if ray.blocks.has(l) { &adapters[l..=l] } else { &[] };
             for (i, matrix) in matrices(moved).enumerate() {
-                let noise = tensor(ray.noise, l, i);
+                let noise = tensor(ray.noise, l, i, bounds);
                 dual.attach(matrix, Class::Adapter, |be, t| be.perturb(t, matrix.view(), [0.0, 1.0], noise));
             }
             tape.put(Site::BlockIn, x);

@@ -1,12 +1,16 @@
 //! How a gradient is made. Knows no architecture: it walks blocks, and tells each what to keep.
 
 mod backprop;
+mod bounds;
 mod directional;
 mod forward;
 mod presets;
+mod subset;
 pub mod zeroth;
 
 pub use backprop::{Backprop, GradSink, StepShape};
-pub use directional::{Blocks, Directional, Estimator, Ray, Slope, drift};
+pub use bounds::Bounds;
+pub use directional::{Blocks, Directional, Estimator, Ray, Slope, drift, masked};
 pub use presets::Method;
+pub use subset::Subset;
 pub use zeroth::Shift;

@@ -8,6 +8,7 @@
 
 use mesp_device::{Backend, Class, Label};
 
+use super::bounds::Bounds;
 use super::directional::{Ray, tensor};
 use crate::adapter::{AdapterConfig, BlockPairs, block_pairs, matrices, matrices_mut};
 use crate::model::Config;
@@ -31,6 +32,8 @@ pub struct Shift<'a> {
     pub ray: Ray,
     /// Shapes of the moved copy.
     pub adapter: &'a AdapterConfig,
+    /// Which values move.
+    pub bounds: &'a Bounds,
 }
 
 impl Shift<'_> {
@@ -50,7 +53,12 @@ impl Shift<'_> {
         let to = matrices_mut(std::slice::from_mut(&mut moved));
         let from = matrices(std::slice::from_ref(pairs));
         for (i, (to, from)) in to.zip(from).enumerate() {
-            be.perturb(to.view_mut(), from.view(), [1.0, self.by], tensor(self.ray.noise, block, i));
+            be.perturb(
+                to.view_mut(),
+                from.view(),
+                [1.0, self.by],
+                tensor(self.ray.noise, block, i, self.bounds),
+            );
         }
         Some(moved)
     }

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Length, Progress, RunConfig, Session};
 use crate::adapter::peft;
+use crate::method::Estimator;
 use crate::{Error, Result};
 
 /// What a resumed run must have in common with the one that wrote the checkpoint, or it would not be the
@@ -42,6 +43,9 @@ struct Fixed {
     length: String,
     max_grad_norm: Option<f64>,
     seed: u64,
+    /// Which blocks a step goes back through, where that is not all.
+    #[serde(default)]
+    subset: Option<String>,
     /// [`RunConfig::identity`].
     #[serde(default, flatten)]
     identity: BTreeMap<String, String>,
@@ -87,6 +91,10 @@ fn fixed<B: Backend>(session: &Session<B>, config: &RunConfig) -> Fixed {
         },
         max_grad_norm: config.max_grad_norm,
         seed: config.seed,
+        subset: match options.estimator {
+            Estimator::Subset(subset) => Some(subset.to_string()),
+            Estimator::Exact | Estimator::Directional(_) => None,
+        },
         identity: config.identity.clone(),
     }
 }

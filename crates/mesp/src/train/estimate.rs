@@ -39,6 +39,9 @@ impl<B: Backend> Session<B> {
         targets: usize,
         batches: &mut MicroBatches<'_>,
     ) -> Probed {
+        if self.bounds().values().is_empty() && along.sparsity > 0.0 {
+            self.bound(along.sparsity);
+        }
         let mut probed = Probed { slopes: Vec::with_capacity(along.directions), ..Probed::default() };
         let (mut passes, mut at_rest) = (0, None);
         for direction in 0..along.directions {
@@ -93,10 +96,10 @@ impl<B: Backend> Session<B> {
     ) -> Outcome {
         self.zero_grads();
         match self.options().estimator {
-            Estimator::Exact => {
+            Estimator::Exact | Estimator::Subset(_) => {
                 let mut sum = Outcome::default();
                 batches(&mut |batch| {
-                    let outcome = self.accumulate(batch, targets);
+                    let outcome = self.accumulate_at((seed, step), batch, targets);
                     sum.nats += outcome.nats;
                     sum.targets += outcome.targets;
                 });

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Descent, RunConfig, Session};
 use crate::adapter::{AdapterConfig, matrices};
-use crate::method::{Blocks, Directional, Slope};
+use crate::method::{Blocks, Bounds, Directional, Slope};
 use crate::optim::{Schedule, ScheduleKind};
 use crate::{Error, Result, rng};
 
@@ -60,6 +60,12 @@ pub struct Replay {
     /// Blocks whose adapters move, all where none are named.
     #[serde(default)]
     pub blocks: Option<String>,
+    /// Share of each matrix that stays.
+    #[serde(default)]
+    pub sparsity: f64,
+    /// For each matrix the size up to which its values move; none where all do.
+    #[serde(default)]
+    pub bounds: Vec<f32>,
     /// λ.
     pub weight_decay: f64,
     /// Peak of the learning rate.
@@ -110,6 +116,8 @@ impl Replay {
             one_sided,
             momentum: along.momentum,
             blocks: (along.blocks != Blocks::ALL).then(|| along.blocks.to_string()),
+            sparsity: along.sparsity,
+            bounds: session.bounds().values().to_vec(),
             weight_decay: options.weight_decay,
             learning_rate: schedule.peak,
             lr_schedule: schedule.kind.name().to_owned(),
@@ -140,6 +148,7 @@ impl Replay {
             directions: self.directions,
             momentum: self.momentum,
             blocks: self.blocks.as_deref().map_or(Ok(Blocks::ALL), Blocks::parse)?,
+            sparsity: self.sparsity,
         })
     }
 
@@ -183,6 +192,7 @@ impl Replay {
             total: self.total_steps,
             kind: ScheduleKind::parse(&self.lr_schedule)?,
         };
+        session.set_bounds(Bounds::from_values(self.bounds.clone(), self.layers));
         let mut descent = Descent::new(self.along()?, self.seed, self.weight_decay, &[]);
         for (step, slopes) in slopes.iter().enumerate() {
             descent.descend(session, slopes, schedule.rate(step));
@@ -225,6 +235,17 @@ fn check(before: u32, slopes: &[f32]) -> u32 {
     slopes.iter().fold(u64::from(before), |h, s| rng::bits(h, 2, u64::from(s.to_bits()))) as u32
 }
 
+/// A log to go on with, and what it held.
+#[derive(Debug)]
+pub struct Opened {
+    /// The log.
+    pub log: Log,
+    /// Of the steps that it has.
+    pub slopes: Vec<Vec<f32>>,
+    /// [`Replay::bounds`].
+    pub bounds: Vec<f32>,
+}
+
 /// A log that grows.
 #[derive(Debug)]
 pub struct Log {
@@ -240,7 +261,7 @@ impl Log {
     ///
     /// # Errors
     /// When the file cannot be written, or is not the log of this run or shorter than it.
-    pub fn open(path: &Path, header: &Replay, steps: usize) -> Result<(Self, Vec<Vec<f32>>)> {
+    pub fn open(path: &Path, header: &Replay, steps: usize) -> Result<Opened> {
         if steps == 0 {
             let json = serde_json::to_vec(header).map_err(|e| {
                 FileError::invalid(path, format!("the header cannot be written as JSON: {e}"))
@@ -252,11 +273,12 @@ impl Log {
                 .and_then(|mut file| file.write_all(&head).map(|()| file))
                 .map_err(|e| FileError::io("write", path, e))?;
             let log = Self { file, path: path.to_owned(), check: 0, record: Vec::new() };
-            return Ok((log, Vec::new()));
+            return Ok(Opened { log, slopes: Vec::new(), bounds: header.bounds.clone() });
         }
         let Contents { header: found, mut slopes, begin } = read(path)?;
-        // The digest is of the adapter at the start, which is not at hand here.
-        if found != (Replay { start: found.start.clone(), ..header.clone() }) {
+        // The digest and the bounds are of the adapter at the start, which is not at hand here.
+        let like = Replay { start: found.start.clone(), bounds: found.bounds.clone(), ..header.clone() };
+        if found != like {
             return Err(FileError::invalid(path, "the log of a run with other settings".to_owned()).into());
         }
         if slopes.len() < steps {
@@ -275,7 +297,8 @@ impl Log {
                 Ok(file)
             })
             .map_err(|e| FileError::io("write", path, e))?;
-        Ok((Self { file, path: path.to_owned(), check, record: Vec::new() }, slopes))
+        let log = Self { file, path: path.to_owned(), check, record: Vec::new() };
+        Ok(Opened { log, slopes, bounds: found.bounds })
     }
 
     /// Adds a step.

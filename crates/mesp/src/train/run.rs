@@ -15,7 +15,7 @@ use super::replay::{self, Replay};
 use super::step::{self, Micro};
 use super::{Event, Happening, RunConfig, Session, Update};
 use crate::data::{Batches, Example};
-use crate::method::{Directional, Estimator};
+use crate::method::{Bounds, Directional, Estimator};
 use crate::optim::Schedule;
 use crate::{Error, Result};
 
@@ -141,16 +141,18 @@ impl<'a> Loop<'a> {
     /// The state of a run by slopes: with a new log, or with that of the run that is resumed.
     fn descent<B: Backend>(
         &self,
-        session: &Session<B>,
+        session: &mut Session<B>,
         along: Directional,
         config: &RunConfig,
     ) -> Result<Logged> {
+        session.bound(along.sparsity);
         let header = Replay::new(session, along, self.schedule, config);
         let (mut earlier, mut log) = (Vec::new(), None);
         if let Some(dir) = &config.output {
             mesp_formats::atomic::create_dir_all(dir)?;
             let opened = replay::Log::open(&dir.join(replay::FILE), &header, self.progress.step)?;
-            (log, earlier) = (Some(opened.0), opened.1);
+            session.set_bounds(Bounds::from_values(opened.bounds, session.params().len()));
+            (log, earlier) = (Some(opened.log), opened.slopes);
         }
         let descent = Descent::new(along, config.seed, session.options().weight_decay, &earlier);
         Ok(Logged { descent, log })

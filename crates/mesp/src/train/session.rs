@@ -7,7 +7,9 @@ use mesp_device::{Backend, Class, Dry, Elem, Label, Plan, Program, RowStat, Tang
 use crate::adapter::{
     self, AdapterConfig, BlockPairs, block_pairs, matrices, matrices_mut, persistent_pairs,
 };
-use crate::method::{Backprop, Directional, Estimator, GradSink, Ray, Shift, StepShape, drift};
+use crate::method::{
+    Backprop, Bounds, Directional, Estimator, GradSink, Ray, Shift, StepShape, drift, masked,
+};
 use crate::model::{Batch, Config, Model};
 use crate::optim::{Optimizer, OptimizerKind};
 use crate::tape::Policy;
@@ -67,6 +69,10 @@ pub struct Session<B> {
     backprop: Backprop,
     stats: Vec<RowStat>,
     steps: u64,
+    /// Updates of each block: fewer where steps leave blocks out.
+    updates: Vec<u64>,
+    /// Which values move along directions.
+    bounds: Bounds,
     /// Of a forward that carries them.
     tangents: Tangents,
 }
@@ -97,7 +103,7 @@ impl<B: Backend> Session<B> {
         let Options { optimizer, weight_decay, seed, .. } = options;
         let optimizer = exact.then(|| Optimizer::new(&mut be, optimizer, weight_decay, seed, c, a));
         let backprop = Backprop::new(options.policy, c.layers);
-        let stats = vec![RowStat::EMPTY; targets];
+        let (stats, updates) = (vec![RowStat::EMPTY; targets], vec![0; c.layers]);
         Self {
             be,
             model,
@@ -108,6 +114,8 @@ impl<B: Backend> Session<B> {
             backprop,
             stats,
             steps: 0,
+            updates,
+            bounds: Bounds::default(),
             tangents: Tangents::new(TANGENTS),
         }
     }
@@ -148,11 +156,18 @@ impl<B: Backend> Session<B> {
     /// # Panics
     /// When the session updates per block or does not train.
     pub fn accumulate(&mut self, batch: &Batch, total: usize) -> Outcome {
+        self.accumulate_at((self.options.seed, self.steps + 1), batch, total)
+    }
+
+    /// [`Session::accumulate`] with the random numbers of `(seed, step)`.
+    pub(super) fn accumulate_at(&mut self, (seed, step): (u64, u64), batch: &Batch, total: usize) -> Outcome {
         assert!(!self.grads.is_empty(), "gradients are kept only by a session that accumulates");
         if batch.targets() == 0 {
             return Outcome::default();
         }
         self.be.begin(STEP);
+        let (estimator, layers) = (self.options.estimator, self.model.config.layers);
+        self.backprop.go_through(|l| estimator.has(l, layers, seed, step));
         let stats = &mut self.stats[..batch.targets()];
         let shape = StepShape { scale: self.options.adapter.scale(), gradient: 1.0 / total as f64 };
         let mut sink = Accumulated(&mut self.grads);
@@ -172,8 +187,13 @@ impl<B: Backend> Session<B> {
             matrices_mut(&mut self.grads).for_each(|g| self.be.scale(g.view_mut(), clip));
         }
         if let Some(optimizer) = &mut self.optimizer {
+            let Options { estimator, seed, .. } = self.options;
+            let layers = self.updates.len();
             for (l, (params, grads)) in self.params.iter_mut().zip(&self.grads).enumerate() {
-                optimizer.update(&mut self.be, l, params, grads, learning_rate, self.steps);
+                if estimator.has(l, layers, seed, self.steps) {
+                    self.updates[l] += 1;
+                    optimizer.update(&mut self.be, l, params, grads, learning_rate, self.updates[l]);
+                }
             }
         }
         self.zero_grads();
@@ -196,12 +216,15 @@ impl<B: Backend> Session<B> {
         let stats = &mut self.stats[..batch.targets()];
         let shape = StepShape { scale: self.options.adapter.scale(), gradient: 1.0 / batch.targets() as f64 };
         let Some(optimizer) = &mut self.optimizer else { return (Outcome::default(), 0.0) };
+        let Options { estimator, seed, .. } = self.options;
+        let (layers, step) = (self.updates.len(), self.steps);
+        self.backprop.go_through(|l| estimator.has(l, layers, seed, step));
         let mut sink = PerBlock {
             config: &self.model.config,
             adapter: &self.options.adapter,
             optimizer,
             learning_rate,
-            step: self.steps,
+            updates: &mut self.updates,
             current: None,
             squares: 0.0,
         };
@@ -232,7 +255,7 @@ impl<B: Backend> Session<B> {
         self.be.begin(STEP);
         let stats = &mut self.stats[..batch.targets()];
         let (scale, adapter) = (self.options.adapter.scale(), &self.options.adapter);
-        let shift = Shift { by, ray, adapter };
+        let shift = Shift { by, ray, adapter, bounds: &self.bounds };
         self.backprop.evaluate(&mut self.be, &self.model, &self.params, Some(shift), batch, scale, stats);
         outcome(stats)
     }
@@ -243,10 +266,10 @@ impl<B: Backend> Session<B> {
             return (Outcome::default(), 0.0);
         }
         self.be.begin(STEP);
-        let Self { be, model, params, tangents, .. } = self;
+        let Self { be, model, params, tangents, bounds, .. } = self;
         let stats = &mut self.stats[..batch.targets()];
         let shape = StepShape { scale: self.options.adapter.scale(), gradient: 1.0 / total as f64 };
-        let slope = self.backprop.slope(be, tangents, model, params, ray, batch, shape, stats);
+        let slope = self.backprop.slope(be, tangents, model, params, (ray, bounds), batch, shape, stats);
         (outcome(stats), slope)
     }
 
@@ -258,16 +281,35 @@ impl<B: Backend> Session<B> {
 
     /// `θ ← a·θ + c·z`
     pub fn drift(&mut self, a: f64, c: f64, ray: Ray) {
-        drift(&mut self.be, &mut self.params, a, c, ray);
+        drift(&mut self.be, &mut self.params, [a, c], ray, &self.bounds);
     }
 
-    /// `ĝ += c·z`
+    /// `ĝ += c·z`; `ĝ = c·z` where not all values move: then a step has one direction.
     ///
     /// # Panics
     /// When no gradients are kept.
     pub(super) fn add_to_grads(&mut self, c: f64, ray: Ray) {
         assert!(!self.grads.is_empty(), "a gradient is kept only where the options ask for it");
-        drift(&mut self.be, &mut self.grads, 1.0, c, ray);
+        if self.bounds == Bounds::default() {
+            drift(&mut self.be, &mut self.grads, [1.0, c], ray, &self.bounds);
+        } else {
+            masked(&mut self.be, &mut self.grads, &self.params, c, ray, &self.bounds);
+        }
+    }
+
+    /// Says which values move along directions: all, or those that are not among the largest now.
+    pub fn bound(&mut self, sparsity: f64) {
+        self.bounds = Bounds::new(&self.be, &self.params, sparsity);
+    }
+
+    /// The same from bounds that were found before.
+    pub fn set_bounds(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+    }
+
+    /// Which values move along directions.
+    pub fn bounds(&self) -> &Bounds {
+        &self.bounds
     }
 
     /// Adapters, block by block.
@@ -300,6 +342,11 @@ impl<B: Backend> Session<B> {
     /// Says how many optimizer steps were done before this session.
     pub fn set_steps(&mut self, steps: u64) {
         self.steps = steps;
+        let Options { estimator, seed, .. } = self.options;
+        let layers = self.updates.len();
+        for (l, updates) in self.updates.iter_mut().enumerate() {
+            *updates = (1..=steps).filter(|step| estimator.has(l, layers, seed, *step)).count() as u64;
+        }
     }
 }
 
@@ -314,6 +361,7 @@ impl<B: Backend> GradSink<B> for Accumulated<'_> {
         &mut self.0[block]
     }
     fn end(&mut self, _: &mut B, _: usize, _: &mut BlockPairs) {}
+    fn left_out(&mut self, _: &mut B, _: usize) {}
 }
 
 struct PerBlock<'a> {
@@ -321,7 +369,7 @@ struct PerBlock<'a> {
     adapter: &'a AdapterConfig,
     optimizer: &'a mut Optimizer,
     learning_rate: f64,
-    step: u64,
+    updates: &'a mut [u64],
     current: Option<BlockPairs>,
     squares: f64,
 }
@@ -341,12 +389,23 @@ impl<B: Backend> GradSink<B> for PerBlock<'_> {
             matrices(std::slice::from_ref(&grads)).map(|g| be.sum_of_squares(g.view())).sum::<f64>();
         // Once a gradient is not finite, or a checkpoint was lost, nothing below is stepped.
         if self.squares.is_finite() && !be.faulty() {
-            self.optimizer.update(be, block, adapters, &grads, self.learning_rate, self.step);
+            self.updates[block] += 1;
+            self.optimizer.update(be, block, adapters, &grads, self.learning_rate, self.updates[block]);
         }
-        for pair in grads.into_iter().flatten() {
-            be.free(pair.a);
-            be.free(pair.b);
+        free(be, grads);
+    }
+
+    fn left_out(&mut self, be: &mut B, _: usize) {
+        if let Some(grads) = self.current.take() {
+            free(be, grads);
         }
+    }
+}
+
+fn free<B: Backend>(be: &mut B, pairs: BlockPairs) {
+    for pair in pairs.into_iter().flatten() {
+        be.free(pair.a);
+        be.free(pair.b);
     }
 }
 
@@ -402,8 +461,8 @@ pub(super) fn record(
                 let along = Directional { directions: 1, ..along };
                 session.slopes(&along, (0, 0), batch.targets(), &mut |each| each(batch));
             }
-            (Estimator::Exact, Update::Accumulate) => drop(session.accumulate(batch, batch.targets())),
-            (Estimator::Exact, Update::PerBlock) => drop(session.step_per_block(batch, 0.0)),
+            (_, Update::Accumulate) => drop(session.accumulate(batch, batch.targets())),
+            (_, Update::PerBlock) => drop(session.step_per_block(batch, 0.0)),
         }
     }
     if let Some(batch) = &shapes.eval {

@@ -10,6 +10,7 @@ mod goldens;
 mod gradients_f64;
 mod greedy;
 mod head_tiles;
+mod lcsb;
 mod merge;
 mod merge_identity;
 mod nan_loss;

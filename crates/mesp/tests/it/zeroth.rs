@@ -204,8 +204,12 @@ fn config(dir: &std::path::Path, steps: usize) -> RunConfig {
 }
 
 /// Runs `steps` steps of a run of 20, from a checkpoint after the first.
-fn train(case: &Case, along: Directional, dir: &std::path::Path, resume: bool) -> Session<Cpu<f32>> {
-    let mut opts = options(case, along);
+pub(crate) fn train(
+    case: &Case,
+    mut opts: Options,
+    dir: &std::path::Path,
+    resume: bool,
+) -> Session<Cpu<f32>> {
     opts.weight_decay = 0.01;
     let mut session = case.session::<f32>(opts, 2);
     let config = config(dir, 20);
@@ -223,7 +227,7 @@ fn train(case: &Case, along: Directional, dir: &std::path::Path, resume: bool) -
 }
 
 /// Variants of the method.
-fn variants() -> [Directional; 5] {
+fn variants() -> [Directional; 7] {
     [
         Directional::MEZO,
         Directional {
@@ -232,6 +236,8 @@ fn variants() -> [Directional; 5] {
             ..Directional::MEZO
         },
         Directional::FORWARD,
+        Directional { sparsity: 0.7, ..Directional::MEZO },
+        Directional { sparsity: 0.4, blocks: Blocks { first: 0, last: 0 }, ..Directional::FORWARD },
         Directional { directions: 2, blocks: Blocks { first: 1, last: 1 }, ..Directional::FORWARD },
         Directional { momentum: 0.6, distribution: Distribution::Rademacher, ..Directional::MEZO },
     ]
@@ -242,7 +248,7 @@ fn a_replayed_and_a_resumed_run_are_the_run() {
     let case = Case::load("qwen2");
     for along in variants() {
         let dir = tempfile::tempdir().expect("a folder");
-        let trained = bits(&parameters(&train(&case, along, dir.path(), false)));
+        let trained = bits(&parameters(&train(&case, options(&case, along), dir.path(), false)));
 
         let log = replay::read(&dir.path().join(replay::FILE)).expect("a log");
         assert_eq!(log.slopes.len(), 20);
@@ -253,10 +259,64 @@ fn a_replayed_and_a_resumed_run_are_the_run() {
         let refused = log.header.apply(&mut again, &log.slopes).expect_err("another start");
         assert!(refused.to_string().contains("digest"), "{refused}");
 
-        let resumed = train(&case, along, dir.path(), true);
+        let resumed = train(&case, options(&case, along), dir.path(), true);
         assert_eq!(bits(&parameters(&resumed)), trained, "{along:?}");
         let after = replay::read(&dir.path().join(replay::FILE)).expect("a log");
         assert_eq!(after.slopes, log.slopes);
+    }
+}
+
+/// Values above their matrix's bound at the start stay for the whole run, others move; a matrix of zeros moves as a
+/// whole; the slope is that along the masked direction, and so is the estimate.
+#[test]
+fn sparse_directions_leave_large_values_alone() {
+    let case = Case::load("llama");
+    let along = Directional { sparsity: 0.75, ..Directional::FORWARD };
+    let mut session = case.session::<f64>(Options { gradients: true, ..options(&case, along) }, 2);
+    // B of the first adapter as in a new one.
+    let zero_b = |session: &mut Session<Cpu<f64>>| {
+        let (be, params, _) = session.state_mut();
+        let b = mesp::adapter::matrices_mut(params).nth(1).expect("B");
+        mesp_device::Backend::zero(be, b.view_mut());
+    };
+    zero_b(&mut session);
+    let before = parameters(&session);
+    session.bound(along.sparsity);
+    let bounds = session.bounds().values().to_vec();
+    assert_eq!(bounds.len(), before.len());
+    assert_eq!(bounds[1], f32::MAX);
+    let large = |m: usize, x: f64| x.abs() as f32 > bounds[m];
+    for (m, values) in before.iter().enumerate().filter(|(m, _)| *m != 1) {
+        let share = values.iter().filter(|x| large(m, **x)).count() as f64 / values.len() as f64;
+        assert!((share - 0.75).abs() < 0.05, "{m}: {share}");
+    }
+    let targets = case.batch.targets();
+    session.gradient((5, 1), targets, &mut |each| each(&case.batch));
+    let estimate = gradients(&session);
+    let slope = session.slope(&case.batch, targets, along.ray(5, 1, 0)).1;
+    // z∘mask is the estimate over the slope.
+    let z: Vec<Vec<f64>> =
+        estimate.iter().map(|e| e.iter().map(|e| e / f64::from(slope as f32)).collect()).collect();
+    for (m, (z, values)) in z.iter().zip(&before).enumerate() {
+        assert!(z.iter().zip(values).all(|(z, x)| (*z == 0.0) == large(m, *x)), "{m}");
+    }
+    let mut exact = case.session::<f64>(case.options(mesp_policy()), 2);
+    zero_b(&mut exact);
+    exact.accumulate(&case.batch, targets);
+    let gradient = gradients(&exact);
+    let norm = dot(&gradient, &gradient).sqrt();
+    assert!((dot(&gradient, &z) - slope).abs() < 1e-6 * norm, "{slope}");
+    // A difference sees the same mask on both sides.
+    let mut mezo = case.session::<f64>(options(&case, Directional::MEZO), 2);
+    zero_b(&mut mezo);
+    mezo.set_bounds(session.bounds().clone());
+    let [plus, minus] = [1e-5, -1e-5].map(|by| mezo.probe(&case.batch, by, along.ray(5, 1, 0)).nats);
+    assert!(((plus - minus) / 2e-5 / targets as f64 - slope).abs() < 1e-5 * norm);
+    for step in 2..6 {
+        session.drift(1.0, 0.01, along.ray(5, step, 0));
+    }
+    for (m, (now, values)) in parameters(&session).iter().zip(&before).enumerate() {
+        assert!(now.iter().zip(values).all(|(now, x)| (now == x) == large(m, *x)), "{m}");
     }
 }
 
@@ -275,7 +335,7 @@ fn a_thousand_steps_replay_to_the_bit() {
         kind: ScheduleKind::parse("cosine").expect("a schedule"),
     };
     let header = replay::Replay::new(&session, along, schedule, &config(dir.path(), 1000));
-    let mut log = replay::Log::open(&dir.path().join("log"), &header, 0).expect("a log").0;
+    let mut log = replay::Log::open(&dir.path().join("log"), &header, 0).expect("a log").log;
     for slope in &slopes {
         log.append(slope).expect("a record");
     }
@@ -293,7 +353,7 @@ fn a_thousand_steps_replay_to_the_bit() {
 fn damaged_logs_are_refused_and_torn_ends_are_cut() {
     let case = Case::load("qwen2");
     let dir = tempfile::tempdir().expect("a folder");
-    train(&case, Directional::MEZO, dir.path(), false);
+    train(&case, options(&case, Directional::MEZO), dir.path(), false);
     let path = dir.path().join(replay::FILE);
     let whole = std::fs::read(&path).expect("the log");
     let read = |bytes: &[u8]| {
