@@ -45,21 +45,18 @@ fn step(session: &mut Session<Cpu<f32>>, batch: &Batch, update: Update) {
 /// One step by slopes, or of a surrogate, and one evaluation.
 fn estimated(session: &mut Session<Cpu<f32>>, batch: &Batch) {
     let step = session.steps() + 1;
-    match session.options().estimator {
-        Estimator::Directional(along) => {
-            let ray = along.ray(1, step, 0);
-            let nats = match along.slope {
-                Slope::Difference { eps, .. } => session.probe(batch, eps, ray).nats,
-                Slope::Tangent => session.slope(batch, batch.targets(), ray).0.nats,
-            };
-            assert!(nats.is_finite());
-            session.advance();
-            session.drift(1.0, 1e-3, ray);
-        }
-        _ => {
-            session.accumulate(batch, batch.targets());
-            session.apply(1e-3, 1.0);
-        }
+    if let Estimator::Directional(along) = session.options().estimator {
+        let ray = along.ray(1, step, 0);
+        let nats = match along.slope {
+            Slope::Difference { eps, .. } => session.probe(batch, eps, ray).nats,
+            Slope::Tangent => session.slope(batch, batch.targets(), ray).0.nats,
+        };
+        assert!(nats.is_finite());
+        session.advance();
+        session.drift(1.0, 1e-3, ray);
+    } else {
+        session.accumulate(batch, batch.targets());
+        session.apply(1e-3, 1.0);
     }
     assert!(session.evaluate(batch).iter().all(|l| l.nats().is_finite()));
 }

@@ -156,7 +156,8 @@ fn start(args: &BenchGradientsArgs, files: &[OsString], cache: &Path) -> Result<
     if args.adapter.is_none() {
         // Directions of estimates are of steps 1 and later.
         let distribution = Distribution::Gaussian;
-        let noise = Noise { seed: ready.seed, step: 0, direction: 0, tensor: 0, distribution };
+        let noise =
+            Noise { seed: ready.seed, step: 0, direction: 0, tensor: 0, distribution, below: f32::MAX };
         ready.session.drift(1.0, args.moved, Ray { noise, blocks: Blocks::ALL });
     }
     Ok(values(ready.session.backend(), ready.session.params()))
