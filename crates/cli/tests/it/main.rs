@@ -22,6 +22,7 @@ mod lost_file;
 mod merge;
 mod no_space;
 mod outputs;
+mod replay;
 mod results;
 mod resume;
 mod runs;
