@@ -9,7 +9,7 @@ use super::{Compute, SharedArgs};
 #[derive(Debug, Args)]
 pub(crate) struct BenchGradientsArgs {
     /// Methods to compare: mesp, mesp-bf16, forward, mezo, mezo-signs, mezo-one-sided,
-    /// mezo-16 [default: all]
+    /// mezo-sparse, lcsb, mezo-16 [default: all]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub(crate) methods: Vec<String>,
     /// Another method: a name and options of `mesp grads`; may be given several times
@@ -78,8 +78,8 @@ pub(crate) struct BenchGradientsArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchConvergenceArgs {
-    /// Methods to run, the first one is what others are compared with: mesp, mesp-sgd, forward, mezo,
-    /// mezo-8 [default: all]
+    /// Methods to run, the first one is what others are compared with: mesp, mesp-sgd, lcsb, forward,
+    /// mezo, mezo-sparse, mezo-8 [default: all]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub(crate) methods: Vec<String>,
     /// Another method: a name and options of `mesp train`; may be given several times, each with its --rates

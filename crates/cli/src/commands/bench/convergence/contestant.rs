@@ -11,20 +11,22 @@ pub(super) struct Contestant {
     pub(super) name: String,
     /// Options of `mesp train`.
     pub(super) options: Vec<String>,
-    /// Whether its steps follow the exact gradient; others may take more of them.
-    pub(super) exact: bool,
+    /// Whether its steps follow an estimate of the gradient: then it may take more of them.
+    pub(super) estimate: bool,
     pub(super) rates: Vec<f64>,
 }
 
-/// A known contestant: name, options, whether it is exact, rates.
+/// A known contestant: name, options, whether it estimates, rates.
 type Known = (&'static str, &'static [&'static str], bool, &'static [f64]);
 
-const KNOWN: [Known; 5] = [
-    ("mesp", &["--method=mesp", "--optimizer=adamw"], true, &[1e-3, 3e-3, 1e-2]),
-    ("mesp-sgd", &["--method=mesp", "--optimizer=sgd", "--max-grad-norm=0"], true, &[0.03, 0.1, 0.3, 1.0]),
-    ("forward", &["--method=forward"], false, &[1e-4, 3e-4, 1e-3, 3e-3]),
-    ("mezo", &["--method=mezo", "--eps=1e-3"], false, &[1e-4, 3e-4, 1e-3, 3e-3]),
-    ("mezo-8", &["--method=mezo", "--eps=1e-3", "--directions=8"], false, &[1e-3, 3e-3, 1e-2]),
+const KNOWN: [Known; 7] = [
+    ("mesp", &["--method=mesp", "--optimizer=adamw"], false, &[1e-3, 3e-3, 1e-2]),
+    ("mesp-sgd", &["--method=mesp", "--optimizer=sgd", "--max-grad-norm=0"], false, &[0.03, 0.1, 0.3, 1.0]),
+    ("lcsb", &["--method=lcsb", "--optimizer=adamw"], false, &[1e-3, 3e-3, 1e-2]),
+    ("forward", &["--method=forward"], true, &[1e-4, 3e-4, 1e-3, 3e-3]),
+    ("mezo", &["--method=mezo", "--eps=1e-3"], true, &[1e-4, 3e-4, 1e-3, 3e-3]),
+    ("mezo-sparse", &["--method=mezo", "--eps=1e-3", "--sparsity=0.75"], true, &[1e-4, 3e-4, 1e-3, 3e-3]),
+    ("mezo-8", &["--method=mezo", "--eps=1e-3", "--directions=8"], true, &[1e-3, 3e-3, 1e-2]),
 ];
 
 /// Those that were asked for, in order; the first is what others are compared with.
@@ -36,7 +38,7 @@ pub(super) fn chosen(args: &BenchConvergenceArgs) -> Result<Vec<Contestant>> {
         args.methods.clone()
     };
     for name in &names {
-        let Some((_, options, exact, rates)) = KNOWN.iter().find(|k| k.0 == name) else {
+        let Some((_, options, estimate, rates)) = KNOWN.iter().find(|k| k.0 == name) else {
             let known = KNOWN.map(|k| k.0).join(", ");
             return Err(usage(
                 format!("--methods: {name:?} is unknown, expected some of {known}"),
@@ -46,14 +48,14 @@ pub(super) fn chosen(args: &BenchConvergenceArgs) -> Result<Vec<Contestant>> {
         all.push(Contestant {
             name: name.clone(),
             options: options.iter().map(|o| (*o).to_owned()).collect(),
-            exact: *exact,
+            estimate: *estimate,
             rates: rates.to_vec(),
         });
     }
     for text in &args.also {
         let (name, options) = super::super::named_options(text, "mesp train")?;
-        let exact = !super::super::is_estimate(&options);
-        all.push(Contestant { name, options, exact, rates: Vec::new() });
+        let estimate = super::super::is_estimate(&options);
+        all.push(Contestant { name, options, estimate, rates: Vec::new() });
     }
     for text in &args.rates {
         let (name, rates) = rates(text)?;
@@ -71,7 +73,7 @@ pub(super) fn chosen(args: &BenchConvergenceArgs) -> Result<Vec<Contestant>> {
             return Err(usage(format!("{:?} has no learning rates", c.name), hint));
         }
     }
-    if !all[0].exact {
+    if all[0].estimate {
         let problem = format!("{:?} comes first and is an estimate", all[0].name);
         return Err(usage(problem, "name an exact method first: others are compared with it"));
     }

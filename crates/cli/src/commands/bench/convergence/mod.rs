@@ -23,7 +23,7 @@ use crate::ui;
 use contestant::Contestant;
 use trial::{Track, Trial};
 
-/// Evaluations of an exact run, and of an estimate's.
+/// Evaluations of a run with backward passes, and of an estimate's.
 const EVALUATIONS: [usize; 2] = [20, 60];
 /// Share of an estimate's steps after which its learning rate is chosen.
 const SCREEN: usize = 10;
@@ -74,7 +74,7 @@ pub(super) fn run(args: &BenchConvergenceArgs) -> Result<()> {
 
     let mut entries = Vec::new();
     for who in contestants {
-        let longest = if who.exact { args.steps } else { args.steps.saturating_mul(args.factor) };
+        let longest = if who.estimate { args.steps.saturating_mul(args.factor) } else { args.steps };
         entries.push(compete(&track, who, longest)?);
     }
     let contest = Contest { levels: levels(&entries[0].best)?, entries };
@@ -124,9 +124,9 @@ fn track(args: &BenchConvergenceArgs, cache: &Path) -> Result<Track> {
 
 /// Chooses a learning rate, and runs with it.
 fn compete(track: &Track, who: Contestant, longest: usize) -> Result<Entry> {
-    let evaluations = EVALUATIONS[usize::from(!who.exact)];
+    let evaluations = EVALUATIONS[usize::from(who.estimate)];
     let every = (longest / evaluations).max(1);
-    let first = if who.exact || who.rates.len() == 1 { longest } else { (longest / SCREEN).max(1) };
+    let first = if who.estimate && who.rates.len() > 1 { (longest / SCREEN).max(1) } else { longest };
     let (mut tried, mut best): (Vec<(f64, usize, f64)>, Option<Trial>) = (Vec::new(), None);
     for rate in &who.rates {
         let trial = trial::run(track, &who, *rate, first, every.min(first));

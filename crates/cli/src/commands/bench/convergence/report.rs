@@ -67,7 +67,7 @@ fn entry(entry: &Entry, contest: &Contest) -> Value {
     json!({
         "name": who.name,
         "options": who.options,
-        "exact": who.exact,
+        "estimate": who.estimate,
         "learning_rate": best.rate,
         "tried": tried
             .iter()

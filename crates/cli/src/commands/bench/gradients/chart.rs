@@ -19,7 +19,7 @@ pub(super) fn cosines(measured: &Measured) -> String {
         (16.0, 22.0),
         "Cosine of an estimate with the exact gradient, by number of values",
     );
-    let random: Vec<_> = measured.entries.iter().filter(|e| e.way.random).collect();
+    let random: Vec<_> = measured.entries.iter().filter(|e| e.compared.expected_cos(1).is_some()).collect();
     let all = measured.reference.values() as f64;
     let smallest = random.iter().flat_map(|e| &e.compared.sizes).copied().min().unwrap_or(1) as f64;
     let lowest = random

@@ -4,7 +4,7 @@
 //! E‖ĝ − g‖² = (d + 1)/n·‖g‖² for gaussian z, (d − 1)/n for signs. For several directions E cos² is about
 //! n/(d + n − 1), which is right for n = 1 and for n → ∞.
 
-use mesp::method::Estimator;
+use mesp::method::{Blocks, Estimator};
 use mesp_device::Distribution;
 
 /// Sums over the seeds of one tensor, or of all.
@@ -124,11 +124,14 @@ impl Comparison {
         Some(((d + more) / n as f64).sqrt())
     }
 
+    /// Of an estimate that moves every value: theory is about these.
     fn directions(&self) -> Option<(usize, Distribution)> {
-        if let Estimator::Directional(along) = self.estimator {
-            return Some((along.directions, along.distribution));
+        match self.estimator {
+            Estimator::Directional(along) if along.sparsity == 0.0 && along.blocks == Blocks::ALL => {
+                Some((along.directions, along.distribution))
+            }
+            _ => None,
         }
-        None
     }
 
     pub(super) fn gain(&self) -> Option<f64> {

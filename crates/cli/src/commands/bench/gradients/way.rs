@@ -20,13 +20,15 @@ pub(super) struct Way {
 /// A known way: name, options, whether it depends on a seed.
 type Known = (&'static str, &'static [&'static str], bool);
 
-const KNOWN: [Known; 7] = [
+const KNOWN: [Known; 9] = [
     ("mesp", &["--method=mesp"], false),
     ("mesp-bf16", &["--method=mesp", "--compute=bf16"], false),
     ("forward", &["--method=forward"], true),
     ("mezo", &["--method=mezo", "--eps=1e-3"], true),
     ("mezo-signs", &["--method=mezo", "--eps=1e-3", "--noise=rademacher"], true),
     ("mezo-one-sided", &["--method=mezo", "--eps=1e-3", "--one-sided"], true),
+    ("mezo-sparse", &["--method=mezo", "--eps=1e-3", "--sparsity=0.75"], true),
+    ("lcsb", &["--method=lcsb"], true),
     ("mezo-16", &["--method=mezo", "--eps=1e-3", "--directions=16"], true),
 ];
 

@@ -133,7 +133,7 @@ impl Memory<'_> {
                 ours("mesp-least")
             );
         }
-        page.push_str("\nThe published MeZO needs as much memory as the published MeBP, since both hold the logits of all tokens. Computed in tiles of words, a forward pass needs less than a third of either; what a step of exact gradients holds beyond it are the inputs of the blocks and one block at work.\n");
+        page.push_str("\nThe published MeZO needs as much memory as the published MeBP, since both hold the logits of all tokens. Computed in tiles of words, a forward pass needs far less than either; what a step of exact gradients holds beyond it are the inputs of the blocks and one block at work.\n");
     }
 }
 
@@ -169,7 +169,7 @@ fn convergence(page: &mut String, document: &Value) {
     let s = &document["settings"];
     let _ = writeln!(
         page,
-        "\n## Convergence\n\nThe MeBP paper finds first-order steps ahead after 100 steps and MeZO behind them even after 100,000. Here: {} model and data, batch {}, rank {}, the best of a few constant learning rates each; {} steps of exact methods, {} times as many of estimates.\n",
+        "\n## Convergence\n\nThe MeBP paper finds first-order steps ahead after 100 steps and MeZO behind them even after 100,000. Here: {} model and data, batch {}, rank {}, the best of a few constant learning rates each; {} steps with backward passes, {} times as many of estimates. `lcsb` is a surrogate: it goes back through half of the blocks, drawn anew each step, and takes the others for constants.\n",
         s["model"].as_str().unwrap_or("?"),
         s["batch_size"],
         s["rank"],
@@ -189,7 +189,7 @@ fn convergence(page: &mut String, document: &Value) {
     for m in &methods {
         let reached =
             (0..levels.len()).map(|i| match (reached(m, i), methods.first().and_then(|f| reached(f, i))) {
-                (Some(step), Some(first)) if m["exact"] == false => {
+                (Some(step), Some(first)) if m["estimate"] == true => {
                     format!("{step} ({:.0}x)", step as f64 / first.max(1) as f64)
                 }
                 (Some(step), _) => step.to_string(),
