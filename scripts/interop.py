@@ -125,49 +125,113 @@ def made_by_peft(model, to, **settings):
     config = LoraConfig(r=4, lora_alpha=6, target_modules=targets, task_type="CAUSAL_LM", **settings)
     peft_model = get_peft_model(model, config).eval()
     for name, parameter in peft_model.named_parameters():
-        if "lora_" in name:
+        if "lora_magnitude_vector" in name:
+            # Away from the norms of the rows, which they begin at.
+            parameter.data.mul_(1 + 0.1 * torch.randn(parameter.shape))
+        elif "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.08)
     peft_model.save_pretrained(to)
     return peft_model
 
 
-def with_peft(family, golden, tmp):
+# Of modules that every family has.
+RANKS = {"down_proj": 2, "layers.1.self_attn.o_proj": 6}
+ALPHAS = {"o_proj": 11}
+# Kinds of adapters: what PEFT calls them, and what mesp train does.
+KINDS = {
+    "LoRA": ({}, []),
+    "rsLoRA": ({"use_rslora": True}, ["--rslora"]),
+    "patterns": (
+        {"rank_pattern": RANKS, "alpha_pattern": ALPHAS, "use_rslora": True},
+        ["--rslora", "--rank-pattern", ",".join(f"{k}={v}" for k, v in RANKS.items()),
+         "--alpha-pattern", ",".join(f"{k}={v}" for k, v in ALPHAS.items())],
+    ),
+    "regular expressions": (
+        {"rank_pattern": {r".*\.1\.mlp\..*": 3}, "alpha_pattern": {"[od]o?w?n?_proj": 5}},
+        ["--rank-pattern", r".*\.1\.mlp\..*=3", "--alpha-pattern", "[od]o?w?n?_proj=5"],
+    ),
+    "some layers": ({"layers_to_transform": [1]}, ["--layers", "1"]),
+    "DoRA": ({"use_dora": True}, ["--dora"]),
+    "DoRA with patterns": (
+        {"use_dora": True, "rank_pattern": RANKS, "alpha_pattern": ALPHAS, "layers_to_transform": [1]},
+        ["--dora", "--rank-pattern", ",".join(f"{k}={v}" for k, v in RANKS.items()),
+         "--alpha-pattern", "o_proj=11", "--layers", "1"],
+    ),
+}
+STEPS, RATE = 5, 0.05
+
+
+def trained_there(model, rows):
+    """Steps of SGD over all rows at once, by PyTorch."""
+    import torch
+
+    parameters = [p for name, p in model.named_parameters() if "lora_" in name]
+    for p in parameters:
+        p.requires_grad_(True)
+    optimizer = torch.optim.SGD(parameters, lr=RATE)
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        total, count = 0.0, 0
+        for row in rows:
+            labels = torch.tensor(row["labels"][1:])
+            keep = labels != -100
+            if keep.any():
+                logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1][keep]
+                total = total + torch.nn.functional.cross_entropy(logits, labels[keep], reduction="sum")
+                count += int(keep.sum())
+        (total / count).backward()
+        optimizer.step()
+    return model
+
+
+def train(golden, output, *settings):
     rows = golden / "rows.jsonl"
-    run = tmp / "run"
-    mesp("train", "--model", golden / "model", "--data", rows, "--output", run, "--steps", 12, "--rank", 4,
-         "--learning-rate", 0.02, "--compute", "f32")
-    model, wrong = loaded(torch_model(golden / "model"), run)
-    check(family, "trained here: keys that PEFT misses or does not expect", wrong, 0)
-    check(family, "trained here: logits in PEFT", apart(ours(golden / "model", run), theirs(model)), F32)
+    mesp("train", "--model", golden / "model", "--data", rows, "--output", output, "--compute", "f32", *settings)
+    return output
 
-    merged = tmp / "merged"
-    mesp("merge", "--model", golden / "model", "--adapter", run, "--output", merged, "--type", "f32")
-    there = theirs(model.merge_and_unload())
-    check(family, "merged here: logits in transformers, against PEFT's merge", apart(theirs(torch_model(merged)), there), F32)
 
-    kinds = {
-        "LoRA": {},
-        "rsLoRA": {"use_rslora": True},
-        "patterns": {
-            "rank_pattern": {"down_proj": 2, "layers.1.self_attn.o_proj": 6},
-            "alpha_pattern": {"o_proj": 11},
-            "use_rslora": True,
-        },
-    }
-    for kind, settings in kinds.items():
-        adapter = tmp / f"peft-{kind}"
-        model = made_by_peft(torch_model(golden / "model"), adapter, **settings)
+def with_peft(family, golden, tmp):
+    model_dir = golden / "model"
+    rows = [json.loads(line) for line in (golden / "rows.jsonl").read_text().splitlines()]
+    run = None
+    for kind, (settings, flags) in KINDS.items():
+        # Ours, there.
+        name = kind.replace(" ", "-")
+        made = train(golden, tmp / f"run-{name}", "--steps", 12, "--rank", 4, "--learning-rate", 0.02, *flags)
+        run = run or made
+        model, wrong = loaded(torch_model(model_dir), made)
+        check(family, f"{kind} trained here: keys that PEFT misses or does not expect", wrong, 0)
         there = theirs(model)
-        if kind != "patterns":
-            check(family, f"{kind} of PEFT: logits here", apart(ours(golden / "model", adapter), there), F32)
-        merged = tmp / f"merged-{kind}"
-        mesp("merge", "--model", golden / "model", "--adapter", adapter, "--output", merged, "--type", "f32")
+        check(family, f"{kind} trained here: logits in PEFT", apart(ours(model_dir, made), there), F32)
+        merged = tmp / f"merged-{name}"
+        mesp("merge", "--model", model_dir, "--adapter", made, "--output", merged, "--type", "f32")
+        there = theirs(model.merge_and_unload())
+        check(family, f"{kind} merged here: logits in transformers, against PEFT's merge", apart(theirs(torch_model(merged)), there), F32)
+
+        # PEFT's, here.
+        adapter = tmp / f"peft-{name}"
+        model = made_by_peft(torch_model(model_dir), adapter, **settings)
+        there = theirs(model)
+        check(family, f"{kind} of PEFT: logits here", apart(ours(model_dir, adapter), there), F32)
+        merged = tmp / f"merged-peft-{name}"
+        mesp("merge", "--model", model_dir, "--adapter", adapter, "--output", merged, "--type", "f32")
         check(family, f"{kind} of PEFT: logits of the model merged here", apart(ours(merged), there), F32)
+        went_on = train(
+            golden, tmp / f"on-{name}", "--adapter", adapter, "--steps", STEPS, "--learning-rate", RATE,
+            "--optimizer", "sgd", "--lr-schedule", "constant", "--warmup-ratio", 0, "--max-grad-norm", 0,
+            "--batch-size", len(rows),
+        )
+        after = theirs(trained_there(model, rows).eval())
+        check(family, f"{kind} of PEFT, trained on here and there: logits", apart(ours(model_dir, went_on), after), F32)
+        _, wrong = loaded(torch_model(model_dir), went_on)
+        check(family, f"{kind} of PEFT, trained on here: keys that PEFT misses or does not expect", wrong, 0)
+        if "use_dora" in settings:
+            continue
         # Around through the other layouts, and back.
-        chain = [adapter, tmp / f"{kind}.gguf", tmp / f"{kind}-mlx", tmp / f"{kind}-back"]
+        chain = [adapter, tmp / f"{name}.gguf", tmp / f"{name}-mlx", tmp / f"{name}-back"]
         for source, output, to in zip(chain, chain[1:], ["gguf", "mlx", "peft"]):
-            mesp("export", "--adapter", source, "--model", golden / "model", "--output", output, "--to", to)
-        model, wrong = loaded(torch_model(golden / "model"), chain[-1])
+            mesp("export", "--adapter", source, "--model", model_dir, "--output", output, "--to", to)
+        model, wrong = loaded(torch_model(model_dir), chain[-1])
         check(family, f"{kind}, by GGUF and mlx-lm: keys that PEFT misses or does not expect", wrong, 0)
         check(family, f"{kind}, by GGUF and mlx-lm: logits in PEFT", apart(theirs(model), there), F32)
     return run
@@ -203,7 +267,7 @@ def with_mlx(family, golden, run, tmp):
     from mlx_lm.utils import load_model
 
     mx.set_default_device(mx.cpu)
-    adapter, merged = tmp / "mlx", tmp / "merged"
+    adapter, merged = tmp / "mlx", tmp / "merged-LoRA"
     mesp("export", "--adapter", run, "--to", "mlx", "--output", adapter)
     # mlx-lm reads the rotation from the keys that transformers had before version 5.
     base_model = plain(golden, None if family == "gemma3_text" else family, tmp / "plain")

@@ -48,7 +48,10 @@ fn text(run: &Value, data: &Path, rows: usize) -> String {
         word("/tokens"),
         word("/target_tokens"),
     );
-    let scale = if word("/adapter/rslora") == "true" { " (rsLoRA)" } else { "" };
+    let is = |pointer: &str| word(pointer) == "true";
+    let kind =
+        [("/adapter/rslora", " (rsLoRA)"), ("/adapter/dora", " (DoRA)"), ("/adapter/freeze_a", ", A frozen")];
+    let scale: String = kind.into_iter().filter(|(pointer, _)| is(pointer)).map(|(_, name)| name).collect();
     let method = match run.pointer("/estimator/surrogate").and_then(Value::as_str) {
         Some(surrogate) => format!("{}, {surrogate}", word("/method")),
         None => word("/method"),

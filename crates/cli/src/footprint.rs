@@ -187,7 +187,8 @@ fn around(plan: &Plan, model: &Model, options: &Options, work: &Work) -> u64 {
     let layers = model.blocks.len();
     let sets = if options.training { 2 + options.optimizer.states() } else { 1 };
     let block = size_of::<Block>() + size_of::<Tape>() + sets * size_of::<BlockPairs>();
-    let named = 2 * options.adapter.targets.len() * layers * NAMED;
+    let each = 2 + usize::from(options.adapter.dora);
+    let named = each * options.adapter.targets.len() * layers * NAMED;
     let rows = work.shapes.targets() * size_of::<RowStat>();
     // Of each step, its loss and its time.
     let steps = work.steps * 2 * size_of::<f64>();

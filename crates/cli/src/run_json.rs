@@ -17,6 +17,7 @@ use mesp::source::Base;
 use mesp::train::{Summary, checkpoint};
 use mesp_device::Dtype;
 use mesp_formats::atomic::write_atomic;
+use mesp_formats::peft::Pattern;
 use serde_json::{Map, Value, json};
 
 use crate::footprint::Footprint;
@@ -59,9 +60,14 @@ impl About<'_> {
                 "rank": adapter.rank,
                 "alpha": adapter.alpha,
                 "rslora": adapter.rslora,
+                "dora": adapter.dora,
                 "targets": targets,
+                "rank_pattern": pattern(&adapter.ranks),
+                "alpha_pattern": pattern(&adapter.alphas),
+                "layers": adapter.layers,
                 "parameters": adapter.parameters(config),
                 "type": settings.options.adapter_type.name(),
+                "freeze_a": options.trained.freeze_a,
             },
             "method": options.method_name,
             "estimator": estimator_json(options.estimator),
@@ -70,6 +76,7 @@ impl About<'_> {
             "compute": self.numbers.name(),
             "optimizer": options.optimizer.name(),
             "learning_rate": run.learning_rate,
+            "lora_plus_ratio": options.trained.b_ratio,
             "lr_schedule": run.schedule.name(),
             "warmup_ratio": run.warmup_ratio,
             "weight_decay": options.weight_decay,
@@ -88,6 +95,12 @@ impl About<'_> {
         });
         if let Value::Object(map) = fields { map } else { Map::new() }
     }
+}
+
+/// A pattern as an object; none where it says nothing.
+pub(crate) fn pattern<T: Copy + Into<Value>>(pattern: &Pattern<T>) -> Option<Map<String, Value>> {
+    let entries = pattern.entries().iter().map(|(name, number)| (name.clone(), (*number).into()));
+    (!pattern.is_empty()).then(|| entries.collect())
 }
 
 /// What is known of a finished run.

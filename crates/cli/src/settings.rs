@@ -1,5 +1,6 @@
 //! What was typed, as what it means: every default and every rule that ties options together.
 
+mod adapter;
 mod directional;
 
 pub(crate) use directional::{SURROGATE, estimator_json};
@@ -8,16 +9,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
-use mesp::adapter::{AdapterConfig, Projection, peft};
+use mesp::adapter::{AdapterConfig, peft};
 use mesp::method::{Estimator, Method};
-use mesp::optim::{OptimizerKind, ScheduleKind};
+use mesp::model::Config;
+use mesp::optim::{OptimizerKind, ScheduleKind, Trained};
 use mesp::source::Base;
 use mesp::tape::{Policy, Residency, Tiles};
 use mesp::train::{Length, Options, Reaction, RunConfig, Update};
 use mesp_device::Elem;
 use serde_json::{Value, json};
 
-use crate::args::{AdapterArgs, CommonArgs, MethodArgs, UpdateArg};
+use crate::args::{CommonArgs, MethodArgs, UpdateArg};
 use crate::inputs::usage;
 
 /// The meaning of the common options.
@@ -29,6 +31,8 @@ pub(crate) struct Settings {
     pub(crate) auto: bool,
     /// Whether checkpoints may go to a file although that was not asked for.
     pub(crate) may_spill: bool,
+    /// Whether the adapter's settings were typed.
+    new_adapter: bool,
 }
 
 impl Settings {
@@ -80,7 +84,7 @@ impl Settings {
         let name = m.method.as_deref().unwrap_or("auto");
         let method = if estimator == Estimator::Exact { Method::parse(name)? } else { Method::Mesp };
         let options = Options {
-            adapter: adapter(&args.adapter)?,
+            adapter: adapter::config(&args.adapter)?,
             adapter_type: args.adapter.adapter_type.map_or(Elem::Full, Into::into),
             method_name: if estimator == Estimator::Exact { method.name() } else { name }.to_owned(),
             estimator,
@@ -91,13 +95,25 @@ impl Settings {
                 s.momentum,
             )?,
             weight_decay: s.weight_decay,
+            trained: trained(args, exact)?,
             seed: s.seed,
             gradients: false,
             training: true,
         };
         let auto = name == "auto" && m.mlp_rows.is_none() && m.head_rows.is_none();
         let base = Base::parse(&args.model.base)?;
-        Ok(Self { options, run, base, auto, may_spill: m.checkpoints.is_none() })
+        let new_adapter = args.adapter.adapter.is_none();
+        Ok(Self { options, run, base, auto, may_spill: m.checkpoints.is_none(), new_adapter })
+    }
+
+    /// Refuses an adapter that does not fit the model, and names of modules that mean nothing on it.
+    pub(crate) fn fit(&self, config: &Config) -> Result<()> {
+        let adapter = &self.options.adapter;
+        adapter.fits(config)?;
+        // Of an adapter from elsewhere, names that mean nothing do no harm.
+        let Some(name) = adapter.unused(config).filter(|_| self.new_adapter) else { return Ok(()) };
+        let problem = format!("a pattern names {name:?}, and no module with an adapter is called that");
+        Err(usage(problem, format!("name modules as in {}", adapter.paths(config).first().map_or("", |p| p))))
     }
 }
 
@@ -142,48 +158,20 @@ fn policy(method: Method, args: &MethodArgs) -> Result<Policy> {
     Ok(Policy { tiles, residency, activations, ..policy })
 }
 
-/// The adapter's settings: those of the adapter to start from, or new ones.
-fn adapter(args: &AdapterArgs) -> Result<AdapterConfig> {
-    let targets = args.target_modules.as_deref().map(AdapterConfig::parse_targets).transpose()?;
-    if let Some(dir) = &args.adapter {
-        let config = peft::load_config(dir)?;
-        return same_or_unsaid(args, targets.as_ref(), dir, &config).map(|()| config);
+/// Which parts of the adapter are trained.
+fn trained(args: &CommonArgs, exact: bool) -> Result<Trained> {
+    let a = &args.adapter;
+    if !exact && (a.freeze_a || a.lora_plus_ratio.is_some()) {
+        let name = if a.freeze_a { "--freeze-a" } else { "--lora-plus-ratio" };
+        let problem = format!("{name} cannot be combined with an estimate");
+        return Err(usage(problem, "leave it out: --method mezo and forward move A and B together"));
     }
-    let rank = args.rank.unwrap_or(8);
-    let alpha = args.alpha.unwrap_or(2.0 * rank as f64);
-    if rank == 0 {
-        return Err(usage("--rank is 0, expected 1 or more", "leave it out for rank 8"));
+    let b_ratio = a.lora_plus_ratio.unwrap_or(Trained::ALIKE.b_ratio);
+    if !(b_ratio.is_finite() && b_ratio > 0.0) {
+        let problem = format!("--lora-plus-ratio is {b_ratio}, expected a positive number");
+        return Err(usage(problem, "leave it out for one learning rate"));
     }
-    if !alpha.is_finite() {
-        let problem = format!("--alpha is {alpha}, expected a number");
-        return Err(usage(problem, "leave it out for twice the rank"));
-    }
-    let targets = targets.map_or_else(|| AdapterConfig::parse_targets("all-linear"), Ok)?;
-    Ok(AdapterConfig { rank, alpha, rslora: args.rslora, targets })
-}
-
-/// Refuses options that contradict the adapter to start from.
-fn same_or_unsaid(
-    args: &AdapterArgs,
-    targets: Option<&Vec<Projection>>,
-    dir: &Path,
-    config: &AdapterConfig,
-) -> Result<()> {
-    let names = |list: &[Projection]| list.iter().map(|p| p.name()).collect::<Vec<_>>().join(",");
-    let typed_and_found = if let Some(rank) = args.rank.filter(|rank| *rank != config.rank) {
-        (format!("--rank {rank}"), config.rank.to_string())
-    } else if let Some(alpha) = args.alpha.filter(|alpha| (alpha - config.alpha).abs() > 0.0) {
-        (format!("--alpha {alpha}"), config.alpha.to_string())
-    } else if let Some(list) = targets.filter(|list| **list != config.targets) {
-        (format!("--target-modules {}", names(list)), names(&config.targets))
-    } else if args.rslora && !config.rslora {
-        ("--rslora".to_owned(), "the scale alpha/rank".to_owned())
-    } else {
-        return Ok(());
-    };
-    let (typed, found) = typed_and_found;
-    let problem = format!("{typed} was given, and the adapter in {} has {found}", dir.display());
-    Err(usage(problem, "an adapter to start from brings its own; leave the option out"))
+    Ok(Trained { freeze_a: a.freeze_a, b_ratio })
 }
 
 /// The settings of an adapter to compute with, or none.

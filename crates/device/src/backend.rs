@@ -46,7 +46,7 @@ pub enum Probs<'a> {
 /// Every operation panics when shapes disagree: shapes follow from the model, so a disagreement is a mistake
 /// in the program and never in a user's file. The same holds for buffers in bf16 where they are not provided
 /// for: they are for `load`, `store`, `zero`, `copy`, for factors of products, for the outputs of `rms_norm`, for
-/// `gated_in_place` and its gradient (gate and up alike), and for parameters.
+/// `gated_in_place` and its gradient (gate and up alike), for parameters, and where DoRA's operations say so.
 pub trait Backend {
     /// Names the program whose allocations follow, from its first.
     fn begin(&mut self, program: Program);
@@ -159,6 +159,25 @@ pub trait Backend {
     }
     /// `y = alpha·a·b` in a form, or `y +=`: the small products of adapters.
     fn product(&mut self, y: ViewMut<'_>, form: Form, a: View<'_>, b: View<'_>, alpha: f64, accumulate: bool);
+
+    /// `to_j = ‖W_j‖²`
+    fn row_squares(&mut self, to: ViewMut<'_>, w: &Weight);
+    /// `gain_j = m_j/n_j` and `inverse_j = 1/n_j`, where `n_j² = ‖W_j‖² + 2s·B_j·P_j + s²·B_j·G·B_jᵀ`: the norm of
+    /// row j of `W + s·B·A`, for `P = A·Wᵀ` and `G = A·Aᵀ`. B may be in bf16.
+    fn dora_gains(
+        &mut self,
+        gain_inverse: (ViewMut<'_>, ViewMut<'_>),
+        m_squares: (View<'_>, View<'_>),
+        b: View<'_>,
+        p_g: (View<'_>, View<'_>),
+        scale: f64,
+    );
+    /// `y[t] ← gain∘y[t] + b`; without bias `y` may be in bf16.
+    fn dora_gain(&mut self, y: ViewMut<'_>, gain: View<'_>, bias: Option<&[f32]>);
+    /// `y[t] += gain∘z[t] + b`
+    fn dora_gain_add(&mut self, y: ViewMut<'_>, z: View<'_>, gain: View<'_>, bias: Option<&[f32]>);
+    /// `dm += Σ_t dy[t]∘z[t]∘inverse`; `dy` may be in bf16.
+    fn dora_magnitude_grad(&mut self, dm: ViewMut<'_>, dy: View<'_>, z: View<'_>, inverse: View<'_>);
 
     /// `gate ← f(gate)∘up`
     fn gated_in_place(&mut self, f: Gate, gate: ViewMut<'_>, up: View<'_>);

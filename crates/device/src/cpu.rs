@@ -446,6 +446,48 @@ impl<R: Real> Backend for Cpu<R> {
         }
     }
 
+    fn row_squares(&mut self, to: ViewMut<'_>, w: &Weight) {
+        let to = self.write(to);
+        for part in w.stretches(self.resident.is_some()) {
+            self.using(&part.weight);
+            kernels::row_squares(&mut to[part.rows.clone()], part.weight.view(), Par::on(&self.pool));
+        }
+    }
+
+    fn dora_gains(
+        &mut self,
+        (gain, inverse): (ViewMut<'_>, ViewMut<'_>),
+        (m, squares): (View<'_>, View<'_>),
+        b: View<'_>,
+        (p, g): (View<'_>, View<'_>),
+        scale: f64,
+    ) {
+        let to = (self.write(gain), self.write(inverse));
+        let (factors, products) = ((self.read(m), self.read(squares)), (self.read(p), self.read(g)));
+        let par = Par::on(&self.pool);
+        kernels::dora_gains(to, factors, self.values(b), products, R::from_f64(scale), par);
+    }
+
+    fn dora_gain(&mut self, y: ViewMut<'_>, gain: View<'_>, bias: Option<&[f32]>) {
+        let (gain, par) = (self.read(gain), Par::on(&self.pool));
+        match self.values_mut(y) {
+            ValuesMut::Full(y) => kernels::dora_gain(y, gain, bias, par),
+            ValuesMut::Bf16(y) => {
+                assert!(bias.is_none(), "bf16 takes no bias");
+                kernels::dora_gain_bf16(y, gain, par);
+            }
+        }
+    }
+
+    fn dora_gain_add(&mut self, y: ViewMut<'_>, z: View<'_>, gain: View<'_>, bias: Option<&[f32]>) {
+        kernels::dora_gain_add(self.write(y), self.read(z), self.read(gain), bias, Par::on(&self.pool));
+    }
+
+    fn dora_magnitude_grad(&mut self, dm: ViewMut<'_>, dy: View<'_>, z: View<'_>, inverse: View<'_>) {
+        let (dy, par) = (self.values(dy), Par::on(&self.pool));
+        kernels::dora_magnitude_grad(self.write(dm), dy, self.read(z), self.read(inverse), par);
+    }
+
     fn gated_in_place(&mut self, f: Gate, gate: ViewMut<'_>, up: View<'_>) {
         let par = Par::on(&self.pool);
         match (self.values_mut(gate), self.values(up)) {

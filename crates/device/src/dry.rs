@@ -205,6 +205,19 @@ impl Backend for Dry {
         let depth = if form == Form::LeftTransposed { a.rows } else { a.cols };
         self.multiplied(y.rows, y.cols, depth, PLAIN);
     }
+    fn row_squares(&mut self, _: ViewMut<'_>, _: &Weight) {}
+    fn dora_gains(
+        &mut self,
+        _: (ViewMut<'_>, ViewMut<'_>),
+        _: (View<'_>, View<'_>),
+        _: View<'_>,
+        _: (View<'_>, View<'_>),
+        _: f64,
+    ) {
+    }
+    fn dora_gain(&mut self, _: ViewMut<'_>, _: View<'_>, _: Option<&[f32]>) {}
+    fn dora_gain_add(&mut self, _: ViewMut<'_>, _: View<'_>, _: View<'_>, _: Option<&[f32]>) {}
+    fn dora_magnitude_grad(&mut self, _: ViewMut<'_>, _: View<'_>, _: View<'_>, _: View<'_>) {}
     fn gated_in_place(&mut self, _: Gate, _: ViewMut<'_>, _: View<'_>) {}
     fn gated_tangent_in_place(&mut self, _: Gate, _: ViewMut<'_>, _: View<'_>, _: [View<'_>; 2]) {}
     fn gated_backward_in_place(&mut self, _: Gate, _: ViewMut<'_>, _: ViewMut<'_>, _: View<'_>) {}

@@ -238,6 +238,29 @@ impl<B: Backend> Backend for Dual<'_, B> {
         self.be.product(y, form, a, b, alpha, accumulate);
     }
 
+    fn row_squares(&mut self, _: ViewMut<'_>, _: &Weight) {
+        without("row_squares")
+    }
+    fn dora_gains(
+        &mut self,
+        _: (ViewMut<'_>, ViewMut<'_>),
+        _: (View<'_>, View<'_>),
+        _: View<'_>,
+        _: (View<'_>, View<'_>),
+        _: f64,
+    ) {
+        without("dora_gains")
+    }
+    fn dora_gain(&mut self, _: ViewMut<'_>, _: View<'_>, _: Option<&[f32]>) {
+        without("dora_gain")
+    }
+    fn dora_gain_add(&mut self, _: ViewMut<'_>, _: View<'_>, _: View<'_>, _: Option<&[f32]>) {
+        without("dora_gain_add")
+    }
+    fn dora_magnitude_grad(&mut self, _: ViewMut<'_>, _: View<'_>, _: View<'_>, _: View<'_>) {
+        without("dora_magnitude_grad")
+    }
+
     fn gated_in_place(&mut self, f: Gate, gate: ViewMut<'_>, up: View<'_>) {
         let up_t = self.tangents.must(up);
         self.be.gated_tangent_in_place(f, self.tangents.to(&gate), up_t, [gate.view(), up]);

@@ -355,6 +355,38 @@ impl<B: Backend> Backend for Timed<B> {
         self.product(op, "", work, |be| be.product(y, form, a, b, alpha, accumulate));
     }
 
+    fn row_squares(&mut self, to: ViewMut<'_>, w: &Weight) {
+        let (name, values) = (self.named(w), w.rows() * w.cols());
+        self.product("row_squares", name, (2 * values as u64, view_mut(&to), w.bytes()), |b| {
+            b.row_squares(to, w);
+        });
+    }
+
+    fn dora_gains(
+        &mut self,
+        to: (ViewMut<'_>, ViewMut<'_>),
+        factors: (View<'_>, View<'_>),
+        b: View<'_>,
+        products: (View<'_>, View<'_>),
+        scale: f64,
+    ) {
+        let values = view(&b) + view(&products.0) + 4 * view_mut(&to.0);
+        self.pass("dora_gains", values, |be| be.dora_gains(to, factors, b, products, scale));
+    }
+
+    fn dora_gain(&mut self, y: ViewMut<'_>, gain: View<'_>, bias: Option<&[f32]>) {
+        self.pass("dora_gain", 2 * view_mut(&y), |b| b.dora_gain(y, gain, bias));
+    }
+
+    fn dora_gain_add(&mut self, y: ViewMut<'_>, z: View<'_>, gain: View<'_>, bias: Option<&[f32]>) {
+        self.pass("dora_gain_add", 3 * view(&z), |b| b.dora_gain_add(y, z, gain, bias));
+    }
+
+    fn dora_magnitude_grad(&mut self, dm: ViewMut<'_>, dy: View<'_>, z: View<'_>, inverse: View<'_>) {
+        let values = view(&dy) + view(&z);
+        self.pass("dora_magnitude_grad", values, |b| b.dora_magnitude_grad(dm, dy, z, inverse));
+    }
+
     fn gated_in_place(&mut self, f: Gate, gate: ViewMut<'_>, up: View<'_>) {
         self.pass("gated", 3 * view(&up), |be| be.gated_in_place(f, gate, up));
     }

@@ -13,12 +13,14 @@ use crate::json::{Fields, parse_object, read_text};
 use crate::{Error, Result};
 
 mod name;
+pub(crate) mod pattern;
 pub(crate) mod refuse;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use name::parent;
 pub use name::{Matrix, parse_tensor_name, tensor_name};
+pub use pattern::Pattern;
 
 /// The configuration's name in an adapter's folder.
 pub const CONFIG_FILE: &str = "adapter_config.json";
@@ -47,19 +49,23 @@ pub struct AdapterConfig {
     pub lora_alpha: f64,
     /// Whether the scale divides by the root of the rank.
     pub use_rslora: bool,
+    /// Whether rows of the adapted weights have magnitudes of their own (DoRA).
+    pub use_dora: bool,
     /// Dropout in the training that made it. The engine does none: a reader may say that it is ignored.
     /// [`write`](Self::write) puts down 0.
     pub lora_dropout: f64,
     /// The modules it is on, from [`MODULES`].
     pub target_modules: Vec<String>,
-    /// Ranks of single modules; empty after reading, since others are refused.
-    pub rank_pattern: BTreeMap<String, usize>,
-    /// Alphas of single modules; empty after reading, since others are refused.
-    pub alpha_pattern: BTreeMap<String, f64>,
+    /// Ranks of single modules.
+    pub rank_pattern: Pattern<usize>,
+    /// Alphas of single modules.
+    pub alpha_pattern: Pattern<f64>,
+    /// The layers it is on; none for all.
+    pub layers: Option<Vec<usize>>,
 }
 
 impl AdapterConfig {
-    /// The factor on the adapter's output: `α/r`, or `α/√r` for rsLoRA.
+    /// The factor on the adapter's output where no pattern says otherwise: `α/r`, or `α/√r` for rsLoRA.
     pub fn scale(&self) -> f64 {
         let rank = self.r as f64;
         self.lora_alpha / if self.use_rslora { rank.sqrt() } else { rank }
@@ -91,7 +97,7 @@ impl AdapterConfig {
     pub fn parse(path: &Path, json: &str) -> Result<Self> {
         let map = parse_object(path, json)?;
         let f = Fields::new(path, &map);
-        refuse::unsupported(&f, false)?;
+        refuse::unsupported(&f)?;
         // The default ones are PEFT's.
         let r = f.usize("r")?.unwrap_or(8);
         let lora_alpha = f.f64("lora_alpha")?.unwrap_or(8.0);
@@ -106,10 +112,12 @@ impl AdapterConfig {
             r,
             lora_alpha,
             use_rslora: f.bool("use_rslora")?.unwrap_or(false),
+            use_dora: f.bool("use_dora")?.unwrap_or(false),
             lora_dropout: f.f64("lora_dropout")?.unwrap_or(0.0),
             target_modules: target_modules(&f)?,
-            rank_pattern: BTreeMap::new(),
-            alpha_pattern: BTreeMap::new(),
+            rank_pattern: pattern::ranks(&f, "rank_pattern")?,
+            alpha_pattern: pattern::read(&f, "alpha_pattern")?,
+            layers: pattern::layers(&f)?,
         })
     }
 
@@ -129,10 +137,9 @@ impl AdapterConfig {
         format!("{:#}", self.to_value())
     }
 
-    /// What [`to_json`](Self::to_json) prints.
-    pub(crate) fn to_value(&self) -> Value {
+    fn to_value(&self) -> Value {
         let map: BTreeMap<&str, Value> = BTreeMap::from([
-            ("alpha_pattern", json!(self.alpha_pattern)),
+            ("alpha_pattern", self.alpha_pattern.json(number)),
             ("auto_mapping", Value::Null),
             ("base_model_name_or_path", json!(self.base_model)),
             ("bias", json!("none")),
@@ -141,7 +148,7 @@ impl AdapterConfig {
             ("init_lora_weights", json!(true)),
             ("layer_replication", Value::Null),
             ("layers_pattern", Value::Null),
-            ("layers_to_transform", Value::Null),
+            ("layers_to_transform", json!(self.layers)),
             ("loftq_config", json!({})),
             ("lora_alpha", number(self.lora_alpha)),
             ("lora_dropout", json!(0.0)),
@@ -150,11 +157,11 @@ impl AdapterConfig {
             ("modules_to_save", Value::Null),
             ("peft_type", json!("LORA")),
             ("r", json!(self.r)),
-            ("rank_pattern", json!(self.rank_pattern)),
+            ("rank_pattern", self.rank_pattern.json(|r| json!(r))),
             ("revision", Value::Null),
             ("target_modules", json!(self.target_modules)),
             ("task_type", json!("CAUSAL_LM")),
-            ("use_dora", json!(false)),
+            ("use_dora", json!(self.use_dora)),
             ("use_rslora", json!(self.use_rslora)),
         ]);
         map.into_iter().map(|(k, v)| (k.to_string(), v)).collect()
@@ -191,6 +198,12 @@ fn target_modules(f: &Fields<'_>) -> Result<Vec<String>> {
                 if !modules.iter().any(|m| m == name) {
                     modules.push(name.to_string());
                 }
+            }
+            Some("lm_head" | "embed_tokens") => {
+                return Err(wrong(&crate::json::shown(entry)).hint(
+                    "Adapters on the head and on embeddings are not supported: merge this one into its base with \
+                     PEFT, and use the result as the model.",
+                ));
             }
             _ => return Err(wrong(&crate::json::shown(entry))),
         }

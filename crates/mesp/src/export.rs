@@ -42,6 +42,13 @@ pub fn export(adapter: &Path, to: Layout, model: Option<&Path>, output: &Path) -
     let config = shape.as_ref().map(|s| &s.config);
     let file = AdapterFile::open(adapter, config)?;
     let lora = file.lora();
+    if lora.pairs.iter().any(|p| p.magnitudes) {
+        let problem = format!(
+            "{}: expected a LoRA, found DoRA: its magnitudes divide by norms of the base's rows, which no other layout holds",
+            adapter.display()
+        );
+        return Err(Error::usage(problem).hint("fold it into its base by mesp merge"));
+    }
     let mut notes = Vec::new();
     let pairs = if to == Layout::Peft { grid(&lora.pairs, &mut notes) } else { lora.pairs.clone() };
     folds(&pairs, to, &mut notes);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mesp_device::{Backend, Class, Dry, Elem, Label, Plan, Program};
 
-use crate::adapter::{AdapterConfig, BlockPairs, persistent_pairs};
+use crate::adapter::{AdapterConfig, BlockPairs, dora, persistent_pairs};
 use crate::model::{self, Batch, BlockRun, Cache, Model};
 use crate::tape::{Site, Tape, Tiles};
 use crate::{Error, Result};
@@ -22,7 +22,6 @@ pub const CHUNK: usize = 64;
 pub struct Generator<B> {
     be: B,
     model: Arc<Model>,
-    adapter: AdapterConfig,
     params: Vec<BlockPairs>,
     caches: Vec<Cache>,
     tapes: Vec<Tape>,
@@ -30,6 +29,8 @@ pub struct Generator<B> {
     logits: Vec<f32>,
     /// Whose keys and values are kept.
     sequence: Vec<u32>,
+    /// Whether the adapters may have changed since their norms were taken (DoRA).
+    changed: bool,
 }
 
 /// Why a text ended.
@@ -59,15 +60,18 @@ impl Finish {
 
 impl<B: Backend> Generator<B> {
     /// For sequences of at most `capacity` tokens.
-    pub fn new(mut be: B, model: Arc<Model>, adapter: AdapterConfig, capacity: usize) -> Self {
+    pub fn new(mut be: B, model: Arc<Model>, adapter: &AdapterConfig, capacity: usize) -> Self {
         let c = &model.config;
-        let params = persistent_pairs(&mut be, c, &adapter, Elem::Full, Label::new(Class::Adapter, "lora"));
+        let mut params =
+            persistent_pairs(&mut be, c, adapter, Elem::Full, Label::new(Class::Adapter, "lora"));
+        dora::measure(&mut be, &model, &mut params);
         let mut cache = |name| be.persist(capacity, c.kv_cols(), Label::new(Class::Cache, name));
         let caches = (0..c.layers).map(|_| Cache { k: cache("k"), v: cache("v") }).collect();
         let tapes = (0..c.layers).map(|_| Tape::default()).collect();
         let logits = vec![0.0; c.vocab_size];
         let sequence = Vec::with_capacity(capacity);
-        Self { be, model, adapter, params, caches, tapes, batch: Batch::default(), logits, sequence }
+        let batch = Batch::default();
+        Self { be, model, params, caches, tapes, batch, logits, sequence, changed: true }
     }
 
     /// The backend.
@@ -77,6 +81,7 @@ impl<B: Backend> Generator<B> {
 
     /// Adapters, to load.
     pub fn params_mut(&mut self) -> (&mut B, &mut [BlockPairs]) {
+        self.changed = true;
         (&mut self.be, &mut self.params)
     }
 
@@ -131,6 +136,12 @@ impl<B: Backend> Generator<B> {
     /// A chunk; the logits of its last token only where they are wanted.
     fn run(&mut self, tokens: &[u32], logits: bool) {
         let (n, past) = (tokens.len(), self.sequence.len());
+        if std::mem::take(&mut self.changed) {
+            self.be.begin(Program(1));
+            for (block, pairs) in self.model.blocks.iter().zip(&mut self.params) {
+                dora::refresh(&mut self.be, &self.model.config, block, pairs);
+            }
+        }
         self.be.begin(Program(0));
         self.batch.tokens.clear();
         self.batch.tokens.extend_from_slice(tokens);
@@ -145,7 +156,6 @@ impl<B: Backend> Generator<B> {
                 config: &self.model.config,
                 block: &self.model.blocks[l],
                 pairs: &self.params[l],
-                scale: self.adapter.scale(),
                 batch: &self.batch,
                 activations: Elem::Full,
                 tiles: Tiles::DEFAULT,
@@ -211,7 +221,7 @@ pub fn plan_generation(
     threads: usize,
 ) -> Plan {
     let dry = Dry::new(value_bytes, threads);
-    let mut generator = Generator::new(dry, Arc::clone(model), adapter.clone(), capacity);
+    let mut generator = Generator::new(dry, Arc::clone(model), adapter, capacity);
     // The longest chunk at the end of the room is the most that any chunk needs.
     let chunk = CHUNK.min(capacity);
     generator.sequence.resize(capacity - chunk, 0);

@@ -140,10 +140,29 @@ pub(crate) struct AdapterArgs {
     /// Multiply by ALPHA/√R instead (rsLoRA)
     #[arg(long)]
     pub(crate) rslora: bool,
-    /// Layers that get an adapter: all-linear, or a list of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj,
+    /// Train a magnitude for each row of the adapted weights beside its direction (DoRA): up to a third more time
+    #[arg(long)]
+    pub(crate) dora: bool,
+    /// Ranks of single modules, by name, end of a path or regular expression, the first that fits: q_proj=16,
+    /// layers.0.mlp.down_proj=4 [default: all --rank]
+    #[arg(long, value_name = "LIST")]
+    pub(crate) rank_pattern: Option<String>,
+    /// The same for ALPHA; the scale of a module is its own ALPHA/R [default: all --alpha]
+    #[arg(long, value_name = "LIST")]
+    pub(crate) alpha_pattern: Option<String>,
+    /// Layers that get adapters, counted from 0: 0-3,7 [default: all]
+    #[arg(long, value_name = "LIST")]
+    pub(crate) layers: Option<String>,
+    /// Modules that get an adapter: all-linear, or a list of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj,
     /// down_proj; qkv_proj and gate_up_proj where a model has these [default: all-linear]
     #[arg(long, value_name = "LIST")]
     pub(crate) target_modules: Option<String>,
+    /// Train B alone and leave A as it is (LoRA-FA): no gradient and no optimizer state of A
+    #[arg(long)]
+    pub(crate) freeze_a: bool,
+    /// The learning rate of B, and of --dora's magnitudes, over that of A (LoRA+) [default: 1]
+    #[arg(long, value_name = "RATIO")]
+    pub(crate) lora_plus_ratio: Option<f64>,
     /// How the adapter is stored, in memory and in files; with bf16, half the bytes, steps are rounded at random so
     /// that small ones add up. Arithmetic, gradients and the optimizer's state are f32 [default: f32]
     #[arg(long, value_enum, value_name = "TYPE")]

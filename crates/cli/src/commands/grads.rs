@@ -60,6 +60,7 @@ impl<R: Real> Ready<R> {
         let data = inputs::data_file(&args.data)?;
         let pool = inputs::pool(args.shared.threads)?;
         let Loaded { model, dtype, .. } = inputs::load_model(dir, settings.base)?;
+        settings.fit(&model.config)?;
         let asked = args.method.compute.unwrap_or(Compute::F32);
         let numbers = Numbers::new(Some(asked), held(settings.base, dtype));
         let read = inputs::read_options(&args.data, &model.config, false);

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::inspect_gguf;
 use crate::args::InspectArgs;
 use crate::inputs::usage;
-use crate::run_json::dtype_name;
+use crate::run_json::{dtype_name, pattern};
 use crate::sizes::{bytes, count};
 use crate::{run_json, ui};
 
@@ -61,6 +61,7 @@ pub(super) fn listed(document: &Value) -> String {
             Value::String(text) => text.clone(),
             Value::Number(n) if key.ends_with("bytes") => n.as_u64().map_or_else(|| n.to_string(), bytes),
             Value::Number(n) if key == "parameters" => n.as_u64().map_or_else(|| n.to_string(), count),
+            Value::Object(map) => map.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(", "),
             Value::Array(list) => {
                 list.iter().map(|v| v.to_string().replace('"', "")).collect::<Vec<_>>().join(", ")
             }
@@ -110,8 +111,12 @@ fn adapter(dir: &Path) -> Result<(Value, String)> {
         "rank": c.r,
         "alpha": c.lora_alpha,
         "rslora": c.use_rslora,
+        "dora": c.use_dora,
         "scale": c.scale(),
         "target_modules": c.target_modules,
+        "rank_pattern": pattern(&c.rank_pattern),
+        "alpha_pattern": pattern(&c.alpha_pattern),
+        "layers": c.layers,
         "parameters": parameters(&header),
         "tensors": header.tensors.len(),
         "base_model": c.base_model,

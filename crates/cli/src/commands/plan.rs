@@ -41,6 +41,7 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     let common = &args.common;
     let mut settings = Settings::new(common)?;
     let (model, dtype, name) = shape(args)?;
+    settings.fit(&model.config)?;
     let numbers = Numbers::single(common.method.compute, held(settings.base, dtype))?;
     let pool = inputs::pool(common.shared.threads)?;
     let work = work(common, &settings, &model, pool.current_num_threads())?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use mesp::adapter::peft;
 use mesp::method::{Estimator, Method};
-use mesp::optim::OptimizerKind;
+use mesp::optim::{OptimizerKind, Trained};
 use mesp::source::Base;
 use mesp::train::replay::{self, Contents};
 use mesp::train::{Options, Session, Shapes, Update, checkpoint, plan};
@@ -44,6 +44,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
         update: Update::Accumulate,
         optimizer: OptimizerKind::Sgd { momentum: 0.0 },
         weight_decay: header.weight_decay,
+        trained: Trained::ALIKE,
         gradients: false,
         training: true,
     };

@@ -39,14 +39,14 @@ pub(crate) fn sites(model: &Model, options: &Options, work: &Work) -> Vec<SiteRo
     let (Some(batch), Some(block)) = (&work.shapes.train, model.blocks.first()) else { return Vec::new() };
     let (config, policy) = (&model.config, options.policy);
     let mut dry = Dry::new(work.value_bytes, work.threads);
-    let pairs =
-        block_pairs(config, &options.adapter, |r, c| dry.persist(r, c, Label::new(Class::Adapter, "lora")));
-    let scale = options.adapter.scale();
+    let label = Label::new(Class::Adapter, "lora");
+    // A layer that has adapters shows what they keep.
+    let layer = options.adapter.layers.as_ref().and_then(|layers| layers.first().copied()).unwrap_or(0);
+    let pairs = block_pairs(config, &options.adapter, layer, |_, r, c| dry.persist(r, c, label));
     let run = BlockRun {
         config,
         block,
         pairs: &pairs,
-        scale,
         batch,
         activations: policy.activations,
         tiles: policy.tiles,

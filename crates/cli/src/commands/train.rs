@@ -125,6 +125,7 @@ pub(super) fn prepare(
     let pool = inputs::pool(args.shared.threads)?;
     // Mapped first in any case: mistakes in the files show, and nothing large is in memory yet.
     let Loaded { model, dtype, .. } = inputs::load_model(dir, Base::Mapped)?;
+    settings.fit(&model.config)?;
     let numbers = Numbers::single(args.method.compute, held(settings.base, dtype))?;
     let options = inputs::read_options(&args.data, &model.config, true);
     let rows = inputs::read_rows(dir, data, eval, &options, cache)?;

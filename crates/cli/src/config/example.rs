@@ -24,7 +24,7 @@ const SET: [(&str, &str); 4] = [
 ];
 
 /// Examples of the others.
-const EXAMPLES: [(&str, &str); 56] = [
+const EXAMPLES: [(&str, &str); 62] = [
     ("base", r#""auto""#),
     ("max-seq-len", "512"),
     ("prompt-style", r#""raw""#),
@@ -34,6 +34,12 @@ const EXAMPLES: [(&str, &str); 56] = [
     ("rank", "8"),
     ("alpha", "16"),
     ("rslora", "false"),
+    ("dora", "false"),
+    ("rank-pattern", r#""q_proj=16,down_proj=4""#),
+    ("alpha-pattern", r#""q_proj=32""#),
+    ("layers", r#""0-3,7""#),
+    ("freeze-a", "false"),
+    ("lora-plus-ratio", "16.0"),
     ("adapter-type", r#""f32""#),
     ("target-modules", r#""all-linear"    # or a list: ["q_proj", "v_proj"]"#),
     ("method", r#""auto""#),

@@ -109,15 +109,13 @@ pub fn write(dir: &Path, pairs: &[Pair], base_model: Option<&str>, values: Value
         let (pair, matrix) = (&pairs[i / 2], if i % 2 == 0 { Matrix::A } else { Matrix::B });
         let x = scales::folded(values, i / 2, matrix, pair.scale / scale)?;
         let mut x = transposed_of(&x, pair.shape(matrix));
-        x = match matrix {
+        if matrix == Matrix::A {
             // [in, r]: every row gets longer.
-            Matrix::A => widened(&x, pair.rank, rank),
+            x = widened(&x, pair.rank, rank);
+        } else {
             // [r, out]: more rows.
-            Matrix::B => {
-                x.resize(rank * pair.output, 0.0);
-                x
-            }
-        };
+            x.resize(rank * pair.output, 0.0);
+        }
         w.write_all(&bytes_of(&x))
     })
 }

@@ -105,6 +105,8 @@ pub struct Pair {
     pub output: usize,
     /// The factor on its output.
     pub scale: f64,
+    /// Whether the rows of W + scale·B·A are brought to magnitudes of their own (DoRA).
+    pub magnitudes: bool,
 }
 
 impl Pair {
@@ -113,6 +115,7 @@ impl Pair {
         match matrix {
             Matrix::A => [self.rank, self.input],
             Matrix::B => [self.output, self.rank],
+            Matrix::M => [self.output, 1],
         }
     }
 
@@ -135,7 +138,7 @@ pub struct Lora {
     pub base_model: Option<String>,
     /// GGUF's architecture of the base; none in other layouts.
     pub architecture: Option<String>,
-    places: Vec<[Place; 2]>,
+    places: Vec<Places>,
 }
 
 impl Lora {
@@ -155,8 +158,13 @@ impl Lora {
     ///
     /// # Errors
     /// When the file is no longer as long as it was.
+    ///
+    /// # Panics
+    /// When magnitudes are asked of a pair that has none.
     pub fn values(&self, pair: usize, matrix: Matrix, bytes: &[u8]) -> Result<Vec<f32>> {
-        let place = &self.places[pair][matrix as usize];
+        let Some(place) = &self.places[pair][matrix as usize] else {
+            panic!("{} has no magnitudes", self.pairs[pair].path())
+        };
         let [rows, cols] = self.pairs[pair].shape(matrix);
         let stored = bytes.get(place.range.clone()).ok_or_else(|| {
             Error::invalid(&self.path, "the file became shorter while it was read").hint("Start again.")
@@ -170,6 +178,9 @@ impl Lora {
         Ok(if place.transposed { transposed(&values, cols) } else { values })
     }
 }
+
+/// Where a pair's matrices lie, by [`Matrix`]; magnitudes may be none.
+type Places = [Option<Place>; 3];
 
 /// Where a matrix lies.
 #[derive(Debug, Clone, PartialEq)]
@@ -193,9 +204,14 @@ struct Half {
 impl Half {
     /// Of a safetensors file.
     fn of(path: &Path, t: &TensorInfo, key: (usize, String, Matrix), transposed: bool) -> Result<Self> {
-        let [rows, cols] = t.shape[..] else {
-            let problem = format!("tensor {}: expected a matrix, found shape {:?}", t.name, t.shape);
-            return Err(Error::invalid(path, problem));
+        let (rows, cols) = match t.shape[..] {
+            [rows, cols] if key.2 != Matrix::M => (rows, cols),
+            [rows] if key.2 == Matrix::M => (rows, 1),
+            _ => {
+                let expected = if key.2 == Matrix::M { "a vector" } else { "a matrix" };
+                let problem = format!("tensor {}: expected {expected}, found shape {:?}", t.name, t.shape);
+                return Err(Error::invalid(path, problem));
+            }
         };
         let shape = if transposed { [cols, rows] } else { [rows, cols] };
         let place = Place { ty: t.dtype.into(), range: t.range.clone(), transposed };
@@ -214,7 +230,7 @@ fn joined(
         Error::invalid(path, problem).hint("The adapter is damaged: get it or make it again.")
     };
     let order = |module: &str| crate::peft::MODULES.iter().position(|m| *m == module);
-    let mut found: BTreeMap<(usize, Option<usize>), [Option<Half>; 2]> = BTreeMap::new();
+    let mut found: BTreeMap<(usize, Option<usize>), [Option<Half>; 3]> = BTreeMap::new();
     for half in halves {
         let slot = &mut found.entry((half.layer, order(&half.module))).or_default()[half.matrix as usize];
         if let Some(first) = slot {
@@ -224,7 +240,7 @@ fn joined(
     }
     let (mut pairs, mut places) = (Vec::new(), Vec::new());
     for halves in found.into_values() {
-        let [Some(a), Some(b)] = halves else {
+        let [Some(a), Some(b), m] = halves else {
             let name = halves.iter().flatten().next().map_or("", |half| &half.name);
             return Err(invalid(format!("tensor {name}: expected its other half beside it, found none")));
         };
@@ -235,13 +251,18 @@ fn joined(
                 a.name, b.name
             )));
         }
-        let mut pair = Pair { layer: a.layer, module: a.module, rank, input, output, scale: 1.0 };
+        if let Some(m) = m.as_ref().filter(|m| m.shape[0] != output) {
+            let found = m.shape[0];
+            return Err(invalid(format!("tensor {}: expected {output} magnitudes, found {found}", m.name)));
+        }
+        let magnitudes = m.is_some();
+        let mut pair = Pair { layer: a.layer, module: a.module, rank, input, output, scale: 1.0, magnitudes };
         pair.scale = scale(&pair)?;
         if !pair.scale.is_finite() {
             return Err(invalid(format!("{}: expected a finite scale, found {}", pair.path(), pair.scale)));
         }
         pairs.push(pair);
-        places.push([a.place, b.place]);
+        places.push([Some(a.place), Some(b.place), m.map(|m| m.place)]);
     }
     if pairs.is_empty() {
         return Err(invalid("expected an adapter's tensors, found none".to_owned()));

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde_json::Value;
-
 use super::{Half, Layout, Lora, Matrix, Pair, Values, bytes_of, joined, scales, unknown};
-use crate::json::{Fields, parse_object, quoted, read_text, shown};
-use crate::peft::{AdapterConfig, CONFIG_FILE, MODEL_FILE, metadata, parse_tensor_name, refuse, tensor_name};
+use crate::json::{Fields, parse_object, read_text};
+use crate::peft::{
+    AdapterConfig, CONFIG_FILE, MODEL_FILE, Pattern, metadata, parse_tensor_name, pattern, refuse,
+    tensor_name,
+};
 use crate::safetensors_file;
 use crate::{Dtype, Error, Result};
 
@@ -15,14 +16,15 @@ pub(super) fn read(dir: &Path, bytes: &[u8]) -> Result<Lora> {
     let path = dir.join(CONFIG_FILE);
     let map = parse_object(&path, &read_text(&path)?)?;
     let f = Fields::new(&path, &map);
-    refuse::unsupported(&f, true)?;
+    refuse::unsupported(&f)?;
     let rslora = f.bool("use_rslora")?.unwrap_or(false);
     let (r, alpha) = (f.usize("r")?.unwrap_or(8), f.f64("lora_alpha")?.unwrap_or(8.0));
-    let (ranks, alphas) = (pattern(&f, "rank_pattern")?, pattern(&f, "alpha_pattern")?);
+    let dora = f.bool("use_dora")?.unwrap_or(false);
+    let (ranks, alphas) = (pattern::ranks(&f, "rank_pattern")?, pattern::read(&f, "alpha_pattern")?);
 
     let file = dir.join(MODEL_FILE);
     let header = safetensors_file::parse(&file, bytes)?;
-    let expected = "lora_A or lora_B of a linear layer in a block";
+    let expected = "lora_A, lora_B or lora_magnitude_vector of a linear layer in a block";
     if let Some(name) = header.skipped.first() {
         return Err(unknown(&file, name, expected));
     }
@@ -36,45 +38,22 @@ pub(super) fn read(dir: &Path, bytes: &[u8]) -> Result<Lora> {
         .collect::<Result<_>>()?;
     let mut lora = joined(&file, Layout::Peft, halves, |pair| {
         let name = pair.path();
-        let rank = matching(&ranks, &name).unwrap_or(r as f64);
-        if rank != pair.rank as f64 {
+        let rank = ranks.of(&name).unwrap_or(r);
+        if rank != pair.rank {
             let problem = format!("{name}: expected rank {rank}, as {CONFIG_FILE} says, found {}", pair.rank);
             return Err(Error::invalid(&file, problem).hint("The two files are of different adapters."));
         }
-        Ok(matching(&alphas, &name).unwrap_or(alpha) / if rslora { rank.sqrt() } else { rank })
+        if pair.magnitudes != dora {
+            let (expected, found) =
+                if dora { ("magnitudes of DoRA", "none") } else { ("no magnitudes", "some, as DoRA has") };
+            let problem = format!("{name}: expected {expected}, as {CONFIG_FILE} says, found {found}");
+            return Err(Error::invalid(&file, problem).hint("The two files are of different adapters."));
+        }
+        let rank = rank as f64;
+        Ok(alphas.of(&name).unwrap_or(alpha) / if rslora { rank.sqrt() } else { rank })
     })?;
     lora.base_model = f.str("base_model_name_or_path")?.map(str::to_string);
     Ok(lora)
-}
-
-/// Numbers by module.
-fn pattern<'a>(f: &Fields<'a>, key: &str) -> Result<Vec<(&'a str, f64)>> {
-    let Some(map) = f.object(key)? else { return Ok(Vec::new()) };
-    map.iter()
-        .map(|(name, value)| {
-            let plain = name.strip_prefix('^').unwrap_or(name);
-            if !plain.chars().all(|c| c.is_alphanumeric() || "._-".contains(c)) {
-                let problem = format!(
-                    "expected names of modules, found the regular expression {}: it is not supported",
-                    quoted(name)
-                );
-                return Err(f.error(key, &problem).hint("Write the modules' names out."));
-            }
-            let number = value.as_f64().filter(|n| n.is_finite()).ok_or_else(|| {
-                f.error(key, &format!("{}: expected a number, found {}", quoted(name), shown(value)))
-            })?;
-            Ok((name.as_str(), number))
-        })
-        .collect()
-}
-
-/// The number of the first name that a module's path is or ends in, as PEFT takes it.
-fn matching(pattern: &[(&str, f64)], path: &str) -> Option<f64> {
-    let fits = |name: &str| match name.strip_prefix('^') {
-        Some(whole) => whole == path,
-        None => path.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')),
-    };
-    pattern.iter().find(|(name, _)| fits(name)).map(|(_, number)| *number)
 }
 
 /// Writes the files of a directory. The layers between the first pair's and the last's should all have the same
@@ -112,18 +91,14 @@ pub fn write(
         r,
         lora_alpha: alpha,
         use_rslora: false,
+        use_dora: false,
         lora_dropout: 0.0,
         target_modules: modules,
         rank_pattern: patterns(pairs, |p| (p.rank != r).then_some(p.rank)),
         alpha_pattern: patterns(pairs, |p| Some(alpha_of(p)).filter(|a| *a != alpha)),
+        layers: some.then_some(on),
     };
-    let mut json: Value = config.to_value();
-    if some {
-        json["layers_to_transform"] = on.into();
-    }
-    crate::atomic::write_atomic(&dir.join(CONFIG_FILE), |w| {
-        std::io::Write::write_all(w, format!("{json:#}").as_bytes())
-    })?;
+    config.write(dir)?;
     let tensors: Vec<_> = pairs
         .iter()
         .flat_map(|p| [Matrix::A, Matrix::B].map(|m| (p, m)))
@@ -136,13 +111,13 @@ pub fn write(
 }
 
 /// What is another for some pairs: by module where that says it, else by path.
-fn patterns<T: PartialEq + Clone>(pairs: &[Pair], other: impl Fn(&Pair) -> Option<T>) -> BTreeMap<String, T> {
+fn patterns<T: PartialEq + Copy>(pairs: &[Pair], other: impl Fn(&Pair) -> Option<T>) -> Pattern<T> {
     let mut map = BTreeMap::new();
     for pair in pairs {
         let Some(value) = other(pair) else { continue };
-        let same =
-            pairs.iter().filter(|p| p.module == pair.module).all(|p| other(p).as_ref() == Some(&value));
+        let same = pairs.iter().filter(|p| p.module == pair.module).all(|p| other(p) == Some(value));
         map.insert(if same { pair.module.clone() } else { pair.path() }, value);
     }
-    map
+    // Names of modules are regular expressions of themselves.
+    Pattern::new(map.into_iter().collect()).unwrap_or(Pattern::none())
 }

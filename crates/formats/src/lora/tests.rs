@@ -196,15 +196,17 @@ fn what_would_be_lost_is_refused() {
     for name in [
         "base_model.model.lm_head.lora_A.weight",
         "base_model.model.model.embed_tokens.lora_embedding_A",
-        "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector",
         "base_model.model.lm_head.weight",
     ] {
         assert!(with(name).contains(&format!("tensor \"{name}\"")), "{}", with(name));
     }
+    let magnitudes = "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector";
+    assert!(with(magnitudes).contains("lora_magnitude_vector: expected a vector"));
     assert!(text(&peft(&json!({}), &FOUR[..1])).contains("expected its other half"));
     assert!(text(&peft(&json!({}), &FOUR)).contains("expected rank 2"));
-    assert!(text(&peft(&json!({ "use_dora": true }), &FOUR[..2])).contains("DoRA"));
-    let expression = json!({ "alpha_pattern": { "layers\\.[0-3].*": 3 } });
+    let none = text(&peft(&json!({ "use_dora": true }), &FOUR[..2]));
+    assert!(none.contains("expected magnitudes of DoRA") && none.contains("found none"), "{none}");
+    let expression = json!({ "alpha_pattern": { "layers\\.(": 3 } });
     assert!(text(&peft(&expression, &FOUR[..2])).contains("regular expression"));
 
     let mlx = |kind: &str, tensors: &[(&str, [usize; 2])]| {

@@ -2,13 +2,15 @@
 
 const PREFIX: &str = "base_model.model.model.layers.";
 
-/// Which of an adapter's two matrices.
+/// Which of an adapter's matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Matrix {
     /// `[r, in]`, first applied.
     A,
     /// `[out, r]`, zero at the start of training.
     B,
+    /// `[out]`, the magnitudes of DoRA.
+    M,
 }
 
 impl Matrix {
@@ -16,7 +18,13 @@ impl Matrix {
         match self {
             Self::A => "lora_A",
             Self::B => "lora_B",
+            Self::M => "lora_magnitude_vector",
         }
+    }
+
+    /// What follows its name: magnitudes are a parameter, not a layer.
+    fn ending(self) -> &'static str {
+        if self == Self::M { "" } else { ".weight" }
     }
 }
 
@@ -47,7 +55,7 @@ pub(crate) fn parent(module: &str) -> &'static str {
 /// When `module` is none of them: names come from a configuration that was checked.
 #[track_caller]
 pub fn tensor_name(layer: usize, module: &str, matrix: Matrix) -> String {
-    format!("{PREFIX}{layer}.{}.{module}.{}.weight", parent(module), matrix.name())
+    format!("{PREFIX}{layer}.{}.{module}.{}{}", parent(module), matrix.name(), matrix.ending())
 }
 
 /// Block, module and matrix of a name; none for any other name.
@@ -68,10 +76,14 @@ pub fn parse_tensor_name(name: &str) -> Option<(usize, String, Matrix)> {
     let matrix = match parts.next()? {
         "lora_A" => Matrix::A,
         "lora_B" => Matrix::B,
+        "lora_magnitude_vector" => Matrix::M,
         _ => return None,
     };
-    match (parts.next()?, parts.next(), parts.next()) {
-        ("weight", None, None) | ("default", Some("weight"), None) => {
+    match (parts.next(), parts.next(), parts.next()) {
+        (None | Some("weight" | "default"), None, None) if matrix == Matrix::M => {
+            Some((layer, module.to_string(), matrix))
+        }
+        (Some("weight"), None, None) | (Some("default"), Some("weight"), None) => {
             Some((layer, module.to_string(), matrix))
         }
         _ => None,

@@ -6,15 +6,10 @@ use crate::json::{Fields, shown};
 use crate::{Error, Result};
 
 /// Keys that may stand in the file only with a value that changes nothing, and what they would do otherwise.
-const INERT: [(&str, &str); 22] = [
-    ("use_dora", "DoRA"),
+const INERT: [(&str, &str); 17] = [
     ("lora_bias", "a bias in the adapter's matrices"),
     ("fan_in_fan_out", "transposed base weights"),
     ("modules_to_save", "whole modules trained beside the adapter"),
-    ("rank_pattern", "ranks of single modules"),
-    ("alpha_pattern", "alphas of single modules"),
-    ("layers_to_transform", "an adapter on some of the layers"),
-    ("layers_pattern", "layers of another name"),
     ("layer_replication", "repeated layers"),
     ("exclude_modules", "exceptions from the target modules"),
     ("target_parameters", "an adapter on single parameters"),
@@ -37,11 +32,7 @@ const HARMLESS_INITS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 const ADVICE: &str = "Train a plain LoRA adapter, or merge this one into its base model with PEFT \
                       and use the result as the model.";
 
-/// What the patterns and the list of layers say is in the tensors too, for who reads these one by one.
-const BY_MODULE: [&str; 4] = ["rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern"];
-
-/// `by_module`: whether the caller does what [`BY_MODULE`] asks for.
-pub(crate) fn unsupported(f: &Fields<'_>, by_module: bool) -> Result<()> {
+pub(crate) fn unsupported(f: &Fields<'_>) -> Result<()> {
     let refusal = |key: &str, expected: &str, found: &Value, what: &str| -> Error {
         f.error(key, &format!("expected {expected}, found {}{what}", shown(found))).hint(ADVICE)
     };
@@ -52,7 +43,7 @@ pub(crate) fn unsupported(f: &Fields<'_>, by_module: bool) -> Result<()> {
     if let Some(bias) = f.value("bias").filter(|b| *b != "none") {
         return Err(refusal("bias", "\"none\"", bias, ": trained biases are not supported"));
     }
-    for (key, what) in INERT.into_iter().filter(|(key, _)| !(by_module && BY_MODULE.contains(key))) {
+    for (key, what) in INERT {
         if let Some(value) = f.value(key).filter(|v| !is_inert(v)) {
             let what = format!(": {what} is not supported");
             return Err(refusal(key, "null, false or nothing in it", value, &what));

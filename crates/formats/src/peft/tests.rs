@@ -12,10 +12,12 @@ fn example() -> AdapterConfig {
         r: 16,
         lora_alpha: 32.0,
         use_rslora: false,
+        use_dora: false,
         lora_dropout: 0.0,
         target_modules: vec!["q_proj".to_string(), "down_proj".to_string()],
-        rank_pattern: BTreeMap::new(),
-        alpha_pattern: BTreeMap::new(),
+        rank_pattern: Pattern::none(),
+        alpha_pattern: Pattern::none(),
+        layers: None,
     }
 }
 
@@ -48,6 +50,21 @@ fn what_is_written_is_read() {
 }
 
 #[test]
+fn patterns_and_layers_are_kept_in_order() {
+    let json = r#"{"peft_type":"LORA","target_modules":["v_proj","q_proj"],"layers_to_transform":[2,0,2],
+        "rank_pattern":{"self_attn.v_proj":2,"q_proj":3},"alpha_pattern":{"[qv]_proj":5},"layers_pattern":"layers"}"#;
+    let config = parse(json).unwrap();
+    assert_eq!(config.layers, Some(vec![0, 2]));
+    let ranks: Vec<_> = config.rank_pattern.entries().iter().map(|(name, r)| (name.as_str(), *r)).collect();
+    assert_eq!(ranks, [("self_attn.v_proj", 2), ("q_proj", 3)]);
+    let text = config.to_json();
+    assert!(text.contains("\"[qv]_proj\": 5\n"), "{text}");
+    assert_eq!(parse(&text).unwrap(), config);
+    let one = r#"{"peft_type":"LORA","target_modules":["q_proj"],"layers_to_transform":1}"#;
+    assert_eq!(parse(one).unwrap().layers, Some(vec![1]));
+}
+
+#[test]
 fn files_of_peft_are_read() {
     let json = r#"{"peft_type":"LORA","target_modules":"all-linear","r":4,"lora_alpha":8,"lora_dropout":0.05,
         "peft_version":"0.20.0","modules_to_save":null,"rank_pattern":{},"eva_config":null,"qalora_group_size":16,
@@ -63,19 +80,24 @@ fn what_would_not_be_reproduced_is_refused() {
     for (entry, key) in [
         (r#""peft_type":"IA3""#, "peft_type"),
         (r#""peft_type":null"#, "peft_type"),
-        (r#""use_dora":true"#, "use_dora"),
+        (r#""use_dora":1"#, "use_dora"),
         (r#""bias":"all""#, "bias"),
         (r#""modules_to_save":["lm_head"]"#, "modules_to_save"),
         (r#""fan_in_fan_out":true"#, "fan_in_fan_out"),
-        (r#""rank_pattern":{"q_proj":4}"#, "rank_pattern"),
-        (r#""alpha_pattern":{"q_proj":4}"#, "alpha_pattern"),
-        (r#""layers_to_transform":[1]"#, "layers_to_transform"),
-        (r#""layers_to_transform":1"#, "layers_to_transform"),
+        (r#""rank_pattern":{"q_proj":0}"#, "rank_pattern"),
+        (r#""rank_pattern":{"q_proj":1.5}"#, "rank_pattern"),
+        (r#""rank_pattern":{"(":4}"#, "rank_pattern"),
+        (r#""rank_pattern":[4]"#, "rank_pattern"),
+        (r#""alpha_pattern":{"q_proj":"4"}"#, "alpha_pattern"),
+        (r#""layers_to_transform":[-1]"#, "layers_to_transform"),
+        (r#""layers_to_transform":"1""#, "layers_to_transform"),
+        (r#""layers_to_transform":[1],"layers_pattern":["blocks"]"#, "layers_pattern"),
         (r#""trainable_token_indices":[1]"#, "trainable_token_indices"),
         (r#""lora_bias":true"#, "lora_bias"),
         (r#""init_lora_weights":"pissa_niter_4""#, "init_lora_weights"),
         (r#""target_modules":".*_proj""#, "target_modules"),
-        (r#""target_modules":["lm_head"]"#, "target_modules"),
+        (r#""target_modules":["q_proj","lm_head"]"#, "target_modules"),
+        (r#""target_modules":["embed_tokens"]"#, "target_modules"),
         (r#""target_modules":[]"#, "target_modules"),
         (r#""target_modules":null"#, "target_modules"),
         (r#""target_modules":[3]"#, "target_modules"),
@@ -109,8 +131,14 @@ fn tensor_names_are_those_of_peft() {
     );
     let with_adapter_name = "base_model.model.model.layers.3.mlp.up_proj.lora_B.default.weight";
     assert_eq!(parse_tensor_name(with_adapter_name), Some((3, "up_proj".to_string(), Matrix::B)));
+    let magnitudes = "base_model.model.model.layers.3.mlp.up_proj.lora_magnitude_vector";
+    assert_eq!(tensor_name(3, "up_proj", Matrix::M), magnitudes);
+    for name in [magnitudes.to_owned(), format!("{magnitudes}.default"), format!("{magnitudes}.weight")] {
+        assert_eq!(parse_tensor_name(&name), Some((3, "up_proj".to_string(), Matrix::M)));
+    }
     for other in [
         "",
+        "base_model.model.model.layers.3.mlp.up_proj.lora_magnitude_vector.x",
         "model.layers.3.self_attn.q_proj.lora_A.weight",
         "base_model.model.model.layers.3.mlp.q_proj.lora_A.weight",
         "base_model.model.model.layers.03.self_attn.q_proj.lora_A.weight",
@@ -140,8 +168,11 @@ proptest! {
     }
 
     #[test]
-    fn tensor_names_round_trip(layer: usize, module in proptest::sample::select(&MODULES[..]), b: bool) {
-        let matrix = if b { Matrix::B } else { Matrix::A };
+    fn tensor_names_round_trip(
+        layer: usize,
+        module in proptest::sample::select(&MODULES[..]),
+        matrix in proptest::sample::select(&[Matrix::A, Matrix::B, Matrix::M][..]),
+    ) {
         let name = tensor_name(layer, module, matrix);
         prop_assert_eq!(parse_tensor_name(&name), Some((layer, module.to_string(), matrix)));
     }

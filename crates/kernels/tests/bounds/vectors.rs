@@ -1,10 +1,11 @@
 //! Everything that goes along rows.
 
 use mesp_kernels::{
-    AdamW, Compute, Gate, Layout, Par, Real, RowStat, Sgd, WeightView, adamw, add_bias, dot, embedding,
-    gated_backward_in_place, gated_in_place, gated_tangent_in_place, gather_rows, inverse_frequencies,
-    matmul_scratch, rms_norm, rms_norm_add, rms_norm_backward, rms_norm_backward_in_place, rms_norm_tangent,
-    rope, scale, scatter_rows, sgd, softmax_stats, softmax_sum, softmax_sum_gradient, sum_of_squares,
+    AdamW, Compute, Gate, Layout, Par, Real, RowStat, Sgd, Values, WeightView, adamw, add_bias, dora_gain,
+    dora_gain_add, dora_gain_bf16, dora_gains, dora_magnitude_grad, dot, embedding, gated_backward_in_place,
+    gated_in_place, gated_tangent_in_place, gather_rows, inverse_frequencies, matmul_scratch, rms_norm,
+    rms_norm_add, rms_norm_backward, rms_norm_backward_in_place, rms_norm_tangent, rope, row_squares, scale,
+    scatter_rows, sgd, softmax_stats, softmax_sum, softmax_sum_gradient, sum_of_squares,
 };
 
 use crate::{Buffers, DTYPES, finite};
@@ -41,6 +42,7 @@ pub(crate) fn vectors<R: Real>(on: &mut Buffers) {
         for x in [&y, &z, &g, &m, &v] {
             finite(x);
         }
+        dora::<R>(on, &x, (rows, d));
         let index: Vec<u32> = (0..rows as u32).rev().collect();
         let index = on.of(&index);
         gather_rows(&mut y, &x, &index, d);
@@ -59,6 +61,26 @@ pub(crate) fn vectors<R: Real>(on: &mut Buffers) {
     }
 }
 
+fn dora<R: Real>(on: &mut Buffers, x: &[R], (rows, d): (usize, usize)) {
+    let (par, rank) = (Par::serial(), 3);
+    let (m, b, p) = (on.values::<R>(d), on.values::<R>(d * rank), on.values::<R>(d * rank));
+    let (g, bias) = (on.of(&vec![R::ZERO; rank * rank]), on.values::<f32>(d));
+    // Larger than what is taken from them.
+    let squares = on.of(&vec![R::from_f64(1e6); d]);
+    let [mut gain, mut inverse, mut dm] = [on.values::<R>(d), on.values::<R>(d), on.values::<R>(d)];
+    let [mut y, z] = [on.values::<R>(rows * d), on.values::<R>(rows * d)];
+    dora_gains((&mut gain, &mut inverse), (&m, &squares), Values::Full(&b), (&p, &g), R::ONE, par);
+    dora_gain(&mut y, &gain, Some(&bias), par);
+    dora_gain_add(&mut y, x, &gain, Some(&bias), par);
+    dora_magnitude_grad(&mut dm, Values::Full(x), &z, &inverse, par);
+    let mut halves = on.of(&vec![0x3f80u16; rows * d]);
+    dora_magnitude_grad(&mut dm, Values::Bf16(&halves), &z, &inverse, par);
+    dora_gain_bf16(&mut halves, &gain, par);
+    for x in [&gain, &inverse, &dm, &y] {
+        finite(x);
+    }
+}
+
 /// Rows of stored tables as values.
 pub(crate) fn tables<R: Real>(on: &mut Buffers) {
     for dtype in DTYPES {
@@ -70,6 +92,16 @@ pub(crate) fn tables<R: Real>(on: &mut Buffers) {
             let (tokens, mut y) = (on.of(&tokens), on.values::<R>(rows * cols));
             embedding(&mut y, WeightView { dtype, data: &data, rows, cols }, &tokens, Par::serial());
             finite(&y);
+            let (mut squares, view) = (on.values::<R>(rows), WeightView { dtype, data: &data, rows, cols });
+            row_squares(&mut squares, view, Par::serial());
+            for (i, square) in squares.iter().rev().enumerate() {
+                let sum: f64 = y[i * cols..][..cols].iter().map(|y| y.to_f64().powi(2)).sum();
+                assert!(
+                    (square.to_f64() - sum).abs() <= 1e-6 * sum + 1e-40,
+                    "{}: {square:?} {sum}",
+                    dtype.name()
+                );
+            }
         }
     }
 }

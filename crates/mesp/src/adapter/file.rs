@@ -71,8 +71,8 @@ impl AdapterFile {
         let values = self.lora.values(pair, matrix, self.map.bytes())?;
         let p = &self.lora.pairs[pair];
         Ok(match self.interleaved {
-            Some(head) if matrix == Matrix::B && matches!(p.module.as_str(), "q_proj" | "k_proj") => {
-                reordered(&values, p.rank, &gguf::to_halves(p.output / head, head))
+            Some(head) if matrix != Matrix::A && matches!(p.module.as_str(), "q_proj" | "k_proj") => {
+                reordered(&values, p.shape(matrix)[1], &gguf::to_halves(p.output / head, head))
             }
             _ => values,
         })

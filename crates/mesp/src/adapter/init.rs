@@ -5,8 +5,8 @@ use mesp_device::Backend;
 use super::{BlockPairs, Projection};
 use crate::rng;
 
-/// PEFT's start: A uniform in ±1/√in (Kaiming uniform with a = √5), B zero, so that the adapted model equals
-/// the base at first. Each matrix has a random stream of its own: adding a target changes no other.
+/// PEFT's start: A uniform in ±1/√in (Kaiming uniform with a = √5), B zero, magnitudes the norms of the rows, so that
+/// the adapted model equals the base at first. Each matrix has a random stream of its own: adding a target changes no other.
 pub fn init<B: Backend>(be: &mut B, blocks: &mut [BlockPairs], seed: u64) {
     for (l, block) in blocks.iter_mut().enumerate() {
         for (p, pair) in block.iter_mut().enumerate() {
@@ -17,6 +17,11 @@ pub fn init<B: Backend>(be: &mut B, blocks: &mut [BlockPairs], seed: u64) {
             let stream = if p < layers { l * layers + p } else { (1 << 31) + 2 * l + p - layers } as u64;
             be.load(pair.a.view_mut(), &mut |i| bound * (2.0 * rng::uniform(seed, stream, i as u64) - 1.0));
             be.zero(pair.b.view_mut());
+            if let (Some(m), Some(norms)) = (&mut pair.m, &pair.norms) {
+                let mut squares = vec![0.0; m.rows()];
+                be.store(norms.squares.view(), &mut |i, x| squares[i] = x);
+                be.load(m.view_mut(), &mut |i| squares[i].sqrt());
+            }
         }
     }
 }

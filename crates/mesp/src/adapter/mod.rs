@@ -1,5 +1,6 @@
 //! Low-rank adapters (LoRA; Hu et al. 2021): where they sit, how they start, how they compute.
 
+pub mod dora;
 pub(crate) mod file;
 mod init;
 pub mod lora;
@@ -8,9 +9,12 @@ pub mod peft;
 use std::ops::Range;
 
 use mesp_device::{Act, Backend, Elem, Label, Layout, View};
+use mesp_formats::peft::Pattern;
 
+pub use dora::Norms;
 pub use file::AdapterFile;
 pub use init::init;
+pub use mesp_formats::peft::Matrix;
 
 use crate::model::Config;
 use crate::{Error, Result};
@@ -92,6 +96,11 @@ impl Projection {
         }
     }
 
+    /// The checkpoint's path of the module in a layer.
+    pub fn path(self, layer: usize) -> String {
+        format!("model.layers.{layer}.{}.{}", self.parent(), self.name())
+    }
+
     /// The projection of a name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::MODULES.into_iter().find(|p| p.name() == name)
@@ -130,26 +139,78 @@ pub struct AdapterConfig {
     pub alpha: f64,
     /// Whether the scale is alpha/√r (rsLoRA; Kalajdzievski 2023) in place of alpha/r.
     pub rslora: bool,
+    /// Whether rows of the adapted weights have magnitudes of their own (DoRA; Liu et al. 2024).
+    pub dora: bool,
     /// Which projections carry an adapter, in order.
     pub targets: Vec<Projection>,
+    /// r of some modules, by their names.
+    pub ranks: Pattern<usize>,
+    /// `lora_alpha` of some modules.
+    pub alphas: Pattern<f64>,
+    /// The layers that carry adapters; none for all.
+    pub layers: Option<Vec<usize>>,
+}
+
+/// What an adapter of one matrix is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Slot {
+    /// r.
+    pub rank: usize,
+    /// s, by which the adapter's product is multiplied.
+    pub scale: f64,
 }
 
 impl AdapterConfig {
     /// No adapter: the base model alone.
     pub const fn none() -> Self {
-        Self { rank: 1, alpha: 1.0, rslora: false, targets: Vec::new() }
+        Self::new(1, 1.0, false, Vec::new())
     }
 
     /// The same with its product multiplied by `by` more; 0 is the base model.
     #[must_use]
     pub fn scaled(self, by: f64) -> Self {
-        if by == 0.0 { Self::none() } else { Self { alpha: self.alpha * by, ..self } }
+        if by == 0.0 {
+            return Self::none();
+        }
+        Self { alpha: self.alpha * by, alphas: self.alphas.map(|alpha| alpha * by), ..self }
     }
 
-    /// s, by which the adapter's product is multiplied.
-    pub fn scale(&self) -> f64 {
-        let r = self.rank as f64;
-        self.alpha / if self.rslora { r.sqrt() } else { r }
+    /// The same rank and alpha for all modules, in every layer.
+    pub const fn new(rank: usize, alpha: f64, rslora: bool, targets: Vec<Projection>) -> Self {
+        Self {
+            rank,
+            alpha,
+            rslora,
+            dora: false,
+            targets,
+            ranks: Pattern::none(),
+            alphas: Pattern::none(),
+            layers: None,
+        }
+    }
+
+    /// What a matrix of a layer carries, if it does.
+    pub fn slot(&self, layer: usize, p: Projection, c: &Config) -> Option<Slot> {
+        if !self.has(p, c) || self.layers.as_ref().is_some_and(|layers| !layers.contains(&layer)) {
+            return None;
+        }
+        let path = p.path(layer);
+        let rank = self.ranks.of(&path).unwrap_or(self.rank);
+        let r = rank as f64;
+        let alpha = self.alphas.of(&path).unwrap_or(self.alpha);
+        Some(Slot { rank, scale: alpha / if self.rslora { r.sqrt() } else { r } })
+    }
+
+    /// Paths of the modules that carry adapters.
+    pub fn paths(&self, c: &Config) -> Vec<String> {
+        let all = (0..c.layers).flat_map(|l| Projection::MODULES.map(|p| (l, p)));
+        all.filter(|(l, p)| self.slot(*l, *p, c).is_some()).map(|(l, p)| p.path(l)).collect()
+    }
+
+    /// The name of a pattern that is for no module of a model.
+    pub fn unused(&self, c: &Config) -> Option<String> {
+        let paths = self.paths(c);
+        self.ranks.unused(&paths).or(self.alphas.unused(&paths)).map(str::to_owned)
     }
 
     /// Whether a matrix of a model's checkpoint carries an adapter.
@@ -160,7 +221,8 @@ impl AdapterConfig {
     /// Whether a model has what the targets name. The seven layers together stand for all there is.
     ///
     /// # Errors
-    /// When they name a part of a fused matrix, or a fused matrix that the model does not have.
+    /// When they name a part of a fused matrix, a fused matrix that the model does not have, or a layer that it
+    /// does not have.
     pub fn fits(&self, c: &Config) -> Result<()> {
         let wrong = |p: &&Projection| {
             if c.family.fused {
@@ -169,6 +231,12 @@ impl AdapterConfig {
                 matches!(p, Projection::Qkv | Projection::GateUp)
             }
         };
+        if let Some(layer) = self.layers.iter().flatten().find(|l| **l >= c.layers) {
+            let (arch, last) = (&c.arch, c.layers - 1);
+            let problem =
+                format!("the adapter has a layer {layer}, expected 0 to {last}, those of this {arch} model");
+            return Err(Error::usage(problem));
+        }
         let Some(p) = self.targets.iter().find(wrong) else { return Ok(()) };
         let known: Vec<_> = if c.family.fused {
             Projection::MODULES.into_iter().filter(|p| *p == p.carrier(true)).map(Projection::name).collect()
@@ -181,8 +249,13 @@ impl AdapterConfig {
 
     /// Trainable parameters on a model.
     pub fn parameters(&self, c: &Config) -> u64 {
-        let each = |p: &Projection| (p.shape(c).0 + p.shape(c).1) as u64 * self.rank as u64;
-        Projection::MODULES.iter().filter(|p| self.has(**p, c)).map(each).sum::<u64>() * c.layers as u64
+        let all = (0..c.layers).flat_map(|l| Projection::MODULES.map(|p| (l, p)));
+        let each = |(l, p): (usize, Projection)| {
+            let (out, input) = p.shape(c);
+            let magnitudes = if self.dora { out } else { 0 };
+            self.slot(l, p, c).map_or(0, |slot| (slot.rank * (out + input) + magnitudes) as u64)
+        };
+        all.map(each).sum()
     }
 
     /// The targets named by a list such as `q_proj,v_proj`, or all for `all-linear`.
@@ -195,6 +268,10 @@ impl AdapterConfig {
             match (name, Projection::from_name(name)) {
                 ("all-linear", _) => targets.extend(Projection::ALL),
                 (_, Some(p)) => targets.push(p),
+                ("lm_head" | "embed_tokens", _) => {
+                    return Err(Error::usage(format!("{name} cannot have an adapter: the head goes through its words once, and embeddings are read where they lie"))
+                        .hint("leave it out: the layers of the blocks can have one"));
+                }
                 _ => {
                     let known = Projection::MODULES.map(Projection::name).join(", ");
                     return Err(Error::usage(format!(
@@ -215,10 +292,16 @@ impl AdapterConfig {
 /// One adapter's matrices, or their gradients, or an optimizer's state of them.
 #[derive(Debug)]
 pub struct Pair {
-    /// A `[r, in]`.
+    /// A `[r, in]`; of gradients and state no rows where A is frozen.
     pub a: Act,
     /// B `[out, r]`, its rows in the order of the frozen layer's.
     pub b: Act,
+    /// m `[out, 1]`, magnitudes of the rows of W + s·B·A, where there is DoRA; never in bf16.
+    pub m: Option<Act>,
+    /// What DoRA reads of the weight; of an adapter alone, not of gradients and state.
+    pub norms: Option<Norms>,
+    /// s.
+    pub scale: f64,
     /// Values of a head, where B's rows are interleaved within each: `q_proj` and `k_proj` of a base whose
     /// rotation pairs neighbours. Files have them in halves.
     pub interleaved: Option<usize>,
@@ -231,12 +314,44 @@ pub struct PairView<'a> {
     pub a: View<'a>,
     /// B `[out, r]`.
     pub b: View<'a>,
+    /// s.
+    pub scale: f64,
+    /// m/n and 1/n `[out, 1]`, n the norms of the rows of W + s·B·A, where there is DoRA.
+    pub gain: Option<[View<'a>; 2]>,
 }
 
 impl Pair {
     /// As a layer sees it.
     pub fn of(&self, p: Projection, c: &Config) -> PairView<'_> {
-        PairView { a: self.a.view(), b: self.b.rows_view(p.rows(c)) }
+        let rows = p.rows(c);
+        let gain = self.norms.as_ref().map(|n| [&n.gain, &n.inverse].map(|x| x.rows_view(rows.clone())));
+        PairView { a: self.a.view(), b: self.b.rows_view(rows), scale: self.scale, gain }
+    }
+
+    /// Whether there is an A: gradients and state have none where it is frozen.
+    pub fn has_a(&self) -> bool {
+        self.a.rows() > 0
+    }
+
+    /// Its matrices.
+    pub fn matrices(&self) -> impl Iterator<Item = (Matrix, &Act)> {
+        let m = self.m.as_ref().map(|m| (Matrix::M, m));
+        [(Matrix::A, &self.a), (Matrix::B, &self.b)].into_iter().chain(m)
+    }
+
+    /// Its matrices, to write.
+    pub fn matrices_mut(&mut self) -> impl Iterator<Item = (Matrix, &mut Act)> {
+        let m = self.m.as_mut().map(|m| (Matrix::M, m));
+        [(Matrix::A, &mut self.a), (Matrix::B, &mut self.b)].into_iter().chain(m)
+    }
+
+    /// Its end.
+    pub fn free<B: Backend>(self, be: &mut B) {
+        be.free(self.a);
+        be.free(self.b);
+        if let Some(m) = self.m {
+            be.free(m);
+        }
     }
 }
 
@@ -247,15 +362,40 @@ pub type BlockPairs = [Option<Pair>; 9];
 pub fn block_pairs(
     c: &Config,
     adapter: &AdapterConfig,
-    mut alloc: impl FnMut(usize, usize) -> Act,
+    layer: usize,
+    mut alloc: impl FnMut(Matrix, usize, usize) -> Act,
 ) -> BlockPairs {
     Projection::MODULES.map(|p| {
-        adapter.has(p, c).then(|| {
-            let (out, input) = p.shape(c);
-            let interleaved = (c.rope.layout == Layout::Interleaved
-                && matches!(p, Projection::Q | Projection::K))
-            .then_some(c.head_dim);
-            Pair { a: alloc(adapter.rank, input), b: alloc(out, adapter.rank), interleaved }
+        let Slot { rank, scale } = adapter.slot(layer, p, c)?;
+        let (out, input) = p.shape(c);
+        let turned = c.rope.layout == Layout::Interleaved && matches!(p, Projection::Q | Projection::K);
+        let interleaved = turned.then_some(c.head_dim);
+        Some(Pair {
+            a: alloc(Matrix::A, rank, input),
+            b: alloc(Matrix::B, out, rank),
+            m: adapter.dora.then(|| alloc(Matrix::M, out, 1)),
+            norms: None,
+            scale,
+            interleaved,
+        })
+    })
+}
+
+/// Pairs shaped like a block's: gradients, or an optimizer's state. With `freeze_a`, A has none.
+pub fn pairs_like(
+    pairs: &BlockPairs,
+    freeze_a: bool,
+    mut alloc: impl FnMut(usize, usize) -> Act,
+) -> BlockPairs {
+    std::array::from_fn(|p| {
+        let Pair { a, b, m, norms: _, scale, interleaved } = pairs[p].as_ref()?;
+        Some(Pair {
+            a: alloc(if freeze_a { 0 } else { a.rows() }, a.cols()),
+            b: alloc(b.rows(), b.cols()),
+            m: m.as_ref().map(|m| alloc(m.rows(), 1)),
+            norms: None,
+            scale: *scale,
+            interleaved: *interleaved,
         })
     })
 }
@@ -268,15 +408,18 @@ pub fn persistent_pairs<B: Backend>(
     elem: Elem,
     label: Label,
 ) -> Vec<BlockPairs> {
-    (0..c.layers).map(|_| block_pairs(c, adapter, |r, k| be.persist_as(r, k, elem, label))).collect()
+    // Magnitudes are few, and near enough to each other that rounded ones would not move.
+    let elem = |matrix| if matrix == Matrix::M { Elem::Full } else { elem };
+    let mut alloc = |matrix, rows, cols| be.persist_as(rows, cols, elem(matrix), label);
+    (0..c.layers).map(|l| block_pairs(c, adapter, l, &mut alloc)).collect()
 }
 
-/// Every matrix of some blocks in order: A before B, projections in forward order.
+/// Every matrix of some blocks in order: A, B, magnitudes where there are any; projections in forward order.
 pub fn matrices(blocks: &[BlockPairs]) -> impl Iterator<Item = &Act> {
-    blocks.iter().flatten().flatten().flat_map(|p| [&p.a, &p.b])
+    blocks.iter().flatten().flatten().flat_map(Pair::matrices).map(|(_, act)| act)
 }
 
 /// As [`matrices`], to write.
 pub fn matrices_mut(blocks: &mut [BlockPairs]) -> impl Iterator<Item = &mut Act> {
-    blocks.iter_mut().flatten().flatten().flat_map(|p| [&mut p.a, &mut p.b])
+    blocks.iter_mut().flatten().flatten().flat_map(Pair::matrices_mut).map(|(_, act)| act)
 }

@@ -34,7 +34,7 @@ impl Rows {
     }
 
     fn head(matrix: Matrix, interleaved: Option<usize>, map: fn(usize, usize) -> Vec<usize>) -> Vec<usize> {
-        interleaved.filter(|_| matrix == Matrix::B).map_or_else(|| vec![0], |head| map(1, head))
+        interleaved.filter(|_| matrix != Matrix::A).map_or_else(|| vec![0], |head| map(1, head))
     }
 
     /// The place of a row.
@@ -52,7 +52,8 @@ fn named(blocks: &[BlockPairs]) -> impl Iterator<Item = (String, &Act, Rows)> {
             .zip(block)
             .filter_map(move |(p, pair)| Some((l, p, pair.as_ref()?)))
             .flat_map(|(l, p, pair)| {
-                [(Matrix::A, &pair.a), (Matrix::B, &pair.b)].map(|(m, act)| {
+                let there = pair.matrices().filter(|(_, act)| act.rows() > 0);
+                there.map(move |(m, act)| {
                     (peft::tensor_name(l, p.name(), m), act, Rows::in_memory(m, pair.interleaved))
                 })
             })
@@ -76,7 +77,7 @@ pub fn write_tensors<B: Backend>(
         Elem::Bf16 => Dtype::BF16,
     };
     let tensors: Vec<_> =
-        acts.iter().map(|(name, act, _)| (name.clone(), dtype(act), vec![act.rows(), act.cols()])).collect();
+        acts.iter().map(|(name, act, _)| (name.clone(), dtype(act), shape(name, act))).collect();
     safetensors_file::write(path, &tensors, metadata, &mut |i, out| {
         let mut result = Ok(());
         // Row by row: a matrix never exists twice.
@@ -93,6 +94,14 @@ pub fn write_tensors<B: Backend>(
         result
     })?;
     Ok(())
+}
+
+/// How it stands in a file: magnitudes are a vector.
+fn shape(name: &str, act: &Act) -> Vec<usize> {
+    match peft::parse_tensor_name(name) {
+        Some((_, _, Matrix::M)) => vec![act.rows()],
+        _ => vec![act.rows(), act.cols()],
+    }
 }
 
 /// Names of the matrices that carry adapters.
@@ -119,10 +128,12 @@ pub fn save<B: Backend>(
         r: config.rank,
         lora_alpha: config.alpha,
         use_rslora: config.rslora,
+        use_dora: config.dora,
         lora_dropout: 0.0,
         target_modules: modules(blocks),
-        rank_pattern: BTreeMap::new(),
-        alpha_pattern: BTreeMap::new(),
+        rank_pattern: config.ranks.clone(),
+        alpha_pattern: config.alphas.clone(),
+        layers: config.layers.clone(),
     };
     file.write(dir)?;
     Ok(())
@@ -135,7 +146,16 @@ pub fn save<B: Backend>(
 pub fn load_config(dir: &Path) -> Result<AdapterConfig> {
     let file = FileConfig::read(dir)?;
     let targets = AdapterConfig::parse_targets(&file.target_modules.join(","))?;
-    Ok(AdapterConfig { rank: file.r, alpha: file.lora_alpha, rslora: file.use_rslora, targets })
+    Ok(AdapterConfig {
+        rank: file.r,
+        alpha: file.lora_alpha,
+        rslora: file.use_rslora,
+        dora: file.use_dora,
+        targets,
+        ranks: file.rank_pattern,
+        alphas: file.alpha_pattern,
+        layers: file.layers,
+    })
 }
 
 /// Reads matrices that [`write_tensors`] or PEFT wrote into allocated ones. Every matrix must be there, with
@@ -171,8 +191,10 @@ pub fn read_tensors<B: Backend>(
             return Err(wrong(format!("tensor {} is there twice, under two names", tensor.name)));
         }
         let rows = Rows::in_file(matrix, pair.interleaved);
-        let act = if matrix == Matrix::A { &mut pair.a } else { &mut pair.b };
-        let expected = [act.rows(), act.cols()];
+        let Some((_, act)) = pair.matrices_mut().find(|(m, act)| *m == matrix && act.rows() > 0) else {
+            return Err(wrong(format!("tensor {} is not of this adapter", tensor.name)));
+        };
+        let expected = shape(&tensor.name, act);
         if tensor.shape != expected {
             return Err(wrong(format!(
                 "tensor {} has shape {:?}, expected {expected:?}",

@@ -1,4 +1,4 @@
-//! An adapter folded into its base: W + s·B·A in W's place.
+//! An adapter folded into its base: W + s·B·A in W's place, with DoRA its rows brought to their magnitudes.
 //!
 //! | base | written | how |
 //! |---|---|---|
@@ -113,33 +113,50 @@ impl Change {
         let Some(&i) = self.names.get(name) else { return Ok(None) };
         let pair = &self.file.lora().pairs[i];
         let (a, mut b) = (self.file.values(i, Matrix::A)?, self.file.values(i, Matrix::B)?);
+        let mut m = if pair.magnitudes { Some(self.file.values(i, Matrix::M)?) } else { None };
         if let Some(rows) = rows {
             b = reordered(&b, pair.rank, rows);
+            m = m.map(|m| reordered(&m, 1, rows));
         }
-        Ok(Some(Delta { a, b, rank: pair.rank, scale: pair.scale as f32 }))
+        Ok(Some(Delta { a, b, m, rank: pair.rank, scale: pair.scale as f32 }))
     }
 }
 
-/// s·B·A, row by row.
+/// s·B·A, and magnitudes where there are any, row by row.
 pub(crate) struct Delta {
     a: Vec<f32>,
     b: Vec<f32>,
+    m: Option<Vec<f32>>,
     rank: usize,
     scale: f32,
 }
 
 impl Delta {
-    /// A row.
-    pub(crate) fn row(&self, row: usize, out: &mut [f32]) {
-        out.fill(0.0);
-        for (b, a) in self.b[row * self.rank..][..self.rank].iter().zip(self.a.chunks_exact(out.len())) {
-            for (out, a) in out.iter_mut().zip(a) {
-                *out += b * a;
+    /// `x ← x + s·B·A` of a row, with magnitudes `m·(x + s·B·A)/‖x + s·B·A‖`; gives the sum of squares of the change.
+    pub(crate) fn apply(&self, row: usize, x: &mut [f32], scratch: &mut [f32]) -> f64 {
+        scratch.fill(0.0);
+        for (b, a) in self.b[row * self.rank..][..self.rank].iter().zip(self.a.chunks_exact(x.len())) {
+            for (d, a) in scratch.iter_mut().zip(a) {
+                *d += b * a;
             }
         }
-        for out in out {
-            *out *= self.scale;
+        let mut gain = 1.0;
+        if let Some(m) = &self.m {
+            let square = |(x, d): (&f32, &f32)| f64::from(*x + self.scale * d).powi(2);
+            gain = f64::from(m[row]) / x.iter().zip(&*scratch).map(square).sum::<f64>().sqrt();
         }
+        let mut change = 0.0;
+        for (x, d) in x.iter_mut().zip(scratch) {
+            let mut new = *x + self.scale * *d;
+            if self.m.is_some() {
+                new = (f64::from(new) * gain) as f32;
+                change += f64::from(new - *x).powi(2);
+            } else {
+                change += f64::from(self.scale * *d).powi(2);
+            }
+            *x = new;
+        }
+        change
     }
 }
 

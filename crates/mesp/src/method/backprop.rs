@@ -3,27 +3,18 @@
 use mesp_device::{Act, Backend, Class, Elem, Label, RowStat, Still};
 
 use super::Shift;
-use crate::adapter::BlockPairs;
+use crate::adapter::{BlockPairs, dora};
 use crate::model::{self, Batch, BlockRun, Model};
 use crate::tape::{Policy, Residency, Site, SiteSet, Tape};
 
 /// Where finished gradients go.
 pub trait GradSink<B: Backend> {
-    /// A block's backward begins: the pairs that it adds to.
-    fn begin(&mut self, be: &mut B, block: usize) -> &mut BlockPairs;
+    /// A block's backward begins: the pairs that it adds to, for its adapters.
+    fn begin(&mut self, be: &mut B, block: usize, adapters: &BlockPairs) -> &mut BlockPairs;
     /// It has ended, and with it the last reader of the block's adapters.
     fn end(&mut self, be: &mut B, block: usize, adapters: &mut BlockPairs);
     /// In place of the end, where the backward was left out: nothing was added.
     fn left_out(&mut self, be: &mut B, block: usize);
-}
-
-/// What a step needs besides the batch.
-#[derive(Debug, Clone, Copy)]
-pub struct StepShape {
-    /// s.
-    pub scale: f64,
-    /// 1 / targets of the whole optimizer step.
-    pub gradient: f64,
 }
 
 /// Exact backpropagation under a policy. Holds the tapes, one a block.
@@ -58,14 +49,15 @@ impl Backprop {
         self.through.iter_mut().enumerate().for_each(|(l, t)| *t = through(l));
     }
 
-    /// Forward and backward of a micro-batch: losses of its trained rows, gradients to the sink.
+    /// Forward and backward of a micro-batch: losses of its trained rows, gradients to the sink. `gradient` is
+    /// 1 / targets of the whole optimizer step.
     pub fn step<B: Backend>(
         &mut self,
         be: &mut B,
         model: &Model,
         adapters: &mut [BlockPairs],
         batch: &Batch,
-        shape: StepShape,
+        gradient: f64,
         stats: &mut [RowStat],
         sink: &mut impl GradSink<B>,
     ) {
@@ -87,22 +79,18 @@ impl Backprop {
             self.saved[l] = save(be, residency, l, &mut x);
             tape.keep_across(across);
             tape.put(Site::BlockIn, x);
-            x = model::forward_block(
-                be,
-                &run(model, &adapters[l], l, batch, shape.scale, policy),
-                tape,
-                keep,
-            );
+            dora::refresh(be, &model.config, &model.blocks[l], &mut adapters[l]);
+            x = model::forward_block(be, &run(model, &adapters[l], l, batch, policy), tape, keep);
         }
-        model::head(be, model, &mut x, batch, Some(shape.gradient), tiles, stats);
+        model::head(be, model, &mut x, batch, Some(gradient), tiles, stats);
         // From here on x is dL/dx.
         for (l, tape) in self.tapes.iter_mut().enumerate().rev() {
             let size = (batch.rows(), model.config.hidden_size);
-            let run = run(model, &adapters[l], l, batch, shape.scale, policy);
+            let run = run(model, &adapters[l], l, batch, policy);
             if !self.through[l] {
                 // Taken for x and a constant: dx is dy. The buffers are asked for as in the plan.
                 restore(&mut Still::new(be), residency, l, size, self.saved[l].take(), tape);
-                let grads = sink.begin(be, l);
+                let grads = sink.begin(be, l, &adapters[l]);
                 run.backward(&mut Still::new(be), tape, within, &mut x, grads, l > 0);
                 sink.left_out(be, l);
                 continue;
@@ -111,7 +99,7 @@ impl Backprop {
                 will_need(be, model, l - 1);
             }
             restore(be, residency, l, size, self.saved[l].take(), tape);
-            let grads = sink.begin(be, l);
+            let grads = sink.begin(be, l, &adapters[l]);
             run.backward(be, tape, within, &mut x, grads, l > 0);
             sink.end(be, l, &mut adapters[l]);
         }
@@ -123,13 +111,12 @@ impl Backprop {
         &mut self,
         be: &mut B,
         model: &Model,
-        adapters: &[BlockPairs],
+        adapters: &mut [BlockPairs],
         shift: Option<Shift<'_>>,
         batch: &Batch,
-        scale: f64,
         stats: &mut [RowStat],
     ) {
-        let mut x = self.forward(be, model, adapters, shift, batch, scale);
+        let mut x = self.forward(be, model, adapters, shift, batch);
         model::head(be, model, &mut x, batch, None, self.policy.tiles, stats);
         be.free(x);
     }
@@ -138,23 +125,22 @@ impl Backprop {
         &mut self,
         be: &mut B,
         model: &Model,
-        adapters: &[BlockPairs],
+        adapters: &mut [BlockPairs],
         shift: Option<Shift<'_>>,
         batch: &Batch,
-        scale: f64,
     ) -> Act {
         let mut x = model::embed(be, model, batch, Class::WithinBlock);
         for (l, tape) in self.tapes.iter_mut().enumerate() {
             will_need(be, model, l + 1);
             tape.keep_across(SiteSet::EMPTY);
             tape.put(Site::BlockIn, x);
-            let moved = shift.and_then(|s| s.moved(be, &model.config, l, &adapters[l]));
+            dora::refresh(be, &model.config, &model.blocks[l], &mut adapters[l]);
+            let moved = shift.and_then(|s| s.moved(be, l, &adapters[l]));
             let pairs = moved.as_ref().unwrap_or(&adapters[l]);
-            let run = run(model, pairs, l, batch, scale, self.policy);
+            let run = run(model, pairs, l, batch, self.policy);
             x = model::forward_block(be, &run, tape, SiteSet::EMPTY);
             for pair in moved.into_iter().flatten().flatten() {
-                be.free(pair.a);
-                be.free(pair.b);
+                pair.free(be);
             }
         }
         x
@@ -214,9 +200,8 @@ pub(super) fn run<'a>(
     pairs: &'a BlockPairs,
     block: usize,
     batch: &'a Batch,
-    scale: f64,
     policy: Policy,
 ) -> BlockRun<'a> {
     let Policy { activations, tiles, .. } = policy;
-    BlockRun { config: &model.config, block: &model.blocks[block], pairs, scale, batch, activations, tiles }
+    BlockRun { config: &model.config, block: &model.blocks[block], pairs, batch, activations, tiles }
 }

@@ -12,13 +12,13 @@ use mesp_device::{Backend, Class, Dual, RowStat, Tangents};
 
 use super::backprop::{run, will_need};
 use super::directional::tensor;
-use super::{Backprop, Bounds, Ray, StepShape};
+use super::{Backprop, Bounds, Ray};
 use crate::adapter::{BlockPairs, matrices};
 use crate::model::{self, Batch, Model};
 use crate::tape::{Site, SiteSet};
 
 impl Backprop {
-    /// Losses of a micro-batch's trained rows, and the slope of their sum, times `shape.gradient`, along a
+    /// Losses of a micro-batch's trained rows, and the slope of their sum, times `gradient`, along a
     /// direction.
     pub fn slope<B: Backend>(
         &mut self,
@@ -28,14 +28,14 @@ impl Backprop {
         adapters: &[BlockPairs],
         (ray, bounds): (Ray, &Bounds),
         batch: &Batch,
-        shape: StepShape,
+        gradient: f64,
         stats: &mut [RowStat],
     ) -> f64 {
         let policy = self.policy;
         let mut x = model::embed(be, model, batch, Class::WithinBlock);
         for (l, tape) in self.tapes.iter_mut().enumerate() {
             will_need(be, model, l + 1);
-            let run = run(model, &adapters[l], l, batch, shape.scale, policy);
+            let run = run(model, &adapters[l], l, batch, policy);
             tape.keep_across(SiteSet::EMPTY);
             if l < ray.blocks.first {
                 tape.put(Site::BlockIn, x);
@@ -60,7 +60,7 @@ impl Backprop {
             }
         }
         let tangent = Dual::new(be, tangents).detach(&x);
-        model::head(be, model, &mut x, batch, Some(shape.gradient), policy.tiles, stats);
+        model::head(be, model, &mut x, batch, Some(gradient), policy.tiles, stats);
         // From here on x is dL/dx.
         let slope = tangent.as_ref().map_or(0.0, |t| be.dot(x.view(), t.view()));
         if let Some(tangent) = tangent {

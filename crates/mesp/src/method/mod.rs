@@ -8,7 +8,7 @@ mod presets;
 mod subset;
 pub mod zeroth;
 
-pub use backprop::{Backprop, GradSink, StepShape};
+pub use backprop::{Backprop, GradSink};
 pub use bounds::Bounds;
 pub use directional::{Blocks, Directional, Estimator, Ray, Slope, drift, masked};
 pub use presets::Method;

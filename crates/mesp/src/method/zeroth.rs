@@ -10,8 +10,7 @@ use mesp_device::{Backend, Class, Label};
 
 use super::bounds::Bounds;
 use super::directional::{Ray, tensor};
-use crate::adapter::{AdapterConfig, BlockPairs, block_pairs, matrices, matrices_mut};
-use crate::model::Config;
+use crate::adapter::{BlockPairs, matrices, matrices_mut, pairs_like};
 
 /// Where the losses of a direction are taken, in units of z.
 pub fn points(eps: f64, one_sided: bool) -> [f64; 2] {
@@ -30,8 +29,6 @@ pub struct Shift<'a> {
     pub by: f64,
     /// z.
     pub ray: Ray,
-    /// Shapes of the moved copy.
-    pub adapter: &'a AdapterConfig,
     /// Which values move.
     pub bounds: &'a Bounds,
 }
@@ -41,7 +38,6 @@ impl Shift<'_> {
     pub(super) fn moved<B: Backend>(
         &self,
         be: &mut B,
-        c: &Config,
         block: usize,
         pairs: &BlockPairs,
     ) -> Option<BlockPairs> {
@@ -49,7 +45,7 @@ impl Shift<'_> {
             return None;
         }
         let label = Label::new(Class::Adapter, "lora_moved");
-        let mut moved = block_pairs(c, self.adapter, |rows, cols| be.alloc(rows, cols, label));
+        let mut moved = pairs_like(pairs, false, |rows, cols| be.alloc(rows, cols, label));
         let to = matrices_mut(std::slice::from_mut(&mut moved));
         let from = matrices(std::slice::from_ref(pairs));
         for (i, (to, from)) in to.zip(from).enumerate() {

@@ -15,6 +15,8 @@
 //! ```
 //! Where n1, n2 and a are stored in bf16 ([`SiteSet::HALVED`]), they die before dn1, dn2 and da get buffers of their own;
 //! dgate and dup are bf16 then.
+//! With magnitudes (DoRA) each adapted layer's output is rebuilt once more for their gradient, and what comes into it is
+//! multiplied by the gains first ([`lora::through_gain`]).
 //! The down projection's forward is not rebuilt: nobody reads its output. The first block's step 4 ends with
 //! the adapters: nobody reads its dx.
 
@@ -122,6 +124,7 @@ impl BlockRun<'_> {
         tape.materialize(be, self, sites, within, rows.clone());
         let dm =
             post_norm.map(|w| self.before_norm(be, tape, Site::MlpOut, dy.rows_view(rows.clone()), w, rows));
+        let dm = self.own_gain(be, tape, Projection::Down, (dm, dy.rows_view(rows.clone())), grads, rows);
         if !whole.has(Site::MlpOut) {
             tape.free(be, Site::MlpOut);
         }
@@ -148,6 +151,11 @@ impl BlockRun<'_> {
 
         // gate, up = linear(n2)
         let parts = [(Projection::Gate, Site::Gate), (Projection::Up, Site::Up)];
+        for (p, site) in parts {
+            let mut g = tape.lift(site);
+            self.through_gain(be, tape, (p, Site::MlpNorm), g.view_mut(rows), grads, rows);
+            tape.lower(g);
+        }
         let [gate, up] = parts.map(|(_, g)| tape.lift(g));
         let g = [(Projection::Gate, gate.view(rows)), (Projection::Up, up.view(rows))];
         let dh = self.shared_gradients(be, tape, g, Site::MlpNorm, grads, rows);
@@ -191,6 +199,7 @@ impl BlockRun<'_> {
         // u = x + linear(o), or with a norm between
         let dp = post_norm.map(|w| self.before_norm(be, tape, Site::AttnProj, du.view(), w, &all));
         tape.free(be, Site::AttnProj);
+        let dp = self.own_gain(be, tape, Projection::O, (dp, du.view()), grads, &all);
         let d_out = dp.as_ref().map_or_else(|| du.view(), Act::view);
         let dh = self.adapter_gradients(be, tape, &[(Projection::O, d_out)], Site::AttnOut, grads, &all);
         let mut d_o = be.alloc(n, c.q_cols(), label("d_attn_out"));
@@ -271,6 +280,9 @@ impl BlockRun<'_> {
         if need_dx || parts.iter().any(|p| self.pair(*p).is_some()) {
             tape.materialize(be, self, SiteSet::of(&[Site::AttnNorm]), SiteSet::EMPTY, all.clone());
         }
+        for (p, d) in parts.into_iter().zip(&mut d) {
+            self.through_gain(be, tape, (p, Site::AttnNorm), d.view_mut(), grads, &all);
+        }
         let g = [(parts[0], d[0].view()), (parts[1], d[1].view()), (parts[2], d[2].view())];
         let dh = self.shared_gradients(be, tape, g, Site::AttnNorm, grads, &all);
         if need_dx {
@@ -289,6 +301,54 @@ impl BlockRun<'_> {
         for d in d {
             be.free(d);
         }
+    }
+
+    /// [`lora::through_gain`] of a layer that reads `x`; nothing without magnitudes.
+    fn through_gain<B: Backend>(
+        &self,
+        be: &mut B,
+        tape: &mut Tape,
+        (p, x): (Projection, Site),
+        dy: ViewMut<'_>,
+        grads: &mut BlockPairs,
+        rows: &Range<usize>,
+    ) {
+        let Some(pair) = self.pair(p).filter(|pair| pair.gain.is_some()) else { return };
+        let site = h_of(self.carrier(p));
+        let lent = tape.has(site, rows);
+        tape.materialize(be, self, SiteSet::of(&[site]), SiteSet::EMPTY, rows.clone());
+        let dm = grads[self.carrier(p) as usize].as_mut().and_then(|grad| grad.m.as_mut());
+        let dm = dm.map(|dm| dm.rows_mut(p.rows(self.config)));
+        let adapter = (pair, tape.view(site, rows));
+        lora::through_gain(be, dm, dy, tape.view(x, rows), self.block.linear(p), adapter);
+        if !lent {
+            tape.free(be, site);
+        }
+    }
+
+    /// The same for a layer whose output is added to the residual stream, with magnitudes in a copy of the stream's
+    /// gradient where it has no buffer of its own.
+    fn own_gain<B: Backend>(
+        &self,
+        be: &mut B,
+        tape: &mut Tape,
+        p: Projection,
+        (own, stream): (Option<Act>, View<'_>),
+        grads: &mut BlockPairs,
+        rows: &Range<usize>,
+    ) -> Option<Act> {
+        if self.pair(p).is_none_or(|pair| pair.gain.is_none()) {
+            return own;
+        }
+        let mut own = own.unwrap_or_else(|| {
+            let label = Label::new(Class::WithinBlock, "dora_dz");
+            let mut copy = be.alloc(stream.rows(), stream.cols(), label);
+            be.copy(copy.view_mut(), stream);
+            copy
+        });
+        let x = if p == Projection::O { Site::AttnOut } else { Site::Act };
+        self.through_gain(be, tape, (p, x), own.view_mut(), grads, rows);
+        Some(own)
     }
 
     /// [`BlockRun::adapter_gradients`] of layers with a common input: one after another, or together where they
@@ -332,9 +392,11 @@ impl BlockRun<'_> {
             for (i, (p, g)) in parts.iter().enumerate() {
                 let Some(pair) = self.pair(*p) else { continue };
                 let db = grad.b.rows_mut(p.rows(self.config));
-                lora::gradients(be, db, dh.view_mut(), pair.b, h, *g, self.scale, i > 0);
+                lora::gradients(be, db, dh.view_mut(), pair, h, *g, i > 0);
             }
-            lora::gradient_of_a(be, grad.a.view_mut(), dh.view(), tape.view(x, rows));
+            if grad.has_a() {
+                lora::gradient_of_a(be, grad.a.view_mut(), dh.view(), tape.view(x, rows));
+            }
         }
         if !lent {
             tape.free(be, site);

@@ -32,8 +32,6 @@ pub struct BlockRun<'a> {
     pub block: &'a Block,
     /// Adapters.
     pub pairs: &'a BlockPairs,
-    /// s.
-    pub scale: f64,
     /// Tokens, positions, sequences.
     pub batch: &'a Batch,
     /// How the sites of [`SiteSet::HALVED`] are stored.
@@ -103,13 +101,13 @@ impl<'a> BlockRun<'a> {
             tape.open(be, self, to, rows);
             let (out, rest) = tape.split(to, rows);
             let adapter = self.pair(p).map(|pair| (pair, rest.view(h_of(self.carrier(p)), rows)));
-            lora::forward(be, out, rest.view(from, rows), linear, adapter, self.scale, false);
+            lora::forward(be, out, rest.view(from, rows), linear, adapter, false);
             return;
         }
         let (r, c) = Rules::<B>::shape(self, to, rows.len());
         let mut sums = be.alloc(r, c, Label::new(Class::WithinBlock, "sums"));
         let adapter = self.pair(p).map(|pair| (pair, tape.view(h_of(self.carrier(p)), rows)));
-        lora::forward(be, sums.view_mut(), tape.view(from, rows), linear, adapter, self.scale, false);
+        lora::forward(be, sums.view_mut(), tape.view(from, rows), linear, adapter, false);
         tape.open(be, self, to, rows);
         be.copy(tape.view_mut(to, rows), sums.view());
         be.free(sums);
@@ -125,7 +123,7 @@ impl<'a> BlockRun<'a> {
         h: Option<View<'_>>,
     ) {
         let adapter = self.pair(p).zip(h);
-        lora::forward(be, y, x, self.block.linear(p), adapter, self.scale, true);
+        lora::forward(be, y, x, self.block.linear(p), adapter, true);
     }
 }
 

@@ -2,12 +2,11 @@
 
 mod schedule;
 
-use mesp_device::{AdamW, Backend, Class, Elem, Label, Sgd};
+use mesp_device::{AdamW, Backend, Class, Label, Sgd};
 
 pub use schedule::{Schedule, ScheduleKind};
 
-use crate::adapter::{AdapterConfig, BlockPairs, Projection, matrices, persistent_pairs};
-use crate::model::Config;
+use crate::adapter::{BlockPairs, Matrix, Pair, Projection, pairs_like};
 use crate::{Error, Result, rng};
 
 /// Which update, with its own settings. Steps as PyTorch's optimizers of the same names.
@@ -59,11 +58,31 @@ impl OptimizerKind {
     }
 }
 
+/// Which parts of an adapter are trained, and how fast.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Trained {
+    /// Whether A stays as it is (LoRA-FA; Zhang et al. 2023): no gradient and no state of it exist.
+    pub freeze_a: bool,
+    /// The learning rate of B, and of magnitudes, over A's (LoRA+; Hayou et al. 2024).
+    pub b_ratio: f64,
+}
+
+impl Trained {
+    /// A and B alike.
+    pub const ALIKE: Self = Self { freeze_a: false, b_ratio: 1.0 };
+
+    /// A matrix's learning rate.
+    pub fn rate(self, matrix: Matrix, learning_rate: f64) -> f64 {
+        if matrix == Matrix::A { learning_rate } else { learning_rate * self.b_ratio }
+    }
+}
+
 /// An optimizer and its state.
 #[derive(Debug)]
 pub struct Optimizer {
     kind: OptimizerKind,
     weight_decay: f64,
+    trained: Trained,
     seed: u64,
     /// As many as the kind keeps, each like the parameters.
     states: Vec<Vec<BlockPairs>>,
@@ -75,15 +94,19 @@ impl Optimizer {
         be: &mut B,
         kind: OptimizerKind,
         weight_decay: f64,
+        trained: Trained,
         seed: u64,
-        c: &Config,
-        adapter: &AdapterConfig,
+        params: &[BlockPairs],
     ) -> Self {
         const NAMES: [&str; 2] = ["first_moment", "second_moment"];
         let states = (0..kind.states())
-            .map(|i| persistent_pairs(be, c, adapter, Elem::Full, Label::new(Class::Optimizer, NAMES[i])))
+            .map(|i| {
+                let label = Label::new(Class::Optimizer, NAMES[i]);
+                let mut like = |p| pairs_like(p, trained.freeze_a, |r, c| be.persist(r, c, label));
+                params.iter().map(&mut like).collect()
+            })
             .collect();
-        Self { kind, weight_decay, seed, states }
+        Self { kind, weight_decay, trained, seed, states }
     }
 
     /// Steps a block's adapters; `step` counts from 1.
@@ -96,26 +119,32 @@ impl Optimizer {
         learning_rate: f64,
         step: u64,
     ) {
-        let states = self.states.iter_mut().map(|s| crate::adapter::matrices_mut(&mut s[block..=block]));
-        let mut states: [_; 2] = {
-            let mut states = states;
-            [states.next(), states.next()]
-        };
-        let weight_decay = self.weight_decay;
-        let params = crate::adapter::matrices_mut(std::slice::from_mut(params));
-        for (i, (p, g)) in params.zip(matrices(std::slice::from_ref(grads))).enumerate() {
-            let key = rng::bits(self.seed, step, (block * 2 * Projection::ALL.len() + i) as u64);
-            let mut state =
-                |i: usize| states[i].as_mut().and_then(Iterator::next).map(mesp_device::Act::view_mut);
-            match self.kind {
-                OptimizerKind::Sgd { momentum } => {
-                    let settings = Sgd { learning_rate, momentum, weight_decay };
-                    be.sgd(p.view_mut(), state(0), g.view(), settings, key);
+        let Self { kind, weight_decay, trained, seed, states } = self;
+        let weight_decay = *weight_decay;
+        let mut i = 0;
+        for (p, (param, grad)) in params.iter_mut().zip(grads).enumerate() {
+            let (Some(param), Some(grad)) = (param, grad) else { continue };
+            let mut states = states.iter_mut().map(|s| s[block][p].as_mut().map(Pair::matrices_mut));
+            let mut states = [states.next().flatten(), states.next().flatten()];
+            for ((matrix, p), (_, g)) in param.matrices_mut().zip(grad.matrices()) {
+                let key = rng::bits(*seed, step, (block * 2 * Projection::ALL.len() + i) as u64);
+                // Of matrices that may be in bf16.
+                i += usize::from(matrix != Matrix::M);
+                let [first, second] = states.each_mut().map(|s| Some(s.as_mut()?.next()?.1.view_mut()));
+                if g.rows() == 0 {
+                    continue;
                 }
-                OptimizerKind::AdamW { beta1, beta2, eps } => {
-                    if let (Some(m), Some(v)) = (state(0), state(1)) {
-                        let settings = AdamW { learning_rate, beta1, beta2, eps, weight_decay, step };
-                        be.adamw(p.view_mut(), m, v, g.view(), settings, key);
+                let learning_rate = trained.rate(matrix, learning_rate);
+                match *kind {
+                    OptimizerKind::Sgd { momentum } => {
+                        let settings = Sgd { learning_rate, momentum, weight_decay };
+                        be.sgd(p.view_mut(), first, g.view(), settings, key);
+                    }
+                    OptimizerKind::AdamW { beta1, beta2, eps } => {
+                        if let (Some(m), Some(v)) = (first, second) {
+                            let settings = AdamW { learning_rate, beta1, beta2, eps, weight_decay, step };
+                            be.adamw(p.view_mut(), m, v, g.view(), settings, key);
+                        }
                     }
                 }
             }

@@ -94,11 +94,7 @@ fn row_of(
     let mut change = 0.0;
     if let Some((delta, row)) = delta {
         // `back` is not needed yet.
-        delta.row(row, &mut back);
-        for (x, d) in x.iter_mut().zip(&back) {
-            *x += d;
-            change += f64::from(*d).powi(2);
-        }
+        change = delta.apply(row, &mut x, &mut back);
     }
     quantize_row(job.ty, &x, &mut bytes);
     dequantize_row(job.ty, &bytes, &mut back);

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::{Length, Progress, RunConfig, Session};
 use crate::adapter::peft;
 use crate::method::Estimator;
+use crate::optim::Trained;
 use crate::{Error, Result};
 
 /// What a resumed run must have in common with the one that wrote the checkpoint, or it would not be the
@@ -28,7 +29,19 @@ struct Fixed {
     rank: usize,
     alpha: f64,
     rslora: bool,
+    #[serde(default)]
+    dora: bool,
     target_modules: Vec<String>,
+    #[serde(default)]
+    rank_pattern: Vec<(String, usize)>,
+    #[serde(default)]
+    alpha_pattern: Vec<(String, f64)>,
+    #[serde(default)]
+    layers: Option<Vec<usize>>,
+    #[serde(default)]
+    freeze_a: bool,
+    #[serde(default = "alike")]
+    lora_plus_ratio: f64,
     #[serde(default = "full")]
     adapter_type: String,
     optimizer: String,
@@ -52,6 +65,11 @@ struct Fixed {
 }
 
 /// Of checkpoints from before there was a choice.
+fn alike() -> f64 {
+    Trained::ALIKE.b_ratio
+}
+
+/// Likewise.
 fn full() -> String {
     Elem::Full.name().to_owned()
 }
@@ -75,7 +93,13 @@ fn fixed<B: Backend>(session: &Session<B>, config: &RunConfig) -> Fixed {
         rank: options.adapter.rank,
         alpha: options.adapter.alpha,
         rslora: options.adapter.rslora,
+        dora: options.adapter.dora,
         target_modules: options.adapter.targets.iter().map(|p| p.name().to_owned()).collect(),
+        rank_pattern: options.adapter.ranks.entries().to_vec(),
+        alpha_pattern: options.adapter.alphas.entries().to_vec(),
+        layers: options.adapter.layers.clone(),
+        freeze_a: options.trained.freeze_a,
+        lora_plus_ratio: options.trained.b_ratio,
         adapter_type: options.adapter_type.name().to_owned(),
         optimizer: format!("{:?}", options.optimizer),
         learning_rate: config.learning_rate,

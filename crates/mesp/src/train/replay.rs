@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use mesp_device::{Backend, Distribution, Elem};
 use mesp_formats::Error as FileError;
+use mesp_formats::peft::Pattern;
 use serde::{Deserialize, Serialize};
 
 use super::{Descent, RunConfig, Session};
@@ -84,6 +85,15 @@ pub struct Replay {
     pub rslora: bool,
     /// Where adapters sit.
     pub targets: Vec<String>,
+    /// r of some modules.
+    #[serde(default)]
+    pub rank_pattern: Vec<(String, usize)>,
+    /// `lora_alpha` of some modules.
+    #[serde(default)]
+    pub alpha_pattern: Vec<(String, f64)>,
+    /// The layers that have adapters; none for all.
+    #[serde(default)]
+    pub adapted_layers: Option<Vec<usize>>,
     /// Blocks of the model.
     pub layers: usize,
     /// Trainable parameters.
@@ -127,6 +137,9 @@ impl Replay {
             alpha: a.alpha,
             rslora: a.rslora,
             targets: a.targets.iter().map(|p| p.name().to_owned()).collect(),
+            rank_pattern: a.ranks.entries().to_vec(),
+            alpha_pattern: a.alphas.entries().to_vec(),
+            adapted_layers: a.layers.clone(),
             layers: c.layers,
             parameters: a.parameters(c),
             adapter_type: if options.adapter_type == Elem::Bf16 { "bf16" } else { "f32" }.to_owned(),
@@ -167,10 +180,16 @@ impl Replay {
     /// The adapter's placement.
     ///
     /// # Errors
-    /// When a target is unknown.
+    /// When a target or a pattern is unknown.
     pub fn adapter(&self) -> Result<AdapterConfig> {
         let targets = AdapterConfig::parse_targets(&self.targets.join(","))?;
-        Ok(AdapterConfig { rank: self.rank, alpha: self.alpha, rslora: self.rslora, targets })
+        let wrong = |name: String| Error::usage(format!("{name:?} is not a name of modules"));
+        Ok(AdapterConfig {
+            ranks: Pattern::new(self.rank_pattern.clone()).map_err(wrong)?,
+            alphas: Pattern::new(self.alpha_pattern.clone()).map_err(wrong)?,
+            layers: self.adapted_layers.clone(),
+            ..AdapterConfig::new(self.rank, self.alpha, self.rslora, targets)
+        })
     }
 
     /// Makes a session's adapters, which are those that the run started from, those after `slopes`.

@@ -5,13 +5,11 @@ use std::sync::Arc;
 use mesp_device::{Backend, Class, Dry, Elem, Label, Plan, Program, RowStat, Tangents};
 
 use crate::adapter::{
-    self, AdapterConfig, BlockPairs, block_pairs, matrices, matrices_mut, persistent_pairs,
+    self, AdapterConfig, BlockPairs, dora, matrices, matrices_mut, pairs_like, persistent_pairs,
 };
-use crate::method::{
-    Backprop, Bounds, Directional, Estimator, GradSink, Ray, Shift, StepShape, drift, masked,
-};
-use crate::model::{Batch, Config, Model};
-use crate::optim::{Optimizer, OptimizerKind};
+use crate::method::{Backprop, Bounds, Directional, Estimator, GradSink, Ray, Shift, drift, masked};
+use crate::model::{Batch, Model};
+use crate::optim::{Optimizer, OptimizerKind, Trained};
 use crate::tape::Policy;
 use crate::{Error, Result};
 
@@ -49,6 +47,8 @@ pub struct Options {
     pub optimizer: OptimizerKind,
     /// λ.
     pub weight_decay: f64,
+    /// Which parts of an adapter are trained, and how fast.
+    pub trained: Trained,
     /// Of the random numbers that round adapters in bf16.
     pub seed: u64,
     /// Whether the gradient itself is wanted, so that it is kept also where a step needs none.
@@ -91,17 +91,21 @@ impl<B: Backend> Session<B> {
     /// number of trained rows of a batch.
     pub fn new(mut be: B, model: Arc<Model>, options: Options, targets: usize) -> Self {
         let (c, a) = (&model.config, &options.adapter);
-        let params =
-            persistent_pairs(&mut be, c, a, options.adapter_type, Label::new(Class::Adapter, "lora"));
+        let label = Label::new(Class::Adapter, "lora");
+        let mut params = persistent_pairs(&mut be, c, a, options.adapter_type, label);
+        dora::measure(&mut be, &model, &mut params);
         let exact = options.training && options.estimator.backpropagates();
         let accumulates = exact && options.update == Update::Accumulate;
         let grads = if accumulates || options.gradients {
-            persistent_pairs(&mut be, c, a, Elem::Full, Label::new(Class::Gradient, "lora_grad"))
+            let label = Label::new(Class::Gradient, "lora_grad");
+            let freeze_a = options.trained.freeze_a;
+            params.iter().map(|p| pairs_like(p, freeze_a, |r, c| be.persist(r, c, label))).collect()
         } else {
             Vec::new()
         };
-        let Options { optimizer, weight_decay, seed, .. } = options;
-        let optimizer = exact.then(|| Optimizer::new(&mut be, optimizer, weight_decay, seed, c, a));
+        let Options { optimizer, weight_decay, trained, seed, .. } = options;
+        let optimizer =
+            exact.then(|| Optimizer::new(&mut be, optimizer, weight_decay, trained, seed, &params));
         let backprop = Backprop::new(options.policy, c.layers);
         let (stats, updates) = (vec![RowStat::EMPTY; targets], vec![0; c.layers]);
         Self {
@@ -169,9 +173,9 @@ impl<B: Backend> Session<B> {
         let (estimator, layers) = (self.options.estimator, self.model.config.layers);
         self.backprop.go_through(|l| estimator.has(l, layers, seed, step));
         let stats = &mut self.stats[..batch.targets()];
-        let shape = StepShape { scale: self.options.adapter.scale(), gradient: 1.0 / total as f64 };
+        let gradient = 1.0 / total as f64;
         let mut sink = Accumulated(&mut self.grads);
-        self.backprop.step(&mut self.be, &self.model, &mut self.params, batch, shape, stats, &mut sink);
+        self.backprop.step(&mut self.be, &self.model, &mut self.params, batch, gradient, stats, &mut sink);
         outcome(stats)
     }
 
@@ -214,21 +218,20 @@ impl<B: Backend> Session<B> {
         self.be.begin(STEP);
         self.steps += 1;
         let stats = &mut self.stats[..batch.targets()];
-        let shape = StepShape { scale: self.options.adapter.scale(), gradient: 1.0 / batch.targets() as f64 };
+        let gradient = 1.0 / batch.targets() as f64;
         let Some(optimizer) = &mut self.optimizer else { return (Outcome::default(), 0.0) };
         let Options { estimator, seed, .. } = self.options;
         let (layers, step) = (self.updates.len(), self.steps);
         self.backprop.go_through(|l| estimator.has(l, layers, seed, step));
         let mut sink = PerBlock {
-            config: &self.model.config,
-            adapter: &self.options.adapter,
+            freeze_a: self.options.trained.freeze_a,
             optimizer,
             learning_rate,
             updates: &mut self.updates,
             current: None,
             squares: 0.0,
         };
-        self.backprop.step(&mut self.be, &self.model, &mut self.params, batch, shape, stats, &mut sink);
+        self.backprop.step(&mut self.be, &self.model, &mut self.params, batch, gradient, stats, &mut sink);
         let norm = sink.squares.sqrt();
         (outcome(stats), norm)
     }
@@ -237,8 +240,7 @@ impl<B: Backend> Session<B> {
     pub fn evaluate(&mut self, batch: &Batch) -> &[RowStat] {
         self.be.begin(EVAL);
         let stats = &mut self.stats[..batch.targets()];
-        let scale = self.options.adapter.scale();
-        self.backprop.evaluate(&mut self.be, &self.model, &self.params, None, batch, scale, stats);
+        self.backprop.evaluate(&mut self.be, &self.model, &mut self.params, None, batch, stats);
         stats
     }
 
@@ -254,9 +256,8 @@ impl<B: Backend> Session<B> {
         }
         self.be.begin(STEP);
         let stats = &mut self.stats[..batch.targets()];
-        let (scale, adapter) = (self.options.adapter.scale(), &self.options.adapter);
-        let shift = Shift { by, ray, adapter, bounds: &self.bounds };
-        self.backprop.evaluate(&mut self.be, &self.model, &self.params, Some(shift), batch, scale, stats);
+        let shift = Some(Shift { by, ray, bounds: &self.bounds });
+        self.backprop.evaluate(&mut self.be, &self.model, &mut self.params, shift, batch, stats);
         outcome(stats)
     }
 
@@ -268,8 +269,8 @@ impl<B: Backend> Session<B> {
         self.be.begin(STEP);
         let Self { be, model, params, tangents, bounds, .. } = self;
         let stats = &mut self.stats[..batch.targets()];
-        let shape = StepShape { scale: self.options.adapter.scale(), gradient: 1.0 / total as f64 };
-        let slope = self.backprop.slope(be, tangents, model, params, (ray, bounds), batch, shape, stats);
+        let (along, gradient) = ((ray, &*bounds), 1.0 / total as f64);
+        let slope = self.backprop.slope(be, tangents, model, params, along, batch, gradient, stats);
         (outcome(stats), slope)
     }
 
@@ -357,7 +358,7 @@ fn outcome(stats: &[RowStat]) -> Outcome {
 struct Accumulated<'a>(&'a mut [BlockPairs]);
 
 impl<B: Backend> GradSink<B> for Accumulated<'_> {
-    fn begin(&mut self, _: &mut B, block: usize) -> &mut BlockPairs {
+    fn begin(&mut self, _: &mut B, block: usize, _: &BlockPairs) -> &mut BlockPairs {
         &mut self.0[block]
     }
     fn end(&mut self, _: &mut B, _: usize, _: &mut BlockPairs) {}
@@ -365,8 +366,7 @@ impl<B: Backend> GradSink<B> for Accumulated<'_> {
 }
 
 struct PerBlock<'a> {
-    config: &'a Config,
-    adapter: &'a AdapterConfig,
+    freeze_a: bool,
     optimizer: &'a mut Optimizer,
     learning_rate: f64,
     updates: &'a mut [u64],
@@ -375,8 +375,8 @@ struct PerBlock<'a> {
 }
 
 impl<B: Backend> GradSink<B> for PerBlock<'_> {
-    fn begin(&mut self, be: &mut B, _: usize) -> &mut BlockPairs {
-        self.current.insert(block_pairs(self.config, self.adapter, |r, c| {
+    fn begin(&mut self, be: &mut B, _: usize, adapters: &BlockPairs) -> &mut BlockPairs {
+        self.current.insert(pairs_like(adapters, self.freeze_a, |r, c| {
             let mut act = be.alloc(r, c, Label::new(Class::Gradient, "lora_grad"));
             be.zero(act.view_mut());
             act
@@ -404,8 +404,7 @@ impl<B: Backend> GradSink<B> for PerBlock<'_> {
 
 fn free<B: Backend>(be: &mut B, pairs: BlockPairs) {
     for pair in pairs.into_iter().flatten() {
-        be.free(pair.a);
-        be.free(pair.b);
+        pair.free(be);
     }
 }
 
@@ -438,6 +437,20 @@ pub fn plan(
 ) -> Result<Plan> {
     options.adapter.fits(&model.config)?;
     options.estimator.fits(model.config.layers)?;
+    if let (Estimator::Directional(along), Some(_)) = (&options.estimator, &options.adapter.layers)
+        && along.sparsity > 0.0
+    {
+        return Err(Error::usage(
+            "a share of values that stays cannot be combined with an adapter on some of the layers",
+        )
+        .hint("leave --sparsity out, or use an adapter on all layers"));
+    }
+    if options.adapter.dora && !options.estimator.backpropagates() {
+        return Err(Error::usage(
+            "DoRA cannot be combined with an estimate: every moved adapter has norms of its own",
+        )
+        .hint("train with an exact method, or without DoRA"));
+    }
     Ok(record(model, options, shapes, value_bytes, threads)?.finish())
 }
 

@@ -25,7 +25,7 @@ fn generator(case: &Case, adapter: &AdapterConfig, capacity: usize) -> Generator
     let plan = plan_generation(&case.model, adapter, capacity, 4, 1);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool");
     let be = Cpu::<f32>::new(plan, Arc::new(pool));
-    let mut generator = Generator::new(be, Arc::clone(&case.model), adapter.clone(), capacity);
+    let mut generator = Generator::new(be, Arc::clone(&case.model), adapter, capacity);
     if !adapter.targets.is_empty() {
         let (be, params) = generator.params_mut();
         peft::read_tensors(be, &case.adapter_file(), params, &case.model.config).expect("the golden adapter");

@@ -58,7 +58,6 @@ fn surrogate<B: Backend>(
             config: &model.config,
             block: &model.blocks[l],
             pairs,
-            scale: case.adapter.scale(),
             batch,
             activations: Elem::Full,
             tiles,

@@ -3,7 +3,9 @@
 
 mod accumulation_equals_batch;
 mod activations_bf16;
+mod adapter_kinds;
 mod adapters_bf16;
+mod dora;
 mod forward;
 mod gguf;
 mod goldens;

@@ -14,8 +14,6 @@ use crate::support::{
 fn merged(case: &Case) -> Model {
     let session = case.session::<f64>(case.options(mesp_policy()), 1);
     let mut source = MemorySource::read(&case.dir.join("model"));
-    let scale = case.adapter.scale();
-    assert!((scale - 1.0).abs() > 0.1, "a scale of 1 would hide a missing one");
     for (l, block) in session.params().iter().enumerate() {
         let fused = case.model.config.family.fused;
         for p in Projection::MODULES
@@ -24,6 +22,8 @@ fn merged(case: &Case) -> Model {
         {
             let pair = block[p as usize].as_ref().expect("an adapter on every matrix");
             let (out, input, r) = (pair.b.rows(), pair.a.cols(), case.adapter.rank);
+            let scale = pair.scale;
+            assert!((scale - 1.0).abs() > 0.1, "a scale of 1 would hide a missing one");
             let [a, b] = [&pair.a, &pair.b].map(|act| values(session.backend(), act));
             let w = source.values_mut(&weight_name(l, p));
             for o in 0..out {

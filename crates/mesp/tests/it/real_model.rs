@@ -7,6 +7,7 @@ use mesp::adapter::AdapterConfig;
 use mesp::data::{TextEncoder, TokenizerInfo};
 use mesp::method::{Estimator, Method};
 use mesp::model::Batch;
+use mesp::optim::Trained;
 use mesp::train::{Options, Update};
 use mesp_formats::TokenizerConfig;
 
@@ -56,6 +57,7 @@ fn losses_of_tinystories() {
             update: Update::Accumulate,
             optimizer: SGD,
             weight_decay: 0.0,
+            trained: Trained::ALIKE,
             seed: 0,
             gradients: false,
             training: false,

@@ -8,7 +8,7 @@ use mesp::adapter::{AdapterConfig, BlockPairs, Projection, matrices, peft};
 use mesp::data::{Dataset, RaggedBatch, ReadOptions};
 use mesp::method::{Estimator, Method};
 use mesp::model::{Batch, Config, Model, WeightSource};
-use mesp::optim::OptimizerKind;
+use mesp::optim::{OptimizerKind, Trained};
 use mesp::rng;
 use mesp::source::{Base, HfSource, encode};
 use mesp::tape::Policy;
@@ -63,6 +63,7 @@ impl Case {
             update: Update::Accumulate,
             optimizer: SGD,
             weight_decay: 0.0,
+            trained: Trained::ALIKE,
             seed: 0,
             gradients: false,
             training: true,
@@ -170,6 +171,11 @@ pub(crate) fn randomize_adapters<B: Backend>(session: &mut Session<B>) {
             let scale = 1.0 / (pair.a.cols() as f64).sqrt();
             be.load(pair.a.view_mut(), &mut |i| scale * rng::normal(9, stream, i as u64));
             be.load(pair.b.view_mut(), &mut |i| 0.2 * rng::normal(9, stream + 1, i as u64));
+            let Some((m, norms)) = pair.m.as_mut().zip(pair.norms.as_ref()) else { continue };
+            // Near the norms, where they start.
+            let squares = values(be, &norms.squares);
+            let moved = |i: usize| 1.0 + 0.2 * rng::normal(9, stream + 1, (1 << 20) + i as u64);
+            be.load(m.view_mut(), &mut |i| squares[i].sqrt() * moved(i));
         }
     }
 }

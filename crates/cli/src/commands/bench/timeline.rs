@@ -11,7 +11,7 @@ use mesp::adapter::AdapterConfig;
 use mesp::init_model::preset;
 use mesp::method::{Estimator, Method};
 use mesp::model::{Batch, Config, Model, ShapeSource};
-use mesp::optim::OptimizerKind;
+use mesp::optim::{OptimizerKind, Trained};
 use mesp::train::{Options, Shapes, Update, plan};
 use mesp_device::{Class, Dtype, Elem, Plan};
 use mesp_formats::Error as FileError;
@@ -93,7 +93,7 @@ fn planned(
     let model = Arc::new(Model::load(config, &ShapeSource(Dtype::Bf16))?);
     let targets = AdapterConfig::parse_targets("all-linear")?;
     let options = Options {
-        adapter: AdapterConfig { rank, alpha: 2.0 * rank as f64, rslora: false, targets },
+        adapter: AdapterConfig::new(rank, 2.0 * rank as f64, false, targets),
         adapter_type: Elem::Full,
         method_name: method.name().to_owned(),
         policy: method.policy(),
@@ -101,6 +101,7 @@ fn planned(
         update,
         optimizer: OptimizerKind::parse("sgd", 0.0)?,
         weight_decay: 0.0,
+        trained: Trained::ALIKE,
         seed: 0,
         gradients: false,
         training: true,

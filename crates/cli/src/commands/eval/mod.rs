@@ -12,7 +12,7 @@ use mesp::adapter::peft;
 use mesp::data::Example;
 use mesp::method::{Estimator, Method};
 use mesp::model::Model;
-use mesp::optim::OptimizerKind;
+use mesp::optim::{OptimizerKind, Trained};
 use mesp::train::{Options, Score, Session, Shapes, Staging, Update, evaluate, largest_batch, plan};
 use mesp_device::{Cpu, Elem, Real};
 use rayon::ThreadPool;
@@ -90,6 +90,7 @@ fn session_options(adapter: mesp::adapter::AdapterConfig) -> Options {
         update: Update::Accumulate,
         optimizer: OptimizerKind::Sgd { momentum: 0.0 },
         weight_decay: 0.0,
+        trained: Trained::ALIKE,
         seed: 0,
         gradients: false,
         training: false,

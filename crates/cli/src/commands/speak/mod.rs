@@ -117,7 +117,7 @@ pub(crate) fn generator(
     let config = config.scaled(scale);
     let plan = plan_generation(model, &config, capacity, size_of::<f32>(), pool.current_num_threads());
     let be = Cpu::<f32>::new(plan, Arc::clone(pool)).with_compute(numbers.compute());
-    let mut generator = Generator::new(be, Arc::clone(model), config, capacity);
+    let mut generator = Generator::new(be, Arc::clone(model), &config, capacity);
     // At scale 0 there is nothing to read it into.
     if let Some(dir) = adapter.filter(|_| scale != 0.0) {
         let (be, params) = generator.params_mut();

@@ -40,6 +40,7 @@ pub(super) fn run(args: &BenchStepArgs) -> Result<()> {
     let settings = Settings::new(&common)?;
     let path = inputs::model_path(&common.model)?;
     let loaded = inputs::load_model(path, settings.base)?;
+    settings.fit(&loaded.model.config)?;
     let numbers = Numbers::single(args.method.compute, held(settings.base, loaded.dtype))?;
     let all = inputs::pool(args.shared.threads)?.current_num_threads();
     let engine =

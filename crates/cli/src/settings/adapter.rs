@@ -1,0 +1,147 @@
+//! The options of an adapter: where it sits and how large it is.
+
+use std::fmt::Debug;
+use std::path::Path;
+use std::str::FromStr;
+
+use anyhow::Result;
+use mesp::adapter::{AdapterConfig, peft};
+use mesp_formats::peft::Pattern;
+
+use crate::args::AdapterArgs;
+use crate::inputs::usage;
+
+/// The adapter's settings: those of the adapter to start from, or new ones.
+pub(super) fn config(args: &AdapterArgs) -> Result<AdapterConfig> {
+    let typed = typed(args)?;
+    if let Some(dir) = &args.adapter {
+        let found = peft::load_config(dir)?;
+        same_or_unsaid(args, &typed, dir, &found)?;
+        return Ok(found);
+    }
+    Ok(typed)
+}
+
+fn typed(args: &AdapterArgs) -> Result<AdapterConfig> {
+    let targets = AdapterConfig::parse_targets(args.target_modules.as_deref().unwrap_or("all-linear"))?;
+    let rank = args.rank.unwrap_or(8);
+    let alpha = args.alpha.unwrap_or(2.0 * rank as f64);
+    if rank == 0 {
+        return Err(usage("--rank is 0, expected 1 or more", "leave it out for rank 8"));
+    }
+    if !alpha.is_finite() {
+        let problem = format!("--alpha is {alpha}, expected a number");
+        return Err(usage(problem, "leave it out for twice the rank"));
+    }
+    Ok(AdapterConfig {
+        dora: args.dora,
+        ranks: pattern("--rank-pattern", args.rank_pattern.as_deref(), "a rank of 1 or more", |r| *r > 0)?,
+        alphas: pattern("--alpha-pattern", args.alpha_pattern.as_deref(), "a number", |a: &f64| {
+            a.is_finite()
+        })?,
+        layers: args.layers.as_deref().map(layers).transpose()?,
+        ..AdapterConfig::new(rank, alpha, args.rslora, targets)
+    })
+}
+
+/// Numbers by names: `q_proj=16,down_proj=4`. A name may hold anything but the comma.
+fn pattern<T: Copy + FromStr>(
+    option: &str,
+    list: Option<&str>,
+    expected: &str,
+    sound: impl Fn(&T) -> bool,
+) -> Result<Pattern<T>> {
+    let mut entries = Vec::new();
+    for entry in list.unwrap_or_default().split(',').map(str::trim).filter(|e| !e.is_empty()) {
+        let wrong = || {
+            let problem = format!("{option}: expected NAME=NUMBER with {expected}, found {entry:?}");
+            usage(problem, format!("write it as in {option} q_proj=16,down_proj=4"))
+        };
+        let (name, number) = entry.rsplit_once('=').ok_or_else(wrong)?;
+        let number = number.trim().parse().ok().filter(&sound).ok_or_else(wrong)?;
+        entries.push((name.trim().to_owned(), number));
+    }
+    Pattern::new(entries).map_err(|name| {
+        let problem = format!("{option}: expected a name or a regular expression, found {name:?}");
+        usage(problem, "write the modules' names out")
+    })
+}
+
+/// Numbers of layers: `0-3,7`.
+fn layers(list: &str) -> Result<Vec<usize>> {
+    let mut layers = Vec::new();
+    for entry in list.split(',').map(str::trim) {
+        let (first, last) = entry.split_once('-').unwrap_or((entry, entry));
+        match (first.trim().parse::<usize>(), last.trim().parse::<usize>()) {
+            // More layers than any model has: a slip, not a list to make.
+            (Ok(first), Ok(last)) if first <= last && last < 100_000 => layers.extend(first..=last),
+            _ => {
+                let problem = format!("--layers: expected numbers and ranges, found {entry:?}");
+                return Err(usage(problem, "write it as in --layers 0-3,7"));
+            }
+        }
+    }
+    layers.sort_unstable();
+    layers.dedup();
+    Ok(layers)
+}
+
+/// Refuses options that contradict the adapter to start from.
+fn same_or_unsaid(
+    args: &AdapterArgs,
+    typed: &AdapterConfig,
+    dir: &Path,
+    found: &AdapterConfig,
+) -> Result<()> {
+    let names = |c: &AdapterConfig| c.targets.iter().map(|p| p.name()).collect::<Vec<_>>().join(",");
+    let layers = |c: &AdapterConfig| c.layers.as_ref().map_or("all".to_owned(), |l| numbers(l));
+    let told = [
+        ("--rank", args.rank.is_some(), typed.rank.to_string(), found.rank.to_string()),
+        ("--alpha", args.alpha.is_some(), typed.alpha.to_string(), found.alpha.to_string()),
+        ("--target-modules", args.target_modules.is_some(), names(typed), names(found)),
+        ("--rank-pattern", args.rank_pattern.is_some(), list(&typed.ranks), list(&found.ranks)),
+        ("--alpha-pattern", args.alpha_pattern.is_some(), list(&typed.alphas), list(&found.alphas)),
+        ("--layers", args.layers.is_some(), layers(typed), layers(found)),
+    ];
+    let differs = told.into_iter().find(|(_, given, typed, found)| *given && typed != found);
+    let (typed, found) = match differs {
+        Some((option, _, typed, found)) => (format!("{option} {typed}"), found),
+        None if args.rslora && !found.rslora => ("--rslora".to_owned(), "the scale alpha/rank".to_owned()),
+        None if args.dora && !found.dora => ("--dora".to_owned(), "no magnitudes".to_owned()),
+        None => return Ok(()),
+    };
+    let problem = format!("{typed} was given, and the adapter in {} has {found}", dir.display());
+    Err(usage(problem, "an adapter to start from brings its own; leave the option out"))
+}
+
+/// A pattern as it is typed.
+pub(crate) fn list<T: Copy + ToString + Debug>(pattern: &Pattern<T>) -> String {
+    let entries = pattern.entries().iter().map(|(name, number)| format!("{name}={}", number.to_string()));
+    let list = entries.collect::<Vec<_>>().join(",");
+    if list.is_empty() { "none".to_owned() } else { list }
+}
+
+/// Layers as they are typed, one by one.
+fn numbers(layers: &[usize]) -> String {
+    layers.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_read() {
+        assert_eq!(layers("7, 0-2,1").unwrap(), [0, 1, 2, 7]);
+        for wrong in ["", "3-1", "a", "-1", "1-", "0-999999999999"] {
+            assert!(layers(wrong).is_err(), "{wrong}");
+        }
+        let ranks =
+            pattern("--rank-pattern", Some("q_proj=16, [kv]_proj=2"), "", |r: &usize| *r > 0).unwrap();
+        assert_eq!(ranks.of("model.layers.3.self_attn.v_proj"), Some(2));
+        assert_eq!(list(&ranks), "q_proj=16,[kv]_proj=2");
+        for wrong in ["q_proj", "q_proj=0", "q_proj=-1", "q_proj=1.5", "(=3"] {
+            assert!(pattern("--rank-pattern", Some(wrong), "", |r: &usize| *r > 0).is_err(), "{wrong}");
+        }
+    }
+}

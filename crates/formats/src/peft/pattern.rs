@@ -1,0 +1,182 @@
+//! Numbers for single modules, as `rank_pattern` and `alpha_pattern` hold them.
+
+use regex::Regex;
+use serde_json::{Map, Value};
+
+use crate::json::{Fields, quoted, shown};
+use crate::{Error, Result};
+
+/// Numbers by names of modules, in order: of a module counts the first name that its path is or ends in after a
+/// point. Names are regular expressions, as PEFT takes them.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Pattern<T>(Vec<(String, T)>);
+
+impl<T: Copy> Pattern<T> {
+    /// No module has a number of its own.
+    pub const fn none() -> Self {
+        Self(Vec::new())
+    }
+
+    /// From names and numbers.
+    ///
+    /// # Errors
+    /// With the name that is not a regular expression.
+    pub fn new(entries: Vec<(String, T)>) -> std::result::Result<Self, String> {
+        match entries.iter().find(|(name, _)| !plain(name) && expression(name).is_none()) {
+            Some((name, _)) => Err(name.clone()),
+            None => Ok(Self(entries)),
+        }
+    }
+
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Names with their numbers.
+    pub fn entries(&self) -> &[(String, T)] {
+        &self.0
+    }
+
+    /// The number of a module by its path, such as `model.layers.0.self_attn.q_proj`.
+    pub fn of(&self, path: &str) -> Option<T> {
+        self.0.iter().find(|(name, _)| fits(name, path)).map(|(_, number)| *number)
+    }
+
+    /// The first name that is for none of these paths.
+    pub fn unused<'a>(&'a self, paths: &[String]) -> Option<&'a str> {
+        self.0.iter().map(|(name, _)| name.as_str()).find(|name| !paths.iter().any(|path| fits(name, path)))
+    }
+
+    /// As an object.
+    pub(super) fn json(&self, number: impl Fn(T) -> Value) -> Value {
+        Value::Object(self.0.iter().map(|(name, x)| (name.clone(), number(*x))).collect::<Map<_, _>>())
+    }
+
+    /// With numbers of another kind.
+    pub fn map<U: Copy>(&self, f: impl Fn(T) -> U) -> Pattern<U> {
+        Pattern(self.0.iter().map(|(name, number)| (name.clone(), f(*number))).collect())
+    }
+}
+
+/// Of what is said without special characters; the point is one, which means any other too, and only itself here.
+fn plain(name: &str) -> bool {
+    let name = name.strip_prefix('^').unwrap_or(name);
+    name.chars().all(|c| c.is_alphanumeric() || "._-".contains(c))
+}
+
+fn expression(name: &str) -> Option<Regex> {
+    Regex::new(&format!("^(?:.*\\.)?(?:{name})$")).ok()
+}
+
+fn fits(name: &str, path: &str) -> bool {
+    if !plain(name) {
+        return expression(name).is_some_and(|e| e.is_match(path));
+    }
+    match name.strip_prefix('^') {
+        Some(whole) => whole == path,
+        None => path.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')),
+    }
+}
+
+/// A key of `adapter_config.json`.
+pub(crate) fn read(f: &Fields<'_>, key: &str) -> Result<Pattern<f64>> {
+    let Some(map) = f.object(key)? else { return Ok(Pattern::none()) };
+    let entries = map
+        .iter()
+        .map(|(name, value)| {
+            let number = value.as_f64().filter(|n| n.is_finite()).ok_or_else(|| {
+                f.error(key, &format!("expected a number for {}, found {}", quoted(name), shown(value)))
+            })?;
+            Ok((name.clone(), number))
+        })
+        .collect::<Result<_>>()?;
+    Pattern::new(entries).map_err(|name| {
+        let problem = format!("expected names of modules or regular expressions, found {}", quoted(&name));
+        f.error(key, &problem).hint("Write the modules' names out.")
+    })
+}
+
+/// Ranks, which are whole and not zero.
+pub(crate) fn ranks(f: &Fields<'_>, key: &str) -> Result<Pattern<usize>> {
+    let pattern = read(f, key)?;
+    let wrong = |r: f64| r < 1.0 || r.fract() != 0.0 || r > 1e9;
+    if let Some((name, rank)) = pattern.entries().iter().find(|(_, r)| wrong(*r)) {
+        let problem = format!("expected a rank of 1 or more for {}, found {rank}", quoted(name));
+        return Err(f.error(key, &problem));
+    }
+    Ok(pattern.map(|r| r as usize))
+}
+
+/// The layers of `layers_to_transform`, a number or a list; none for all.
+///
+/// `layers_pattern` is what the list of layers is called in the model: here, `layers`.
+pub(crate) fn layers(f: &Fields<'_>) -> Result<Option<Vec<usize>>> {
+    let key = "layers_to_transform";
+    let wrong = |found: &Value| -> Error {
+        f.error(key, &format!("expected a layer's number or a list of them, found {}", shown(found)))
+    };
+    let number = |v: &Value| v.as_u64().and_then(|n| usize::try_from(n).ok()).ok_or_else(|| wrong(v));
+    let layers = match f.value(key) {
+        None => return Ok(None),
+        Some(Value::Array(list)) if list.is_empty() => return Ok(None),
+        Some(Value::Array(list)) => {
+            let mut layers = list.iter().map(number).collect::<Result<Vec<_>>>()?;
+            layers.sort_unstable();
+            layers.dedup();
+            layers
+        }
+        Some(one) => vec![number(one)?],
+    };
+    let key = "layers_pattern";
+    let names: Vec<&str> = match f.value(key) {
+        Some(Value::String(name)) if !name.is_empty() => vec![name],
+        Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).collect(),
+        _ => vec![],
+    };
+    if !names.is_empty() && !names.iter().any(|name| *name == "layers" || *name == "model.layers") {
+        let problem =
+            format!("expected \"layers\", the list that layers are in, found {}", quoted(&names.join(", ")));
+        return Err(f.error(key, &problem).hint("This adapter was made for another kind of model."));
+    }
+    Ok(Some(layers))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(entries: &[(&str, usize)], path: &str) -> Option<usize> {
+        let entries = entries.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect();
+        Pattern::new(entries).unwrap().of(path)
+    }
+
+    /// The cases were put to `peft.utils.other.get_pattern_key`, 0.21.
+    #[test]
+    fn names_fit_as_in_peft() {
+        let path = "model.layers.10.self_attn.q_proj";
+        for (name, fits) in [
+            ("q_proj", true),
+            ("_proj", false),
+            ("self_attn.q_proj", true),
+            ("attn.q_proj", false),
+            ("layers.10.self_attn.q_proj", true),
+            ("model.layers.10.self_attn.q_proj", true),
+            ("^model.layers.10.self_attn.q_proj", true),
+            ("^q_proj", false),
+            ("self_attn", false),
+            (r"layers\.\d+\.self_attn\.q_proj", true),
+            (r"layers\.\d\.self_attn\.q_proj", false),
+            ("[qk]_proj", true),
+            ("q_proj|v_proj", true),
+            (r".*\.q_proj", true),
+            (r"layers\.1[0-9]\..*", true),
+        ] {
+            assert_eq!(of(&[(name, 3)], path).is_some(), fits, "{name}");
+        }
+        assert_eq!(of(&[("k_proj", 1), ("self_attn.q_proj", 2), ("q_proj", 3)], path), Some(2), "the first");
+        assert_eq!(Pattern::new(vec![("(".to_owned(), 1)]).unwrap_err(), "(");
+        let pattern = Pattern::new(vec![("q_proj".to_owned(), 1), ("qproj".to_owned(), 2)]).unwrap();
+        assert_eq!(pattern.unused(&[path.to_owned()]), Some("qproj"));
+    }
+}

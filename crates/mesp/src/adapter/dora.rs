@@ -1,0 +1,70 @@
+//! DoRA: what an adapter needs to know of its weight.
+//!
+//! ```text
+//! measure    ‖W_j‖² of every row, once
+//! refresh    P = A·Wᵀ   G = A·Aᵀ   n_j² = ‖W_j‖² + 2s·B_j·P_j + s²·B_j·G·B_jᵀ   gain = m/n   inverse = 1/n
+//! ```
+//! derivation: `docs/math/dora.md`. The norms are taken at the head of a block's forward and stay until its adapter
+//! is stepped, so that its backward, and a replay, see the same.
+
+use mesp_device::{Act, Backend, Class, Form, Label};
+
+use super::{BlockPairs, Projection};
+use crate::model::{Block, Config, Model};
+
+const NORMS: Label = Label::new(Class::Adapter, "dora_norms");
+const FACTORS: Label = Label::new(Class::WithinBlock, "dora_factors");
+
+/// What DoRA reads of a weight, each `[out, 1]`.
+#[derive(Debug)]
+pub struct Norms {
+    /// `‖W_j‖²`.
+    pub squares: Act,
+    /// `m_j/n_j`.
+    pub gain: Act,
+    /// `1/n_j`.
+    pub inverse: Act,
+}
+
+/// The layers in a matrix of the checkpoint.
+fn parts(module: Projection, c: &Config) -> impl Iterator<Item = Projection> {
+    let fused = c.family.fused;
+    Projection::ALL.into_iter().filter(move |p| p.carrier(fused) == module)
+}
+
+/// Takes the norms of all weights that have magnitudes.
+pub fn measure<B: Backend>(be: &mut B, model: &Model, blocks: &mut [BlockPairs]) {
+    let c = &model.config;
+    for (block, pairs) in model.blocks.iter().zip(blocks) {
+        for (module, pair) in Projection::MODULES.into_iter().zip(pairs) {
+            let Some(pair) = pair.as_mut().filter(|pair| pair.m.is_some()) else { continue };
+            let out = pair.b.rows();
+            let [mut squares, gain, inverse] = std::array::from_fn(|_| be.persist(out, 1, NORMS));
+            for p in parts(module, c) {
+                be.row_squares(squares.rows_mut(p.rows(c)), &block.linear(p).weight);
+            }
+            pair.norms = Some(Norms { squares, gain, inverse });
+        }
+    }
+}
+
+/// Takes the norms of a block's adapted weights from A, B and m as they are now.
+pub fn refresh<B: Backend>(be: &mut B, c: &Config, block: &Block, pairs: &mut BlockPairs) {
+    for (module, pair) in Projection::MODULES.into_iter().zip(pairs) {
+        let Some(pair) = pair else { continue };
+        let (Some(m), Some(norms)) = (&pair.m, &mut pair.norms) else { continue };
+        let (a, r) = (&pair.a, pair.a.rows());
+        let mut g = be.alloc(r, r, FACTORS);
+        be.product(g.view_mut(), Form::RightTransposed, a.view(), a.view(), 1.0, false);
+        for part in parts(module, c) {
+            let rows = part.rows(c);
+            let mut p = be.alloc(r, rows.len(), FACTORS);
+            be.linear(p.view_mut(), a.view(), &block.linear(part).weight, None, false);
+            let to = (norms.gain.rows_mut(rows.clone()), norms.inverse.rows_mut(rows.clone()));
+            let factors = (m.rows_view(rows.clone()), norms.squares.rows_view(rows.clone()));
+            be.dora_gains(to, factors, pair.b.rows_view(rows), (p.view(), g.view()), pair.scale);
+            be.free(p);
+        }
+        be.free(g);
+    }
+}
