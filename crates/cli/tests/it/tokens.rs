@@ -152,6 +152,7 @@ fn the_tokenizer_in_a_file_is_used() {
     let document = ran.json();
     let bytes = |key: &str| document["memory"][key].as_u64().expect("bytes");
     // 151,936 words and their merges take more than 20 MB: they were never in this process.
-    assert!(bytes("heap_peak_bytes") <= bytes("planned_bytes"), "{document:#}");
+    assert!(bytes("heap_training_peak_bytes") <= bytes("planned_bytes"), "{document:#}");
+    // Before the run, reading the command line takes most of a megabyte.
     assert!(bytes("heap_peak_bytes") < 12_000_000, "{document:#}");
 }
