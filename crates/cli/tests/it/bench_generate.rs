@@ -36,6 +36,7 @@ fn tokens_are_timed_beside_a_sum() {
         assert_eq!(model["token_seconds"].as_array().expect("times").len(), 2 * 4);
         let number = |key: &str| model[key].as_f64().expect("a figure");
         assert!(number("share_of_read_rate") > 0.0);
+        assert_eq!(model["token_cpu_seconds"].as_array().expect("times").len(), 2);
         assert!(
             (number("bytes_per_second") / number("tokens_per_second") - number("weight_bytes_per_token"))
                 .abs()

@@ -8,14 +8,14 @@ use std::hint::black_box;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use mesp::generate::{Sampler, Sampling};
 use mesp::model::Model;
 use mesp::rng;
 use mesp::source::Base;
-use mesp_device::Weight;
+use mesp_device::{Weight, process_cpu_time};
 use mesp_formats::atomic::{create_dir_all, write_atomic};
 use rayon::ThreadPool;
 use rayon::prelude::*;
@@ -31,7 +31,7 @@ use crate::sizes::bytes;
 use crate::ui;
 
 /// What each figure is.
-const DEFINITIONS: [(&str, &str); 5] = [
+const DEFINITIONS: [(&str, &str); 7] = [
     (
         "weights",
         "bytes of frozen matrices that a token reads, as they are stored: all but the embedding's other rows",
@@ -43,6 +43,11 @@ const DEFINITIONS: [(&str, &str); 5] = [
         "weights over the median time of summing their bytes as 64-bit words, all threads, in turns with tokens",
     ),
     ("share", "GB/s over read GB/s"),
+    ("cpu ms", "processor time of a token, all threads, the mean of a round, the median of rounds"),
+    (
+        "cpu share",
+        "weights over a token's processor time, over the same of a sum; it stays when others use the machine",
+    ),
 ];
 
 /// One model, measured.
@@ -54,6 +59,9 @@ struct Measured {
     seconds: Vec<f64>,
     /// Of each sum.
     sums: Vec<f64>,
+    /// Processor time of a token, and of a sum: means of each round.
+    cpu: Vec<f64>,
+    sums_cpu: Vec<f64>,
     /// Of each prompt.
     prompts: Vec<f64>,
     planned: usize,
@@ -62,6 +70,10 @@ struct Measured {
 impl Measured {
     fn rate(&self) -> f64 {
         self.weights as f64 / median(&self.seconds)
+    }
+
+    fn cpu_share(&self) -> f64 {
+        median(&self.sums_cpu) / median(&self.cpu)
     }
 
     fn read_rate(&self) -> f64 {
@@ -137,6 +149,8 @@ fn measure(args: &BenchGenerateArgs, ty: String, path: &Path, pool: &Arc<ThreadP
         weights: weights.iter().map(|w| w.bytes()).sum(),
         seconds: Vec::new(),
         sums: Vec::new(),
+        cpu: Vec::new(),
+        sums_cpu: Vec::new(),
         prompts: Vec::new(),
         planned: generator.backend().plan().bytes(),
     };
@@ -144,6 +158,7 @@ fn measure(args: &BenchGenerateArgs, ty: String, path: &Path, pool: &Arc<ThreadP
     for round in 0..=args.rounds {
         generator.reset();
         let (mut first, mut last) = (None, Instant::now());
+        let mut cpu = Stretch::begin();
         let mut times = Vec::with_capacity(args.tokens);
         pool.install(|| {
             generator.generate(
@@ -155,21 +170,47 @@ fn measure(args: &BenchGenerateArgs, ty: String, path: &Path, pool: &Arc<ThreadP
                     let time = last.elapsed().as_secs_f64();
                     last = Instant::now();
                     match first {
-                        None => first = Some(time),
+                        None => {
+                            first = Some(time);
+                            cpu = Stretch::begin();
+                        }
                         Some(_) => times.push(time),
                     }
                     true
                 },
             )
         })?;
-        let sums: Vec<f64> = (0..3).map(|_| sum(&weights, pool)).collect();
+        let token_cpu = cpu.each(args.tokens);
+        let cpu = Stretch::begin();
+        let sums: Vec<f64> = (0..SUMS).map(|_| sum(&weights, pool)).collect();
+        let sum_cpu = cpu.each(SUMS);
         if round > 0 {
             measured.prompts.extend(first);
             measured.seconds.extend(times);
             measured.sums.extend(sums);
+            measured.cpu.extend(token_cpu);
+            measured.sums_cpu.extend(sum_cpu);
         }
     }
     Ok(measured)
+}
+
+/// Sums of a round.
+const SUMS: usize = 3;
+
+/// Processor time from here on, where the system tells.
+struct Stretch(Option<Duration>);
+
+impl Stretch {
+    fn begin() -> Self {
+        Self(process_cpu_time())
+    }
+
+    /// Of each of so many.
+    fn each(&self, n: usize) -> Option<f64> {
+        let spent = process_cpu_time()?.saturating_sub(self.0?);
+        Some(spent.as_secs_f64() / n as f64)
+    }
 }
 
 /// The matrices that a token is multiplied with.
@@ -205,12 +246,15 @@ fn document(args: &BenchGenerateArgs, all: &[Measured], threads: usize) -> Value
             "weight_bytes_per_token": m.weights,
             "token_seconds": m.seconds,
             "sum_seconds": m.sums,
+            "token_cpu_seconds": m.cpu,
+            "sum_cpu_seconds": m.sums_cpu,
             "prompt_seconds": m.prompts,
             "tokens_per_second": 1.0 / median(&m.seconds),
             "prompt_tokens_per_second": args.prompt_tokens as f64 / median(&m.prompts),
             "bytes_per_second": m.rate(),
             "read_bytes_per_second": m.read_rate(),
             "share_of_read_rate": m.rate() / m.read_rate(),
+            "share_of_read_rate_cpu": Some(m.cpu_share()).filter(|share| share.is_finite()),
             "planned_bytes": m.planned,
         })
     };
@@ -239,8 +283,19 @@ fn text(args: &BenchGenerateArgs, all: &[Measured], threads: usize) -> String {
         "{} tokens one after another, after a prompt of {}, {threads} threads, {} rounds\n\n",
         args.tokens, args.prompt_tokens, args.rounds
     );
-    let head =
-        ["", "compute", "weights", "tokens/s", "GB/s", "read GB/s", "share", "prompt tokens/s", "planned"];
+    let head = [
+        "",
+        "compute",
+        "weights",
+        "tokens/s",
+        "GB/s",
+        "read GB/s",
+        "share",
+        "cpu ms",
+        "cpu share",
+        "prompt tokens/s",
+        "planned",
+    ];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(all.iter().map(|m| {
         vec![
@@ -251,6 +306,8 @@ fn text(args: &BenchGenerateArgs, all: &[Measured], threads: usize) -> String {
             format!("{:.1}", m.rate() / 1e9),
             format!("{:.1}", m.read_rate() / 1e9),
             format!("{:.0}%", 100.0 * m.rate() / m.read_rate()),
+            format!("{:.1}", 1e3 * median(&m.cpu)),
+            format!("{:.0}%", 100.0 * m.cpu_share()),
             format!("{:.0}", args.prompt_tokens as f64 / median(&m.prompts)),
             bytes(m.planned as u64),
         ]
