@@ -62,11 +62,17 @@ impl<R: Real> Cpu<R> {
         }
     }
 
-    /// Says what numbers the products with base weights multiply. Adapters' products are full always.
+    /// Says what numbers the products with base weights and those of attention multiply. Adapters' products are full
+    /// always.
     #[must_use]
     pub fn with_compute(mut self, compute: Compute) -> Self {
         self.compute = compute;
         self
+    }
+
+    /// Attention with this processor's numbers.
+    fn attended<'a>(&self, at: Attention<'a>) -> Attention<'a> {
+        Attention { compute: self.compute, ..at }
     }
 
     /// Gives it a file for what is spilled.
@@ -516,11 +522,13 @@ impl<R: Real> Backend for Cpu<R> {
     }
 
     fn attention(&mut self, o: ViewMut<'_>, lse: ViewMut<'_>, qkv: [View<'_>; 3], at: Attention<'_>) {
+        let at = self.attended(at);
         let (scratch, qkv) = (self.scratch(), qkv.map(|x| self.read(x)));
         kernels::attention(self.write(o), self.write(lse), qkv, at, scratch, Par::on(&self.pool));
     }
 
     fn attention_probs(&mut self, p: ViewMut<'_>, lse: View<'_>, qk: [View<'_>; 2], at: Attention<'_>) {
+        let at = self.attended(at);
         let (scratch, qk) = (self.scratch(), qk.map(|x| self.read(x)));
         kernels::attention_probs(self.write(p), self.read(lse), qk, at, scratch, Par::on(&self.pool));
     }
@@ -533,6 +541,7 @@ impl<R: Real> Backend for Cpu<R> {
         tangents: [View<'_>; 3],
         at: Attention<'_>,
     ) {
+        let at = self.attended(at);
         let (scratch, o_lse) = (self.scratch(), o_lse.map(|x| self.read(x)));
         let [qkv, tangents] = [qkv, tangents].map(|views| views.map(|x| self.read(x)));
         kernels::attention_tangent(self.write(t), o_lse, qkv, tangents, at, scratch, Par::on(&self.pool));
@@ -558,6 +567,7 @@ impl<R: Real> Backend for Cpu<R> {
         probs: Probs<'_>,
         at: Attention<'_>,
     ) {
+        let at = self.attended(at);
         let scratch = self.scratch();
         let (qkv, lse_delta) = (qkv.map(|x| self.read(x)), lse_delta.map(|x| self.read(x)));
         let (dq, d_o, probs) = (self.write(dq), self.read(d_o), self.probs(probs));
@@ -574,6 +584,7 @@ impl<R: Real> Backend for Cpu<R> {
         probs: Probs<'_>,
         at: Attention<'_>,
     ) {
+        let at = self.attended(at);
         let scratch = self.scratch();
         let (qkv, lse_delta) = (qkv.map(|x| self.read(x)), lse_delta.map(|x| self.read(x)));
         let (dk, dv, d_o, probs) = (self.write(dk), self.write(dv), self.read(d_o), self.probs(probs));

@@ -118,4 +118,27 @@ mod tests {
         let (sin, cos) = 3f64.sin_cos();
         assert!((f64::from(half[0]) - (cos - 3.0 * sin)).abs() < 1e-6);
     }
+
+    /// Three roundings of each of two products and their sum, none of which is larger than the pair is long.
+    #[test]
+    fn a_turned_pair_is_within_three_roundings_of_its_length() {
+        let d = 64;
+        let f = inverse_frequencies(d, 10_000.0);
+        let positions: Vec<u32> = (0..64).map(|i| i * 977).collect();
+        let x: Vec<f32> = Rng(8).vec(positions.len() * d);
+        let mut turned = x.clone();
+        rope(&mut turned, &positions, &f, Layout::Half, false, Par::serial());
+        for (t, position) in positions.iter().enumerate() {
+            for (i, f) in f.iter().enumerate() {
+                let (a, b) = (f64::from(x[t * d + i]), f64::from(x[t * d + i + d / 2]));
+                let (sin, cos) = f64::from(*position as f32 * f).sin_cos();
+                for (found, exact) in
+                    [(turned[t * d + i], a * cos - b * sin), (turned[t * d + i + d / 2], a * sin + b * cos)]
+                {
+                    let off = (f64::from(found) - exact).abs() / a.hypot(b);
+                    assert!(off <= 3.0 / f64::from(1 << 24), "position {position}, pair {i}: {off:e}");
+                }
+            }
+        }
+    }
 }

@@ -25,62 +25,67 @@ pub(crate) fn attention_rates(budget: Duration) {
         (1024, 16, 8, 128, usize::MAX),
         (2048, 4, 1, 256, 512),
     ] {
-        let title = if window == usize::MAX {
-            format!("attention {n} tokens, {heads}/{kv_heads} heads of {head_dim}")
-        } else {
-            format!("attention {n} tokens, window {window}, {heads}/{kv_heads} heads of {head_dim}")
-        };
-        if !wanted(&title) {
-            continue;
+        for compute in [Compute::Full, Compute::Bf16] {
+            let title = if window == usize::MAX {
+                format!("attention {n} tokens, {heads}/{kv_heads} heads of {head_dim}, {compute:?}")
+            } else {
+                format!(
+                    "attention {n} tokens, window {window}, {heads}/{kv_heads} heads of {head_dim}, {compute:?}"
+                )
+            };
+            if !wanted(&title) {
+                continue;
+            }
+            let offsets = [0, n];
+            let shape = AttentionShape {
+                heads,
+                kv_heads,
+                head_dim,
+                queries: &offsets,
+                keys: &offsets,
+                key_tile: 64,
+                window,
+                scale: 1.0 / (head_dim as f64).sqrt(),
+                compute,
+            };
+            let (wide, narrow) = (n * heads * head_dim, n * kv_heads * head_dim);
+            let (q, k, v, d_o) = (rng.vec(wide), rng.vec(narrow), rng.vec(narrow), rng.vec(wide));
+            let (q, k, v, d_o) = (&q[..], &k[..], &v[..], &d_o[..]);
+            let scratch = RefCell::new(vec![0.0; attention_scratch(1, head_dim, 64).max(matmul_scratch(1))]);
+            let (mut o, mut lse, mut delta) = (vec![0.0; wide], vec![0.0; n * heads], vec![0.0; n * heads]);
+            attention(&mut o, &mut lse, [q, k, v], shape, &mut scratch.borrow_mut(), Par::serial());
+            attention_delta(&mut delta, d_o, &o, head_dim, Par::serial());
+            let (lse, delta) = (&lse[..], &delta[..]);
+            let short = n.min(window);
+            let pairs = short * (short + 1) / 2 + (n - short) * short;
+            let product = 2 * pairs * heads * head_dim;
+            let (mut o2, mut lse2, mut dq) = (vec![0.0; wide], vec![0.0; n * heads], vec![0.0; wide]);
+            let (mut dk, mut dv) = (vec![0.0; narrow], vec![0.0; narrow]);
+            let (a, b, mut c) = (rng.vec(256 * 896), rng.vec(896 * 896), vec![0.0; 256 * 896]);
+            let at = &scratch;
+            let all = vec![
+                Contestant::new("f32 product 256x896x896", 2 * 256 * 896 * 896, || {
+                    let (out, b) = (Out::rows(&mut c, 896), Rhs::transposed(&b, 896));
+                    let (a, size) = (Lhs::rows(&a, 896), [256, 896, 896]);
+                    let par = Par::serial();
+                    matmul(out, size, 1.0, a, b, Init::Zero, Compute::Full, &mut at.borrow_mut(), par);
+                }),
+                Contestant::new("forward", 2 * product, || {
+                    attention(&mut o2, &mut lse2, [q, k, v], shape, &mut at.borrow_mut(), Par::serial());
+                }),
+                Contestant::new("backward, queries", 3 * product, || {
+                    let (of, par) = (ProbsAt::Rebuild, Par::serial());
+                    let scratch = &mut at.borrow_mut();
+                    attention_backward_q(&mut dq, d_o, [q, k, v], [lse, delta], of, shape, scratch, par);
+                }),
+                Contestant::new("backward, keys and values", 4 * product, || {
+                    let (of, par) = (ProbsAt::Rebuild, Par::serial());
+                    let (scratch, saved) = (&mut at.borrow_mut(), [lse, delta]);
+                    attention_backward_kv(&mut dk, &mut dv, d_o, [q, k, v], saved, of, shape, scratch, par);
+                }),
+            ];
+            race(&title, "GFLOP/s", budget, all);
         }
-        let offsets = [0, n];
-        let shape = AttentionShape {
-            heads,
-            kv_heads,
-            head_dim,
-            queries: &offsets,
-            keys: &offsets,
-            key_tile: 64,
-            window,
-            scale: 1.0 / (head_dim as f64).sqrt(),
-        };
-        let (wide, narrow) = (n * heads * head_dim, n * kv_heads * head_dim);
-        let (q, k, v, d_o) = (rng.vec(wide), rng.vec(narrow), rng.vec(narrow), rng.vec(wide));
-        let (q, k, v, d_o) = (&q[..], &k[..], &v[..], &d_o[..]);
-        let scratch = RefCell::new(vec![0.0; attention_scratch(1, head_dim, 64).max(matmul_scratch(1))]);
-        let (mut o, mut lse, mut delta) = (vec![0.0; wide], vec![0.0; n * heads], vec![0.0; n * heads]);
-        attention(&mut o, &mut lse, [q, k, v], shape, &mut scratch.borrow_mut(), Par::serial());
-        attention_delta(&mut delta, d_o, &o, head_dim, Par::serial());
-        let (lse, delta) = (&lse[..], &delta[..]);
-        let short = n.min(window);
-        let pairs = short * (short + 1) / 2 + (n - short) * short;
-        let product = 2 * pairs * heads * head_dim;
-        let (mut o2, mut lse2, mut dq) = (vec![0.0; wide], vec![0.0; n * heads], vec![0.0; wide]);
-        let (mut dk, mut dv) = (vec![0.0; narrow], vec![0.0; narrow]);
-        let (a, b, mut c) = (rng.vec(256 * 896), rng.vec(896 * 896), vec![0.0; 256 * 896]);
-        let at = &scratch;
-        let all = vec![
-            Contestant::new("f32 product 256x896x896", 2 * 256 * 896 * 896, || {
-                let (out, b) = (Out::rows(&mut c, 896), Rhs::transposed(&b, 896));
-                let (a, size) = (Lhs::rows(&a, 896), [256, 896, 896]);
-                let par = Par::serial();
-                matmul(out, size, 1.0, a, b, Init::Zero, Compute::Full, &mut at.borrow_mut(), par);
-            }),
-            Contestant::new("forward", 2 * product, || {
-                attention(&mut o2, &mut lse2, [q, k, v], shape, &mut at.borrow_mut(), Par::serial());
-            }),
-            Contestant::new("backward, queries", 3 * product, || {
-                let (of, par) = (ProbsAt::Rebuild, Par::serial());
-                let scratch = &mut at.borrow_mut();
-                attention_backward_q(&mut dq, d_o, [q, k, v], [lse, delta], of, shape, scratch, par);
-            }),
-            Contestant::new("backward, keys and values", 4 * product, || {
-                let (of, par) = (ProbsAt::Rebuild, Par::serial());
-                let (scratch, saved) = (&mut at.borrow_mut(), [lse, delta]);
-                attention_backward_kv(&mut dk, &mut dv, d_o, [q, k, v], saved, of, shape, scratch, par);
-            }),
-        ];
-        race(&title, "GFLOP/s", budget, all);
     }
 }
 

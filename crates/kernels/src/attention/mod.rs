@@ -32,6 +32,7 @@ pub use tile::attention_scratch;
 use tile::{Source, Task, Work};
 
 use crate::Real;
+use crate::matmul::Compute;
 use crate::matmul::packed::padded;
 use crate::par::{Par, Pieces};
 
@@ -55,6 +56,8 @@ pub struct AttentionShape<'a> {
     pub window: usize,
     /// c, by which scores are multiplied: 1/√D unless the model says otherwise.
     pub scale: f64,
+    /// What products multiply: the numbers, or both factors rounded to bf16. Sums and the softmax are full always.
+    pub compute: Compute,
 }
 
 impl AttentionShape<'_> {
@@ -114,12 +117,13 @@ pub fn attention<R: Real>(
             let values = work.rows(v, at, &keys, tiles.packed);
             let stride = padded(keys.len());
             for (h, head) in task.heads.clone().enumerate() {
-                work.product(q, task, head, &keys_t, tiles.s);
+                work.product(q, task, head, &keys_t, tiles.s, tiles.left);
                 let of = h * rows..(h + 1) * rows;
                 let acc = &mut tiles.acc[of.start * wide..of.end * wide];
                 let (top, total) = (&mut tiles.top[of.clone()], &mut tiles.total[of]);
                 rows::online(tiles.s, stride, task, &keys, shape.c(), top, total, acc, wide);
-                values.multiply(acc, true, rows, tiles.s, [stride, 1], |rows| task.seen(&rows, &keys));
+                let seen = |rows| task.seen(&rows, &keys);
+                values.multiply(acc, true, rows, tiles.s, stride, tiles.left, seen);
             }
         }
         for (h, head) in task.heads.clone().enumerate() {
@@ -171,15 +175,15 @@ pub fn attention_tangent<R: Real>(
             let moved = work.rows(vt, at, &keys, tiles.acc2);
             let stride = padded(keys.len());
             for (h, head) in task.heads.clone().enumerate() {
-                work.probs(task, head, &keys, lse, Source::Rebuild(keys_t), tiles.s);
-                work.product(qt, task, head, &keys_t, tiles.ds);
-                work.add_product(q, task, head, &moved_t, tiles.ds);
+                work.probs(task, head, &keys, lse, Source::Rebuild(keys_t), tiles.s, tiles.left);
+                work.product(qt, task, head, &keys_t, tiles.ds, tiles.left);
+                work.add_product(q, task, head, &moved_t, tiles.ds, tiles.left);
                 let total = &mut tiles.total[h * rows..(h + 1) * rows];
                 rows::score_tangent(tiles.ds, tiles.s, stride, shape.c(), total);
                 let acc = &mut tiles.acc[h * rows * wide..(h + 1) * rows * wide];
                 let seen = |rows| task.seen(&rows, &keys);
-                values.multiply(acc, true, rows, tiles.ds, [stride, 1], seen);
-                moved.multiply(acc, true, rows, tiles.s, [stride, 1], seen);
+                values.multiply(acc, true, rows, tiles.ds, stride, tiles.left, seen);
+                moved.multiply(acc, true, rows, tiles.s, stride, tiles.left, seen);
             }
         }
         for (h, head) in task.heads.clone().enumerate() {
@@ -219,7 +223,7 @@ pub fn attention_probs<R: Real>(
         for keys in task.all_key_tiles(shape.key_tile) {
             let source = work.source(ProbsAt::Rebuild, at, &keys, tiles.keys_t);
             for head in task.heads.clone() {
-                work.probs(task, head, &keys, lse, source, tiles.s);
+                work.probs(task, head, &keys, lse, source, tiles.s, tiles.left);
                 for r in 0..task.rows.len() {
                     let at = head * per_head + task.probs_at + (task.first + r) * len + keys.start;
                     let row = &tiles.s[r * padded(keys.len())..][..keys.len()];
@@ -274,11 +278,11 @@ pub fn attention_backward_q<R: Real>(
             let values_t = work.columns(v, at, &keys, tiles.values_t);
             let key_rows = work.rows(k, at, &keys, tiles.packed);
             for (h, head) in task.heads.clone().enumerate() {
-                work.probs(task, head, &keys, lse, source, tiles.s);
-                work.score_gradient(task, head, [d_o, delta], &values_t, tiles.s, tiles.ds);
+                work.probs(task, head, &keys, lse, source, tiles.s, tiles.left);
+                work.score_gradient(task, head, [d_o, delta], &values_t, tiles.s, tiles.ds, tiles.left);
                 let out = &mut tiles.acc[h * rows * wide..];
                 let seen = |rows| task.seen(&rows, &keys);
-                key_rows.multiply(out, true, rows, tiles.ds, [padded(keys.len()), 1], seen);
+                key_rows.multiply(out, true, rows, tiles.ds, padded(keys.len()), tiles.left, seen);
             }
         }
         for (h, head) in task.heads.clone().enumerate() {
@@ -322,13 +326,13 @@ pub fn attention_backward_kv<R: Real>(
         let values_t = work.columns(v, at, &keys, tiles.values_t);
         for head in kv_head * group..(kv_head + 1) * group {
             for task in Task::tiles_that_see(shape, sequence, head, &keys) {
-                work.probs(&task, head, &keys, lse, source, tiles.s);
-                work.score_gradient(&task, head, [d_o, delta], &values_t, tiles.s, tiles.ds);
+                work.probs(&task, head, &keys, lse, source, tiles.s, tiles.left);
+                work.score_gradient(&task, head, [d_o, delta], &values_t, tiles.s, tiles.ds, tiles.left);
                 let seeing = |some| task.seeing(&some, &keys);
                 let d_o = work.query_rows(d_o, &task, head, tiles.packed);
-                d_o.multiply(tiles.acc2, true, keys.len(), tiles.s, [1, stride], seeing);
+                d_o.multiply_transposed(tiles.acc2, keys.len(), tiles.s, stride, seeing);
                 let q = work.query_rows(q, &task, head, tiles.packed);
-                q.multiply(tiles.acc, true, keys.len(), tiles.ds, [1, stride], seeing);
+                q.multiply_transposed(tiles.acc, keys.len(), tiles.ds, stride, seeing);
             }
         }
         for j in 0..keys.len() {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{AttentionShape, ProbsAt, rows};
 use crate::Real;
 use crate::matmul::Rhs;
-use crate::matmul::packed::{Packed, pack, padded};
+use crate::matmul::packed::{Packed, left_scratch, pack, padded};
 use crate::par::{Par, Pieces};
 
 /// Queries per tile: a multiple of the microkernel's height.
@@ -32,6 +32,7 @@ struct Lengths {
     acc: usize,
     scores: usize,
     per_query: usize,
+    left: usize,
 }
 
 impl Lengths {
@@ -43,11 +44,12 @@ impl Lengths {
             acc: queries.max(key_tile) * padded(head_dim),
             scores: QUERY_TILE * padded(key_tile),
             per_query: queries,
+            left: left_scratch(head_dim.max(key_tile)),
         }
     }
 
     fn sum(&self) -> usize {
-        2 * self.columns + 2 * self.rows + self.acc + 2 * self.scores + 2 * self.per_query
+        2 * self.columns + 2 * self.rows + self.acc + 2 * self.scores + 2 * self.per_query + self.left
     }
 }
 
@@ -71,6 +73,8 @@ pub(super) struct Tiles<'a, R> {
     pub(super) top: &'a mut [R],
     /// Running sum per head and query.
     pub(super) total: &'a mut [R],
+    /// Rows of a left factor as the microkernel reads them.
+    pub(super) left: &'a mut [R],
 }
 
 impl<'a, R> Tiles<'a, R> {
@@ -82,8 +86,9 @@ impl<'a, R> Tiles<'a, R> {
         let (ds, rest) = rest.split_at_mut(lengths.scores);
         let (acc, rest) = rest.split_at_mut(lengths.acc);
         let (acc2, rest) = rest.split_at_mut(lengths.rows);
-        let (top, total) = rest.split_at_mut(lengths.per_query);
-        Self { keys_t, values_t, packed, s, ds, acc, acc2, top, total }
+        let (top, rest) = rest.split_at_mut(lengths.per_query);
+        let (total, left) = rest.split_at_mut(lengths.per_query);
+        Self { keys_t, values_t, packed, s, ds, acc, acc2, top, total, left }
     }
 }
 
@@ -314,7 +319,12 @@ impl<'a, R: Real> Work<'a, R> {
         to: &'b mut [R],
     ) -> Packed<'b, R> {
         let x = &x[self.key_at(keys_from, keys.start, kv_head)..];
-        pack(to, Rhs::transposed(x, self.shape.kv_cols()), [self.shape.head_dim, keys.len()])
+        pack(
+            to,
+            Rhs::transposed(x, self.shape.kv_cols()),
+            [self.shape.head_dim, keys.len()],
+            self.shape.compute,
+        )
     }
 
     /// K or V of a tile of keys, packed.
@@ -326,13 +336,13 @@ impl<'a, R: Real> Work<'a, R> {
         to: &'b mut [R],
     ) -> Packed<'b, R> {
         let x = &x[self.key_at(keys_from, keys.start, kv_head)..];
-        pack(to, Rhs::rows(x, self.shape.kv_cols()), [keys.len(), self.shape.head_dim])
+        pack(to, Rhs::rows(x, self.shape.kv_cols()), [keys.len(), self.shape.head_dim], self.shape.compute)
     }
 
     /// Q or dO of a tile of queries, packed.
     pub(super) fn query_rows<'b>(&self, x: &[R], task: &Task, head: usize, to: &'b mut [R]) -> Packed<'b, R> {
         let x = Rhs::rows(&x[self.query_at(task, head)..], self.shape.q_cols());
-        pack(to, x, [task.rows.len(), self.shape.head_dim])
+        pack(to, x, [task.rows.len(), self.shape.head_dim], self.shape.compute)
     }
 
     /// Where probabilities of a tile of keys come from.
@@ -350,17 +360,33 @@ impl<'a, R: Real> Work<'a, R> {
     }
 
     /// `s = x·b` for a tile of queries of x, one of q, dO: products with packed keys or values.
-    pub(super) fn product(&self, x: &[R], task: &Task, head: usize, b: &Packed<'_, R>, s: &mut [R]) {
+    pub(super) fn product(
+        &self,
+        x: &[R],
+        task: &Task,
+        head: usize,
+        b: &Packed<'_, R>,
+        s: &mut [R],
+        left: &mut [R],
+    ) {
         let x = &x[self.query_at(task, head)..];
         let all = |_| 0..self.shape.head_dim;
-        b.multiply(s, false, task.rows.len(), x, [self.shape.q_cols(), 1], all);
+        b.multiply(s, false, task.rows.len(), x, self.shape.q_cols(), left, all);
     }
 
     /// [`Work::product`], added to what is there.
-    pub(super) fn add_product(&self, x: &[R], task: &Task, head: usize, b: &Packed<'_, R>, s: &mut [R]) {
+    pub(super) fn add_product(
+        &self,
+        x: &[R],
+        task: &Task,
+        head: usize,
+        b: &Packed<'_, R>,
+        s: &mut [R],
+        left: &mut [R],
+    ) {
         let x = &x[self.query_at(task, head)..];
         let all = |_| 0..self.shape.head_dim;
-        b.multiply(s, true, task.rows.len(), x, [self.shape.q_cols(), 1], all);
+        b.multiply(s, true, task.rows.len(), x, self.shape.q_cols(), left, all);
     }
 
     /// `s = P` for a tile: rebuilt, or copied from what was kept.
@@ -372,11 +398,12 @@ impl<'a, R: Real> Work<'a, R> {
         lse: &[R],
         from: Source<'_, R>,
         s: &mut [R],
+        left: &mut [R],
     ) {
         let stride = padded(keys.len());
         match from {
             Source::Rebuild(packed) => {
-                self.product(self.q, task, head, &packed, s);
+                self.product(self.q, task, head, &packed, s, left);
                 let lse = &lse[task.rows.start * self.shape.heads + head..];
                 rows::exp_minus(s, stride, task, keys, self.shape.c(), lse, self.shape.heads);
             }
@@ -400,8 +427,9 @@ impl<'a, R: Real> Work<'a, R> {
         values: &Packed<'_, R>,
         p: &[R],
         ds: &mut [R],
+        left: &mut [R],
     ) {
-        self.product(d_o, task, head, values, ds);
+        self.product(d_o, task, head, values, ds, left);
         let delta = &delta[task.rows.start * self.shape.heads + head..];
         rows::score_gradient(ds, p, values.stride(), task.rows.len(), delta, self.shape.heads);
     }

@@ -61,6 +61,8 @@ pub struct Micro<R> {
     /// How values of the left factor become what `run` reads; none where it reads them as they are.
     pub(super) left: Option<Left<R>>,
     pub(super) left_bf16: LeftBf16<R>,
+    /// The same in place for rows of depth, each of so many values; none where `run` reads them as they are.
+    pub(super) transposed: Option<fn(&mut [R], usize)>,
     pub(super) run: Run<R>,
     pub(super) few: Option<Few<R>>,
 }
@@ -79,6 +81,7 @@ impl<R: Real> Micro<R> {
             group,
             pack: pack::plain::<R>,
             left: None,
+            transposed: None,
             left_bf16: super::rounded::widened::<R>,
             run: portable::<R>,
             few: None,
@@ -102,9 +105,13 @@ impl Micro<f32> {
                 Self::pairs(16, 4, super::neon::neon_bf16)
             }
             // The same numbers without the instruction: factors are rounded, then multiplied in f32.
-            Compute::Bf16 => {
-                Self { pack: super::rounded::pack, left: Some(super::rounded::left), few: None, ..full }
-            }
+            Compute::Bf16 => Self {
+                pack: super::rounded::pack,
+                left: Some(super::rounded::left),
+                transposed: Some(super::rounded::transposed),
+                few: None,
+                ..full
+            },
         }
     }
 
@@ -120,6 +127,7 @@ impl Micro<f32> {
             group: 2 * PACKED / (super::KC_PAIRS * nr),
             pack: super::pack32::pairs,
             left: Some(super::pack32::round_tile),
+            transposed: Some(super::pack32::pair_rows),
             left_bf16: super::pack32::pair_tile,
             run,
             few: None,
@@ -146,6 +154,7 @@ impl Micro<f32> {
                         group: 2,
                         pack,
                         left,
+                        transposed: None,
                         left_bf16,
                         run: super::x86::avx512,
                         few: Some(streamed(super::small::full)),
@@ -161,6 +170,7 @@ impl Micro<f32> {
                         group: 8,
                         pack: pack::plain,
                         left,
+                        transposed: None,
                         left_bf16,
                         run: super::x86::avx2,
                         few: None,

@@ -119,3 +119,22 @@ fn round_row(out: &mut [u16], x: &[f32]) {
         *out = round(*x);
     }
 }
+
+/// Rows of depth become rows of pairs, in place: row p of the result, which begins no later than what it is made of,
+/// holds rows 2p and 2p + 1. An odd last row is paired with zeros.
+pub(super) fn pair_rows(a: &mut [f32], stride: usize) {
+    let rows = a.len() / stride.max(1);
+    #[cfg(target_arch = "x86_64")]
+    if stride.is_multiple_of(16) {
+        // SAFETY: used by the kernel of `Isa::Avx512Bf16` only.
+        unsafe { super::x86::pair_rows(a, stride) };
+        return;
+    }
+    for p in 0..rows.div_ceil(2) {
+        for j in 0..stride {
+            let low = u32::from(round(a[2 * p * stride + j]));
+            let high = if 2 * p + 1 < rows { u32::from(round(a[(2 * p + 1) * stride + j])) } else { 0 };
+            a[p * stride + j] = f32::from_bits(low | high << 16);
+        }
+    }
+}

@@ -34,6 +34,13 @@ pub(super) fn left(out: &mut [f32], a: &[f32], [rows, cols]: [usize; 2], [height
     }
 }
 
+/// Rows of depth, in place.
+pub(super) fn transposed(a: &mut [f32], _: usize) {
+    for x in a {
+        *x = half::bf16::from_f32(*x).to_f32();
+    }
+}
+
 /// [`super::micro::LeftBf16`] for microkernels that read values: exact, as a left factor that is stored in bf16 is
 /// rounded already.
 pub(super) fn widened<R: Real>(

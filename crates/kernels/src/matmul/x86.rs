@@ -73,6 +73,31 @@ pub(super) fn round_row(out: &mut [u16], x: &[f32]) {
     }
 }
 
+/// [`super::pack32::pair_rows`] for rows of whole vectors.
+///
+/// # Safety
+/// The machine has AVX512-BF16; `stride` is a multiple of sixteen.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) unsafe fn pair_rows(a: &mut [f32], stride: usize) {
+    let rows = a.len() / stride;
+    let at = a.as_mut_ptr();
+    for p in 0..rows.div_ceil(2) {
+        for j in (0..stride).step_by(16) {
+            // SAFETY: sixteen values of rows `2p`, `2p + 1` where it exists, and `p`, all below `rows`.
+            unsafe {
+                let low = _mm512_loadu_ps(at.add(2 * p * stride + j));
+                let high = if 2 * p + 1 < rows {
+                    _mm512_loadu_ps(at.add((2 * p + 1) * stride + j))
+                } else {
+                    _mm512_setzero_ps()
+                };
+                let words = super::pack512::round_pairs(low, high);
+                std::arch::x86_64::_mm512_storeu_si512(at.add(p * stride + j).cast(), words);
+            }
+        }
+    }
+}
+
 /// Sixteen words of sixteen rows, whose starts lie `stride` bytes apart at any alignment, transposed: lane r of
 /// vector p is word p of row r.
 ///

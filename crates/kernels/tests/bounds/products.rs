@@ -138,7 +138,8 @@ pub(crate) fn attention<R: Real>(on: &mut Buffers) {
             ([2, 1, 33], &[0, 48, 113], 7, 100),
         ]
     };
-    for ([heads, kv_heads, head_dim], offsets, key_tile, window) in all.iter().copied() {
+    let all = all.iter().flat_map(|case| COMPUTES.map(|compute| (*case, compute)));
+    for (([heads, kv_heads, head_dim], offsets, key_tile, window), compute) in all {
         let n = offsets[offsets.len() - 1];
         let scale = 1.0 / (head_dim as f64).sqrt();
         let (queries, keys) = (on.of(offsets), on.of(offsets));
@@ -151,9 +152,10 @@ pub(crate) fn attention<R: Real>(on: &mut Buffers) {
             key_tile,
             window,
             scale,
+            compute,
         };
         on.case(format_args!(
-            "attention {n} tokens, {heads}/{kv_heads} heads of {head_dim}, window {window}"
+            "attention {n} tokens, {heads}/{kv_heads} heads of {head_dim}, window {window}, {compute:?}"
         ));
         let (q, d_o) = (on.values::<R>(n * heads * head_dim), on.values::<R>(n * heads * head_dim));
         let (k, v) = (on.values::<R>(n * kv_heads * head_dim), on.values::<R>(n * kv_heads * head_dim));

@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use mesp_device::{Act, Attention, Backend, Class, Elem, Label, Rope, View};
+use mesp_device::{Act, Attention, Backend, Class, Compute, Elem, Label, Rope, View};
 
 use super::{Batch, Block, Config};
 use crate::adapter::{BlockPairs, PairView, Projection, lora};
@@ -67,6 +67,8 @@ impl<'a> BlockRun<'a> {
             key_tile: self.tiles.keys,
             window: self.block.sees.window,
             scale: c.score_scale,
+            // The backend puts its own here.
+            compute: Compute::Full,
         }
     }
 
