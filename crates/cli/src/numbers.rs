@@ -11,7 +11,7 @@ use crate::inputs::usage;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Numbers {
     F32,
-    /// Products with frozen weights multiply bf16 and add in f32.
+    /// Products with frozen weights and of attention multiply bf16 and add in f32.
     Bf16,
     F64,
 }

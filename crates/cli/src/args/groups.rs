@@ -183,7 +183,7 @@ pub(crate) enum Compute {
     Auto,
     /// Single precision
     F32,
-    /// Products with frozen weights multiply numbers rounded to bf16 and add in single precision
+    /// Products with frozen weights and of attention multiply numbers rounded to bf16 and add in single precision
     Bf16,
     /// Double precision, the reference for grads and eval
     F64,
