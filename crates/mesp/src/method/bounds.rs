@@ -15,7 +15,8 @@ use crate::adapter::{BlockPairs, matrices};
 /// A bound for each matrix, block by block; without any nothing is bounded.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Bounds {
-    per_block: usize,
+    /// Where each block's begin: not all need have as many.
+    starts: Vec<usize>,
     values: Vec<f32>,
 }
 
@@ -37,12 +38,21 @@ impl Bounds {
             let (_, bound, _) = sizes.select_nth_unstable_by(last, f32::total_cmp);
             if *bound > 0.0 { *bound } else { f32::MAX }
         };
-        Self::from_values(matrices(params).map(bound).collect(), params.len())
+        Self::from_values(matrices(params).map(bound).collect(), params)
     }
 
-    /// From what [`Bounds::values`] gave, for so many blocks.
-    pub fn from_values(values: Vec<f32>, blocks: usize) -> Self {
-        Self { per_block: values.len() / blocks.max(1), values }
+    /// From what [`Bounds::values`] gave for adapters shaped like these.
+    pub fn from_values(values: Vec<f32>, params: &[BlockPairs]) -> Self {
+        if values.is_empty() {
+            return Self::default();
+        }
+        let mut next = 0;
+        let start = |block| {
+            let start = next;
+            next += matrices(std::slice::from_ref(block)).count();
+            start
+        };
+        Self { starts: params.iter().map(start).collect(), values }
     }
 
     /// All of them, in the order of matrices.
@@ -52,6 +62,6 @@ impl Bounds {
 
     /// Of a block's i-th matrix.
     pub fn of(&self, block: usize, i: usize) -> f32 {
-        self.values.get(block * self.per_block + i).copied().unwrap_or(f32::MAX)
+        self.starts.get(block).and_then(|start| self.values.get(start + i)).copied().unwrap_or(f32::MAX)
     }
 }

@@ -211,7 +211,7 @@ impl Replay {
             total: self.total_steps,
             kind: ScheduleKind::parse(&self.lr_schedule)?,
         };
-        session.set_bounds(Bounds::from_values(self.bounds.clone(), self.layers));
+        session.set_bounds(Bounds::from_values(self.bounds.clone(), session.params()));
         let mut descent = Descent::new(self.along()?, self.seed, self.weight_decay, &[]);
         for (step, slopes) in slopes.iter().enumerate() {
             descent.descend(session, slopes, schedule.rate(step));

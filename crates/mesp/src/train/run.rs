@@ -151,7 +151,7 @@ impl<'a> Loop<'a> {
         if let Some(dir) = &config.output {
             mesp_formats::atomic::create_dir_all(dir)?;
             let opened = replay::Log::open(&dir.join(replay::FILE), &header, self.progress.step)?;
-            session.set_bounds(Bounds::from_values(opened.bounds, session.params().len()));
+            session.set_bounds(Bounds::from_values(opened.bounds, session.params()));
             (log, earlier) = (Some(opened.log), opened.slopes);
         }
         let descent = Descent::new(along, config.seed, session.options().weight_decay, &earlier);

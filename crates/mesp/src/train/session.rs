@@ -437,14 +437,6 @@ pub fn plan(
 ) -> Result<Plan> {
     options.adapter.fits(&model.config)?;
     options.estimator.fits(model.config.layers)?;
-    if let (Estimator::Directional(along), Some(_)) = (&options.estimator, &options.adapter.layers)
-        && along.sparsity > 0.0
-    {
-        return Err(Error::usage(
-            "a share of values that stays cannot be combined with an adapter on some of the layers",
-        )
-        .hint("leave --sparsity out, or use an adapter on all layers"));
-    }
     if options.adapter.dora && !options.estimator.backpropagates() {
         return Err(Error::usage(
             "DoRA cannot be combined with an estimate: every moved adapter has norms of its own",

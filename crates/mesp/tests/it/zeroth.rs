@@ -11,7 +11,8 @@ use mesp::train::{Length, Options, Progress, Reaction, RunConfig, Session, Shape
 use mesp_device::{Cpu, Distribution, Real};
 
 use crate::support::{
-    ARCHS, Case, bits, eval_shapes, gradients, mean_loss, mesp_policy, parameters, relative,
+    ARCHS, Case, bits, eval_shapes, gradients, mean_loss, mesp_policy, parameters, randomize_adapters,
+    relative, session_for,
 };
 
 fn mezo(eps: f64) -> Directional {
@@ -317,6 +318,25 @@ fn sparse_directions_leave_large_values_alone() {
     }
     for (m, (now, values)) in parameters(&session).iter().zip(&before).enumerate() {
         assert!(now.iter().zip(values).all(|(now, x)| (now == x) == large(m, *x)), "{m}");
+    }
+}
+
+/// An adapter on some of the layers: bounds are counted by what each block has.
+#[test]
+fn bounds_follow_adapters_on_some_layers() {
+    let case = Case::load("qwen2");
+    let along = Directional { sparsity: 0.5, ..Directional::MEZO };
+    let adapter = mesp::adapter::AdapterConfig { layers: Some(vec![1]), ..case.adapter.clone() };
+    let opts = Options { adapter, ..options(&case, along) };
+    let mut session = session_for::<f32>(&case.model, opts, &case.shapes(), 2);
+    randomize_adapters(&mut session);
+    let before = parameters(&session);
+    session.bound(along.sparsity);
+    let bounds = session.bounds().values().to_vec();
+    assert_eq!(bounds.len(), before.len());
+    session.drift(1.0, 0.1, along.ray(1, 1, 0));
+    for ((now, values), bound) in parameters(&session).iter().zip(&before).zip(&bounds) {
+        assert!(now.iter().zip(values).all(|(now, x)| (now == x) == (x.abs() as f32 > *bound)));
     }
 }
 
