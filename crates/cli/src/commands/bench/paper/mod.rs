@@ -31,12 +31,20 @@ pub(super) fn run(args: &BenchPaperArgs) -> Result<()> {
     let gradients: &[&str] = if args.quick {
         &["--preset=tiny", "--tokens=16", "--rows=1", "--seeds=20", "--descents=1"]
     } else {
-        &["--preset=qwen2.5-0.5b", "--type=q4_0", "--tokens=64", "--rows=1", "--descents=4"]
+        &[
+            "--methods=mesp,mesp-bf16,lcsb,forward,mezo,mezo-signs",
+            "--preset=qwen2.5-0.5b",
+            "--type=q4_0",
+            "--tokens=32",
+            "--rows=1",
+            "--seeds=100",
+            "--descents=4",
+        ]
     };
     let convergence: &[&str] = if args.quick {
         &["--methods=mesp,mezo", "--rates=mesp=3e-3", "--rates=mezo=1e-3", "--steps=4", "--factor=2"]
     } else {
-        &["--steps=100", "--factor=100"]
+        &["--methods=mesp,mesp-sgd,lcsb,forward,mezo,mezo-sparse", "--steps=100", "--factor=100"]
     };
     let owned = |options: &[&str]| options.iter().map(|o| (*o).to_owned()).collect::<Vec<_>>();
     let documents = Documents {
