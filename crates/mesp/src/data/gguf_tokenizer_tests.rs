@@ -167,6 +167,27 @@ fn small(changes: &[(&str, Option<Value>)]) -> Vec<(String, Value)> {
     out.into_iter().map(|(k, v)| (k.to_string(), v)).collect()
 }
 
+/// The order of merges is lost where a converter wrote one score for all.
+#[test]
+fn a_vocabulary_of_equal_scores_is_refused() {
+    let vocabulary = |scores: &[f32]| {
+        let tokens = strings(&["<unk>", "a", "b", "c", "ab", "bc"]);
+        file(&small(&[
+            (MODEL, Some("llama".into())),
+            (TOKENS, Some(tokens)),
+            (TYPES, Some(Value::Array(Array::i32s(&[2, 1, 1, 1, 1, 1])))),
+            ("tokenizer.ggml.scores", Some(Value::Array(Array::f32s(scores)))),
+            ("tokenizer.ggml.merges", None),
+            ("tokenizer.ggml.bos_token_id", None),
+        ]))
+    };
+    let equal = load(Path::new("v.gguf"), &vocabulary(&[-1000.0; 6])).map(|_| ()).unwrap_err().to_string();
+    assert!(equal.contains("found -1000 for every token") && equal.contains("beside the file"), "{equal}");
+    load(Path::new("v.gguf"), &vocabulary(&[0.0, -3.0, -3.0, -3.0, -1.0, -2.0]))
+        .map(|_| ())
+        .expect("a vocabulary");
+}
+
 #[test]
 fn wrong_vocabularies_are_refused() {
     let merges = "tokenizer.ggml.merges";

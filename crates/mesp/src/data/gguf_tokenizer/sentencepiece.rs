@@ -11,7 +11,7 @@ use tokenizers::decoders::strip::Strip;
 use tokenizers::normalizers::{Prepend, Replace, Sequence as Normalizers};
 use tokenizers::{DecoderWrapper, NormalizerWrapper, Tokenizer};
 
-use super::{Places, TOKENS, damaged, numbers_of};
+use super::{Places, TOKENS, damaged, numbers_of, wrong};
 use crate::{Error, Result};
 
 const SCORES: &str = "tokenizer.ggml.scores";
@@ -21,6 +21,19 @@ const SPACE: &str = "▁";
 pub(super) fn build(gguf: &Gguf, bytes: &[u8], places: &Places, unknown: Option<usize>) -> Result<Tokenizer> {
     let array = gguf.required(SCORES, gguf.array(SCORES)?)?;
     let scores = numbers_of(gguf, SCORES, array, bytes, places.texts.len(), Value::as_f64)?;
+    // llama.cpp's converter writes one score for all where a vocabulary came without them. Which pair goes first is
+    // lost then: llama.cpp's own tokens of such a file are not those that the model was made with.
+    let mut merged = places.texts.iter().zip(&places.types).zip(&scores).filter_map(|((text, ty), score)| {
+        (*ty == token_type::NORMAL && text.chars().nth(1).is_some()).then_some(*score)
+    });
+    if let Some(first) = merged.next()
+        && merged.next().is_some_and(|second| second == first)
+        && merged.all(|score| score == first)
+    {
+        let problem = format!("expected the scores of a vocabulary, found {first} for every token");
+        let hint = "the converter did not carry them over: put the model's tokenizer.json beside the file";
+        return Err(wrong(gguf, SCORES, &problem, hint));
+    }
     let failed = |e: tokenizers::Error| -> Error { damaged(gguf, TOKENS, &e.to_string()) };
 
     let mut builder = places.model(merges(places, &scores)).byte_fallback(true).fuse_unk(true);
