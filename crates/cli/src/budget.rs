@@ -20,14 +20,14 @@ use crate::memory;
 use crate::settings::Settings;
 use crate::sizes::{Bytes, bytes};
 
-/// Anonymous memory of a process that does nothing: the program's data, the allocator. Measured with two threads:
-/// 0.5 MB to 1.0 MB above what is planned.
-const PROCESS: u64 = 900_000;
+/// Anonymous memory of a process that does nothing: the program's data, the allocator, what reading the command line
+/// leaves behind. Measured with two threads: 0.5 MB to 1.0 MB above what is planned, a little more in builds for tests.
+const PROCESS: u64 = 1_050_000;
 /// What one more thread touches of its stack and of the allocator. Measured: up to 100 kB.
 const THREAD: u64 = 120_000;
 /// Beyond what is measured when the budget is looked at: what a step allocates for a moment, and what the search
 /// for a policy leaves behind.
-const SLACK: u64 = 300_000;
+const SLACK: u64 = 200_000;
 /// Budgets that are named are multiples of this.
 const ROUND: u64 = 100_000;
 

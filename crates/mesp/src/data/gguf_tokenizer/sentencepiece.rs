@@ -31,7 +31,7 @@ pub(super) fn build(gguf: &Gguf, bytes: &[u8], places: &Places, unknown: Option<
         && merged.all(|score| score == first)
     {
         let problem = format!("expected the scores of a vocabulary, found {first} for every token");
-        let hint = "the converter did not carry them over: put the model's tokenizer.json beside the file";
+        let hint = "the converter did not carry them over: make the rows into tokens with the model's own directory, by mesp data tokenize --model DIR, and use these with the file";
         return Err(wrong(gguf, SCORES, &problem, hint));
     }
     let failed = |e: tokenizers::Error| -> Error { damaged(gguf, TOKENS, &e.to_string()) };
