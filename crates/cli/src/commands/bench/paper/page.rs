@@ -65,7 +65,7 @@ impl Memory<'_> {
     fn mesp(&self, page: &mut String) {
         const SMALL: &str = "qwen2.5-0.5b";
         const LARGE: &str = "qwen2.5-3b";
-        page.push_str("## MeSP, Tables 1 to 3: memory\n\nMB. ~ marks the plan of what was not run; anonymous memory exceeds it by less than 1 MB.\n\n");
+        page.push_str("## MeSP, Tables 1 to 3: memory\n\nMB. ~ marks the plan of what was not run; anonymous memory exceeds it by about 1 MB.\n\n");
         page.push_str("| | MeBP, published | mebp here | MeSP, published | mesp-paper here | mesp | mesp, least budget |\n|---|---|---|---|---|---|---|\n");
         let models = [(SMALL, "0.5B"), ("qwen2.5-1.5b", "1.5B"), (LARGE, "3B")];
         let mut rows: Vec<(String, &str, u64, u64)> =
