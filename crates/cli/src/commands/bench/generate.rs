@@ -237,8 +237,6 @@ fn sum(weights: &[&Weight], pool: &ThreadPool) -> f64 {
 }
 
 fn document(args: &BenchGenerateArgs, all: &[Measured], threads: usize) -> Value {
-    let definitions: serde_json::Map<String, Value> =
-        DEFINITIONS.iter().map(|(name, text)| ((*name).to_owned(), Value::from(*text))).collect();
     let one = |m: &Measured| {
         json!({
             "type": m.ty,
@@ -258,24 +256,21 @@ fn document(args: &BenchGenerateArgs, all: &[Measured], threads: usize) -> Value
             "planned_bytes": m.planned,
         })
     };
-    json!({
-        "schema": 1,
-        "kind": "generate",
-        "mesp": env!("CARGO_PKG_VERSION"),
-        "commit": machine::commit(),
-        "date": machine::today(),
-        "machine": machine::describe(),
-        "settings": {
-            "model": if args.model.is_some() { None } else { Some(args.preset.as_deref().unwrap_or("qwen2.5-0.5b")) },
-            "prompt_tokens": args.prompt_tokens,
-            "tokens": args.tokens,
-            "rounds": args.rounds,
-            "threads": threads,
-            "adapter": args.adapter.is_some(),
-        },
-        "definitions": definitions,
-        "models": all.iter().map(one).collect::<Vec<_>>(),
-    })
+    machine::document(
+        "generate",
+        json!({
+            "settings": {
+                "model": if args.model.is_some() { None } else { Some(args.preset.as_deref().unwrap_or("qwen2.5-0.5b")) },
+                "prompt_tokens": args.prompt_tokens,
+                "tokens": args.tokens,
+                "rounds": args.rounds,
+                "threads": threads,
+                "adapter": args.adapter.is_some(),
+            },
+            "definitions": machine::definitions(&DEFINITIONS),
+            "models": all.iter().map(one).collect::<Vec<_>>(),
+        }),
+    )
 }
 
 fn text(args: &BenchGenerateArgs, all: &[Measured], threads: usize) -> String {

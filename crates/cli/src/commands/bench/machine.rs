@@ -10,8 +10,34 @@ use serde_json::{Value, json};
 
 use crate::inputs::usage;
 
+/// A results file: where, when and by what it was measured, then what was.
+pub(super) fn document(kind: &str, measured: Value) -> Value {
+    let mut document = json!({
+        "schema": 1,
+        "kind": kind,
+        "mesp": env!("CARGO_PKG_VERSION"),
+        "commit": commit(),
+        "date": today(),
+        "machine": describe(),
+    });
+    if let (Value::Object(all), Value::Object(measured)) = (&mut document, measured) {
+        all.extend(measured);
+    }
+    document
+}
+
+/// Names of figures with what each is.
+pub(super) fn definitions(all: &[(&str, &str)]) -> Value {
+    all.iter().map(|(name, text)| ((*name).to_owned(), Value::from(*text))).collect()
+}
+
+/// A file's name without this machine's folders.
+pub(super) fn file_name(path: Option<&Path>) -> Option<String> {
+    Some(path?.file_name()?.to_string_lossy().into_owned())
+}
+
 /// The machine, as far as the system tells.
-pub(super) fn describe() -> Value {
+fn describe() -> Value {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");
     let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
@@ -29,7 +55,7 @@ pub(super) fn describe() -> Value {
 }
 
 /// The commit of the sources, when the program runs in them.
-pub(super) fn commit() -> Option<String> {
+fn commit() -> Option<String> {
     if !Path::new("crates/mesp/Cargo.toml").is_file() {
         return None;
     }

@@ -36,8 +36,6 @@ const DEFINITIONS: [(&str, &str); 6] = [
 
 /// The document of a results file.
 pub(super) fn json(args: &BenchMemoryArgs, tables: &[Table], outcomes: &Outcomes, steps: usize) -> Value {
-    let definitions: serde_json::Map<String, Value> =
-        DEFINITIONS.iter().map(|(name, text)| ((*name).to_owned(), Value::from(*text))).collect();
     let configurations: Vec<Value> =
         outcomes.iter().map(|(setup, figures)| configuration(setup, figures)).collect();
     let place = |setup: &Setup| outcomes.iter().position(|(s, _)| s == setup);
@@ -48,26 +46,23 @@ pub(super) fn json(args: &BenchMemoryArgs, tables: &[Table], outcomes: &Outcomes
             json!({ "name": t.name, "title": t.title, "configurations": rows })
         })
         .collect();
-    json!({
-        "schema": 1,
-        "kind": "memory",
-        "mesp": env!("CARGO_PKG_VERSION"),
-        "commit": machine::commit(),
-        "date": machine::today(),
-        "machine": machine::describe(),
-        "settings": {
-            "base_type": args.base_type,
-            "weights": "random",
-            "optimizer": "sgd",
-            "batch_size": 1,
-            "targets": "all-linear",
-            "steps": steps,
-            "update": "per-block for the mesp rungs, accumulate for the others, as in the released code",
-        },
-        "definitions": definitions,
-        "configurations": configurations,
-        "tables": tables,
-    })
+    machine::document(
+        "memory",
+        json!({
+            "settings": {
+                "base_type": args.base_type,
+                "weights": "random",
+                "optimizer": "sgd",
+                "batch_size": 1,
+                "targets": "all-linear",
+                "steps": steps,
+                "update": "per-block for the mesp rungs, accumulate for the others, as in the released code",
+            },
+            "definitions": machine::definitions(&DEFINITIONS),
+            "configurations": configurations,
+            "tables": tables,
+        }),
+    )
 }
 
 fn configuration(setup: &Setup, figures: &Result<Figures, String>) -> Value {

@@ -31,34 +31,26 @@ const DEFINITIONS: [(&str, &str); 6] = [
 
 /// The document of a results file.
 pub(super) fn json(args: &BenchConvergenceArgs, contest: &Contest) -> Value {
-    let definitions: serde_json::Map<String, Value> =
-        DEFINITIONS.iter().map(|(name, text)| ((*name).to_owned(), Value::from(*text))).collect();
-    let name = |path: &Option<std::path::PathBuf>| {
-        path.as_ref().and_then(|p| p.file_name()).map(|n| n.to_string_lossy().into_owned())
-    };
-    json!({
-        "schema": 1,
-        "kind": "convergence",
-        "mesp": env!("CARGO_PKG_VERSION"),
-        "commit": machine::commit(),
-        "date": machine::today(),
-        "machine": machine::describe(),
-        "settings": {
-            "model": name(&args.model).unwrap_or_else(|| "built-in".to_owned()),
-            "data": name(&args.data).unwrap_or_else(|| "built-in".to_owned()),
-            "eval_split": args.eval_split,
-            "batch_size": args.batch_size,
-            "max_seq_len": args.max_seq_len,
-            "rank": args.rank,
-            "seed": args.seed,
-            "steps": args.steps,
-            "factor": args.factor,
-            "lr_schedule": "constant",
-        },
-        "definitions": definitions,
-        "levels": contest.levels.iter().map(|l| json!({ "share": l.share, "loss": l.loss })).collect::<Vec<_>>(),
-        "methods": contest.entries.iter().map(|e| entry(e, contest)).collect::<Vec<_>>(),
-    })
+    machine::document(
+        "convergence",
+        json!({
+            "settings": {
+                "model": machine::file_name(args.model.as_deref()).unwrap_or_else(|| "built-in".to_owned()),
+                "data": machine::file_name(args.data.as_deref()).unwrap_or_else(|| "built-in".to_owned()),
+                "eval_split": args.eval_split,
+                "batch_size": args.batch_size,
+                "max_seq_len": args.max_seq_len,
+                "rank": args.rank,
+                "seed": args.seed,
+                "steps": args.steps,
+                "factor": args.factor,
+                "lr_schedule": "constant",
+            },
+            "definitions": machine::definitions(&DEFINITIONS),
+            "levels": contest.levels.iter().map(|l| json!({ "share": l.share, "loss": l.loss })).collect::<Vec<_>>(),
+            "methods": contest.entries.iter().map(|e| entry(e, contest)).collect::<Vec<_>>(),
+        }),
+    )
 }
 
 fn entry(entry: &Entry, contest: &Contest) -> Value {

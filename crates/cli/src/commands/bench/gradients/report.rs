@@ -30,41 +30,37 @@ const DEFINITIONS: [(&str, &str); 7] = [
 ];
 
 pub(super) fn json(args: &BenchGradientsArgs, measured: &Measured) -> Value {
-    let definitions: serde_json::Map<String, Value> =
-        DEFINITIONS.iter().map(|(name, text)| ((*name).to_owned(), Value::from(*text))).collect();
-    let name = |path: &Option<std::path::PathBuf>| {
-        path.as_ref().and_then(|p| p.file_name()).map(|n| n.to_string_lossy().into_owned())
-    };
-    let model = args.preset.clone().map(|p| format!("{p}, random weights")).or_else(|| name(&args.model));
+    let model = args
+        .preset
+        .clone()
+        .map(|p| format!("{p}, random weights"))
+        .or_else(|| machine::file_name(args.model.as_deref()));
     let reference = &measured.reference;
-    json!({
-        "schema": 1,
-        "kind": "gradients",
-        "mesp": env!("CARGO_PKG_VERSION"),
-        "commit": machine::commit(),
-        "date": machine::today(),
-        "machine": machine::describe(),
-        "settings": {
-            "model": model.unwrap_or_else(|| "built-in".to_owned()),
-            "data": name(&args.data),
-            "rows": args.rows,
-            "tokens": args.tokens,
-            "adapter": name(&args.adapter),
-            "moved": args.moved,
-            "rank": args.rank,
-            "seed": args.seed,
-            "reference": if args.reference == crate::args::Compute::F64 { "f64" } else { "f32" },
-        },
-        "definitions": definitions,
-        "reference": {
-            "loss": reference.loss,
-            "values": reference.values(),
-            "gradient_norm": reference.norm,
-            "adapter_norm": reference.theta_norm,
-            "step_length": measured.step,
-        },
-        "methods": measured.entries.iter().map(|e| entry(e, measured)).collect::<Vec<_>>(),
-    })
+    machine::document(
+        "gradients",
+        json!({
+            "settings": {
+                "model": model.unwrap_or_else(|| "built-in".to_owned()),
+                "data": machine::file_name(args.data.as_deref()),
+                "rows": args.rows,
+                "tokens": args.tokens,
+                "adapter": machine::file_name(args.adapter.as_deref()),
+                "moved": args.moved,
+                "rank": args.rank,
+                "seed": args.seed,
+                "reference": if args.reference == crate::args::Compute::F64 { "f64" } else { "f32" },
+            },
+            "definitions": machine::definitions(&DEFINITIONS),
+            "reference": {
+                "loss": reference.loss,
+                "values": reference.values(),
+                "gradient_norm": reference.norm,
+                "adapter_norm": reference.theta_norm,
+                "step_length": measured.step,
+            },
+            "methods": measured.entries.iter().map(|e| entry(e, measured)).collect::<Vec<_>>(),
+        }),
+    )
 }
 
 fn entry(entry: &Entry, measured: &Measured) -> Value {

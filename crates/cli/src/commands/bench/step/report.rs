@@ -36,48 +36,43 @@ pub(super) fn json(
     marks: Marks,
 ) -> Value {
     let Measured { anatomy, sweep, beside } = measured;
-    let definitions: serde_json::Map<String, Value> =
-        DEFINITIONS.iter().map(|(name, text)| ((*name).to_owned(), Value::from(*text))).collect();
     let (steps, peak, timing) = (anatomy.steps(), anatomy.peak, &anatomy.timing);
     let operations: Vec<Value> = anatomy.costs.iter().map(|c| operation(c, steps, peak.cpu)).collect();
     let frozen = anatomy.frozen_flop();
     let [m, n, k] = SIZE;
-    json!({
-        "schema": 1,
-        "kind": "step",
-        "mesp": env!("CARGO_PKG_VERSION"),
-        "commit": machine::commit(),
-        "date": machine::today(),
-        "machine": machine::describe(),
-        "settings": {
-            "model": shape(args),
-            "arch": arch,
-            "compute": engine.numbers.name(),
-            "rank": engine.settings.options.adapter.rank,
-            "optimizer": engine.settings.options.optimizer.name(),
-            "timed_steps": args.steps,
-            "memory_budget": args.method.memory_budget.map(|b| b.0),
-        },
-        "definitions": definitions,
-        "product": {
-            "size": [m, n, k],
-            "gflops": peak.wall / 1e9,
-            "gflops_per_cpu_second": peak.cpu / 1e9,
-        },
-        "step": speed(timing),
-        "frozen_gflop": frozen / 1e9,
-        "share_of_peak": frozen / timing.median() / peak.wall,
-        "share_of_peak_cpu": frozen / timing.cpu_median() / peak.cpu,
-        "operations": operations,
-        "speeds": sweep.iter().map(speed).collect::<Vec<_>>(),
-        "peer": beside.as_ref().map(peer),
-        "memory": {
-            "planned_bytes": timing.planned_bytes,
-            "heap_peak_bytes": marks.heap,
-            "rss_anon_peak_bytes": marks.rss_anonymous,
-            "rss_peak_bytes": marks.rss,
-        },
-    })
+    machine::document(
+        "step",
+        json!({
+            "settings": {
+                "model": shape(args),
+                "arch": arch,
+                "compute": engine.numbers.name(),
+                "rank": engine.settings.options.adapter.rank,
+                "optimizer": engine.settings.options.optimizer.name(),
+                "timed_steps": args.steps,
+                "memory_budget": args.method.memory_budget.map(|b| b.0),
+            },
+            "definitions": machine::definitions(&DEFINITIONS),
+            "product": {
+                "size": [m, n, k],
+                "gflops": peak.wall / 1e9,
+                "gflops_per_cpu_second": peak.cpu / 1e9,
+            },
+            "step": speed(timing),
+            "frozen_gflop": frozen / 1e9,
+            "share_of_peak": frozen / timing.median() / peak.wall,
+            "share_of_peak_cpu": frozen / timing.cpu_median() / peak.cpu,
+            "operations": operations,
+            "speeds": sweep.iter().map(speed).collect::<Vec<_>>(),
+            "peer": beside.as_ref().map(peer),
+            "memory": {
+                "planned_bytes": timing.planned_bytes,
+                "heap_peak_bytes": marks.heap,
+                "rss_anon_peak_bytes": marks.rss_anonymous,
+                "rss_peak_bytes": marks.rss,
+            },
+        }),
+    )
 }
 
 /// The model, without this machine's folders.
