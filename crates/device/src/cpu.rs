@@ -179,8 +179,9 @@ impl<R: Real> Cpu<R> {
     }
 }
 
-/// Rows of a table that are read before its pages are let go.
-const LOOKUPS: usize = 64;
+/// Rows of a table that are read before its pages are let go. A row brings 64 kB with it where the page cache holds
+/// a file in small pieces, and 2 MB where it holds it in large ones.
+const LOOKUPS: usize = 4;
 
 /// [`Values`] to write.
 enum ValuesMut<'a, R> {

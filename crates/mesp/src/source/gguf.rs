@@ -195,6 +195,8 @@ impl WeightSource for GgufSource {
         let Some(info) = self.find(name, &[len])? else { return Ok(None) };
         let mut values = vec![0.0; len];
         gguf::dequantize_row(info.ty, self.bytes(info), &mut values);
+        // A page brings up to 2 MB with it, and there is a vector in every part of the file.
+        self.map.let_go(info.range.clone());
         Ok(Some(values))
     }
 

@@ -110,7 +110,10 @@ impl WeightSource for HfSource {
 
     fn vector(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
         let Some((shard, info)) = self.find(name, &[len])? else { return Ok(None) };
-        Ok(Some(safetensors_file::read_f32(&shard.path, shard.map.bytes(), info)?))
+        let values = safetensors_file::read_f32(&shard.path, shard.map.bytes(), info)?;
+        // A page brings up to 2 MB with it, and there is a vector in every part of the file.
+        shard.map.let_go(info.range.clone());
+        Ok(Some(values))
     }
 
     fn missing(&self, name: &str) -> Error {
