@@ -15,12 +15,14 @@ use crate::{Error, Result};
 mod name;
 pub(crate) mod pattern;
 pub(crate) mod refuse;
+mod targets;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use name::parent;
-pub use name::{Matrix, parse_tensor_name, tensor_name};
+pub use name::{Matrix, OUTSIDE, beside, outside, parse_tensor_name, path, tensor_name, turned};
 pub use pattern::Pattern;
+pub use targets::Places;
 
 /// The configuration's name in an adapter's folder.
 pub const CONFIG_FILE: &str = "adapter_config.json";
@@ -30,7 +32,7 @@ pub const MODEL_FILE: &str = "adapter_model.safetensors";
 /// The linear layers of a block that can have an adapter, the fused ones of Phi-3 last.
 pub const MODULES: [&str; 9] =
     ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj", "gate_up_proj"];
-/// PEFT's `all-linear`, by the names of layers that are not fused.
+/// PEFT's `all-linear`, by the names of layers that are not fused; a head is none of them.
 const ALL_LINEAR: usize = 7;
 
 /// The header metadata that PEFT writes into `adapter_model.safetensors`.
@@ -54,8 +56,10 @@ pub struct AdapterConfig {
     /// Dropout in the training that made it. The engine does none: a reader may say that it is ignored.
     /// [`write`](Self::write) puts down 0.
     pub lora_dropout: f64,
-    /// The modules it is on, from [`MODULES`].
+    /// The modules it is on, from [`MODULES`] and [`OUTSIDE`].
     pub target_modules: Vec<String>,
+    /// Which of all modules by these names have it, where their names alone do not say it.
+    pub places: Option<Places>,
     /// Ranks of single modules.
     pub rank_pattern: Pattern<usize>,
     /// Alphas of single modules.
@@ -107,6 +111,13 @@ impl AdapterConfig {
         if !lora_alpha.is_finite() {
             return Err(f.error("lora_alpha", &format!("expected a finite number, found {lora_alpha}")));
         }
+        let layers = pattern::layers(&f)?;
+        let (mut target_modules, places) = targets::read(&f, layers.is_some())?;
+        let has = |module: &str| target_modules.iter().any(|m| m == module);
+        // PEFT then names the embeddings alone, and writes what the head has of them beside.
+        if f.bool("ensure_weight_tying")? == Some(true) && has("embed_tokens") && !has("lm_head") {
+            target_modules.push("lm_head".to_owned());
+        }
         Ok(Self {
             base_model: f.str("base_model_name_or_path")?.map(str::to_string),
             r,
@@ -114,10 +125,11 @@ impl AdapterConfig {
             use_rslora: f.bool("use_rslora")?.unwrap_or(false),
             use_dora: f.bool("use_dora")?.unwrap_or(false),
             lora_dropout: f.f64("lora_dropout")?.unwrap_or(0.0),
-            target_modules: target_modules(&f)?,
+            target_modules,
+            places,
             rank_pattern: pattern::ranks(&f, "rank_pattern")?,
             alpha_pattern: pattern::read(&f, "alpha_pattern")?,
-            layers: pattern::layers(&f)?,
+            layers,
         })
     }
 
@@ -159,7 +171,7 @@ impl AdapterConfig {
             ("r", json!(self.r)),
             ("rank_pattern", self.rank_pattern.json(|r| json!(r))),
             ("revision", Value::Null),
-            ("target_modules", json!(self.target_modules)),
+            ("target_modules", targets::json(self)),
             ("task_type", json!("CAUSAL_LM")),
             ("use_dora", json!(self.use_dora)),
             ("use_rslora", json!(self.use_rslora)),
@@ -172,44 +184,4 @@ impl AdapterConfig {
 fn number(value: f64) -> Value {
     // Below 2^53 every whole number is exact in both forms.
     if value.fract() == 0.0 && value.abs() < 9e15 { json!(value as i64) } else { json!(value) }
-}
-
-fn target_modules(f: &Fields<'_>) -> Result<Vec<String>> {
-    let key = "target_modules";
-    let expected = format!("expected \"all-linear\" or a list of names from {}", MODULES.join(", "));
-    let wrong = |found: &str| {
-        f.error(key, &format!("{expected}, found {found}"))
-            .hint("Train or convert the adapter with target modules from that list.")
-    };
-    let list = match f.required(key, f.value(key))? {
-        Value::String(all) if all == "all-linear" => {
-            return Ok(MODULES[..ALL_LINEAR].iter().map(|m| (*m).to_string()).collect());
-        }
-        Value::Array(list) => list,
-        Value::String(pattern) => {
-            return Err(wrong(&format!("the pattern {}", crate::json::quoted(pattern))));
-        }
-        other => return Err(wrong(&crate::json::shown(other))),
-    };
-    let mut modules: Vec<String> = Vec::with_capacity(list.len());
-    for entry in list {
-        match entry.as_str() {
-            Some(name) if MODULES.contains(&name) => {
-                if !modules.iter().any(|m| m == name) {
-                    modules.push(name.to_string());
-                }
-            }
-            Some("lm_head" | "embed_tokens") => {
-                return Err(wrong(&crate::json::shown(entry)).hint(
-                    "Adapters on the head and on embeddings are not supported: merge this one into its base with \
-                     PEFT, and use the result as the model.",
-                ));
-            }
-            _ => return Err(wrong(&crate::json::shown(entry))),
-        }
-    }
-    if modules.is_empty() {
-        return Err(wrong("an empty list"));
-    }
-    Ok(modules)
 }

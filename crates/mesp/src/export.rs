@@ -16,6 +16,7 @@ use mesp_formats::peft::{MODULES, Matrix};
 
 use crate::adapter::AdapterFile;
 use crate::adapter::file::reordered;
+use crate::model::Config;
 use crate::source::shape_source;
 use crate::{Error, Result};
 
@@ -48,6 +49,9 @@ pub fn export(adapter: &Path, to: Layout, model: Option<&Path>, output: &Path) -
             adapter.display()
         );
         return Err(Error::usage(problem).hint("fold it into its base by mesp merge"));
+    }
+    if let Some(pair) = lora.pairs.iter().find(|p| p.outside() && to != Layout::Peft) {
+        apart(adapter, &pair.module, to, config)?;
     }
     let mut notes = Vec::new();
     let pairs = if to == Layout::Peft { grid(&lora.pairs, &mut notes) } else { lora.pairs.clone() };
@@ -103,9 +107,27 @@ pub fn export(adapter: &Path, to: Layout, model: Option<&Path>, output: &Path) -
     Ok(Report { from: lora.layout, pairs: pairs.len(), parameters, notes })
 }
 
+/// Whether an adapter of the head or of embeddings means the same there: other programs compute a tied head with the
+/// embeddings' own adapter, and know no other one of it.
+fn apart(adapter: &Path, module: &str, to: Layout, config: Option<&Config>) -> Result<()> {
+    let (at, program) = (adapter.display(), if to == Layout::Gguf { "llama.cpp" } else { "mlx-lm" });
+    match config {
+        Some(c) if !c.tied => Ok(()),
+        Some(_) => Err(Error::usage(format!(
+            "{at}: an adapter on {module} cannot be exported: the model's head is its embeddings, of which {program} \
+             knows one adapter for both"
+        ))
+        .hint("fold it into its base by mesp merge, which gives the model a head of its own")),
+        None => Err(Error::usage(format!(
+            "{at}: an adapter on {module} means the same to {program} only where the model's head is not its embeddings"
+        ))
+        .hint("give the model it is for with --model")),
+    }
+}
+
 /// Every module in every layer that has one: PEFT says which modules and which layers, not which of which.
 fn grid(pairs: &[Pair], notes: &mut Vec<String>) -> Vec<Pair> {
-    let layers: BTreeSet<usize> = pairs.iter().map(|p| p.layer).collect();
+    let layers: BTreeSet<usize> = pairs.iter().filter(|p| !p.outside()).map(|p| p.layer).collect();
     let mut all = Vec::new();
     for layer in layers {
         for module in MODULES {
@@ -115,6 +137,7 @@ fn grid(pairs: &[Pair], notes: &mut Vec<String>) -> Vec<Pair> {
             all.push(here.cloned().unwrap_or_else(|| Pair { layer, ..like.clone() }));
         }
     }
+    all.extend(pairs.iter().filter(|p| p.outside()).cloned());
     if all.len() > pairs.len() {
         notes.push(format!("{} modules that some layers lack are written as zeros", all.len() - pairs.len()));
     }

@@ -41,11 +41,7 @@ fn tensors(c: &Config) -> Vec<(String, Vec<usize>, Start)> {
     for l in 0..c.layers {
         let at = format!("model.layers.{l}");
         all.push((format!("{at}.{attn_norm}.weight"), vec![d], norm));
-        let fused = c.family.fused;
-        let whole = |p: &Projection| {
-            if fused { *p == p.carrier(true) } else { Projection::ALL.contains(p) }
-        };
-        for p in Projection::MODULES.into_iter().filter(whole) {
+        for p in Projection::MODULES.into_iter().filter(|p| p.exists(c)) {
             let (out, input) = p.shape(c);
             let name = format!("{at}.{}.{}", p.parent(), p.name());
             all.push((format!("{name}.weight"), vec![out, input], random));

@@ -12,8 +12,8 @@ use mesp_device::Weight;
 use mesp_formats::gguf::{self, TensorType, Value, can_quantize, quantize_row};
 use mesp_formats::{Error as FileError, ModelConfig};
 
-use crate::merge::Change;
-use crate::model::{Config, Model, WeightSource};
+use crate::merge::{Change, UNTIED};
+use crate::model::{Config, EMBEDDING, HEAD, Model, WeightSource};
 use crate::source::{Base, HfSource};
 use crate::{Error, Result};
 
@@ -101,7 +101,19 @@ pub(crate) fn write(
         return Err(Error::usage(problem).hint("train on the directory itself"));
     }
     let mut report = Report::default();
-    let jobs = jobs(&source, &file, &config, ty, &mut report.notes)?;
+    let mut jobs = jobs(&source, &file, &config, ty, &mut report.notes)?;
+    if change.is_some_and(|change| change.unties(&config)) {
+        let table = jobs.iter().find(|job| job.hf == EMBEDDING).map(|job| Job {
+            hf: HEAD.to_owned(),
+            name: gguf::tensor_name(&config.arch, HEAD).unwrap_or_default(),
+            from: job.from.clone(),
+            shape: job.shape.clone(),
+            rows: None,
+            ..*job
+        });
+        jobs.extend(table);
+        report.notes.push(UNTIED.to_owned());
+    }
     let metadata = metadata(dir, &file, ty, &mut report.notes)?;
     let heads: Vec<_> = jobs.iter().map(|j| (j.name.clone(), j.ty, j.shape.clone())).collect();
     let total = jobs.iter().map(|j| j.shape.iter().product::<usize>()).sum();
@@ -117,7 +129,7 @@ pub(crate) fn write(
             return Err(io::Error::other("no such tensor"));
         };
         let delta = match change {
-            Some(change) => change.of(from, job.rows.as_deref()).map_err(io::Error::other)?,
+            Some(change) => change.of(&job.hf, job.rows.as_deref()).map_err(io::Error::other)?,
             None => None,
         };
         let squares = convert(job, dtype.into(), stored, delta.as_ref(), w, &mut |values| {
@@ -127,7 +139,7 @@ pub(crate) fn write(
         source.let_go(from);
         let counted = if change.is_some() { delta.is_some() } else { job.shape.len() == 2 };
         match squares {
-            Ok(squares) if counted => count(&mut report.errors, job.ty, from, squares),
+            Ok(squares) if counted => count(&mut report.errors, job.ty, &job.hf, squares),
             Ok(_) => {}
             Err(row) => {
                 refused = Some((from.clone(), row));
@@ -212,7 +224,7 @@ fn jobs(
         .filter(|name| !found.iter().any(|(f, _)| f == name))
         .collect();
     // A tied head is the embedding; to leave it out loses nothing.
-    if let Some(first) = unused.iter().find(|name| !(config.tied && **name == "lm_head.weight")) {
+    if let Some(first) = unused.iter().find(|name| !(config.tied && **name == HEAD)) {
         notes.push(format!(
             "tensors that the model does not use are left out: {}, the first is {first}",
             unused.len()
@@ -233,8 +245,8 @@ fn jobs(
     let mut jobs = Vec::with_capacity(found.len() + 1);
     for (from, shape) in found {
         // A tied table may be stored as the head.
-        let hf = if config.tied && from == "lm_head.weight" { "model.embed_tokens.weight" } else { &from };
-        let name = gguf::tensor_name(&config.arch, hf)
+        let hf = if config.tied && from == HEAD { EMBEDDING } else { &from }.to_owned();
+        let name = gguf::tensor_name(&config.arch, &hf)
             .ok_or_else(|| Error::usage(format!("tensor {from} has no counterpart in GGUF")))?;
         let ty = match shape[..] {
             [_, cols] if cols.is_multiple_of(ty.block_len()) => ty,
@@ -248,7 +260,7 @@ fn jobs(
         let heads = heads.iter().find(|(part, _)| gguf::interleaved(&config.arch) && from.contains(part));
         let rows = heads.map(|(_, heads)| gguf::to_interleaved(*heads, config.head_dim));
         let add = if from.ends_with("norm.weight") { config.norm_offset } else { 0.0 };
-        jobs.push(Job { from: Some(from), name, ty, shape, rows, add });
+        jobs.push(Job { from: Some(from), hf, name, ty, shape, rows, add });
     }
     if narrow > 0 {
         notes.push(format!(
@@ -259,7 +271,15 @@ fn jobs(
     }
     if let Some(divisors) = gguf::rope_factors(file) {
         let (name, shape) = (gguf::ROPE_FACTORS.to_owned(), vec![divisors.len()]);
-        jobs.push(Job { from: None, name, ty: TensorType::F32, shape, rows: None, add: 0.0 });
+        jobs.push(Job {
+            from: None,
+            hf: String::new(),
+            name,
+            ty: TensorType::F32,
+            shape,
+            rows: None,
+            add: 0.0,
+        });
     }
     Ok(jobs)
 }

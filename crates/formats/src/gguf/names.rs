@@ -62,9 +62,14 @@ pub fn tensor_name(model_type: &str, hf_name: &str) -> Option<String> {
     (kind == "weight" || (has_bias && kind == "bias")).then(|| format!("blk.{index}.{name}.{kind}"))
 }
 
-/// Block and Hugging Face module of a linear layer's weight in a file of an architecture: the inverse of
-/// [`tensor_name`] for these.
+/// Block and Hugging Face module of a linear layer's weight, or the embeddings', in a file of an architecture: the
+/// inverse of [`tensor_name`] for these. Outside the blocks the block is 0.
 pub fn block_module(arch: &str, name: &str) -> Option<(usize, &'static str)> {
+    for (module, path) in crate::peft::OUTSIDE {
+        if tensor_name(arch, &format!("{path}.weight")).as_deref() == Some(name) {
+            return Some((0, module));
+        }
+    }
     let (layer, _) = name.strip_prefix("blk.")?.split_once('.')?;
     // Phi-3 has its matrices fused, under names that others have for a part.
     let fused = |m: &str| matches!(m, "qkv_proj" | "gate_up_proj");

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use super::{Half, Layout, Lora, Matrix, Pair, Place, Values, bytes_of, joined, scales, unknown};
+use super::{Half, Layout, Lora, Matrix, Pair, Place, Values, bytes_of, joined, scales, transposed, unknown};
 use crate::gguf::{self, TensorType, Value};
 use crate::json::quoted;
+use crate::peft::turned;
 use crate::{Error, Result};
 
 const ALPHA: &str = "adapter.lora.alpha";
@@ -25,7 +26,7 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Lora> {
     }
     let arch = file.required("general.architecture", file.str("general.architecture")?)?;
     let alpha = file.f64(ALPHA)?.unwrap_or(0.0);
-    let expected = "blk.N.NAME.weight.lora_a or .lora_b of a linear layer in a block";
+    let expected = "NAME.weight.lora_a or .lora_b of a linear layer or the embeddings";
     let halves = file
         .tensors
         .iter()
@@ -36,8 +37,15 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Lora> {
                 let problem = format!("tensor {}: expected a matrix, found shape {:?}", t.name, t.shape);
                 return Err(Error::invalid(path, problem));
             };
-            let place = Place { ty: t.ty, range: t.range.clone(), transposed: false };
-            Ok(Half { name: t.name.clone(), layer, module, matrix, shape: [rows, cols], place })
+            // llama.cpp looks words up in the first factor of an embedding, and multiplies by the second as it lies.
+            let (matrix, transposed) = match (turned(&module), matrix) {
+                (true, Matrix::A) => (Matrix::B, false),
+                (true, _) => (Matrix::A, true),
+                (false, matrix) => (matrix, false),
+            };
+            let shape = if transposed { [cols, rows] } else { [rows, cols] };
+            let place = Place { ty: t.ty, range: t.range.clone(), transposed };
+            Ok(Half { name: t.name.clone(), layer, module, matrix, shape, place })
         })
         .collect::<Result<_>>()?;
     // llama.cpp divides by the rank, and takes 0 for no scale of its own.
@@ -84,13 +92,22 @@ pub fn write(path: &Path, pairs: &[Pair], model_type: &str, name: &str, values: 
             let hf = format!("{}.weight", p.path());
             let base = gguf::tensor_name(model_type, &hf)
                 .ok_or_else(|| Error::invalid(path, format!("tensor {hf} has no counterpart in GGUF")))?;
-            let half = if m == Matrix::A { "lora_a" } else { "lora_b" };
-            Ok((format!("{base}.{half}"), TensorType::F32, p.shape(m).to_vec()))
+            let turned = turned(&p.module);
+            let half = if (m == Matrix::A) == turned { "lora_b" } else { "lora_a" };
+            let mut shape = p.shape(m).to_vec();
+            if turned && m == Matrix::A {
+                shape.reverse();
+            }
+            Ok((format!("{base}.{half}"), TensorType::F32, shape))
         })
         .collect::<Result<Vec<_>>>()?;
     gguf::write(path, &metadata, &tensors, &mut |i, w| {
         let matrix = if i % 2 == 0 { Matrix::A } else { Matrix::B };
         let factor = if alpha_of(&pairs[i / 2]) == alpha { 1.0 } else { alpha_of(&pairs[i / 2]) / alpha };
-        w.write_all(&bytes_of(&scales::folded(values, i / 2, matrix, factor)?))
+        let mut x = scales::folded(values, i / 2, matrix, factor)?;
+        if turned(&pairs[i / 2].module) && matrix == Matrix::A {
+            x = transposed(&x, pairs[i / 2].rank);
+        }
+        w.write_all(&bytes_of(&x))
     })
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{Half, Layout, Lora, Matrix, Pair, Values, bytes_of, joined, scales, transposed, unknown};
 use crate::json::{Fields, parse_object, quoted, read_text};
-use crate::peft::{CONFIG_FILE, parent};
+use crate::peft::{CONFIG_FILE, OUTSIDE, outside, parent, turned};
 use crate::safetensors_file;
 use crate::{Dtype, Error, Result};
 
@@ -31,7 +31,7 @@ pub(super) fn read(dir: &Path, bytes: &[u8]) -> Result<Lora> {
 
     let file = dir.join(MODEL_FILE);
     let header = safetensors_file::parse(&file, bytes)?;
-    let expected = "model.layers.N.MODULE.lora_a or .lora_b of a linear layer in a block";
+    let expected = "MODULE.lora_a or .lora_b of a linear layer or the embeddings";
     if let Some(name) = header.skipped.first() {
         return Err(unknown(&file, name, expected));
     }
@@ -39,8 +39,15 @@ pub(super) fn read(dir: &Path, bytes: &[u8]) -> Result<Lora> {
         .tensors
         .iter()
         .map(|t| {
-            let key = parse_name(&t.name).ok_or_else(|| unknown(&file, &t.name, expected))?;
-            Half::of(&file, t, key, true)
+            let (layer, module, matrix) =
+                parse_name(&t.name).ok_or_else(|| unknown(&file, &t.name, expected))?;
+            // An embedding's first factor is looked up in, [words, r], its second [r, out].
+            let (matrix, transposed) = match (turned(&module), matrix) {
+                (true, Matrix::A) => (Matrix::B, false),
+                (true, _) => (Matrix::A, false),
+                (false, matrix) => (matrix, true),
+            };
+            Half::of(&file, t, (layer, module, matrix), transposed)
         })
         .collect::<Result<_>>()?;
     let mut lora = joined(&file, Layout::Mlx, halves, |pair| match rank {
@@ -56,13 +63,16 @@ pub(super) fn read(dir: &Path, bytes: &[u8]) -> Result<Lora> {
 }
 
 fn parse_name(name: &str) -> Option<(usize, String, Matrix)> {
-    let (module, matrix) = name.rsplit_once('.')?;
-    let matrix = match matrix {
-        "lora_a" => "lora_A",
-        "lora_b" => "lora_B",
+    let (path, name) = name.rsplit_once('.')?;
+    let (matrix, peft) = match name {
+        "lora_a" => (Matrix::A, "lora_A"),
+        "lora_b" => (Matrix::B, "lora_B"),
         _ => return None,
     };
-    crate::peft::parse_tensor_name(&format!("base_model.model.{module}.{matrix}.weight"))
+    if let Some((module, _)) = OUTSIDE.into_iter().find(|(_, outside)| *outside == path) {
+        return Some((0, module.to_owned(), matrix));
+    }
+    crate::peft::parse_tensor_name(&format!("base_model.model.{path}.{peft}.weight"))
 }
 
 /// Writes the files of a directory.
@@ -77,7 +87,11 @@ pub fn write(dir: &Path, pairs: &[Pair], base_model: Option<&str>, values: Value
     let scale = scales::most(pairs, |p| p.scale);
     // Zero leaves nothing to fold into.
     let scale = if scale == 0.0 { 1.0 } else { scale };
-    let key = |p: &Pair| format!("{}.{}", parent(&p.module), p.module);
+    // Within a layer, or whole outside the layers.
+    let key = |p: &Pair| match outside(&p.module) {
+        Some(path) => path.to_owned(),
+        None => format!("{}.{}", parent(&p.module), p.module),
+    };
     let mut keys: Vec<String> = Vec::new();
     for pair in pairs {
         if !keys.contains(&key(pair)) {
@@ -97,24 +111,30 @@ pub fn write(dir: &Path, pairs: &[Pair], base_model: Option<&str>, values: Value
     let tensors: Vec<_> = pairs
         .iter()
         .flat_map(|p| {
-            let name = |half: &str| format!("model.layers.{}.{}.{half}", p.layer, key(p));
-            [
-                (name("lora_a"), Dtype::F32, vec![p.input, rank]),
-                (name("lora_b"), Dtype::F32, vec![rank, p.output]),
-            ]
+            let name = |half: &str| format!("{}.{half}", p.path());
+            let a = (name("lora_a"), Dtype::F32, vec![p.input, rank]);
+            let b = (name("lora_b"), Dtype::F32, vec![rank, p.output]);
+            if turned(&p.module) {
+                let (a, b) = ((b.0, a.1, vec![rank, p.input]), (a.0, b.1, vec![p.output, rank]));
+                return [a, b];
+            }
+            [a, b]
         })
         .collect();
     let metadata = crate::peft::metadata();
     safetensors_file::write(&dir.join(MODEL_FILE), &tensors, &metadata, &mut |i, w| {
         let (pair, matrix) = (&pairs[i / 2], if i % 2 == 0 { Matrix::A } else { Matrix::B });
-        let x = scales::folded(values, i / 2, matrix, pair.scale / scale)?;
-        let mut x = transposed_of(&x, pair.shape(matrix));
-        if matrix == Matrix::A {
+        let turned = turned(&pair.module);
+        let mut x = scales::folded(values, i / 2, matrix, pair.scale / scale)?;
+        if !turned {
+            x = transposed_of(&x, pair.shape(matrix));
+        }
+        if (matrix == Matrix::A) == turned {
+            // [r, out]: more rows.
+            x.resize(rank * x.len() / pair.rank, 0.0);
+        } else {
             // [in, r]: every row gets longer.
             x = widened(&x, pair.rank, rank);
-        } else {
-            // [r, out]: more rows.
-            x.resize(rank * pair.output, 0.0);
         }
         w.write_all(&bytes_of(&x))
     })

@@ -93,9 +93,10 @@ impl Layout {
 /// An adapter of one matrix of the base: `y = W·x + scale·B·(A·x)`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pair {
-    /// The block, counted from 0.
+    /// The block, counted from 0; 0 outside the blocks.
     pub layer: usize,
-    /// The matrix, one of [`MODULES`](crate::peft::MODULES).
+    /// The matrix, one of [`MODULES`](crate::peft::MODULES) or of [`OUTSIDE`](crate::peft::OUTSIDE). An adapter of
+    /// embeddings is one of the table `[words, features]`, in any layout.
     pub module: String,
     /// r.
     pub rank: usize,
@@ -121,7 +122,12 @@ impl Pair {
 
     /// PEFT's name of the module.
     pub fn path(&self) -> String {
-        format!("model.layers.{}.{}.{}", self.layer, crate::peft::parent(&self.module), self.module)
+        crate::peft::path(self.layer, &self.module)
+    }
+
+    /// Whether it is outside the blocks.
+    pub fn outside(&self) -> bool {
+        crate::peft::outside(&self.module).is_some()
     }
 }
 
@@ -229,10 +235,16 @@ fn joined(
     let invalid = |problem: String| {
         Error::invalid(path, problem).hint("The adapter is damaged: get it or make it again.")
     };
-    let order = |module: &str| crate::peft::MODULES.iter().position(|m| *m == module);
-    let mut found: BTreeMap<(usize, Option<usize>), [Option<Half>; 3]> = BTreeMap::new();
+    let order = |half: &Half| {
+        let at = |modules: &[&str]| modules.iter().position(|m| *m == half.module);
+        match at(&crate::peft::MODULES) {
+            Some(module) => (half.layer, module),
+            None => (usize::MAX, at(&crate::peft::OUTSIDE.map(|(module, _)| module)).unwrap_or(0)),
+        }
+    };
+    let mut found: BTreeMap<(usize, usize), [Option<Half>; 3]> = BTreeMap::new();
     for half in halves {
-        let slot = &mut found.entry((half.layer, order(&half.module))).or_default()[half.matrix as usize];
+        let slot = &mut found.entry(order(&half)).or_default()[half.matrix as usize];
         if let Some(first) = slot {
             return Err(invalid(format!("tensors {} and {} are the same matrix", first.name, half.name)));
         }
@@ -274,7 +286,8 @@ fn joined(
 fn unknown(path: &Path, name: &str, expected: &str) -> Error {
     let problem = format!("tensor {}: expected {expected}, found another name", crate::json::quoted(name));
     Error::invalid(path, problem).hint(
-        "An adapter on the linear layers of the blocks can be read; embeddings, heads, norms and whole modules cannot.",
+        "An adapter on the linear layers of the blocks, on the head and on embeddings can be read; norms and whole \
+         modules cannot.",
     )
 }
 

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{Half, Layout, Lora, Matrix, Pair, Values, bytes_of, joined, scales, unknown};
+use super::{Half, Layout, Lora, Matrix, Pair, Values, bytes_of, joined, scales, transposed, unknown};
 use crate::json::{Fields, parse_object, read_text};
 use crate::peft::{
-    AdapterConfig, CONFIG_FILE, MODEL_FILE, Pattern, metadata, parse_tensor_name, pattern, refuse,
-    tensor_name,
+    AdapterConfig, CONFIG_FILE, MODEL_FILE, Pattern, beside, metadata, parse_tensor_name, pattern, refuse,
+    tensor_name, turned,
 };
 use crate::safetensors_file;
 use crate::{Dtype, Error, Result};
@@ -24,16 +24,18 @@ pub(super) fn read(dir: &Path, bytes: &[u8]) -> Result<Lora> {
 
     let file = dir.join(MODEL_FILE);
     let header = safetensors_file::parse(&file, bytes)?;
-    let expected = "lora_A, lora_B or lora_magnitude_vector of a linear layer in a block";
+    let expected = "lora_A, lora_B or lora_magnitude_vector of a linear layer, or lora_embedding_A or B";
     if let Some(name) = header.skipped.first() {
         return Err(unknown(&file, name, expected));
     }
     let halves = header
         .tensors
         .iter()
+        .filter(|t| !beside(&t.name))
         .map(|t| {
             let key = parse_tensor_name(&t.name).ok_or_else(|| unknown(&file, &t.name, expected))?;
-            Half::of(&file, t, key, false)
+            let turned = turned(&key.1);
+            Half::of(&file, t, key, turned)
         })
         .collect::<Result<_>>()?;
     let mut lora = joined(&file, Layout::Peft, halves, |pair| {
@@ -80,12 +82,12 @@ pub fn write(
         if !modules.contains(&pair.module) {
             modules.push(pair.module.clone());
         }
-        if !on.contains(&pair.layer) {
+        if !pair.outside() && !on.contains(&pair.layer) {
             on.push(pair.layer);
         }
     }
     let all = layers.unwrap_or_else(|| on.iter().max().map_or(0, |last| last + 1));
-    let some = on.len() != all;
+    let some = !on.is_empty() && on.len() != all;
     let config = AdapterConfig {
         base_model: base_model.map(str::to_string),
         r,
@@ -94,6 +96,7 @@ pub fn write(
         use_dora: false,
         lora_dropout: 0.0,
         target_modules: modules,
+        places: None,
         rank_pattern: patterns(pairs, |p| (p.rank != r).then_some(p.rank)),
         alpha_pattern: patterns(pairs, |p| Some(alpha_of(p)).filter(|a| *a != alpha)),
         layers: some.then_some(on),
@@ -102,11 +105,21 @@ pub fn write(
     let tensors: Vec<_> = pairs
         .iter()
         .flat_map(|p| [Matrix::A, Matrix::B].map(|m| (p, m)))
-        .map(|(p, m)| (tensor_name(p.layer, &p.module, m), Dtype::F32, p.shape(m).to_vec()))
+        .map(|(p, m)| {
+            let mut shape = p.shape(m).to_vec();
+            if turned(&p.module) {
+                shape.reverse();
+            }
+            (tensor_name(p.layer, &p.module, m), Dtype::F32, shape)
+        })
         .collect();
     safetensors_file::write(&dir.join(MODEL_FILE), &tensors, &metadata(), &mut |i, w| {
         let matrix = if i % 2 == 0 { Matrix::A } else { Matrix::B };
-        w.write_all(&bytes_of(&values(i / 2, matrix)?))
+        let (pair, mut x) = (&pairs[i / 2], values(i / 2, matrix)?);
+        if turned(&pair.module) {
+            x = transposed(&x, pair.shape(matrix)[0]);
+        }
+        w.write_all(&bytes_of(&x))
     })
 }
 

@@ -185,6 +185,57 @@ fn mlx_has_transposes_and_a_direct_scale() {
     assert_eq!(b, [100.0, 104.0, 101.0, 105.0, 102.0, 106.0, 103.0, 107.0]);
 }
 
+/// PEFT's adapter of an embedding adds (B·A)ᵀ, so that of the table its B is A and its A is B, both transposed;
+/// llama.cpp and mlx-lm look words up in the first factor. Around through all of them no bit changes.
+#[test]
+fn heads_and_embeddings_are_read_and_written() {
+    let embed = "base_model.model.model.embed_tokens";
+    let names = [
+        format!("{embed}.lora_embedding_A"),
+        format!("{embed}.lora_embedding_B"),
+        format!("{embed}.base_layer.weight"),
+        "base_model.model.lm_head.lora_A.weight".to_owned(),
+        "base_model.model.lm_head.lora_B.weight".to_owned(),
+    ];
+    // Five words of three values.
+    let shapes = [[2, 5], [3, 2], [5, 3], [2, 3], [5, 2]];
+    let tensors: Vec<_> = names.iter().map(String::as_str).zip(shapes).collect();
+    let dir = peft(&json!({}), &tensors);
+    let first = said(dir.path());
+    let paths: Vec<_> = first.iter().map(|(p, ..)| (p.path(), p.rank, p.input, p.output)).collect();
+    assert_eq!(paths, [("lm_head".to_owned(), 2, 3, 5), ("model.embed_tokens".to_owned(), 2, 3, 5)]);
+    assert_eq!(first[0].1, numbers(2, 3, 300.0));
+    assert_eq!(first[1].1, [100.0, 102.0, 104.0, 101.0, 103.0, 105.0]);
+    assert_eq!(first[1].2, [0.0, 5.0, 1.0, 6.0, 2.0, 7.0, 3.0, 8.0, 4.0, 9.0]);
+
+    let to = tempfile::tempdir().unwrap();
+    for layout in [Layout::Peft, Layout::Gguf, Layout::Mlx] {
+        let path = written(layout, &first, to.path());
+        assert_eq!(said(&path), first, "{layout:?}");
+        let bytes = fs::read(layout.tensors(&path)).unwrap();
+        let shape = |name: &str| {
+            if layout == Layout::Gguf {
+                return crate::gguf::parse(&path, &bytes).unwrap().tensor(name).unwrap().shape.clone();
+            }
+            let header = safetensors_file::parse(&path, &bytes).unwrap();
+            header.tensors.iter().find(|t| t.name == name).unwrap().shape.clone()
+        };
+        let [a, b] = match layout {
+            Layout::Peft => [names[0].clone(), names[1].clone()],
+            Layout::Gguf => ["lora_a", "lora_b"].map(|half| format!("token_embd.weight.{half}")),
+            Layout::Mlx => ["lora_a", "lora_b"].map(|half| format!("model.embed_tokens.{half}")),
+        };
+        let expected = match layout {
+            Layout::Peft => [[2, 5], [3, 2]],
+            Layout::Gguf => [[5, 2], [3, 2]],
+            Layout::Mlx => [[5, 2], [2, 3]],
+        };
+        assert_eq!([shape(&a), shape(&b)], expected.map(|s| s.to_vec()), "{layout:?}");
+    }
+    let config = crate::AdapterConfig::read(&to.path().join("to-peft.gguf")).unwrap();
+    assert_eq!((config.target_modules.join(" ").as_str(), config.layers), ("lm_head embed_tokens", None));
+}
+
 #[test]
 fn what_would_be_lost_is_refused() {
     let text = |dir: &tempfile::TempDir| open(dir.path()).unwrap_err().to_string();
@@ -194,9 +245,10 @@ fn what_would_be_lost_is_refused() {
         text(&peft(&json!({}), &tensors))
     };
     for name in [
-        "base_model.model.lm_head.lora_A.weight",
-        "base_model.model.model.embed_tokens.lora_embedding_A",
+        "base_model.model.lm_head.lora_embedding_C",
+        "base_model.model.model.norm.lora_A.weight",
         "base_model.model.lm_head.weight",
+        "base_model.model.model.embed_tokens.lora_magnitude_vector",
     ] {
         assert!(with(name).contains(&format!("tensor \"{name}\"")), "{}", with(name));
     }

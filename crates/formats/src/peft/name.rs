@@ -2,6 +2,21 @@
 
 const PREFIX: &str = "base_model.model.model.layers.";
 
+/// Modules outside the blocks that can have an adapter, with their paths.
+pub const OUTSIDE: [(&str, &str); 2] = [("lm_head", "lm_head"), ("embed_tokens", "model.embed_tokens")];
+
+/// The path of a module outside the blocks.
+pub fn outside(module: &str) -> Option<&'static str> {
+    OUTSIDE.into_iter().find(|(name, _)| *name == module).map(|(_, path)| path)
+}
+
+/// Whether files have a module's matrices transposed and in each other's place. What an embedding adds to the row of
+/// word w is column w of `s·embedding_B·embedding_A`; as an adapter of the table, `W + s·B·A`, that is
+/// `B = embedding_Aᵀ` and `A = embedding_Bᵀ`, which is how it is held here.
+pub fn turned(module: &str) -> bool {
+    module == "embed_tokens"
+}
+
 /// Which of an adapter's matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Matrix {
@@ -49,20 +64,72 @@ pub(crate) fn parent(module: &str) -> &'static str {
     parent
 }
 
-/// The name of a matrix of `module`, one of [`MODULES`](super::MODULES), in block `layer`.
+/// The path of a module, one of [`MODULES`](super::MODULES) in block `layer` or one of [`OUTSIDE`].
+///
+/// # Panics
+/// When `module` is none of them: names come from a configuration that was checked.
+#[track_caller]
+pub fn path(layer: usize, module: &str) -> String {
+    match outside(module) {
+        Some(path) => path.to_owned(),
+        None => format!("model.layers.{layer}.{}.{module}", parent(module)),
+    }
+}
+
+/// The name of a matrix of `module`, one of [`MODULES`](super::MODULES) in block `layer` or one of [`OUTSIDE`].
 ///
 /// # Panics
 /// When `module` is none of them: names come from a configuration that was checked.
 #[track_caller]
 pub fn tensor_name(layer: usize, module: &str, matrix: Matrix) -> String {
-    format!("{PREFIX}{layer}.{}.{module}.{}{}", parent(module), matrix.name(), matrix.ending())
+    let matrix = match matrix {
+        Matrix::A if turned(module) => "lora_embedding_B".to_owned(),
+        Matrix::B if turned(module) => "lora_embedding_A".to_owned(),
+        _ => format!("{}{}", matrix.name(), matrix.ending()),
+    };
+    format!("base_model.model.{}.{matrix}", path(layer, module))
 }
 
-/// Block, module and matrix of a name; none for any other name.
+/// Module and matrix of what follows `base_model.model.` in a name outside the blocks.
+fn parse_outside(name: &str) -> Option<(usize, String, Matrix)> {
+    let (module, rest) =
+        OUTSIDE.into_iter().find_map(|(module, path)| Some((module, name.strip_prefix(path)?)))?;
+    let rest = rest.strip_prefix('.')?;
+    let matrix = if turned(module) {
+        // Parameters, not layers: nothing follows but the adapter's own name.
+        match rest.strip_suffix(".default").unwrap_or(rest) {
+            "lora_embedding_A" => Matrix::B,
+            "lora_embedding_B" => Matrix::A,
+            _ => return None,
+        }
+    } else {
+        match rest {
+            "lora_A.weight" | "lora_A.default.weight" => Matrix::A,
+            "lora_B.weight" | "lora_B.default.weight" => Matrix::B,
+            "lora_magnitude_vector" | "lora_magnitude_vector.weight" | "lora_magnitude_vector.default" => {
+                Matrix::M
+            }
+            _ => return None,
+        }
+    };
+    Some((0, module.to_owned(), matrix))
+}
+
+/// Whether a name is that of the base's own table, which PEFT writes beside an adapter of it.
+pub fn beside(name: &str) -> bool {
+    let path =
+        name.strip_prefix("base_model.model.").and_then(|name| name.strip_suffix(".base_layer.weight"));
+    path.is_some_and(|found| OUTSIDE.iter().any(|(_, path)| *path == found))
+}
+
+/// Block, module and matrix of a name, outside the blocks with block 0; none for any other name.
 ///
 /// An adapter's own name before `.weight`, as PEFT has it in memory, is accepted where it is `default`.
 pub fn parse_tensor_name(name: &str) -> Option<(usize, String, Matrix)> {
-    let mut parts = name.strip_prefix(PREFIX)?.split('.');
+    let Some(inside) = name.strip_prefix(PREFIX) else {
+        return parse_outside(name.strip_prefix("base_model.model.")?);
+    };
+    let mut parts = inside.split('.');
     let layer = parts.next()?;
     // One spelling for one number, so that two names never mean one tensor.
     if layer.len() > 1 && layer.starts_with('0') || !layer.bytes().all(|b| b.is_ascii_digit()) {

@@ -15,6 +15,7 @@ fn example() -> AdapterConfig {
         use_dora: false,
         lora_dropout: 0.0,
         target_modules: vec!["q_proj".to_string(), "down_proj".to_string()],
+        places: None,
         rank_pattern: Pattern::none(),
         alpha_pattern: Pattern::none(),
         layers: None,
@@ -95,9 +96,10 @@ fn what_would_not_be_reproduced_is_refused() {
         (r#""trainable_token_indices":[1]"#, "trainable_token_indices"),
         (r#""lora_bias":true"#, "lora_bias"),
         (r#""init_lora_weights":"pissa_niter_4""#, "init_lora_weights"),
-        (r#""target_modules":".*_proj""#, "target_modules"),
-        (r#""target_modules":["q_proj","lm_head"]"#, "target_modules"),
-        (r#""target_modules":["embed_tokens"]"#, "target_modules"),
+        (r#""target_modules":".*_proj(""#, "target_modules"),
+        (r#""target_modules":"q_proj""#, "target_modules"),
+        (r#""target_modules":["q_proj","norm"]"#, "target_modules"),
+        (r#""target_modules":["proj"]"#, "target_modules"),
         (r#""target_modules":[]"#, "target_modules"),
         (r#""target_modules":null"#, "target_modules"),
         (r#""target_modules":[3]"#, "target_modules"),
@@ -148,9 +150,57 @@ fn tensor_names_are_those_of_peft() {
         "base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight.x",
         "base_model.model.model.layers.3.self_attn.q_proj.lora_A.other.weight",
         "base_model.model.model.layers.99999999999999999999999.self_attn.q_proj.lora_A.weight",
-        "base_model.model.lm_head.lora_A.weight",
+        "base_model.model.lm_head.lora_A",
+        "base_model.model.lm_head.lora_embedding_A",
+        "base_model.model.model.lm_head.lora_A.weight",
+        "base_model.model.model.embed_tokens.lora_A.weight",
+        "base_model.model.model.embed_tokens.lora_embedding_A.weight",
+        "base_model.model.model.embed_tokens.base_layer.weight",
     ] {
         assert_eq!(parse_tensor_name(other), None, "{other}");
+    }
+    assert_eq!(tensor_name(0, "lm_head", Matrix::M), "base_model.model.lm_head.lora_magnitude_vector");
+    let first = "base_model.model.model.embed_tokens.lora_embedding_A";
+    assert_eq!(tensor_name(0, "embed_tokens", Matrix::B), first);
+    assert_eq!(
+        parse_tensor_name(&format!("{first}.default")),
+        Some((0, "embed_tokens".to_owned(), Matrix::B))
+    );
+}
+
+/// Which modules these are was asked of `peft.tuners.tuners_utils.check_target_module_exists`, 0.21.
+#[test]
+fn modules_are_named_as_in_peft() {
+    let on = |entry: &str, extra: &str| {
+        let json = format!(r#"{{"peft_type":"LORA","target_modules":{entry}{extra}}}"#);
+        let config = parse(&json).unwrap();
+        assert_eq!(parse(&config.to_json()).unwrap(), config, "{entry}");
+        (config.target_modules.join(" "), config.places)
+    };
+    let some = r#","layers_to_transform":[0]"#;
+    assert_eq!(on(r#"["lm_head","q_proj","embed_tokens"]"#, "").0, "lm_head q_proj embed_tokens");
+    assert_eq!(on(r#"["lm_head","q_proj","embed_tokens"]"#, some).0, "lm_head q_proj");
+    assert_eq!(on(r#"["q_proj","model.embed_tokens"]"#, some), ("q_proj embed_tokens".to_owned(), None));
+    for (entry, modules, there, not) in [
+        (
+            r#""model\\.layers\\.[01]\\.self_attn\\.(q|v)_proj""#,
+            "q_proj v_proj",
+            "0.self_attn.v_proj",
+            "2.self_attn.q_proj",
+        ),
+        (
+            r#"".*layers\\.(0|3)\\.mlp.*|lm_head""#,
+            "gate_proj up_proj down_proj gate_up_proj lm_head",
+            "3.mlp.up_proj",
+            "1.mlp.up_proj",
+        ),
+        (r#"["0.self_attn.q_proj","mlp.up_proj"]"#, "q_proj up_proj", "9.mlp.up_proj", "1.self_attn.q_proj"),
+        (r#"["model.layers.11.mlp.up_proj"]"#, "up_proj", "11.mlp.up_proj", "1.mlp.up_proj"),
+    ] {
+        let (found, places) = on(entry, "");
+        let has = |path: &str| places.as_ref().unwrap().has(&format!("model.layers.{path}"));
+        assert_eq!(found, modules);
+        assert!(has(there) && !has(not), "{entry}");
     }
 }
 

@@ -81,17 +81,21 @@ impl AdapterFile {
     /// Modules first: shapes of another family's say less.
     fn check(&self, c: &Config) -> Result<()> {
         let wrong = |p: &Pair, problem: String| -> Error {
-            FileError::invalid(&self.lora.path, format!("layer {}, {}: {problem}", p.layer, p.module))
+            let place = if p.outside() { String::new() } else { format!("layer {}, ", p.layer) };
+            FileError::invalid(&self.lora.path, format!("{place}{}: {problem}", p.module))
                 .hint("This adapter was made for another model.")
                 .into()
         };
         let mut shapes = Vec::with_capacity(self.lora.pairs.len());
         for p in &self.lora.pairs {
+            if p.outside() {
+                shapes.push((c.vocab_size, c.hidden_size));
+                continue;
+            }
             if p.layer >= c.layers {
                 return Err(wrong(p, format!("expected a layer below {}, the model's number", c.layers)));
             }
-            let known = Projection::from_name(&p.module)
-                .filter(|m| if c.family.fused { *m == m.carrier(true) } else { Projection::ALL.contains(m) });
+            let known = Projection::from_name(&p.module).filter(|m| m.exists(c));
             let Some(module) = known else {
                 return Err(wrong(p, format!("a {} model has no such module", c.arch)));
             };

@@ -9,7 +9,7 @@ pub mod peft;
 use std::ops::Range;
 
 use mesp_device::{Act, Backend, Elem, Label, Layout, View};
-use mesp_formats::peft::Pattern;
+use mesp_formats::peft::{Pattern, Places};
 
 pub use dora::Norms;
 pub use file::AdapterFile;
@@ -59,6 +59,11 @@ impl Projection {
             Self::Gate | Self::Up if fused => Self::GateUp,
             other => other,
         }
+    }
+
+    /// Whether a model's checkpoint has a matrix of its own for it.
+    pub fn exists(self, c: &Config) -> bool {
+        if c.family.fused { self == self.carrier(true) } else { !matches!(self, Self::Qkv | Self::GateUp) }
     }
 
     /// A layer's rows of its carrier.
@@ -149,6 +154,8 @@ pub struct AdapterConfig {
     pub alphas: Pattern<f64>,
     /// The layers that carry adapters; none for all.
     pub layers: Option<Vec<usize>>,
+    /// Which of the targets carry adapters, where their names do not say it; none for all.
+    pub places: Option<Places>,
 }
 
 /// What an adapter of one matrix is.
@@ -186,6 +193,7 @@ impl AdapterConfig {
             ranks: Pattern::none(),
             alphas: Pattern::none(),
             layers: None,
+            places: None,
         }
     }
 
@@ -195,6 +203,9 @@ impl AdapterConfig {
             return None;
         }
         let path = p.path(layer);
+        if self.places.as_ref().is_some_and(|places| !places.has(&path)) {
+            return None;
+        }
         let rank = self.ranks.of(&path).unwrap_or(self.rank);
         let r = rank as f64;
         let alpha = self.alphas.of(&path).unwrap_or(self.alpha);
@@ -215,7 +226,7 @@ impl AdapterConfig {
 
     /// Whether a matrix of a model's checkpoint carries an adapter.
     pub fn has(&self, p: Projection, c: &Config) -> bool {
-        self.targets.iter().any(|target| target.carrier(c.family.fused) == p)
+        p.exists(c) && self.targets.iter().any(|target| target.carrier(c.family.fused) == p)
     }
 
     /// Whether a model has what the targets name. The seven layers together stand for all there is.
@@ -225,11 +236,8 @@ impl AdapterConfig {
     /// does not have.
     pub fn fits(&self, c: &Config) -> Result<()> {
         let wrong = |p: &&Projection| {
-            if c.family.fused {
-                **p != p.carrier(true) && self.targets != Projection::ALL
-            } else {
-                matches!(p, Projection::Qkv | Projection::GateUp)
-            }
+            // An expression may be for several models.
+            !p.exists(c) && self.places.is_none() && (!c.family.fused || self.targets != Projection::ALL)
         };
         if let Some(layer) = self.layers.iter().flatten().find(|l| **l >= c.layers) {
             let (arch, last) = (&c.arch, c.layers - 1);
@@ -238,11 +246,8 @@ impl AdapterConfig {
             return Err(Error::usage(problem));
         }
         let Some(p) = self.targets.iter().find(wrong) else { return Ok(()) };
-        let known: Vec<_> = if c.family.fused {
-            Projection::MODULES.into_iter().filter(|p| *p == p.carrier(true)).map(Projection::name).collect()
-        } else {
-            Projection::ALL.map(Projection::name).to_vec()
-        };
+        let known: Vec<_> =
+            Projection::MODULES.into_iter().filter(|p| p.exists(c)).map(Projection::name).collect();
         let (name, arch, known) = (p.name(), &c.arch, known.join(", "));
         Err(Error::usage(format!("a {arch} model has no module {name}, expected {known}, or all-linear")))
     }
@@ -269,8 +274,8 @@ impl AdapterConfig {
                 ("all-linear", _) => targets.extend(Projection::ALL),
                 (_, Some(p)) => targets.push(p),
                 ("lm_head" | "embed_tokens", _) => {
-                    return Err(Error::usage(format!("{name} cannot have an adapter: the head goes through its words once, and embeddings are read where they lie"))
-                        .hint("leave it out: the layers of the blocks can have one"));
+                    return Err(Error::usage(format!("{name} cannot be computed with as an adapter"))
+                        .hint("leave it out, or fold the adapter into its base by mesp merge"));
                 }
                 _ => {
                     let known = Projection::MODULES.map(Projection::name).join(", ");

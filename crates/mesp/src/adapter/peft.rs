@@ -131,6 +131,7 @@ pub fn save<B: Backend>(
         use_dora: config.dora,
         lora_dropout: 0.0,
         target_modules: modules(blocks),
+        places: config.places.clone(),
         rank_pattern: config.ranks.clone(),
         alpha_pattern: config.alphas.clone(),
         layers: config.layers.clone(),
@@ -155,6 +156,7 @@ pub fn load_config(dir: &Path) -> Result<AdapterConfig> {
         ranks: file.rank_pattern,
         alphas: file.alpha_pattern,
         layers: file.layers,
+        places: file.places,
     })
 }
 

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use mesp_formats::atomic::{StagedDir, write_atomic};
 use mesp_formats::gguf::{TensorType, to_halves};
-use mesp_formats::{Dtype, Error as FileError, model_dir};
+use mesp_formats::{Dtype, Error as FileError, ModelConfig, model_dir};
 
-use super::{Change, Options, Report, sixteen_bits};
-use crate::model::{Config, Model};
+use super::{Change, Options, Report, UNTIED, sixteen_bits};
+use crate::model::{Config, EMBEDDING, HEAD, Model};
 use crate::quantize::convert::{Job, Squares, convert, count};
 use crate::quantize::{Asked, not_finite};
 use crate::source::{Base, GgufSource, HfSource, tensor_type};
@@ -25,10 +25,11 @@ pub(super) fn from_directory(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Report> {
     let source = HfSource::open(model, Base::Mapped)?;
-    let jobs: Vec<Job> = source
+    let mut jobs: Vec<Job> = source
         .tensors()
         .map(|(name, dtype, shape)| Job {
             from: Some(name.to_owned()),
+            hf: name.to_owned(),
             name: name.to_owned(),
             ty: options.ty.unwrap_or_else(|| tensor_type(dtype)),
             shape: shape.to_vec(),
@@ -36,6 +37,10 @@ pub(super) fn from_directory(
             add: 0.0,
         })
         .collect();
+    let unties = change.unties(&Config::new(&ModelConfig::read(model)?)?);
+    if unties {
+        untie(&mut jobs);
+    }
     for name in change.names.keys() {
         if !jobs.iter().any(|job| job.name == *name) {
             return Err(crate::model::WeightSource::missing(&source, name));
@@ -47,13 +52,39 @@ pub(super) fn from_directory(
         copy(&from, staged.path())?;
     }
     if let Some(dtype) = options.ty.and_then(dtype_of) {
-        retype(&staged.path().join("config.json"), dtype)?;
+        with_key(&staged.path().join("config.json"), &|json| {
+            let key = if json.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
+            json[key] = dtype.torch_name().into();
+        })?;
+    }
+    if unties {
+        let untied = |json: &mut serde_json::Value| json["tie_word_embeddings"] = false.into();
+        with_key(&staged.path().join("config.json"), &untied)?;
     }
     let stored = |name: &str| source.stored(name).map(|(dtype, bytes)| (dtype.into(), bytes));
     let let_go = |name: &str| source.let_go(name);
-    let report = weights(model, staged.path(), &jobs, change, &stored, &let_go, options, progress)?;
+    let mut report = weights(model, staged.path(), &jobs, change, &stored, &let_go, options, progress)?;
+    if unties {
+        report.notes.push(UNTIED.to_owned());
+    }
     staged.commit()?;
     Ok(report)
+}
+
+/// Puts a head of its own, made from the embeddings, beside them; a tied table may be stored under either name, or both.
+fn untie(jobs: &mut Vec<Job>) {
+    let at = |jobs: &[Job], name: &str| jobs.iter().position(|job| job.name == name);
+    let Some(from) = at(jobs, EMBEDDING).or(at(jobs, HEAD)) else { return };
+    let table = &jobs[from];
+    let (ty, shape, from) = (table.ty, table.shape.clone(), table.from.clone());
+    for name in [EMBEDDING, HEAD] {
+        let (hf, name) = (name.to_owned(), name.to_owned());
+        let job = Job { from: from.clone(), hf, name, ty, shape: shape.clone(), rows: None, add: 0.0 };
+        match at(jobs, &job.name) {
+            Some(i) => jobs[i] = job,
+            None => jobs.push(job),
+        }
+    }
 }
 
 pub(super) fn from_file(
@@ -76,7 +107,7 @@ pub(super) fn from_file(
     let ty = options.ty.unwrap_or(if quantized { TensorType::BF16 } else { stored_as });
     // As a checkpoint of the same shape has them.
     let plain = Config::new(file)?;
-    let jobs: Vec<Job> = asked
+    let mut jobs: Vec<Job> = asked
         .found()
         .into_iter()
         .map(|(from, shape)| {
@@ -84,6 +115,7 @@ pub(super) fn from_file(
             let heads = heads.iter().find(|(part, _)| source.interleaved() && from.contains(part));
             let norm = from.ends_with("norm.weight");
             Job {
+                hf: from.clone(),
                 name: from.clone(),
                 ty,
                 rows: heads.map(|(_, heads)| to_halves(*heads, config.head_dim)),
@@ -93,10 +125,16 @@ pub(super) fn from_file(
             }
         })
         .collect();
-    let staged = StagedDir::new(output)?;
-    let json = mesp_formats::ModelConfig { dtype: dtype_of(ty), ..file.clone() }.to_json();
-    write_atomic(&staged.path().join("config.json"), |out| writeln!(out, "{json:#}"))?;
     let mut notes = Vec::new();
+    let unties = change.unties(&config);
+    if unties {
+        untie(&mut jobs);
+        notes.push(UNTIED.to_owned());
+    }
+    let staged = StagedDir::new(output)?;
+    let tie_word_embeddings = file.tie_word_embeddings && !unties;
+    let json = ModelConfig { dtype: dtype_of(ty), tie_word_embeddings, ..file.clone() }.to_json();
+    write_atomic(&staged.path().join("config.json"), |out| writeln!(out, "{json:#}"))?;
     if quantized && options.ty.is_none() {
         notes.push(sixteen_bits(ty, stored_as));
     }
@@ -129,7 +167,8 @@ fn weights<'a>(
     let (mut done, mut refused) = (0, None);
     let written = model_dir::write_weights(dir, &heads, options.max_shard, &mut |i, w| {
         let job = &jobs[i];
-        let (ty, bytes) = stored(&job.name).ok_or_else(|| io::Error::other("no such tensor"))?;
+        let from = job.from.as_deref().unwrap_or(&job.name);
+        let (ty, bytes) = stored(from).ok_or_else(|| io::Error::other("no such tensor"))?;
         let mut progress = |values| {
             done += values;
             progress(done, total);
@@ -147,7 +186,7 @@ fn weights<'a>(
                 }
             }
         }
-        let_go(&job.name);
+        let_go(from);
         Ok(())
     });
     if let Some((name, row)) = refused {
@@ -195,13 +234,12 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(write_atomic(&to.join(name), |out| out.write_all(&bytes))?)
 }
 
-/// Puts a type into a configuration.
-fn retype(path: &Path, dtype: Dtype) -> Result<()> {
+/// Changes a configuration.
+fn with_key(path: &Path, change: &dyn Fn(&mut serde_json::Value)) -> Result<()> {
     let text = std::fs::read_to_string(path).map_err(|e| FileError::io("read", path, e))?;
     let damaged = |e: serde_json::Error| FileError::invalid(path, e.to_string());
     let mut json: serde_json::Value = serde_json::from_str(&text).map_err(damaged)?;
-    let key = if json.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
-    json[key] = dtype.torch_name().into();
+    change(&mut json);
     Ok(write_atomic(path, |out| writeln!(out, "{json:#}"))?)
 }
 

@@ -5,11 +5,12 @@ use std::io;
 use std::path::Path;
 
 use mesp_formats::Error as FileError;
-use mesp_formats::gguf::{self, TensorType, Value, to_interleaved};
+use mesp_formats::gguf::{self, TensorInfo, TensorType, Value, to_interleaved};
 
 use super::directory::merged;
-use super::{Change, Options, Report, sixteen_bits};
+use super::{Change, Options, Report, UNTIED, sixteen_bits};
 use crate::Result;
+use crate::model::{EMBEDDING, HEAD};
 use crate::quantize::convert::{Job, convert};
 use crate::quantize::{not_finite, write};
 use crate::source::{Base, GgufSource, HfSource, tensor_type};
@@ -50,12 +51,28 @@ pub(super) fn from_file(
         change.names.keys().filter_map(|hf| Some((gguf::tensor_name(&config.arch, hf)?, hf))).collect();
     let bits = |ty: TensorType| 8.0 * ty.block_bytes() as f64 / ty.block_len() as f64;
     let (mut narrow, mut widened) = (0, None);
-    let jobs: Vec<Job> = source
+    // A head of its own is made from the embeddings.
+    let table = source
         .header()
         .tensors
         .iter()
-        .map(|t| {
-            let changed = names.contains_key(&t.name);
+        .find(|t| gguf::tensor_name(&config.arch, EMBEDDING).as_ref() == Some(&t.name));
+    let head = gguf::tensor_name(&config.arch, HEAD).filter(|_| change.unties(&config));
+    if head.is_some() {
+        notes.push(UNTIED.to_owned());
+    }
+    let infos: Vec<&TensorInfo> =
+        source.header().tensors.iter().chain(table.filter(|_| head.is_some())).collect();
+    let written = |i: usize, t: &TensorInfo| match &head {
+        Some(head) if i == source.header().tensors.len() => head.clone(),
+        _ => t.name.clone(),
+    };
+    let jobs: Vec<Job> = infos
+        .iter()
+        .enumerate()
+        .map(|(i, t)| {
+            let name = written(i, t);
+            let changed = names.contains_key(&name);
             let matrix = t.shape.len() == 2;
             let mut ty = match options.ty {
                 Some(ty) if changed || (matrix && bits(t.ty) > bits(ty)) => ty,
@@ -69,8 +86,8 @@ pub(super) fn from_file(
                 narrow += 1;
                 ty = TensorType::F16;
             }
-            let (from, name, shape) = (Some(t.name.clone()), t.name.clone(), t.shape.clone());
-            Job { from, name, ty, shape, rows: None, add: 0.0 }
+            let hf = names.get(&name).map_or_else(String::new, |hf| (*hf).clone());
+            Job { from: Some(t.name.clone()), hf, name, ty, shape: t.shape.clone(), rows: None, add: 0.0 }
         })
         .collect();
     if let Some(stored) = widened {
@@ -79,27 +96,13 @@ pub(super) fn from_file(
     if narrow > 0 {
         notes.push(format!("{narrow} matrices are written as f16: their rows are not whole blocks"));
     }
-    let mut metadata: Vec<(String, Value)> = Vec::new();
-    for (key, value) in &source.header().metadata {
-        let value = match value {
-            Value::Array(array) => Value::Array(array.to_owned_in(source.file_bytes())),
-            other => other.clone(),
-        };
-        metadata.push((key.clone(), value));
-    }
-    if let Some((_, value)) = metadata.iter_mut().find(|(key, _)| key == "general.file_type") {
-        let bytes = |ty| {
-            jobs.iter().filter(|j| j.ty == ty).filter_map(|j| j.ty.tensor_bytes(&j.shape)).sum::<usize>()
-        };
-        let most = TensorType::ALL.into_iter().max_by_key(|ty| bytes(*ty)).unwrap_or(TensorType::F16);
-        *value = Value::U32(gguf::file_type(most));
-    }
+    let metadata = metadata(&source, &jobs);
     let heads: Vec<_> = jobs.iter().map(|j| (j.name.clone(), j.ty, j.shape.clone())).collect();
     let total = jobs.iter().map(|j| j.shape.iter().product::<usize>()).sum();
     let mut report = Report { tensors: jobs.len(), files: 1, notes, ..Report::default() };
     let (mut done, mut refused) = (0, None);
     let written = gguf::write(output, &metadata, &heads, &mut |i, w| {
-        let (job, info) = (&jobs[i], &source.header().tensors[i]);
+        let (job, info) = (&jobs[i], infos[i]);
         let mut progress = |values| {
             done += values;
             progress(done, total);
@@ -136,4 +139,24 @@ pub(super) fn from_file(
     written?;
     report.bytes = std::fs::metadata(output).map_err(|e| FileError::io("read", output, e))?.len();
     Ok(report)
+}
+
+/// The base's, with the type that most bytes have now.
+fn metadata(source: &GgufSource, jobs: &[Job]) -> Vec<(String, Value)> {
+    let mut metadata: Vec<(String, Value)> = Vec::new();
+    for (key, value) in &source.header().metadata {
+        let value = match value {
+            Value::Array(array) => Value::Array(array.to_owned_in(source.file_bytes())),
+            other => other.clone(),
+        };
+        metadata.push((key.clone(), value));
+    }
+    if let Some((_, value)) = metadata.iter_mut().find(|(key, _)| key == "general.file_type") {
+        let bytes = |ty| {
+            jobs.iter().filter(|j| j.ty == ty).filter_map(|j| j.ty.tensor_bytes(&j.shape)).sum::<usize>()
+        };
+        let most = TensorType::ALL.into_iter().max_by_key(|ty| bytes(*ty)).unwrap_or(TensorType::F16);
+        *value = Value::U32(gguf::file_type(most));
+    }
+    metadata
 }

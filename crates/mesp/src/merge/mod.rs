@@ -7,6 +7,9 @@
 //! | GGUF | GGUF | tensors without an adapter byte for byte |
 //! | GGUF | directory | dequantized, rows and norms as checkpoints have them |
 //!
+//! Of a base whose head is its embeddings, a change of either makes them two: the head is written beside the embeddings,
+//! and the configuration says that they are not tied.
+//!
 //! A changed matrix of a quantized base is stored in 16 bits unless asked otherwise: to round it to blocks once
 //! more loses a part of the change, which [`Report`] gives. Some rows are in memory at a time, and one pair.
 
@@ -18,7 +21,7 @@ use mesp_formats::peft::Matrix;
 
 use crate::adapter::AdapterFile;
 use crate::adapter::file::reordered;
-use crate::model::Config;
+use crate::model::{Config, EMBEDDING, HEAD};
 use crate::quantize::TypeError;
 use crate::source::{Kind, shape_source};
 use crate::{Error, Result};
@@ -103,6 +106,11 @@ impl Change {
         self.names.contains_key(name)
     }
 
+    /// Whether a model's head is no longer its embeddings afterwards.
+    pub(crate) fn unties(&self, config: &Config) -> bool {
+        config.tied && (self.has(HEAD) || self.has(EMBEDDING))
+    }
+
     /// Weights that are changed.
     pub(crate) fn len(&self) -> usize {
         self.names.len()
@@ -159,6 +167,10 @@ impl Delta {
         change
     }
 }
+
+/// What is said where [`Change::unties`].
+pub(crate) const UNTIED: &str = "the base's head is its embeddings, and the adapter changes them apart: the merged model has \
+     a head of its own, one table larger than the base";
 
 /// Why merged matrices of a quantized base are not stored as it is.
 fn sixteen_bits(ty: TensorType, stored: TensorType) -> String {

@@ -15,5 +15,5 @@ pub use block::{BlockRun, Cache};
 pub use config::{Config, Sees, Turn};
 pub use decoder::{decode_block, embed, forward_block, head, last_logits};
 pub use family::Family;
-pub(crate) use weights::POST_NORMS;
 pub use weights::{Block, Linear, Model, ShapeSource, WeightSource};
+pub(crate) use weights::{EMBEDDING, HEAD, POST_NORMS};

@@ -81,8 +81,8 @@ pub struct Model {
     pub blocks: Vec<Block>,
 }
 
-const EMBEDDING: &str = "model.embed_tokens.weight";
-const HEAD: &str = "lm_head.weight";
+pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
+pub(crate) const HEAD: &str = "lm_head.weight";
 /// Of the attention's and of the MLP's output.
 pub(crate) const POST_NORMS: [&str; 2] = ["post_attention_layernorm", "post_feedforward_layernorm"];
 

@@ -13,8 +13,11 @@ const CHUNK: usize = 1 << 20;
 
 /// A tensor to be written.
 pub(crate) struct Job {
-    /// Checkpoint name; none for the rotary divisors.
+    /// Checkpoint name of the tensor that it is made from; none for the rotary divisors.
     pub(crate) from: Option<String>,
+    /// Checkpoint name of what it becomes: another where a head is untied.
+    pub(crate) hf: String,
+    /// In the file.
     pub(crate) name: String,
     pub(crate) ty: TensorType,
     pub(crate) shape: Vec<usize>,

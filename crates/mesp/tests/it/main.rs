@@ -11,6 +11,7 @@ mod gguf;
 mod goldens;
 mod gradients_f64;
 mod greedy;
+mod head;
 mod head_tiles;
 mod lcsb;
 mod merge;

@@ -136,9 +136,9 @@ fn an_unknown_tensor_is_named() {
     let case = Case::load("llama");
     let dir = tempfile::tempdir().expect("a folder");
     let mut tensors = read(&case.adapter_file());
-    tensors.push(("base_model.model.lm_head.lora_A.weight".to_owned(), vec![2], vec![0.0; 2]));
+    tensors.push(("base_model.model.lm_head.lora_C.weight".to_owned(), vec![2], vec![0.0; 2]));
     let text = refusal(&case, &case.adapter, &write(dir.path(), &tensors));
-    assert!(text.contains("tensor base_model.model.lm_head.lora_A.weight is not an adapter's"), "{text}");
+    assert!(text.contains("tensor base_model.model.lm_head.lora_C.weight is not an adapter's"), "{text}");
 }
 
 /// PEFT's names in memory end in `.default.weight`. Read like those in files, also by the search for what is
