@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use mesp::adapter::BlockPairs;
+use mesp::adapter::{BlockPairs, places};
 use mesp::data::{Batches, Example, Origin};
 use mesp::model::{Batch, Block, Model};
 use mesp::source::Base;
@@ -186,7 +186,8 @@ fn around(plan: &Plan, model: &Model, options: &Options, work: &Work) -> u64 {
         plan.persistent.capacity() + plan.programs.iter().map(|p| p.entries.capacity()).sum::<usize>();
     let layers = model.blocks.len();
     let sets = if options.training { 2 + options.optimizer.states() } else { 1 };
-    let block = size_of::<Block>() + size_of::<Tape>() + sets * size_of::<BlockPairs>();
+    let block = size_of::<Block>() + size_of::<Tape>();
+    let pairs = sets * places(&model.config) * size_of::<BlockPairs>();
     let each = 2 + usize::from(options.adapter.dora);
     let named = each * options.adapter.targets.len() * layers * NAMED;
     let rows = work.shapes.targets() * size_of::<RowStat>();
@@ -194,7 +195,8 @@ fn around(plan: &Plan, model: &Model, options: &Options, work: &Work) -> u64 {
     let steps = work.steps * 2 * size_of::<f64>();
     let notes = if options.training { NOTES } else { 0 };
     let program = PROGRAM + notes + work.threads * QUEUES;
-    (entries * size_of::<Entry>() + layers * block + named + rows + steps + program) as u64 + work.held
+    (entries * size_of::<Entry>() + layers * block + pairs + named + rows + steps + program) as u64
+        + work.held
 }
 
 /// The file of the blocks' inputs, where the policy keeps them in one: a hidden file in a folder, with all its

@@ -101,10 +101,12 @@ pub trait Backend {
 
     /// `y[t] = table[tokens[t]]`
     fn embedding(&mut self, y: ViewMut<'_>, table: &Weight, tokens: &[u32]);
-    /// `y[t] = x[index[t]]`
+    /// `y[t] = x[index[t]]`; `x` may be in bf16.
     fn gather_rows(&mut self, y: ViewMut<'_>, x: View<'_>, index: &[u32]);
     /// `y[index[t]] = x[t]`
     fn scatter_rows(&mut self, y: ViewMut<'_>, x: View<'_>, index: &[u32]);
+    /// `y[index[t]] += x[t]`, in the order of t.
+    fn scatter_add_rows(&mut self, y: ViewMut<'_>, x: View<'_>, index: &[u32]);
 
     /// `y = rms_norm(x)·w`, over the columns of the views.
     fn rms_norm(&mut self, y: ViewMut<'_>, x: View<'_>, w: &[f32], eps: f64);
@@ -225,7 +227,16 @@ pub trait Backend {
 
     /// Takes logits of a range of the vocabulary that begins at `first` into the rows' statistics.
     fn softmax_stats(&mut self, logits: View<'_>, labels: &[u32], first: usize, stats: &mut [RowStat]);
-    /// The same, and adds the words of the range, `[range, d]`, to each row's sum, weighted by exp(logit − largest
+    /// `logits ← c·dloss/dlogits` of such a range, once all were taken in.
+    fn softmax_gradient(
+        &mut self,
+        logits: ViewMut<'_>,
+        labels: &[u32],
+        first: usize,
+        c: f64,
+        stats: &[RowStat],
+    );
+    /// [`Backend::softmax_stats`], and adds the words of the range, `[range, d]`, to each row's sum, weighted by exp(logit − largest
     /// so far). The first range sets the sum. `logits` is left with those weights.
     fn softmax_sum(
         &mut self,

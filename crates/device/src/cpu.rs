@@ -329,11 +329,18 @@ impl<R: Real> Backend for Cpu<R> {
     }
 
     fn gather_rows(&mut self, y: ViewMut<'_>, x: View<'_>, index: &[u32]) {
-        kernels::gather_rows(self.write(y), self.read(x), index, x.cols);
+        match self.values(x) {
+            Values::Full(from) => kernels::gather_rows(self.write(y), from, index, x.cols),
+            Values::Bf16(from) => kernels::gather_rows_bf16(self.write(y), from, index, x.cols),
+        }
     }
 
     fn scatter_rows(&mut self, y: ViewMut<'_>, x: View<'_>, index: &[u32]) {
         kernels::scatter_rows(self.write(y), self.read(x), index, x.cols);
+    }
+
+    fn scatter_add_rows(&mut self, y: ViewMut<'_>, x: View<'_>, index: &[u32]) {
+        kernels::scatter_add_rows(self.write(y), self.read(x), index, x.cols);
     }
 
     fn rms_norm(&mut self, y: ViewMut<'_>, x: View<'_>, w: &[f32], eps: f64) {
@@ -594,6 +601,17 @@ impl<R: Real> Backend for Cpu<R> {
 
     fn softmax_stats(&mut self, logits: View<'_>, labels: &[u32], first: usize, stats: &mut [RowStat]) {
         kernels::softmax_stats(self.read(logits), labels, first, stats, Par::on(&self.pool));
+    }
+
+    fn softmax_gradient(
+        &mut self,
+        logits: ViewMut<'_>,
+        labels: &[u32],
+        first: usize,
+        c: f64,
+        stats: &[RowStat],
+    ) {
+        kernels::softmax_gradient(self.write(logits), labels, first, c, stats, Par::on(&self.pool));
     }
 
     fn softmax_sum(

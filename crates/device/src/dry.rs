@@ -188,6 +188,7 @@ impl Backend for Dry {
     fn embedding(&mut self, _: ViewMut<'_>, _: &Weight, _: &[u32]) {}
     fn gather_rows(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[u32]) {}
     fn scatter_rows(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[u32]) {}
+    fn scatter_add_rows(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[u32]) {}
     fn rms_norm(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[f32], _: f64) {}
     fn rms_norm_add(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[f32], _: f64) {}
     fn rms_norm_backward(&mut self, _: ViewMut<'_>, _: View<'_>, _: View<'_>, _: &[f32], _: f64) {}
@@ -263,6 +264,7 @@ impl Backend for Dry {
         self.attended(shape, if matches!(probs, Probs::Rebuild) { 4 } else { 3 });
     }
     fn softmax_stats(&mut self, _: View<'_>, _: &[u32], _: usize, _: &mut [RowStat]) {}
+    fn softmax_gradient(&mut self, _: ViewMut<'_>, _: &[u32], _: usize, _: f64, _: &[RowStat]) {}
     fn softmax_sum(
         &mut self,
         sum: ViewMut<'_>,

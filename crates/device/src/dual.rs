@@ -162,12 +162,18 @@ impl<B: Backend> Backend for Dual<'_, B> {
         self.be.embedding(y, table, tokens);
     }
     fn gather_rows(&mut self, y: ViewMut<'_>, x: View<'_>, index: &[u32]) {
-        self.be.gather_rows(self.tangents.to(&y), self.tangents.must(x), index);
+        match self.tangents.of(x) {
+            Some(xt) => self.be.gather_rows(self.tangents.to(&y), xt, index),
+            None => self.be.zero(self.tangents.to(&y)),
+        }
         self.be.gather_rows(y, x, index);
     }
     fn scatter_rows(&mut self, y: ViewMut<'_>, x: View<'_>, index: &[u32]) {
         self.be.scatter_rows(self.tangents.to(&y), self.tangents.must(x), index);
         self.be.scatter_rows(y, x, index);
+    }
+    fn scatter_add_rows(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[u32]) {
+        without("scatter_add_rows")
     }
 
     fn rms_norm(&mut self, y: ViewMut<'_>, x: View<'_>, w: &[f32], eps: f64) {
@@ -321,6 +327,9 @@ impl<B: Backend> Backend for Dual<'_, B> {
 
     fn softmax_stats(&mut self, _: View<'_>, _: &[u32], _: usize, _: &mut [RowStat]) {
         without("softmax_stats")
+    }
+    fn softmax_gradient(&mut self, _: ViewMut<'_>, _: &[u32], _: usize, _: f64, _: &[RowStat]) {
+        without("softmax_gradient")
     }
     fn softmax_sum(
         &mut self,

@@ -256,6 +256,10 @@ impl<B: Backend> Backend for Timed<B> {
         self.pass("scatter_rows", 2 * view(&x), |be| be.scatter_rows(y, x, index));
     }
 
+    fn scatter_add_rows(&mut self, y: ViewMut<'_>, x: View<'_>, index: &[u32]) {
+        self.pass("scatter_add_rows", 3 * view(&x), |be| be.scatter_add_rows(y, x, index));
+    }
+
     fn rms_norm(&mut self, y: ViewMut<'_>, x: View<'_>, w: &[f32], eps: f64) {
         self.pass("rms_norm", 2 * view(&x), |be| be.rms_norm(y, x, w, eps));
     }
@@ -465,6 +469,18 @@ impl<B: Backend> Backend for Timed<B> {
 
     fn softmax_stats(&mut self, logits: View<'_>, labels: &[u32], first: usize, stats: &mut [RowStat]) {
         self.pass("softmax_stats", view(&logits), |be| be.softmax_stats(logits, labels, first, stats));
+    }
+
+    fn softmax_gradient(
+        &mut self,
+        logits: ViewMut<'_>,
+        labels: &[u32],
+        first: usize,
+        c: f64,
+        stats: &[RowStat],
+    ) {
+        let values = 2 * view_mut(&logits);
+        self.pass("softmax_gradient", values, |be| be.softmax_gradient(logits, labels, first, c, stats));
     }
 
     fn softmax_sum(

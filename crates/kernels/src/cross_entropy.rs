@@ -1,8 +1,9 @@
-//! Softmax cross-entropy of tiles of logits. Its gradient: [`crate::softmax_sum`].
+//! Softmax cross-entropy of tiles of logits. Its gradient through a frozen table: [`crate::softmax_sum`].
 //!
 //! ```text
 //! forward   loss_t = ℓ_t − z_t[y_t],          ℓ_t = ln Σ_v exp z_t[v]
-//! reads     z, y                                            scratch  none
+//! backward  dz_t[v] = c·(exp(z_t[v] − ℓ_t) − [v = y_t])     in z's place, c = 1 / targets of the optimizer step
+//! reads     z, y; the backward also ℓ                       scratch  none
 //! shapes    z [n, w]: rows × a range of the vocabulary      y [n]      derivation: docs/math/cross_entropy.md
 //! ```
 //!
@@ -52,6 +53,38 @@ pub fn softmax_stats<R: Real>(z: &[R], labels: &[u32], first: usize, stats: &mut
     par.chunks(stats, 1, |t, stat| {
         update_row(&z[t * width..(t + 1) * width], labels[t] as usize, first, &mut stat[0]);
     });
+}
+
+/// Turns logits of a range of the vocabulary, which begins at `first`, into `c` times the gradient of their rows'
+/// losses, once all ranges were taken into the statistics.
+///
+/// # Panics
+/// When lengths disagree or `first` is not a multiple of [`VOCAB_STEP`].
+#[track_caller]
+pub fn softmax_gradient<R: Real>(
+    z: &mut [R],
+    labels: &[u32],
+    first: usize,
+    c: f64,
+    stats: &[RowStat],
+    par: Par<'_>,
+) {
+    let Some(width) = check(z.len(), labels, first, stats) else { return };
+    par.chunks(z, width, |t, z| {
+        let stat = &stats[t];
+        share_of(z, R::from_f64(stat.top), R::from_f64(c / stat.total));
+        if let Some(z) = (labels[t] as usize).checked_sub(first).and_then(|at| z.get_mut(at)) {
+            *z -= R::from_f64(c);
+        }
+    });
+}
+
+vectorized! {
+fn share_of<R: Real>(z: &mut [R], top: R, share: R) {
+    for z in z.iter_mut() {
+        *z = (*z - top).exp() * share;
+    }
+}
 }
 
 #[track_caller]
@@ -139,6 +172,31 @@ mod tests {
             }
         }
         assert!(worst <= 4.0, "{worst} ULP");
+    }
+
+    #[test]
+    fn gradient_equals_differences_in_any_ranges() {
+        let mut rng = Rng(29);
+        let (v, labels, c) = (VOCAB_STEP + 77, [3u32, 1050], 0.5);
+        let z: Vec<f64> = rng.vec::<f64>(2 * v).iter().map(|x| 4.0 * x).collect();
+        let stats = stats_of(&z, &labels);
+        let mut whole = z.clone();
+        softmax_gradient(&mut whole, &labels, 0, c, &stats, Par::serial());
+        for (t, v) in [(0, 3), (0, 1050), (1, 1050), (1, 0), (1, v - 1)].map(|(t, at)| (t, t * v + at)) {
+            let at = |by: f64| {
+                let mut z = z.clone();
+                z[v] += by;
+                c * stats_of(&z, &labels)[t].nats()
+            };
+            let difference = (at(1e-4) - at(-1e-4)) / 2e-4;
+            // The stencil's h², and a loss of about ten rounded at 1e-16 over h.
+            assert!((whole[v] - difference).abs() <= 1e-9, "{} {difference}", whole[v]);
+        }
+        for (first, width) in [(0, VOCAB_STEP), (VOCAB_STEP, 77)] {
+            let mut part: Vec<f64> = (0..2).flat_map(|t| z[t * v + first..][..width].to_vec()).collect();
+            softmax_gradient(&mut part, &labels, first, c, &stats, Par::serial());
+            assert!((0..2).all(|t| part[t * width..][..width] == whole[t * v + first..][..width]));
+        }
     }
 
     #[test]

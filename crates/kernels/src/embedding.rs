@@ -4,6 +4,7 @@
 //! embedding     y[t]       = E[token_t]      E [V, d] frozen: no gradient
 //! gather_rows   y[t]       = x[index_t]
 //! scatter_rows  y[index_t] = x[t]            the gradient of gather_rows, for distinct indices into zeros
+//! scatter_add   y[index_t] += x[t]           for any indices, in the order of t
 //! ```
 
 use crate::par::{Par, rows_per_task};
@@ -35,6 +36,34 @@ pub fn gather_rows<R: Real>(y: &mut [R], x: &[R], index: &[u32], d: usize) {
     assert_eq!(y.len(), index.len() * d, "gather_rows: out");
     for (y, i) in y.chunks_exact_mut(d).zip(index) {
         y.copy_from_slice(&x[*i as usize * d..][..d]);
+    }
+}
+
+/// [`gather_rows`] of numbers in bf16.
+///
+/// # Panics
+/// As [`gather_rows`].
+#[track_caller]
+pub fn gather_rows_bf16<R: Real>(y: &mut [R], x: &[u16], index: &[u32], d: usize) {
+    assert_eq!(y.len(), index.len() * d, "gather_rows: out");
+    for (y, i) in y.chunks_exact_mut(d).zip(index) {
+        for (y, x) in y.iter_mut().zip(&x[*i as usize * d..][..d]) {
+            *y = R::from_f32(half::bf16::from_bits(*x).to_f32());
+        }
+    }
+}
+
+/// `y[index[t]] += x[t]`, rows of `d`, the first `t` first.
+///
+/// # Panics
+/// When `x` is not `index.len()` rows or an index is not in `y`.
+#[track_caller]
+pub fn scatter_add_rows<R: Real>(y: &mut [R], x: &[R], index: &[u32], d: usize) {
+    assert_eq!(x.len(), index.len() * d, "scatter_add_rows: in");
+    for (x, i) in x.chunks_exact(d).zip(index) {
+        for (y, x) in y[*i as usize * d..][..d].iter_mut().zip(x) {
+            *y += *x;
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mesp_device::{Backend, Class, Dry, Elem, Label, Plan, Program};
 
-use crate::adapter::{AdapterConfig, BlockPairs, dora, persistent_pairs};
+use crate::adapter::{self, AdapterConfig, BlockPairs, Projection, dora, persistent_pairs};
 use crate::model::{self, Batch, BlockRun, Cache, Model};
 use crate::tape::{Site, Tape, Tiles};
 use crate::{Error, Result};
@@ -149,7 +149,9 @@ impl<B: Backend> Generator<B> {
         self.batch.positions.extend((past..past + n).map(|p| p as u32));
         self.batch.offsets.clear();
         self.batch.offsets.extend([0, n]);
-        let mut x = model::embed(&mut self.be, &self.model, &self.batch, Class::WithinBlock);
+        let [head, table] =
+            Projection::OUTSIDE.map(|p| adapter::outside(&self.params, p, &self.model.config));
+        let mut x = model::embed(&mut self.be, &self.model, table, &self.batch, Class::WithinBlock);
         for (l, tape) in self.tapes.iter_mut().enumerate() {
             tape.put(Site::BlockIn, x);
             let run = BlockRun {
@@ -163,7 +165,7 @@ impl<B: Backend> Generator<B> {
             x = model::decode_block(&mut self.be, &run, tape, &mut self.caches[l], past);
         }
         if logits {
-            model::last_logits(&mut self.be, &self.model, &x, &mut self.logits);
+            model::last_logits(&mut self.be, &self.model, head, &x, &mut self.logits);
         }
         self.be.free(x);
         self.sequence.extend_from_slice(tokens);

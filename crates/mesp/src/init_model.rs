@@ -41,9 +41,9 @@ fn tensors(c: &Config) -> Vec<(String, Vec<usize>, Start)> {
     for l in 0..c.layers {
         let at = format!("model.layers.{l}");
         all.push((format!("{at}.{attn_norm}.weight"), vec![d], norm));
-        for p in Projection::MODULES.into_iter().filter(|p| p.exists(c)) {
+        for p in Projection::INSIDE.into_iter().filter(|p| p.exists(c)) {
             let (out, input) = p.shape(c);
-            let name = format!("{at}.{}.{}", p.parent(), p.name());
+            let name = p.path(l);
             all.push((format!("{name}.weight"), vec![out, input], random));
             if p.has_bias(c) {
                 all.push((format!("{name}.bias"), vec![out], random));

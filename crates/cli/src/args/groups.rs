@@ -154,7 +154,8 @@ pub(crate) struct AdapterArgs {
     #[arg(long, value_name = "LIST")]
     pub(crate) layers: Option<String>,
     /// Modules that get an adapter: all-linear, or a list of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj,
-    /// down_proj; qkv_proj and gate_up_proj where a model has these [default: all-linear]
+    /// down_proj; qkv_proj and gate_up_proj where a model has these; lm_head and embed_tokens, which are not part of
+    /// all-linear [default: all-linear]
     #[arg(long, value_name = "LIST")]
     pub(crate) target_modules: Option<String>,
     /// Train B alone and leave A as it is (LoRA-FA): no gradient and no optimizer state of A

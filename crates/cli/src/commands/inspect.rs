@@ -106,7 +106,7 @@ fn model(dir: &Path) -> Result<(Value, String)> {
 fn adapter(dir: &Path) -> Result<(Value, String)> {
     let c = AdapterConfig::read(dir)?;
     let header = header(&dir.join(MODEL_FILE))?;
-    let document = json!({
+    let mut document = json!({
         "kind": "adapter",
         "rank": c.r,
         "alpha": c.lora_alpha,
@@ -121,6 +121,9 @@ fn adapter(dir: &Path) -> Result<(Value, String)> {
         "tensors": header.tensors.len(),
         "base_model": c.base_model,
     });
+    if let Some(places) = c.places {
+        document["places"] = json!(places.to_string());
+    }
     let text = listed(&document);
     Ok((document, text))
 }

@@ -1,5 +1,7 @@
 //! `target_modules`: which modules have an adapter.
 
+use std::fmt;
+
 use regex::Regex;
 use serde_json::{Value, json};
 
@@ -38,6 +40,16 @@ impl Places {
         let inside = MODULES.into_iter().filter(|m| (0..LAYERS).any(|layer| self.has(&path(layer, m))));
         let outside = OUTSIDE.into_iter().filter(|(_, path)| self.has(path)).map(|(module, _)| module);
         inside.chain(outside).map(str::to_owned).collect()
+    }
+}
+
+impl fmt::Display for Places {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // Without the ends that hold it against whole paths.
+            Self::Expression(regex) => f.write_str(&regex.as_str()[4..regex.as_str().len() - 2]),
+            Self::Names(names) => f.write_str(&names.join(",")),
+        }
     }
 }
 
@@ -116,8 +128,7 @@ pub(super) fn read(f: &Fields<'_>, some_layers: bool) -> Result<(Vec<String>, Op
 /// As it is written.
 pub(super) fn json(config: &AdapterConfig) -> Value {
     match &config.places {
-        // Without the ends that hold it against whole paths.
-        Some(Places::Expression(regex)) => json!(regex.as_str()[4..regex.as_str().len() - 2]),
+        Some(expression @ Places::Expression(_)) => json!(expression.to_string()),
         Some(Places::Names(names)) => json!(names),
         None => {
             let name = |module: &String| match super::outside(module) {

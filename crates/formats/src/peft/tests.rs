@@ -181,6 +181,11 @@ fn modules_are_named_as_in_peft() {
     assert_eq!(on(r#"["lm_head","q_proj","embed_tokens"]"#, "").0, "lm_head q_proj embed_tokens");
     assert_eq!(on(r#"["lm_head","q_proj","embed_tokens"]"#, some).0, "lm_head q_proj");
     assert_eq!(on(r#"["q_proj","model.embed_tokens"]"#, some), ("q_proj embed_tokens".to_owned(), None));
+    // So PEFT writes it, with tensors of both.
+    assert_eq!(
+        on(r#"["embed_tokens","model.embed_tokens"]"#, r#","ensure_weight_tying":true"#).0,
+        "embed_tokens lm_head"
+    );
     for (entry, modules, there, not) in [
         (
             r#""model\\.layers\\.[01]\\.self_attn\\.(q|v)_proj""#,

@@ -3,9 +3,10 @@
 use mesp_kernels::{
     AdamW, Compute, Gate, Layout, Par, Real, RowStat, Sgd, Values, WeightView, adamw, add_bias, dora_gain,
     dora_gain_add, dora_gain_bf16, dora_gains, dora_magnitude_grad, dot, embedding, gated_backward_in_place,
-    gated_in_place, gated_tangent_in_place, gather_rows, inverse_frequencies, matmul_scratch, rms_norm,
-    rms_norm_add, rms_norm_backward, rms_norm_backward_in_place, rms_norm_tangent, rope, row_squares, scale,
-    scatter_rows, sgd, softmax_stats, softmax_sum, softmax_sum_gradient, sum_of_squares,
+    gated_in_place, gated_tangent_in_place, gather_rows, gather_rows_bf16, inverse_frequencies,
+    matmul_scratch, rms_norm, rms_norm_add, rms_norm_backward, rms_norm_backward_in_place, rms_norm_tangent,
+    rope, row_squares, scale, scatter_add_rows, scatter_rows, sgd, softmax_gradient, softmax_stats,
+    softmax_sum, softmax_sum_gradient, sum_of_squares,
 };
 
 use crate::{Buffers, DTYPES, finite};
@@ -47,6 +48,9 @@ pub(crate) fn vectors<R: Real>(on: &mut Buffers) {
         let index = on.of(&index);
         gather_rows(&mut y, &x, &index, d);
         scatter_rows(&mut z, &x, &index, d);
+        scatter_add_rows(&mut z, &x, &index, d);
+        let halves = on.of(&vec![0u16; x.len()]);
+        gather_rows_bf16(&mut y, &halves, &index, d);
     }
     for (rows, heads, head_dim) in [(3, 2, 6), (1, 1, 2), (5, 3, 34)] {
         on.case(format_args!("rope, {rows} rows of {heads} heads of {head_dim}"));
@@ -120,6 +124,9 @@ pub(crate) fn heads<R: Real>(on: &mut Buffers) {
             (on.values::<R>(rows * words), on.values::<R>(rows * d), on.values::<R>(rows * d));
         let mut stats = on.of(&vec![RowStat::EMPTY; rows]);
         softmax_stats(&z, &labels, 0, &mut stats, par);
+        let mut dz = on.of(&z);
+        softmax_gradient(&mut dz, &labels, 0, 0.5, &stats, par);
+        finite(&dz);
         let (mut stats, mut scratch) =
             (on.of(&vec![RowStat::EMPTY; rows]), on.values::<R>(matmul_scratch(1)));
         let compute = Compute::Full;

@@ -88,10 +88,6 @@ impl AdapterFile {
         };
         let mut shapes = Vec::with_capacity(self.lora.pairs.len());
         for p in &self.lora.pairs {
-            if p.outside() {
-                shapes.push((c.vocab_size, c.hidden_size));
-                continue;
-            }
             if p.layer >= c.layers {
                 return Err(wrong(p, format!("expected a layer below {}, the model's number", c.layers)));
             }

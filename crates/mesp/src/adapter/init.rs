@@ -5,17 +5,27 @@ use mesp_device::Backend;
 use super::{BlockPairs, Projection};
 use crate::rng;
 
-/// PEFT's start: A uniform in ±1/√in (Kaiming uniform with a = √5), B zero, magnitudes the norms of the rows, so that
-/// the adapted model equals the base at first. Each matrix has a random stream of its own: adding a target changes no other.
+/// PEFT's start: A uniform in ±1/√in (Kaiming uniform with a = √5), of embeddings normal; B zero, magnitudes the norms of
+/// the rows, so that the adapted model equals the base at first. Each matrix has a random stream of its own: adding a target changes no other.
 pub fn init<B: Backend>(be: &mut B, blocks: &mut [BlockPairs], seed: u64) {
     for (l, block) in blocks.iter_mut().enumerate() {
         for (p, pair) in block.iter_mut().enumerate() {
             let Some(pair) = pair else { continue };
             let bound = 1.0 / (pair.a.cols() as f64).sqrt();
             // Those of the fused matrices lie beyond those of any layer.
-            let layers = Projection::ALL.len();
-            let stream = if p < layers { l * layers + p } else { (1 << 31) + 2 * l + p - layers } as u64;
-            be.load(pair.a.view_mut(), &mut |i| bound * (2.0 * rng::uniform(seed, stream, i as u64) - 1.0));
+            let (layers, inside) = (Projection::ALL.len(), Projection::INSIDE.len());
+            let stream = match p {
+                _ if p < layers => l * layers + p,
+                _ if p < inside => (1 << 31) + 2 * l + p - layers,
+                _ => (1 << 32) + p,
+            } as u64;
+            if p == Projection::Embed as usize {
+                be.load(pair.a.view_mut(), &mut |i| rng::normal(seed, stream, i as u64));
+            } else {
+                be.load(pair.a.view_mut(), &mut |i| {
+                    bound * (2.0 * rng::uniform(seed, stream, i as u64) - 1.0)
+                });
+            }
             be.zero(pair.b.view_mut());
             if let (Some(m), Some(norms)) = (&mut pair.m, &pair.norms) {
                 let mut squares = vec![0.0; m.rows()];

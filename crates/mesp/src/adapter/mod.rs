@@ -9,7 +9,7 @@ pub mod peft;
 use std::ops::Range;
 
 use mesp_device::{Act, Backend, Elem, Label, Layout, View};
-use mesp_formats::peft::{Pattern, Places};
+use mesp_formats::peft::{Pattern, Places, path as peft_path};
 
 pub use dora::Norms;
 pub use file::AdapterFile;
@@ -41,15 +41,52 @@ pub enum Projection {
     Qkv,
     /// `gate_up_proj`: gate and up from one matrix
     GateUp,
+    /// `lm_head`, outside the blocks
+    Head,
+    /// `embed_tokens`, outside the blocks: its adapter is one of the table `[words, features]`
+    Embed,
 }
 
 impl Projection {
     /// The layers of a block, in the order of its forward. Where some are fused, each is a part of the whole.
     pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
 
-    /// Everything that an adapter may sit on.
-    pub const MODULES: [Self; 9] =
+    /// Everything in a block that an adapter may sit on.
+    pub const INSIDE: [Self; 9] =
         [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down, Self::Qkv, Self::GateUp];
+
+    /// Everything outside the blocks that an adapter may sit on.
+    pub const OUTSIDE: [Self; 2] = [Self::Head, Self::Embed];
+
+    /// Everything that an adapter may sit on.
+    pub const MODULES: [Self; 11] = [
+        Self::Q,
+        Self::K,
+        Self::V,
+        Self::O,
+        Self::Gate,
+        Self::Up,
+        Self::Down,
+        Self::Qkv,
+        Self::GateUp,
+        Self::Head,
+        Self::Embed,
+    ];
+
+    /// Whether it is outside the blocks.
+    pub const fn outside(self) -> bool {
+        matches!(self, Self::Head | Self::Embed)
+    }
+
+    /// Which of the lists of pairs it is in, for a layer: first those of the blocks, then the head's, then the
+    /// embeddings' ([`places`]).
+    pub const fn place(self, layer: usize, c: &Config) -> usize {
+        match self {
+            Self::Head => c.layers,
+            Self::Embed => c.layers + 1,
+            _ => layer,
+        }
+    }
 
     /// The checkpoint's matrix that a layer is in, and its adapter with it.
     #[must_use]
@@ -90,20 +127,14 @@ impl Projection {
             Self::Down => "down_proj",
             Self::Qkv => "qkv_proj",
             Self::GateUp => "gate_up_proj",
+            Self::Head => "lm_head",
+            Self::Embed => "embed_tokens",
         }
     }
 
-    /// The module it belongs to.
-    pub const fn parent(self) -> &'static str {
-        match self {
-            Self::Q | Self::K | Self::V | Self::O | Self::Qkv => "self_attn",
-            Self::Gate | Self::Up | Self::Down | Self::GateUp => "mlp",
-        }
-    }
-
-    /// The checkpoint's path of the module in a layer.
+    /// The checkpoint's path of the module, of one in a block in a layer.
     pub fn path(self, layer: usize) -> String {
-        format!("model.layers.{layer}.{}.{}", self.parent(), self.name())
+        peft_path(layer, self.name())
     }
 
     /// The projection of a name.
@@ -122,6 +153,7 @@ impl Projection {
             Self::Down => (d, i),
             Self::Qkv => (q + 2 * k, d),
             Self::GateUp => (2 * i, d),
+            Self::Head | Self::Embed => (c.vocab_size, d),
         }
     }
 
@@ -131,6 +163,7 @@ impl Projection {
             Self::Q | Self::K | Self::V | Self::Qkv => c.family.qkv_bias,
             Self::O => c.family.o_bias,
             Self::Gate | Self::Up | Self::Down | Self::GateUp => c.family.mlp_bias,
+            Self::Head | Self::Embed => false,
         }
     }
 }
@@ -197,12 +230,15 @@ impl AdapterConfig {
         }
     }
 
-    /// What a matrix of a layer carries, if it does.
-    pub fn slot(&self, layer: usize, p: Projection, c: &Config) -> Option<Slot> {
-        if !self.has(p, c) || self.layers.as_ref().is_some_and(|layers| !layers.contains(&layer)) {
+    /// What a matrix carries, if it does, by its place ([`Projection::place`]).
+    pub fn slot(&self, place: usize, p: Projection, c: &Config) -> Option<Slot> {
+        if !self.has(p, c) || p.place(place, c) != place || (!p.outside() && place >= c.layers) {
             return None;
         }
-        let path = p.path(layer);
+        if !p.outside() && self.layers.as_ref().is_some_and(|layers| !layers.contains(&place)) {
+            return None;
+        }
+        let path = p.path(place);
         if self.places.as_ref().is_some_and(|places| !places.has(&path)) {
             return None;
         }
@@ -214,7 +250,7 @@ impl AdapterConfig {
 
     /// Paths of the modules that carry adapters.
     pub fn paths(&self, c: &Config) -> Vec<String> {
-        let all = (0..c.layers).flat_map(|l| Projection::MODULES.map(|p| (l, p)));
+        let all = (0..places(c)).flat_map(|l| Projection::MODULES.map(|p| (l, p)));
         all.filter(|(l, p)| self.slot(*l, *p, c).is_some()).map(|(l, p)| p.path(l)).collect()
     }
 
@@ -237,8 +273,18 @@ impl AdapterConfig {
     pub fn fits(&self, c: &Config) -> Result<()> {
         let wrong = |p: &&Projection| {
             // An expression may be for several models.
-            !p.exists(c) && self.places.is_none() && (!c.family.fused || self.targets != Projection::ALL)
+            let all = || Projection::ALL.iter().all(|p| self.targets.contains(p));
+            !p.exists(c) && self.places.is_none() && !(c.family.fused && all())
         };
+        if let Some(p) = self.targets.iter().find(|p| self.dora && p.outside()) {
+            let problem = format!(
+                "DoRA cannot be computed with on {}: its magnitudes are of linear layers in blocks",
+                p.name()
+            );
+            return Err(Error::usage(problem).hint(
+                "leave it out of the target modules, or fold the adapter into its base by mesp merge",
+            ));
+        }
         if let Some(layer) = self.layers.iter().flatten().find(|l| **l >= c.layers) {
             let (arch, last) = (&c.arch, c.layers - 1);
             let problem =
@@ -254,7 +300,7 @@ impl AdapterConfig {
 
     /// Trainable parameters on a model.
     pub fn parameters(&self, c: &Config) -> u64 {
-        let all = (0..c.layers).flat_map(|l| Projection::MODULES.map(|p| (l, p)));
+        let all = (0..places(c)).flat_map(|l| Projection::MODULES.map(|p| (l, p)));
         let each = |(l, p): (usize, Projection)| {
             let (out, input) = p.shape(c);
             let magnitudes = if self.dora { out } else { 0 };
@@ -273,10 +319,6 @@ impl AdapterConfig {
             match (name, Projection::from_name(name)) {
                 ("all-linear", _) => targets.extend(Projection::ALL),
                 (_, Some(p)) => targets.push(p),
-                ("lm_head" | "embed_tokens", _) => {
-                    return Err(Error::usage(format!("{name} cannot be computed with as an adapter"))
-                        .hint("leave it out, or fold the adapter into its base by mesp merge"));
-                }
                 _ => {
                     let known = Projection::MODULES.map(Projection::name).join(", ");
                     return Err(Error::usage(format!(
@@ -333,6 +375,11 @@ impl Pair {
         PairView { a: self.a.view(), b: self.b.rows_view(rows), scale: self.scale, gain }
     }
 
+    /// Some rows of what it is an adapter of.
+    pub fn rows_view(&self, rows: Range<usize>) -> PairView<'_> {
+        PairView { a: self.a.view(), b: self.b.rows_view(rows), scale: self.scale, gain: None }
+    }
+
     /// Whether there is an A: gradients and state have none where it is frozen.
     pub fn has_a(&self) -> bool {
         self.a.rows() > 0
@@ -360,18 +407,28 @@ impl Pair {
     }
 }
 
-/// The pairs of a block, by [`Projection`].
-pub type BlockPairs = [Option<Pair>; 9];
+/// The pairs of a block, or of what is outside of blocks, by [`Projection`].
+pub type BlockPairs = [Option<Pair>; 11];
 
-/// A pair for each target of a block, from a function that allocates.
+/// Lists of pairs of a model: one a block, the head's, the embeddings'.
+pub const fn places(c: &Config) -> usize {
+    c.layers + Projection::OUTSIDE.len()
+}
+
+/// The pair of a module outside the blocks.
+pub fn outside<'a>(pairs: &'a [BlockPairs], p: Projection, c: &Config) -> Option<&'a Pair> {
+    pairs.get(p.place(0, c))?[p as usize].as_ref()
+}
+
+/// A pair for each target of a place, from a function that allocates.
 pub fn block_pairs(
     c: &Config,
     adapter: &AdapterConfig,
-    layer: usize,
+    place: usize,
     mut alloc: impl FnMut(Matrix, usize, usize) -> Act,
 ) -> BlockPairs {
     Projection::MODULES.map(|p| {
-        let Slot { rank, scale } = adapter.slot(layer, p, c)?;
+        let Slot { rank, scale } = adapter.slot(place, p, c)?;
         let (out, input) = p.shape(c);
         let turned = c.rope.layout == Layout::Interleaved && matches!(p, Projection::Q | Projection::K);
         let interleaved = turned.then_some(c.head_dim);
@@ -405,7 +462,7 @@ pub fn pairs_like(
     })
 }
 
-/// Persistent pairs for every block.
+/// Persistent pairs for every place.
 pub fn persistent_pairs<B: Backend>(
     be: &mut B,
     c: &Config,
@@ -416,7 +473,7 @@ pub fn persistent_pairs<B: Backend>(
     // Magnitudes are few, and near enough to each other that rounded ones would not move.
     let elem = |matrix| if matrix == Matrix::M { Elem::Full } else { elem };
     let mut alloc = |matrix, rows, cols| be.persist_as(rows, cols, elem(matrix), label);
-    (0..c.layers).map(|l| block_pairs(c, adapter, l, &mut alloc)).collect()
+    (0..places(c)).map(|l| block_pairs(c, adapter, l, &mut alloc)).collect()
 }
 
 /// Every matrix of some blocks in order: A, B, magnitudes where there are any; projections in forward order.

@@ -2,7 +2,8 @@
 //!
 //! Files have the rows of `lora_B` in the order of Hugging Face's checkpoints. Where the base's order is another
 //! ([`Pair::interleaved`](super::Pair)), rows are exchanged while they are written and read, so that an adapter
-//! fits the model whichever file it was trained on.
+//! fits the model whichever file it was trained on. Matrices of embeddings are transposed on the way
+//! ([`peft::turned`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -20,17 +21,19 @@ use crate::{Error, Result};
 struct Rows {
     /// Rows of a head, of one for all where the order is the same.
     map: Vec<usize>,
+    /// Whether rows are columns in the file.
+    turned: bool,
 }
 
 impl Rows {
     /// Of a matrix in memory, against its order in files.
-    fn in_memory(matrix: Matrix, interleaved: Option<usize>) -> Self {
-        Self { map: Self::head(matrix, interleaved, gguf::to_halves) }
+    fn in_memory(matrix: Matrix, interleaved: Option<usize>, turned: bool) -> Self {
+        Self { map: Self::head(matrix, interleaved, gguf::to_halves), turned }
     }
 
     /// Of a matrix in a file, against its order in memory.
-    fn in_file(matrix: Matrix, interleaved: Option<usize>) -> Self {
-        Self { map: Self::head(matrix, interleaved, gguf::to_interleaved) }
+    fn in_file(matrix: Matrix, interleaved: Option<usize>, turned: bool) -> Self {
+        Self { map: Self::head(matrix, interleaved, gguf::to_interleaved), turned }
     }
 
     fn head(matrix: Matrix, interleaved: Option<usize>, map: fn(usize, usize) -> Vec<usize>) -> Vec<usize> {
@@ -54,7 +57,8 @@ fn named(blocks: &[BlockPairs]) -> impl Iterator<Item = (String, &Act, Rows)> {
             .flat_map(|(l, p, pair)| {
                 let there = pair.matrices().filter(|(_, act)| act.rows() > 0);
                 there.map(move |(m, act)| {
-                    (peft::tensor_name(l, p.name(), m), act, Rows::in_memory(m, pair.interleaved))
+                    let rows = Rows::in_memory(m, pair.interleaved, peft::turned(p.name()));
+                    (peft::tensor_name(l, p.name(), m), act, rows)
                 })
             })
     })
@@ -82,6 +86,18 @@ pub fn write_tensors<B: Backend>(
         let mut result = Ok(());
         // Row by row: a matrix never exists twice.
         let (_, act, rows) = &acts[i];
+        if rows.turned {
+            // Or column by column, each found among all values.
+            for col in 0..act.cols() {
+                be.store(act.view(), &mut |at, x| {
+                    if at % act.cols() == col && result.is_ok() {
+                        let bytes = (x as f32).to_le_bytes();
+                        result = out.write_all(if act.elem() == Elem::Bf16 { &bytes[2..] } else { &bytes });
+                    }
+                });
+            }
+            return result;
+        }
         for row in (0..act.rows()).map(|row| rows.at(row)) {
             be.store(act.rows_view(row..row + 1), &mut |_, x| {
                 if result.is_ok() {
@@ -100,6 +116,7 @@ pub fn write_tensors<B: Backend>(
 fn shape(name: &str, act: &Act) -> Vec<usize> {
     match peft::parse_tensor_name(name) {
         Some((_, _, Matrix::M)) => vec![act.rows()],
+        Some((_, module, _)) if peft::turned(&module) => vec![act.cols(), act.rows()],
         _ => vec![act.rows(), act.cols()],
     }
 }
@@ -176,15 +193,16 @@ pub fn read_tensors<B: Backend>(
     let hint = "this adapter was made for another model, or with other target modules";
     let wrong = |problem: String| -> Error { FileError::invalid(path, problem).hint(hint).into() };
     let mut seen = BTreeSet::new();
-    for tensor in &header.tensors {
+    for tensor in header.tensors.iter().filter(|t| !peft::beside(&t.name)) {
         let Some((layer, module, matrix)) = peft::parse_tensor_name(&tensor.name) else {
             return Err(wrong(format!("tensor {} is not an adapter's", tensor.name)));
         };
         let layers = config.layers;
-        let Some(block) = blocks.get_mut(layer) else {
+        if layer >= layers {
             return Err(wrong(format!("tensor {} is of layer {layer}, the model has {layers}", tensor.name)));
-        };
-        let pair = Projection::from_name(&module).and_then(|p| block[p as usize].as_mut());
+        }
+        let pair = Projection::from_name(&module)
+            .and_then(|p| blocks.get_mut(p.place(layer, config))?[p as usize].as_mut());
         let Some(pair) = pair else {
             return Err(wrong(format!("tensor {} is not among the target modules", tensor.name)));
         };
@@ -192,7 +210,7 @@ pub fn read_tensors<B: Backend>(
         if !seen.insert(peft::tensor_name(layer, &module, matrix)) {
             return Err(wrong(format!("tensor {} is there twice, under two names", tensor.name)));
         }
-        let rows = Rows::in_file(matrix, pair.interleaved);
+        let rows = Rows::in_file(matrix, pair.interleaved, peft::turned(&module));
         let Some((_, act)) = pair.matrices_mut().find(|(m, act)| *m == matrix && act.rows() > 0) else {
             return Err(wrong(format!("tensor {} is not of this adapter", tensor.name)));
         };
@@ -204,8 +222,11 @@ pub fn read_tensors<B: Backend>(
             )));
         }
         let values = safetensors_file::read_f32(path, map.bytes(), tensor)?;
-        let cols = act.cols();
-        be.load(act.view_mut(), &mut |i| f64::from(values[rows.at(i / cols) * cols + i % cols]));
+        let (cols, all) = (act.cols(), act.rows());
+        be.load(act.view_mut(), &mut |i| {
+            let (row, col) = (rows.at(i / cols), i % cols);
+            f64::from(values[if rows.turned { col * all + row } else { row * cols + col }])
+        });
     }
     let missing: Vec<String> =
         named(blocks).map(|(name, ..)| name).filter(|name| !seen.contains(name)).collect();

@@ -3,7 +3,7 @@
 use mesp_device::{Act, Backend, Class, Elem, Label, RowStat, Still};
 
 use super::Shift;
-use crate::adapter::{BlockPairs, dora};
+use crate::adapter::{BlockPairs, Projection, dora, outside};
 use crate::model::{self, Batch, BlockRun, Model};
 use crate::tape::{Policy, Residency, Site, SiteSet, Tape};
 
@@ -72,7 +72,9 @@ impl Backprop {
                 (across.without(input), within.without(input), Class::WithinBlock)
             }
         };
-        let mut x = model::embed(be, model, batch, class);
+        let c = &model.config;
+        let [head, table] = Projection::OUTSIDE.map(|p| p.place(0, c));
+        let mut x = model::embed(be, model, outside(adapters, Projection::Embed, c), batch, class);
         for (l, tape) in self.tapes.iter_mut().enumerate() {
             let keep = if l == last && keep_last { across.and(within) } else { across };
             will_need(be, model, l + 1);
@@ -82,7 +84,15 @@ impl Backprop {
             dora::refresh(be, &model.config, &model.blocks[l], &mut adapters[l]);
             x = model::forward_block(be, &run(model, &adapters[l], l, batch, policy), tape, keep);
         }
-        model::head(be, model, &mut x, batch, Some(gradient), tiles, stats);
+        if let Some(pair) = outside(adapters, Projection::Head, c) {
+            let grads = sink.begin(be, head, &adapters[head]);
+            let pair = (Some(pair), grads[Projection::Head as usize].as_mut());
+            model::head(be, model, pair, &mut x, batch, Some(gradient), tiles, stats);
+            sink.end(be, head, &mut adapters[head]);
+        } else {
+            model::head(be, model, (None, None), &mut x, batch, Some(gradient), tiles, stats);
+        }
+        let embeds = outside(adapters, Projection::Embed, c).is_some();
         // From here on x is dL/dx.
         for (l, tape) in self.tapes.iter_mut().enumerate().rev() {
             let size = (batch.rows(), model.config.hidden_size);
@@ -91,7 +101,7 @@ impl Backprop {
                 // Taken for x and a constant: dx is dy. The buffers are asked for as in the plan.
                 restore(&mut Still::new(be), residency, l, size, self.saved[l].take(), tape);
                 let grads = sink.begin(be, l, &adapters[l]);
-                run.backward(&mut Still::new(be), tape, within, &mut x, grads, l > 0);
+                run.backward(&mut Still::new(be), tape, within, &mut x, grads, l > 0 || embeds);
                 sink.left_out(be, l);
                 continue;
             }
@@ -100,8 +110,15 @@ impl Backprop {
             }
             restore(be, residency, l, size, self.saved[l].take(), tape);
             let grads = sink.begin(be, l, &adapters[l]);
-            run.backward(be, tape, within, &mut x, grads, l > 0);
+            run.backward(be, tape, within, &mut x, grads, l > 0 || embeds);
             sink.end(be, l, &mut adapters[l]);
+        }
+        if let Some(pair) = outside(adapters, Projection::Embed, c) {
+            let grads = sink.begin(be, table, &adapters[table]);
+            if let Some(grad) = &mut grads[Projection::Embed as usize] {
+                model::embed_backward(be, model, pair, grad, &mut x, batch);
+            }
+            sink.end(be, table, &mut adapters[table]);
         }
         be.free(x);
     }
@@ -117,7 +134,13 @@ impl Backprop {
         stats: &mut [RowStat],
     ) {
         let mut x = self.forward(be, model, adapters, shift, batch);
-        model::head(be, model, &mut x, batch, None, self.policy.tiles, stats);
+        let moved = moved(be, shift, Projection::Head, model, adapters);
+        let pair = match &moved {
+            Some(pairs) => pairs[Projection::Head as usize].as_ref(),
+            None => outside(adapters, Projection::Head, &model.config),
+        };
+        model::head(be, model, (pair, None), &mut x, batch, None, self.policy.tiles, stats);
+        free(be, moved);
         be.free(x);
     }
 
@@ -129,7 +152,13 @@ impl Backprop {
         shift: Option<Shift<'_>>,
         batch: &Batch,
     ) -> Act {
-        let mut x = model::embed(be, model, batch, Class::WithinBlock);
+        let moved = moved(be, shift, Projection::Embed, model, adapters);
+        let pair = match &moved {
+            Some(pairs) => pairs[Projection::Embed as usize].as_ref(),
+            None => outside(adapters, Projection::Embed, &model.config),
+        };
+        let mut x = model::embed(be, model, pair, batch, Class::WithinBlock);
+        free(be, moved);
         for (l, tape) in self.tapes.iter_mut().enumerate() {
             will_need(be, model, l + 1);
             tape.keep_across(SiteSet::EMPTY);
@@ -139,11 +168,28 @@ impl Backprop {
             let pairs = moved.as_ref().unwrap_or(&adapters[l]);
             let run = run(model, pairs, l, batch, self.policy);
             x = model::forward_block(be, &run, tape, SiteSet::EMPTY);
-            for pair in moved.into_iter().flatten().flatten() {
-                pair.free(be);
-            }
+            free(be, moved);
         }
         x
+    }
+}
+
+/// A moved copy of the adapter of a module outside the blocks, if there is one and it moves.
+fn moved<B: Backend>(
+    be: &mut B,
+    shift: Option<Shift<'_>>,
+    p: Projection,
+    model: &Model,
+    adapters: &[BlockPairs],
+) -> Option<BlockPairs> {
+    let place = p.place(0, &model.config);
+    outside(adapters, p, &model.config)?;
+    shift?.moved(be, place, &adapters[place])
+}
+
+fn free<B: Backend>(be: &mut B, pairs: Option<BlockPairs>) {
+    for pair in pairs.into_iter().flatten().flatten() {
+        pair.free(be);
     }
 }
 

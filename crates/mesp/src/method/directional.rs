@@ -161,10 +161,11 @@ pub enum Estimator {
 }
 
 impl Estimator {
-    /// Whether a step's gradient has a part for a block.
+    /// Whether a step's gradient has a part for a block, or for what is outside of them, which no subset leaves out.
     pub fn has(&self, block: usize, layers: usize, seed: u64, step: u64) -> bool {
         match self {
             Self::Exact => true,
+            Self::Subset(_) if block >= layers => true,
             Self::Subset(subset) => subset.has(block, layers, seed, step),
             Self::Directional(along) => along.blocks.has(block),
         }
@@ -227,6 +228,6 @@ pub fn masked<B: Backend>(
 
 /// The stream of a block's i-th matrix, with its bound: matrices are counted through all blocks.
 pub(super) fn tensor(noise: Noise, block: usize, i: usize, bounds: &Bounds) -> Noise {
-    let tensor = (block * 2 * Projection::MODULES.len() + i) as u32;
+    let tensor = (block * 2 * Projection::INSIDE.len() + i) as u32;
     Noise { tensor, below: bounds.of(block, i), ..noise }
 }

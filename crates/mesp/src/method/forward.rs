@@ -8,12 +8,12 @@
 //! tangent beside each buffer. Below the first block whose adapters move there is no tangent. The head gives
 //! dL/dy as it does for a backward pass, which is then not made.
 
-use mesp_device::{Backend, Class, Dual, RowStat, Tangents};
+use mesp_device::{Backend, Class, Dual, Label, RowStat, Tangents};
 
 use super::backprop::{run, will_need};
 use super::directional::tensor;
 use super::{Backprop, Bounds, Ray};
-use crate::adapter::{BlockPairs, matrices};
+use crate::adapter::{BlockPairs, Projection, matrices, outside, pairs_like};
 use crate::model::{self, Batch, Model};
 use crate::tape::{Site, SiteSet};
 
@@ -32,7 +32,19 @@ impl Backprop {
         stats: &mut [RowStat],
     ) -> f64 {
         let policy = self.policy;
-        let mut x = model::embed(be, model, batch, Class::WithinBlock);
+        let c = &model.config;
+        let [head, table] = Projection::OUTSIDE.map(|p| p.place(0, c));
+        let moves = |place: usize| ray.blocks.has(place) && adapters[place].iter().any(Option::is_some);
+        let mut dual = Dual::new(be, tangents);
+        let moved = if moves(table) { &adapters[table..=table] } else { &[] };
+        attach(&mut dual, moved, (ray, bounds), table);
+        let pair = outside(adapters, Projection::Embed, c);
+        let mut x = if moves(table) {
+            model::embed(&mut dual, model, pair, batch, Class::WithinBlock)
+        } else {
+            model::embed(dual.primal(), model, pair, batch, Class::WithinBlock)
+        };
+        detach(&mut dual, moved);
         for (l, tape) in self.tapes.iter_mut().enumerate() {
             will_need(be, model, l + 1);
             let run = run(model, &adapters[l], l, batch, policy);
@@ -43,30 +55,62 @@ impl Backprop {
                 continue;
             }
             let mut dual = Dual::new(be, tangents);
-            if l == ray.blocks.first {
+            if l == ray.blocks.first && !moves(table) {
                 dual.attach(&x, Class::WithinBlock, B::zero);
             }
             let moved = if ray.blocks.has(l) { &adapters[l..=l] } else { &[] };
-            for (i, matrix) in matrices(moved).enumerate() {
-                let noise = tensor(ray.noise, l, i, bounds);
-                dual.attach(matrix, Class::Adapter, |be, t| be.perturb(t, matrix.view(), [0.0, 1.0], noise));
-            }
+            attach(&mut dual, moved, (ray, bounds), l);
             tape.put(Site::BlockIn, x);
             x = model::forward_block(&mut dual, &run, tape, SiteSet::EMPTY);
-            for matrix in matrices(moved) {
-                if let Some(tangent) = dual.detach(matrix) {
-                    dual.primal().free(tangent);
-                }
-            }
+            detach(&mut dual, moved);
         }
         let tangent = Dual::new(be, tangents).detach(&x);
-        model::head(be, model, &mut x, batch, Some(gradient), policy.tiles, stats);
+        let pair = outside(adapters, Projection::Head, c);
+        let mut grads = moves(head).then(|| {
+            pairs_like(&adapters[head], false, |rows, cols| {
+                let mut grad = be.alloc(rows, cols, Label::new(Class::Gradient, "lora_grad"));
+                be.zero(grad.view_mut());
+                grad
+            })
+        });
+        let grad = grads.as_mut().and_then(|grads| grads[Projection::Head as usize].as_mut());
+        model::head(be, model, (pair, grad), &mut x, batch, Some(gradient), policy.tiles, stats);
         // From here on x is dL/dx.
-        let slope = tangent.as_ref().map_or(0.0, |t| be.dot(x.view(), t.view()));
+        let mut slope = tangent.as_ref().map_or(0.0, |t| be.dot(x.view(), t.view()));
         if let Some(tangent) = tangent {
             be.free(tangent);
         }
+        // The head comes after what carries tangents: its slope is its gradient's.
+        let there = (grads.as_slice(), &adapters[head..=head]);
+        for (i, (grad, matrix)) in matrices(there.0).zip(matrices(there.1)).enumerate() {
+            let mut z = be.alloc(grad.rows(), grad.cols(), Label::new(Class::Adapter, "tangent"));
+            be.perturb(z.view_mut(), matrix.view(), [0.0, 1.0], tensor(ray.noise, head, i, bounds));
+            slope += be.dot(grad.view(), z.view());
+            be.free(z);
+        }
+        grads.into_iter().flatten().flatten().for_each(|pair| pair.free(be));
         be.free(x);
         slope
+    }
+}
+
+/// Gives adapters of a place their direction as tangents.
+fn attach<B: Backend>(
+    dual: &mut Dual<'_, B>,
+    moved: &[BlockPairs],
+    (ray, bounds): (Ray, &Bounds),
+    place: usize,
+) {
+    for (i, matrix) in matrices(moved).enumerate() {
+        let noise = tensor(ray.noise, place, i, bounds);
+        dual.attach(matrix, Class::Adapter, |be, t| be.perturb(t, matrix.view(), [0.0, 1.0], noise));
+    }
+}
+
+fn detach<B: Backend>(dual: &mut Dual<'_, B>, moved: &[BlockPairs]) {
+    for matrix in matrices(moved) {
+        if let Some(tangent) = dual.detach(matrix) {
+            dual.primal().free(tangent);
+        }
     }
 }

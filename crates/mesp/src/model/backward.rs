@@ -57,7 +57,7 @@ impl BlockRun<'_> {
     /// that no norm follows.
     pub fn existing(&self, sites: SiteSet) -> SiteSet {
         let mut absent = SiteSet::EMPTY;
-        for p in Projection::MODULES {
+        for p in Projection::INSIDE {
             if self.pairs[p as usize].is_none() {
                 absent = absent.with(h_of(p));
             }

@@ -141,6 +141,7 @@ pub(super) const fn h_of(p: Projection) -> Site {
         Projection::Down => Site::HDown,
         Projection::Qkv => Site::HQkv,
         Projection::GateUp => Site::HGateUp,
+        Projection::Head | Projection::Embed => unreachable!(),
     }
 }
 

@@ -1,22 +1,65 @@
-//! Around the blocks: the embedding, a block's forward, the head in tiles of rows.
+//! Around the blocks: the embedding, a block's forward, the logits of the last row.
 
-use std::ops::Range;
+use mesp_device::{Act, Attention, Backend, Class, Form, Label};
 
-use mesp_device::{Act, Attention, Backend, Class, Label, RowStat};
-
+use super::head::{logits, projected};
 use super::{Batch, BlockRun, Cache, Model};
-use crate::adapter::Projection;
-use crate::tape::{Site, SiteSet, Tape, Tiles};
+use crate::adapter::{Pair, Projection};
+use crate::tape::{Site, SiteSet, Tape};
 
-/// x of the first block, `[N, d]`.
-pub fn embed<B: Backend>(be: &mut B, model: &Model, batch: &Batch, class: Class) -> Act {
+/// x of the first block, `[N, d]`: rows of the table, `E[w] + s·B[w]·A` with an adapter, which need not be made for
+/// the words that are not there.
+pub fn embed<B: Backend>(
+    be: &mut B,
+    model: &Model,
+    adapter: Option<&Pair>,
+    batch: &Batch,
+    class: Class,
+) -> Act {
     let label = Label::new(class, Site::BlockIn.name());
     let mut x = be.alloc(batch.rows(), model.config.hidden_size, label);
     be.embedding(x.view_mut(), &model.embedding, &batch.tokens);
+    if let Some(pair) = adapter {
+        let h = looked_up(be, pair, batch);
+        be.product(x.view_mut(), Form::Plain, h.view(), pair.a.view(), pair.scale, true);
+        be.free(h);
+    }
     if let Some(scale) = model.config.embedding_scale() {
         be.scale(x.view_mut(), scale);
     }
     x
+}
+
+/// The batch's rows of an embedding adapter's B.
+fn looked_up<B: Backend>(be: &mut B, pair: &Pair, batch: &Batch) -> Act {
+    let mut h = be.alloc(batch.rows(), pair.b.cols(), Label::new(Class::WithinBlock, "embed_h"));
+    be.gather_rows(h.view_mut(), pair.b.view(), &batch.tokens);
+    h
+}
+
+/// Gradients of the embeddings' adapter from `dx`, which is used up.
+///
+/// ```text
+/// dx ← scale·dx      dA += s·hᵀ·dx      dB[w_t] += s·dx_t·Aᵀ, the first t first      h = B[w]
+/// ```
+pub fn embed_backward<B: Backend>(
+    be: &mut B,
+    model: &Model,
+    pair: &Pair,
+    grad: &mut Pair,
+    dx: &mut Act,
+    batch: &Batch,
+) {
+    if let Some(scale) = model.config.embedding_scale() {
+        be.scale(dx.view_mut(), scale);
+    }
+    let mut h = looked_up(be, pair, batch);
+    if grad.has_a() {
+        be.product(grad.a.view_mut(), Form::LeftTransposed, h.view(), dx.view(), pair.scale, true);
+    }
+    be.product(h.view_mut(), Form::RightTransposed, dx.view(), pair.a.view(), pair.scale, false);
+    be.scatter_add_rows(grad.b.view_mut(), h.view(), &batch.tokens);
+    be.free(h);
 }
 
 /// A block's forward: its input is on the tape, its output is returned, and of the rest only `keep` stays on
@@ -87,97 +130,17 @@ pub fn decode_block<B: Backend>(
     forward_block(be, run, tape, SiteSet::EMPTY)
 }
 
-/// Statistics of the trained rows' logits, and, with `gradient`, `x ← gradient·dloss/dx` (untrained rows
-/// become zero).
-///
-/// ```text
-/// per tile of rows     x̂ = x[rows]   n = norm(x̂)
-///   per tile of words  z = n·Eᵀ      statistics of z      p = exp(z − largest so far)   s (+)= p·E
-///                      dn = gradient·(s / Σ p − E[labels])
-///                      dn ← norm backward(dn, x̂)   x[rows] ← dn
-/// ```
-/// Only trained rows are multiplied, and the vocabulary is gone through once. Tiles of it serve all rows at
-/// once, which is faster than few rows and all words (`docs/log.md`). `stats` has one place for each trained
-/// row.
-pub fn head<B: Backend>(
-    be: &mut B,
-    model: &Model,
-    x: &mut Act,
-    batch: &Batch,
-    gradient: Option<f64>,
-    tiles: Tiles,
-    stats: &mut [RowStat],
-) {
-    let targets = batch.targets();
-    let tile = tiles.head_rows.min(targets).max(1);
-    stats.fill(RowStat::EMPTY);
-    let mark = be.mark();
-    for start in (0..targets).step_by(tile) {
-        be.rewind(mark);
-        let rows = start..(start + tile).min(targets);
-        head_rows(be, model, x, batch, gradient, tiles, &rows, &mut stats[rows.clone()]);
-    }
-    if gradient.is_some() {
-        let mut next = 0;
-        for row in batch.target_rows.iter().map(|r| *r as usize).chain([batch.rows()]) {
-            be.zero(x.rows_mut(next..row));
-            next = row + 1;
-        }
-    }
-}
-
-fn head_rows<B: Backend>(
-    be: &mut B,
-    model: &Model,
-    x: &mut Act,
-    batch: &Batch,
-    gradient: Option<f64>,
-    tiles: Tiles,
-    rows: &Range<usize>,
-    stats: &mut [RowStat],
-) {
-    let (d, v, eps) = (model.config.hidden_size, model.config.vocab_size, model.config.eps);
-    let (index, labels) = (&batch.target_rows[rows.clone()], &batch.target_labels[rows.clone()]);
-    let label = |name| Label::new(Class::Head, name);
-    let mut picked = be.alloc(rows.len(), d, label("picked"));
-    let mut normed = be.alloc(rows.len(), d, label("normed"));
-    be.gather_rows(picked.view_mut(), x.view(), index);
-    be.rms_norm(normed.view_mut(), picked.view(), &model.norm, eps);
-
-    let width = tiles.head_vocab.min(v);
-    let mut dn = gradient.is_some().then(|| be.alloc(rows.len(), d, label("d_normed")));
-    let mark = be.mark();
-    for first in (0..v).step_by(width) {
-        be.rewind(mark);
-        let words = model.head().rows_range(first..(first + width).min(v));
-        let mut logits = be.alloc(rows.len(), words.rows(), label("logits"));
-        be.linear(logits.view_mut(), normed.view(), &words, None, false);
-        match &mut dn {
-            Some(dn) => be.softmax_sum(dn.view_mut(), logits.view_mut(), labels, first, stats, &words),
-            None => be.softmax_stats(logits.view(), labels, first, stats),
-        }
-        be.free(logits);
-    }
-    if let (Some(c), Some(mut dn)) = (gradient, dn) {
-        // n is read no more: the labels' words take its place.
-        be.embedding(normed.view_mut(), model.head(), labels);
-        be.softmax_sum_gradient(dn.view_mut(), normed.view(), c, stats);
-        be.rms_norm_backward_in_place(dn.view_mut(), picked.view(), &model.norm, eps);
-        be.scatter_rows(x.view_mut(), dn.view(), index);
-        be.free(dn);
-    }
-    be.free(normed);
-    be.free(picked);
-}
-
 /// Logits of the last row.
-pub fn last_logits<B: Backend>(be: &mut B, model: &Model, x: &Act, out: &mut [f32]) {
-    let label = |name| Label::new(Class::Head, name);
-    let mut normed = be.alloc(1, model.config.hidden_size, label("normed"));
-    let mut logits = be.alloc(1, model.config.vocab_size, label("logits"));
+pub fn last_logits<B: Backend>(be: &mut B, model: &Model, adapter: Option<&Pair>, x: &Act, out: &mut [f32]) {
+    let mut normed = be.alloc(1, model.config.hidden_size, Label::new(Class::Head, "normed"));
     be.rms_norm(normed.view_mut(), x.rows_view(x.rows() - 1..x.rows()), &model.norm, model.config.eps);
-    be.linear(logits.view_mut(), normed.view(), model.head(), None, false);
+    let adapter = projected(be, adapter, normed.view());
+    let all = 0..model.config.vocab_size;
+    let logits = logits(be, normed.view(), model.head(), adapter.as_ref().map(|(pair, h)| (*pair, h)), all);
     be.store(logits.view(), &mut |i, value| out[i] = value as f32);
     be.free(logits);
+    if let Some((_, h)) = adapter {
+        be.free(h);
+    }
     be.free(normed);
 }

@@ -8,12 +8,14 @@ mod block;
 mod config;
 mod decoder;
 mod family;
+mod head;
 mod weights;
 
 pub use batch::Batch;
 pub use block::{BlockRun, Cache};
 pub use config::{Config, Sees, Turn};
-pub use decoder::{decode_block, embed, forward_block, head, last_logits};
+pub use decoder::{decode_block, embed, embed_backward, forward_block, last_logits};
 pub use family::Family;
+pub use head::{HeadPair, head};
 pub use weights::{Block, Linear, Model, ShapeSource, WeightSource};
 pub(crate) use weights::{EMBEDDING, HEAD, POST_NORMS};

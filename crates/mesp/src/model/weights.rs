@@ -116,7 +116,7 @@ impl Model {
             let at = format!("model.layers.{l}");
             let linear = |p: Projection| -> Result<Linear> {
                 let (out, input) = p.shape(&config);
-                let name = format!("{at}.{}.{}", p.parent(), p.name());
+                let name = p.path(l);
                 let weight = matrix(&format!("{name}.weight"), out, input)?;
                 let bias = p.has_bias(&config).then(|| vector(&format!("{name}.bias"), out)).transpose()?;
                 Ok(Linear { weight, bias })

@@ -39,6 +39,8 @@ struct Fixed {
     #[serde(default)]
     layers: Option<Vec<usize>>,
     #[serde(default)]
+    places: Option<String>,
+    #[serde(default)]
     freeze_a: bool,
     #[serde(default = "alike")]
     lora_plus_ratio: f64,
@@ -98,6 +100,7 @@ fn fixed<B: Backend>(session: &Session<B>, config: &RunConfig) -> Fixed {
         rank_pattern: options.adapter.ranks.entries().to_vec(),
         alpha_pattern: options.adapter.alphas.entries().to_vec(),
         layers: options.adapter.layers.clone(),
+        places: options.adapter.places.as_ref().map(ToString::to_string),
         freeze_a: options.trained.freeze_a,
         lora_plus_ratio: options.trained.b_ratio,
         adapter_type: options.adapter_type.name().to_owned(),

@@ -69,7 +69,7 @@ pub struct Session<B> {
     backprop: Backprop,
     stats: Vec<RowStat>,
     steps: u64,
-    /// Updates of each block: fewer where steps leave blocks out.
+    /// Updates of each block, and of what is outside of them: fewer where steps leave blocks out.
     updates: Vec<u64>,
     /// Which values move along directions.
     bounds: Bounds,
@@ -107,7 +107,7 @@ impl<B: Backend> Session<B> {
         let optimizer =
             exact.then(|| Optimizer::new(&mut be, optimizer, weight_decay, trained, seed, &params));
         let backprop = Backprop::new(options.policy, c.layers);
-        let (stats, updates) = (vec![RowStat::EMPTY; targets], vec![0; c.layers]);
+        let (stats, updates) = (vec![RowStat::EMPTY; targets], vec![0; params.len()]);
         Self {
             be,
             model,
@@ -192,7 +192,7 @@ impl<B: Backend> Session<B> {
         }
         if let Some(optimizer) = &mut self.optimizer {
             let Options { estimator, seed, .. } = self.options;
-            let layers = self.updates.len();
+            let layers = self.model.config.layers;
             for (l, (params, grads)) in self.params.iter_mut().zip(&self.grads).enumerate() {
                 if estimator.has(l, layers, seed, self.steps) {
                     self.updates[l] += 1;
@@ -221,7 +221,7 @@ impl<B: Backend> Session<B> {
         let gradient = 1.0 / batch.targets() as f64;
         let Some(optimizer) = &mut self.optimizer else { return (Outcome::default(), 0.0) };
         let Options { estimator, seed, .. } = self.options;
-        let (layers, step) = (self.updates.len(), self.steps);
+        let (layers, step) = (self.model.config.layers, self.steps);
         self.backprop.go_through(|l| estimator.has(l, layers, seed, step));
         let mut sink = PerBlock {
             freeze_a: self.options.trained.freeze_a,
@@ -344,7 +344,7 @@ impl<B: Backend> Session<B> {
     pub fn set_steps(&mut self, steps: u64) {
         self.steps = steps;
         let Options { estimator, seed, .. } = self.options;
-        let layers = self.updates.len();
+        let layers = self.model.config.layers;
         for (l, updates) in self.updates.iter_mut().enumerate() {
             *updates = (1..=steps).filter(|step| estimator.has(l, layers, seed, *step)).count() as u64;
         }

@@ -15,20 +15,29 @@ use crate::support::{
 };
 
 /// Kinds of adapters, by name.
-const KINDS: [&str; 3] = ["patterns", "rsLoRA with patterns", "DoRA"];
+const KINDS: [&str; 4] = ["patterns", "rsLoRA with patterns", "DoRA", "head and embeddings"];
 
 fn pattern<T: Copy>(entries: &[(&str, T)]) -> Pattern<T> {
     Pattern::new(entries.iter().map(|(name, x)| ((*name).to_owned(), *x)).collect()).expect("a pattern")
 }
 
 /// Another rank on the attention's input, on one layer's output and on what follows, another alpha, and no adapter
-/// in the first layer.
+/// in the first layer; of one kind on the head and on embeddings, too.
 fn kind(case: &Case, name: &str) -> AdapterConfig {
-    let plain = AdapterConfig::new(4, 6.0, name.starts_with("rsLoRA"), Projection::ALL.to_vec());
+    let mut targets = Projection::ALL.to_vec();
+    if name == "head and embeddings" {
+        targets.extend(Projection::OUTSIDE);
+    }
+    let plain = AdapterConfig::new(4, 6.0, name.starts_with("rsLoRA"), targets);
     AdapterConfig {
         dora: name == "DoRA",
-        ranks: pattern(&[("(q|qkv)_proj", 7), ("layers.1.self_attn.o_proj", 1), ("mlp.down_proj", 2)]),
-        alphas: pattern(&[("o_proj", 3.0), ("(gate|gate_up)_proj", 11.5)]),
+        ranks: pattern(&[
+            ("(q|qkv)_proj", 7),
+            ("layers.1.self_attn.o_proj", 1),
+            ("mlp.down_proj", 2),
+            ("lm_head", 5),
+        ]),
+        alphas: pattern(&[("o_proj", 3.0), ("(gate|gate_up)_proj", 11.5), ("embed_tokens", 2.0)]),
         layers: Some((1..case.model.config.layers).collect()),
         ..plain
     }
@@ -49,7 +58,10 @@ fn modules_have_their_own() {
     assert_eq!(slot("patterns", 2, Projection::O), Some((4, 0.75)));
     assert_eq!(slot("rsLoRA with patterns", 2, Projection::Gate), Some((4, 5.75)));
     assert_eq!(slot("rsLoRA with patterns", 2, Projection::Down), Some((2, 6.0 / 2f64.sqrt())));
-    let adapter = kind(&case, "patterns");
+    assert_eq!(slot("head and embeddings", c.layers, Projection::Head), Some((5, 6.0 / 5.0)));
+    assert_eq!(slot("head and embeddings", c.layers + 1, Projection::Embed), Some((4, 0.5)));
+    assert_eq!(slot("head and embeddings", 0, Projection::Head), None);
+    let adapter = kind(&case, "head and embeddings");
     assert_eq!(adapter.unused(c), None);
     let typo = AdapterConfig { alphas: pattern(&[("qproj", 2.0)]), ..adapter.clone() };
     assert_eq!(typo.unused(c).as_deref(), Some("qproj"));
@@ -59,10 +71,13 @@ fn modules_have_their_own() {
 }
 
 #[test]
-fn heads_and_embeddings_are_refused_by_name() {
+fn magnitudes_outside_the_blocks_are_refused_by_name() {
+    let case = Case::load("qwen2");
     for name in ["lm_head", "embed_tokens"] {
-        let text = AdapterConfig::parse_targets(&format!("q_proj,{name}")).expect_err("no place").to_string();
-        assert!(text.starts_with(&format!("{name} cannot be computed with")), "{text}");
+        let targets = AdapterConfig::parse_targets(&format!("q_proj,{name}")).expect("modules");
+        let adapter = AdapterConfig { dora: true, ..AdapterConfig::new(4, 6.0, false, targets) };
+        let text = adapter.fits(&case.model.config).expect_err("no place").to_string();
+        assert!(text.starts_with(&format!("DoRA cannot be computed with on {name}")), "{text}");
     }
 }
 
@@ -101,7 +116,7 @@ fn gradients_equal_differences() {
     const STEP: f64 = 2.5e-4;
     for case in ARCHS.map(Case::load) {
         // DoRA's are another matter: `dora.rs`.
-        for name in ["patterns", "rsLoRA with patterns"] {
+        for name in ["patterns", "rsLoRA with patterns", "head and embeddings"] {
             let options = options(&case, &kind(&case, name), mesp_policy());
             let mut session = session_for::<f64>(&case.model, options, &case.shapes(), 1);
             randomize_adapters(&mut session);

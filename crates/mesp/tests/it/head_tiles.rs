@@ -25,16 +25,20 @@ fn tiles_of_the_vocabulary_change_no_bit() {
     source.tensors.insert("model.embed_tokens.weight".to_owned(), (vec![VOCAB, d], table));
     let model = Arc::new(Model::load(config, &source).expect("a model"));
     let batch = random_batch(&[70, 1, 33], VOCAB, 4);
-    let run = |head_rows, head_vocab| {
+    let run = |targets: &[Projection], threads, head_rows, head_vocab| {
         let tiles = Tiles { head_rows, head_vocab, ..Tiles::DEFAULT };
         let mut options = case.options(Policy { tiles, ..mesp_policy() });
-        options.adapter.targets = Projection::ALL.to_vec();
-        let mut session = session_for::<f32>(&model, options, &shapes(&batch), 2);
+        options.adapter.targets = targets.to_vec();
+        let mut session = session_for::<f32>(&model, options, &shapes(&batch), threads);
         randomize_adapters(&mut session);
         answer(&mut session, &batch)
     };
-    let whole = run(usize::MAX, usize::MAX);
-    for (rows, vocab) in [(usize::MAX, 1024), (usize::MAX, 2048), (16, 1024), (7, usize::MAX)] {
-        assert!(run(rows, vocab) == whole, "{rows} rows, {vocab} words");
+    for targets in [&Projection::ALL[..], &Projection::MODULES[9..]] {
+        let whole = run(targets, 2, usize::MAX, usize::MAX);
+        for (rows, vocab) in [(usize::MAX, 1024), (usize::MAX, 2048), (16, 1024), (7, usize::MAX)] {
+            assert!(run(targets, 2, rows, vocab) == whole, "{targets:?}: {rows} rows, {vocab} words");
+        }
+        assert!(run(targets, 1, 16, 1024) == whole, "{targets:?}: one thread");
+        assert!(run(targets, 3, 16, 2048) == whole, "{targets:?}: three threads");
     }
 }

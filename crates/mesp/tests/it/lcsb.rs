@@ -48,8 +48,8 @@ fn surrogate<B: Backend>(
     let (model, batch, tiles) = (&case.model, &case.batch, mesp_policy().tiles);
     let first = constants.is_empty();
     be.begin(Program(0));
-    let mut x = model::embed(be, model, batch, Class::WithinBlock);
-    for (l, pairs) in params.iter().enumerate() {
+    let mut x = model::embed(be, model, None, batch, Class::WithinBlock);
+    for (l, pairs) in params.iter().enumerate().take(model.blocks.len()) {
         let before = values(be, &x);
         let mut tape = Tape::default();
         tape.keep_across(SiteSet::EMPTY);
@@ -71,7 +71,7 @@ fn surrogate<B: Backend>(
         }
     }
     let mut stats = vec![RowStat::EMPTY; batch.targets()];
-    model::head(be, model, &mut x, batch, None, tiles, &mut stats);
+    model::head(be, model, (None, None), &mut x, batch, None, tiles, &mut stats);
     be.free(x);
     stats.iter().map(RowStat::nats).sum::<f64>() / batch.targets() as f64
 }
@@ -101,7 +101,7 @@ fn gradients_are_differences_of_the_surrogate() {
             let mut session = case.session::<f64>(options(&case, only(through)), 1);
             session.accumulate(&case.batch, case.batch.targets());
             let found = gradients(&session);
-            let each = found.len() / params.len();
+            let each = found.len() / case.model.blocks.len();
             let mut constants = Vec::new();
             surrogate(&mut be, &case, &params, through, &mut constants);
             for (m, gradient) in found.iter().enumerate() {

@@ -307,5 +307,5 @@ impl WeightSource for MemorySource {
 
 /// The checkpoint name of a projection's weight.
 pub(crate) fn weight_name(layer: usize, p: Projection) -> String {
-    format!("model.layers.{layer}.{}.{}.weight", p.parent(), p.name())
+    format!("{}.weight", p.path(layer))
 }

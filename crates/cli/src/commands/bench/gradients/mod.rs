@@ -227,7 +227,8 @@ fn names(blocks: &[BlockPairs]) -> Vec<String> {
     for (block, pairs) in blocks.iter().enumerate() {
         for (p, pair) in Projection::MODULES.into_iter().zip(pairs) {
             if pair.is_some() {
-                names.extend(["lora_A", "lora_B"].map(|m| format!("{block}.{}.{m}", p.name())));
+                let at = if p.outside() { String::new() } else { format!("{block}.") };
+                names.extend(["lora_A", "lora_B"].map(|m| format!("{at}{}.{m}", p.name())));
             }
         }
     }

@@ -1,0 +1,196 @@
+//! The head in tiles of rows and words: losses, and the gradient of what comes into it.
+//!
+//! ```text
+//! per tile of rows     x̂ = x[rows]   n = norm(x̂)
+//!   per tile of words  z = n·Eᵀ      statistics of z      p = exp(z − largest so far)   s (+)= p·E
+//!                      dn = c·(s / Σ p − E[labels])
+//!                      dn ← norm backward(dn, x̂)   x[rows] ← dn
+//!
+//! with an adapter      h = n·Aᵀ
+//!   per tile of words  z = n·Eᵀ + s·h·Bᵀ      statistics of z
+//!   and once more      z again      dz = c·(p / Σ p − [labels])      dn (+)= dz·E
+//!                      dB[words] += s·dzᵀ·h   dh (+)= s·dz·B[words]
+//!                      dA += dhᵀ·n   dn += dh·A
+//! ```
+//! derivation: `docs/math/cross_entropy.md`. Only trained rows are multiplied. Without an adapter the vocabulary is gone
+//! through once. The gradient of a word's row of B is a sum over rows of what each row's Σ p divides, which is known only
+//! after all words: so with one it is gone through twice, and z is made again rather than kept. Tiles of words serve all
+//! rows at once, which is faster than few rows and all words (`docs/log.md`).
+
+use std::ops::Range;
+
+use mesp_device::{Act, Backend, Class, Form, Label, RowStat, View, Weight};
+
+use super::{Batch, Model};
+use crate::adapter::{Pair, lora};
+use crate::tape::Tiles;
+
+/// The head's adapter, and where its gradient goes, which is of no use without one.
+pub type HeadPair<'a> = (Option<&'a Pair>, Option<&'a mut Pair>);
+
+const fn label(name: &'static str) -> Label {
+    Label::new(Class::Head, name)
+}
+
+/// Statistics of the trained rows' logits, and, with `gradient`, `x ← gradient·dloss/dx` (untrained rows
+/// become zero). `stats` has one place for each trained row.
+pub fn head<B: Backend>(
+    be: &mut B,
+    model: &Model,
+    (adapter, mut grad): HeadPair<'_>,
+    x: &mut Act,
+    batch: &Batch,
+    gradient: Option<f64>,
+    tiles: Tiles,
+    stats: &mut [RowStat],
+) {
+    let targets = batch.targets();
+    let tile = tiles.head_rows.min(targets).max(1);
+    stats.fill(RowStat::EMPTY);
+    let mark = be.mark();
+    for start in (0..targets).step_by(tile) {
+        be.rewind(mark);
+        let rows = start..(start + tile).min(targets);
+        let pair = (adapter, grad.as_deref_mut());
+        head_rows(be, model, pair, x, batch, gradient, tiles, &rows, &mut stats[rows.clone()]);
+    }
+    if gradient.is_some() {
+        let mut next = 0;
+        for row in batch.target_rows.iter().map(|r| *r as usize).chain([batch.rows()]) {
+            be.zero(x.rows_mut(next..row));
+            next = row + 1;
+        }
+    }
+}
+
+fn head_rows<B: Backend>(
+    be: &mut B,
+    model: &Model,
+    (adapter, grad): HeadPair<'_>,
+    x: &mut Act,
+    batch: &Batch,
+    gradient: Option<f64>,
+    tiles: Tiles,
+    rows: &Range<usize>,
+    stats: &mut [RowStat],
+) {
+    let (d, eps) = (model.config.hidden_size, model.config.eps);
+    let (index, labels) = (&batch.target_rows[rows.clone()], &batch.target_labels[rows.clone()]);
+    let mut picked = be.alloc(rows.len(), d, label("picked"));
+    let mut normed = be.alloc(rows.len(), d, label("normed"));
+    be.gather_rows(picked.view_mut(), x.view(), index);
+    be.rms_norm(normed.view_mut(), picked.view(), &model.norm, eps);
+    let adapter = projected(be, adapter, normed.view());
+    let adapted = adapter.as_ref().map(|(pair, h)| (*pair, h));
+
+    let mut dn =
+        (gradient.is_some() && adapter.is_none()).then(|| be.alloc(rows.len(), d, label("d_normed")));
+    in_tiles(be, model, tiles, |be, words, range| {
+        let mut logits = logits(be, normed.view(), words, adapted, range.clone());
+        match &mut dn {
+            Some(dn) => be.softmax_sum(dn.view_mut(), logits.view_mut(), labels, range.start, stats, words),
+            None => be.softmax_stats(logits.view(), labels, range.start, stats),
+        }
+        be.free(logits);
+    });
+    if let Some(c) = gradient {
+        let mut dn = if let Some(mut dn) = dn {
+            // n is read no more: the labels' words take its place.
+            be.embedding(normed.view_mut(), model.head(), labels);
+            be.softmax_sum_gradient(dn.view_mut(), normed.view(), c, stats);
+            dn
+        } else {
+            let mut dn = be.alloc(rows.len(), d, label("d_normed"));
+            if let Some(adapted) = adapted {
+                backward(be, model, (adapted, grad), &normed, &mut dn, (labels, c), tiles, stats);
+            }
+            dn
+        };
+        be.rms_norm_backward_in_place(dn.view_mut(), picked.view(), &model.norm, eps);
+        be.scatter_rows(x.view_mut(), dn.view(), index);
+        be.free(dn);
+    }
+    if let Some((_, h)) = adapter {
+        be.free(h);
+    }
+    be.free(normed);
+    be.free(picked);
+}
+
+/// The second time through the words: dn, and the adapter's gradients.
+fn backward<B: Backend>(
+    be: &mut B,
+    model: &Model,
+    ((pair, h), mut grad): ((&Pair, &Act), Option<&mut Pair>),
+    normed: &Act,
+    dn: &mut Act,
+    (labels, c): (&[u32], f64),
+    tiles: Tiles,
+    stats: &[RowStat],
+) {
+    let mut dh = be.alloc(normed.rows(), pair.a.rows(), label("head_dh"));
+    in_tiles(be, model, tiles, |be, words, range| {
+        let again = range.start > 0;
+        let mut dz = logits(be, normed.view(), words, Some((pair, h)), range.clone());
+        be.softmax_gradient(dz.view_mut(), labels, range.start, c, stats);
+        be.input_grad(dn.view_mut(), dz.view(), words, again);
+        let part = pair.rows_view(range.clone());
+        if let Some(grad) = &mut grad {
+            lora::gradients(be, grad.b.rows_mut(range), dh.view_mut(), part, h.view(), dz.view(), again);
+        } else {
+            be.product(dh.view_mut(), Form::Plain, dz.view(), part.b, part.scale, again);
+        }
+        be.free(dz);
+    });
+    if let Some(grad) = grad.filter(|grad| grad.has_a()) {
+        lora::gradient_of_a(be, grad.a.view_mut(), dh.view(), normed.view());
+    }
+    be.product(dn.view_mut(), Form::Plain, dh.view(), pair.a.view(), 1.0, true);
+    be.free(dh);
+}
+
+/// Runs `f` for each tile of words, every turn with the same allocations.
+fn in_tiles<B: Backend>(
+    be: &mut B,
+    model: &Model,
+    tiles: Tiles,
+    mut f: impl FnMut(&mut B, &Weight, Range<usize>),
+) {
+    let v = model.config.vocab_size;
+    let (width, mark) = (tiles.head_vocab.min(v), be.mark());
+    for first in (0..v).step_by(width) {
+        be.rewind(mark);
+        let range = first..(first + width).min(v);
+        f(be, &model.head().rows_range(range.clone()), range);
+    }
+}
+
+/// An adapter with its h for rows.
+pub(super) fn projected<'a, B: Backend>(
+    be: &mut B,
+    adapter: Option<&'a Pair>,
+    normed: View<'_>,
+) -> Option<(&'a Pair, Act)> {
+    let pair = adapter?;
+    let mut h = be.alloc(normed.rows(), pair.a.rows(), label("head_h"));
+    lora::project(be, h.view_mut(), normed, pair.a.view());
+    Some((pair, h))
+}
+
+/// Logits of a range of words, whose rows of the table are `words`.
+pub(super) fn logits<B: Backend>(
+    be: &mut B,
+    normed: View<'_>,
+    words: &Weight,
+    adapter: Option<(&Pair, &Act)>,
+    range: Range<usize>,
+) -> Act {
+    let mut logits = be.alloc(normed.rows(), range.len(), label("logits"));
+    if let Some((pair, h)) = adapter {
+        let part = pair.rows_view(range);
+        be.adapted_linear(logits.view_mut(), normed, words, None, false, (h.view(), part.b, part.scale));
+    } else {
+        be.linear(logits.view_mut(), normed, words, None, false);
+    }
+    logits
+}
