@@ -122,6 +122,7 @@ def made_by_peft(model, to, **settings):
     fused = any(name.endswith("qkv_proj") for name, _ in model.named_modules())
     split = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     targets = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"] if fused else split
+    targets = settings.pop("target_modules", targets + settings.pop("outside", []))
     config = LoraConfig(r=4, lora_alpha=6, target_modules=targets, task_type="CAUSAL_LM", **settings)
     peft_model = get_peft_model(model, config).eval()
     for name, parameter in peft_model.named_parameters():
@@ -157,6 +158,13 @@ KINDS = {
         ["--dora", "--rank-pattern", ",".join(f"{k}={v}" for k, v in RANKS.items()),
          "--alpha-pattern", "o_proj=11", "--layers", "1"],
     ),
+    "head and embeddings": (
+        {"outside": ["lm_head", "embed_tokens"], "rank_pattern": {"lm_head": 3}, "alpha_pattern": {"embed_tokens": 2}},
+        ["--target-modules", "all-linear,lm_head,embed_tokens", "--rank-pattern", "lm_head=3", "--alpha-pattern",
+         "embed_tokens=2"],
+    ),
+    # Which mesp train is given by an adapter only.
+    "modules by an expression": ({"target_modules": r".*\.1\.(self_attn|mlp)\..*_proj|lm_head"}, None),
 }
 STEPS, RATE = 5, 0.05
 
@@ -190,27 +198,34 @@ def train(golden, output, *settings):
     return output
 
 
-def with_peft(family, golden, tmp):
+def with_peft(family, golden, tmp, kinds):
     model_dir = golden / "model"
     rows = [json.loads(line) for line in (golden / "rows.jsonl").read_text().splitlines()]
-    run = None
+    runs = {}
     for kind, (settings, flags) in KINDS.items():
-        # Ours, there.
+        if kind not in kinds:
+            continue
         name = kind.replace(" ", "-")
-        made = train(golden, tmp / f"run-{name}", "--steps", 12, "--rank", 4, "--learning-rate", 0.02, *flags)
-        run = run or made
-        model, wrong = loaded(torch_model(model_dir), made)
-        check(family, f"{kind} trained here: keys that PEFT misses or does not expect", wrong, 0)
-        there = theirs(model)
-        check(family, f"{kind} trained here: logits in PEFT", apart(ours(model_dir, made), there), F32)
-        merged = tmp / f"merged-{name}"
-        mesp("merge", "--model", model_dir, "--adapter", made, "--output", merged, "--type", "f32")
-        there = theirs(model.merge_and_unload())
-        check(family, f"{kind} merged here: logits in transformers, against PEFT's merge", apart(theirs(torch_model(merged)), there), F32)
+        apart_from_tied = tied(model_dir) and ("outside" in settings or "target_modules" in settings)
+        # Ours, there.
+        if flags is not None:
+            made = train(golden, tmp / f"run-{name}", "--steps", 12, "--rank", 4, "--learning-rate", 0.02, *flags)
+            runs[kind] = made
+            model, wrong = loaded(torch_model(model_dir), made)
+            check(family, f"{kind} trained here: keys that PEFT misses or does not expect", wrong, 0)
+            there = theirs(model)
+            check(family, f"{kind} trained here: logits in PEFT", apart(ours(model_dir, made), there), F32)
+            merged = tmp / f"merged-{name}"
+            mesp("merge", "--model", model_dir, "--adapter", made, "--output", merged, "--type", "f32")
+            # PEFT's merge adds to a tied table what is learned of either place: there it is no measure.
+            if not apart_from_tied:
+                there = theirs(model.merge_and_unload())
+            what = "PEFT unmerged" if apart_from_tied else "PEFT's merge"
+            check(family, f"{kind} merged here: logits in transformers, against {what}", apart(theirs(torch_model(merged)), there), F32)
 
         # PEFT's, here.
         adapter = tmp / f"peft-{name}"
-        model = made_by_peft(torch_model(model_dir), adapter, **settings)
+        model = made_by_peft(torch_model(model_dir), adapter, **dict(settings))
         there = theirs(model)
         check(family, f"{kind} of PEFT: logits here", apart(ours(model_dir, adapter), there), F32)
         merged = tmp / f"merged-peft-{name}"
@@ -227,6 +242,13 @@ def with_peft(family, golden, tmp):
         check(family, f"{kind} of PEFT, trained on here: keys that PEFT misses or does not expect", wrong, 0)
         if "use_dora" in settings:
             continue
+        if apart_from_tied:
+            # Other programs have one adapter for a tied table.
+            refused = subprocess.run([MESP, "export", "--adapter", adapter, "--model", model_dir, "--output", tmp / "none.gguf"],
+                                     capture_output=True, text=True)
+            told = refused.returncode == 2 and "is its embeddings" in refused.stderr
+            check(family, f"{kind} of PEFT: exported though other programs would say something else", int(not told), 0)
+            continue
         # Around through the other layouts, and back.
         chain = [adapter, tmp / f"{name}.gguf", tmp / f"{name}-mlx", tmp / f"{name}-back"]
         for source, output, to in zip(chain, chain[1:], ["gguf", "mlx", "peft"]):
@@ -234,7 +256,11 @@ def with_peft(family, golden, tmp):
         model, wrong = loaded(torch_model(model_dir), chain[-1])
         check(family, f"{kind}, by GGUF and mlx-lm: keys that PEFT misses or does not expect", wrong, 0)
         check(family, f"{kind}, by GGUF and mlx-lm: logits in PEFT", apart(theirs(model), there), F32)
-    return run
+    return runs
+
+
+def tied(model_dir):
+    return json.loads((model_dir / "config.json").read_text())["tie_word_embeddings"]
 
 
 def plain(golden, family, to):
@@ -261,13 +287,13 @@ def plain(golden, family, to):
 # mlx-lm ----------------------------------------------------------------------------------------------------
 
 
-def with_mlx(family, golden, run, tmp):
+def with_mlx(family, golden, runs, tmp):
     import mlx.core as mx
     from mlx_lm.tuner.utils import load_adapters
     from mlx_lm.utils import load_model
 
     mx.set_default_device(mx.cpu)
-    adapter, merged = tmp / "mlx", tmp / "merged-LoRA"
+    run, adapter, merged = runs["LoRA"], tmp / "mlx", tmp / "merged-LoRA"
     mesp("export", "--adapter", run, "--to", "mlx", "--output", adapter)
     # mlx-lm reads the rotation from the keys that transformers had before version 5.
     base_model = plain(golden, None if family == "gemma3_text" else family, tmp / "plain")
@@ -304,6 +330,16 @@ def with_mlx(family, golden, run, tmp):
     expected = len(list_pairs(run))
     check(family, "exported to mlx-lm: matrices with an adapter that it lacks", abs(expected - fused), 0)
     check(family, "exported to mlx-lm: its fused weights, against those merged here", worst, 1e-6)
+    outside = runs.get("head and embeddings")
+    if outside and not tied(base_model):
+        adapter = tmp / "mlx-outside"
+        mesp("export", "--adapter", outside, "--model", base_model, "--to", "mlx", "--output", adapter)
+        model, _ = load_model(old)
+        model.set_dtype(mx.float32)
+        model = load_adapters(model, str(adapter))
+        model.set_dtype(mx.float32)
+        model.eval()
+        check(family, "head and embeddings exported to mlx-lm: logits there", apart(ours(base_model, outside), there()), at_most)
 
 
 def list_pairs(run):
@@ -360,8 +396,8 @@ def greedy(step, prompt, tokens):
     return text
 
 
-def with_llama_cpp(family, golden, run, tmp):
-    model = with_vocabulary(golden, family, tmp / "vocabulary")
+def with_llama_cpp(family, golden, runs, tmp):
+    run, model = runs["LoRA"], with_vocabulary(golden, family, tmp / "vocabulary")
     adapter = tmp / "adapter.gguf"
     mesp("export", "--adapter", run, "--model", model, "--output", adapter)
     for ty in ["f32", "q8_0"]:
@@ -378,6 +414,12 @@ def with_llama_cpp(family, golden, run, tmp):
         mesp("merge", "--model", base, "--adapter", adapter, "--output", merged)
         joined = llama_cpp(merged)
         check(family, f"{ty} file merged here: logits in llama.cpp", apart(ours(merged), [last_logits(joined, p) for p in PROMPTS]), at_most)
+        outside = runs.get("head and embeddings")
+        if ty == "f32" and outside and not tied(model):
+            extended = tmp / "outside.gguf"
+            mesp("export", "--adapter", outside, "--model", model, "--output", extended)
+            there = [last_logits(llama_cpp(base, extended), p) for p in PROMPTS]
+            check(family, "f32 file, head and embeddings: logits in llama.cpp", apart(ours(base, outside), there), at_most)
         if ty == "f32":
             theirs = greedy(lambda text: last_logits(adapted, text), PROMPTS[0], 16)
             mine = greedy(lambda text: ours(base, run, [text])[0], PROMPTS[0], 16)
@@ -398,6 +440,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mesp", default=str(ROOT / "target/release/mesp"))
     parser.add_argument("--output", type=Path, default=ROOT / "results/interop.json")
+    parser.add_argument("--kind", action="append", help="one of the kinds of adapters, and LoRA [default: all]")
     parser.add_argument("families", nargs="*", default=FAMILIES)
     args = parser.parse_args()
     MESP = str(Path(args.mesp).resolve())
@@ -409,15 +452,15 @@ def main():
         golden = ROOT / "golden" / family
         with tempfile.TemporaryDirectory() as tmp:
             tmp = Path(tmp)
-            run = with_peft(family, golden, tmp)
+            runs = with_peft(family, golden, tmp, ["LoRA", *args.kind] if args.kind else list(KINDS))
             if versions["mlx-lm"]:
-                with_mlx(family, golden, run, tmp)
+                with_mlx(family, golden, runs, tmp)
             else:
                 skipped.append(f"{family}: mlx-lm is not installed")
             if family == "phi3":
                 skipped.append("phi3: its golden's rotary divisors are not written to GGUF")
             elif versions["llama-cpp-python"]:
-                with_llama_cpp(family, golden, run, tmp)
+                with_llama_cpp(family, golden, runs, tmp)
             else:
                 skipped.append(f"{family}: llama-cpp-python is not installed")
     failed = [c for c in CHECKS if not c["passed"]]
