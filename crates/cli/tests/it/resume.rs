@@ -44,6 +44,7 @@ fn from_a_saved_checkpoint_of_a_patterned_adapter() {
     let settings =
         ["--rank-pattern", "q_proj=3,mlp.down_proj=2", "--alpha-pattern", "v_proj=5", "--layers", "0,2"];
     resume_at_step_4(&settings, Some("rank_pattern"));
+    resume_at_step_4(&["--target-modules", "q_proj,lm_head,embed_tokens"], Some("target_modules"));
     resume_at_step_4(&["--dora"], Some("dora"));
     resume_at_step_4(&["--dora", "--adapter-type", "bf16"], Some("dora"));
     resume_at_step_4(&["--freeze-a", "--lora-plus-ratio", "4"], Some("freeze_a"));

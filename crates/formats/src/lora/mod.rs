@@ -286,8 +286,8 @@ fn joined(
 fn unknown(path: &Path, name: &str, expected: &str) -> Error {
     let problem = format!("tensor {}: expected {expected}, found another name", crate::json::quoted(name));
     Error::invalid(path, problem).hint(
-        "An adapter on the linear layers of the blocks, on the head and on embeddings can be read; norms and whole \
-         modules cannot.",
+        "An adapter on the linear layers of the blocks, on the head and on embeddings can be read; magnitudes (DoRA) of \
+         embeddings, norms and whole modules cannot.",
     )
 }
 

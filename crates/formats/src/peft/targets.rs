@@ -35,6 +35,25 @@ impl Places {
         }
     }
 
+    /// As `target_modules` has it.
+    pub fn to_json(&self) -> Value {
+        match self {
+            Self::Expression(_) => json!(self.to_string()),
+            Self::Names(names) => json!(names),
+        }
+    }
+
+    /// From what [`Places::to_json`] gave; none for anything else.
+    pub fn from_json(json: &Value) -> Option<Self> {
+        match json {
+            Value::String(text) => Self::expression(text),
+            Value::Array(names) => {
+                Some(Self::Names(names.iter().map(|n| n.as_str().map(str::to_owned)).collect::<Option<_>>()?))
+            }
+            _ => None,
+        }
+    }
+
     /// Names of the modules, from [`MODULES`] and [`OUTSIDE`], that it has in any layer.
     fn modules(&self) -> Vec<String> {
         let inside = MODULES.into_iter().filter(|m| (0..LAYERS).any(|layer| self.has(&path(layer, m))));
@@ -127,16 +146,13 @@ pub(super) fn read(f: &Fields<'_>, some_layers: bool) -> Result<(Vec<String>, Op
 
 /// As it is written.
 pub(super) fn json(config: &AdapterConfig) -> Value {
-    match &config.places {
-        Some(expression @ Places::Expression(_)) => json!(expression.to_string()),
-        Some(Places::Names(names)) => json!(names),
-        None => {
-            let name = |module: &String| match super::outside(module) {
-                // See `read`.
-                Some(path) if config.layers.is_some() => path.to_owned(),
-                _ => module.clone(),
-            };
-            json!(config.target_modules.iter().map(name).collect::<Vec<_>>())
-        }
+    if let Some(places) = &config.places {
+        return places.to_json();
     }
+    let name = |module: &String| match super::outside(module) {
+        // See `read`.
+        Some(path) if config.layers.is_some() => path.to_owned(),
+        _ => module.clone(),
+    };
+    json!(config.target_modules.iter().map(name).collect::<Vec<_>>())
 }

@@ -205,6 +205,8 @@ fn modules_are_named_as_in_peft() {
         let (found, places) = on(entry, "");
         let has = |path: &str| places.as_ref().unwrap().has(&format!("model.layers.{path}"));
         assert_eq!(found, modules);
+        let again = places.as_ref().and_then(|places| Places::from_json(&places.to_json()));
+        assert_eq!(again, places);
         assert!(has(there) && !has(not), "{entry}");
     }
 }

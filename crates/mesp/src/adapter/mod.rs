@@ -281,9 +281,10 @@ impl AdapterConfig {
                 "DoRA cannot be computed with on {}: its magnitudes are of linear layers in blocks",
                 p.name()
             );
-            return Err(Error::usage(problem).hint(
-                "leave it out of the target modules, or fold the adapter into its base by mesp merge",
-            ));
+            let merge = if *p == Projection::Head { "mesp merge" } else { "PEFT" };
+            let hint =
+                format!("leave it out of the target modules, or fold the adapter into its base by {merge}");
+            return Err(Error::usage(problem).hint(hint));
         }
         if let Some(layer) = self.layers.iter().flatten().find(|l| **l >= c.layers) {
             let (arch, last) = (&c.arch, c.layers - 1);

@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 
 use mesp_device::{Backend, Distribution, Elem};
 use mesp_formats::Error as FileError;
-use mesp_formats::peft::Pattern;
+use mesp_formats::peft::{Pattern, Places};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{Descent, RunConfig, Session};
 use crate::adapter::{AdapterConfig, matrices};
@@ -94,6 +95,9 @@ pub struct Replay {
     /// The layers that have adapters; none for all.
     #[serde(default)]
     pub adapted_layers: Option<Vec<usize>>,
+    /// Which of the targets have adapters, where their names do not say it, as `target_modules` of PEFT does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub places: Option<Value>,
     /// Blocks of the model.
     pub layers: usize,
     /// Trainable parameters.
@@ -140,6 +144,7 @@ impl Replay {
             rank_pattern: a.ranks.entries().to_vec(),
             alpha_pattern: a.alphas.entries().to_vec(),
             adapted_layers: a.layers.clone(),
+            places: a.places.as_ref().map(Places::to_json),
             layers: c.layers,
             parameters: a.parameters(c),
             adapter_type: if options.adapter_type == Elem::Bf16 { "bf16" } else { "f32" }.to_owned(),
@@ -188,6 +193,7 @@ impl Replay {
             ranks: Pattern::new(self.rank_pattern.clone()).map_err(wrong)?,
             alphas: Pattern::new(self.alpha_pattern.clone()).map_err(wrong)?,
             layers: self.adapted_layers.clone(),
+            places: self.places.as_ref().and_then(Places::from_json),
             ..AdapterConfig::new(self.rank, self.alpha, self.rslora, targets)
         })
     }

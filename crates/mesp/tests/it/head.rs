@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mesp::adapter::{AdapterConfig, Projection, matrices_mut, peft};
+use mesp::generate::{Generator, plan_generation};
 use mesp::merge::{Options as MergeOptions, merge};
 use mesp::method::{Directional, Estimator, Subset};
 use mesp::quantize::quantize;
@@ -175,6 +176,35 @@ fn files_of_bases_and_adapters_say_the_same() {
         on_file.read_adapter(&mut read, &again.join(MODEL_FILE)).expect("the same adapter");
         assert_eq!(parameters(&read), parameters(&here), "{arch}");
         assert_eq!(peft::load_config(&again).expect("settings"), on_file.adapter);
+    }
+}
+
+/// A token at a time, keys and values kept, the probability of a row's last label is that of the evaluation.
+#[test]
+fn generation_says_the_same() {
+    for arch in GOLDENS {
+        let case = case(arch);
+        let plan = plan_generation(&case.model, &case.adapter, 40, 4, 1);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool");
+        let be = Cpu::<f32>::new(plan, Arc::new(pool));
+        let mut generator = Generator::new(be, Arc::clone(&case.model), &case.adapter, 40);
+        let (be, params) = generator.params_mut();
+        peft::read_tensors(be, &adapter(arch).join(MODEL_FILE), params, &case.model.config).expect("tensors");
+        let mut session = session::<f32>(&case, arch, case.options(mesp_policy()));
+        for row in case.rows.iter().filter(|row| row.targets() > 0) {
+            let (last, label) = (row.targets() - 1, row.target_labels[row.targets() - 1]);
+            let nats = session.evaluate(row)[last].nats();
+            let (first, rest) = row.tokens[..=row.target_rows[last] as usize].split_at(1);
+            generator.reset();
+            let mut logits = generator.feed(first).to_vec();
+            for token in rest {
+                logits = generator.feed(&[*token]).to_vec();
+            }
+            let top = logits.iter().fold(f32::MIN, |a, b| a.max(*b));
+            let total: f64 = logits.iter().map(|x| f64::from(x - top).exp()).sum();
+            let found = total.ln() - f64::from(logits[label as usize] - top);
+            assert!((found - nats).abs() <= 1e-5 * nats.max(1.0), "{arch}: {found} {nats}");
+        }
     }
 }
 

@@ -14,12 +14,9 @@ use crate::support::{
 fn merged(case: &Case) -> Model {
     let session = case.session::<f64>(case.options(mesp_policy()), 1);
     let mut source = MemorySource::read(&case.dir.join("model"));
-    for (l, block) in session.params().iter().enumerate() {
-        let fused = case.model.config.family.fused;
-        for p in Projection::MODULES
-            .into_iter()
-            .filter(|p| if fused { *p == p.carrier(true) } else { Projection::ALL.contains(p) })
-        {
+    let config = &case.model.config;
+    for (l, block) in session.params().iter().enumerate().take(config.layers) {
+        for p in Projection::INSIDE.into_iter().filter(|p| p.exists(config)) {
             let pair = block[p as usize].as_ref().expect("an adapter on every matrix");
             let (out, input, r) = (pair.b.rows(), pair.a.cols(), case.adapter.rank);
             let scale = pair.scale;
