@@ -291,10 +291,10 @@ pub(crate) struct ReplayArgs {
     /// Stop after so many steps [default: all of the log]
     #[arg(long, value_name = "N")]
     pub(crate) steps: Option<usize>,
-    /// The folder to write the adapter to
+    /// The folder to write the adapter to, or the model where all weights were trained
     #[arg(long, value_name = "DIR")]
     pub(crate) output: PathBuf,
-    /// Replace the adapter that is in --output
+    /// Replace the adapter, or the model, that is in --output
     #[arg(long)]
     pub(crate) overwrite: bool,
     #[command(flatten)]

@@ -31,19 +31,36 @@ fn text(run: &Value, data: &Path, rows: usize) -> String {
     };
     let base = word("/model/path");
     let quoted = Value::from(base.as_str());
+    let full = run.pointer("/full/type").and_then(Value::as_str);
+    let (library, tag, title, what) = match full {
+        Some(_) => (
+            "transformers",
+            "mesp",
+            format!("Fine-tune of {base}"),
+            "A {arch} model of {n} parameters, all of them trained from weights that were stored as {stored}. It lies \
+             in the folder `model`.",
+        ),
+        None => (
+            "peft",
+            "lora\n- mesp",
+            format!("LoRA adapter for {base}"),
+            "A low-rank adapter for a {arch} model of {n} parameters, its weights stored as {stored}. It works on \
+             that model only.",
+        ),
+    };
+    let what = [("{arch}", "/model/arch"), ("{n}", "/model/parameters"), ("{stored}", "/model/stored")]
+        .into_iter()
+        .fold(what.to_owned(), |text, (name, pointer)| text.replace(name, &word(pointer)));
     let mut out = format!(
-        "---\nbase_model: {quoted}\nlibrary_name: peft\npipeline_tag: text-generation\ntags:\n- lora\n- mesp\n---\n\n{MARK}\n\n"
+        "---\nbase_model: {quoted}\nlibrary_name: {library}\npipeline_tag: text-generation\ntags:\n- {tag}\n---\n\n{MARK}\n\n"
     );
     let _ = writeln!(
         out,
-        "# LoRA adapter for {base}\n\n\
-         A low-rank adapter for a {} model of {} parameters, its weights stored as {}. It works on that model only.\n\n\
+        "# {title}\n\n\
+         {what}\n\n\
          ## Data\n\n\
          `{}`: {rows} rows; {} tokens were read in training, {} of them targets.\n\n\
          ## Method\n",
-        word("/model/arch"),
-        word("/model/parameters"),
-        word("/model/stored"),
         data.file_name().unwrap_or(data.as_os_str()).to_string_lossy(),
         word("/tokens"),
         word("/target_tokens"),
@@ -56,17 +73,22 @@ fn text(run: &Value, data: &Path, rows: usize) -> String {
         Some(surrogate) => format!("{}, {surrogate}", word("/method")),
         None => word("/method"),
     };
+    let trained = match full {
+        Some(held) => vec![("trained parameters", format!("{}, held in {held}", word("/model/parameters")))],
+        None => vec![
+            ("modules", word("/adapter/targets")),
+            ("rank, alpha", format!("{}, {}{scale}", word("/adapter/rank"), word("/adapter/alpha"))),
+            ("trained parameters", word("/adapter/parameters")),
+        ],
+    };
     let rows = [
-        ("modules", word("/adapter/targets")),
-        ("rank, alpha", format!("{}, {}{scale}", word("/adapter/rank"), word("/adapter/alpha"))),
-        ("trained parameters", word("/adapter/parameters")),
         ("gradients", format!("{}, computed in {}", method, word("/compute"))),
         ("optimizer, learning rate", format!("{}, {}", word("/optimizer"), word("/learning_rate"))),
         ("rows a step", format!("{} × {}", word("/batch_size"), word("/grad_accum"))),
         ("steps, seed", format!("{}, {}", word("/steps"), word("/seed"))),
     ];
     out.push_str("| | |\n|---|---|\n");
-    for (name, value) in rows {
+    for (name, value) in trained.into_iter().chain(rows) {
         let _ = writeln!(out, "| {name} | {value} |");
     }
     let loss = |name: &str| run.pointer(&format!("/loss/{name}")).and_then(Value::as_f64);
@@ -91,19 +113,31 @@ fn text(run: &Value, data: &Path, rows: usize) -> String {
         mb("heap_peak_bytes"),
         mb("rss_anon_peak_bytes"),
     );
-    let _ = writeln!(
-        out,
-        "## Use\n\n\
-         ```sh\n\
-         mesp generate --model BASE --adapter ADAPTER --prompt TEXT\n\
-         mesp merge --model BASE --adapter ADAPTER --output MERGED\n\
-         mesp export --adapter ADAPTER --model BASE --output adapter.gguf    # for llama.cpp\n\
-         mesp export --adapter ADAPTER --to mlx --output DIR                 # for mlx-lm\n\
-         ```\n\n\
-         ```python\n\
-         from peft import AutoPeftModelForCausalLM\n\
-         model = AutoPeftModelForCausalLM.from_pretrained(\"ADAPTER\")\n\
-         ```"
-    );
+    let use_of = if full.is_some() { USE_MODEL } else { USE_ADAPTER };
+    let _ = writeln!(out, "## Use\n\n{use_of}");
     out
 }
+
+const USE_ADAPTER: &str = "\
+```sh
+mesp generate --model BASE --adapter ADAPTER --prompt TEXT
+mesp merge --model BASE --adapter ADAPTER --output MERGED
+mesp export --adapter ADAPTER --model BASE --output adapter.gguf    # for llama.cpp
+mesp export --adapter ADAPTER --to mlx --output DIR                 # for mlx-lm
+```
+
+```python
+from peft import AutoPeftModelForCausalLM
+model = AutoPeftModelForCausalLM.from_pretrained(\"ADAPTER\")
+```";
+
+const USE_MODEL: &str = "\
+```sh
+mesp generate --model MODEL --prompt TEXT
+mesp quantize --model MODEL --output model.gguf    # for llama.cpp
+```
+
+```python
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(\"MODEL\")
+```";

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use mesp::adapter::{BlockPairs, places};
 use mesp::data::{Batches, Example, Origin};
+use mesp::method::Estimator;
 use mesp::model::{Batch, Block, Model};
 use mesp::source::Base;
 use mesp::tape::{Residency, Tape};
@@ -159,12 +160,14 @@ pub(crate) fn footprint(model: &Arc<Model>, options: &Options, work: &Work) -> R
 /// Adds to an arena what is held around it.
 pub(crate) fn planned(model: &Model, options: &Options, work: &Work, plan: Plan) -> Footprint {
     let mut ledger: BTreeMap<Class, u64> = plan.ledger().into_iter().map(|(c, n)| (c, n as u64)).collect();
-    *ledger.entry(Class::BaseResident).or_default() += work.base_resident(model);
+    // Norms and biases: of the files, and where all weights are trained at rest and moved.
+    let copies = if options.whole.is_some() { 3 } else { 1 };
+    *ledger.entry(Class::BaseResident).or_default() += copies * work.base_resident(model);
     *ledger.entry(Class::Tokens).or_default() += work.tokens;
     *ledger.entry(Class::Other).or_default() += around(&plan, model, options, work);
     ledger.retain(|_, n| *n > 0);
     let all: u64 = weights(model).map(|w| w.bytes() as u64).sum();
-    let mapped = if work.base == Base::Mapped { all } else { 0 };
+    let mapped = if work.base == Base::Mapped && options.whole.is_none() { all } else { 0 };
     let multiply_adds = plan.programs.first().map_or(0, |p| p.multiply_adds);
     let arena = plan.bytes() as u64;
     Footprint { plan, arena, multiply_adds, ledger, mapped, anonymous: None }
@@ -189,13 +192,24 @@ fn around(plan: &Plan, model: &Model, options: &Options, work: &Work) -> u64 {
     let block = size_of::<Block>() + size_of::<Tape>();
     let pairs = sets * places(&model.config) * size_of::<BlockPairs>();
     let each = 2 + usize::from(options.adapter.dora);
-    let named = each * options.adapter.targets.len() * layers * NAMED;
+    let mut named = each * options.adapter.targets.len() * layers * NAMED;
+    let (mut models, mut slopes) = (0, 0);
+    if options.whole.is_some() {
+        model.parts(&mut |_, _| named += NAMED);
+        models = 2 * (size_of::<Model>() + layers * size_of::<Block>());
+        let directions = match options.estimator {
+            Estimator::Directional(along) => along.directions,
+            Estimator::Exact | Estimator::Subset(_) => 0,
+        };
+        slopes = work.steps * directions * size_of::<f32>();
+    }
     let rows = work.shapes.targets() * size_of::<RowStat>();
     // Of each step, its loss and its time.
     let steps = work.steps * 2 * size_of::<f64>();
     let notes = if options.training { NOTES } else { 0 };
     let program = PROGRAM + notes + work.threads * QUEUES;
-    (entries * size_of::<Entry>() + layers * block + pairs + named + rows + steps + program) as u64
+    let tables = layers * block + pairs + models;
+    (entries * size_of::<Entry>() + tables + slopes + named + rows + steps + program) as u64
         + work.held
 }
 

@@ -131,6 +131,7 @@ impl RunDir {
                 run_json::FILE,
                 replay::FILE,
                 CHECKPOINTS,
+                checkpoint::MODEL,
                 tensorboard::FOLDER,
             ] {
                 remove(&self.path.join(name))?;

@@ -15,7 +15,7 @@ use anyhow::Result;
 use mesp::model::Config;
 use mesp::source::Base;
 use mesp::train::{Summary, checkpoint};
-use mesp_device::Dtype;
+use mesp_device::{Dtype, Elem};
 use mesp_formats::atomic::write_atomic;
 use mesp_formats::peft::Pattern;
 use serde_json::{Map, Value, json};
@@ -48,15 +48,17 @@ impl About<'_> {
         let (options, run) = (&settings.options, &settings.run);
         let adapter = &options.adapter;
         let targets: Vec<&str> = adapter.targets.iter().map(|p| p.name()).collect();
+        let full = options.whole.map(|elem| json!({ "type": elem.name() }));
         let fields = json!({
             "model": {
                 "path": self.model_path,
                 "arch": config.arch,
                 "parameters": config.parameters(),
-                "base": base_name(settings.base),
+                "base": options.whole.map_or(base_name(settings.base), Elem::name),
                 "stored": dtype_name(self.dtype),
             },
-            "adapter": {
+            "full": full,
+            "adapter": options.whole.is_none().then(|| json!({
                 "rank": adapter.rank,
                 "alpha": adapter.alpha,
                 "rslora": adapter.rslora,
@@ -68,7 +70,7 @@ impl About<'_> {
                 "parameters": adapter.parameters(config),
                 "type": settings.options.adapter_type.name(),
                 "freeze_a": options.trained.freeze_a,
-            },
+            })),
             "method": options.method_name,
             "estimator": estimator_json(options.estimator),
             "policy": policy_json(options),

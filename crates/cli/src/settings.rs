@@ -2,6 +2,7 @@
 
 mod adapter;
 mod directional;
+mod full;
 
 pub(crate) use directional::{SURROGATE, estimator_json};
 
@@ -31,6 +32,8 @@ pub(crate) struct Settings {
     pub(crate) auto: bool,
     /// Whether checkpoints may go to a file although that was not asked for.
     pub(crate) may_spill: bool,
+    /// Whether all weights are trained.
+    full: bool,
     /// Whether the adapter's settings were typed.
     new_adapter: bool,
 }
@@ -41,10 +44,18 @@ impl Settings {
         let (s, r) = (&args.schedule, &args.run);
         let update = update(&args.method);
         let estimator = directional::estimator(args)?;
+        let full = args.zeroth.full;
+        if full {
+            full::refuse(args)?;
+        }
         let exact = estimator.backpropagates();
         let default_norm = if exact && update == Update::Accumulate { 1.0 } else { 0.0 };
         let run = RunConfig {
-            learning_rate: s.learning_rate.unwrap_or(if exact { 2e-4 } else { 5e-5 }),
+            learning_rate: s.learning_rate.unwrap_or(match (exact, full) {
+                (true, _) => 2e-4,
+                (false, false) => 5e-5,
+                (false, true) => 1e-6,
+            }),
             schedule: ScheduleKind::parse(s.lr_schedule.as_deref().unwrap_or(if exact {
                 "cosine"
             } else {
@@ -84,7 +95,7 @@ impl Settings {
         let name = m.method.as_deref().unwrap_or("auto");
         let method = if estimator == Estimator::Exact { Method::parse(name)? } else { Method::Mesp };
         let options = Options {
-            adapter: adapter::config(&args.adapter)?,
+            adapter: if full { AdapterConfig::none() } else { adapter::config(&args.adapter)? },
             adapter_type: args.adapter.adapter_type.map_or(Elem::Full, Into::into),
             method_name: if estimator == Estimator::Exact { method.name() } else { name }.to_owned(),
             estimator,
@@ -98,12 +109,13 @@ impl Settings {
             trained: trained(args, exact)?,
             seed: s.seed,
             gradients: false,
+            whole: None,
             training: true,
         };
         let auto = name == "auto" && m.mlp_rows.is_none() && m.head_rows.is_none();
         let base = Base::parse(&args.model.base)?;
         let new_adapter = args.adapter.adapter.is_none();
-        Ok(Self { options, run, base, auto, may_spill: m.checkpoints.is_none(), new_adapter })
+        Ok(Self { options, run, base, auto, may_spill: m.checkpoints.is_none(), full, new_adapter })
     }
 
     /// Refuses an adapter that does not fit the model, and names of modules that mean nothing on it.

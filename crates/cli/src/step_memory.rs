@@ -8,7 +8,8 @@ use serde::Serialize;
 const COLUMNS: usize = 160;
 
 /// From the ground up: what lives throughout, then what comes and goes.
-const CLASSES: [Class; 7] = [
+const CLASSES: [Class; 8] = [
+    Class::Trained,
     Class::Adapter,
     Class::Gradient,
     Class::Optimizer,

@@ -98,6 +98,12 @@ impl Act {
         }
     }
 
+    /// Where it lies, for a weight that is read there: it is resolved by the buffer's backend alone.
+    pub(crate) fn place(&self) -> View<'static> {
+        let View { owner, entry, at, first, rows, cols, elem, .. } = self.view();
+        View { owner, entry, at, first, rows, cols, elem, life: PhantomData }
+    }
+
     /// All of it, to write.
     pub fn view_mut(&mut self) -> ViewMut<'_> {
         self.rows_mut(0..self.rows)

@@ -96,6 +96,8 @@ pub trait Backend {
     /// Why the file failed, if it did since the last call: what was computed since then is void.
     fn take_fault(&mut self) -> Option<std::io::Error>;
 
+    /// `to = W`, stored in the buffer's way.
+    fn load_weight(&mut self, to: ViewMut<'_>, w: &Weight);
     /// A weight is read soon: its pages may be fetched ahead.
     fn will_need(&self, w: &Weight);
 

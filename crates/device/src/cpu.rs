@@ -13,8 +13,10 @@ use crate::act::PERSISTENT;
 use crate::arena::Arena;
 use crate::plan::Plan;
 use crate::resident::Resident;
+use crate::weight::Held;
 use crate::{
-    Act, Attention, Backend, Elem, Form, Label, Mark, Probs, Program, Rope, Spill, View, ViewMut, Weight,
+    Act, Attention, Backend, Elem, Form, Label, Mark, Motion, Probs, Program, Rope, Spill, View, ViewMut,
+    Weight,
 };
 
 /// A processor that computes in `R`: `f32` to run, `f64` to check.
@@ -309,6 +311,16 @@ impl<R: Real> Backend for Cpu<R> {
         self.fault.take()
     }
 
+    fn load_weight(&mut self, to: ViewMut<'_>, w: &Weight) {
+        let par = Par::on(&self.pool);
+        match self.values_mut(to) {
+            ValuesMut::Full(to) => kernels::converted(to, w.view(), par),
+            ValuesMut::Bf16(to) => kernels::converted_bf16(to, w.view(), par),
+        }
+        // It is read once.
+        w.done_with();
+    }
+
     fn will_need(&self, w: &Weight) {
         if self.resident.is_some() {
             w.will_need();
@@ -317,6 +329,12 @@ impl<R: Real> Backend for Cpu<R> {
 
     fn embedding(&mut self, y: ViewMut<'_>, table: &Weight, tokens: &[u32]) {
         let cols = y.cols;
+        if let Some(Held { place, motion }) = table.as_held() {
+            assert_ne!(y.entry, place.entry, "a weight's own buffer is written beside reading it");
+            let moved = motion.map(|m| (m.by, m.noise));
+            let (y, rows, par) = (self.write(y), self.values(place), Par::on(&self.pool));
+            return kernels::perturb_rows(y, rows, tokens, cols, moved, place.first, par);
+        }
         let y = self.write(y);
         if self.resident.is_none() {
             return kernels::embedding(y, table.view(), tokens, Par::on(&self.pool));
@@ -691,7 +709,10 @@ impl<R: Real> Cpu<R> {
         adapter: Option<(View<'_>, View<'_>, f64)>,
     ) {
         let (m, n, k) = (y.rows, y.cols, x.cols);
-        let (y, x, scratch) = (self.write(y), self.values(x), self.scratch());
+        let own = w.as_held().is_some_and(|held| held.place.entry == y.entry);
+        assert!(!own, "a weight's own buffer is written beside reading it");
+        let (y, x) = (self.write(y), self.values(x));
+        let (tile, scratch) = self.scratch().split_at_mut(w.tile());
         for part in w.stretches(self.resident.is_some()) {
             self.using(&part.weight);
             let init = match (accumulate, bias) {
@@ -710,7 +731,7 @@ impl<R: Real> Cpu<R> {
                 [m, part.rows.len(), k],
                 R::ONE,
                 Lhs::rows_of(x, k),
-                Rhs::WeightTransposed(part.weight.view()),
+                self.transposed(&part.weight, tile),
                 init,
                 self.compute,
                 term,
@@ -718,6 +739,16 @@ impl<R: Real> Cpu<R> {
                 Par::on(&self.pool),
             );
         }
+    }
+
+    /// A weight as the right factor of a layer's forward. One that moves is first put, moved, into the tile.
+    fn transposed<'a>(&self, w: &'a Weight, tile: &'a mut [R]) -> Rhs<'a, R> {
+        let Some(Held { place, motion }) = w.as_held() else { return Rhs::WeightTransposed(w.view()) };
+        let (values, cols) = (self.values(place), w.cols());
+        let Some(Motion { by, noise }) = motion else { return Rhs::transposed_of(values, cols) };
+        let tile = &mut tile[..w.rows() * cols];
+        kernels::perturb_at(tile, values, [1.0, by], noise, place.first, Par::on(&self.pool));
+        Rhs::transposed(tile, cols)
     }
 
     /// `dx (+)= dy·W`, and the adapter's `dh·A`.

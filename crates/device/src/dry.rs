@@ -185,6 +185,7 @@ impl Backend for Dry {
         None
     }
     fn will_need(&self, _: &Weight) {}
+    fn load_weight(&mut self, _: ViewMut<'_>, _: &Weight) {}
     fn embedding(&mut self, _: ViewMut<'_>, _: &Weight, _: &[u32]) {}
     fn gather_rows(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[u32]) {}
     fn scatter_rows(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[u32]) {}
@@ -198,6 +199,7 @@ impl Backend for Dry {
 
     fn linear(&mut self, y: ViewMut<'_>, x: View<'_>, w: &Weight, _: Option<&[f32]>, _: bool) {
         self.multiplied(y.rows, y.cols, x.cols, conversion(w));
+        self.scratch(matmul_scratch(self.threads) + w.tile());
     }
     fn input_grad(&mut self, dx: ViewMut<'_>, dy: View<'_>, w: &Weight, _: bool) {
         self.multiplied(dx.rows, dx.cols, dy.cols, conversion(w));

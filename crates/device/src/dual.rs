@@ -153,6 +153,9 @@ impl<B: Backend> Backend for Dual<'_, B> {
     fn take_fault(&mut self) -> Option<std::io::Error> {
         self.be.take_fault()
     }
+    fn load_weight(&mut self, _: ViewMut<'_>, _: &Weight) {
+        without("load_weight")
+    }
     fn will_need(&self, w: &Weight) {
         self.be.will_need(w);
     }

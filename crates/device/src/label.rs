@@ -5,6 +5,8 @@
 pub enum Class {
     /// Base weights converted or copied into memory (norms, biases, or all of them when asked).
     BaseResident,
+    /// Weights of the model itself where these are trained.
+    Trained,
     /// LoRA matrices.
     Adapter,
     /// Their gradients.
@@ -32,6 +34,7 @@ impl Class {
     pub const fn name(self) -> &'static str {
         match self {
             Self::BaseResident => "base_resident",
+            Self::Trained => "trained",
             Self::Adapter => "adapter",
             Self::Gradient => "gradient",
             Self::Optimizer => "optimizer",

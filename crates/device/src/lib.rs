@@ -39,4 +39,4 @@ pub use signals::report_signals;
 pub use spill::Spill;
 pub use still::Still;
 pub use timed::{OpCost, Timed, process_cpu_time};
-pub use weight::{Mapping, Weight};
+pub use weight::{Mapping, Motion, Weight};

@@ -57,6 +57,7 @@ impl<B: Backend> Backend for Still<'_, B> {
     fn take_fault(&mut self) -> Option<std::io::Error> {
         self.be.take_fault()
     }
+    fn load_weight(&mut self, _: ViewMut<'_>, _: &Weight) {}
     fn will_need(&self, _: &Weight) {}
     fn embedding(&mut self, _: ViewMut<'_>, _: &Weight, _: &[u32]) {}
     fn gather_rows(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[u32]) {}

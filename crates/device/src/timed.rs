@@ -237,6 +237,11 @@ impl<B: Backend> Backend for Timed<B> {
         self.inner.take_fault()
     }
 
+    fn load_weight(&mut self, to: ViewMut<'_>, w: &Weight) {
+        let (values, bytes) = (to.rows() * to.cols(), w.bytes());
+        self.product("load_weight", "", (0, values, bytes), |be| be.load_weight(to, w));
+    }
+
     fn will_need(&self, w: &Weight) {
         let begun = Begun::now();
         self.inner.will_need(w);

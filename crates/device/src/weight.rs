@@ -1,11 +1,13 @@
-//! Frozen weights: parts of mapped files, or bytes held in memory.
+//! Weights: parts of mapped files, bytes held in memory, or buffers of a backend that training moves.
 
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use mesp_kernels::{Dtype, WeightView};
+use mesp_kernels::{Dtype, Noise, WeightView};
+
+use crate::{Act, Elem, View};
 
 use crate::signals::{Registered, register};
 
@@ -52,6 +54,28 @@ const STRETCH: usize = 4 << 20;
 /// are summed together. Where a product is cut otherwise changes no bit.
 const ROWS: usize = 448;
 
+/// Values of a weight that are moved along a direction at a time, in a tile beside it: 1 MB.
+const TILE: usize = 256 << 10;
+/// Rows of such a tile are a multiple of this: the widest panel of a product.
+const PANEL: usize = 64;
+
+/// How far a weight is from where it lies: it stands for `W + by·z`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Motion {
+    /// By how much.
+    pub by: f64,
+    /// z.
+    pub noise: Noise,
+}
+
+/// A weight in a backend's buffer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Held {
+    /// The values: those of some rows of the buffer.
+    pub(crate) place: View<'static>,
+    pub(crate) motion: Option<Motion>,
+}
+
 /// Some rows of a weight.
 pub(crate) struct Stretch {
     pub(crate) weight: Weight,
@@ -59,7 +83,7 @@ pub(crate) struct Stretch {
     pub(crate) rows: Range<usize>,
 }
 
-/// A frozen matrix `[rows, cols]`, in whatever type it is stored.
+/// A matrix `[rows, cols]` that inputs are multiplied with, in whatever type it is stored.
 #[derive(Debug, Clone)]
 pub struct Weight {
     dtype: Dtype,
@@ -74,6 +98,8 @@ enum Storage {
     Nothing,
     Mapped(Arc<Mapping>, Range<usize>),
     Owned(Arc<[u8]>, Range<usize>),
+    /// In a buffer of the backend that computes with it.
+    Held(Held),
 }
 
 impl Weight {
@@ -104,6 +130,39 @@ impl Weight {
         Self { dtype, rows, cols, storage: Storage::Owned(bytes.into(), range) }
     }
 
+    /// The values of a buffer, read where they are by the buffer's backend and no other: what is written there is
+    /// the weight from then on.
+    pub fn held(act: &Act) -> Self {
+        let dtype = if act.elem() == Elem::Bf16 { Dtype::Bf16 } else { Dtype::F32 };
+        let held = Held { place: act.place(), motion: None };
+        Self { dtype, rows: act.rows(), cols: act.cols(), storage: Storage::Held(held) }
+    }
+
+    /// Says how far a held weight is from where it lies. It is moved tile by tile as it is used.
+    ///
+    /// # Panics
+    /// When it is not held.
+    pub fn set_motion(&mut self, motion: Option<Motion>) {
+        match &mut self.storage {
+            Storage::Held(held) => held.motion = motion,
+            _ => panic!("a frozen weight was to be moved"),
+        }
+    }
+
+    pub(crate) fn as_held(&self) -> Option<Held> {
+        if let Storage::Held(held) = self.storage { Some(held) } else { None }
+    }
+
+    /// Values of a tile that is moved at a time; 0 where nothing moves.
+    pub(crate) fn tile(&self) -> usize {
+        let moves = self.as_held().is_some_and(|held| held.motion.is_some());
+        if moves { (self.tile_rows() * self.cols).next_multiple_of(PANEL) } else { 0 }
+    }
+
+    fn tile_rows(&self) -> usize {
+        (TILE / self.cols.max(1) / PANEL * PANEL).max(PANEL).min(self.rows)
+    }
+
     /// Some of its rows, in place.
     ///
     /// # Panics
@@ -117,6 +176,9 @@ impl Weight {
             Storage::Nothing => Storage::Nothing,
             Storage::Mapped(map, range) => Storage::Mapped(Arc::clone(map), part(range)),
             Storage::Owned(data, range) => Storage::Owned(Arc::clone(data), part(range)),
+            Storage::Held(held) => {
+                Storage::Held(Held { place: held.place.part(rows.clone()), motion: held.motion })
+            }
         };
         Self { dtype: self.dtype, rows: rows.len(), cols: self.cols, storage }
     }
@@ -147,10 +209,16 @@ impl Weight {
     }
 
     /// Cuts it into ranges of rows that are used one after another, so that few of its pages are needed at a
-    /// time. Whole if its pages are not to be minded (`advise`), or not mapped.
+    /// time, or into tiles that are moved. Whole if its pages are not to be minded (`advise`), or not mapped.
     pub(crate) fn stretches(&self, advise: bool) -> impl Iterator<Item = Stretch> {
         let fit = STRETCH / self.dtype.row_bytes(self.cols).max(1);
-        let rows = if advise && self.is_mapped() { (fit / ROWS * ROWS).max(ROWS) } else { self.rows.max(1) };
+        let rows = if self.tile() > 0 {
+            self.tile_rows().max(1)
+        } else if advise && self.is_mapped() {
+            (fit / ROWS * ROWS).max(ROWS)
+        } else {
+            self.rows.max(1)
+        };
         (0..self.rows).step_by(rows).map(move |start| {
             let rows = start..(start + rows).min(self.rows);
             Stretch { weight: self.rows_range(rows.clone()), rows }
@@ -192,7 +260,7 @@ impl Weight {
         let (bytes, range) = match &self.storage {
             Storage::Mapped(map, range) => (map.bytes(), range),
             Storage::Owned(bytes, range) => (&**bytes, range),
-            Storage::Nothing => return None,
+            Storage::Nothing | Storage::Held(_) => return None,
         };
         let start = bytes.as_ptr().addr();
         Some(start + range.start..start + range.end)
@@ -201,12 +269,13 @@ impl Weight {
     /// The values.
     ///
     /// # Panics
-    /// When there are none ([`Weight::shape_only`]).
+    /// When there are none ([`Weight::shape_only`]), or a backend has them ([`Weight::held`]).
     pub fn view(&self) -> WeightView<'_> {
         let data = match &self.storage {
             Storage::Mapped(map, range) => &map.bytes()[range.clone()],
             Storage::Owned(bytes, range) => &bytes[range.clone()],
             Storage::Nothing => panic!("a weight without values was used to compute"),
+            Storage::Held(_) => panic!("a weight that is trained was used as a frozen one"),
         };
         WeightView { dtype: self.dtype, data, rows: self.rows, cols: self.cols }
     }

@@ -49,7 +49,7 @@ pub use matmul::Micro;
 pub use matmul::{
     Compute, Init, Lhs, Out, Rhs, THIN, Term, matmul, matmul_plus, matmul_scratch, matmul_thin,
 };
-pub use noise::{Distribution, Noise, drift, drift_bf16, perturb, perturb_bf16};
+pub use noise::{Distribution, Noise, drift, drift_bf16, perturb, perturb_at, perturb_bf16, perturb_rows};
 pub use online_softmax::{softmax_sum, softmax_sum_gradient};
 pub use optim::{AdamW, Sgd, adamw, adamw_bf16, add_bias, dot, scale, sgd, sgd_bf16, sum_of_squares};
 pub use par::Par;
@@ -59,7 +59,7 @@ pub use rms_norm::{
     rms_norm, rms_norm_add, rms_norm_backward, rms_norm_backward_in_place, rms_norm_bf16, rms_norm_tangent,
 };
 pub use rope::{Layout, inverse_frequencies, rope};
-pub use weight::{Dtype, WeightView};
+pub use weight::{Dtype, WeightView, converted, converted_bf16};
 
 #[cfg(test)]
 mod test_util;

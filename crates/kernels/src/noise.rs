@@ -3,6 +3,7 @@
 //! ```text
 //! perturb    to = a·from + c·z
 //! drift      p ← a·p + c·z
+//! perturb_at, perturb_rows      to = a·from + c·z for a part of a tensor
 //! z          a function of (seed, step, direction, tensor, element), nothing else;
 //!            0 where the value it is added to is larger in size than a bound, if there is one
 //! ```
@@ -12,12 +13,12 @@
 //! are the tail's probability, through the inverse error function of Giles (2011), single precision. Only
 //! plain additions, multiplications and roots: the same bits on every machine.
 
-use crate::Real;
 use crate::compact::widen_into;
 use crate::isa::vectorized;
 use crate::optim::widened;
-use crate::par::Par;
+use crate::par::{Par, rows_per_task};
 use crate::random;
+use crate::{Real, Values};
 
 /// Values that one task works on.
 const CHUNK: usize = 16 * 1024;
@@ -81,6 +82,62 @@ pub fn perturb_bf16<R: Real>(to: &mut [R], from: &[u16], [a, c]: [f64; 2], noise
     });
 }
 
+/// [`perturb`] for values of a tensor from the `first` on, wherever a tensor is cut.
+///
+/// # Panics
+/// When lengths differ.
+#[track_caller]
+pub fn perturb_at<R: Real>(
+    to: &mut [R],
+    from: Values<'_, R>,
+    [a, c]: [f64; 2],
+    noise: Noise,
+    first: usize,
+    par: Par<'_>,
+) {
+    assert_eq!(to.len(), from.len(), "perturb: lengths");
+    par.chunks(to, CHUNK, |i, to| {
+        read_into(to, from.skip(i * CHUNK));
+        drift_chunk(to, R::from_f64(a), R::from_f64(c), noise, first + i * CHUNK);
+    });
+}
+
+/// `y[t] = table[tokens[t]] + c·z` for a table whose first value is the `first` of its tensor; without noise the
+/// rows as they are.
+///
+/// # Panics
+/// When shapes disagree or a token is not in the table.
+#[track_caller]
+pub fn perturb_rows<R: Real>(
+    y: &mut [R],
+    table: Values<'_, R>,
+    tokens: &[u32],
+    d: usize,
+    moved: Option<(f64, Noise)>,
+    first: usize,
+    par: Par<'_>,
+) {
+    assert_eq!(y.len(), tokens.len() * d, "perturb_rows: out");
+    let rows = rows_per_task(d);
+    par.chunks(y, rows * d, |i, y| {
+        for (y, token) in y.chunks_exact_mut(d).zip(&tokens[i * rows..]) {
+            let at = *token as usize * d;
+            read_into(y, table.skip(at));
+            if let Some((c, noise)) = moved {
+                drift_chunk(y, R::ONE, R::from_f64(c), noise, first + at);
+            }
+        }
+    });
+}
+
+/// As many values as `to` has.
+fn read_into<R: Real>(to: &mut [R], from: Values<'_, R>) {
+    match from {
+        Values::Full(from) => to.copy_from_slice(&from[..to.len()]),
+        Values::Bf16(from) => widen_into(to, &from[..to.len()]),
+    }
+}
+
 /// [`drift`] of values in bf16, which are rounded at random, so that steps far below a value's last digit are
 /// right on average.
 pub fn drift_bf16(p: &mut [u16], a: f64, c: f64, noise: Noise, par: Par<'_>) {
@@ -95,16 +152,29 @@ pub fn drift_bf16(p: &mut [u16], a: f64, c: f64, noise: Noise, par: Par<'_>) {
 
 vectorized! {
 fn drift_chunk<R: Real>(p: &mut [R], a: R, c: R, noise: Noise, first: usize) {
-    let below = R::from_f32(noise.below);
-    for (i, p) in p.chunks_mut(GROUP).enumerate() {
-        let mut z = [0.0; GROUP];
-        group(&mut z, noise, first / GROUP + i);
-        for (p, z) in p.iter_mut().zip(z) {
-            let moves = *p <= below && *p >= -below;
-            *p = a * *p + if moves { c * R::from_f32(z) } else { R::ZERO };
-        }
+    // Up to where a group begins, then whole groups.
+    let inside = first % GROUP;
+    let (head, rest) = p.split_at_mut(if inside == 0 { 0 } else { (GROUP - inside).min(p.len()) });
+    let mut z = [0.0; GROUP];
+    if inside > 0 {
+        group(&mut z, noise, first / GROUP);
+        add(head, &z[inside..], [a, c], noise.below);
+    }
+    for (i, p) in rest.chunks_mut(GROUP).enumerate() {
+        group(&mut z, noise, first.div_ceil(GROUP) + i);
+        add(p, &z, [a, c], noise.below);
     }
 }
+}
+
+#[allow(clippy::inline_always, reason = "it must vectorize inside its caller's loop")]
+#[inline(always)]
+fn add<R: Real>(p: &mut [R], z: &[f32], [a, c]: [R; 2], below: f32) {
+    let below = R::from_f32(below);
+    for (p, z) in p.iter_mut().zip(z) {
+        let moves = *p <= below && *p >= -below;
+        *p = a * *p + if moves { c * R::from_f32(*z) } else { R::ZERO };
+    }
 }
 
 /// z of the elements `64·index ..`.
@@ -351,6 +421,36 @@ mod tests {
         assert!((0..n).all(|i| p[i] == 0.9 * from[i] + 2.0 * z[i]));
         // A shorter tensor begins alike.
         assert_eq!(draw(33, NOISE), z[..33]);
+    }
+
+    /// A part has the values that the whole has there, wherever it begins, and from bf16 as from what it stands for.
+    #[test]
+    fn parts_are_those_of_the_whole() {
+        let n = 3 * CHUNK;
+        let halves: Vec<u16> = (0..n).map(|i| crate::compact::round((i as f32).sin())).collect();
+        let mut from = vec![0f32; n];
+        widen_into(&mut from, &halves);
+        let mut whole = vec![0f32; n];
+        perturb(&mut whole, &from, [0.5, 0.1], NOISE, Par::serial());
+        for (first, len) in [(0, 5), (1, 1), (63, 2), (64, 64), (100, CHUNK + 300), (7, 40)] {
+            let mut part = vec![0f32; len];
+            let range = first..first + len;
+            for values in [Values::Full(&from[range.clone()]), Values::Bf16(&halves[range.clone()])] {
+                perturb_at(&mut part, values, [0.5, 0.1], NOISE, first, Par::serial());
+                assert_eq!(part, whole[range.clone()], "{range:?}");
+            }
+        }
+        let (d, first) = (37, 5);
+        let tokens = [3u32, 0, 200, 3];
+        perturb(&mut whole, &from, [1.0, 0.1], NOISE, Par::serial());
+        let mut rows = vec![0f32; tokens.len() * d];
+        let table = Values::Bf16(&halves[first..]);
+        perturb_rows(&mut rows, table, &tokens, d, Some((0.1, NOISE)), first, Par::serial());
+        for (row, t) in rows.chunks(d).zip(tokens) {
+            assert_eq!(row, &whole[first + t as usize * d..][..d], "{t}");
+        }
+        perturb_rows(&mut rows, table, &tokens, d, None, first, Par::serial());
+        assert_eq!(rows[..d], from[first + 3 * d..][..d]);
     }
 
     /// Values that are larger than the bound stay, but for `a`.

@@ -10,10 +10,12 @@ use crate::data::{TextEncoder, TokenizerInfo};
 use crate::model::{Config, Model, WeightSource};
 use crate::{Error, Result};
 
+mod files;
 mod gguf;
 mod hf;
 mod shapes;
 
+pub(crate) use files::{beside, copy, retype, with_key};
 pub use gguf::GgufSource;
 pub use hf::HfSource;
 pub use shapes::{HeaderSource, shape_source};

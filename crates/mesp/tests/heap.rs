@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use mesp::adapter::Projection;
+use mesp::adapter::{AdapterConfig, Projection};
 use mesp::method::{Directional, Estimator, Slope, Subset};
 use mesp::model::Batch;
 use mesp::tape::Policy;
@@ -131,13 +131,15 @@ fn no_heap_after_step_one() {
                 );
             }
         }
-        for estimator in [
-            Estimator::Directional(Directional::MEZO),
-            Estimator::Directional(Directional::FORWARD),
-            Estimator::Subset(Subset::Share(0.5)),
+        for (estimator, whole) in [
+            (Estimator::Directional(Directional::MEZO), None),
+            (Estimator::Directional(Directional::MEZO), Some(half)),
+            (Estimator::Directional(Directional::FORWARD), None),
+            (Estimator::Subset(Subset::Share(0.5)), None),
         ] {
             let pool = &pools[1];
-            let options = Options { estimator, ..case.options(mesp_policy()) };
+            let adapter = if whole.is_some() { AdapterConfig::none() } else { case.adapter.clone() };
+            let options = Options { estimator, whole, adapter, ..case.options(mesp_policy()) };
             let shapes = shapes(&large);
             let plan = plan(&case.model, &options, &shapes, size_of::<f32>(), 2).expect("a plan");
             let cpu = Cpu::<f32>::new(plan, Arc::clone(pool));

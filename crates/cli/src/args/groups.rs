@@ -231,7 +231,11 @@ pub(crate) struct MethodArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Directions and blocks (--method mezo, forward, lcsb)")]
 pub(crate) struct ZerothArgs {
-    /// How far along a direction mezo takes losses [default: 0.01]
+    /// Let mezo train all weights of the model in place of an adapter: held in memory in f32 or bf16, as --base says or
+    /// as they are stored, and written as a model to OUTPUT/model
+    #[arg(long)]
+    pub(crate) full: bool,
+    /// How far along a direction mezo takes losses [default: 0.01, with --full 0.001]
     #[arg(long, value_name = "EPS")]
     pub(crate) eps: Option<f64>,
     /// Random directions of a step, each two forward passes of mezo or one of forward [default: 1]
@@ -276,7 +280,7 @@ pub(crate) struct ScheduleArgs {
     #[arg(long, value_name = "N")]
     pub(crate) epochs: Option<f64>,
     /// Highest learning rate of the schedule [default: 2e-4; with --method mezo or
-    /// forward 5e-5]
+    /// forward 5e-5, with --full 1e-6]
     #[arg(long, value_name = "RATE")]
     pub(crate) learning_rate: Option<f64>,
     /// The learning rate after the warmup: constant, linear or cosine [default: cosine; with

@@ -48,7 +48,7 @@ impl<R: Real> Ready<R> {
     /// Reads model and rows, and plans gradients of the first `limit` rows as one batch; with `evaluates` their
     /// losses too.
     pub(super) fn new(args: &CommonArgs, beside: &Path, limit: usize, evaluates: bool) -> Result<Self> {
-        let mut settings = Settings::new(args)?;
+        let mut settings = Settings::new(args)?.of_adapters()?;
         if settings.options.update == Update::PerBlock {
             let problem = "--update per-block keeps no gradients, and they are wanted here";
             return Err(usage(problem, "leave --update out"));

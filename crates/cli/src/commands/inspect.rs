@@ -130,7 +130,7 @@ fn adapter(dir: &Path) -> Result<(Value, String)> {
 
 fn checkpoint(dir: &Path) -> Result<(Value, String)> {
     let state = read_json(&dir.join("state.json"))?;
-    let (mut document, _) = adapter(dir)?;
+    let mut document = if state["fixed"]["whole"].is_null() { adapter(dir)?.0 } else { json!({}) };
     if let Some(map) = document.as_object_mut() {
         map.insert("kind".to_owned(), json!("checkpoint"));
         map.insert("step".to_owned(), state["progress"]["step"].clone());
@@ -145,7 +145,8 @@ fn checkpoint(dir: &Path) -> Result<(Value, String)> {
 
 fn finished_run(dir: &Path) -> Result<(Value, String)> {
     let run = read_json(&dir.join(run_json::FILE))?;
-    let (adapter, _) = adapter(dir)?;
+    // All weights were trained where there is none.
+    let adapter = if run["full"].is_null() { adapter(dir)?.0 } else { Value::Null };
     let brief = json!({
         "kind": "run",
         "status": run["status"],

@@ -43,6 +43,7 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     let (model, dtype, name) = shape(args)?;
     settings.fit(&model.config)?;
     let numbers = Numbers::single(common.method.compute, held(settings.base, dtype))?;
+    settings.hold(common.model.model.as_deref(), dtype)?;
     let pool = inputs::pool(common.shared.threads)?;
     let work = work(common, &settings, &model, pool.current_num_threads())?;
     let (budget, grad_accum) = (common.method.memory_budget, settings.run.grad_accum);
@@ -125,15 +126,22 @@ impl Planned {
     fn text(&self, model: &Model) -> String {
         let options = &self.settings.options;
         let f = &self.footprint;
+        let trained = match options.whole {
+            Some(elem) => format!("all of them trained, held in {}", elem.name()),
+            None => format!(
+                "adapter: rank {}, {} parameters stored in {}",
+                options.adapter.rank,
+                count(options.adapter.parameters(&model.config)),
+                options.adapter_type.name()
+            ),
+        };
         let mut text = format!(
-            "{}: {}, {} parameters stored in {}; adapter: rank {}, {} parameters stored in {}\nmethod: {}, computing in {}, checkpoints {}, activations {}, update {}\n\nplanned memory\n",
+            "{}: {}, {} parameters stored in {}; {}\nmethod: {}, computing in {}, checkpoints {}, activations {}, update {}\n\nplanned memory\n",
             self.name,
             model.config.arch,
             count(model.config.parameters()),
             dtype_name(self.dtype),
-            options.adapter.rank,
-            count(options.adapter.parameters(&model.config)),
-            options.adapter_type.name(),
+            trained,
             options.method_name,
             self.numbers.name(),
             options.policy.residency.name(),

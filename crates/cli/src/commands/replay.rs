@@ -8,7 +8,7 @@ use mesp::method::{Estimator, Method};
 use mesp::optim::{OptimizerKind, Trained};
 use mesp::source::Base;
 use mesp::train::replay::{self, Contents};
-use mesp::train::{Options, Session, Shapes, Update, checkpoint, plan};
+use mesp::train::{Options, Session, Shapes, Update, checkpoint, plan, whole};
 use mesp_device::Cpu;
 use mesp_formats::peft::MODEL_FILE;
 use serde_json::json;
@@ -27,9 +27,16 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
         }
         slopes.truncate(steps);
     }
-    if args.output.join(MODEL_FILE).exists() && !args.overwrite {
-        let problem = format!("{}: an adapter is there already", args.output.display());
+    let whole = header.whole()?;
+    let there = if whole.is_some() { args.output.clone() } else { args.output.join(MODEL_FILE) };
+    if there.exists() && !args.overwrite {
+        let what = if whole.is_some() { "something" } else { "an adapter" };
+        let problem = format!("{}: {what} is there already", args.output.display());
         return Err(usage(problem, "name another folder with --output, or replace it by --overwrite"));
+    }
+    if let (Some(_), Some(dir)) = (whole, &args.adapter) {
+        let problem = format!("--adapter {}: the run trained all weights, and no adapter", dir.display());
+        return Err(usage(problem, "leave it out"));
     }
     let path = inputs::model_path(&args.model)?;
     let pool = inputs::pool(args.shared.threads)?;
@@ -46,6 +53,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
         weight_decay: header.weight_decay,
         trained: Trained::ALIKE,
         gradients: false,
+        whole,
         training: true,
     };
     let shapes = Shapes { train: None, eval: None };
@@ -59,12 +67,17 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
         session.init_adapters(header.seed);
     }
     pool.install(|| header.apply(&mut session, &slopes))?;
-    mesp_formats::atomic::create_dir_all(&args.output)?;
-    checkpoint::save_adapter(&session, &args.output, Some(&path.display().to_string()))?;
+    if whole.is_some() {
+        whole::save(&session, path, &args.output)?;
+    } else {
+        mesp_formats::atomic::create_dir_all(&args.output)?;
+        checkpoint::save_adapter(&session, &args.output, Some(&path.display().to_string()))?;
+    }
     let digest = replay::digest(&session);
     let (steps, shown) = (slopes.len(), args.output.display().to_string());
+    let what = if whole.is_some() { "model" } else { "adapter" };
     if args.shared.json {
         return ui::json(&json!({ "steps": steps, "digest": digest, "output": shown }));
     }
-    ui::print(&format!("{steps} steps replayed, adapter {digest} in {shown}\n"))
+    ui::print(&format!("{steps} steps replayed, {what} {digest} in {shown}\n"))
 }

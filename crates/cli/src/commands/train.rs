@@ -42,7 +42,7 @@ static STOP: AtomicBool = AtomicBool::new(false);
 pub(crate) fn run(args: &TrainArgs) -> Result<()> {
     let started = Instant::now();
     let common = &args.common;
-    if common.model.model.is_none() && common.data.data.is_none() {
+    if common.model.model.is_none() && common.data.data.is_none() && !common.zeroth.full {
         if args.dry_run {
             return Err(usage(
                 "--dry-run has nothing to try: without --model and --data the built-in demo runs",
@@ -127,6 +127,7 @@ pub(super) fn prepare(
     let Loaded { model, dtype, .. } = inputs::load_model(dir, Base::Mapped)?;
     settings.fit(&model.config)?;
     let numbers = Numbers::single(args.method.compute, held(settings.base, dtype))?;
+    settings.hold(Some(dir), dtype)?;
     let options = inputs::read_options(&args.data, &model.config, true);
     let rows = inputs::read_rows(dir, data, eval, &options, cache)?;
     inputs::warn_of_length(inputs::longest(&rows.train), &model.config);
@@ -288,13 +289,15 @@ pub(super) fn start(
 fn announce(model: &Model, settings: &Settings, numbers: Numbers, footprint: &Footprint) {
     let c = &model.config;
     let adapter = &settings.options.adapter;
-    ui::note(format!(
-        "model: {}, {} parameters; adapter: rank {}, {} parameters",
-        c.arch,
-        crate::sizes::count(c.parameters()),
-        adapter.rank,
-        crate::sizes::count(adapter.parameters(c)),
-    ));
+    let trained = match settings.options.whole {
+        Some(elem) => format!("all of them trained, in {}", elem.name()),
+        None => {
+            let parameters = crate::sizes::count(adapter.parameters(c));
+            format!("adapter: rank {}, {parameters} parameters", adapter.rank)
+        }
+    };
+    let parameters = crate::sizes::count(c.parameters());
+    ui::note(format!("model: {}, {parameters} parameters; {trained}", c.arch));
     let mapped = match footprint.mapped {
         0 => String::new(),
         n => format!("; weights stay in their file, {} mapped", bytes(n)),
@@ -360,13 +363,13 @@ impl Done {
             let _ = write!(text, "; held-out: {}", change(s.eval_before, s.eval_after));
         }
         let _ = writeln!(text, "\n{}", self.memory_line());
-        let _ = writeln!(
-            text,
-            "adapter: {} ({} steps in {})",
-            self.output.display(),
-            s.steps,
-            duration(self.seconds)
-        );
+        let full = self.json.get("full").is_some_and(Value::is_object);
+        let (what, at) = if full {
+            ("model", self.output.join(checkpoint::MODEL))
+        } else {
+            ("adapter", self.output.clone())
+        };
+        let _ = writeln!(text, "{what}: {} ({} steps in {})", at.display(), s.steps, duration(self.seconds));
         text
     }
 

@@ -24,7 +24,7 @@ const SET: [(&str, &str); 4] = [
 ];
 
 /// Examples of the others.
-const EXAMPLES: [(&str, &str); 62] = [
+const EXAMPLES: [(&str, &str); 63] = [
     ("base", r#""auto""#),
     ("max-seq-len", "512"),
     ("prompt-style", r#""raw""#),
@@ -43,6 +43,7 @@ const EXAMPLES: [(&str, &str); 62] = [
     ("adapter-type", r#""f32""#),
     ("target-modules", r#""all-linear"    # or a list: ["q_proj", "v_proj"]"#),
     ("method", r#""auto""#),
+    ("full", "false"),
     ("eps", "0.01"),
     ("directions", "1"),
     ("noise", r#""gaussian""#),

@@ -14,12 +14,17 @@ pub(super) fn estimator(args: &CommonArgs) -> Result<Estimator> {
     let (z, s) = (&args.zeroth, &args.schedule);
     let method = args.method.method.as_deref().unwrap_or("auto");
     let belongs: &[&str] = match method {
-        "mezo" | "forward" => &["--eps", "--directions", "--noise", "--one-sided", "--blocks", "--sparsity"],
+        "mezo" => &["--full", "--eps", "--directions", "--noise", "--one-sided", "--blocks", "--sparsity"],
+        "forward" => &["--eps", "--directions", "--noise", "--one-sided", "--blocks", "--sparsity"],
         "lcsb" => &["--blocks", "--block-share"],
         _ => &[],
     };
     if let Some(name) = given(z).find(|name| !belongs.contains(name)) {
-        let of = if name == "--block-share" { "lcsb" } else { "mezo or forward" };
+        let of = match name {
+            "--block-share" => "lcsb",
+            "--full" => "mezo",
+            _ => "mezo or forward",
+        };
         let problem = format!("{name} was given, and --method is {method}");
         return Err(usage(problem, format!("it belongs to --method {of}; leave it out or add that")));
     }
@@ -107,7 +112,8 @@ fn refuse(args: &CommonArgs, method: &str) -> Result<()> {
 }
 
 fn eps(z: &ZerothArgs) -> Result<f64> {
-    let eps = z.eps.unwrap_or(0.01);
+    // As published, of adapters and of all weights.
+    let eps = z.eps.unwrap_or(if z.full { 1e-3 } else { 1e-2 });
     if eps.is_finite() && eps > 0.0 {
         return Ok(eps);
     }
@@ -116,8 +122,9 @@ fn eps(z: &ZerothArgs) -> Result<f64> {
 
 /// The options that only an estimate or a surrogate reads.
 fn given(args: &ZerothArgs) -> impl Iterator<Item = &'static str> {
-    let ZerothArgs { eps, directions, noise, one_sided, blocks, block_share, sparsity } = args;
+    let ZerothArgs { full, eps, directions, noise, one_sided, blocks, block_share, sparsity } = args;
     [
+        (*full, "--full"),
         (eps.is_some(), "--eps"),
         (directions.is_some(), "--directions"),
         (noise.is_some(), "--noise"),

@@ -15,6 +15,7 @@ mod data;
 mod demo;
 mod estimators;
 mod eval;
+mod full;
 mod generate;
 mod gguf;
 mod kills;

@@ -11,6 +11,10 @@ use std::ops::Range;
 
 pub use dtype::Dtype;
 
+use crate::Real;
+use crate::compact::round;
+use crate::par::{Par, rows_per_task};
+
 use unpack::{Blocks, GROUP, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, f16_to_f32, scale};
 
 /// A frozen matrix `[rows, cols]`, row-major, little-endian, at any alignment.
@@ -109,6 +113,36 @@ impl WeightView<'_> {
             "weight bytes against its shape"
         );
     }
+}
+
+/// All values of a matrix, whatever it is stored in.
+///
+/// # Panics
+/// When they are not as many as `to` has.
+#[track_caller]
+pub fn converted<R: Real>(to: &mut [R], w: WeightView<'_>, par: Par<'_>) {
+    each(to, w, par, R::from_f32);
+}
+
+/// As [`converted`], rounded to the nearest bf16.
+///
+/// # Panics
+/// When they are not as many as `to` has.
+#[track_caller]
+pub fn converted_bf16(to: &mut [u16], w: WeightView<'_>, par: Par<'_>) {
+    each(to, w, par, round);
+}
+
+#[track_caller]
+fn each<T: Send>(to: &mut [T], w: WeightView<'_>, par: Par<'_>, put: impl Fn(f32) -> T + Sync + Send) {
+    w.check();
+    assert_eq!(to.len(), w.rows * w.cols, "converted: values");
+    let (d, rows) = (w.cols, rows_per_task(w.cols));
+    par.chunks(to, rows * d, |i, to| {
+        for (r, to) in to.chunks_exact_mut(d.max(1)).enumerate() {
+            w.for_row(i * rows + r, 0, d, |j, v| to[j] = put(v));
+        }
+    });
 }
 
 #[inline(always)]

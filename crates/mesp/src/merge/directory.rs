@@ -11,7 +11,7 @@ use super::{Change, Options, Report, UNTIED, sixteen_bits};
 use crate::model::{Config, EMBEDDING, HEAD, Model};
 use crate::quantize::convert::{Job, Squares, convert, count};
 use crate::quantize::{Asked, not_finite};
-use crate::source::{Base, GgufSource, HfSource, tensor_type};
+use crate::source::{Base, GgufSource, HfSource, beside, copy, retype, tensor_type, with_key};
 use crate::{Error, Result};
 
 /// Where a job's values come from: type and bytes.
@@ -47,15 +47,9 @@ pub(super) fn from_directory(
         }
     }
     let staged = StagedDir::new(output)?;
-    for entry in std::fs::read_dir(model).map_err(|e| FileError::io("list the folder", model, e))? {
-        let from = entry.map_err(|e| FileError::io("list the folder", model, e))?.path();
-        copy(&from, staged.path())?;
-    }
+    beside(model, staged.path())?;
     if let Some(dtype) = options.ty.and_then(dtype_of) {
-        with_key(&staged.path().join("config.json"), &|json| {
-            let key = if json.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
-            json[key] = dtype.torch_name().into();
-        })?;
+        retype(&staged.path().join("config.json"), dtype)?;
     }
     if unties {
         let untied = |json: &mut serde_json::Value| json["tie_word_embeddings"] = false.into();
@@ -209,47 +203,13 @@ pub(super) fn dtype_of(ty: TensorType) -> Option<Dtype> {
     [Dtype::F32, Dtype::F16, Dtype::BF16].into_iter().find(|dtype| TensorType::from(*dtype) == ty)
 }
 
-/// Copies what is not weights: tokenizer, templates, settings. What tells of the base alone stays there.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    let Some(name) = from.file_name() else { return Ok(()) };
-    let text = name.to_string_lossy().to_lowercase();
-    if from.is_dir() {
-        if text == "additional_chat_templates" {
-            let inner = to.join(name);
-            mesp_formats::atomic::create_dir_all(&inner)?;
-            for entry in std::fs::read_dir(from).map_err(|e| FileError::io("list the folder", from, e))? {
-                copy(&entry.map_err(|e| FileError::io("list the folder", from, e))?.path(), &inner)?;
-            }
-        }
-        return Ok(());
-    }
-    let weights = ["safetensors", "bin", "pt", "pth", "gguf", "onnx", "h5", "msgpack"];
-    let ending =
-        |end: &str| text.ends_with(&format!(".{end}")) || text.ends_with(&format!(".{end}.index.json"));
-    if text.starts_with('.') || text == "readme.md" || weights.into_iter().any(ending) {
-        return Ok(());
-    }
-    // Read and written, so that a link becomes a file and nothing is half there.
-    let bytes = std::fs::read(from).map_err(|e| FileError::io("read", from, e))?;
-    Ok(write_atomic(&to.join(name), |out| out.write_all(&bytes))?)
-}
-
-/// Changes a configuration.
-fn with_key(path: &Path, change: &dyn Fn(&mut serde_json::Value)) -> Result<()> {
-    let text = std::fs::read_to_string(path).map_err(|e| FileError::io("read", path, e))?;
-    let damaged = |e: serde_json::Error| FileError::invalid(path, e.to_string());
-    let mut json: serde_json::Value = serde_json::from_str(&text).map_err(damaged)?;
-    change(&mut json);
-    Ok(write_atomic(path, |out| writeln!(out, "{json:#}"))?)
-}
-
 /// The vocabulary of a file as the files of a directory, or those that lie beside it.
 fn tokenizer(source: &GgufSource, model: &Path, to: &Path, notes: &mut Vec<String>) -> Result<()> {
     let Some((tokenizer, info)) = source.tokenizer()? else {
-        let beside = model.parent().unwrap_or(Path::new(""));
+        let folder = model.parent().unwrap_or(Path::new(""));
         let files = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
-        for name in files.into_iter().filter(|name| beside.join(name).is_file()) {
-            copy(&beside.join(name), to)?;
+        for name in files.into_iter().filter(|name| folder.join(name).is_file()) {
+            copy(&folder.join(name), to)?;
         }
         if !to.join("tokenizer.json").is_file() {
             notes.push(

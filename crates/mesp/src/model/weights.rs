@@ -26,7 +26,7 @@ pub trait WeightSource {
 }
 
 /// A frozen linear layer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Linear {
     /// `[out, in]`.
     pub weight: Weight,
@@ -43,7 +43,7 @@ impl Linear {
 }
 
 /// The frozen weights of a block.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Block {
     /// `input_layernorm` `[d]`.
     pub attn_norm: Vec<f32>,
@@ -67,7 +67,7 @@ impl Block {
 }
 
 /// A model's frozen weights and shape.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Model {
     /// Shape.
     pub config: Config,

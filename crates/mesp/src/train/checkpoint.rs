@@ -6,6 +6,10 @@
 //!     first_moment.safetensors, second_moment.safetensors    the optimizer's state, shaped and named alike
 //!     state.json                                             progress, and what must not change
 //! ```
+//! Where all weights are trained, a checkpoint has `slopes.replay` in the adapter's place: with what the run started
+//! from it is the weights, to the bit, and a thousandth of a thousandth of their size. At the end they are written, to
+//! `OUTPUT/model`.
+//!
 //! A checkpoint is written under a temporary name, synced, and renamed: it is there whole or not at all.
 
 use std::collections::BTreeMap;
@@ -16,7 +20,8 @@ use mesp_formats::atomic::{StagedDir, remove_dir, write_atomic};
 use mesp_formats::{Error as FileError, peft as names};
 use serde::{Deserialize, Serialize};
 
-use super::{Length, Progress, RunConfig, Session};
+use super::whole::History;
+use super::{Length, Progress, RunConfig, Session, replay};
 use crate::adapter::peft;
 use crate::method::Estimator;
 use crate::optim::Trained;
@@ -61,6 +66,9 @@ struct Fixed {
     /// Which blocks a step goes back through, where that is not all.
     #[serde(default)]
     subset: Option<String>,
+    /// How all weights are held, where these are trained.
+    #[serde(default)]
+    whole: Option<String>,
     /// [`RunConfig::identity`].
     #[serde(default, flatten)]
     identity: BTreeMap<String, String>,
@@ -87,6 +95,8 @@ const STATE: &str = "state.json";
 /// Before 2, steps and updates were the same.
 const SCHEMA: u32 = 2;
 const FOLDER: &str = "checkpoints";
+/// Where a run that trains all weights puts the model.
+pub const MODEL: &str = "model";
 const MOMENTS: [&str; 2] = ["first_moment.safetensors", "second_moment.safetensors"];
 
 fn fixed<B: Backend>(session: &Session<B>, config: &RunConfig) -> Fixed {
@@ -122,6 +132,7 @@ fn fixed<B: Backend>(session: &Session<B>, config: &RunConfig) -> Fixed {
             Estimator::Subset(subset) => Some(subset.to_string()),
             Estimator::Exact | Estimator::Directional(_) => None,
         },
+        whole: options.whole.map(|elem| elem.name().to_owned()),
         identity: config.identity.clone(),
     }
 }
@@ -147,7 +158,11 @@ pub fn save<B: Backend>(
     mesp_formats::atomic::create_dir_all(&output.join(FOLDER))?;
     let path = output.join(name(progress.step));
     let staged = StagedDir::new(&path)?;
-    save_adapter(session, staged.path(), config.base_model.as_deref())?;
+    match session.whole().map(|whole| &whole.log) {
+        None => save_adapter(session, staged.path(), config.base_model.as_deref())?,
+        Some(Some(log)) => replay::write(&staged.path().join(replay::FILE), &log.header, &log.slopes)?,
+        Some(None) => return Err(Error::usage("a run that trains all weights is saved once it has begun")),
+    }
     for (name, moments) in MOMENTS.iter().zip(session.optimizer_states()) {
         peft::write_tensors(session.backend(), &staged.path().join(name), moments, &BTreeMap::new())?;
     }
@@ -229,6 +244,24 @@ pub fn load_adapter<B: Backend>(session: &mut Session<B>, checkpoint: &Path) -> 
     peft::read_tensors(be, &checkpoint.join(names::MODEL_FILE), params, &model)
 }
 
+/// Reads what a checkpoint says of what is trained, and nothing else: the adapter, or the slopes that lead from the
+/// weights at the start to those of the checkpoint.
+///
+/// # Errors
+/// When its file is missing or damaged, or the run started from other weights.
+pub fn load_trained<B: Backend>(session: &mut Session<B>, checkpoint: &Path) -> Result<()> {
+    if session.whole().is_none() {
+        return load_adapter(session, checkpoint);
+    }
+    let replay::Contents { header, slopes, .. } = replay::read(&checkpoint.join(replay::FILE))?;
+    session.reset();
+    header.apply(session, &slopes)?;
+    if let Some(whole) = session.whole_mut() {
+        whole.log = Some(History { header, slopes: slopes.into_iter().flatten().collect() });
+    }
+    Ok(())
+}
+
 /// Restores adapters and optimizer state, and gives the progress to go on from.
 ///
 /// # Errors
@@ -255,7 +288,7 @@ pub fn load<B: Backend>(session: &mut Session<B>, checkpoint: &Path, config: &Ru
         ))
         .hint("resume with the settings the run began with, or start a new run with --adapter"));
     }
-    load_adapter(session, checkpoint)?;
+    load_trained(session, checkpoint)?;
     let model = session.model().config.clone();
     let (be, _, moments) = session.state_mut();
     for (name, moments) in MOMENTS.iter().zip(moments) {

@@ -28,6 +28,9 @@ impl Logged {
         if let Some(log) = &mut self.log {
             log.append(slopes)?;
         }
+        if let Some(history) = session.whole_mut().and_then(|whole| whole.log.as_mut()) {
+            history.slopes.extend_from_slice(slopes);
+        }
         self.descent.descend(session, slopes, learning_rate);
         Ok(())
     }

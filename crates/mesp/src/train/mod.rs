@@ -13,6 +13,7 @@ pub mod replay;
 mod run;
 mod session;
 mod step;
+pub mod whole;
 
 pub use config::{Length, Reaction, RunConfig};
 pub use descent::Descent;

@@ -5,7 +5,7 @@
 //! ```
 //! The check is of the record and all before it, so that a record is whole or the log ends before it. With the
 //! adapter that the run started from, or its seed, the log gives every later adapter to the bit, without data
-//! and without a forward pass (MeZO, section 2.1).
+//! and without a forward pass (MeZO, section 2.1). Where all weights were trained, the model takes the adapter's place.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -13,12 +13,13 @@ use std::path::{Path, PathBuf};
 
 use mesp_device::{Backend, Distribution, Elem};
 use mesp_formats::Error as FileError;
+use mesp_formats::atomic::write_atomic;
 use mesp_formats::peft::{Pattern, Places};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Descent, RunConfig, Session};
-use crate::adapter::{AdapterConfig, matrices};
+use crate::adapter::AdapterConfig;
 use crate::method::{Blocks, Bounds, Directional, Slope};
 use crate::optim::{Schedule, ScheduleKind};
 use crate::{Error, Result, rng};
@@ -44,7 +45,7 @@ const LONGEST_HEADER: u32 = 1 << 20;
 pub struct Replay {
     /// Of the directions, and of the adapter's start.
     pub seed: u64,
-    /// Of the adapter that the run started from.
+    /// Of the adapter, or of all weights, that the run started from.
     pub start: String,
     /// How slopes are made, `difference` or `tangent`.
     #[serde(default = "difference")]
@@ -104,6 +105,9 @@ pub struct Replay {
     pub parameters: u64,
     /// How adapters are stored, `f32` or `bf16`.
     pub adapter_type: String,
+    /// How the model's weights are held, `f32` or `bf16`, where these are trained and no adapter.
+    #[serde(default)]
+    pub whole: Option<String>,
 }
 
 impl Replay {
@@ -122,7 +126,12 @@ impl Replay {
         };
         Self {
             seed: config.seed,
-            start: digest(session),
+            // Nobody asks for it later than at the start, and a whole model takes its time.
+            start: if options.whole.is_some() && session.steps() > 0 {
+                String::new()
+            } else {
+                digest(session)
+            },
             slope: slope.to_owned(),
             eps,
             distribution: distribution_name(along.distribution).to_owned(),
@@ -146,8 +155,9 @@ impl Replay {
             adapted_layers: a.layers.clone(),
             places: a.places.as_ref().map(Places::to_json),
             layers: c.layers,
-            parameters: a.parameters(c),
-            adapter_type: if options.adapter_type == Elem::Bf16 { "bf16" } else { "f32" }.to_owned(),
+            parameters: if options.whole.is_some() { c.parameters() } else { a.parameters(c) },
+            adapter_type: options.adapter_type.name().to_owned(),
+            whole: options.whole.map(|elem| elem.name().to_owned()),
         }
     }
 
@@ -175,11 +185,15 @@ impl Replay {
     /// # Errors
     /// When the type is unknown.
     pub fn elem(&self) -> Result<Elem> {
-        match self.adapter_type.as_str() {
-            "f32" => Ok(Elem::Full),
-            "bf16" => Ok(Elem::Bf16),
-            other => Err(Error::usage(format!("adapters in {other:?} are unknown, expected f32 or bf16"))),
-        }
+        elem(&self.adapter_type)
+    }
+
+    /// How the model's weights are held, where these were trained.
+    ///
+    /// # Errors
+    /// When the type is unknown.
+    pub fn whole(&self) -> Result<Option<Elem>> {
+        self.whole.as_deref().map(elem).transpose()
     }
 
     /// The adapter's placement.
@@ -187,6 +201,9 @@ impl Replay {
     /// # Errors
     /// When a target or a pattern is unknown.
     pub fn adapter(&self) -> Result<AdapterConfig> {
+        if self.whole.is_some() {
+            return Ok(AdapterConfig::none());
+        }
         let targets = AdapterConfig::parse_targets(&self.targets.join(","))?;
         let wrong = |name: String| Error::usage(format!("{name:?} is not a name of modules"));
         Ok(AdapterConfig {
@@ -198,12 +215,19 @@ impl Replay {
         })
     }
 
-    /// Makes a session's adapters, which are those that the run started from, those after `slopes`.
+    /// Makes a session's adapters, or weights, which are those that the run started from, those after `slopes`.
     ///
     /// # Errors
-    /// When the session's adapters are others than the run's.
+    /// When they are others than the run's.
     pub fn apply<B: Backend>(&self, session: &mut Session<B>, slopes: &[Vec<f32>]) -> Result<()> {
         let found = digest(session);
+        if found != self.start && self.whole.is_some() {
+            return Err(Error::usage(format!(
+                "the log's run started from weights with digest {}, these have {found}",
+                self.start
+            ))
+            .hint("give the model that the run started from, with --model"));
+        }
         if found != self.start {
             return Err(Error::usage(format!(
                 "the log's run started from an adapter with digest {}, this one has {found}",
@@ -246,10 +270,19 @@ pub fn distribution(name: &str) -> Result<Distribution> {
     }
 }
 
-/// 64 bits over a session's adapters, as 16 digits.
+/// A way of storing by its name.
+fn elem(name: &str) -> Result<Elem> {
+    match name {
+        "f32" => Ok(Elem::Full),
+        "bf16" => Ok(Elem::Bf16),
+        other => Err(Error::usage(format!("values in {other:?} are unknown, expected f32 or bf16"))),
+    }
+}
+
+/// 64 bits over what a session trains, as 16 digits.
 pub fn digest<B: Backend>(session: &Session<B>) -> String {
     let mut hash = 0;
-    for matrix in matrices(session.params()) {
+    for matrix in session.tensors() {
         session.backend().store(matrix.view(), &mut |_, value| hash = rng::bits(hash, 1, value.to_bits()));
     }
     format!("{hash:016x}")
@@ -288,12 +321,7 @@ impl Log {
     /// When the file cannot be written, or is not the log of this run or shorter than it.
     pub fn open(path: &Path, header: &Replay, steps: usize) -> Result<Opened> {
         if steps == 0 {
-            let json = serde_json::to_vec(header).map_err(|e| {
-                FileError::invalid(path, format!("the header cannot be written as JSON: {e}"))
-            })?;
-            let mut head = MAGIC.to_vec();
-            head.extend((json.len() as u32).to_le_bytes());
-            head.extend(json);
+            let head = head(path, header)?;
             let file = File::create(path)
                 .and_then(|mut file| file.write_all(&head).map(|()| file))
                 .map_err(|e| FileError::io("write", path, e))?;
@@ -331,14 +359,40 @@ impl Log {
     /// # Errors
     /// When it cannot be written.
     pub fn append(&mut self, slopes: &[f32]) -> Result<()> {
-        self.check = check(self.check, slopes);
         self.record.clear();
-        for slope in slopes {
-            self.record.extend(slope.to_le_bytes());
-        }
-        self.record.extend(self.check.to_le_bytes());
+        self.check = record(&mut self.record, self.check, slopes);
         Ok(self.file.write_all(&self.record).map_err(|e| FileError::io("write", &self.path, e))?)
     }
+}
+
+/// What a log begins with.
+fn head(path: &Path, header: &Replay) -> Result<Vec<u8>> {
+    let json = serde_json::to_vec(header)
+        .map_err(|e| FileError::invalid(path, format!("the header cannot be written as JSON: {e}")))?;
+    let mut head = MAGIC.to_vec();
+    head.extend((json.len() as u32).to_le_bytes());
+    head.extend(json);
+    Ok(head)
+}
+
+/// Adds a record to bytes and gives its check.
+fn record(to: &mut Vec<u8>, before: u32, slopes: &[f32]) -> u32 {
+    let check = check(before, slopes);
+    for slope in slopes {
+        to.extend(slope.to_le_bytes());
+    }
+    to.extend(check.to_le_bytes());
+    check
+}
+
+/// Writes a whole log, of the slopes of all steps.
+///
+/// # Errors
+/// When it cannot be written; what stood there before stays.
+pub(super) fn write(path: &Path, header: &Replay, slopes: &[f32]) -> Result<()> {
+    let mut bytes = head(path, header)?;
+    slopes.chunks(header.directions.max(1)).fold(0, |before, step| record(&mut bytes, before, step));
+    Ok(write_atomic(path, |out| out.write_all(&bytes))?)
 }
 
 /// What a log holds.

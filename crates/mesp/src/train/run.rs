@@ -13,6 +13,7 @@ use super::evaluate::{Staging, evaluate};
 use super::progress::{Evaluated, Progress};
 use super::replay::{self, Replay};
 use super::step::{self, Micro};
+use super::whole::{self, History};
 use super::{Event, Happening, RunConfig, Session, Update};
 use crate::data::{Batches, Example};
 use crate::method::{Bounds, Directional, Estimator};
@@ -77,12 +78,13 @@ pub fn run<B: Backend>(
     if let Estimator::Directional(along) = session.options().estimator {
         state.descent = Some(state.descent(session, along, config)?);
     }
-    let a = &session.options().adapter;
+    let (a, c) = (&session.options().adapter, &session.model().config);
+    let whole = session.options().whole.is_some();
     emit(&Event::Run {
         step: state.progress.step,
         total_steps: state.total_steps,
         rows: state.batches.rows(),
-        parameters: a.parameters(&session.model().config),
+        parameters: if whole { c.parameters() } else { a.parameters(c) },
         method: session.options().method_name.clone(),
     });
     let outcome = state.steps(session, eval, config, stop, emit);
@@ -153,6 +155,13 @@ impl<'a> Loop<'a> {
             let opened = replay::Log::open(&dir.join(replay::FILE), &header, self.progress.step)?;
             session.set_bounds(Bounds::from_values(opened.bounds, session.params()));
             (log, earlier) = (Some(opened.log), opened.slopes);
+        }
+        if let Some(whole) = session.whole_mut() {
+            let mut slopes = Vec::with_capacity(self.total_steps * along.directions);
+            slopes.extend(earlier.iter().flatten());
+            // After a resume the checkpoint's own header, which knows the start.
+            let header = whole.log.take().map_or(header, |log| log.header);
+            whole.log = Some(History { header, slopes });
         }
         let descent = Descent::new(along, config.seed, session.options().weight_decay, &earlier);
         Ok(Logged { descent, log })
@@ -269,7 +278,8 @@ impl<'a> Loop<'a> {
         config: &RunConfig,
         emit: &mut dyn FnMut(&Event),
     ) -> Result<bool> {
-        if let (true, Some(dir)) = (config.adapter_at_eval, &config.output) {
+        let adapter_at_eval = config.adapter_at_eval && session.options().whole.is_none();
+        if let (true, Some(dir)) = (adapter_at_eval, &config.output) {
             checkpoint::save_adapter(session, dir, config.base_model.as_deref())?;
         }
         Ok(self.evaluate(session, eval, config, emit))
@@ -371,11 +381,17 @@ impl<'a> Loop<'a> {
             if step != self.progress.step {
                 // The last adapter is kept too: as a checkpoint.
                 self.save(session, config, false, emit)?;
-                checkpoint::load_adapter(session, &dir.join(checkpoint::name(step)))?;
+                checkpoint::load_trained(session, &dir.join(checkpoint::name(step)))?;
             }
             self.tell(Happening::BestLoaded { best_step: step, best_loss: loss }, emit);
         }
-        checkpoint::save_adapter(session, dir, config.base_model.as_deref())?;
+        if session.options().whole.is_none() {
+            checkpoint::save_adapter(session, dir, config.base_model.as_deref())?;
+        } else if outcome.is_ok() && !self.summary.interrupted {
+            // Of a run that goes on, or failed, the log is the model: it is written once.
+            let base = config.base_model.as_deref().unwrap_or_default();
+            whole::save(session, Path::new(base), &dir.join(checkpoint::MODEL))?;
+        }
         // A step that was refused before it was used can be tried again, in another way.
         let accumulates = session.options().update == Update::Accumulate && self.progress.step > 0;
         let refused = accumulates && matches!(outcome, Err(Error::NonFinite { .. } | Error::Spike { .. }));

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use mesp_device::{Backend, Class, Dry, Elem, Label, Plan, Program, RowStat, Tangents};
+use mesp_device::{Act, Backend, Class, Dry, Dtype, Elem, Label, Plan, Program, RowStat, Tangents};
 
+use super::whole::Whole;
 use crate::adapter::{
     self, AdapterConfig, BlockPairs, dora, matrices, matrices_mut, pairs_like, persistent_pairs,
 };
-use crate::method::{Backprop, Bounds, Directional, Estimator, GradSink, Ray, Shift, drift, masked};
-use crate::model::{Batch, Model};
+use crate::method::{
+    Backprop, Blocks, Bounds, Directional, Estimator, GradSink, Ray, Shift, Slope, drift, masked,
+};
+use crate::model::{Batch, Model, Part};
 use crate::optim::{Optimizer, OptimizerKind, Trained};
 use crate::tape::Policy;
 use crate::{Error, Result};
@@ -53,6 +56,8 @@ pub struct Options {
     pub seed: u64,
     /// Whether the gradient itself is wanted, so that it is kept also where a step needs none.
     pub gradients: bool,
+    /// How the model's own weights are held where they are trained, all of them and no adapter.
+    pub whole: Option<Elem>,
     /// Whether there is anything to train: without, no gradients and no optimizer state exist.
     pub training: bool,
 }
@@ -75,6 +80,8 @@ pub struct Session<B> {
     bounds: Bounds,
     /// Of a forward that carries them.
     tangents: Tangents,
+    /// The model's weights, where these are trained.
+    whole: Option<Whole>,
 }
 
 /// The outcome of an optimizer step or a gradient.
@@ -90,6 +97,10 @@ impl<B: Backend> Session<B> {
     /// Allocates the persistent buffers: adapters, gradients, optimizer state. `targets` is the largest
     /// number of trained rows of a batch.
     pub fn new(mut be: B, model: Arc<Model>, options: Options, targets: usize) -> Self {
+        let (whole, model) = match options.whole.map(|elem| Whole::new(&mut be, &model, elem)) {
+            Some((whole, rest)) => (Some(whole), Arc::new(rest)),
+            None => (None, model),
+        };
         let (c, a) = (&model.config, &options.adapter);
         let label = Label::new(Class::Adapter, "lora");
         let mut params = persistent_pairs(&mut be, c, a, options.adapter_type, label);
@@ -121,6 +132,7 @@ impl<B: Backend> Session<B> {
             updates,
             bounds: Bounds::default(),
             tangents: Tangents::new(TANGENTS),
+            whole,
         }
     }
 
@@ -249,15 +261,19 @@ impl<B: Backend> Session<B> {
         &self.stats[..batch.targets()]
     }
 
-    /// Losses of a micro-batch at the adapters moved by `by·z`; 0 for the adapters themselves.
+    /// Losses of a micro-batch at what is trained moved by `by·z`; 0 for itself.
     pub fn probe(&mut self, batch: &Batch, by: f64, ray: Ray) -> Outcome {
         if batch.targets() == 0 {
             return Outcome::default();
         }
         self.be.begin(STEP);
         let stats = &mut self.stats[..batch.targets()];
-        let shift = Some(Shift { by, ray, bounds: &self.bounds });
-        self.backprop.evaluate(&mut self.be, &self.model, &mut self.params, shift, batch, stats);
+        let Self { be, model, params, whole, bounds, .. } = self;
+        let (model, shift) = match whole {
+            Some(whole) => (whole.at(be, by, ray), None),
+            None => (&**model, Some(Shift { by, ray, bounds })),
+        };
+        self.backprop.evaluate(be, model, params, shift, batch, stats);
         outcome(stats)
     }
 
@@ -282,6 +298,10 @@ impl<B: Backend> Session<B> {
 
     /// `θ ← a·θ + c·z`
     pub fn drift(&mut self, a: f64, c: f64, ray: Ray) {
+        if let Some(whole) = &mut self.whole {
+            // Nobody else has this model.
+            return whole.drift(&mut self.be, Arc::make_mut(&mut self.model), [a, c], ray);
+        }
         drift(&mut self.be, &mut self.params, [a, c], ray, &self.bounds);
     }
 
@@ -311,6 +331,30 @@ impl<B: Backend> Session<B> {
     /// Which values move along directions.
     pub fn bounds(&self) -> &Bounds {
         &self.bounds
+    }
+
+    /// Everything that is trained, buffer by buffer.
+    pub fn tensors(&self) -> impl Iterator<Item = &Act> {
+        let whole = self.whole.as_ref().map_or(&[] as &[Act], Whole::acts);
+        whole.iter().chain(matrices(&self.params))
+    }
+
+    /// The model's own weights, where these are trained.
+    pub(super) fn whole(&self) -> Option<&Whole> {
+        self.whole.as_ref()
+    }
+
+    /// The same, to change.
+    pub(super) fn whole_mut(&mut self) -> Option<&mut Whole> {
+        self.whole.as_mut()
+    }
+
+    /// Goes back to the weights that training started from, where these are trained.
+    pub(super) fn reset(&mut self) {
+        if let Some(whole) = &mut self.whole {
+            whole.reset(&mut self.be, Arc::make_mut(&mut self.model));
+            self.steps = 0;
+        }
     }
 
     /// Adapters, block by block.
@@ -443,7 +487,46 @@ pub fn plan(
         )
         .hint("train with an exact method, or without DoRA"));
     }
+    if options.whole.is_some() {
+        whole_fits(model, options)?;
+    }
     Ok(record(model, options, shapes, value_bytes, threads)?.finish())
+}
+
+/// Refuses what cannot train a model's own weights.
+fn whole_fits(model: &Model, options: &Options) -> Result<()> {
+    let along = match options.estimator {
+        Estimator::Directional(along) if matches!(along.slope, Slope::Difference { .. }) => along,
+        _ => {
+            return Err(Error::usage(
+                "all weights can be trained from losses alone: no other gradient of a base weight is made",
+            )
+            .hint("use --method mezo, or train an adapter"));
+        }
+    };
+    if along.blocks != Blocks::ALL || along.sparsity > 0.0 || options.gradients {
+        return Err(Error::usage(
+            "all weights move together: blocks, sparsity and kept gradients are for adapters",
+        ));
+    }
+    if options.adapter != AdapterConfig::none() {
+        return Err(Error::usage("all weights are trained: there is no adapter beside them"));
+    }
+    let mut stored = None;
+    model.parts(&mut |_, part| {
+        if let Part::Matrix(w) = part
+            && !matches!(w.dtype(), Dtype::F32 | Dtype::Bf16 | Dtype::F16)
+        {
+            stored = Some(w.dtype());
+        }
+    });
+    match stored {
+        None => Ok(()),
+        Some(dtype) => Err(Error::usage(format!(
+            "all weights are to be trained, and they are stored as {dtype:?}, expected f32, bf16 or f16"
+        ))
+        .hint("give the model that the file was quantized from, or train an adapter")),
+    }
 }
 
 /// Runs the programs on [`Dry`].

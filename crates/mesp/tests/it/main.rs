@@ -27,4 +27,5 @@ mod support;
 mod ten_losses;
 mod threads_agree;
 mod weights;
+mod whole;
 mod zeroth;

@@ -60,6 +60,7 @@ fn losses_of_tinystories() {
             trained: Trained::ALIKE,
             seed: 0,
             gradients: false,
+            whole: None,
             training: false,
         };
         let mut session = session_for::<f32>(&Arc::clone(&model), options, &eval_shapes(&batch), 2);

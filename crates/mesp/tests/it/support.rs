@@ -66,6 +66,7 @@ impl Case {
             trained: Trained::ALIKE,
             seed: 0,
             gradients: false,
+            whole: None,
             training: true,
         }
     }

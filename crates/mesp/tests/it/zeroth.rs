@@ -177,7 +177,7 @@ fn memory_is_inference_and_a_blocks_adapters() {
     }
 }
 
-fn config(dir: &std::path::Path, steps: usize) -> RunConfig {
+pub(crate) fn config(dir: &std::path::Path, steps: usize) -> RunConfig {
     RunConfig {
         learning_rate: 1e-4,
         schedule: ScheduleKind::parse("linear").expect("a schedule"),

@@ -104,6 +104,7 @@ fn planned(
         trained: Trained::ALIKE,
         seed: 0,
         gradients: false,
+        whole: None,
         training: true,
     };
     let batch = Batch::for_plan(tokens, tokens.saturating_sub(1), tokens * tokens, &[0, tokens]);

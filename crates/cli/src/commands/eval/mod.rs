@@ -93,6 +93,7 @@ fn session_options(adapter: mesp::adapter::AdapterConfig) -> Options {
         trained: Trained::ALIKE,
         seed: 0,
         gradients: false,
+        whole: None,
         training: false,
     }
 }

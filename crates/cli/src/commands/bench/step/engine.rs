@@ -105,7 +105,7 @@ impl Engine<'_> {
     /// Plans a step, within the budget where there is one.
     pub(super) fn plan(&self, tokens: usize, threads: usize) -> Result<Planned> {
         let pool = inputs::pool(Some(threads))?;
-        let mut settings = Settings::new(self.common)?;
+        let mut settings = Settings::new(self.common)?.of_adapters()?;
         let work = Work::of_length(tokens, &settings.run, settings.base, threads);
         let budget = self.common.method.memory_budget;
         let Decision { footprint, refused } = budget::decide(self.model, &mut settings, &work, budget, true)?;

@@ -37,7 +37,7 @@ pub(super) fn run(args: &BenchStepArgs) -> Result<()> {
     let cache = models::cache(args.cache.as_deref())?;
     let path = model(args, &cache)?;
     let common = common(args, path);
-    let settings = Settings::new(&common)?;
+    let settings = Settings::new(&common)?.of_adapters()?;
     let path = inputs::model_path(&common.model)?;
     let loaded = inputs::load_model(path, settings.base)?;
     settings.fit(&loaded.model.config)?;

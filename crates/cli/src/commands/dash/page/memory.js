@@ -6,7 +6,7 @@ import { Chart } from "./chart.js";
 
 /** Classes of the ledger from the ground up: what stays first, what comes and goes last. */
 const CLASSES = {
-  base_resident: ["base weights in memory", "--c8"], adapter: ["adapter", "--c0"], gradient: ["its gradients", "--c1"],
+  base_resident: ["base weights in memory", "--c8"], trained: ["trained weights", "--c8"], adapter: ["adapter", "--c0"], gradient: ["its gradients", "--c1"],
   optimizer: ["optimizer state", "--c2"], tokens: ["tokens", "--c7"], other: ["tables and holes", "--c10"], scratch: ["kernel scratch", "--c6"],
   cache: ["keys and values", "--c9"], checkpoint: ["kept for the backward pass", "--c3"], within_block: ["within a block", "--c4"],
   head: ["head: logits and their gradient", "--c5"],

@@ -1,0 +1,79 @@
+//! `--full`: how all weights are held, and what cannot go with training them.
+
+use std::path::Path;
+
+use anyhow::Result;
+use mesp::source::{Base, Kind};
+use mesp_device::{Dtype, Elem};
+
+use super::Settings;
+use crate::args::CommonArgs;
+use crate::inputs::usage;
+
+/// Refuses what is an adapter's.
+pub(super) fn refuse(args: &CommonArgs) -> Result<()> {
+    let (a, z) = (&args.adapter, &args.zeroth);
+    let of_adapters = [
+        (a.adapter.is_some(), "--adapter"),
+        (a.rank.is_some(), "--rank"),
+        (a.alpha.is_some(), "--alpha"),
+        (a.rslora, "--rslora"),
+        (a.dora, "--dora"),
+        (a.rank_pattern.is_some(), "--rank-pattern"),
+        (a.alpha_pattern.is_some(), "--alpha-pattern"),
+        (a.layers.is_some(), "--layers"),
+        (a.target_modules.is_some(), "--target-modules"),
+        (a.freeze_a, "--freeze-a"),
+        (a.lora_plus_ratio.is_some(), "--lora-plus-ratio"),
+        (a.adapter_type.is_some(), "--adapter-type"),
+        (z.blocks.is_some(), "--blocks"),
+        (z.sparsity.is_some(), "--sparsity"),
+        (!args.run.sample_prompt.is_empty(), "--sample-prompt"),
+    ];
+    if let Some((_, name)) = of_adapters.into_iter().find(|(given, _)| *given) {
+        let problem = format!("{name} is of adapters, and --full trains all weights of the model");
+        return Err(usage(problem, "leave one of them out"));
+    }
+    Ok(())
+}
+
+impl Settings {
+    /// For commands that know adapters only.
+    pub(crate) fn of_adapters(self) -> Result<Self> {
+        if self.full {
+            return Err(usage(
+                "--full is of train, plan and replay",
+                "leave it out: this command is about adapters",
+            ));
+        }
+        Ok(self)
+    }
+
+    /// Settles how all weights are held, where they are trained: `stored` is how the model has them.
+    pub(crate) fn hold(&mut self, model: Option<&Path>, stored: Dtype) -> Result<()> {
+        if !self.full {
+            return Ok(());
+        }
+        if let Some(path) = model.filter(|path| Kind::of(path) == Kind::Gguf) {
+            let problem =
+                format!("{}: --full writes a model directory, and needs one to start from", path.display());
+            return Err(usage(problem, "give the Hugging Face directory that the file was made from"));
+        }
+        let elem = match (self.base, stored) {
+            (Base::Mapped, Dtype::Bf16) | (Base::Resident(Dtype::Bf16), _) => Elem::Bf16,
+            (Base::Mapped, Dtype::F32 | Dtype::F16) | (Base::Resident(Dtype::F32), _) => Elem::Full,
+            (Base::Mapped, _) => {
+                let problem = "--full trains all weights, and those of this model are quantized";
+                return Err(usage(problem, "give the model that it was quantized from, or train an adapter"));
+            }
+            (Base::Resident(_), _) => {
+                let problem = "--base f16 cannot be combined with --full: a step would be lost in f16";
+                return Err(usage(problem, "use --base bf16, whose steps are rounded at random, or f32"));
+            }
+        };
+        self.options.whole = Some(elem);
+        // They are read from their file once.
+        self.base = Base::Mapped;
+        Ok(())
+    }
+}

@@ -1,0 +1,120 @@
+//! `--full`: all weights trained from losses, written as a model, replayed and resumed; and what it is refused with.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::Path;
+
+use crate::support::{Ran, golden, mesp, read_json, temporary};
+
+fn run(command: &str, model: &Path, output: &Path, more: &[&str]) -> Ran {
+    let rows = golden("qwen2/rows.jsonl");
+    let mut args: Vec<&dyn AsRef<OsStr>> =
+        vec![&command, &"--model", &model, &"--data", &rows, &"--output", &output];
+    args.extend(more.iter().map(|a| a as &dyn AsRef<OsStr>));
+    mesp(&args)
+}
+
+fn weights(model: &Path) -> Vec<u8> {
+    fs::read(model.join("model.safetensors")).expect("weights")
+}
+
+#[test]
+fn a_model_is_trained_written_replayed_and_resumed() {
+    let base = golden("qwen2/model");
+    let rows = golden("qwen2/rows.jsonl");
+    let rows = rows.to_str().expect("a path");
+    for how in ["f32", "bf16"] {
+        let dir = temporary();
+        let output = dir.path().join("run");
+        let method = ["--method", "mezo", "--full", "--base", how];
+        let more = [&method[..], &["--steps", "4", "--save-every", "2", "--eval-data", rows]].concat();
+        let ran = run("train", &base, &output, &more).ok();
+        assert!(ran.stderr.contains(&format!("all of them trained, in {how}")), "{}", ran.stderr);
+        assert!(ran.stdout.contains("model: "), "{}", ran.stdout);
+        let document = read_json(&output.join("run.json"));
+        assert_eq!(document["full"]["type"], how);
+        assert_eq!((&document["model"]["base"], &document["adapter"]), (&how.into(), &().into()));
+        assert_eq!(
+            (&document["estimator"]["eps"], &document["learning_rate"]),
+            (&0.001.into(), &1e-6.into())
+        );
+        let held = document["memory"]["ledger"]["trained"].as_u64().expect("trained weights");
+        let parameters = document["model"]["parameters"].as_u64().expect("parameters");
+        let bytes = if how == "f32" { 4 } else { 2 };
+        assert!(held >= bytes * parameters && held < bytes * parameters + 20_000, "{held}");
+        assert!(!output.join("adapter_model.safetensors").exists());
+        let model = output.join("model");
+        assert_ne!(weights(&model), weights(&base));
+
+        // What it says of itself is so: evaluated by itself, with the products that the run had.
+        let compute = document["compute"].as_str().expect("a type");
+        let eval =
+            mesp(&[&"eval", &"--json", &"--model", &model, &"--data", &rows, &"--compute", &compute]).ok();
+        let (found, said) = (eval.json()["loss"].as_f64(), document["loss"]["eval_after"].as_f64());
+        assert_eq!(found.expect("a loss"), said.expect("a loss"));
+
+        let again = dir.path().join("again");
+        mesp(&[&"replay", &output, &"--model", &base, &"--output", &again]).ok();
+        assert!(weights(&again) == weights(&model), "{how}");
+        assert!(again.join("config.json").is_file());
+        let refused = mesp(&[&"replay", &output, &"--model", &base, &"--output", &again]);
+        assert_eq!(refused.code, 2, "{}", refused.stderr);
+
+        let kept = weights(&model);
+        fs::remove_dir_all(&model).expect("removed");
+        let second = output.join("checkpoints/step-2");
+        let more = [&more[..], &["--resume", second.to_str().expect("a path")]].concat();
+        run("train", &base, &output, &more).ok();
+        assert!(weights(&model) == kept, "{how}");
+        mesp(&[&"inspect", &second]).ok();
+        mesp(&[&"inspect", &output]).ok();
+        let card = fs::read_to_string(output.join("README.md")).expect("a card");
+        assert!(card.contains("all of them trained") && !card.contains("peft"), "{card}");
+    }
+}
+
+#[test]
+fn what_is_an_adapters_is_refused() {
+    let dir = temporary();
+    let output = dir.path().join("run");
+    let base = golden("qwen2/model");
+    let adapter = golden("qwen2/adapter");
+    let adapter = adapter.to_str().expect("a path");
+    let full = ["--method", "mezo", "--full", "--steps", "1"];
+    for more in [
+        &["--rank", "4"][..],
+        &["--alpha", "4"],
+        &["--rslora"],
+        &["--dora"],
+        &["--target-modules", "q_proj"],
+        &["--adapter", adapter],
+        &["--adapter-type", "bf16"],
+        &["--layers", "0"],
+        &["--blocks", "0"],
+        &["--sparsity", "0.5"],
+        &["--optimizer", "adamw"],
+        &["--sample-prompt", "Who?"],
+    ] {
+        let ran = run("train", &base, &output, &[&full[..], more].concat());
+        assert_eq!(ran.code, 2, "{more:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains(more[0]), "{more:?}: {}", ran.stderr);
+    }
+    for (more, says) in [
+        (&["--full"][..], "--full was given, and --method is auto"),
+        (&["--full", "--method", "mesp"], "it belongs to --method mezo"),
+        (&["--full", "--method", "forward"], "it belongs to --method mezo"),
+        (&["--full", "--method", "mezo", "--base", "f16"], "lost in f16"),
+    ] {
+        let ran = run("train", &base, &output, more);
+        assert_eq!(ran.code, 2, "{more:?}");
+        assert!(ran.stderr.contains(says), "{more:?}: {}", ran.stderr);
+    }
+    let file = dir.path().join("model.gguf");
+    mesp(&[&"quantize", &"--model", &base, &"--output", &file, &"--type", &"q8_0"]).ok();
+    let ran = run("train", &file, &output, &full);
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    assert!(ran.stderr.contains("needs one to start from"), "{}", ran.stderr);
+    let ran = run("grads", &base, &output, &["--method", "mezo", "--full"]);
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    assert!(!output.exists());
+}
