@@ -136,6 +136,8 @@ pub(crate) fn round(x: f32) -> u16 {
 ///
 /// Adding sixteen random bits below the kept ones carries into them with just the probability of what is cut off
 /// (stochastic rounding; Gupta et al. 2015). NaN stays NaN, and infinity, which has no bits to carry, infinity.
+#[allow(clippy::inline_always, reason = "it must vectorize inside its callers")]
+#[inline(always)]
 pub(crate) fn round_at_random<R: Real>(to: &mut [u16], x: &[R], key: u64, first: usize) {
     debug_assert!(first.is_multiple_of(4) && to.len() == x.len(), "four values share 64 random bits");
     for (g, (to, x)) in to.chunks_mut(4).zip(x.chunks(4)).enumerate() {

@@ -58,10 +58,7 @@ pub struct Noise {
 #[track_caller]
 pub fn perturb<R: Real>(to: &mut [R], from: &[R], [a, c]: [f64; 2], noise: Noise, par: Par<'_>) {
     assert_eq!(to.len(), from.len(), "perturb: lengths");
-    par.chunks(to, CHUNK, |i, to| {
-        to.copy_from_slice(&from[i * CHUNK..][..to.len()]);
-        drift_chunk(to, R::from_f64(a), R::from_f64(c), noise, i * CHUNK);
-    });
+    perturb_at(to, Values::Full(from), [a, c], noise, 0, par);
 }
 
 /// `p ← a·p + c·z`
@@ -76,10 +73,7 @@ pub fn drift<R: Real>(p: &mut [R], a: f64, c: f64, noise: Noise, par: Par<'_>) {
 #[track_caller]
 pub fn perturb_bf16<R: Real>(to: &mut [R], from: &[u16], [a, c]: [f64; 2], noise: Noise, par: Par<'_>) {
     assert_eq!(to.len(), from.len(), "perturb: lengths");
-    par.chunks(to, CHUNK, |i, to| {
-        widen_into(to, &from[i * CHUNK..][..to.len()]);
-        drift_chunk(to, R::from_f64(a), R::from_f64(c), noise, i * CHUNK);
-    });
+    perturb_at(to, Values::Bf16(from), [a, c], noise, 0, par);
 }
 
 /// [`perturb`] for values of a tensor from the `first` on, wherever a tensor is cut.
@@ -97,8 +91,8 @@ pub fn perturb_at<R: Real>(
 ) {
     assert_eq!(to.len(), from.len(), "perturb: lengths");
     par.chunks(to, CHUNK, |i, to| {
-        read_into(to, from.skip(i * CHUNK));
-        drift_chunk(to, R::from_f64(a), R::from_f64(c), noise, first + i * CHUNK);
+        let from = from.skip(i * CHUNK);
+        perturb_chunk(to, from, R::from_f64(a), R::from_f64(c), noise, first + i * CHUNK);
     });
 }
 
@@ -122,15 +116,18 @@ pub fn perturb_rows<R: Real>(
     par.chunks(y, rows * d, |i, y| {
         for (y, token) in y.chunks_exact_mut(d).zip(&tokens[i * rows..]) {
             let at = *token as usize * d;
-            read_into(y, table.skip(at));
-            if let Some((c, noise)) = moved {
-                drift_chunk(y, R::ONE, R::from_f64(c), noise, first + at);
+            let row = table.skip(at);
+            match moved {
+                Some((c, noise)) => perturb_chunk(y, row, R::ONE, R::from_f64(c), noise, first + at),
+                None => read_into(y, row),
             }
         }
     });
 }
 
 /// As many values as `to` has.
+#[allow(clippy::inline_always, reason = "it must vectorize inside its caller's loop")]
+#[inline(always)]
 fn read_into<R: Real>(to: &mut [R], from: Values<'_, R>) {
     match from {
         Values::Full(from) => to.copy_from_slice(&from[..to.len()]),
@@ -144,14 +141,32 @@ pub fn drift_bf16(p: &mut [u16], a: f64, c: f64, noise: Noise, par: Par<'_>) {
     let step = u64::from(noise.step) << 32 | u64::from(noise.direction);
     let key = random::bits(noise.seed, step, u64::from(noise.tensor));
     par.chunks(p, CHUNK, |i, p| {
-        widened(p, i * CHUNK, key, |at, p: &mut [f32]| {
-            drift_chunk(p, a as f32, c as f32, noise, i * CHUNK + at);
-        });
+        drift_halves(p, a as f32, c as f32, noise, i * CHUNK, key);
     });
 }
 
 vectorized! {
 fn drift_chunk<R: Real>(p: &mut [R], a: R, c: R, noise: Noise, first: usize) {
+    moved(p, a, c, noise, first);
+}
+}
+
+vectorized! {
+fn perturb_chunk<R: Real>(to: &mut [R], from: Values<'_, R>, a: R, c: R, noise: Noise, first: usize) {
+    read_into(to, from);
+    moved(to, a, c, noise, first);
+}
+}
+
+vectorized! {
+fn drift_halves<R: Real>(p: &mut [u16], a: R, c: R, noise: Noise, first: usize, key: u64) {
+    widened(p, first, key, |at, p: &mut [R]| moved(p, a, c, noise, first + at));
+}
+}
+
+#[allow(clippy::inline_always, reason = "it must vectorize inside its callers")]
+#[inline(always)]
+fn moved<R: Real>(p: &mut [R], a: R, c: R, noise: Noise, first: usize) {
     // Up to where a group begins, then whole groups.
     let inside = first % GROUP;
     let (head, rest) = p.split_at_mut(if inside == 0 { 0 } else { (GROUP - inside).min(p.len()) });
@@ -164,7 +179,6 @@ fn drift_chunk<R: Real>(p: &mut [R], a: R, c: R, noise: Noise, first: usize) {
         group(&mut z, noise, first.div_ceil(GROUP) + i);
         add(p, &z, [a, c], noise.below);
     }
-}
 }
 
 #[allow(clippy::inline_always, reason = "it must vectorize inside its caller's loop")]

@@ -142,6 +142,8 @@ fn check_adamw<R>(p: usize, m: &[R], v: &[R], g: &[R]) {
 
 /// Calls `step(at, values)` for stretches of `p`, which begins `first` values into its tensor, and rounds what
 /// became of them back.
+#[allow(clippy::inline_always, reason = "it must vectorize inside its callers")]
+#[inline(always)]
 pub(crate) fn widened<R: Real>(p: &mut [u16], first: usize, key: u64, mut step: impl FnMut(usize, &mut [R])) {
     const STRETCH: usize = 256;
     let mut values = [R::ZERO; STRETCH];
