@@ -32,10 +32,18 @@ pub(crate) struct Settings {
     pub(crate) auto: bool,
     /// Whether checkpoints may go to a file although that was not asked for.
     pub(crate) may_spill: bool,
-    /// Whether all weights are trained.
-    full: bool,
-    /// Whether the adapter's settings were typed.
-    new_adapter: bool,
+    trains: Trains,
+}
+
+/// What is trained.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trains {
+    /// An adapter whose settings were typed.
+    NewAdapter,
+    /// An adapter that was there.
+    Adapter,
+    /// All weights.
+    Model,
 }
 
 impl Settings {
@@ -114,8 +122,12 @@ impl Settings {
         };
         let auto = name == "auto" && m.mlp_rows.is_none() && m.head_rows.is_none();
         let base = Base::parse(&args.model.base)?;
-        let new_adapter = args.adapter.adapter.is_none();
-        Ok(Self { options, run, base, auto, may_spill: m.checkpoints.is_none(), full, new_adapter })
+        let trains = match (full, &args.adapter.adapter) {
+            (true, _) => Trains::Model,
+            (false, Some(_)) => Trains::Adapter,
+            (false, None) => Trains::NewAdapter,
+        };
+        Ok(Self { options, run, base, auto, may_spill: m.checkpoints.is_none(), trains })
     }
 
     /// Refuses an adapter that does not fit the model, and names of modules that mean nothing on it.
@@ -123,7 +135,9 @@ impl Settings {
         let adapter = &self.options.adapter;
         adapter.fits(config)?;
         // Of an adapter from elsewhere, names that mean nothing do no harm.
-        let Some(name) = adapter.unused(config).filter(|_| self.new_adapter) else { return Ok(()) };
+        let Some(name) = adapter.unused(config).filter(|_| self.trains == Trains::NewAdapter) else {
+            return Ok(());
+        };
         let problem = format!("a pattern names {name:?}, and no module with an adapter is called that");
         Err(usage(problem, format!("name modules as in {}", adapter.paths(config).first().map_or("", |p| p))))
     }

@@ -289,12 +289,11 @@ pub(super) fn start(
 fn announce(model: &Model, settings: &Settings, numbers: Numbers, footprint: &Footprint) {
     let c = &model.config;
     let adapter = &settings.options.adapter;
-    let trained = match settings.options.whole {
-        Some(elem) => format!("all of them trained, in {}", elem.name()),
-        None => {
-            let parameters = crate::sizes::count(adapter.parameters(c));
-            format!("adapter: rank {}, {parameters} parameters", adapter.rank)
-        }
+    let trained = if let Some(elem) = settings.options.whole {
+        format!("all of them trained, in {}", elem.name())
+    } else {
+        let parameters = crate::sizes::count(adapter.parameters(c));
+        format!("adapter: rank {}, {parameters} parameters", adapter.rank)
     };
     let parameters = crate::sizes::count(c.parameters());
     ui::note(format!("model: {}, {parameters} parameters; {trained}", c.arch));

@@ -6,7 +6,7 @@ use anyhow::Result;
 use mesp::source::{Base, Kind};
 use mesp_device::{Dtype, Elem};
 
-use super::Settings;
+use super::{Settings, Trains};
 use crate::args::CommonArgs;
 use crate::inputs::usage;
 
@@ -40,7 +40,7 @@ pub(super) fn refuse(args: &CommonArgs) -> Result<()> {
 impl Settings {
     /// For commands that know adapters only.
     pub(crate) fn of_adapters(self) -> Result<Self> {
-        if self.full {
+        if self.trains == Trains::Model {
             return Err(usage(
                 "--full is of train, plan and replay",
                 "leave it out: this command is about adapters",
@@ -51,7 +51,7 @@ impl Settings {
 
     /// Settles how all weights are held, where they are trained: `stored` is how the model has them.
     pub(crate) fn hold(&mut self, model: Option<&Path>, stored: Dtype) -> Result<()> {
-        if !self.full {
+        if self.trains != Trains::Model {
             return Ok(());
         }
         if let Some(path) = model.filter(|path| Kind::of(path) == Kind::Gguf) {

@@ -55,6 +55,11 @@ pub enum Part<M, V> {
     Vector(V),
 }
 
+/// A tensor to look at.
+pub type Seen<'a> = Part<&'a Weight, &'a [f32]>;
+/// A tensor to change.
+pub type Changed<'a> = Part<&'a mut Weight, &'a mut [f32]>;
+
 const QK_NORMS: [&str; 2] = ["self_attn.q_norm", "self_attn.k_norm"];
 
 macro_rules! walk {
@@ -86,12 +91,12 @@ macro_rules! walk {
 
 impl Model {
     /// Visits every tensor; a tied table once.
-    pub fn parts(&self, f: &mut dyn FnMut(Name, Part<&Weight, &Vec<f32>>)) {
+    pub fn parts(&self, f: &mut dyn FnMut(Name, Seen<'_>)) {
         walk!(self, f);
     }
 
     /// The same, to change them.
-    pub fn parts_mut(&mut self, f: &mut dyn FnMut(Name, Part<&mut Weight, &mut Vec<f32>>)) {
+    pub fn parts_mut(&mut self, f: &mut dyn FnMut(Name, Changed<'_>)) {
         walk!(self, f, mut);
     }
 }

@@ -84,7 +84,9 @@ fn weights_in_bf16_are_moved_in_single_precision() {
     source.dtype = Dtype::F32;
     for (shape, values) in source.tensors.values_mut().filter(|(shape, _)| shape.len() == 2) {
         assert!(!shape.is_empty());
-        values.iter_mut().for_each(|v| *v = half::bf16::from_f32(*v).to_f32());
+        for v in values {
+            *v = half::bf16::from_f32(*v).to_f32();
+        }
     }
     let model =
         std::sync::Arc::new(mesp::model::Model::load(case.model.config.clone(), &source).expect("a model"));
