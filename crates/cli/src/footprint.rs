@@ -209,8 +209,7 @@ fn around(plan: &Plan, model: &Model, options: &Options, work: &Work) -> u64 {
     let notes = if options.training { NOTES } else { 0 };
     let program = PROGRAM + notes + work.threads * QUEUES;
     let tables = layers * block + pairs + models;
-    (entries * size_of::<Entry>() + tables + slopes + named + rows + steps + program) as u64
-        + work.held
+    (entries * size_of::<Entry>() + tables + slopes + named + rows + steps + program) as u64 + work.held
 }
 
 /// The file of the blocks' inputs, where the policy keeps them in one: a hidden file in a folder, with all its

@@ -5,7 +5,7 @@ use std::fmt;
 use mesp_device::Weight;
 
 use super::Model;
-use super::weights::POST_NORMS;
+use super::weights::{EMBEDDING, HEAD, POST_NORMS};
 use crate::adapter::Projection;
 
 /// Which tensor. As text it is the checkpoint's name, of a part of a fused matrix that of the whole: its parts follow
@@ -36,8 +36,8 @@ impl Name {
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Embedding => write!(f, "model.embed_tokens.weight"),
-            Self::Head => write!(f, "lm_head.weight"),
+            Self::Embedding => f.write_str(EMBEDDING),
+            Self::Head => f.write_str(HEAD),
             Self::Norm => write!(f, "model.norm.weight"),
             Self::BlockNorm(l, path) => write!(f, "model.layers.{l}.{path}.weight"),
             Self::Weight(l, p, fused) => write!(f, "{}.weight", p.carrier(*fused).path(*l)),
