@@ -40,6 +40,27 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+impl Cli {
+    /// The command line of one command, without its help: of those whose memory is planned.
+    pub(crate) fn only(name: &str) -> Option<clap::Command> {
+        type Options = fn(clap::Command) -> clap::Command;
+        let train: (&'static str, Options) = ("train", TrainArgs::augment_args);
+        let these: &[(&'static str, Options)] = match name {
+            "train" => &[train],
+            // Files for --config are written for `train`.
+            "plan" => &[train, ("plan", PlanArgs::augment_args)],
+            "grads" => &[train, ("grads", GradsArgs::augment_args)],
+            "eval" => &[("eval", EvalArgs::augment_args)],
+            "generate" => &[("generate", GenerateArgs::augment_args)],
+            "chat" => &[("chat", ChatArgs::augment_args)],
+            "replay" => &[("replay", ReplayArgs::augment_args)],
+            _ => return None,
+        };
+        let all = these.iter().map(|(name, options)| options(clap::Command::new(*name)));
+        Some(clap::Command::new("mesp").subcommands(all))
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Fine-tune a model; without --model and --data, the built-in demo

@@ -24,26 +24,38 @@ const NOT_HERE: [&str; 3] = ["config", "help", "version"];
 /// The command line, with the options of the file that it names.
 pub(crate) fn parse() -> Result<Cli> {
     let typed: Vec<OsString> = std::env::args_os().collect();
-    let mut command = Cli::command();
-    let matches = command.clone().get_matches_from(&typed);
-    let all = match matches.subcommand() {
-        Some((name, sub)) if COMMANDS.contains(&name) => match sub.get_one::<PathBuf>("config") {
-            Some(path) => {
-                command.build();
-                let text = std::fs::read_to_string(path).map_err(|e| FileError::io("read", path, e))?;
-                let file = ConfigFile { path, text: &text };
-                // Where the subcommand's own options begin: before them stands nothing but its name.
-                let at = typed.iter().position(|a| a == name).map_or(typed.len(), |at| at + 1);
-                let mut all = typed[..at].to_vec();
-                all.extend(file.options(&command, name, sub)?);
-                all.extend_from_slice(&typed[at..]);
-                command.clone().get_matches_from(all)
-            }
-            None => matches,
-        },
-        _ => matches,
+    // What all commands together can be told takes several times the memory that one needs. Whatever is not
+    // plainly understood (help is asked for, something is wrong) is read again by all of it.
+    let name = typed.get(1).and_then(|name| name.to_str()).unwrap_or_default();
+    if let Some(command) = Cli::only(name)
+        && let Ok(matches) = read(command, &typed)?
+        && let Ok(cli) = Cli::from_arg_matches(&matches)
+    {
+        return Ok(cli);
+    }
+    let matches = read(Cli::command(), &typed)?.unwrap_or_else(|e| e.exit());
+    Ok(Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit()))
+}
+
+/// What was typed, and before it the options of the file that it names.
+fn read(mut command: Command, typed: &[OsString]) -> Result<Result<ArgMatches, clap::Error>> {
+    let matches = match command.try_get_matches_from_mut(typed) {
+        Ok(matches) => matches,
+        Err(e) => return Ok(Err(e)),
     };
-    Ok(Cli::from_arg_matches(&all).unwrap_or_else(|e| e.exit()))
+    let Some((name, sub)) = matches.subcommand().filter(|(name, _)| COMMANDS.contains(name)) else {
+        return Ok(Ok(matches));
+    };
+    let Some(path) = sub.get_one::<PathBuf>("config") else { return Ok(Ok(matches)) };
+    command.build();
+    let text = std::fs::read_to_string(path).map_err(|e| FileError::io("read", path, e))?;
+    let file = ConfigFile { path, text: &text };
+    // Where the subcommand's own options begin: before them stands nothing but its name.
+    let at = typed.iter().position(|a| a == name).map_or(typed.len(), |at| at + 1);
+    let mut all = typed[..at].to_vec();
+    all.extend(file.options(&command, name, sub)?);
+    all.extend_from_slice(&typed[at..]);
+    Ok(command.try_get_matches_from_mut(all))
 }
 
 struct ConfigFile<'a> {

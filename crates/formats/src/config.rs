@@ -15,6 +15,7 @@ mod tests;
 
 pub use layers::LayerTraits;
 pub use rope::RopeScaling;
+pub(crate) use rope::longrope_attention_factor;
 
 /// A decoder's shape. What the file leaves out has transformers' default.
 #[derive(Debug, Clone, PartialEq)]
@@ -204,7 +205,10 @@ impl ModelConfig {
         put("head_dim", json!(self.head_dim));
         put("rms_norm_eps", json!(self.rms_norm_eps));
         put("rope_theta", json!(self.rope_theta));
-        put("rope_scaling", self.rope_scaling.to_json());
+        put("rope_scaling", self.rope_scaling.to_json(self.max_position_embeddings));
+        if let RopeScaling::LongRope { original_max_position_embeddings, .. } = self.rope_scaling {
+            put("original_max_position_embeddings", json!(original_max_position_embeddings));
+        }
         put("max_position_embeddings", json!(self.max_position_embeddings));
         put("tie_word_embeddings", json!(self.tie_word_embeddings));
         if let Some(bias) = self.attention_bias {

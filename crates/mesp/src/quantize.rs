@@ -122,7 +122,9 @@ pub(crate) fn write(
         let job = &jobs[i];
         let Some(from) = &job.from else {
             let mut bytes = Vec::new();
-            quantize_row(TensorType::F32, &gguf::rope_factors(&file).unwrap_or_default(), &mut bytes);
+            let divisors = gguf::rope_tensors(&file);
+            let numbers = divisors.iter().find(|(name, _)| *name == job.name).map(|(_, of)| of.as_slice());
+            quantize_row(TensorType::F32, numbers.unwrap_or_default(), &mut bytes);
             return w.write_all(&bytes);
         };
         let Some((dtype, stored)) = source.stored(from) else {
@@ -230,11 +232,11 @@ fn jobs(
             unused.len()
         ));
     }
-    if config.arch == "mistral" && file.layers.windowed.contains(&true) {
-        notes.push(
-            "the file says the attention window; programs that do not read it for llama files see all tokens"
-                .to_owned(),
-        );
+    if matches!(&*config.arch, "mistral" | "phi3") && file.layers.windowed.contains(&true) {
+        notes.push(format!(
+            "the file says the attention window; programs that do not read it for {} files see all tokens",
+            gguf::architecture(&config.arch)
+        ));
     }
     if config.arch == "smollm3"
         && file.layers.unrotated.iter().zip(1..).any(|(n, l): (_, usize)| *n != l.is_multiple_of(4))
@@ -269,14 +271,13 @@ fn jobs(
             ty.name().to_lowercase()
         ));
     }
-    if let Some(divisors) = gguf::rope_factors(file) {
-        let (name, shape) = (gguf::ROPE_FACTORS.to_owned(), vec![divisors.len()]);
+    for (name, divisors) in gguf::rope_tensors(file) {
         jobs.push(Job {
             from: None,
             hf: String::new(),
-            name,
+            name: name.to_owned(),
             ty: TensorType::F32,
-            shape,
+            shape: vec![divisors.len()],
             rows: None,
             add: 0.0,
         });

@@ -40,8 +40,8 @@ pub enum RopeScaling {
 }
 
 impl RopeScaling {
-    /// The value of the key `rope_scaling`.
-    pub(super) fn to_json(&self) -> Value {
+    /// The value of the key `rope_scaling` of a model for `longest` positions.
+    pub(super) fn to_json(&self, longest: usize) -> Value {
         match self {
             Self::Default => Value::Null,
             Self::Linear { factor } => json!({"rope_type": "linear", "factor": factor}),
@@ -59,13 +59,16 @@ impl RopeScaling {
                 long_factor,
                 original_max_position_embeddings,
                 attention_factor,
-            } => json!({
-                "rope_type": "longrope",
-                "short_factor": short_factor,
-                "long_factor": long_factor,
-                "original_max_position_embeddings": original_max_position_embeddings,
-                "attention_factor": attention_factor,
-            }),
+            } => {
+                // Older transformers take these three keys and no others, and the original length beside them.
+                let mut map =
+                    json!({"type": "longrope", "short_factor": short_factor, "long_factor": long_factor});
+                if *attention_factor != longrope_attention_factor(longest, *original_max_position_embeddings)
+                {
+                    map["attention_factor"] = json!(attention_factor);
+                }
+                map
+            }
         }
     }
 }
@@ -196,12 +199,13 @@ fn long_rope(f: &Fields<'_>, top: &Fields<'_>) -> Result<RopeScaling> {
         positive(f, "attention_factor", factor)?;
         factor
     } else {
-        // The longer the new length against the old, the sharper: √(1 + ln(new/old) / ln(old)).
-        let ratio = match f.f64("factor")? {
-            Some(factor) => factor,
-            None => top.usize("max_position_embeddings")?.unwrap_or(original) as f64 / original as f64,
-        };
-        if ratio > 1.0 { (1.0 + ratio.ln() / (original as f64).ln()).sqrt() } else { 1.0 }
+        match f.f64("factor")? {
+            Some(factor) => raised(factor, original),
+            None => {
+                let longest = top.usize("max_position_embeddings")?.unwrap_or(original);
+                longrope_attention_factor(longest, original)
+            }
+        }
     };
     Ok(RopeScaling::LongRope {
         short_factor: divisors("short_factor")?,
@@ -209,6 +213,16 @@ fn long_rope(f: &Fields<'_>, top: &Fields<'_>) -> Result<RopeScaling> {
         original_max_position_embeddings: original,
         attention_factor,
     })
+}
+
+/// The usual attention factor of a model that was first trained for `original` positions and is for `longest`.
+pub(crate) fn longrope_attention_factor(longest: usize, original: usize) -> f64 {
+    raised(longest as f64 / original as f64, original)
+}
+
+/// The longer the new length against the old, the sharper: √(1 + ln(new/old) / ln(old)).
+fn raised(ratio: f64, original: usize) -> f64 {
+    if ratio > 1.0 { (1.0 + ratio.ln() / (original as f64).ln()).sqrt() } else { 1.0 }
 }
 
 fn unknown(f: &Fields<'_>, key: &str, found: &str) -> Error {

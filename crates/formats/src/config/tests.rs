@@ -190,6 +190,8 @@ fn wrong_values_are_named() {
     }
 }
 
+use proptest::collection::vec;
+
 fn rope_scaling() -> impl Strategy<Value = RopeScaling> {
     prop_oneof![
         Just(RopeScaling::Default),
@@ -202,6 +204,14 @@ fn rope_scaling() -> impl Strategy<Value = RopeScaling> {
                 original_max_position_embeddings: original,
             }
         }),
+        (vec(1e-3..1e3, 1..9), vec(1e-3..1e3, 1..9), 2..1usize << 20, 0.5..2.0).prop_map(
+            |(short_factor, long_factor, original, attention_factor)| RopeScaling::LongRope {
+                short_factor,
+                long_factor,
+                original_max_position_embeddings: original,
+                attention_factor,
+            }
+        ),
     ]
 }
 

@@ -4,8 +4,8 @@ use super::names::architecture;
 use super::{TensorType, Value};
 use crate::config::{ModelConfig, RopeScaling};
 
-/// The keys of a model's shape, for [`write`](super::write()). The rotary divisors of Llama 3's scaling go into a
-/// tensor: see [`rope_factors`]. The vocabulary is [`tokenizer_metadata`](super::tokenizer_metadata)'s.
+/// The keys of a model's shape, for [`write`](super::write()). Rotary divisors go into
+/// tensors: see [`rope_tensors`](super::rope_tensors). The vocabulary is [`tokenizer_metadata`](super::tokenizer_metadata)'s.
 pub fn metadata_for(config: &ModelConfig, name: &str) -> Vec<(String, Value)> {
     let arch = architecture(&config.model_type);
     let mut out: Vec<(String, Value)> = Vec::new();
@@ -51,9 +51,14 @@ pub fn metadata_for(config: &ModelConfig, name: &str) -> Vec<(String, Value)> {
             put("rope.scaling.type", "linear".into());
             put("rope.scaling.factor", Value::F32(*factor as f32));
         }
-        RopeScaling::Llama3 { original_max_position_embeddings, .. }
-        | RopeScaling::LongRope { original_max_position_embeddings, .. } => {
+        RopeScaling::Llama3 { original_max_position_embeddings, .. } => {
             put("rope.scaling.original_context_length", number(*original_max_position_embeddings));
+        }
+        RopeScaling::LongRope { original_max_position_embeddings, attention_factor, .. } => {
+            // Readers of phi3 files look for the tensors, those of llama files for the type.
+            put("rope.scaling.type", "longrope".into());
+            put("rope.scaling.original_context_length", number(*original_max_position_embeddings));
+            put("rope.scaling.attn_factor", Value::F32(*attention_factor as f32));
         }
     }
     out
@@ -78,8 +83,10 @@ pub fn inexpressible(config: &ModelConfig) -> Option<String> {
     if (arch == "gemma3" && irregular(&traits.windowed, false)) || irregular(&traits.unrotated, true) {
         return Some("GGUF says by a period which layers differ, and this model's have none".to_owned());
     }
-    if matches!(config.rope_scaling, RopeScaling::LongRope { .. }) {
-        return Some("longrope's divisors are not written".to_owned());
+    if matches!(config.rope_scaling, RopeScaling::LongRope { .. }) && !matches!(arch, "llama" | "phi3") {
+        return Some(format!(
+            "GGUF has no divisors for short and long texts (longrope) for architecture {arch}"
+        ));
     }
     None
 }
@@ -100,31 +107,4 @@ pub fn file_type(ty: TensorType) -> u32 {
         TensorType::Q5_K => 17,
         TensorType::Q6_K => 18,
     }
-}
-
-/// The numbers of the tensor [`ROPE_FACTORS`](super::ROPE_FACTORS), for a configuration with Llama 3's scaling.
-pub fn rope_factors(config: &ModelConfig) -> Option<Vec<f32>> {
-    llama3_factors(&config.rope_scaling, config.head_dim, config.rope_theta)
-}
-
-/// What each rotary frequency is divided by: 1 for high ones, the factor for low ones, blended between.
-pub(super) fn llama3_factors(scaling: &RopeScaling, head_dim: usize, theta: f64) -> Option<Vec<f32>> {
-    let RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } =
-        *scaling
-    else {
-        return None;
-    };
-    let divisor = |i: usize| {
-        let frequency = theta.powf(-((2 * i) as f64) / head_dim as f64);
-        let turns = original_max_position_embeddings as f64 * frequency / std::f64::consts::TAU;
-        if turns > high_freq_factor {
-            1.0
-        } else if turns < low_freq_factor {
-            factor
-        } else {
-            let kept = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor);
-            1.0 / ((1.0 - kept) / factor + kept)
-        }
-    };
-    Some((0..head_dim / 2).map(|i| divisor(i) as f32).collect())
 }

@@ -14,6 +14,7 @@
 //! | [`config`], [`model`] | metadata as a [`ModelConfig`](crate::ModelConfig) |
 //! | [`tensor_name`], [`to_interleaved`], [`to_halves`] | names and row orders against Hugging Face's |
 //! | [`metadata_for`], [`tokenizer_metadata`] | metadata from Hugging Face files |
+//! | [`rope_tensors`] | divisors of rotary frequencies, as tensors |
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ mod model;
 mod names;
 mod quantize;
 mod reader;
+mod rope;
 mod tensor_type;
 #[cfg(test)]
 mod tests;
@@ -34,16 +36,18 @@ mod vocabulary;
 mod write;
 
 pub use dequantize::dequantize_row;
-pub use metadata::{file_type, inexpressible, metadata_for, rope_factors};
+pub use metadata::{file_type, inexpressible, metadata_for};
 pub use model::{GgufModel, config, model};
 pub use names::{
-    ROPE_FACTORS, architecture, block_module, interleaved, tensor_name, to_halves, to_interleaved,
+    ROPE_FACTORS, ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, architecture, block_module, interleaved,
+    tensor_name, to_halves, to_interleaved,
 };
 pub use quantize::{can_quantize, quantize_row};
 pub use reader::parse;
+pub use rope::rope_tensors;
 pub use tensor_type::TensorType;
 pub use value::{Array, ElementType, Scalars, Strings, Value};
-pub use vocabulary::{LLAMA3_PATTERN, QWEN2_PATTERN, SpecialTokens, tokenizer_metadata};
+pub use vocabulary::{LLAMA3_PATTERN, MOST_ENDS, QWEN2_PATTERN, SpecialTokens, tokenizer_metadata};
 pub use write::write;
 
 /// The alignment of files that do not name one.

@@ -1,9 +1,10 @@
 //! A model's shape from the metadata and the tensor table.
 
-use super::metadata::llama3_factors;
+use super::Gguf;
 use super::names::interleaved;
-use super::{Gguf, ROPE_FACTORS, TensorType, dequantize_row};
-use crate::config::{self as hf, LayerTraits, ModelConfig, RopeScaling};
+use super::rope::{self, rope_scaling};
+use super::vocabulary::END_KEYS;
+use crate::config::{self as hf, LayerTraits, ModelConfig};
 use crate::json::quoted;
 use crate::{Error, Result};
 
@@ -12,8 +13,9 @@ use crate::{Error, Result};
 pub struct GgufModel {
     /// The shape.
     pub config: ModelConfig,
-    /// The divisors of the rotary frequencies, `head_dim / 2` of them, as the file has them. Where they are those
-    /// of Llama 3, `config.rope_scaling` says the same.
+    /// The divisors of the rotary frequencies at every length, `head_dim / 2` of them, as the file has them. Where
+    /// they are those of Llama 3, `config.rope_scaling` says the same; those for short and long texts stand there
+    /// alone.
     pub rope_factors: Option<Vec<f32>>,
     /// Whether the rows of `attn_q` and `attn_k` are interleaved: see [`to_halves`](super::to_halves).
     pub interleaved: bool,
@@ -22,23 +24,17 @@ pub struct GgufModel {
 /// The shape and the rotary divisors; `bytes` is the whole file.
 ///
 /// # Errors
-/// As [`config`], and when the divisors are not `head_dim / 2` positive numbers.
+/// As [`config`], and when the divisors are not `head_dim / 2` positive numbers, or some are missing.
 pub fn model(gguf: &Gguf, bytes: &[u8]) -> Result<GgufModel> {
     let mut config = config(gguf)?;
-    let rope_factors = rope_factors(gguf, bytes, config.head_dim / 2)?;
-    if let Some(factors) = &rope_factors {
-        let original = gguf.usize(&format!("{}.rope.scaling.original_context_length", config.model_type))?;
-        if let Some(scaling) = recognized(factors, &config, original) {
-            config.rope_scaling = scaling;
-        }
-    }
+    let rope_factors = rope::read(gguf, bytes, &mut config)?;
     let interleaved = interleaved(&config.model_type);
     Ok(GgufModel { config, rope_factors, interleaved })
 }
 
 const ARCHITECTURES: [&str; 6] = ["llama", "qwen2", "qwen3", "gemma3", "smollm3", "phi3"];
 
-/// The shape. The rotary divisors of a tensor are not in it: they need the file's bytes, see [`model`].
+/// The shape. Rotary divisors, which stand in tensors, are not in it: they need the file's bytes, see [`model`].
 ///
 /// # Errors
 /// When a key is missing, of another kind, or contradicts another or the tensors; when the architecture or
@@ -138,8 +134,8 @@ pub fn config(gguf: &Gguf) -> Result<ModelConfig> {
 /// Tokens that end a text, a turn, or a message to a tool.
 fn end_ids(gguf: &Gguf) -> Result<Vec<u32>> {
     let mut ids = Vec::new();
-    for name in ["eos", "eot", "eom"] {
-        let id = token_id(gguf, &format!("tokenizer.ggml.{name}_token_id"))?;
+    for key in END_KEYS {
+        let id = token_id(gguf, key)?;
         ids.extend(id.filter(|id| !ids.contains(id)));
     }
     Ok(ids)
@@ -170,7 +166,7 @@ fn rounded(x: f64) -> f64 {
 }
 
 /// A number that JSON has too.
-fn finite(gguf: &Gguf, key: &str) -> Result<Option<f64>> {
+pub(super) fn finite(gguf: &Gguf, key: &str) -> Result<Option<f64>> {
     match gguf.f64(key)? {
         Some(found) if !found.is_finite() => {
             Err(gguf.error(key, &format!("expected a finite number, found {found}")))
@@ -210,54 +206,4 @@ fn token_id(gguf: &Gguf, key: &str) -> Result<Option<u32>> {
     let id = gguf.usize(key)?;
     // Some converters put down -1, in 32 bits, for none.
     Ok(id.and_then(|id| u32::try_from(id).ok()).filter(|id| *id != u32::MAX))
-}
-
-fn rope_scaling(gguf: &Gguf, arch: &str) -> Result<RopeScaling> {
-    let (kind, factor) = (format!("{arch}.rope.scaling.type"), format!("{arch}.rope.scaling.factor"));
-    match gguf.str(&kind)? {
-        None | Some("none") => Ok(RopeScaling::Default),
-        Some("linear") => Ok(RopeScaling::Linear { factor: gguf.required(&factor, finite(gguf, &factor)?)? }),
-        Some(other) => {
-            let problem = format!("expected \"none\" or \"linear\", found {}", quoted(other));
-            Err(gguf.error(&kind, &problem).hint("Use a model without it: it is for long texts only."))
-        }
-    }
-}
-
-fn rope_factors(gguf: &Gguf, bytes: &[u8], expected: usize) -> Result<Option<Vec<f32>>> {
-    let Some(tensor) = gguf.tensor(ROPE_FACTORS) else { return Ok(None) };
-    let invalid = |problem: String| {
-        Err(Error::invalid(&gguf.path, format!("tensor \"{ROPE_FACTORS}\": {problem}"))
-            .hint("The file is damaged: get it or make it again."))
-    };
-    if tensor.ty != TensorType::F32 || tensor.shape[..] != [expected] {
-        let (ty, shape) = (tensor.ty.name(), &tensor.shape);
-        return invalid(format!("expected {expected} numbers of F32, found shape {shape:?} of {ty}"));
-    }
-    let Some(data) = bytes.get(tensor.range.clone()) else {
-        return invalid(format!("expected bytes {:?}, found a file of {}", tensor.range, bytes.len()));
-    };
-    let mut factors = vec![0.0; expected];
-    dequantize_row(tensor.ty, data, &mut factors);
-    match factors.iter().find(|f| !(f.is_finite() && **f > 0.0)) {
-        Some(found) => invalid(format!("expected numbers above zero, found {found}")),
-        None => Ok(Some(factors)),
-    }
-}
-
-/// Llama 3's scaling, where the divisors are those it gives. Files do not say by which numbers they were made;
-/// every model so far has 1, 4 and an original length of 8192, or the length under its own key.
-fn recognized(factors: &[f32], config: &ModelConfig, original: Option<usize>) -> Option<RopeScaling> {
-    let factor = f64::from(factors.iter().copied().fold(0.0, f32::max));
-    original.into_iter().chain([8192]).filter(|n| *n > 0).find_map(|original| {
-        let scaling = RopeScaling::Llama3 {
-            factor,
-            low_freq_factor: 1.0,
-            high_freq_factor: 4.0,
-            original_max_position_embeddings: original,
-        };
-        let made = llama3_factors(&scaling, config.head_dim, config.rope_theta)?;
-        let near = made.iter().zip(factors).all(|(m, f)| (m - f).abs() <= 1e-4 * f.abs());
-        near.then_some(scaling)
-    })
 }

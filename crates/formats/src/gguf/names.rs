@@ -9,6 +9,12 @@
 /// The tensor with a divisor for every rotary frequency, in files of models with Llama 3's scaling.
 pub const ROPE_FACTORS: &str = "rope_freqs.weight";
 
+/// The divisors up to the original length, in files of models with longrope's scaling.
+pub const ROPE_FACTORS_SHORT: &str = "rope_factors_short.weight";
+
+/// The divisors beyond the original length.
+pub const ROPE_FACTORS_LONG: &str = "rope_factors_long.weight";
+
 /// GGUF's name of an architecture. Mistral's files are `llama` files.
 pub fn architecture(model_type: &str) -> &str {
     match model_type {

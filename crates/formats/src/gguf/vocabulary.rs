@@ -18,12 +18,29 @@ pub use pre::{LLAMA3_PATTERN, QWEN2_PATTERN};
 pub struct SpecialTokens {
     /// The token a text begins with.
     pub bos: Option<u32>,
-    /// The token that ends a text or a turn.
-    pub eos: Option<u32>,
+    /// Tokens that end a text or a turn, the most usual first: see [`MOST_ENDS`].
+    pub ends: Vec<u32>,
     /// Whether a text begins with `bos`; none leaves it to the reader.
     pub add_bos: Option<bool>,
     /// The chat template, a Jinja program.
     pub chat_template: Option<String>,
+}
+
+/// The keys of tokens that end a text, a turn, or a message to a tool, in the order in which they are given.
+/// llama.cpp ends a text at each of them, whatever its name.
+pub(super) const END_KEYS: [&str; 3] =
+    ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
+
+/// How many tokens that end something a file can name.
+pub const MOST_ENDS: usize = END_KEYS.len();
+
+impl SpecialTokens {
+    /// Keys and numbers of the tokens that begin and end a text: of the latter the first [`MOST_ENDS`].
+    pub fn ids(&self) -> Vec<(String, u32)> {
+        let begins = self.bos.map(|id| ("tokenizer.ggml.bos_token_id".to_string(), id));
+        let ends = END_KEYS.iter().zip(&self.ends).map(|(key, id)| ((*key).to_string(), *id));
+        begins.into_iter().chain(ends).collect()
+    }
 }
 
 /// The metadata of a vocabulary with `vocab_size` places, those without a token filled up. Byte-level BPE with a
@@ -91,17 +108,15 @@ pub fn tokenizer_metadata(
     let (texts, types): (Vec<String>, Vec<i32>) = places.finish().into_iter().unzip();
     put("tokens", Value::Array(Array::strings(texts.iter().map(String::as_str))));
     put("token_type", Value::Array(Array::i32s(&types)));
-    for (key, id) in [("bos_token_id", special.bos), ("eos_token_id", special.eos)] {
-        if let Some(id) = id {
-            if id as usize >= vocab_size {
-                let problem = format!("{key}: expected a token below {vocab_size}, found {id}");
-                return Err(Error::invalid(path, problem));
-            }
-            put(key, Value::U32(id));
+    for (key, id) in special.ids() {
+        if id as usize >= vocab_size {
+            let problem = format!("{key}: expected a token below {vocab_size}, found {id}");
+            return Err(Error::invalid(path, problem));
         }
+        out.push((key, Value::U32(id)));
     }
     if let Some(add) = special.add_bos {
-        put("add_bos_token", Value::Bool(add));
+        out.push(("tokenizer.ggml.add_bos_token".to_string(), Value::Bool(add)));
     }
     if let Some(template) = &special.chat_template {
         out.push(("tokenizer.chat_template".to_string(), template.as_str().into()));

@@ -92,7 +92,7 @@ fn sentencepiece_encodes_as_llama_cpp() {
         assert_eq!(encoder.encode(text, false).unwrap(), hf.encode(text, false).unwrap(), "{text:?}");
     }
     // And so does what is written from that conversion.
-    let special = SpecialTokens { bos: Some(1), eos: Some(2), add_bos: Some(true), chat_template: None };
+    let special = SpecialTokens { bos: Some(1), ends: vec![2], add_bos: Some(true), chat_template: None };
     let bytes = converted(&json, 32_000, &special);
     let again = load(Path::new("llama2.gguf"), &bytes).unwrap();
     check(&again, &golden);
@@ -106,7 +106,7 @@ fn qwen2_is_written_and_encodes_as_llama_cpp() {
     };
     let special = SpecialTokens {
         bos: Some(151_643),
-        eos: Some(151_645),
+        ends: vec![151_645],
         add_bos: Some(false),
         chat_template: Some("{{ messages }}".to_string()),
     };

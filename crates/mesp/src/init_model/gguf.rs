@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use mesp_formats::gguf::{self, TensorType, Value, can_quantize, quantize_row};
+use mesp_formats::gguf::{self, SpecialTokens, TensorType, Value, can_quantize, quantize_row};
 use mesp_formats::{Dtype, ModelConfig};
 use rayon::prelude::*;
 
@@ -48,16 +48,14 @@ pub fn write_gguf(
         starts.push(start);
         list.push((counterpart, ty, sizes));
     }
-    let factors = gguf::rope_factors(config);
-    if let Some(factors) = &factors {
-        list.push((gguf::ROPE_FACTORS.to_owned(), TensorType::F32, vec![factors.len()]));
-    }
+    let divisors = gguf::rope_tensors(config);
+    list.extend(divisors.iter().map(|(name, of)| ((*name).to_owned(), TensorType::F32, vec![of.len()])));
     let (mut done, total) = (0, shape.parameters());
     gguf::write(path, &metadata(config, ty), &list, &mut |i, out| {
         let (_, ty, sizes) = &list[i];
         let Some(start) = starts.get(i) else {
             let mut bytes = Vec::new();
-            quantize_row(TensorType::F32, factors.as_deref().unwrap_or_default(), &mut bytes);
+            quantize_row(TensorType::F32, &divisors[i - starts.len()].1, &mut bytes);
             return out.write_all(&bytes);
         };
         let cols = sizes.last().copied().unwrap_or(1);
@@ -101,10 +99,9 @@ fn quantized(
 fn metadata(config: &ModelConfig, ty: TensorType) -> Vec<(String, Value)> {
     let mut metadata = gguf::metadata_for(config, "random");
     metadata.push(("general.file_type".to_owned(), Value::U32(gguf::file_type(ty))));
-    let ends =
-        [("bos_token_id", config.bos_token_id), ("eos_token_id", config.eos_token_ids.first().copied())];
-    let known = ends.into_iter().filter_map(|(key, id)| Some((key, id?)));
-    metadata.extend(known.map(|(key, id)| (format!("tokenizer.ggml.{key}"), Value::U32(id))));
+    let (bos, ends) = (config.bos_token_id, config.eos_token_ids.clone());
+    let special = SpecialTokens { bos, ends, ..SpecialTokens::default() };
+    metadata.extend(special.ids().into_iter().map(|(key, id)| (key, Value::U32(id))));
     metadata
 }
 

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use mesp_formats::gguf::{SpecialTokens, Value, tokenizer_metadata};
+use mesp_formats::gguf::{MOST_ENDS, SpecialTokens, Value, tokenizer_metadata};
 use mesp_formats::{Error as FileError, ModelConfig};
 use serde_json::Value as Json;
 
 use crate::Result;
+use crate::data::TextEncoder;
 use crate::source::text_encoder;
 
 /// The tokenizer's keys. Without a tokenizer, or with one that GGUF cannot hold, the numbers of the tokens that
@@ -16,37 +17,47 @@ pub(super) fn metadata(
     file: &ModelConfig,
     notes: &mut Vec<String>,
 ) -> Result<Vec<(String, Value)>> {
-    if let [_, _, ..] = file.eos_token_ids[..] {
-        let all = &file.eos_token_ids;
-        notes.push(format!("of the tokens that end a text, {all:?}, the file names one"));
-    }
     let Some(encoder) = text_encoder(dir)? else {
         notes.push(
             "no tokenizer.json: the file has no vocabulary, so texts cannot be trained on with it".to_owned(),
         );
-        return Ok(ends(file));
+        return Ok(numbers(&special(file, None, notes)));
     };
     let path = dir.join("tokenizer.json");
     let text = std::fs::read_to_string(&path).map_err(|e| FileError::io("read", &path, e))?;
     let json: Json = serde_json::from_str(&text).map_err(|e| FileError::invalid(&path, e.to_string()))?;
-    let special = SpecialTokens {
-        bos: encoder.bos_id().or(file.bos_token_id),
-        eos: encoder.eos_id().or(file.eos_token_ids.first().copied()),
-        add_bos: Some(encoder.wants_bos()),
-        chat_template: encoder.info().chat_template.clone(),
-    };
+    let special = special(file, Some(&encoder), notes);
     match tokenizer_metadata(&path, &json, file.vocab_size, &special) {
         Ok(metadata) => Ok(metadata),
         Err(error) => {
             notes.push(format!("the vocabulary is left out; keep tokenizer.json beside the file: {error}"));
-            Ok(ends(file))
+            Ok(numbers(&special))
         }
     }
 }
 
-fn ends(file: &ModelConfig) -> Vec<(String, Value)> {
-    [("bos_token_id", file.bos_token_id), ("eos_token_id", file.eos_token_ids.first().copied())]
-        .into_iter()
-        .filter_map(|(key, id)| Some((format!("tokenizer.ggml.{key}"), Value::U32(id?))))
-        .collect()
+/// The tokens that begin and end a text, the tokenizer's own first.
+fn special(file: &ModelConfig, encoder: Option<&TextEncoder>, notes: &mut Vec<String>) -> SpecialTokens {
+    let mut ends: Vec<u32> = Vec::new();
+    for id in encoder.and_then(TextEncoder::eos_id).into_iter().chain(file.eos_token_ids.iter().copied()) {
+        if !ends.contains(&id) {
+            ends.push(id);
+        }
+    }
+    if let Some(left_out) = ends.get(MOST_ENDS..).filter(|ids| !ids.is_empty()) {
+        notes.push(format!(
+            "a file names {MOST_ENDS} tokens that end a text, {:?}; those left out are {left_out:?}",
+            &ends[..MOST_ENDS]
+        ));
+    }
+    SpecialTokens {
+        bos: encoder.and_then(TextEncoder::bos_id).or(file.bos_token_id),
+        ends,
+        add_bos: encoder.map(TextEncoder::wants_bos),
+        chat_template: encoder.and_then(|e| e.info().chat_template.clone()),
+    }
+}
+
+fn numbers(special: &SpecialTokens) -> Vec<(String, Value)> {
+    special.ids().into_iter().map(|(key, id)| (key, Value::U32(id))).collect()
 }

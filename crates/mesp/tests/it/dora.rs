@@ -186,8 +186,7 @@ fn base_losses(case: &Case, path: &Path) -> Vec<f64> {
 /// Merged into a directory and into a file, and beside a base in a file: the same losses.
 #[test]
 fn merged_models_and_files_say_the_same() {
-    // The golden phi3 has longrope's divisors, which are not written.
-    for arch in ["qwen2", "llama", "gemma3_text"] {
+    for arch in GOLDENS {
         let case = case(arch);
         let dir = tempfile::tempdir().expect("a folder");
         let mut adapted = session::<f64>(&case, arch, case.options(mesp_policy()));

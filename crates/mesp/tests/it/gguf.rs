@@ -101,19 +101,13 @@ fn every_type_computes_with_the_references_numbers() {
 fn a_file_says_what_it_is() {
     for arch in ARCHS {
         let dir = golden(arch).join("model");
-        if arch == "phi3" {
-            let to = tempfile::tempdir().expect("a folder");
-            let refused = quantize(&dir, &to.path().join("m.gguf"), TensorType::F16, &mut |_, _| {});
-            assert!(refused.expect_err("longrope").to_string().contains("longrope's divisors"));
-            continue;
-        }
         let (_to, path, report) = converted(&dir, TensorType::Q8_0);
         let (here, there) = (open_model(&path, Base::Mapped), open_model(&dir, Base::Mapped));
         let (here, there) = (here.expect("a file"), there.expect("a directory"));
         assert_eq!((here.kind, there.kind), (Kind::Gguf, Kind::Directory));
         let mut expected = there.file_config.clone();
         // What the format does not say.
-        (expected.dtype, expected.eos_token_ids) = (None, here.file_config.eos_token_ids.clone());
+        expected.dtype = None;
         expected.attention_bias = here.file_config.attention_bias;
         expected.use_sliding_window = false;
         if expected.layers.windowed.is_empty() {
@@ -185,7 +179,7 @@ fn a_vocabulary_goes_along() {
     let settings = r#"{"add_bos_token": false, "bos_token": null, "eos_token": "<|im_end|>", "chat_template": "{{ x }}"}"#;
     std::fs::write(dir.path().join("tokenizer_config.json"), settings).expect("settings");
     let (_to, path, report) = converted(dir.path(), TensorType::Q4_0);
-    assert_eq!(report.notes.len(), 1, "{:?}", report.notes);
+    assert!(report.notes.is_empty(), "{:?}", report.notes);
     let [here, there] =
         [&*path, dir.path()].map(|p| text_encoder(p).expect("a tokenizer").expect("a tokenizer"));
     for text in ["Hello, world! 12345", "naïve 日本\n\n  x", "<|im_start|>user\nhi<|im_end|>"] {

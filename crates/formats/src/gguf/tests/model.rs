@@ -105,6 +105,76 @@ fn what_files_leave_out_has_defaults() {
     assert_eq!((config.bos_token_id, config.eos_token_ids), (None, vec![]));
 }
 
+/// The one tensor of Llama 3's divisors.
+fn divisors(config: &ModelConfig) -> Vec<f32> {
+    let mut tensors = rope_tensors(config);
+    assert_eq!((tensors.len(), tensors[0].0), (1, ROPE_FACTORS));
+    tensors.remove(0).1
+}
+
+/// What is written of longrope is read back to the last digit, whether its factor is the usual one or not.
+#[test]
+fn longrope_is_read_as_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.gguf");
+    let usual = crate::config::longrope_attention_factor(4096, 512);
+    assert!((usual - 1.154_700_538_379_251_5).abs() < 1e-15, "{usual}");
+    for (model_type, attention_factor) in [("phi3", usual), ("llama", 1.19), ("phi3", 1.0)] {
+        let mut config = shape(model_type);
+        config.rope_scaling = RopeScaling::LongRope {
+            short_factor: (0..16)
+                .map(|i| 1.0 + 0.05 * f64::from(i))
+                .map(|x| (x * 100.0).round() / 100.0)
+                .collect(),
+            long_factor: (0..16).map(|i| 1.0 + 4.0 * f64::from(i)).collect(),
+            original_max_position_embeddings: 512,
+            attention_factor,
+        };
+        assert_eq!(inexpressible(&config), None);
+        let divisors = rope_tensors(&config);
+        let mut tensors = vec![(EMBEDDING.0.to_string(), EMBEDDING.1, EMBEDDING.2.to_vec())];
+        tensors
+            .extend(divisors.iter().map(|(name, of)| ((*name).to_string(), TensorType::F32, vec![of.len()])));
+        let written = |metadata: &[(String, Value)], tensors: &[(String, TensorType, Vec<usize>)]| {
+            write(&path, metadata, tensors, &mut |i, w| {
+                let mut data = Vec::new();
+                let embedding = vec![0.0; 97 * 64];
+                let name = &tensors[i].0;
+                let numbers = divisors.iter().find(|(n, _)| n == name).map_or(&embedding, |(_, of)| of);
+                quantize_row(tensors[i].1, numbers, &mut data);
+                w.write_all(&data)
+            })
+            .unwrap();
+            let bytes = std::fs::read(&path).unwrap();
+            model(&parse(&path, &bytes).unwrap(), &bytes)
+        };
+        let said = metadata(&config);
+        let found = written(&said, &tensors).unwrap();
+        assert_eq!((&found.config, &found.rope_factors), (&config, &None));
+        // Converters leave the type to the tensors in phi3 files.
+        let without: Vec<_> = said.iter().filter(|(k, _)| !k.ends_with("scaling.type")).cloned().collect();
+        assert_eq!(written(&without, &tensors).unwrap().config, config);
+        // Half of it is none of it.
+        for (missing, kept) in [(ROPE_FACTORS_SHORT, 1..2), (ROPE_FACTORS_LONG, 2..3)] {
+            let some = [&tensors[..1], &tensors[kept]].concat();
+            let error = written(&said, &some).unwrap_err().to_string();
+            assert!(error.contains(&format!("expected a tensor \"{missing}\", found none")), "{error}");
+        }
+        let error = written(&said, &tensors[..1]).unwrap_err().to_string();
+        assert!(error.contains(ROPE_FACTORS_SHORT), "{error}");
+    }
+    let other = ModelConfig {
+        rope_scaling: RopeScaling::LongRope {
+            short_factor: vec![1.0; 16],
+            long_factor: vec![1.0; 16],
+            original_max_position_embeddings: 512,
+            attention_factor: 1.0,
+        },
+        ..shape("qwen3")
+    };
+    assert!(inexpressible(&other).unwrap().contains("architecture qwen3"));
+}
+
 #[test]
 fn llama3_scaling_is_recognized_by_its_divisors() {
     let dir = tempfile::tempdir().unwrap();
@@ -124,7 +194,7 @@ fn llama3_scaling_is_recognized_by_its_divisors() {
     ] {
         let mut config = shape("llama");
         (config.rope_theta, config.rope_scaling) = (500_000.0, written.clone());
-        let factors = rope_factors(&config).unwrap();
+        let factors = divisors(&config);
         assert_eq!(factors.len(), 16);
         let mut metadata = metadata(&config);
         metadata.retain(|(k, _)| key || !k.ends_with("original_context_length"));
@@ -144,7 +214,7 @@ fn llama3_scaling_is_recognized_by_its_divisors() {
         let expected = if recognized { written } else { RopeScaling::Default };
         assert_eq!(found.config.rope_scaling, expected);
     }
-    assert_eq!(rope_factors(&shape("llama")), None);
+    assert_eq!(rope_tensors(&shape("llama")), []);
 }
 
 /// The divisors of Llama 3.2 (factor 32, base 500 000, heads of 64), computed with transformers' formula.
@@ -158,7 +228,7 @@ fn llama3_divisors_are_the_known_ones() {
         high_freq_factor: 4.0,
         original_max_position_embeddings: 8192,
     };
-    let factors = rope_factors(&config).unwrap();
+    let factors = divisors(&config);
     assert_eq!(factors[..15], [1.0; 15]);
     assert_eq!(factors[18..], [32.0; 14]);
     for (found, expected) in factors[15..18].iter().zip([1.651_329, 3.292_262, 9.666_729]) {

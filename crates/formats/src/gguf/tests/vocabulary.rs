@@ -28,7 +28,7 @@ fn numbers(gguf: &Gguf, bytes: &[u8], key: &str) -> Vec<f64> {
 fn byte_level_bpe_is_written_with_every_place_filled() {
     let special = SpecialTokens {
         bos: None,
-        eos: Some(5),
+        ends: vec![5, 0, 2],
         add_bos: Some(false),
         chat_template: Some("{{ x }}".to_string()),
     };
@@ -40,7 +40,9 @@ fn byte_level_bpe_is_written_with_every_place_filled() {
     assert_eq!(texts(&gguf, &bytes, "tokenizer.ggml.merges"), ["a b"]);
     assert_eq!(gguf.str("tokenizer.ggml.model").unwrap(), Some("gpt2"));
     assert_eq!(gguf.str("tokenizer.ggml.pre").unwrap(), Some("gpt-2"));
-    assert_eq!(gguf.usize("tokenizer.ggml.eos_token_id").unwrap(), Some(5));
+    for (key, id) in [("eos", 5), ("eot", 0), ("eom", 2)] {
+        assert_eq!(gguf.usize(&format!("tokenizer.ggml.{key}_token_id")).unwrap(), Some(id));
+    }
     assert_eq!(gguf.value("tokenizer.ggml.bos_token_id"), None);
     assert_eq!(gguf.bool("tokenizer.ggml.add_bos_token").unwrap(), Some(false));
     assert_eq!(gguf.str("tokenizer.chat_template").unwrap(), Some("{{ x }}"));
@@ -119,6 +121,6 @@ fn other_tokenizers_are_refused() {
         let error = made(&json, &SpecialTokens::default()).unwrap_err().to_string();
         assert!(error.starts_with("tokenizer.json: ") && error.contains(expected), "{change}: {error}");
     }
-    let special = SpecialTokens { eos: Some(7), ..SpecialTokens::default() };
+    let special = SpecialTokens { ends: vec![7], ..SpecialTokens::default() };
     assert!(made(&bpe(), &special).unwrap_err().to_string().contains("expected a token below 7, found 7"));
 }

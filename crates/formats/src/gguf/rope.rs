@@ -1,0 +1,160 @@
+//! Divisors of rotary frequencies: tensors in the file, a scaling in the configuration.
+//!
+//! Llama 3's scaling is one tensor, for every length. Longrope's are two, up to the original length and beyond it,
+//! beside `{arch}.rope.scaling.original_context_length` and `{arch}.rope.scaling.attn_factor`, by which sines and
+//! cosines are multiplied.
+
+use super::model::finite;
+use super::{Gguf, ROPE_FACTORS, ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, TensorInfo, TensorType};
+use super::{Value, dequantize_row};
+use crate::config::{ModelConfig, RopeScaling, longrope_attention_factor};
+use crate::json::quoted;
+use crate::{Error, Result};
+
+/// The tensors of a configuration's rotary divisors: names and numbers, single precision.
+pub fn rope_tensors(config: &ModelConfig) -> Vec<(&'static str, Vec<f32>)> {
+    let narrow = |divisors: &[f64]| divisors.iter().map(|d| *d as f32).collect();
+    match &config.rope_scaling {
+        RopeScaling::LongRope { short_factor, long_factor, .. } => {
+            vec![(ROPE_FACTORS_LONG, narrow(long_factor)), (ROPE_FACTORS_SHORT, narrow(short_factor))]
+        }
+        scaling => llama3_factors(scaling, config.head_dim, config.rope_theta)
+            .map(|factors| (ROPE_FACTORS, factors))
+            .into_iter()
+            .collect(),
+    }
+}
+
+/// What each rotary frequency is divided by: 1 for high ones, the factor for low ones, blended between.
+fn llama3_factors(scaling: &RopeScaling, head_dim: usize, theta: f64) -> Option<Vec<f32>> {
+    let RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } =
+        *scaling
+    else {
+        return None;
+    };
+    let divisor = |i: usize| {
+        let frequency = theta.powf(-((2 * i) as f64) / head_dim as f64);
+        let turns = original_max_position_embeddings as f64 * frequency / std::f64::consts::TAU;
+        if turns > high_freq_factor {
+            1.0
+        } else if turns < low_freq_factor {
+            factor
+        } else {
+            let kept = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor);
+            1.0 / ((1.0 - kept) / factor + kept)
+        }
+    };
+    Some((0..head_dim / 2).map(|i| divisor(i) as f32).collect())
+}
+
+/// What the metadata say of scaling, without the tensors.
+pub(super) fn rope_scaling(gguf: &Gguf, arch: &str) -> Result<RopeScaling> {
+    let (kind, factor) = (format!("{arch}.rope.scaling.type"), format!("{arch}.rope.scaling.factor"));
+    match gguf.str(&kind)? {
+        None | Some("none" | "longrope") => Ok(RopeScaling::Default),
+        Some("linear") => Ok(RopeScaling::Linear { factor: gguf.required(&factor, finite(gguf, &factor)?)? }),
+        Some(other) => {
+            let problem = format!("expected \"none\", \"linear\" or \"longrope\", found {}", quoted(other));
+            Err(gguf.error(&kind, &problem).hint("Use a model without it: it is for long texts only."))
+        }
+    }
+}
+
+/// Reads the tensors: those that a configuration can say are put into it. Gives those for every length.
+pub(super) fn read(gguf: &Gguf, bytes: &[u8], config: &mut ModelConfig) -> Result<Option<Vec<f32>>> {
+    let pairs = config.head_dim / 2;
+    let tensor = |name| gguf.tensor(name).map(|t| numbers(gguf, t, bytes, pairs)).transpose();
+    // The configuration's name of an architecture may be another than the file's.
+    let arch = gguf.required("general.architecture", gguf.str("general.architecture")?)?;
+    let key = |name: &str| format!("{arch}.rope.scaling.{name}");
+    let original = gguf.usize(&key("original_context_length"))?;
+    let (always, short, long) =
+        (tensor(ROPE_FACTORS)?, tensor(ROPE_FACTORS_SHORT)?, tensor(ROPE_FACTORS_LONG)?);
+    let said = gguf.str(&key("type"))? == Some("longrope");
+    let factor = finite(gguf, &key("attn_factor"))?;
+    let missing = |name: &str| {
+        Err(Error::invalid(&gguf.path, format!("expected a tensor \"{name}\", found none"))
+            .hint("The file is incomplete: get it again, or convert the model again."))
+    };
+    match (always, short, long) {
+        (None, Some(short), Some(long)) => {
+            let original = original.unwrap_or(config.max_position_embeddings);
+            if original < 2 {
+                let problem = format!("expected 2 or more, found {original}");
+                return Err(gguf.error(&key("original_context_length"), &problem));
+            }
+            let attention_factor = factor.unwrap_or(1.0);
+            if attention_factor <= 0.0 {
+                let problem = format!("expected more than zero, found {attention_factor}");
+                return Err(gguf.error(&key("attn_factor"), &problem));
+            }
+            // The file has it in single precision; where it is the usual one, all of its digits are known.
+            let usual = longrope_attention_factor(config.max_position_embeddings, original);
+            let exact = usual as f32 == attention_factor as f32;
+            config.rope_scaling = RopeScaling::LongRope {
+                short_factor: wide(&short),
+                long_factor: wide(&long),
+                original_max_position_embeddings: original,
+                attention_factor: if exact { usual } else { attention_factor },
+            };
+            Ok(None)
+        }
+        (None, Some(_), None) => missing(ROPE_FACTORS_LONG),
+        (None, None, Some(_)) => missing(ROPE_FACTORS_SHORT),
+        (None, None, None) if said || factor.is_some_and(|f| f != 1.0) => missing(ROPE_FACTORS_SHORT),
+        (None, None, None) => Ok(None),
+        (Some(always), None, None) if !said => {
+            if let Some(scaling) = recognized(&always, config, original) {
+                config.rope_scaling = scaling;
+            }
+            Ok(Some(always))
+        }
+        (Some(_), ..) => Err(Error::invalid(
+            &gguf.path,
+            format!("expected divisors for every length (tensor \"{ROPE_FACTORS}\") or for short and long texts, found both"),
+        )
+        .hint("The file contradicts itself: get it again, or convert the model again.")),
+    }
+}
+
+/// Numbers in single precision with the digits that are written of them, as a configuration would have them.
+fn wide(numbers: &[f32]) -> Vec<f64> {
+    numbers.iter().filter_map(|n| Value::F32(*n).as_f64()).collect()
+}
+
+fn numbers(gguf: &Gguf, tensor: &TensorInfo, bytes: &[u8], expected: usize) -> Result<Vec<f32>> {
+    let invalid = |problem: String| {
+        Err(Error::invalid(&gguf.path, format!("tensor \"{}\": {problem}", tensor.name))
+            .hint("The file is damaged: get it or make it again."))
+    };
+    if tensor.ty != TensorType::F32 || tensor.shape[..] != [expected] {
+        let (ty, shape) = (tensor.ty.name(), &tensor.shape);
+        return invalid(format!("expected {expected} numbers of F32, found shape {shape:?} of {ty}"));
+    }
+    let Some(data) = bytes.get(tensor.range.clone()) else {
+        return invalid(format!("expected bytes {:?}, found a file of {}", tensor.range, bytes.len()));
+    };
+    let mut factors = vec![0.0; expected];
+    dequantize_row(tensor.ty, data, &mut factors);
+    match factors.iter().find(|f| !(f.is_finite() && **f > 0.0)) {
+        Some(found) => invalid(format!("expected numbers above zero, found {found}")),
+        None => Ok(factors),
+    }
+}
+
+/// Llama 3's scaling, where the divisors are those it gives. Files do not say by which numbers they were made;
+/// every model so far has 1, 4 and an original length of 8192, or the length under its own key.
+fn recognized(factors: &[f32], config: &ModelConfig, original: Option<usize>) -> Option<RopeScaling> {
+    let factor = f64::from(factors.iter().copied().fold(0.0, f32::max));
+    original.into_iter().chain([8192]).filter(|n| *n > 0).find_map(|original| {
+        let scaling = RopeScaling::Llama3 {
+            factor,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: original,
+        };
+        let made = llama3_factors(&scaling, config.head_dim, config.rope_theta)?;
+        let near = made.iter().zip(factors).all(|(m, f)| (m - f).abs() <= 1e-4 * f.abs());
+        near.then_some(scaling)
+    })
+}
