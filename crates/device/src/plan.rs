@@ -71,12 +71,15 @@ impl ProgramPlan {
     /// Bytes alive at the peak, by label.
     pub fn at_peak(&self) -> BTreeMap<Label, usize> {
         let mut by = BTreeMap::new();
-        for e in &self.entries {
-            if e.birth <= self.peak_time && self.peak_time < e.death {
-                *by.entry(e.label).or_default() += e.bytes;
-            }
+        for e in self.alive_at_peak() {
+            *by.entry(e.label).or_default() += e.bytes;
         }
         by
+    }
+
+    /// The buffers that are there when most bytes are.
+    pub fn alive_at_peak(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(|e| e.birth <= self.peak_time && self.peak_time < e.death)
     }
 }
 

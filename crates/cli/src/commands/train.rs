@@ -211,6 +211,8 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
     }
     let summary = outcome?;
     let (marks, seconds) = (memory::marks(), started.elapsed().as_secs_f64());
+    // The report takes memory too, and may have the session's.
+    drop(session);
     let report = Report {
         about,
         passes: settings.run.grad_accum * settings.options.estimator.passes(),

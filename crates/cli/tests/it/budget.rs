@@ -44,6 +44,30 @@ fn every_budget_is_kept_with_the_same_result() {
     assert!(policies.len() > 1, "budgets choose among policies");
 }
 
+/// The plan is the heap's high-water mark, from the program's start to its end, on models of any size.
+#[test]
+fn the_plan_is_the_heap() {
+    let dir = temporary();
+    let output = dir.path().join("run");
+    for arch in ["qwen2", "llama", "gemma3_text"] {
+        let at = |name: &str| golden(arch).join(name);
+        for more in [&["--rank=1", "--optimizer=sgd"][..], &["--rank=8", "--config=run.toml"]] {
+            std::fs::write(dir.path().join("run.toml"), "optimizer = \"adamw\"\n").expect("written");
+            let (model, data) = (at("model"), at("rows.jsonl"));
+            let mut args: Vec<&dyn AsRef<OsStr>> =
+                vec![&"train", &"--model", &model, &"--data", &data, &"--output", &output, &"--json"];
+            args.extend(["--overwrite", "--steps=2"].iter().chain(more).map(|a| a as &dyn AsRef<OsStr>));
+            let run = crate::support::Ran::of(
+                crate::support::command(&args).current_dir(dir.path()).output().expect("it runs"),
+            );
+            let run = run.ok().json();
+            let bytes = |key: &str| run["memory"][key].as_f64().expect("bytes");
+            let share = bytes("heap_peak_bytes") / bytes("planned_bytes");
+            assert!((0.98..=1.0).contains(&share), "{arch} {more:?}: {share}: {:#}", run["memory"]);
+        }
+    }
+}
+
 #[test]
 fn checkpoints_wait_in_memory_rounded_or_in_a_file() {
     let dir = temporary();
