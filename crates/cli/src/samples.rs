@@ -48,8 +48,7 @@ impl Speaker {
         if Kind::of(&self.model) != Kind::Gguf {
             return self.model.join("tokenizer.json").is_file();
         }
-        GgufSource::open(&self.model, mesp::source::Base::Mapped)
-            .is_ok_and(|source| source.header().value("tokenizer.ggml.model").is_some())
+        GgufSource::open(&self.model, mesp::source::Base::Mapped).is_ok_and(|source| source.has_tokenizer())
     }
 
     /// Answers to the prompts, with an adapter or without.

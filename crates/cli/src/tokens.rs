@@ -75,8 +75,7 @@ pub(crate) fn key(model: &Path, data: &Path, options: &ReadOptions) -> Result<To
         let source = GgufSource::open(model, Base::Mapped)?;
         let end = source.header().tensors.iter().map(|t| t.range.start).min().unwrap_or(0);
         let map = Mapping::open(model).map_err(|e| FileError::io("map", model, e))?;
-        let own = source.header().value("tokenizer.ggml.model").is_some();
-        folder = model.parent().filter(|_| !own);
+        folder = model.parent().filter(|_| !source.has_tokenizer());
         header = Some((map, end));
     }
     if let Some(folder) = folder {

@@ -152,6 +152,27 @@ fn an_answer_and_what_ends_it() {
     let short = generate(&listed, &[&"--json"]).ok().json();
     assert_eq!(short["token_ids"].as_array().expect("tokens"), &ids[..3]);
 
+    // So does each that a GGUF file names, wherever it stands in the list. The demo's way to split words has no
+    // name in GGUF, so its tokenizer.json lies in the file.
+    for (i, list) in [[ids[3].clone(), 0.into()], [0.into(), ids[3].clone()]].into_iter().enumerate() {
+        edit_json(&listed.join("generation_config.json"), |config| {
+            config["eos_token_id"] = list.to_vec().into()
+        });
+        let file = dir.path().join(format!("listed-{i}.gguf"));
+        mesp(&[&"quantize", &"--model", &listed, &"--type=bf16", &"--output", &file]).ok();
+        let here = generate(&file, &[&"--json"]).ok().json();
+        let there = generate(&listed, &[&"--json"]).ok().json();
+        assert_eq!(
+            (&here["token_ids"], &here["finish"]),
+            (&there["token_ids"], &there["finish"]),
+            "{list:?}"
+        );
+    }
+
+    // And texts are made into tokens by it, in a process of their own.
+    let (file, rows) = (dir.path().join("listed-0.gguf"), model.join("../eval.jsonl"));
+    mesp(&[&"eval", &"--model", &file, &"--data", &rows]).ok();
+
     let long = generate(&model, &[&"--max-tokens=600"]).ok();
     assert!(
         long.stderr.contains("600 more are") && long.stderr.contains("was made for 512"),

@@ -47,7 +47,9 @@ pub use reader::parse;
 pub use rope::rope_tensors;
 pub use tensor_type::TensorType;
 pub use value::{Array, ElementType, Scalars, Strings, Value};
-pub use vocabulary::{LLAMA3_PATTERN, MOST_ENDS, QWEN2_PATTERN, SpecialTokens, tokenizer_metadata};
+pub use vocabulary::{
+    ADD_BOS, CHAT_TEMPLATE, LLAMA3_PATTERN, MOST_ENDS, QWEN2_PATTERN, SpecialTokens, tokenizer_metadata,
+};
 pub use write::write;
 
 /// The alignment of files that do not name one.

@@ -26,6 +26,12 @@ pub struct SpecialTokens {
     pub chat_template: Option<String>,
 }
 
+/// The key of whether a text begins with the first token.
+pub const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
+
+/// The key of the chat template.
+pub const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
+
 /// The keys of tokens that end a text, a turn, or a message to a tool, in the order in which they are given.
 /// llama.cpp ends a text at each of them, whatever its name.
 pub(super) const END_KEYS: [&str; 3] =
@@ -116,10 +122,10 @@ pub fn tokenizer_metadata(
         out.push((key, Value::U32(id)));
     }
     if let Some(add) = special.add_bos {
-        out.push(("tokenizer.ggml.add_bos_token".to_string(), Value::Bool(add)));
+        out.push((ADD_BOS.to_string(), Value::Bool(add)));
     }
     if let Some(template) = &special.chat_template {
-        out.push(("tokenizer.chat_template".to_string(), template.as_str().into()));
+        out.push((CHAT_TEMPLATE.to_string(), template.as_str().into()));
     }
     Ok(out)
 }

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use mesp_formats::gguf::{Array, Gguf, Value, token_type};
+use mesp_formats::gguf::{ADD_BOS, Array, CHAT_TEMPLATE, Gguf, Value, token_type};
 use tokenizers::models::bpe::{BpeBuilder, Merges, Vocab};
 use tokenizers::{AddedToken, Tokenizer};
 
@@ -19,6 +19,9 @@ mod sentencepiece;
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const TYPES: &str = "tokenizer.ggml.token_type";
 const MODEL: &str = "tokenizer.ggml.model";
+/// The text of a `tokenizer.json`, as the GGUF specification has it, in files whose tokenizer the keys of llama.cpp
+/// cannot say.
+pub(crate) const JSON: &str = "tokenizer.huggingface.json";
 
 /// Texts that end a turn or a text. llama.cpp takes them for markers whatever kind a file gives them, since
 /// conversions have got that wrong.
@@ -33,11 +36,19 @@ const ENDS: [&str; 8] = [
     "_<EOT>",
 ];
 
+/// Whether a file has a tokenizer.
+pub(crate) fn has_tokenizer(gguf: &Gguf) -> bool {
+    [MODEL, JSON].iter().any(|key| gguf.value(key).is_some())
+}
+
 /// The tokenizer of a file and what belongs to it; `bytes` is the whole file.
 ///
 /// # Errors
 /// When the file has no tokenizer, one of a kind that is not supported, or one that contradicts itself.
 pub fn from_gguf(gguf: &Gguf, bytes: &[u8]) -> Result<(Tokenizer, TokenizerInfo)> {
+    if let (None, Some(text)) = (gguf.value(MODEL), gguf.str(JSON)?) {
+        return from_json(gguf, text);
+    }
     let model = gguf.required(MODEL, gguf.str(MODEL)?)?;
     let sentencepiece = match model {
         "gpt2" => false,
@@ -80,18 +91,36 @@ pub fn from_gguf(gguf: &Gguf, bytes: &[u8]) -> Result<(Tokenizer, TokenizerInfo)
     });
     tokenizer.add_tokens(added).map_err(|e| damaged(gguf, TOKENS, &e.to_string()))?;
 
-    let key = "tokenizer.ggml.add_bos_token";
-    let add_bos = gguf.bool(key)?;
+    let add_bos = gguf.bool(ADD_BOS)?;
     if add_bos == Some(true) && bos.is_none() {
-        return Err(damaged(gguf, key, "expected a bos_token_id beside it, found none"));
+        return Err(damaged(gguf, ADD_BOS, "expected a bos_token_id beside it, found none"));
     }
     let text = |id: Option<usize>| id.and_then(|id| places.texts.get(id).cloned());
     let info = TokenizerInfo {
         bos_token: text(bos),
         eos_token: text(eos),
-        chat_template: gguf.str("tokenizer.chat_template")?.map(str::to_string),
+        chat_template: gguf.str(CHAT_TEMPLATE)?.map(str::to_string),
         tool_template: gguf.str("tokenizer.chat_template.tool_use")?.map(str::to_string),
         add_bos_token: Some(add_bos.unwrap_or(begins && bos.is_some())),
+    };
+    Ok((tokenizer, info))
+}
+
+/// A `tokenizer.json` in a file, with the tokens that the file names beside it.
+fn from_json(gguf: &Gguf, text: &str) -> Result<(Tokenizer, TokenizerInfo)> {
+    let tokenizer =
+        Tokenizer::from_bytes(text.as_bytes()).map_err(|e| damaged(gguf, JSON, &e.to_string()))?;
+    let named = |key: &str| -> Result<Option<String>> {
+        let Some(id) = gguf.usize(key)?.filter(|id| *id != u32::MAX as usize) else { return Ok(None) };
+        let text = u32::try_from(id).ok().and_then(|id| tokenizer.id_to_token(id));
+        text.map(Some).ok_or_else(|| damaged(gguf, key, &format!("expected a token of {JSON}, found {id}")))
+    };
+    let info = TokenizerInfo {
+        bos_token: named("tokenizer.ggml.bos_token_id")?,
+        eos_token: named("tokenizer.ggml.eos_token_id")?,
+        chat_template: gguf.str(CHAT_TEMPLATE)?.map(str::to_string),
+        tool_template: gguf.str("tokenizer.chat_template.tool_use")?.map(str::to_string),
+        add_bos_token: gguf.bool(ADD_BOS)?,
     };
     Ok((tokenizer, info))
 }

@@ -38,6 +38,7 @@ pub use check::Checked;
 pub use dataset::{Dataset, LongRows, PromptStyle, ReadOptions, TrainOn};
 pub use date::Date;
 pub use forms::Form;
+pub(crate) use gguf_tokenizer::{JSON as TOKENIZER_JSON, has_tokenizer};
 pub use gguf_tokenizer::{from_gguf, gguf_ends};
 pub use split::split;
 pub use tokenizer::{TextEncoder, Token, TokenizerInfo};

@@ -2,16 +2,19 @@
 
 use std::path::Path;
 
-use mesp_formats::gguf::{MOST_ENDS, SpecialTokens, Value, tokenizer_metadata};
+use mesp_formats::gguf::{ADD_BOS, CHAT_TEMPLATE, MOST_ENDS, SpecialTokens, Value, tokenizer_metadata};
 use mesp_formats::{Error as FileError, ModelConfig};
 use serde_json::Value as Json;
 
 use crate::Result;
-use crate::data::TextEncoder;
+use crate::data::{TOKENIZER_JSON as JSON, TextEncoder};
 use crate::source::text_encoder;
 
-/// The tokenizer's keys. Without a tokenizer, or with one that GGUF cannot hold, the numbers of the tokens that
-/// begin and end a text, and a note.
+/// The largest `tokenizer.json` that is written as it is: whoever opens the file reads all of it.
+const MOST_JSON: usize = 4 << 20;
+
+/// The tokenizer's keys, or where llama.cpp's cannot say it, its text. Without a tokenizer, or with a large one of
+/// such, the numbers of the tokens that begin and end a text, and a note.
 pub(super) fn metadata(
     dir: &Path,
     file: &ModelConfig,
@@ -29,9 +32,20 @@ pub(super) fn metadata(
     let special = special(file, Some(&encoder), notes);
     match tokenizer_metadata(&path, &json, file.vocab_size, &special) {
         Ok(metadata) => Ok(metadata),
-        Err(error) => {
+        Err(error) if text.len() > MOST_JSON => {
             notes.push(format!("the vocabulary is left out; keep tokenizer.json beside the file: {error}"));
             Ok(numbers(&special))
+        }
+        Err(error) => {
+            notes.push(format!(
+                "the vocabulary is written as the text of tokenizer.json, which mesp reads and llama.cpp does not: {error}"
+            ));
+            let mut metadata = numbers(&special);
+            metadata.push((JSON.to_owned(), text.as_str().into()));
+            metadata.extend(special.add_bos.map(|add| (ADD_BOS.to_owned(), Value::Bool(add))));
+            metadata
+                .extend(special.chat_template.map(|text| (CHAT_TEMPLATE.to_owned(), text.as_str().into())));
+            Ok(metadata)
         }
     }
 }

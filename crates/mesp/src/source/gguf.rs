@@ -8,7 +8,7 @@ use mesp_formats::gguf::{self, Gguf, GgufModel, TensorInfo, TensorType};
 use mesp_formats::{Error as FileError, ModelConfig, RopeScaling};
 
 use super::{Base, encode, in_file, most_bytes, tensor_dtype};
-use crate::data::{TextEncoder, TokenizerInfo, from_gguf};
+use crate::data::{TextEncoder, TokenizerInfo, from_gguf, has_tokenizer};
 use crate::model::{Config, WeightSource};
 use crate::{Error, Result};
 
@@ -133,8 +133,9 @@ impl GgufSource {
         self.map.let_go(range);
     }
 
-    fn has_tokenizer(&self) -> bool {
-        self.file.value("tokenizer.ggml.model").is_some()
+    /// Whether there is a tokenizer in the file.
+    pub fn has_tokenizer(&self) -> bool {
+        has_tokenizer(&self.file)
     }
 
     /// The file that has the tokenizer: this one, or a `tokenizer.json` beside it.

@@ -48,7 +48,6 @@ pub(super) fn name(path: &Path, tokenizer: &Json) -> Result<&'static str> {
         let problem =
             format!("pre_tokenizer: expected that of GPT-2, Qwen2, Llama 3 or SmolLM, found {}", shown(pre));
         Error::invalid(path, problem)
-            .hint("Write the model without its vocabulary, and keep tokenizer.json beside it.")
     })
 }
 
