@@ -16,7 +16,9 @@ use mesp_formats::Dtype;
 use mesp_formats::gguf::TensorType;
 
 pub(crate) use adapters::{ExportArgs, LayoutArg, MergeArgs};
-pub(crate) use bench::{BenchArgs, BenchCommand, BenchGenerateArgs, BenchMemoryArgs, BenchStepArgs};
+pub(crate) use bench::{
+    BenchArgs, BenchCommand, BenchGenerateArgs, BenchMemoryArgs, BenchStepArgs, ResultsArgs,
+};
 pub(crate) use compare::{BenchConvergenceArgs, BenchGradientsArgs, BenchPaperArgs};
 pub(crate) use dash::{DashArgs, ReportArgs};
 pub(crate) use eval::EvalArgs;

@@ -47,6 +47,21 @@ pub(crate) enum BenchCommand {
     Paper(Box<BenchPaperArgs>),
 }
 
+// Where a bench leaves what it measured.
+#[derive(Debug, Args)]
+pub(crate) struct ResultsArgs {
+    /// Where results go [default: results]
+    #[arg(long, value_name = "DIR", default_value = "results", hide_default_value = true)]
+    pub(crate) output: PathBuf,
+    /// The results are BENCH-NAME.json, with a picture BENCH-NAME.svg where one is drawn [default: the date]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Where models of random weights are kept between runs, 0.3 to 2 GB each in 4 bits, and runs while they last
+    /// [default: mesp-bench in the temporary folder]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct BenchMemoryArgs {
     /// Parts to run: ladder, table-1, table-2, table-3, table-5, mebp [default: all]
@@ -86,15 +101,8 @@ pub(crate) struct BenchMemoryArgs {
     /// Draw the memory of one step over time, for MeBP, the paper's MeSP and ours, and run nothing
     #[arg(long, conflicts_with_all = ["parts", "quick", "steps", "plan_only", "limit"])]
     pub(crate) timeline: bool,
-    /// Where results go [default: results]
-    #[arg(long, value_name = "DIR", default_value = "results", hide_default_value = true)]
-    pub(crate) output: PathBuf,
-    /// The results are memory-NAME.json and memory-NAME.svg [default: the date]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) name: Option<String>,
-    /// Where models are kept between runs: 0.3 to 2 GB each in 4 bits [default: mesp-bench in the temporary folder]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) cache: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) results: ResultsArgs,
     #[command(flatten)]
     pub(crate) shared: SharedArgs,
 }
@@ -134,15 +142,8 @@ pub(crate) struct BenchStepArgs {
     /// sgd or adamw [default: adamw]
     #[arg(long, value_name = "NAME")]
     pub(crate) optimizer: Option<String>,
-    /// Where results go [default: results]
-    #[arg(long, value_name = "DIR", default_value = "results", hide_default_value = true)]
-    pub(crate) output: PathBuf,
-    /// The results are step-NAME.json [default: the date]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) name: Option<String>,
-    /// Where models are kept between runs [default: mesp-bench in the temporary folder]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) cache: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) results: ResultsArgs,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
     #[command(flatten)]
@@ -180,15 +181,8 @@ pub(crate) struct BenchGenerateArgs {
     /// Number type of the products with frozen weights: auto, f32 or bf16 [default: auto]
     #[arg(long, value_enum)]
     pub(crate) compute: Option<Compute>,
-    /// Where results go [default: results]
-    #[arg(long, value_name = "DIR", default_value = "results", hide_default_value = true)]
-    pub(crate) output: PathBuf,
-    /// The results are generate-NAME.json [default: the date]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) name: Option<String>,
-    /// Where models are kept between runs [default: mesp-bench in the temporary folder]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) cache: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) results: ResultsArgs,
     #[command(flatten)]
     pub(crate) shared: SharedArgs,
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Compute, SharedArgs};
+use super::{Compute, ResultsArgs, SharedArgs};
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchGradientsArgs {
@@ -63,15 +63,8 @@ pub(crate) struct BenchGradientsArgs {
     /// Of a new adapter and of directions [default: 0]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub(crate) seed: u64,
-    /// Where results go [default: results]
-    #[arg(long, value_name = "DIR", default_value = "results", hide_default_value = true)]
-    pub(crate) output: PathBuf,
-    /// The results are gradients-NAME.json and gradients-NAME.svg [default: the date]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) name: Option<String>,
-    /// Where models are kept between runs [default: mesp-bench in the temporary folder]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) cache: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) results: ResultsArgs,
     #[command(flatten)]
     pub(crate) shared: SharedArgs,
 }
@@ -119,15 +112,8 @@ pub(crate) struct BenchConvergenceArgs {
     /// Of rows, adapters and directions [default: 0]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub(crate) seed: u64,
-    /// Where results go [default: results]
-    #[arg(long, value_name = "DIR", default_value = "results", hide_default_value = true)]
-    pub(crate) output: PathBuf,
-    /// The results are convergence-NAME.json and convergence-NAME.svg [default: the date]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) name: Option<String>,
-    /// Where runs are kept while they last [default: mesp-bench in the temporary folder]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) cache: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) results: ResultsArgs,
     #[command(flatten)]
     pub(crate) shared: SharedArgs,
 }

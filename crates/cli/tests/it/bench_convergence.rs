@@ -42,9 +42,16 @@ fn an_estimate_is_compared_with_the_exact_gradient() {
     assert!(before.iter().all(|b| *b == before[0]), "{before:?}");
     assert!(loss(0) < 0.7 * before[0] && loss(1) > loss(0) && loss(2) > loss(0), "{document:#}");
     assert!(loss(1) < before[1] && loss(2) < before[2]);
-    // One rate is tried once, two of an estimate are screened first.
-    let tried = |i: usize| methods[i]["tried"].as_array().expect("a list").len();
-    assert_eq!((tried(0), tried(1), tried(2)), (2, 1, 3));
+    // One rate is tried once, two of an estimate are screened first, and the next lower one runs to the end too.
+    let tried = |i: usize| methods[i]["tried"].as_array().expect("a list").as_slice();
+    let figure = |t: &serde_json::Value, key: &str| t[key].as_f64().expect("a number");
+    assert_eq!((tried(0).len(), tried(1).len()), (2, 1));
+    let (screened, whole) = tried(2).split_at(2);
+    assert!(screened.iter().all(|t| t["steps"] == 1) && whole.iter().all(|t| t["steps"] == 18));
+    let high = figure(&screened[1], "loss") < figure(&screened[0], "loss");
+    assert_eq!(whole.len(), if high { 2 } else { 1 });
+    let ends_lowest = whole.iter().min_by(|a, b| figure(a, "last_loss").total_cmp(&figure(b, "last_loss")));
+    assert_eq!(methods[2]["learning_rate"], ends_lowest.expect("a run")["learning_rate"]);
     // The exact run reaches its own levels, in order; both kinds have seen the same tokens after six steps.
     let reached = methods[0]["reached"].as_array().expect("a list");
     assert!(reached.iter().all(|p| p["step"].is_number()), "{reached:?}");

@@ -89,8 +89,8 @@ pub(super) fn run(args: &BenchGenerateArgs) -> Result<()> {
             return Err(usage(format!("{option} is 0, expected 1 or more"), "leave it out for the default"));
         }
     }
-    let name = machine::name(args.name.as_deref())?;
-    create_dir_all(&args.output)?;
+    let name = machine::name(args.results.name.as_deref())?;
+    create_dir_all(&args.results.output)?;
     let pool = inputs::pool(args.shared.threads)?;
     let mut all = Vec::new();
     for (ty, path) in chosen(args)? {
@@ -104,7 +104,7 @@ pub(super) fn run(args: &BenchGenerateArgs) -> Result<()> {
         all.push(m);
     }
     let document = document(args, &all, pool.current_num_threads());
-    let results = args.output.join(format!("generate-{name}.json"));
+    let results = args.results.output.join(format!("generate-{name}.json"));
     write_atomic(&results, |out| writeln!(out, "{document:#}"))?;
     ui::result(args.shared.json, &text(args, &all, pool.current_num_threads()))?;
     if args.shared.json {
@@ -122,7 +122,7 @@ fn chosen(args: &BenchGenerateArgs) -> Result<Vec<(String, PathBuf)>> {
     }
     let preset = args.preset.as_deref().unwrap_or("qwen2.5-0.5b");
     mesp::init_model::preset(preset)?;
-    let cache = models::cache(args.cache.as_deref())?;
+    let cache = models::cache(args.results.cache.as_deref())?;
     let types = if args.types.is_empty() {
         ["bf16", "q8_0", "q4_0"].map(str::to_owned).to_vec()
     } else {

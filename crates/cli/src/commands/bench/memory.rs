@@ -34,14 +34,14 @@ pub(super) fn run(args: &BenchMemoryArgs) -> Result<()> {
     if steps == 0 {
         return Err(usage("--steps is 0, expected 1 or more", "with --plan-only nothing is run"));
     }
-    let name = machine::name(args.name.as_deref())?;
-    create_dir_all(&args.output)?;
+    let name = machine::name(args.results.name.as_deref())?;
+    create_dir_all(&args.results.output)?;
     let outcomes = measure(args, &tables, steps)?;
 
     let document = report::json(args, &tables, &outcomes, steps);
-    let results = args.output.join(format!("memory-{name}.json"));
+    let results = args.results.output.join(format!("memory-{name}.json"));
     write_atomic(&results, |out| writeln!(out, "{document:#}"))?;
-    let picture = args.output.join(format!("memory-{name}.svg"));
+    let picture = args.results.output.join(format!("memory-{name}.svg"));
     fs::write(&picture, chart::bars(&tables, &outcomes)).map_err(|e| FileError::io("write", &picture, e))?;
     ui::result(args.shared.json, &report::text(&tables, &outcomes, steps))?;
     if args.shared.json {

@@ -33,6 +33,23 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     }
 }
 
+/// Those of the known methods that --methods names, in its order; all without it.
+fn named<'a, K>(known: &'a [K], name: fn(&K) -> &'static str, asked: &[String]) -> Result<Vec<&'a K>> {
+    if asked.is_empty() {
+        return Ok(known.iter().collect());
+    }
+    let find = |asked: &String| {
+        known.iter().find(|k| name(k) == asked).ok_or_else(|| {
+            let known = known.iter().map(name).collect::<Vec<_>>().join(", ");
+            usage(
+                format!("--methods: {asked:?} is unknown, expected some of {known}"),
+                "others are given with --also NAME=OPTIONS",
+            )
+        })
+    };
+    asked.iter().map(find).collect()
+}
+
 /// `NAME=OPTIONS`, options of a command.
 fn named_options(text: &str, command: &str) -> Result<(String, Vec<String>)> {
     let parts = text.split_once('=').filter(|(name, options)| {

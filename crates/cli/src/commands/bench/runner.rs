@@ -48,7 +48,7 @@ pub(super) struct Runner<'a> {
 
 impl<'a> Runner<'a> {
     pub(super) fn new(args: &'a BenchMemoryArgs, steps: usize) -> Result<Self> {
-        let (program, cache) = (models::program()?, models::cache(args.cache.as_deref())?);
+        let (program, cache) = (models::program()?, models::cache(args.results.cache.as_deref())?);
         Ok(Self { args, program, cache, steps, pace: None })
     }
 

@@ -69,10 +69,10 @@ pub(super) fn run(args: &BenchMemoryArgs) -> Result<()> {
     for (method, update, name) in methods {
         all.push(Timeline::of(name, &planned(model, (tokens, rank), method, update, threads)?));
     }
-    create_dir_all(&args.output)?;
+    create_dir_all(&args.results.output)?;
     let about = format!("{model}, {tokens} tokens, rank {rank}, batch 1, SGD");
     let write = |name: &str, text: String| -> Result<()> {
-        let path = args.output.join(name);
+        let path = args.results.output.join(name);
         fs::write(&path, text).map_err(|e| FileError::io("write", &path, e))?;
         ui::note(format!("drawn: {}", path.display()));
         Ok(())

@@ -31,27 +31,15 @@ const KNOWN: [Known; 7] = [
 
 /// Those that were asked for, in order; the first is what others are compared with.
 pub(super) fn chosen(args: &BenchConvergenceArgs) -> Result<Vec<Contestant>> {
-    let mut all: Vec<Contestant> = Vec::new();
-    let names: Vec<String> = if args.methods.is_empty() {
-        KNOWN.iter().map(|k| k.0.to_owned()).collect()
-    } else {
-        args.methods.clone()
-    };
-    for name in &names {
-        let Some((_, options, estimate, rates)) = KNOWN.iter().find(|k| k.0 == name) else {
-            let known = KNOWN.map(|k| k.0).join(", ");
-            return Err(usage(
-                format!("--methods: {name:?} is unknown, expected some of {known}"),
-                "others are given with --also NAME=OPTIONS",
-            ));
-        };
-        all.push(Contestant {
-            name: name.clone(),
+    let mut all: Vec<Contestant> = super::super::named(&KNOWN, |k| k.0, &args.methods)?
+        .into_iter()
+        .map(|(name, options, estimate, rates)| Contestant {
+            name: (*name).to_owned(),
             options: options.iter().map(|o| (*o).to_owned()).collect(),
             estimate: *estimate,
             rates: rates.to_vec(),
-        });
-    }
+        })
+        .collect();
     for text in &args.also {
         let (name, options) = super::super::named_options(text, "mesp train")?;
         let estimate = super::super::is_estimate(&options);

@@ -11,7 +11,7 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use mesp_formats::Error as FileError;
 use mesp_formats::atomic::{create_dir_all, write_atomic};
 
@@ -35,8 +35,20 @@ struct Entry {
     who: Contestant,
     /// With the learning rate that was chosen.
     best: Trial,
-    /// Every run: learning rate, steps, lowest held-out loss.
-    tried: Vec<(f64, usize, f64)>,
+    /// As long, with the other rate of the last two.
+    other: Option<Trial>,
+    /// Every run.
+    tried: Vec<Tried>,
+}
+
+/// A run in short. Losses are infinite where it failed.
+struct Tried {
+    rate: f64,
+    steps: usize,
+    /// The lowest held-out loss.
+    lowest: f64,
+    /// The last one.
+    last: f64,
 }
 
 /// A held-out loss, and the share of the reference's fall that it is.
@@ -52,7 +64,7 @@ struct Contest {
 }
 
 pub(super) fn run(args: &BenchConvergenceArgs) -> Result<()> {
-    let name = machine::name(args.name.as_deref())?;
+    let name = machine::name(args.results.name.as_deref())?;
     let contestants = contestant::chosen(args)?;
     for (option, count) in
         [("--steps", args.steps), ("--factor", args.factor), ("--batch-size", args.batch_size)]
@@ -68,8 +80,8 @@ pub(super) fn run(args: &BenchConvergenceArgs) -> Result<()> {
         let problem = "no held-out rows were given, and their loss is what is compared";
         return Err(usage(problem, "give --eval-data FILE, or --eval-split 0.05"));
     }
-    create_dir_all(&args.output)?;
-    let cache = models::cache(args.cache.as_deref())?;
+    create_dir_all(&args.results.output)?;
+    let cache = models::cache(args.results.cache.as_deref())?;
     let track = track(args, &cache)?;
 
     let mut entries = Vec::new();
@@ -80,9 +92,9 @@ pub(super) fn run(args: &BenchConvergenceArgs) -> Result<()> {
     let contest = Contest { levels: levels(&entries[0].best)?, entries };
 
     let document = report::json(args, &contest);
-    let results = args.output.join(format!("convergence-{name}.json"));
+    let results = args.results.output.join(format!("convergence-{name}.json"));
     write_atomic(&results, |out| writeln!(out, "{document:#}"))?;
-    let picture = args.output.join(format!("convergence-{name}.svg"));
+    let picture = args.results.output.join(format!("convergence-{name}.svg"));
     fs::write(&picture, chart::curves(&contest)).map_err(|e| FileError::io("write", &picture, e))?;
     ui::result(args.shared.json, &report::text(&contest))?;
     if args.shared.json {
@@ -122,41 +134,45 @@ fn track(args: &BenchConvergenceArgs, cache: &Path) -> Result<Track> {
     Ok(Track { program: models::program()?, cache: cache.to_path_buf(), files, options })
 }
 
-/// Chooses a learning rate, and runs with it.
+/// Chooses a learning rate, and runs with it. An estimate's is chosen after a part of its steps, and a rate that is
+/// best there may be too high for the rest: the next lower one runs to the end as well, and what ends lower counts.
 fn compete(track: &Track, who: Contestant, longest: usize) -> Result<Entry> {
     let evaluations = EVALUATIONS[usize::from(who.estimate)];
     let every = (longest / evaluations).max(1);
     let first = if who.estimate && who.rates.len() > 1 { (longest / SCREEN).max(1) } else { longest };
-    let (mut tried, mut best): (Vec<(f64, usize, f64)>, Option<Trial>) = (Vec::new(), None);
-    for rate in &who.rates {
-        let trial = trial::run(track, &who, *rate, first, every.min(first));
-        let trial = match trial {
-            Ok(trial) => trial,
-            // A rate that is too high ends a run; others may do.
-            Err(e) => {
-                ui::note(format!("{}, rate {rate}, {first} steps: {e:#}", who.name));
-                tried.push((*rate, first, f64::INFINITY));
-                continue;
-            }
+    let mut tried: Vec<Tried> = Vec::new();
+    let mut attempt = |rate: f64, steps: usize| {
+        let (name, trial) = (&who.name, trial::run(track, &who, rate, steps, every.min(steps)));
+        let (lowest, last) = match &trial {
+            Ok(trial) => (trial.best(), trial.last()),
+            Err(_) => (f64::INFINITY, f64::INFINITY),
         };
-        ui::note(format!("{}, rate {rate}, {first} steps: held-out loss {:.4}", who.name, trial.best()));
-        tried.push((*rate, first, trial.best()));
-        if best.as_ref().is_none_or(|b| trial.best() < b.best()) {
-            best = Some(trial);
+        match &trial {
+            Ok(_) => {
+                let losses = format!("held-out loss {lowest:.4}, {last:.4} in the end");
+                ui::note(format!("{name}, rate {rate}, {steps} steps: {losses}"));
+            }
+            // A rate that is too high ends a run; others may do.
+            Err(e) => ui::note(format!("{name}, rate {rate}, {steps} steps: {e:#}")),
         }
-    }
-    let Some(mut best) = best else { bail!("{}: every learning rate failed", who.name) };
+        tried.push(Tried { rate, steps, lowest, last });
+        trial.ok()
+    };
+    let failed = || anyhow!("{}: every learning rate failed", who.name);
+    let lower = |a: f64, b: f64| a.total_cmp(&b);
+    let all = who.rates.iter().filter_map(|rate| attempt(*rate, first)).collect::<Vec<_>>();
+    let mut best = all.into_iter().min_by(|a, b| lower(a.best(), b.best())).ok_or_else(failed)?;
+    let mut other = None;
     if first < longest {
-        best = trial::run(track, &who, best.rate, longest, every)?;
-        ui::note(format!(
-            "{}, rate {}, {longest} steps: held-out loss {:.4}",
-            who.name,
-            best.rate,
-            best.best()
-        ));
-        tried.push((best.rate, longest, best.best()));
+        let below = who.rates.iter().copied().filter(|rate| *rate < best.rate).max_by(f64::total_cmp);
+        let rates = [Some(best.rate), below].into_iter().flatten();
+        let mut whole: Vec<Trial> = rates.filter_map(|rate| attempt(rate, longest)).collect();
+        whole.sort_by(|a, b| lower(a.last(), b.last()));
+        let mut whole = whole.into_iter();
+        best = whole.next().ok_or_else(failed)?;
+        other = whole.next();
     }
-    Ok(Entry { who, best, tried })
+    Ok(Entry { who, best, other, tried })
 }
 
 /// Shares of the fall of a run's held-out loss.

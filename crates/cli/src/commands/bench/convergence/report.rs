@@ -21,7 +21,7 @@ const DEFINITIONS: [(&str, &str); 6] = [
     ("multiply-adds", "steps times the work of a step of the largest batch"),
     (
         "rate",
-        "the learning rate, constant after 3% of the steps: the one with the lowest held-out loss of those tried, for estimates after a tenth of their steps",
+        "the learning rate, constant after 3% of the steps: the one with the lowest held-out loss of those tried; for estimates that after a tenth of their steps or the next lower one, whichever ends lower",
     ),
     (
         "reaches",
@@ -54,7 +54,7 @@ pub(super) fn json(args: &BenchConvergenceArgs, contest: &Contest) -> Value {
 }
 
 fn entry(entry: &Entry, contest: &Contest) -> Value {
-    let Entry { who, best, tried } = entry;
+    let Entry { who, best, tried, .. } = entry;
     let reached = contest.levels.iter().map(|l| best.reaches(l.loss).map(|p| point(best, p)));
     json!({
         "name": who.name,
@@ -63,7 +63,7 @@ fn entry(entry: &Entry, contest: &Contest) -> Value {
         "learning_rate": best.rate,
         "tried": tried
             .iter()
-            .map(|(rate, steps, loss)| json!({ "learning_rate": rate, "steps": steps, "loss": loss }))
+            .map(|t| json!({ "learning_rate": t.rate, "steps": t.steps, "loss": t.lowest, "last_loss": t.last }))
             .collect::<Vec<_>>(),
         "parameters": best.parameters,
         "steps": best.steps,
@@ -114,18 +114,22 @@ fn runs(contest: &Contest) -> Vec<Vec<String>> {
             .map(str::to_owned)
             .to_vec(),
     ];
-    for Entry { who, best, .. } in &contest.entries {
-        let loss = |p: Option<&Point>| p.map_or_else(String::new, |p| format!("{:.4}", p.loss));
+    let runs = contest.entries.iter().flat_map(|e| {
+        let other = e.other.iter().map(|other| (format!("{}, also", e.who.name), other));
+        std::iter::once((e.who.name.clone(), &e.best)).chain(other)
+    });
+    let loss = |loss: Option<f64>| loss.map_or_else(String::new, |l| format!("{l:.4}"));
+    for (name, run) in runs {
         rows.push(vec![
-            who.name.clone(),
-            best.rate.to_string(),
-            best.steps.to_string(),
-            loss(best.points.first()),
-            format!("{:.4}", best.best()),
-            loss(best.points.last()),
-            format!("{:.4}", best.step_seconds),
-            count(best.multiply_adds),
-            best.anonymous.map_or_else(|| "-".to_owned(), bytes),
+            name,
+            run.rate.to_string(),
+            run.steps.to_string(),
+            loss(run.points.first().map(|p| p.loss)),
+            loss(Some(run.best())),
+            loss(run.points.last().map(|p| p.loss)),
+            format!("{:.4}", run.step_seconds),
+            count(run.multiply_adds),
+            run.anonymous.map_or_else(|| "-".to_owned(), bytes),
         ]);
     }
     rows

@@ -52,6 +52,11 @@ impl Trial {
         self.points.iter().map(|p| p.loss).fold(f64::INFINITY, f64::min)
     }
 
+    /// The last held-out loss.
+    pub(super) fn last(&self) -> f64 {
+        self.points.last().map_or(f64::INFINITY, |p| p.loss)
+    }
+
     /// Where the held-out loss was first at or below a level.
     pub(super) fn reaches(&self, level: f64) -> Option<Point> {
         self.points.iter().find(|p| p.loss <= level).copied()
@@ -156,7 +161,7 @@ mod tests {
             planned: 1,
             parameters: 1,
         };
-        assert_eq!(trial.best(), 2.0);
+        assert_eq!((trial.best(), trial.last()), (2.0, f64::INFINITY));
         assert_eq!(trial.reaches(2.5).map(|p| p.step), Some(2));
         assert_eq!(trial.reaches(1.0), None);
     }

@@ -59,7 +59,7 @@ struct Measured {
 }
 
 pub(super) fn run(args: &BenchGradientsArgs) -> Result<()> {
-    let name = machine::name(args.name.as_deref())?;
+    let name = machine::name(args.results.name.as_deref())?;
     let ways = way::chosen(args)?;
     if args.seeds == 0 || args.rows == 0 || args.tokens < 2 {
         let BenchGradientsArgs { seeds, rows, tokens, .. } = args;
@@ -71,8 +71,8 @@ pub(super) fn run(args: &BenchGradientsArgs) -> Result<()> {
         let problem = format!("--step {} and --moved {}: expected positive numbers", args.step, args.moved);
         return Err(usage(problem, "leave them out for the defaults"));
     }
-    create_dir_all(&args.output)?;
-    let cache = models::cache(args.cache.as_deref())?;
+    create_dir_all(&args.results.output)?;
+    let cache = models::cache(args.results.cache.as_deref())?;
     let files = files(args, &cache)?;
     let measured = match args.reference {
         Compute::F64 => measure::<f64>(args, ways, &files, &cache)?,
@@ -82,9 +82,9 @@ pub(super) fn run(args: &BenchGradientsArgs) -> Result<()> {
         }
     };
     let document = report::json(args, &measured);
-    let results = args.output.join(format!("gradients-{name}.json"));
+    let results = args.results.output.join(format!("gradients-{name}.json"));
     write_atomic(&results, |out| writeln!(out, "{document:#}"))?;
-    let picture = args.output.join(format!("gradients-{name}.svg"));
+    let picture = args.results.output.join(format!("gradients-{name}.svg"));
     fs::write(&picture, chart::cosines(&measured)).map_err(|e| FileError::io("write", &picture, e))?;
     ui::result(args.shared.json, &report::text(&measured))?;
     if args.shared.json {

@@ -41,23 +41,14 @@ pub(super) fn exact(compute: Compute) -> Way {
 
 /// Those that were asked for.
 pub(super) fn chosen(args: &BenchGradientsArgs) -> Result<Vec<Way>> {
-    let names: Vec<String> = if args.methods.is_empty() {
-        KNOWN.iter().map(|k| k.0.to_owned()).collect()
-    } else {
-        args.methods.clone()
-    };
-    let mut all: Vec<Way> = Vec::new();
-    for name in names {
-        let Some((_, options, random)) = KNOWN.iter().find(|k| k.0 == name) else {
-            let known = KNOWN.map(|k| k.0).join(", ");
-            return Err(usage(
-                format!("--methods: {name:?} is unknown, expected some of {known}"),
-                "others are given with --also NAME=OPTIONS",
-            ));
-        };
-        let options = options.iter().map(|o| (*o).to_owned()).collect();
-        all.push(Way { name, options, random: *random });
-    }
+    let mut all: Vec<Way> = super::super::named(&KNOWN, |k| k.0, &args.methods)?
+        .into_iter()
+        .map(|(name, options, random)| Way {
+            name: (*name).to_owned(),
+            options: options.iter().map(|o| (*o).to_owned()).collect(),
+            random: *random,
+        })
+        .collect();
     for text in &args.also {
         let (name, options) = super::super::named_options(text, "mesp grads")?;
         let random = super::super::is_estimate(&options) || super::super::method(&options) == Some("lcsb");

@@ -33,8 +33,8 @@ struct Measured {
 
 pub(super) fn run(args: &BenchStepArgs) -> Result<()> {
     let name = checked(args)?;
-    create_dir_all(&args.output)?;
-    let cache = models::cache(args.cache.as_deref())?;
+    create_dir_all(&args.results.output)?;
+    let cache = models::cache(args.results.cache.as_deref())?;
     let path = model(args, &cache)?;
     let common = common(args, path);
     let settings = Settings::new(&common)?.of_adapters()?;
@@ -66,7 +66,7 @@ pub(super) fn run(args: &BenchStepArgs) -> Result<()> {
     let measured = Measured { anatomy, sweep, beside };
 
     let document = report::json(args, &engine, &loaded.model.config.arch, &measured, memory::marks());
-    let results = args.output.join(format!("step-{name}.json"));
+    let results = args.results.output.join(format!("step-{name}.json"));
     write_atomic(&results, |out| writeln!(out, "{document:#}"))?;
     ui::result(args.shared.json, &report::text(&engine, &measured))?;
     if args.shared.json {
@@ -90,7 +90,7 @@ fn checked(args: &BenchStepArgs) -> Result<String> {
     if args.thread_counts.contains(&0) {
         return Err(usage("--thread-counts has 0, expected 1 or more", "leave it out for 1 and all"));
     }
-    machine::name(args.name.as_deref())
+    machine::name(args.results.name.as_deref())
 }
 
 /// The model: the one named, or random weights.
