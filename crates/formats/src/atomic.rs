@@ -30,12 +30,20 @@ pub(crate) fn write_atomic_checked(
     path: &Path,
     f: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
 ) -> Result<()> {
+    // A rename would put a file in a device's or a pipe's place.
+    if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+        return Err(Error::invalid(
+            path,
+            "expected a file or a free name to write to, found a device or a pipe",
+        )
+        .hint("Name a file in a folder."));
+    }
     let temporary = Temporary(sibling(path, "tmp")?);
     let file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .open(&temporary.0)
-        .map_err(|e| Error::io("create", &temporary.0, e))?;
+        .map_err(|e| Error::io("create", path, e))?;
     let mut writer = BufWriter::new(file);
     f(&mut writer)?;
     writer.flush().map_err(|e| Error::io("write", path, e))?;
@@ -124,6 +132,19 @@ mod tests {
             assert_eq!(fs::read(&path).unwrap(), content);
         }
         assert_eq!(names(dir.path()), ["a.txt"]);
+    }
+
+    /// Whoever may write there would have a file in the device's place, for everyone.
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let error = write_atomic(&path, |w| w.write_all(b"x")).unwrap_err().to_string();
+        assert!(error.contains("found a device or a pipe"), "{error}");
+        assert!(!fs::metadata(&path).unwrap().is_file());
+        assert_eq!(names(dir.path()), ["a.sock"]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::sites::{self, SiteRow, sites};
 use crate::args::{CommonArgs, PlanArgs};
 use crate::budget::{self, Decision, Process};
 use crate::footprint::{self, Footprint, Work};
-use crate::inputs::{self, Held};
+use crate::inputs::{self, Held, usage};
 use crate::numbers::{Numbers, held};
 use crate::run_json::{dtype_name, step_work};
 use crate::settings::{Settings, policy_json, update_name};
@@ -84,11 +84,24 @@ fn shape(args: &PlanArgs) -> Result<(Arc<Model>, Dtype, String)> {
     Ok((Arc::new(model), source.dtype, path.display().to_string()))
 }
 
+/// No batch has more: far beyond what any machine trains on at once, and counts of bytes stay small enough to add.
+const MOST_TOKENS: usize = 1 << 26;
+
 /// From the rows where they are given, else from one length for all of them.
 fn work(args: &CommonArgs, settings: &Settings, model: &Model, threads: usize) -> Result<Work> {
     let options = inputs::read_options(&args.data, &model.config, true);
     let Some(data) = &args.data.data else {
         let length = options.max_seq_len.unwrap_or(model.config.max_positions);
+        if length < 2 {
+            let problem = format!("--max-seq-len is {length}, which leaves nothing to predict");
+            return Err(usage(problem, "give 2 or more"));
+        }
+        let batch = settings.run.batch_size;
+        if length.checked_mul(batch).is_none_or(|tokens| tokens > MOST_TOKENS) {
+            let problem =
+                format!("a batch of {batch} rows of {length} tokens is more than {MOST_TOKENS} tokens");
+            return Err(usage(problem, "lower --max-seq-len or --batch-size"));
+        }
         return Ok(Work::of_length(length, &settings.run, settings.base, threads));
     };
     let held = Held::new(&args.schedule, data);

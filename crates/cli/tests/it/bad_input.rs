@@ -101,6 +101,17 @@ fn options() {
     for (name, more) in cases {
         assert_snapshot!(name, with_options(more));
     }
+    // Lengths that no plan can be made for, and sizes that no sum holds.
+    for (more, expected) in [
+        (&["--max-seq-len=1"][..], "--max-seq-len is 1, which leaves nothing to predict"),
+        (&["--max-seq-len=99999999999"], "more than 67108864 tokens"),
+        (&["--batch-size=99999999999"], "more than 67108864 tokens"),
+    ] {
+        let mut args: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![&"plan", &"--preset=tiny"];
+        args.extend(more.iter().map(|m| m as &dyn AsRef<std::ffi::OsStr>));
+        let failure = mesp(&args).failure(Path::new("/nowhere"));
+        assert!(failure.starts_with("exit status 2") && failure.contains(expected), "{failure}");
+    }
     let lone = mesp(&[&"train", &"--data", &golden("qwen2/rows.jsonl")]);
     assert_snapshot!("no_model", lone.failure(Path::new("/nowhere")));
 }
