@@ -30,8 +30,8 @@ def models(shared, folder):
     """Directories to convert: a trained model, and small random ones with real tokenizers."""
     import torch
     from safetensors.torch import load_file, save_file
-    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
+    from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
     source = shared / "models/TinyStories-656K"
     stories = folder / "tinystories"
@@ -48,10 +48,15 @@ def models(shared, folder):
     small = dict(hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4,
                  num_key_value_heads=2, max_position_embeddings=512)
     qwen = dict(small, vocab_size=151_936, tie_word_embeddings=True, bos_token_id=151_643, eos_token_id=151_645)
+    # Divisors for short and for long texts, and a window, which the converter writes and mesp reads.
+    phi = dict(small, vocab_size=32_064, original_max_position_embeddings=128, sliding_window=40, pad_token_id=0,
+               rope_parameters=dict(rope_type="longrope", rope_theta=10_000.0, original_max_position_embeddings=128,
+                                    short_factor=[1.0 + 0.05 * i for i in range(8)], long_factor=[1.0 + 4 * i for i in range(8)]))
     kinds = [
         ("qwen2, random, tokenizer of Qwen2.5", Qwen2Config(**qwen), Qwen2ForCausalLM, "qwen2.5"),
         ("qwen3, random, tokenizer of Qwen2.5", Qwen3Config(**qwen, head_dim=16), Qwen3ForCausalLM, "qwen2.5"),
         ("llama, random, tokenizer of Llama 2", LlamaConfig(**small, vocab_size=32_000), LlamaForCausalLM, "llama2"),
+        ("phi3 with longrope, random, tokenizer of Llama 2", Phi3Config(**phi), Phi3ForCausalLM, "llama2"),
     ]
     for i, (name, config, kind, tokenizer) in enumerate(kinds):
         torch.manual_seed(i)

@@ -270,9 +270,13 @@ def plain(golden, family, to):
     for name in ["config.json", "config_v4.json"]:
         config = json.loads((to / name).read_text())
         layers = config["num_hidden_layers"]
-        if family == "mistral":
-            # Neither llama.cpp, to which it is a llama, nor mlx-lm has its window.
+        if family in ("mistral", "phi3"):
+            # Neither llama.cpp, which has no windows in files of llama and of phi3, nor mlx-lm has this one.
             config["sliding_window"] = None
+            for part in [config, *(config.get(key) for key in ("rope_parameters", "rope_scaling"))]:
+                # The divisors for long texts are used by llama.cpp in contexts beyond this, and its least is 256.
+                if part and "original_max_position_embeddings" in part:
+                    part["original_max_position_embeddings"] = 256
         elif family == "smollm3":
             # Which layers are not rotated is fixed: every fourth.
             config["no_rope_layers"] = [1] * layers
@@ -457,9 +461,7 @@ def main():
                 with_mlx(family, golden, runs, tmp)
             else:
                 skipped.append(f"{family}: mlx-lm is not installed")
-            if family == "phi3":
-                skipped.append("phi3: its golden's rotary divisors are not written to GGUF")
-            elif versions["llama-cpp-python"]:
+            if versions["llama-cpp-python"]:
                 with_llama_cpp(family, golden, runs, tmp)
             else:
                 skipped.append(f"{family}: llama-cpp-python is not installed")

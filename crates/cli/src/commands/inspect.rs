@@ -11,7 +11,7 @@ use mesp_device::Mapping;
 use mesp_formats::peft::{CONFIG_FILE, MODEL_FILE};
 use mesp_formats::safetensors_file::{self, Header};
 use mesp_formats::{AdapterConfig, Error as FileError, TokenizerConfig};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::inspect_gguf;
 use crate::args::InspectArgs;
@@ -70,7 +70,9 @@ pub(super) fn listed(document: &Value) -> String {
         // Values to the left too: they are words.
         format!("  {:<18}{shown}\n", key.replace('_', " "))
     };
-    document.as_object().map(|map| map.iter().map(row).collect()).unwrap_or_default()
+    // For programs an absent value is null; people see that it is not there.
+    let there = |map: &Map<String, Value>| map.iter().filter(|(_, v)| !v.is_null()).map(row).collect();
+    document.as_object().map(there).unwrap_or_default()
 }
 
 fn model(dir: &Path) -> Result<(Value, String)> {

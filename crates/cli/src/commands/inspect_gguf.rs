@@ -26,6 +26,9 @@ pub(super) fn file(path: &Path) -> Result<(Value, String)> {
         *of = (of.0 + 1, of.1 + t.range.len());
     }
     let size: usize = header.tensors.iter().map(|t| t.range.len()).sum();
+    // Of the specification's other key the whole tokenizer.json is the value.
+    let whole = header.value("tokenizer.huggingface.json").map(|_| "tokenizer.json");
+    let tokenizer = header.str("tokenizer.ggml.model")?.or(whole);
     let document = json!({
         "kind": "gguf",
         "version": header.version,
@@ -44,7 +47,7 @@ pub(super) fn file(path: &Path) -> Result<(Value, String)> {
         "max_positions": c.max_positions,
         "tied": c.tied,
         "eos_token_ids": file.eos_token_ids,
-        "tokenizer": header.str("tokenizer.ggml.model")?,
+        "tokenizer": tokenizer,
         "chat_template": header.value("tokenizer.chat_template").is_some(),
     });
     let mut text = listed(&document);
