@@ -47,7 +47,7 @@ pub use isa::{Isa, isa};
 #[doc(hidden)]
 pub use matmul::Micro;
 pub use matmul::{
-    Compute, Init, Lhs, Out, Rhs, THIN, Term, matmul, matmul_plus, matmul_scratch, matmul_thin,
+    Compute, Init, Lhs, Out, Rhs, THIN, Term, hot_tiles, matmul, matmul_plus, matmul_scratch, matmul_thin,
 };
 pub use noise::{Distribution, Noise, drift, drift_bf16, perturb, perturb_at, perturb_bf16, perturb_rows};
 pub use online_softmax::{softmax_sum, softmax_sum_gradient};

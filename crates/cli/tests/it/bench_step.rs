@@ -49,6 +49,10 @@ fn a_step_is_taken_apart() {
     assert!(of_op(&document, "rms_norm", "")["of_peak"].is_null());
     let share = document["share_of_peak"].as_f64().expect("a share");
     assert!(share > 0.0 && document["product"]["gflops"].as_f64() > Some(0.0));
+    let multipliers = &document["multipliers"];
+    assert!(
+        multipliers["gflops_one_thread"].as_f64() > Some(0.0) && multipliers["gflops"].as_f64() > Some(0.0)
+    );
 
     let speeds = document["speeds"].as_array().expect("a list");
     let found: Vec<_> = speeds.iter().map(|s| (s["threads"].as_u64(), s["tokens"].as_u64())).collect();

@@ -19,6 +19,7 @@
 //! that accumulate. Methods that differ only in what they keep rely on this.
 
 mod ahead;
+mod hot;
 #[cfg(target_arch = "x86_64")]
 mod lanes;
 mod micro;
@@ -41,6 +42,7 @@ mod x86;
 
 use std::ops::Range;
 
+pub use hot::hot_tiles;
 use micro::Few;
 pub use micro::Micro;
 pub use thin::{THIN, matmul_thin};
@@ -271,17 +273,15 @@ pub fn matmul_plus<R: Real>(
     let panels = n.div_ceil(micro.nr);
     let few = m <= FEW && !matches!(b, Rhs::Dense { .. });
     let kc = if few { KC_FEW } else { micro.kc };
-    // As many panels to a group as fit, but enough groups to occupy the threads.
-    let group = if few { 1 } else { (panels / (2 * par.threads())).clamp(1, micro.group) };
-    let groups = panels.div_ceil(group);
-    let row_blocks = row_blocks(m, groups, par.threads(), micro.mr);
+    let (groups, row_blocks) = if few { (panels, 1) } else { cut(m, panels, par.threads(), &micro) };
     let rows_each = m.div_ceil(row_blocks).next_multiple_of(micro.mr);
     let (row_stride, col_stride) = (out.row_stride, out.col_stride);
     let c = Pieces::new(out.data);
     let scratch = Pieces::new(&mut scratch[..matmul_scratch(par.threads())]);
     par.tasks(groups * row_blocks, |task, worker| {
         let (g, block) = (task / row_blocks, task % row_blocks);
-        let cols = g * group * micro.nr..((g + 1) * group * micro.nr).min(n);
+        let group = share(panels, groups, g);
+        let cols = group.start * micro.nr..(group.end * micro.nr).min(n);
         let rows = (block * rows_each).min(m)..((block + 1) * rows_each).min(m);
         // SAFETY: each worker runs one task at a time and owns its piece of the scratch.
         let packed = unsafe { scratch.piece(worker, PACKED) };
@@ -353,10 +353,33 @@ fn few_rows<R: Real>(
     });
 }
 
-/// How many ranges the rows are cut into: one, unless panels are too few to occupy the threads.
-fn row_blocks(m: usize, panels: usize, threads: usize, mr: usize) -> usize {
-    let wanted = if threads == 1 || panels >= 4 * threads { 1 } else { (4 * threads).div_ceil(panels) };
-    wanted.min(m.div_ceil(4 * mr)).max(1)
+/// What packing a panel takes, as that many rows of its product.
+const PACKING: usize = 20;
+/// What preparing a row of the left factor takes for a group, as a part of one panel's product with it.
+const PREPARING: f64 = 0.2;
+
+/// Groups of panels and ranges of rows whose slowest thread is done first: each range of rows packs the panels anew,
+/// each group prepares the left factor anew, and threads without work wait.
+fn cut<R>(m: usize, panels: usize, threads: usize, micro: &Micro<R>) -> (usize, usize) {
+    let least = panels.div_ceil(micro.group);
+    let mut best = (f64::INFINITY, (least, 1));
+    for row_blocks in 1..=threads.min(m.div_ceil(micro.mr)) {
+        let rows = m.div_ceil(row_blocks).next_multiple_of(micro.mr);
+        for groups in least..=panels.min(least + 2 * threads) {
+            let tasks = (groups * row_blocks).div_ceil(threads);
+            let panels = (panels * tasks).div_ceil(groups);
+            let time = (panels * (rows + PACKING)) as f64 + (tasks * rows) as f64 * PREPARING;
+            if time < best.0 {
+                best = (time, (groups, row_blocks));
+            }
+        }
+    }
+    best.1
+}
+
+/// The `i`-th of `parts` ranges of `n`, which differ by one at most.
+fn share(n: usize, parts: usize, i: usize) -> Range<usize> {
+    i * n / parts..(i + 1) * n / parts
 }
 
 /// The largest index that a strided matrix touches must exist.

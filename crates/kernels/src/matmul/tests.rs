@@ -215,6 +215,31 @@ fn threads_and_row_tiles_change_no_bit() {
     assert_eq!(sums, once);
 }
 
+/// Every panel and every row has one owner, no group is larger than its place, and threads get the same where that can be.
+#[test]
+fn work_is_cut_evenly() {
+    let micro = f32::micro(Compute::Full);
+    for panels in [1, 2, 3, 5, 14, 76, 77, 2374] {
+        for threads in [1, 2, 3, 4, 16] {
+            for m in [1, 17, 33, 256] {
+                let (groups, row_blocks) = cut(m, panels, threads, &micro);
+                let shares: Vec<_> = (0..groups).map(|g| share(panels, groups, g)).collect();
+                assert_eq!(
+                    shares.iter().flat_map(Clone::clone).collect::<Vec<_>>(),
+                    (0..panels).collect::<Vec<_>>()
+                );
+                assert!(shares.iter().all(|s| (1..=micro.group).contains(&s.len())), "{panels} in {groups}");
+                assert!((1..=threads).contains(&row_blocks) && row_blocks <= m.div_ceil(micro.mr));
+                if m == 256 && panels % threads == 0 {
+                    assert_eq!((groups % threads, row_blocks), (0, 1), "{panels} panels, {threads} threads");
+                }
+            }
+        }
+    }
+    // One panel of many rows: the rows are shared.
+    assert_eq!(cut(256, 1, 2, &micro), (1, 2));
+}
+
 /// bf16 products against the definition on rounded factors, for all storage types, odd depths and widths.
 #[test]
 fn bf16_products_round_their_factors_only() {

@@ -12,7 +12,7 @@
 use std::ops::Range;
 
 use super::ahead::Ahead;
-use super::{Compute, Init, Lhs, Out, PACKED, Rhs, Target, check, matmul_scratch, start};
+use super::{Compute, Init, Lhs, Out, PACKED, Rhs, Target, check, matmul_scratch, share, start};
 use crate::compact::wide;
 use crate::par::{Par, Pieces};
 use crate::{Real, Values};
@@ -49,16 +49,17 @@ pub fn matmul_thin<R: Real>(
     }
     let nr = R::micro(Compute::Full).nr;
     let panels = n.div_ceil(nr);
-    // As many columns as there is room for sums, but enough ranges to occupy the threads.
+    // As many columns as there is room for sums, and the same for each thread.
     let most = (SUMS / m / nr).max(1);
-    let each = panels.div_ceil(if par.threads() == 1 { 1 } else { 2 * par.threads() }).clamp(1, most) * nr;
+    let parts = panels.div_ceil(most).next_multiple_of(par.threads()).min(panels);
     let (row_stride, col_stride) = (out.row_stride, out.col_stride);
     let c = Pieces::new(out.data);
     let scratch = Pieces::new(&mut scratch[..matmul_scratch(par.threads())]);
-    par.tasks(n.div_ceil(each), |task, worker| {
+    par.tasks(parts, |task, worker| {
         // SAFETY: each worker runs one task at a time and owns its piece of the scratch.
         let scratch = unsafe { scratch.piece(worker, PACKED) };
-        let cols = task * each..((task + 1) * each).min(n);
+        let panels = share(panels, parts, task);
+        let cols = panels.start * nr..(panels.end * nr).min(n);
         let c = Target { start: c.as_ptr(), row_stride, col_stride };
         // SAFETY: `check` proved that every index lies inside the operands; tasks own disjoint columns of `out`.
         unsafe { columns(cols, [m, n, k], alpha, a, b, init, c, scratch) };

@@ -12,7 +12,7 @@ use mesp::train::{Options, Session, Update};
 use mesp_device::{Backend, Cpu, OpCost, Timed, process_cpu_time};
 use rayon::ThreadPool;
 
-use super::product::Peak;
+use super::product::{Multipliers, Peak};
 use crate::args::CommonArgs;
 use crate::budget::{self, Decision};
 use crate::footprint::{self, Footprint, Work};
@@ -73,6 +73,7 @@ pub(super) struct Anatomy {
     /// Of all timed steps together.
     pub(super) costs: Vec<OpCost>,
     pub(super) peak: Peak,
+    pub(super) multipliers: Multipliers,
 }
 
 impl Anatomy {
@@ -140,7 +141,8 @@ impl Engine<'_> {
         running.steps(steps);
         let costs = running.session.state_mut().0.take_costs();
         let peak = before.best(Peak::measure(self.numbers, &pool));
-        Ok(Anatomy { timing: running.timing, costs, peak })
+        let multipliers = Multipliers::measure(self.numbers, &pool);
+        Ok(Anatomy { timing: running.timing, costs, peak, multipliers })
     }
 
     /// A session that stays ready between turns, with one step behind it.

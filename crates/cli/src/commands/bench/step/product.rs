@@ -1,11 +1,15 @@
-//! What a product of a layer's size reaches on this machine: the peak that a step is held against.
+//! What this machine reaches: with a product of a layer's size, the peak that a step is held against, and with its
+//! multipliers alone.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use mesp::rng;
 use mesp::source::encode;
-use mesp_device::{Act, Backend, Class, Cpu, Dry, Dtype, Label, Program, Weight, process_cpu_time};
+use mesp_device::{
+    Act, Backend, Class, Cpu, Dry, Dtype, Label, Par, Program, Weight, hot_tiles, matmul_scratch,
+    process_cpu_time,
+};
 use rayon::ThreadPool;
 
 use crate::numbers::Numbers;
@@ -64,6 +68,35 @@ impl Peak {
     /// The higher of each.
     pub(super) fn best(self, other: Self) -> Self {
         Self { wall: self.wall.max(other.wall), cpu: self.cpu.max(other.cpu) }
+    }
+}
+
+/// Multiplications and additions a second, on the clock, of the innermost loop on operands in the first-level cache: the
+/// best of several turns with one thread, and with all at once. No product's second thread can do better than theirs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Multipliers {
+    pub(super) one: f64,
+    pub(super) all: f64,
+}
+
+impl Multipliers {
+    pub(super) fn measure(numbers: Numbers, pool: &ThreadPool) -> Self {
+        const TURNS: usize = 24;
+        const TASKS: usize = 48;
+        let mut scratch = vec![0.0f32; matmul_scratch(pool.current_num_threads())];
+        let mut best = Self { one: 0.0, all: 0.0 };
+        // One turn more than counts: the first meets threads that sleep.
+        for turn in 0..=TURNS {
+            for (par, best) in [(Par::serial(), &mut best.one), (Par::on(pool), &mut best.all)] {
+                let begin = Instant::now();
+                let flop = hot_tiles(TASKS * par.threads(), numbers.compute(), &mut scratch, par);
+                let rate = flop as f64 / begin.elapsed().as_secs_f64();
+                if turn > 0 && rate > *best {
+                    *best = rate;
+                }
+            }
+        }
+        best
     }
 }
 

@@ -58,6 +58,10 @@ pub(super) fn json(
                 "gflops": peak.wall / 1e9,
                 "gflops_per_cpu_second": peak.cpu / 1e9,
             },
+            "multipliers": {
+                "gflops_one_thread": anatomy.multipliers.one / 1e9,
+                "gflops": anatomy.multipliers.all / 1e9,
+            },
             "step": speed(timing),
             "frozen_gflop": frozen / 1e9,
             "share_of_peak": frozen / timing.median() / peak.wall,
@@ -143,12 +147,19 @@ pub(super) fn text(engine: &Engine<'_>, measured: &Measured) -> String {
     let frozen = anatomy.frozen_flop();
     let _ = writeln!(
         text,
-        "A product {m}×{n}×{k} in {numbers} reaches {:.0} GFLOP/s, {:.0} a second of processor time. The step's {:.0} GFLOP with frozen weights are {:.1}% of that, {:.1}% by processor time.\n",
+        "A product {m}×{n}×{k} in {numbers} reaches {:.0} GFLOP/s, {:.0} a second of processor time. The step's {:.0} GFLOP with frozen weights are {:.1}% of that, {:.1}% by processor time.",
         peak.wall / 1e9,
         peak.cpu / 1e9,
         frozen / 1e9,
         100.0 * frozen / t.median() / peak.wall,
         100.0 * frozen / t.cpu_median() / peak.cpu,
+    );
+    let multipliers = anatomy.multipliers;
+    let _ = writeln!(
+        text,
+        "The multipliers alone reach {:.0} GFLOP/s, {:.2} times those of one thread.\n",
+        multipliers.all / 1e9,
+        multipliers.all / multipliers.one,
     );
     text.push_str(&ui::table(&operations(measured)));
     if !sweep.is_empty() {
