@@ -51,6 +51,11 @@ impl Ahead {
         Self { row: start, stride, lines_per_row, line: 0, left: rows.len() * lines_per_row }
     }
 
+    /// Bytes from the first row to the end of the last.
+    pub(super) fn reach(&self) -> usize {
+        self.left / self.lines_per_row * self.stride
+    }
+
     /// How many lines are not asked for yet.
     pub(super) fn len(&self) -> usize {
         self.left

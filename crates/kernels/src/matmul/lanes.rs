@@ -1,7 +1,6 @@
 //! Weights of every format as vectors of AVX-512: 32 values of one row, or 32 × 16 values of sixteen rows.
 //!
-//! *Across* sixteen rows a vector holds one value of each row, which is what packed panels and products of few
-//! rows want. Bits are regrouped while they are few: four bytes of every row are brought into the lanes by
+//! *Across* sixteen rows a vector holds one value of each row, which is what packed panels want. Bits are regrouped while they are few: four bytes of every row are brought into the lanes by
 //! shuffles of words, and become floats there, each lane with its own scale. So nothing is transposed in a form
 //! larger than the stored one.
 //!
@@ -22,6 +21,9 @@ pub(super) const LANES: usize = 16;
 
 /// Takes pairs of neighbours in depth, in ascending order. `p` counts pairs from where [`across`] began.
 pub(super) trait Sink {
+    /// Whether it rounds what it takes to bf16, and so may be given it rounded.
+    const PAIRS: bool;
+
     /// Depths 2p and 2p + 1 of sixteen rows.
     ///
     /// # Safety
@@ -53,6 +55,22 @@ trait Format {
     /// # Safety
     /// As [`Format::along`] for all sixteen, and [`Sink::pair`].
     unsafe fn across<S: Sink>(block: *const u8, stride: usize, group: usize, p: usize, to: &mut S);
+
+    /// Whether a group of even number shares its bytes with the next.
+    const SHARES: bool = false;
+
+    /// The same for such a group and the next.
+    ///
+    /// # Safety
+    /// As [`Format::across`] for both.
+    #[inline(always)]
+    unsafe fn across_two<S: Sink>(block: *const u8, stride: usize, group: usize, p: usize, to: &mut S) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            Self::across(block, stride, group, p, to);
+            Self::across(block, stride, group + 1, p + GROUP / 2, to);
+        }
+    }
 }
 
 /// A matrix in memory as [`across`] and [`along`] read it: rows of a stored type.
@@ -156,6 +174,8 @@ macro_rules! with_format {
     };
 }
 
+mod blocks;
+
 /// Sends `groups` times 32 values of depth, from `from` on, of sixteen rows from `row` on.
 ///
 /// # Safety
@@ -175,10 +195,11 @@ unsafe fn across_of<F: Format, S: Sink>(
     groups: usize,
     to: &mut S,
 ) {
-    for g in 0..groups {
+    let mut g = 0;
+    while g < groups {
         let block = start.wrapping_add((from + g) / F::GROUPS * F::BYTES);
         // SAFETY: the caller's promise.
-        unsafe { F::across(block, stride, (from + g) % F::GROUPS, g * GROUP / 2, to) };
+        g += unsafe { some_of::<F, S>(block, stride, (from + g) % F::GROUPS, groups - g, g * GROUP / 2, to) };
     }
 }
 
@@ -188,7 +209,7 @@ unsafe fn across_of<F: Format, S: Sink>(
 /// # Safety
 /// As [`across`].
 #[inline(always)]
-pub(super) unsafe fn across_side_by_side<S: Sink, const SIDE: usize>(
+pub(super) unsafe fn across_side_by_side<S: Sink + Copy, const SIDE: usize>(
     b: Source,
     row: usize,
     from: usize,
@@ -203,14 +224,13 @@ pub(super) unsafe fn across_side_by_side<S: Sink, const SIDE: usize>(
             Dtype::Bf16 => side_by_side_of::<Bf16, S, SIDE>(start, b.stride, from, groups, to),
             Dtype::Q8_0 => side_by_side_of::<Q8_0, S, SIDE>(start, b.stride, from, groups, to),
             Dtype::Q4_0 => side_by_side_of::<Q4_0, S, SIDE>(start, b.stride, from, groups, to),
-            Dtype::Q4_K => side_by_side_of::<Q4_K, S, SIDE>(start, b.stride, from, groups, to),
             _ => unreachable!("`small::streams` names the types"),
         }
     }
 }
 
 #[inline(always)]
-unsafe fn side_by_side_of<F: Format, S: Sink, const SIDE: usize>(
+unsafe fn side_by_side_of<F: Format, S: Sink + Copy, const SIDE: usize>(
     start: *const u8,
     stride: usize,
     from: usize,
@@ -230,8 +250,36 @@ unsafe fn side_by_side_of<F: Format, S: Sink, const SIDE: usize>(
                     unsafe { _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(r * stride + ahead).cast()) };
                 }
             }
+            // A copy is kept in registers.
+            let mut sums = *to;
             // SAFETY: the caller's promise.
-            unsafe { F::across(block, stride, (from + g) % F::GROUPS, g * GROUP / 2, to) };
+            unsafe { F::across(block, stride, (from + g) % F::GROUPS, g * GROUP / 2, &mut sums) };
+            *to = sums;
+        }
+    }
+}
+
+/// One group, or two that share their bytes where so many are left; how many.
+///
+/// # Safety
+/// As [`Format::across`] for them.
+#[inline(always)]
+unsafe fn some_of<F: Format, S: Sink>(
+    block: *const u8,
+    stride: usize,
+    group: usize,
+    left: usize,
+    p: usize,
+    to: &mut S,
+) -> usize {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if F::SHARES && group.is_multiple_of(2) && left > 1 {
+            F::across_two(block, stride, group, p, to);
+            2
+        } else {
+            F::across(block, stride, group, p, to);
+            1
         }
     }
 }
@@ -352,132 +400,6 @@ impl Format for F16 {
             let v = super::x86::transposed16(block, stride);
             unrolled!(I in [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15] {
                 to.pair(p + I, low_f16(v[I]), high_f16(v[I]));
-            });
-        }
-    }
-}
-
-impl Format for Q8_0 {
-    const BYTES: usize = 34;
-    const GROUPS: usize = 1;
-
-    #[inline(always)]
-    unsafe fn along(block: *const u8, _: usize) -> [__m512; 2] {
-        // SAFETY: 34 bytes.
-        unsafe {
-            let d = splat_f16(block);
-            [_mm512_mul_ps(d, signed_bytes(block.add(2))), _mm512_mul_ps(d, signed_bytes(block.add(18)))]
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn across<S: Sink>(block: *const u8, stride: usize, _: usize, p: usize, to: &mut S) {
-        // SAFETY: 34 bytes of each row.
-        unsafe {
-            let d = low_f16(first_words(block, stride));
-            bytes_across(block.add(2), stride, [d, d], None, p, to);
-        }
-    }
-}
-
-impl Format for Q4_0 {
-    const BYTES: usize = 18;
-    const GROUPS: usize = 1;
-
-    #[inline(always)]
-    unsafe fn along(block: *const u8, _: usize) -> [__m512; 2] {
-        // SAFETY: 18 bytes.
-        unsafe {
-            let (d, q) = (splat_f16(block), _mm512_cvtepu8_epi32(_mm_loadu_si128(block.add(2).cast())));
-            let table = nibble_values(-8.0);
-            let low = _mm512_permutexvar_ps(q, table);
-            let high = _mm512_permutexvar_ps(_mm512_srli_epi32::<4>(q), table);
-            [_mm512_mul_ps(d, low), _mm512_mul_ps(d, high)]
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn across<S: Sink>(block: *const u8, stride: usize, _: usize, p: usize, to: &mut S) {
-        // SAFETY: 18 bytes of each row. A permutation looks at the lowest four bits of a lane only.
-        unsafe {
-            let d = low_f16(first_words(block, stride));
-            let words = four_words(block.add(2), stride);
-            let table = nibble_values(-8.0);
-            unrolled!(HALF in [0, 1] {
-                unrolled!(T in [0, 1, 2, 3] {
-                    unrolled!(B in [0, 1] {
-                        let low = _mm512_permutexvar_ps(shift(words[T], 16 * B + 4 * HALF), table);
-                        let high = _mm512_permutexvar_ps(shift(words[T], 16 * B + 4 * HALF + 8), table);
-                        to.pair(p + 8 * HALF + 2 * T + B, _mm512_mul_ps(d, low), _mm512_mul_ps(d, high));
-                    });
-                });
-            });
-        }
-    }
-}
-
-impl Format for Q4_K {
-    const BYTES: usize = 144;
-    const GROUPS: usize = 8;
-
-    #[inline(always)]
-    unsafe fn along(block: *const u8, group: usize) -> [__m512; 2] {
-        // SAFETY: 144 bytes.
-        unsafe { unpacked(&unpack::Q4_K::unpack(&*block.cast(), group)) }
-    }
-
-    #[inline(always)]
-    unsafe fn across<S: Sink>(block: *const u8, stride: usize, group: usize, p: usize, to: &mut S) {
-        // SAFETY: 144 bytes of each row.
-        unsafe {
-            // As `unpack::scaled_twice`, all rows at once.
-            let [halves, s0, s1, s2] = four_words(block, stride);
-            let at = 8 * (group % 4);
-            let (scale, minimum) = if group < 4 {
-                (bits(s0, at, 63), bits(s1, at, 63))
-            } else {
-                let (low, high) = (bits(s0, at + 6, 3), bits(s1, at + 6, 3));
-                (
-                    _mm512_or_si512(bits(s2, at, 15), _mm512_slli_epi32::<4>(low)),
-                    _mm512_or_si512(bits(s2, at + 4, 15), _mm512_slli_epi32::<4>(high)),
-                )
-            };
-            let scale = _mm512_mul_ps(low_f16(halves), _mm512_cvtepi32_ps(scale));
-            let minimum = _mm512_mul_ps(high_f16(halves), _mm512_cvtepi32_ps(minimum));
-            let q = block.add(16 + 32 * (group / 2));
-            if group.is_multiple_of(2) {
-                nibbles_across::<0, S>(q, stride, scale, minimum, p, to);
-            } else {
-                nibbles_across::<4, S>(q, stride, scale, minimum, p, to);
-            }
-        }
-    }
-}
-
-/// The four bits from `BITS` on of 32 bytes of each row.
-#[inline(always)]
-unsafe fn nibbles_across<const BITS: usize, S: Sink>(
-    start: *const u8,
-    stride: usize,
-    scale: __m512,
-    minimum: __m512,
-    p: usize,
-    to: &mut S,
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let table = nibble_values(0.0);
-        for half in 0..2 {
-            let words = four_words(start.add(16 * half), stride);
-            unrolled!(T in [0, 1, 2, 3] {
-                unrolled!(B in [0, 1] {
-                    let low = _mm512_permutexvar_ps(shift(words[T], 16 * B + BITS), table);
-                    let high = _mm512_permutexvar_ps(shift(words[T], 16 * B + BITS + 8), table);
-                    let (low, high) = (_mm512_mul_ps(scale, low), _mm512_mul_ps(scale, high));
-                    // x − m is x + (−m).
-                    let (low, high) = (_mm512_sub_ps(low, minimum), _mm512_sub_ps(high, minimum));
-                    to.pair(p + 8 * half + 2 * T + B, low, high);
-                });
             });
         }
     }

@@ -11,7 +11,8 @@
 //! exists whole, and runs the microkernel over all rows. `a` is read in place: the microkernel broadcasts
 //! its values one by one, which works for any strides and makes `aᵀ·b` need no transposition.
 //!
-//! Products of one to four rows with common formats pack nothing (`small`): they are limited by reading the weight.
+//! Products of one to sixteen rows with a weight are cut otherwise (`few`): they are limited by reading the weight. Those
+//! of one to four rows with common formats pack nothing (`small`).
 //!
 //! **Order of terms.** Every output element is one chain of multiply-adds in ascending `k` that starts from
 //! `init`. Panels, row tiles, `KC` and threads cut the work but never the chain. So a product over all rows
@@ -19,6 +20,7 @@
 //! that accumulate. Methods that differ only in what they keep rely on this.
 
 mod ahead;
+mod few;
 mod hot;
 #[cfg(target_arch = "x86_64")]
 mod lanes;
@@ -43,11 +45,12 @@ mod x86;
 use std::ops::Range;
 
 pub use hot::hot_tiles;
-use micro::Few;
 pub use micro::Micro;
 pub use thin::{THIN, matmul_thin};
 
 use ahead::Ahead;
+use few::few_rows;
+use micro::Few;
 
 use crate::par::{Par, Pieces};
 use crate::{Real, Values, WeightView};
@@ -59,9 +62,6 @@ const KC: usize = 448;
 const KC_PAIRS: usize = 256;
 /// Rows that count as few: such products (decoding, narrow tiles of the head) are limited by reading the weight.
 const FEW: usize = 16;
-/// The same for few rows: what is packed is multiplied at once out of the first-level cache, while the weight
-/// streams in from memory.
-const KC_FEW: usize = 96;
 /// Values of 32 bits that a thread packs at a time: two panels of single precision, seven of bf16 pairs. The
 /// left factor's tile, which bf16 reads and rounds once for each group, is reused for each panel of it.
 const PACKED: usize = 2 * KC * NR;
@@ -260,20 +260,22 @@ pub fn matmul_plus<R: Real>(
     let micro = R::micro(compute);
     if let Some(few) = micro.few
         && m <= few.rows
-        && term.is_none()
         && alpha == R::ONE
         && let Rhs::WeightTransposed(w) = b
         && (few.streams)(w.dtype)
         && k.is_multiple_of(32)
         && k > 0
     {
-        few_rows(few, &micro, out, [m, n, k], a, w, init, scratch, par);
+        streamed(few, &micro, out, [m, n, k], a, w, init, term, scratch, par);
         return;
     }
     let panels = n.div_ceil(micro.nr);
     let few = m <= FEW && !matches!(b, Rhs::Dense { .. });
-    let kc = if few { KC_FEW } else { micro.kc };
-    let (groups, row_blocks) = if few { (panels, 1) } else { cut(m, panels, par.threads(), &micro) };
+    let (groups, row_blocks) = match par.threads() {
+        1 if few => (1, 1),
+        threads if few => ((4 * threads).min(panels), 1),
+        threads => cut(m, panels, threads, &micro),
+    };
     let rows_each = m.div_ceil(row_blocks).next_multiple_of(micro.mr);
     let (row_stride, col_stride) = (out.row_stride, out.col_stride);
     let c = Pieces::new(out.data);
@@ -289,35 +291,56 @@ pub fn matmul_plus<R: Real>(
         // SAFETY: `check` proved that every index of this tile lies inside the operands; tasks own disjoint
         // rows × columns of `out`.
         unsafe {
-            block_product(&micro, rows.clone(), cols.clone(), [n, k, kc], alpha, a, b, init, c, packed);
-        };
-        let Some(t) = &term else { return };
-        let full = R::micro(Compute::Full);
-        let width = full.group * full.nr;
-        for from in cols.clone().step_by(width) {
-            let cols = from..(from + width).min(cols.end);
-            // SAFETY: as above, for a part of the same tile.
-            unsafe {
+            if few {
+                few_rows(&micro, cols.clone(), [m, n, k], alpha, a, b, init, c, packed);
+            } else {
                 block_product(
-                    &full,
+                    &micro,
                     rows.clone(),
-                    cols,
-                    [n, t.depth, full.kc],
-                    t.alpha,
-                    t.a,
-                    t.b,
-                    Init::Accumulate,
+                    cols.clone(),
+                    [n, k, micro.kc],
+                    alpha,
+                    a,
+                    b,
+                    init,
                     c,
                     packed,
                 );
             }
+        };
+        if let Some(t) = &term {
+            // SAFETY: as above, for the same tile.
+            unsafe { add_term(t, rows, cols, n, c, packed) };
         }
     });
 }
 
+/// Adds a term to a tile of the result.
+///
+/// # Safety
+/// As [`block_product`], for any columns.
+unsafe fn add_term<R: Real>(
+    t: &Term<'_, R>,
+    rows: Range<usize>,
+    cols: Range<usize>,
+    n: usize,
+    c: Target<R>,
+    packed: &mut [R],
+) {
+    let full = R::micro(Compute::Full);
+    let width = full.group * full.nr;
+    for from in cols.clone().step_by(width) {
+        let (cols, size) = (from..(from + width).min(cols.end), [n, t.depth, full.kc]);
+        // SAFETY: the caller's promise, for a group of panels.
+        unsafe {
+            block_product(&full, rows.clone(), cols, size, t.alpha, t.a, t.b, Init::Accumulate, c, packed)
+        };
+    }
+}
+
 /// [`matmul`] for a weight and few rows: ranges of columns go to the threads, those past whole groups take the way
 /// of many rows.
-fn few_rows<R: Real>(
+fn streamed<R: Real>(
     few: Few<R>,
     micro: &Micro<R>,
     out: Out<'_, R>,
@@ -325,6 +348,7 @@ fn few_rows<R: Real>(
     a: Lhs<'_, R>,
     w: WeightView<'_>,
     init: Init<'_>,
+    term: Option<Term<'_, R>>,
     scratch: &mut [R],
     par: Par<'_>,
 ) {
@@ -342,12 +366,17 @@ fn few_rows<R: Real>(
         // SAFETY: `check` proved that every index lies inside the operands; tasks own disjoint columns, whole
         // groups of them but for the last task's, which are at most a panel.
         unsafe {
-            if task < tasks {
+            let cols = if task < tasks {
                 let cols = task * each..((task + 1) * each).min(whole);
-                (few.run)(m, cols, k, a, w, init, c, scratch);
+                (few.run)(m, cols.clone(), k, a, w, init, c, scratch);
+                cols
             } else {
                 let b = Rhs::WeightTransposed(w);
-                block_product(micro, 0..m, whole..n, [n, k, KC_FEW], R::ONE, a, b, init, c, scratch);
+                few_rows(micro, whole..n, [m, n, k], R::ONE, a, b, init, c, scratch);
+                whole..n
+            };
+            if let Some(t) = &term {
+                add_term(t, 0..m, cols, n, c, scratch);
             }
         }
     });
@@ -511,11 +540,7 @@ unsafe fn block_product<R: Real>(
                     let b_at = packed[panel * steps * micro.nr..].as_ptr();
                     (micro.run)(height, vectors, steps, a_at, a_rows, a_cols, b_at, padded, at, stride);
                     if !direct {
-                        for r in 0..height {
-                            for j in 0..cols.len() {
-                                *origin.add(r * c.row_stride + j * c.col_stride) = tile[r * padded + j];
-                            }
-                        }
+                        store(&tile, padded, c, i..i + height, &cols);
                     }
                 }
             }
@@ -523,6 +548,19 @@ unsafe fn block_product<R: Real>(
         k0 += depth;
         if k0 >= k {
             break;
+        }
+    }
+}
+
+/// Puts a tile, whose rows are `stride` apart, into its place.
+///
+/// # Safety
+/// These rows and columns of the result exist and are the caller's alone.
+unsafe fn store<R: Real>(tile: &[R], stride: usize, c: Target<R>, rows: Range<usize>, cols: &Range<usize>) {
+    for (i, row) in rows.zip(tile.chunks(stride)) {
+        for (j, x) in cols.clone().zip(row) {
+            // SAFETY: the caller's promise.
+            unsafe { *c.start.add(i * c.row_stride + j * c.col_stride) = *x };
         }
     }
 }

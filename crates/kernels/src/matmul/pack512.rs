@@ -17,6 +17,8 @@ struct Panel<const PAIRS: bool> {
 }
 
 impl<const PAIRS: bool> Sink for Panel<PAIRS> {
+    const PAIRS: bool = PAIRS;
+
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "compiled inside the entries below")]
     unsafe fn pair(&mut self, p: usize, low: __m512, high: __m512) {

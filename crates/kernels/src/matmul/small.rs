@@ -3,7 +3,7 @@
 //!
 //! A vector holds sixteen columns of the result, so every element is the same chain of multiply-adds in ascending
 //! depth as in the product of many rows, and the bits are the same. A chain waits for itself, so several groups of
-//! sixteen columns run side by side. Formats that are rare, and five rows and more, take the packed way: each
+//! sixteen columns run side by side. Other formats, and five rows and more, take the packed way ([`super::few`]): each
 //! instance here is some hundred instructions long.
 
 use std::arch::x86_64::{
@@ -25,10 +25,11 @@ pub(super) const COLUMNS: usize = 64;
 
 /// Whether weights of this type have instances.
 pub(super) fn streams(dtype: Dtype) -> bool {
-    matches!(dtype, Dtype::Bf16 | Dtype::Q8_0 | Dtype::Q4_0 | Dtype::Q4_K)
+    matches!(dtype, Dtype::Bf16 | Dtype::Q8_0 | Dtype::Q4_0)
 }
 
 /// `M` rows of sixteen columns.
+#[derive(Clone, Copy)]
 struct Rows<const M: usize, const PAIRS: bool> {
     acc: [__m512; M],
     /// Value (or pair) p of row i at `i·stride + p`.
@@ -46,6 +47,8 @@ impl<const M: usize, const PAIRS: bool> Rows<M, PAIRS> {
 }
 
 impl<const M: usize, const PAIRS: bool> Sink for Rows<M, PAIRS> {
+    const PAIRS: bool = PAIRS;
+
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "as above")]
     unsafe fn pair(&mut self, p: usize, low: __m512, high: __m512) {

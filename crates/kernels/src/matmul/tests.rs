@@ -231,7 +231,7 @@ fn work_is_cut_evenly() {
                 assert!(shares.iter().all(|s| (1..=micro.group).contains(&s.len())), "{panels} in {groups}");
                 assert!((1..=threads).contains(&row_blocks) && row_blocks <= m.div_ceil(micro.mr));
                 if m == 256 && panels % threads == 0 {
-                    assert_eq!((groups % threads, row_blocks), (0, 1), "{panels} panels, {threads} threads");
+                    assert_eq!(groups * row_blocks % threads, 0, "{panels} panels, {threads} threads");
                 }
             }
         }
@@ -300,6 +300,35 @@ fn a_term_is_a_second_product() {
                 matmul_plus(out, size, 1.0, left, right, init, compute, term, &mut scratch, par);
                 assert_eq!(one, two, "[{m},{n},{k}] and {depth}, {compute:?}");
             }
+        }
+    }
+}
+
+/// The same where rows are few and the weight is read where it lies, or packed.
+#[test]
+fn a_term_is_a_second_product_of_few_rows() {
+    let mut rng = Rng(32);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
+    for ([m, n, k, depth], compute) in [
+        ([1, 200, 64, 8], Compute::Bf16),
+        ([4, 70, 96, 16], Compute::Full),
+        ([9, 130, 160, 3], Compute::Bf16),
+    ] {
+        let (a, w): (Vec<f32>, Vec<f32>) = (rng.vec(m * k), rng.vec(n * k));
+        let data: Vec<u8> = w.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect();
+        let b = Rhs::WeightTransposed(WeightView { dtype: Dtype::Bf16, data: &data, rows: n, cols: k });
+        let (h, l): (Vec<f32>, Vec<f32>) = (rng.vec(m * depth), rng.vec(n * depth));
+        let (h, l) = (Lhs::rows(&h, depth), Rhs::transposed(&l, depth));
+        for par in [Par::serial(), Par::on(&pool)] {
+            let mut scratch = vec![f32::NAN; matmul_scratch(par.threads())];
+            let (left, size, init) = (Lhs::rows(&a, k), [m, n, k], Init::Zero);
+            let [mut two, mut one] = [vec![f32::NAN; m * n], vec![f32::NAN; m * n]];
+            matmul(Out::rows(&mut two, n), size, 1.0, left, b, init, compute, &mut scratch, par);
+            let (second, full) = ([m, n, depth], Compute::Full);
+            matmul(Out::rows(&mut two, n), second, 1.7, h, l, Init::Accumulate, full, &mut scratch, par);
+            let term = Some(Term { depth, alpha: 1.7, a: h, b: l });
+            matmul_plus(Out::rows(&mut one, n), size, 1.0, left, b, init, compute, term, &mut scratch, par);
+            assert_eq!(one, two, "[{m},{n},{k}] and {depth}, {compute:?}");
         }
     }
 }
