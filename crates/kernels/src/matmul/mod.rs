@@ -333,8 +333,8 @@ unsafe fn add_term<R: Real>(
         let (cols, size) = (from..(from + width).min(cols.end), [n, t.depth, full.kc]);
         // SAFETY: the caller's promise, for a group of panels.
         unsafe {
-            block_product(&full, rows.clone(), cols, size, t.alpha, t.a, t.b, Init::Accumulate, c, packed)
-        };
+            block_product(&full, rows.clone(), cols, size, t.alpha, t.a, t.b, Init::Accumulate, c, packed);
+        }
     }
 }
 

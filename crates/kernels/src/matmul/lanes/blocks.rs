@@ -150,6 +150,7 @@ unsafe fn pairs_of_eight(start: *const u8, stride: usize) -> [__m512i; 2] {
 }
 
 #[inline(always)]
+#[allow(clippy::manual_map, reason = "a closure")]
 unsafe fn lanes(at: __m512i, x: Option<__m512>) -> Option<__m512> {
     match x {
         // SAFETY: AVX-512.
