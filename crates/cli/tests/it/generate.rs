@@ -156,7 +156,7 @@ fn an_answer_and_what_ends_it() {
     // name in GGUF, so its tokenizer.json lies in the file.
     for (i, list) in [[ids[3].clone(), 0.into()], [0.into(), ids[3].clone()]].into_iter().enumerate() {
         edit_json(&listed.join("generation_config.json"), |config| {
-            config["eos_token_id"] = list.to_vec().into()
+            config["eos_token_id"] = list.to_vec().into();
         });
         let file = dir.path().join(format!("listed-{i}.gguf"));
         mesp(&[&"quantize", &"--model", &listed, &"--type=bf16", &"--output", &file]).ok();

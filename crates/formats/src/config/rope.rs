@@ -198,14 +198,11 @@ fn long_rope(f: &Fields<'_>, top: &Fields<'_>) -> Result<RopeScaling> {
     let attention_factor = if let Some(factor) = f.f64("attention_factor")? {
         positive(f, "attention_factor", factor)?;
         factor
+    } else if let Some(factor) = f.f64("factor")? {
+        raised(factor, original)
     } else {
-        match f.f64("factor")? {
-            Some(factor) => raised(factor, original),
-            None => {
-                let longest = top.usize("max_position_embeddings")?.unwrap_or(original);
-                longrope_attention_factor(longest, original)
-            }
-        }
+        let longest = top.usize("max_position_embeddings")?.unwrap_or(original);
+        longrope_attention_factor(longest, original)
     };
     Ok(RopeScaling::LongRope {
         short_factor: divisors("short_factor")?,
