@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use mesp::data::{Dataset, Example, LongRows, PromptStyle, ReadOptions, TextEncoder, TrainOn, split};
 use mesp::model::{Config, Model};
 use mesp::source::{Base, open_model, text_encoder};
-use mesp_device::Dtype;
+use mesp_device::{Dtype, Threads};
 use rayon::ThreadPool;
 use serde_json::{Value, json};
 
@@ -22,16 +22,23 @@ pub(crate) fn usage(problem: impl Into<String>, advice: impl Into<String>) -> an
     mesp::Error::usage(problem).hint(advice).into()
 }
 
-/// A pool of threads: as many as asked for, or as there are cores.
-pub(crate) fn pool(threads: Option<usize>) -> Result<Arc<ThreadPool>> {
+/// Threads to train and to generate with: as many as asked for, or as there are cores.
+pub(crate) fn pool(threads: Option<usize>) -> Result<Arc<Threads>> {
+    Ok(Arc::new(Threads::new(count(threads)?)?))
+}
+
+/// The same to convert files with.
+pub(crate) fn conversion_pool(threads: Option<usize>) -> Result<ThreadPool> {
+    Ok(rayon::ThreadPoolBuilder::new().num_threads(count(threads)?).build()?)
+}
+
+fn count(threads: Option<usize>) -> Result<usize> {
     let available = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = threads.unwrap_or_else(available);
     if threads == 0 {
         return Err(usage("--threads is 0, expected 1 or more", "leave it out to use all cores"));
     }
-    let pool =
-        rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("mesp-{i}")).build()?;
-    Ok(Arc::new(pool))
+    Ok(threads)
 }
 
 /// The directory or file of `--model`.

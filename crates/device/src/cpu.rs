@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use mesp_kernels::{
     self as kernels, AdamW, Compute, Gate, Init, Lhs, Noise, Out, Par, ProbsAt, Real, Rhs, RowStat, Sgd,
-    THIN, Term, Values,
+    THIN, Term, Threads, Values,
 };
-use rayon::ThreadPool;
 
 use crate::act::PERSISTENT;
 use crate::arena::Arena;
@@ -27,7 +26,7 @@ pub struct Cpu<R> {
     id: u32,
     arena: Arena<R>,
     plan: Plan,
-    pool: Arc<ThreadPool>,
+    pool: Arc<Threads>,
     persisted: usize,
     program: usize,
     next: usize,
@@ -40,11 +39,11 @@ pub struct Cpu<R> {
 }
 
 impl<R: Real> Cpu<R> {
-    /// Allocates the plan's arena. `pool` must have as many threads as the plan was made for.
+    /// Allocates the plan's arena. `pool` must have as many threads as the plan was made for, the caller's among them.
     ///
     /// # Panics
     /// When the plan was made for another type.
-    pub fn new(plan: Plan, pool: Arc<ThreadPool>) -> Self {
+    pub fn new(plan: Plan, pool: Arc<Threads>) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         assert_eq!(plan.value_bytes, size_of::<R>(), "a plan for this type");
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -106,11 +105,6 @@ impl<R: Real> Cpu<R> {
     /// The furthest byte of the arena that any buffer reached: what was used of the plan.
     pub fn reached_bytes(&self) -> usize {
         self.reached
-    }
-
-    /// The threads. A loop over steps runs inside the pool, so that operations inject no jobs.
-    pub fn pool(&self) -> Arc<ThreadPool> {
-        Arc::clone(&self.pool)
     }
 
     fn take(
@@ -265,10 +259,10 @@ impl<R: Real> Backend for Cpu<R> {
     fn copy(&mut self, to: ViewMut<'_>, from: View<'_>) {
         let par = Par::on(&self.pool);
         match (self.values_mut(to), self.values(from)) {
-            (ValuesMut::Full(to), Values::Full(from)) => to.copy_from_slice(from),
+            (ValuesMut::Full(to), Values::Full(from)) => kernels::copy(to, from, par),
             (ValuesMut::Full(to), Values::Bf16(from)) => kernels::widen(to, from, par),
             (ValuesMut::Bf16(to), Values::Full(from)) => kernels::narrow(to, from, par),
-            (ValuesMut::Bf16(to), Values::Bf16(from)) => to.copy_from_slice(from),
+            (ValuesMut::Bf16(to), Values::Bf16(from)) => kernels::copy(to, from, par),
         }
     }
 

@@ -549,13 +549,14 @@ mod tests {
     use mesp_kernels::Dtype;
 
     use super::*;
+    use crate::Threads;
     use crate::{Class, Cpu, Dry};
 
     #[test]
     fn calls_are_counted_and_named() {
         let bytes: Vec<u8> = (0..6).flat_map(|x| (x as f32).to_le_bytes()).collect();
         let weight = Weight::owned(Dtype::F32, 3, 2, bytes);
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool");
+        let pool = Threads::new(1).expect("threads");
         let label = Label::new(Class::Other, "x");
         let mut dry = Dry::new(4, 1);
         let work = |be: &mut dyn FnMut(&mut ViewMut<'_>, View<'_>, &Weight), x: &Act, y: &mut Act| {

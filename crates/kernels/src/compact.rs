@@ -97,6 +97,16 @@ pub fn narrow<R: Real>(to: &mut [u16], x: &[R], par: Par<'_>) {
     });
 }
 
+/// Copies values as they are.
+///
+/// # Panics
+/// When lengths differ.
+#[track_caller]
+pub fn copy<T: Copy + Send + Sync>(to: &mut [T], from: &[T], par: Par<'_>) {
+    assert_eq!(to.len(), from.len(), "copy: lengths");
+    par.chunks(to, CHUNK, |i, to| to.copy_from_slice(&from[i * CHUNK..][..to.len()]));
+}
+
 /// Brings back what [`narrow`] kept.
 ///
 /// # Panics

@@ -29,13 +29,14 @@ mod random;
 mod real;
 mod rms_norm;
 mod rope;
+mod threads;
 mod weight;
 
 pub use attention::{
     AttentionShape, ProbsAt, attention, attention_backward_kv, attention_backward_q, attention_delta,
     attention_probs, attention_scratch, attention_tangent, probs_len,
 };
-pub use compact::{Values, narrow, widen};
+pub use compact::{Values, copy, narrow, widen};
 pub use cross_entropy::{RowStat, VOCAB_STEP, softmax_gradient, softmax_stats};
 pub use dora::{dora_gain, dora_gain_add, dora_gain_bf16, dora_gains, dora_magnitude_grad, row_squares};
 pub use embedding::{embedding, gather_rows, gather_rows_bf16, scatter_add_rows, scatter_rows};
@@ -59,6 +60,7 @@ pub use rms_norm::{
     rms_norm, rms_norm_add, rms_norm_backward, rms_norm_backward_in_place, rms_norm_bf16, rms_norm_tangent,
 };
 pub use rope::{Layout, inverse_frequencies, rope};
+pub use threads::Threads;
 pub use weight::{Dtype, WeightView, converted, converted_bf16};
 
 #[cfg(test)]

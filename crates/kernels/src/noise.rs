@@ -320,6 +320,7 @@ fn ln(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Threads;
 
     const NOISE: Noise = Noise {
         seed: 7,
@@ -427,7 +428,7 @@ mod tests {
         let from: Vec<f64> = (0..n).map(|i| (i as f64).sin()).collect();
         let z = draw(n, NOISE);
         let mut to = vec![0.0; n];
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        let pool = Threads::new(3).expect("threads");
         perturb(&mut to, &from, [1.0, -0.5], NOISE, Par::on(&pool));
         assert!((0..n).all(|i| to[i] == from[i] + -0.5 * z[i]));
         let mut p = from.clone();

@@ -110,6 +110,7 @@ fn finish<R: Real>(sum: &mut [R], word: &[R], share: R, c: R) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Threads;
     use crate::test_util::{Rng, differences, relative};
     use crate::{Dtype, embedding, matmul_scratch, softmax_stats};
 
@@ -191,7 +192,7 @@ mod tests {
         let z = logits(&n, view(&bytes), Par::serial());
         softmax_stats(&z, &labels, 0, &mut stats, Par::serial());
         assert_eq!(stats, whole.1, "the statistics of an evaluation");
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
+        let pool = Threads::new(3).expect("threads");
         for width in [VOCAB_STEP, 2 * VOCAB_STEP, 4 * VOCAB_STEP, v] {
             for par in [Par::serial(), Par::on(&pool)] {
                 assert_eq!(gradient(&n, view(&bytes), &labels, (width, 0.5), par), whole, "{width} words");

@@ -249,6 +249,7 @@ pub fn dot<R: Real>(x: &[R], y: &[R]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Threads;
 
     /// PyTorch 2, two steps of AdamW(lr 0.1, betas (0.9, 0.99), eps 1e-8, decay 0.1) on p = [1, −2],
     /// g = [0.5, −1] then [−0.25, 1]: by hand in double precision below.
@@ -297,7 +298,7 @@ mod tests {
     #[test]
     fn small_updates_of_bf16_add_up() {
         const N: usize = 64;
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("a pool");
+        let pool = Threads::new(2).expect("threads");
         let run = |par: Par<'_>| {
             let (mut p, mut q) = (vec![0x3f80u16; N], vec![0x3f80u16; N]);
             let (mut m, mut v) = (vec![0.0f32; N], vec![0.0f32; N]);

@@ -1,45 +1,36 @@
 //! Cutting work over threads without allocating.
 //!
 //! Work is cut by outputs only: no two threads add to the same element, so the number of threads never
-//! changes a result. Inside a pool rayon splits ranges by recursion on the stack; calling from outside
-//! costs one injected job, whose queue may allocate, so a training loop enters the pool once.
+//! changes a result.
 
-use rayon::ThreadPool;
-use rayon::prelude::*;
+use crate::Threads;
 
-/// Where a kernel runs: on the caller's thread, or on a pool.
+/// Where a kernel runs: on the caller's thread, or on several.
 #[derive(Clone, Copy, Debug)]
 pub struct Par<'a> {
-    pool: Option<&'a ThreadPool>,
+    threads: Option<&'a Threads>,
 }
 
 impl<'a> Par<'a> {
     /// On the calling thread alone.
     pub const fn serial() -> Self {
-        Self { pool: None }
+        Self { threads: None }
     }
 
-    /// On all threads of `pool`.
-    pub const fn on(pool: &'a ThreadPool) -> Self {
-        Self { pool: Some(pool) }
+    /// On all of `threads`.
+    pub const fn on(threads: &'a Threads) -> Self {
+        Self { threads: Some(threads) }
     }
 
     /// How many threads may run at once: per-thread scratch comes in this many pieces.
     pub fn threads(self) -> usize {
-        self.pool.map_or(1, ThreadPool::current_num_threads)
+        self.threads.map_or(1, Threads::count)
     }
 
     /// Runs `f(task, worker)` for every `task < n`; `worker < self.threads()` names the thread.
-    pub fn tasks(self, n: usize, f: impl Fn(usize, usize) + Sync + Send) {
-        match self.pool {
-            Some(pool) if n > 1 && pool.current_num_threads() > 1 => {
-                let run = || {
-                    (0..n).into_par_iter().with_max_len(1).for_each(|task| {
-                        f(task, pool.current_thread_index().unwrap_or(0));
-                    });
-                };
-                if pool.current_thread_index().is_some() { run() } else { pool.install(run) }
-            }
+    pub fn tasks(self, n: usize, f: impl Fn(usize, usize) + Sync) {
+        match self.threads {
+            Some(threads) if n > 1 && threads.count() > 1 => threads.run(n, f),
             _ => (0..n).for_each(|task| f(task, 0)),
         }
     }
@@ -122,7 +113,7 @@ mod tests {
 
     #[test]
     fn every_task_and_chunk_once() {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
+        let pool = Threads::new(3).expect("threads");
         for par in [Par::serial(), Par::on(&pool)] {
             let hits = AtomicUsize::new(0);
             par.tasks(17, |_, worker| {

@@ -8,7 +8,7 @@ use mesp::method::{Directional, Estimator, Slope, Subset};
 use mesp::model::Batch;
 use mesp::tape::Policy;
 use mesp::train::{Options, Session, Update, plan};
-use mesp_device::{CountingAllocator, Cpu, Elem};
+use mesp_device::{CountingAllocator, Cpu, Elem, Threads};
 
 use support::{ADAMW, ARCHS, Case, SGD, mesp_policy, random_batch, randomize_adapters, shapes};
 
@@ -83,8 +83,7 @@ fn no_heap_after_step_one() {
     drop(std::hint::black_box(Box::new(1)));
     assert_eq!(allocations(), before + 1, "allocations are counted");
 
-    // Threads of a pool that ends may still allocate while the next session runs: the pools outlive all of them.
-    let pools = [1, 2, 3].map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().expect("a pool"));
+    let pools = [1, 2, 3].map(|n| Threads::new(n).expect("threads"));
     let pools = pools.map(Arc::new);
     for (i, arch) in ARCHS.into_iter().enumerate() {
         let mut case = Case::load(arch);
@@ -104,7 +103,7 @@ fn no_heap_after_step_one() {
             (Update::Accumulate, ADAMW, half),
         ] {
             for pool in &pools {
-                let threads = pool.current_num_threads();
+                let threads = pool.count();
                 let policy = Policy { activations: elem, ..mesp_policy() };
                 let options = Options { update, optimizer, adapter_type: elem, ..case.options(policy) };
                 let shapes = shapes(&large);
@@ -113,7 +112,7 @@ fn no_heap_after_step_one() {
                 let mut session = Session::new(cpu, Arc::clone(&case.model), options, shapes.targets());
                 randomize_adapters(&mut session);
                 let mut batch = large.clone();
-                let counts = pool.install(|| {
+                let counts = {
                     step(&mut session, &batch, update);
                     let after_first = allocations();
                     step(&mut session, &batch, update);
@@ -123,7 +122,7 @@ fn no_heap_after_step_one() {
                         step(&mut session, &batch, update);
                     }
                     (same, allocations() - after_first)
-                });
+                };
                 assert_eq!(
                     counts,
                     (0, 0),
@@ -146,7 +145,7 @@ fn no_heap_after_step_one() {
             let mut session = Session::new(cpu, Arc::clone(&case.model), options, shapes.targets());
             randomize_adapters(&mut session);
             let mut batch = large.clone();
-            let further = pool.install(|| {
+            let further = {
                 estimated(&mut session, &batch);
                 let after_first = allocations();
                 for rows in &smaller {
@@ -154,7 +153,7 @@ fn no_heap_after_step_one() {
                     estimated(&mut session, &batch);
                 }
                 allocations() - after_first
-            });
+            };
             assert_eq!(further, 0, "{arch} {estimator:?}: allocations of further steps");
         }
     }

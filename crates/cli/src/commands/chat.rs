@@ -1,14 +1,12 @@
 //! `mesp chat`: turns of a conversation, from a terminal or from a pipe, a line each.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
-use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use mesp::data::Conversation;
 use mesp::generate::{Finish, Generator, Sampler};
 use mesp::source::Base;
 use mesp_device::Cpu;
-use rayon::ThreadPool;
 use serde_json::{Value, json};
 
 use super::speak::{self, End, Language, Request, answer, generator, interrupt};
@@ -56,7 +54,6 @@ pub(crate) fn run(args: &ChatArgs) -> Result<()> {
         args,
         language: &language,
         generator,
-        pool: &pool,
         stops: &stops,
         sampler: Sampler::new(args.speak.sampling()),
         system: args.speak.system.clone(),
@@ -75,7 +72,6 @@ struct Chat<'a> {
     args: &'a ChatArgs,
     language: &'a Language,
     generator: Generator<Cpu<f32>>,
-    pool: &'a Arc<ThreadPool>,
     stops: &'a [u32],
     sampler: Sampler,
     system: Option<String>,
@@ -159,21 +155,14 @@ impl Chat<'_> {
         };
         let json = self.args.shared.json;
         interrupt::answering(true);
-        let answer = answer(
-            &mut self.generator,
-            self.pool,
-            self.language,
-            &request,
-            &mut self.sampler,
-            &mut |piece| {
-                if json {
-                    // Standard output is the document's.
-                    let _ = write!(io::stderr(), "{piece}");
-                    return Ok(true);
-                }
-                ui::stream(piece)
-            },
-        )?;
+        let answer = answer(&mut self.generator, self.language, &request, &mut self.sampler, &mut |piece| {
+            if json {
+                // Standard output is the document's.
+                let _ = write!(io::stderr(), "{piece}");
+                return Ok(true);
+            }
+            ui::stream(piece)
+        })?;
         interrupt::answering(false);
         if answer.end == End::Closed {
             return Ok(false);

@@ -138,7 +138,7 @@ fn answers(args: &CommonArgs, model: &Path, adapter: Option<&Path>) -> Result<Ve
     let mut said = Vec::new();
     for prompt in &prompts {
         let request = Request { prompt, max_tokens: ANSWER, stops: &stops, texts: &[] };
-        let answer = greedy(&mut generator, &pool, &language, &request)?;
+        let answer = greedy(&mut generator, &language, &request)?;
         said.push(answer.text.trim().to_owned());
     }
     Ok(said)

@@ -33,7 +33,7 @@ pub(crate) fn run(args: &ExportArgs) -> Result<()> {
         return Err(usage(problem, "name another --output, or another layout with --to"));
     }
     let model = args.model.clone().or_else(|| named(&args.adapter));
-    let pool = inputs::pool(args.shared.threads)?;
+    let pool = inputs::conversion_pool(args.shared.threads)?;
     let report = pool.install(|| export(&args.adapter, to, model.as_deref(), output))?;
     for note in &report.notes {
         ui::note(note);

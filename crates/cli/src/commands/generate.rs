@@ -49,7 +49,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     let mut said = 0;
     let shown = !args.shared.json;
     interrupt::answering(true);
-    let answer = answer(&mut generator, &pool, &language, &request, &mut sampler, &mut |piece| {
+    let answer = answer(&mut generator, &language, &request, &mut sampler, &mut |piece| {
         said += 1;
         if shown {
             return ui::stream(piece);

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use mesp::adapter::peft;
@@ -11,7 +10,6 @@ use mesp::optim::OptimizerKind;
 use mesp::train::{Outcome, RunConfig, Session, Staging, Update};
 use mesp_device::{Cpu, Real, RowStat};
 use mesp_formats::Error as FileError;
-use rayon::ThreadPool;
 use serde_json::json;
 
 use crate::args::{CommonArgs, Compute, GradsArgs};
@@ -35,7 +33,6 @@ pub(super) struct Ready<R: Real> {
     pub(super) session: Session<Cpu<R>>,
     rows: Vec<Example>,
     batch_size: usize,
-    pool: Arc<ThreadPool>,
     /// Of new adapters and of directions.
     pub(super) seed: u64,
     /// Where checkpoints in a file go.
@@ -80,7 +77,7 @@ impl<R: Real> Ready<R> {
         let work = Work {
             held: 0,
             value_bytes: size_of::<R>(),
-            ..Work::training(&rows, &run, settings.base, pool.current_num_threads())?
+            ..Work::training(&rows, &run, settings.base, pool.count())?
         };
         // Gradients are kept whole, so an update by block is no way out.
         let budget = args.method.memory_budget;
@@ -89,9 +86,8 @@ impl<R: Real> Ready<R> {
             return Err(refused.into());
         }
         let spill = footprint::spill(&model, &settings.options, &work, beside)?;
-        let mut be = Cpu::<R>::new(footprint.plan, Arc::clone(&pool))
-            .with_compute(numbers.compute())
-            .with_advice(budget.is_some());
+        let mut be =
+            Cpu::<R>::new(footprint.plan, pool).with_compute(numbers.compute()).with_advice(budget.is_some());
         if let Some(spill) = spill {
             be = be.with_spill(spill);
         }
@@ -104,7 +100,7 @@ impl<R: Real> Ready<R> {
             session.init_adapters(run.seed);
         }
         let (rows, beside) = (rows.train, beside.to_path_buf());
-        Ok(Self { session, rows, batch_size, pool, seed: run.seed, beside, staging: Staging::default() })
+        Ok(Self { session, rows, batch_size, seed: run.seed, beside, staging: Staging::default() })
     }
 
     /// Target tokens of all rows.
@@ -115,15 +111,13 @@ impl<R: Real> Ready<R> {
     /// Makes the gradient, or an estimate of it with the random numbers of a step; gives the mean loss.
     pub(super) fn gradient(&mut self, step: u64, done: &mut (dyn FnMut(usize) + Send)) -> Result<f64> {
         let targets = self.targets();
-        let Self { session, rows, batch_size, pool, seed, beside, staging } = self;
-        let Outcome { nats, .. } = pool.install(|| {
-            session.gradient((*seed, step), targets, &mut |each| {
-                for chunk in rows.chunks(*batch_size) {
-                    staging.fill(chunk);
-                    each(&staging.batch);
-                    done(chunk.len());
-                }
-            })
+        let Self { session, rows, batch_size, seed, beside, staging } = self;
+        let Outcome { nats, .. } = session.gradient((*seed, step), targets, &mut |each| {
+            for chunk in rows.chunks(*batch_size) {
+                staging.fill(chunk);
+                each(&staging.batch);
+                done(chunk.len());
+            }
         });
         if let Some(e) = session.take_fault() {
             return Err(FileError::io("keep checkpoints in a file in", beside.as_path(), e).into());
@@ -138,14 +132,14 @@ impl<R: Real> Ready<R> {
     /// The mean loss of the adapters as they are.
     pub(super) fn loss(&mut self) -> f64 {
         let targets = self.targets();
-        let Self { session, rows, batch_size, pool, staging, .. } = self;
-        let nats = pool.install(|| {
+        let Self { session, rows, batch_size, staging, .. } = self;
+        let nats = {
             let chunks = rows.chunks(*batch_size).map(|chunk| {
                 staging.fill(chunk);
                 session.evaluate(&staging.batch).iter().map(RowStat::nats).sum::<f64>()
             });
             chunks.sum::<f64>()
-        });
+        };
         nats / targets as f64
     }
 

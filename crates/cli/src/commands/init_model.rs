@@ -26,7 +26,7 @@ pub(crate) fn run(args: &InitModelArgs) -> Result<()> {
     };
     let parameters = Config::new(&shape)?.parameters();
     let tokenizer = args.tokenizer.as_ref().map(read).transpose()?;
-    let pool = inputs::pool(args.shared.threads)?;
+    let pool = inputs::conversion_pool(args.shared.threads)?;
     let started = Instant::now();
     let mut counter = Counter::new("writing weights", parameters);
     let mut progress = |done, _| counter.at(done);

@@ -17,7 +17,7 @@ pub(crate) fn run(args: &MergeArgs) -> Result<()> {
     let model = inputs::given_model(args.model.as_deref())?;
     inputs::free(&args.output)?;
     let options = Options { ty: args.ty.map(FileType::tensor_type), max_shard: args.max_shard_size.0 };
-    let pool = inputs::pool(args.shared.threads)?;
+    let pool = inputs::conversion_pool(args.shared.threads)?;
     let mut counter: Option<Counter> = None;
     let report = pool.install(|| {
         merge(model, &args.adapter, &args.output, options, &mut |done, total| {

@@ -45,7 +45,7 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     let numbers = Numbers::single(common.method.compute, held(settings.base, dtype))?;
     settings.hold(common.model.model.as_deref(), dtype)?;
     let pool = inputs::pool(common.shared.threads)?;
-    let work = work(common, &settings, &model, pool.current_num_threads())?;
+    let work = work(common, &settings, &model, pool.count())?;
     let (budget, grad_accum) = (common.method.memory_budget, settings.run.grad_accum);
     let passes = grad_accum * settings.options.estimator.passes();
     let least = budget::least_budget(&Process::measure(), &model, &settings, &work)?;

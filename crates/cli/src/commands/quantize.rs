@@ -22,7 +22,7 @@ pub(crate) fn run(args: &QuantizeArgs) -> Result<()> {
     }
     let output = &args.output;
     inputs::free(output)?;
-    let pool = inputs::pool(args.shared.threads)?;
+    let pool = inputs::conversion_pool(args.shared.threads)?;
     let mut counter: Option<Counter> = None;
     let report = pool.install(|| {
         quantize(model, output, args.ty.tensor_type(), &mut |done, total| {

@@ -57,7 +57,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
         training: true,
     };
     let shapes = Shapes { train: None, eval: None };
-    let plan = plan(&model, &options, &shapes, size_of::<f32>(), pool.current_num_threads())?;
+    let plan = plan(&model, &options, &shapes, size_of::<f32>(), pool.count())?;
     let be = Cpu::<f32>::new(plan, Arc::clone(&pool));
     let mut session = Session::new(be, Arc::clone(&model), options, 0);
     if let Some(dir) = &args.adapter {
@@ -66,7 +66,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
     } else {
         session.init_adapters(header.seed);
     }
-    pool.install(|| header.apply(&mut session, &slopes))?;
+    header.apply(&mut session, &slopes)?;
     if whole.is_some() {
         whole::save(&session, path, &args.output)?;
     } else {

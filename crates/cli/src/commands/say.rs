@@ -64,7 +64,7 @@ fn answers(args: &SayArgs, prompts: &[String]) -> Result<Vec<(String, usize)>> {
     let mut said = Vec::new();
     for prompt in &prompts {
         let request = Request { prompt, max_tokens: args.max_tokens, stops: &stops, texts: &[] };
-        let answer = greedy(&mut generator, &pool, &language, &request)?;
+        let answer = greedy(&mut generator, &language, &request)?;
         said.push((answer.text.trim().to_owned(), answer.ids.len()));
     }
     Ok(said)

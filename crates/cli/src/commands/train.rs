@@ -13,8 +13,7 @@ use mesp::model::Model;
 use mesp::source::Base;
 use mesp::tape::Residency;
 use mesp::train::{self, Progress, Session, Summary, checkpoint, fingerprint};
-use mesp_device::{Cpu, Elem};
-use rayon::ThreadPool;
+use mesp_device::{Cpu, Elem, Threads};
 use serde_json::{Map, Value};
 
 use super::watch::{Scene, Watch};
@@ -101,7 +100,7 @@ pub(crate) struct Done {
 /// A run with all that it needs, before anything is allocated or written for it.
 pub(super) struct Ready {
     pub(super) settings: Settings,
-    pub(super) pool: Arc<ThreadPool>,
+    pub(super) pool: Arc<Threads>,
     pub(super) model: Arc<Model>,
     pub(super) rows: Rows,
     pub(super) work: Work,
@@ -143,7 +142,7 @@ pub(super) fn prepare(
     .map(|(name, value)| (name.to_owned(), value))
     .into();
 
-    let mut work = Work::training(&rows, &settings.run, settings.base, pool.current_num_threads())?;
+    let mut work = Work::training(&rows, &settings.run, settings.base, pool.count())?;
     work.held = before;
     let (budget, per_block) = (args.method.memory_budget, settings.run.grad_accum == 1);
     let Decision { footprint, refused } = budget::decide(&model, &mut settings, &work, budget, per_block)?;
@@ -158,7 +157,7 @@ pub(super) fn prepare(
         dtype,
         settings: &settings,
         numbers,
-        threads: pool.current_num_threads(),
+        threads: pool.count(),
         data,
         eval: eval.file(),
         budget,
@@ -204,8 +203,7 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
     interruptible()?;
     let mut watch = Watch::new(metrics, board, scene, losses, &STOP);
     let (Rows { train, eval }, run) = (&rows, &settings.run);
-    let outcome = pool
-        .install(|| train::run(&mut session, train, eval, run, from, &STOP, &mut |event| watch.on(event)));
+    let outcome = train::run(&mut session, train, eval, run, from, &STOP, &mut |event| watch.on(event));
     if let Some(trouble) = watch.trouble {
         return Err(stopped_by(trouble, outcome));
     }
@@ -239,7 +237,7 @@ fn scene(ready: &Ready, args: &CommonArgs, model: &Path, output: &RunDir) -> Sce
         prompts: args.run.sample_prompt.clone(),
         max_tokens: args.run.sample_tokens.unwrap_or(64),
         compute: ready.numbers.name(),
-        threads: ready.pool.current_num_threads(),
+        threads: ready.pool.count(),
     };
     let shown = args.run.samples.unwrap_or(if budget.is_some() { 0 } else { 3 });
     let shown = if output.resume.is_some() { 0 } else { shown };

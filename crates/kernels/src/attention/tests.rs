@@ -1,6 +1,7 @@
 //! Against the definition and central differences, ragged and grouped, across tile edges.
 
 use super::*;
+use crate::Threads;
 use crate::test_util::{Rng, differences, dot, relative};
 
 /// Softmax attention by the definition, one sequence after another.
@@ -114,7 +115,7 @@ fn tangent<R: Real>(
 #[test]
 fn the_tangent_is_the_gradients_adjoint() {
     let mut rng = Rng(14);
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
+    let pool = Threads::new(3).expect("threads");
     for (window, head_dim, key_tile, offsets) in
         [(usize::MAX, 5, 4, vec![0, 5, 6, 63]), (20, 80, 64, vec![0, 131, 132, 180]), (3, 16, 5, vec![0, 9])]
     {
@@ -183,7 +184,7 @@ fn long_rows_cross_tiles_and_nothing_depends_on_threads_or_kept_probabilities() 
             );
         }
         assert_eq!(gradients(&d_o, [&q, &k, &v], shape, true, Par::serial()), plain);
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
+        let pool = Threads::new(3).expect("threads");
         assert_eq!(gradients(&d_o, [&q, &k, &v], shape, false, Par::on(&pool)), plain);
     }
 }

@@ -406,6 +406,21 @@ fn cut<R>(m: usize, panels: usize, threads: usize, micro: &Micro<R>) -> (usize, 
     best.1
 }
 
+/// Panels of a group in the order in which a tile of rows goes through them: no neighbours one after the other. Going
+/// along a row, the processor would fetch what follows the last panel, which another thread is writing.
+fn apart(panels: usize) -> impl Iterator<Item = usize> {
+    let half = panels.div_ceil(2);
+    (0..panels).map(move |i| i / 2 + i % 2 * half)
+}
+
+/// Where tiles of `each` rows begin, in turns by which columns of `n` they are for: groups that are at work together
+/// are in different rows, so that they do not write close to each other.
+fn turned(rows: &Range<usize>, each: usize, column: usize, n: usize) -> impl Iterator<Item = usize> {
+    let (start, tiles) = (rows.start, rows.len().div_ceil(each));
+    let first = tiles * column / n.max(1);
+    (0..tiles).map(move |i| start + (first + i) % tiles * each)
+}
+
 /// The `i`-th of `parts` ranges of `n`, which differ by one at most.
 fn share(n: usize, parts: usize, i: usize) -> Range<usize> {
     i * n / parts..(i + 1) * n / parts
@@ -495,7 +510,7 @@ unsafe fn block_product<R: Real>(
         };
         let mut ahead = Ahead::new(&b, next_depth, next_cols);
         let each = ahead.len().div_ceil(rows.len().div_ceil(micro.mr).max(1) * panels().count());
-        for i in rows.clone().step_by(micro.mr) {
+        for i in turned(&rows, micro.mr, cols.start, n) {
             let height = micro.mr.min(rows.end - i);
             let below = i + height..(i + height + micro.mr).min(rows.end);
             let mut left_ahead = ahead::left(&a, &below, &(k0..k0 + depth));
@@ -520,7 +535,9 @@ unsafe fn block_product<R: Real>(
                     (left.as_ptr(), steps, 1)
                 }
             };
-            for (panel, cols) in panels().enumerate() {
+            for panel in apart(panels().count()) {
+                let from = cols.start + panel * micro.nr;
+                let cols = from..(from + micro.nr).min(cols.end);
                 ahead.ask(each);
                 left_ahead.ask(each_left);
                 ahead::result(c, &below, &cols);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::Dtype;
+use crate::Threads;
 use crate::test_util::{Rng, relative};
 
 /// The definition, in f64.
@@ -178,7 +179,7 @@ fn threads_and_row_tiles_change_no_bit() {
         };
         let whole = product(Par::serial());
         for threads in [2, 3, 4] {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+            let pool = Threads::new(threads).expect("threads");
             assert_eq!(product(Par::on(&pool)), whole, "{compute:?}, {threads} threads");
         }
     }
@@ -279,7 +280,7 @@ fn bf16_products_round_their_factors_only() {
 #[test]
 fn a_term_is_a_second_product() {
     let mut rng = Rng(31);
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
+    let pool = Threads::new(3).expect("threads");
     for [m, n, k, depth] in [[1, 1, 1, 1], [7, 70, 33, 8], [40, 700, 500, 8], [13, 129, 20, 1000]] {
         let (a, b): (Vec<f32>, Vec<f32>) = (rng.vec(m * k), rng.vec(k * n));
         let (h, l): (Vec<f32>, Vec<f32>) = (rng.vec(m * depth), rng.vec(n * depth));
@@ -308,7 +309,7 @@ fn a_term_is_a_second_product() {
 #[test]
 fn a_term_is_a_second_product_of_few_rows() {
     let mut rng = Rng(32);
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
+    let pool = Threads::new(3).expect("threads");
     for ([m, n, k, depth], compute) in [
         ([1, 200, 64, 8], Compute::Bf16),
         ([4, 70, 96, 16], Compute::Full),
@@ -388,7 +389,7 @@ fn factors_in_bf16_multiply_as_their_values() {
 #[test]
 fn thin_products_equal_the_definition_and_split_anywhere() {
     let mut rng = Rng(32);
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
+    let pool = Threads::new(3).expect("threads");
     let shapes = SHAPES.into_iter().chain([[8, 1000, 130], [64, 700, 70], [24, 257, 500]]);
     for [m, n, k] in shapes.filter(|s| s[0] <= THIN) {
         let (a, b, start): (Vec<f32>, Vec<f32>, Vec<f32>) = (rng.vec(m * k), rng.vec(k * n), rng.vec(m * n));

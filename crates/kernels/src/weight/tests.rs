@@ -1,4 +1,5 @@
 use super::*;
+use crate::Threads;
 use crate::test_util::Rng;
 use crate::{Compute, Init, Lhs, Out, Par, Rhs, matmul, matmul_scratch};
 
@@ -139,7 +140,7 @@ fn quantized_weights_multiply_as_their_values() {
 #[test]
 fn few_rows_are_rows_of_many() {
     let mut rng = Rng(7);
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
+    let pool = Threads::new(3).expect("threads");
     let plain = [Dtype::F32, Dtype::F16, Dtype::Bf16];
     for dtype in QUANTIZED.into_iter().chain(plain) {
         for n in [16, 87, 352, 5] {

@@ -8,7 +8,7 @@ use mesp::method::Method;
 use mesp::model::Batch;
 use mesp::tape::{Policy, Tiles};
 use mesp::train::{Session, plan};
-use mesp_device::{Compute, Cpu, Elem};
+use mesp_device::{Compute, Cpu, Elem, Threads};
 
 use crate::support::{
     ARCHS, Answer, Case, answer, gradients, mesp_policy, random_batch, randomize_adapters, relative,
@@ -76,7 +76,7 @@ fn all_gradients<R: mesp_device::Real>(
     let mut options = case.options(Policy { activations, ..mesp_policy() });
     options.adapter.targets = Projection::ALL.to_vec();
     let plan = plan(&case.model, &options, &shapes(batch), size_of::<R>(), 1).expect("a plan");
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool");
+    let pool = Threads::new(1).expect("threads");
     let cpu = Cpu::<R>::new(plan, Arc::new(pool)).with_compute(compute);
     let mut session = Session::new(cpu, Arc::clone(&case.model), options, batch.targets());
     randomize_adapters(&mut session);

@@ -9,7 +9,7 @@ use mesp::adapter::{Projection, peft};
 use mesp::model::{Config, Model, WeightSource};
 use mesp::quantize::{Report, quantize};
 use mesp::source::{Base, GgufSource, HfSource, Kind, open_model, shape_source, tensor_dtype, text_encoder};
-use mesp_device::{Act, Backend, Class, Cpu, Dry, Dtype, Label, Layout, Mapping, Program, Weight};
+use mesp_device::{Act, Backend, Class, Cpu, Dry, Dtype, Label, Layout, Mapping, Program, Threads, Weight};
 use mesp_formats::gguf::{self, TensorType, Value};
 use mesp_formats::{ModelConfig, safetensors_file};
 
@@ -71,7 +71,7 @@ fn every_type_computes_with_the_references_numbers() {
     let path = golden("gguf/quants.gguf");
     let map = Arc::new(Mapping::open(&path).expect("a file"));
     let file = gguf::parse(&path, map.bytes()).expect("a header");
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool");
+    let pool = Threads::new(1).expect("threads");
     let mut dry = Dry::new(4, 1);
     let mut acts = Reads::new(&mut dry);
     dry.begin(Program(0));

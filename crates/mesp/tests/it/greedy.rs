@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mesp::adapter::{AdapterConfig, peft};
 use mesp::generate::{Finish, Generator, Sampler, Sampling, plan_generation};
-use mesp_device::Cpu;
+use mesp_device::{Cpu, Threads};
 
 use crate::support::{ARCHS, Case};
 
@@ -23,7 +23,7 @@ struct Run {
 
 fn generator(case: &Case, adapter: &AdapterConfig, capacity: usize) -> Generator<Cpu<f32>> {
     let plan = plan_generation(&case.model, adapter, capacity, 4, 1);
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool");
+    let pool = Threads::new(1).expect("threads");
     let be = Cpu::<f32>::new(plan, Arc::new(pool));
     let mut generator = Generator::new(be, Arc::clone(&case.model), adapter, capacity);
     if !adapter.targets.is_empty() {

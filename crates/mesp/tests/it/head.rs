@@ -10,7 +10,7 @@ use mesp::method::{Directional, Estimator, Subset};
 use mesp::quantize::quantize;
 use mesp::source::{Base, open_model};
 use mesp::train::{Options, Session};
-use mesp_device::{Backend, Cpu, Elem, Mapping, Real, RowStat};
+use mesp_device::{Backend, Cpu, Elem, Mapping, Real, RowStat, Threads};
 use mesp_formats::gguf::TensorType;
 use mesp_formats::peft::{MODEL_FILE, parse_tensor_name};
 use mesp_formats::safetensors_file;
@@ -185,7 +185,7 @@ fn generation_says_the_same() {
     for arch in GOLDENS {
         let case = case(arch);
         let plan = plan_generation(&case.model, &case.adapter, 40, 4, 1);
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool");
+        let pool = Threads::new(1).expect("threads");
         let be = Cpu::<f32>::new(plan, Arc::new(pool));
         let mut generator = Generator::new(be, Arc::clone(&case.model), &case.adapter, 40);
         let (be, params) = generator.params_mut();

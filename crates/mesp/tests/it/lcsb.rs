@@ -8,7 +8,7 @@ use mesp::model::{self, BlockRun};
 use mesp::rng;
 use mesp::tape::{Policy, Residency, Site, SiteSet, Tape};
 use mesp::train::{Options, Update};
-use mesp_device::{Backend, Class, Cpu, Dry, Elem, Label, Program, RowStat};
+use mesp_device::{Backend, Class, Cpu, Dry, Elem, Label, Program, RowStat, Threads};
 
 use crate::support::{
     ADAMW, ARCHS, Case, answer, bits, gradients, mesp_policy, parameters, random_batch, randomize_adapters,
@@ -90,7 +90,7 @@ fn gradients_are_differences_of_the_surrogate() {
         let mut dry = Dry::new(8, 1);
         let shapes = adapters(&mut dry, &case);
         surrogate(&mut dry, &case, &shapes, 0, &mut Vec::new());
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool");
+        let pool = Threads::new(1).expect("threads");
         let mut be = Cpu::<f64>::new(dry.finish(), Arc::new(pool));
         let mut params = adapters(&mut be, &case);
         peft::read_tensors(&mut be, &case.adapter_file(), &mut params, &case.model.config).expect("adapters");

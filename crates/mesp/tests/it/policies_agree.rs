@@ -37,14 +37,14 @@ fn long_batch(case: &Case) -> Batch {
 #[cfg(debug_assertions)]
 #[test]
 fn fresh_buffers_are_nan() {
-    use mesp_device::{Backend, Class, Cpu, Dry, Label, Program};
+    use mesp_device::{Backend, Class, Cpu, Dry, Label, Program, Threads};
 
     let label = Label::new(Class::Other, "fresh");
     let mut dry = Dry::new(4, 1);
     dry.begin(Program(0));
     let act = dry.alloc(2, 3, label);
     dry.free(act);
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool");
+    let pool = Threads::new(1).expect("threads");
     let mut cpu = Cpu::<f32>::new(dry.finish(), std::sync::Arc::new(pool));
     cpu.begin(Program(0));
     let act = cpu.alloc(2, 3, label);

@@ -4,7 +4,7 @@ use mesp::adapter::Projection;
 use mesp::method::Method;
 use mesp::tape::{Policy, Residency};
 use mesp::train::{Session, plan};
-use mesp_device::{Backend, Cpu, Spill};
+use mesp_device::{Backend, Cpu, Spill, Threads};
 
 use crate::support::{
     Answer, Case, answer, gradients, mesp_policy, random_batch, randomize_adapters, relative, shapes,
@@ -19,7 +19,7 @@ fn session(
     let mut options = case.options(policy);
     options.adapter.targets = Projection::ALL.to_vec();
     let plan = plan(&case.model, &options, &shapes(batch), 4, 2).expect("a plan");
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("a pool");
+    let pool = Threads::new(2).expect("threads");
     let mut cpu = Cpu::<f32>::new(plan, std::sync::Arc::new(pool));
     if let Some(spill) = spill {
         cpu = cpu.with_spill(spill);

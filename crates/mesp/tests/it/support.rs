@@ -13,7 +13,7 @@ use mesp::rng;
 use mesp::source::{Base, HfSource, encode};
 use mesp::tape::Policy;
 use mesp::train::{Options, Session, Shapes, Update, plan};
-use mesp_device::{Act, Backend, Cpu, Dtype, Elem, Mapping, Real, Weight};
+use mesp_device::{Act, Backend, Cpu, Dtype, Elem, Mapping, Real, Threads, Weight};
 use mesp_formats::{ModelConfig, ModelDir, safetensors_file};
 
 /// The goldens.
@@ -157,7 +157,7 @@ pub(crate) fn session_for<R: Real>(
     threads: usize,
 ) -> Session<Cpu<R>> {
     let plan = plan(model, &options, shapes, size_of::<R>(), threads).expect("a plan");
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+    let pool = Threads::new(threads).expect("threads");
     Session::new(Cpu::<R>::new(plan, Arc::new(pool)), Arc::clone(model), options, shapes.targets())
 }
 

@@ -8,6 +8,7 @@ use std::hint::black_box;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -15,10 +16,8 @@ use mesp::generate::{Sampler, Sampling};
 use mesp::model::Model;
 use mesp::rng;
 use mesp::source::Base;
-use mesp_device::{Weight, process_cpu_time};
+use mesp_device::{Par, Threads, Weight, process_cpu_time};
 use mesp_formats::atomic::{create_dir_all, write_atomic};
-use rayon::ThreadPool;
-use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::step::median;
@@ -103,10 +102,10 @@ pub(super) fn run(args: &BenchGenerateArgs) -> Result<()> {
         ));
         all.push(m);
     }
-    let document = document(args, &all, pool.current_num_threads());
+    let document = document(args, &all, pool.count());
     let results = args.results.output.join(format!("generate-{name}.json"));
     write_atomic(&results, |out| writeln!(out, "{document:#}"))?;
-    ui::result(args.shared.json, &text(args, &all, pool.current_num_threads()))?;
+    ui::result(args.shared.json, &text(args, &all, pool.count()))?;
     if args.shared.json {
         ui::json(&document)?;
     }
@@ -134,7 +133,7 @@ fn chosen(args: &BenchGenerateArgs) -> Result<Vec<(String, PathBuf)>> {
         .collect()
 }
 
-fn measure(args: &BenchGenerateArgs, ty: String, path: &Path, pool: &Arc<ThreadPool>) -> Result<Measured> {
+fn measure(args: &BenchGenerateArgs, ty: String, path: &Path, pool: &Arc<Threads>) -> Result<Measured> {
     let loaded = inputs::load_model(path, Base::Mapped)?;
     let numbers = Numbers::single(args.compute, loaded.dtype)?;
     let capacity = args.prompt_tokens + args.tokens;
@@ -160,26 +159,24 @@ fn measure(args: &BenchGenerateArgs, ty: String, path: &Path, pool: &Arc<ThreadP
         let (mut first, mut last) = (None, Instant::now());
         let mut cpu = Stretch::begin();
         let mut times = Vec::with_capacity(args.tokens);
-        pool.install(|| {
-            generator.generate(
-                &prompt,
-                args.tokens + 1,
-                &mut Sampler::new(Sampling::GREEDY),
-                &[],
-                &mut |_| {
-                    let time = last.elapsed().as_secs_f64();
-                    last = Instant::now();
-                    match first {
-                        None => {
-                            first = Some(time);
-                            cpu = Stretch::begin();
-                        }
-                        Some(_) => times.push(time),
+        generator.generate(
+            &prompt,
+            args.tokens + 1,
+            &mut Sampler::new(Sampling::GREEDY),
+            &[],
+            &mut |_| {
+                let time = last.elapsed().as_secs_f64();
+                last = Instant::now();
+                match first {
+                    None => {
+                        first = Some(time);
+                        cpu = Stretch::begin();
                     }
-                    true
-                },
-            )
-        })?;
+                    Some(_) => times.push(time),
+                }
+                true
+            },
+        )?;
         let token_cpu = cpu.each(args.tokens);
         let cpu = Stretch::begin();
         let sums: Vec<f64> = (0..SUMS).map(|_| sum(&weights, pool)).collect();
@@ -220,17 +217,15 @@ fn matrices(model: &Model) -> Vec<&Weight> {
 }
 
 /// Seconds of a sum over the bytes of all of them.
-fn sum(weights: &[&Weight], pool: &ThreadPool) -> f64 {
+fn sum(weights: &[&Weight], pool: &Threads) -> f64 {
     /// Bytes that a thread takes at a time.
     const PART: usize = 1 << 20;
     let parts: Vec<&[u8]> = weights.iter().flat_map(|w| w.view().data.chunks(PART)).collect();
     let started = Instant::now();
-    let total = pool.install(|| {
-        let words = |part: &&[u8]| {
-            let words = part.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
-            words.fold(0u64, u64::wrapping_add)
-        };
-        parts.par_iter().map(words).reduce(|| 0, u64::wrapping_add)
+    let total = AtomicU64::new(0);
+    Par::on(pool).tasks(parts.len(), |part, _| {
+        let words = parts[part].as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
+        total.fetch_add(words.fold(0u64, u64::wrapping_add), Ordering::Relaxed);
     });
     black_box(total);
     started.elapsed().as_secs_f64()

@@ -59,7 +59,7 @@ pub(super) fn run(args: &BenchMemoryArgs) -> Result<()> {
     let model = args.models.first().map_or("qwen2.5-0.5b", String::as_str);
     let tokens = args.tokens.first().copied().unwrap_or(256);
     let rank = args.ranks.first().copied().unwrap_or(8);
-    let threads = inputs::pool(args.shared.threads)?.current_num_threads();
+    let threads = inputs::pool(args.shared.threads)?.count();
     let methods = [
         (Method::Mebp, Update::Accumulate, "MeBP"),
         (Method::MespPaper, Update::Accumulate, "MeSP as published"),

@@ -14,8 +14,7 @@ use mesp::method::{Estimator, Method};
 use mesp::model::Model;
 use mesp::optim::{OptimizerKind, Trained};
 use mesp::train::{Options, Score, Session, Shapes, Staging, Update, evaluate, largest_batch, plan};
-use mesp_device::{Cpu, Elem, Real};
-use rayon::ThreadPool;
+use mesp_device::{Cpu, Elem, Real, Threads};
 
 use crate::args::{Compute, EvalArgs};
 use crate::inputs::usage;
@@ -46,7 +45,7 @@ fn models(args: &EvalArgs) -> Vec<Option<&Path>> {
 struct Scorer<'a> {
     model: &'a Arc<Model>,
     numbers: Numbers,
-    pool: &'a Arc<ThreadPool>,
+    pool: &'a Arc<Threads>,
     batch_size: usize,
 }
 
@@ -55,7 +54,7 @@ impl Scorer<'_> {
     fn score<R: Real>(&self, adapter: Option<&Path>, rows: &[Example]) -> Result<(Score, Vec<Score>)> {
         let shapes = Shapes { train: None, eval: Some(largest_batch(rows, self.batch_size)) };
         let options = session_options(given_adapter(adapter)?);
-        let plan = plan(self.model, &options, &shapes, size_of::<R>(), self.pool.current_num_threads())?;
+        let plan = plan(self.model, &options, &shapes, size_of::<R>(), self.pool.count())?;
         let be = Cpu::<R>::new(plan, Arc::clone(self.pool)).with_compute(self.numbers.compute());
         let mut session = Session::new(be, Arc::clone(self.model), options, shapes.targets());
         if let Some(adapter) = adapter {
@@ -69,12 +68,11 @@ impl Scorer<'_> {
         }
         let mut scores = vec![Score::default(); rows.len()];
         let mut counter = Counter::new("evaluating", rows.len() as u64);
-        let total = self.pool.install(|| {
+        let total =
             evaluate(&mut session, rows, self.batch_size, &mut Staging::default(), &mut |i, score| {
                 scores[i] = score;
                 counter.at(i as u64 + 1);
-            })
-        });
+            });
         Ok((total, scores))
     }
 }

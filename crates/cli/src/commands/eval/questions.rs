@@ -9,7 +9,7 @@ use mesp::source::Base;
 use mesp::task::choice::{Picks, Spelling as Choices};
 use mesp::task::exact::judge;
 use mesp::task::{Answer, Item, Task, standard_error};
-use mesp_device::Real;
+use mesp_device::{Real, Threads};
 use serde_json::{Map, Value, json};
 
 use super::{Scorer, models, report};
@@ -103,7 +103,7 @@ fn answers(
     loaded: &Loaded,
     language: &Language,
     adapter: Option<&Path>,
-    pool: &Arc<rayon::ThreadPool>,
+    pool: &Arc<Threads>,
 ) -> Result<Vec<String>> {
     let asked: Vec<&Item> =
         task.items.iter().filter(|item| matches!(item.answer, Answer::Text { .. })).collect();
@@ -120,7 +120,7 @@ fn answers(
     let mut texts = Vec::new();
     for prompt in &prompts {
         let request = Request { prompt, max_tokens, stops: &stops, texts: &args.task.stop };
-        texts.push(greedy(&mut generator, pool, language, &request)?.text);
+        texts.push(greedy(&mut generator, language, &request)?.text);
         counter.at(texts.len() as u64);
     }
     Ok(texts)

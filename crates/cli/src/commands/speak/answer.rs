@@ -5,7 +5,6 @@ use std::time::Instant;
 use anyhow::{Error, Result};
 use mesp::generate::{CHUNK, Finish, Generator, Sampler, Sampling};
 use mesp_device::Cpu;
-use rayon::ThreadPool;
 use serde_json::{Value, json};
 
 use super::pieces::{Pieces, Until};
@@ -93,7 +92,6 @@ impl Answer {
 /// Answers; each piece of text is handed to `say` as soon as it is known, which gives false when nobody reads on.
 pub(crate) fn answer(
     generator: &mut Generator<Cpu<f32>>,
-    pool: &ThreadPool,
     language: &Language,
     request: &Request<'_>,
     sampler: &mut Sampler,
@@ -105,7 +103,7 @@ pub(crate) fn answer(
     let (mut ids, mut text, mut trouble, mut prompt_seconds) = (Vec::new(), String::new(), None, 0.0);
     let mut end = None;
     let kept = generator.keep_common(request.prompt);
-    let interrupted = !read(generator, pool, &request.prompt[kept..]);
+    let interrupted = !read(generator, &request.prompt[kept..]);
     let mut take = |id: u32| -> Result<()> {
         if ids.is_empty() {
             prompt_seconds = started.elapsed().as_secs_f64();
@@ -126,11 +124,9 @@ pub(crate) fn answer(
         Finish::Told
     } else {
         let Request { prompt, max_tokens, stops, .. } = *request;
-        pool.install(|| {
-            generator.generate(prompt, max_tokens, sampler, stops, &mut |id| {
-                trouble = take(id).err();
-                trouble.is_none()
-            })
+        generator.generate(prompt, max_tokens, sampler, stops, &mut |id| {
+            trouble = take(id).err();
+            trouble.is_none()
         })?
     };
     let end = match (end, trouble) {
@@ -158,11 +154,11 @@ pub(crate) fn answer(
 }
 
 /// Reads a prompt but for its last part, which has to give the first token; false when that was interrupted.
-fn read(generator: &mut Generator<Cpu<f32>>, pool: &ThreadPool, prompt: &[u32]) -> bool {
+fn read(generator: &mut Generator<Cpu<f32>>, prompt: &[u32]) -> bool {
     let mut counter = Counter::new("reading the prompt", prompt.len() as u64);
     let before = prompt.len().saturating_sub(1) / CHUNK * CHUNK;
     for (i, chunk) in prompt[..before].chunks(CHUNK).enumerate() {
-        pool.install(|| generator.read(chunk));
+        generator.read(chunk);
         counter.at(((i + 1) * CHUNK) as u64);
         if interrupt::stopped() {
             return false;
@@ -174,9 +170,8 @@ fn read(generator: &mut Generator<Cpu<f32>>, pool: &ThreadPool, prompt: &[u32]) 
 /// The likeliest answer, unseen until it is whole.
 pub(crate) fn greedy(
     generator: &mut Generator<Cpu<f32>>,
-    pool: &ThreadPool,
     language: &Language,
     request: &Request<'_>,
 ) -> Result<Answer> {
-    answer(generator, pool, language, request, &mut Sampler::new(Sampling::GREEDY), &mut |_| Ok(true))
+    answer(generator, language, request, &mut Sampler::new(Sampling::GREEDY), &mut |_| Ok(true))
 }

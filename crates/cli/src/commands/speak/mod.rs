@@ -13,8 +13,7 @@ use mesp::data::{ChatFormat, Conversation, TextEncoder, gguf_ends};
 use mesp::generate::{Generator, plan_generation};
 use mesp::model::Config;
 use mesp::source::Kind;
-use mesp_device::Cpu;
-use rayon::ThreadPool;
+use mesp_device::{Cpu, Threads};
 
 pub(crate) use answer::{End, Request, answer, greedy};
 
@@ -109,13 +108,13 @@ pub(crate) fn generator(
     scale: f64,
     capacity: usize,
     numbers: Numbers,
-    pool: &Arc<ThreadPool>,
+    pool: &Arc<Threads>,
 ) -> Result<Generator<Cpu<f32>>> {
     let model = &loaded.model;
     let config = given_adapter(adapter)?;
     config.fits(&model.config)?;
     let config = config.scaled(scale);
-    let plan = plan_generation(model, &config, capacity, size_of::<f32>(), pool.current_num_threads());
+    let plan = plan_generation(model, &config, capacity, size_of::<f32>(), pool.count());
     let be = Cpu::<f32>::new(plan, Arc::clone(pool)).with_compute(numbers.compute());
     let mut generator = Generator::new(be, Arc::clone(model), &config, capacity);
     // At scale 0 there is nothing to read it into.

@@ -9,8 +9,7 @@ use mesp::adapter::Projection;
 use mesp::model::{Batch, Model};
 use mesp::rng;
 use mesp::train::{Options, Session, Update};
-use mesp_device::{Backend, Cpu, OpCost, Timed, process_cpu_time};
-use rayon::ThreadPool;
+use mesp_device::{Backend, Cpu, OpCost, Threads, Timed, process_cpu_time};
 
 use super::product::{Multipliers, Peak};
 use crate::args::CommonArgs;
@@ -33,7 +32,7 @@ pub(super) struct Engine<'a> {
 /// A step's size, and its memory.
 pub(super) struct Planned {
     tokens: usize,
-    pool: Arc<ThreadPool>,
+    pool: Arc<Threads>,
     options: Options,
     footprint: Footprint,
     work: Work,
@@ -139,7 +138,14 @@ impl Engine<'_> {
         running.forget();
         running.session.state_mut().0.take_costs();
         running.steps(steps);
-        let costs = running.session.state_mut().0.take_costs();
+        let mut costs = running.session.state_mut().0.take_costs();
+        let threads = running.timing.threads;
+        if threads > 1 {
+            // What threads have spent is known when they sleep or are interrupted, which is not between operations.
+            for c in &mut costs {
+                c.cpu = c.wall * threads as u32;
+            }
+        }
         let peak = before.best(Peak::measure(self.numbers, &pool));
         let multipliers = Multipliers::measure(self.numbers, &pool);
         Ok(Anatomy { timing: running.timing, costs, peak, multipliers })
@@ -158,7 +164,6 @@ impl Engine<'_> {
 pub(super) struct Running<B> {
     session: Session<B>,
     batch: Batch,
-    pool: Arc<ThreadPool>,
     pub(super) timing: Timing,
 }
 
@@ -176,26 +181,23 @@ impl<B: Backend + Send> Running<B> {
         let model = Arc::clone(engine.model);
         let mut session = Session::new(wrap(be), model, options.clone(), work.shapes.targets());
         session.init_adapters(0);
-        let threads = pool.current_num_threads();
+        let threads = pool.count();
         let timing =
             Timing { tokens, threads, seconds: Vec::new(), cpu_seconds: Vec::new(), planned_bytes, options };
         let batch = random_batch(tokens, engine.model.config.vocab_size);
-        Ok(Self { session, batch, pool, timing })
+        Ok(Self { session, batch, timing })
     }
 
     /// Takes and times steps.
     pub(super) fn steps(&mut self, steps: usize) {
-        let Self { session, batch, pool, timing } = self;
-        // Inside the pool, as a run is.
-        pool.install(|| {
-            for _ in 0..steps {
-                let (wall, cpu) = (Instant::now(), process_cpu_time().unwrap_or_default());
-                one(session, batch);
-                timing.seconds.push(wall.elapsed().as_secs_f64());
-                let cpu = process_cpu_time().unwrap_or_default().saturating_sub(cpu);
-                timing.cpu_seconds.push(cpu.as_secs_f64());
-            }
-        });
+        let Self { session, batch, timing } = self;
+        for _ in 0..steps {
+            let (wall, cpu) = (Instant::now(), process_cpu_time().unwrap_or_default());
+            one(session, batch);
+            timing.seconds.push(wall.elapsed().as_secs_f64());
+            let cpu = process_cpu_time().unwrap_or_default().saturating_sub(cpu);
+            timing.cpu_seconds.push(cpu.as_secs_f64());
+        }
     }
 
     /// Steps from here on are timed anew.

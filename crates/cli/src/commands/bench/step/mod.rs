@@ -42,7 +42,7 @@ pub(super) fn run(args: &BenchStepArgs) -> Result<()> {
     let loaded = inputs::load_model(path, settings.base)?;
     settings.fit(&loaded.model.config)?;
     let numbers = Numbers::single(args.method.compute, held(settings.base, loaded.dtype))?;
-    let all = inputs::pool(args.shared.threads)?.current_num_threads();
+    let all = inputs::pool(args.shared.threads)?.count();
     let engine =
         Engine { model: &loaded.model, settings: &settings, numbers, common: &common, cache: &cache };
 

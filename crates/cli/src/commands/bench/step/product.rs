@@ -7,10 +7,9 @@ use std::time::Instant;
 use mesp::rng;
 use mesp::source::encode;
 use mesp_device::{
-    Act, Backend, Class, Cpu, Dry, Dtype, Label, Par, Program, Weight, hot_tiles, matmul_scratch,
+    Act, Backend, Class, Cpu, Dry, Dtype, Label, Par, Program, Threads, Weight, hot_tiles, matmul_scratch,
     process_cpu_time,
 };
-use rayon::ThreadPool;
 
 use crate::numbers::Numbers;
 
@@ -27,7 +26,7 @@ pub(super) struct Peak {
 }
 
 impl Peak {
-    pub(super) fn measure(numbers: Numbers, pool: &Arc<ThreadPool>) -> Self {
+    pub(super) fn measure(numbers: Numbers, pool: &Arc<Threads>) -> Self {
         const TURNS: usize = 6;
         const PRODUCTS: usize = 4;
         let [m, n, k] = SIZE;
@@ -37,29 +36,27 @@ impl Peak {
         let weight = Weight::owned(dtype, n, k, encode(dtype, &values));
         drop(values);
 
-        let mut dry = Dry::new(size_of::<f32>(), pool.current_num_threads());
+        let mut dry = Dry::new(size_of::<f32>(), pool.count());
         let (x, mut y) = buffers(&mut dry);
         dry.linear(y.view_mut(), x.view(), &weight, None, false);
         let mut be = Cpu::<f32>::new(dry.finish(), Arc::clone(pool)).with_compute(numbers.compute());
         let (mut x, mut y) = buffers(&mut be);
         be.load(x.view_mut(), &mut |i| f64::from(value(1, i)));
         let mut best = Self { wall: 0.0, cpu: 0.0 };
-        pool.install(|| {
-            // One turn more than counts: the first meets cold caches.
-            for turn in 0..=TURNS {
-                let (wall, cpu) = (Instant::now(), process_cpu_time());
-                for _ in 0..PRODUCTS {
-                    be.linear(y.view_mut(), x.view(), &weight, None, false);
-                }
-                let flop = (2 * PRODUCTS * m * n * k) as f64;
-                let wall = flop / wall.elapsed().as_secs_f64();
-                let spent =
-                    process_cpu_time().zip(cpu).map(|(end, begin)| end.saturating_sub(begin).as_secs_f64());
-                if turn > 0 {
-                    best = best.best(Self { wall, cpu: spent.map_or(0.0, |s| flop / s) });
-                }
+        // One turn more than counts: the first meets cold caches.
+        for turn in 0..=TURNS {
+            let (wall, cpu) = (Instant::now(), process_cpu_time());
+            for _ in 0..PRODUCTS {
+                be.linear(y.view_mut(), x.view(), &weight, None, false);
             }
-        });
+            let flop = (2 * PRODUCTS * m * n * k) as f64;
+            let wall = flop / wall.elapsed().as_secs_f64();
+            let spent =
+                process_cpu_time().zip(cpu).map(|(end, begin)| end.saturating_sub(begin).as_secs_f64());
+            if turn > 0 {
+                best = best.best(Self { wall, cpu: spent.map_or(0.0, |s| flop / s) });
+            }
+        }
         be.free(x);
         be.free(y);
         best
@@ -80,10 +77,10 @@ pub(super) struct Multipliers {
 }
 
 impl Multipliers {
-    pub(super) fn measure(numbers: Numbers, pool: &ThreadPool) -> Self {
+    pub(super) fn measure(numbers: Numbers, pool: &Threads) -> Self {
         const TURNS: usize = 24;
         const TASKS: usize = 48;
-        let mut scratch = vec![0.0f32; matmul_scratch(pool.current_num_threads())];
+        let mut scratch = vec![0.0f32; matmul_scratch(pool.count())];
         let mut best = Self { one: 0.0, all: 0.0 };
         // One turn more than counts: the first meets threads that sleep.
         for turn in 0..=TURNS {

@@ -18,7 +18,7 @@ use crate::ui;
 /// What each figure is.
 const DEFINITIONS: [(&str, &str); 8] = [
     ("ms", "time of a step's calls on the clock, in thousandths of a second"),
-    ("cpu ms", "processor time of the process during them, all threads"),
+    ("cpu ms", "processor time of the process during them; of several threads ms by their number"),
     ("share", "of the step's processor time"),
     ("GFLOP", "multiplications and additions of products, each counted"),
     ("of peak", "GFLOP a second of processor time, over the same of the measured product"),
