@@ -174,8 +174,8 @@ pub(crate) fn planned(model: &Model, options: &Options, work: &Work, plan: Plan)
 }
 
 /// Memory of the program itself while a run goes on: options, settings as they are written beside figures, small
-/// things of the session. Measured on six models: 28 kB to 42 kB.
-const PROGRAM: usize = 44_000;
+/// things of the session. Measured on six models: 18 kB to 32 kB.
+const PROGRAM: usize = 35_500;
 /// What a buffer that is there at the peak takes beside its bytes: its name in lists, its place on a tape. Measured:
 /// 80 B to 110 B.
 const KEPT: usize = 110;
@@ -183,8 +183,8 @@ const KEPT: usize = 110;
 /// for each block. Measured: 29 kB with 4 blocks, 55 kB with 36.
 const NOTES: usize = 28_000;
 const NOTES_BLOCK: usize = 1_000;
-/// Of each thread, the queues of its tasks. Measured: 7.1 kB.
-const QUEUES: usize = 7500;
+/// What the system's library keeps of each thread. Measured: 0.26 kB.
+const THREAD: usize = 350;
 /// What naming one matrix takes while a file of them is written. Measured: 1.45 kB.
 const NAMED: usize = 1_450;
 
@@ -219,7 +219,7 @@ fn around(plan: &Plan, model: &Model, options: &Options, work: &Work) -> u64 {
     // The one when a run begins, the other when it keeps what it has learned.
     let written = named.max(notes);
     let kept = plan.programs.first().map_or(0, |p| p.alive_at_peak().count());
-    let program = PROGRAM + kept * KEPT + work.threads * QUEUES;
+    let program = PROGRAM + kept * KEPT + work.threads * THREAD;
     let tables = layers * block + pairs + models;
     (entries * size_of::<Entry>() + tables + slopes + written + rows + steps + program) as u64 + work.held
 }

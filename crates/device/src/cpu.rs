@@ -791,7 +791,7 @@ impl<R: Real> Cpu<R> {
     /// A weight, or some rows of one, is about to be read.
     fn using(&mut self, w: &Weight) {
         if let Some(resident) = &mut self.resident {
-            resident.using(w);
+            resident.using(w, Par::on(&self.pool));
         }
     }
 

@@ -6,6 +6,8 @@
 
 use std::collections::VecDeque;
 
+use mesp_kernels::Par;
+
 use crate::Weight;
 
 /// Bytes that stay. A block of a 0.5B model in four bits is 8.4 MB, the two matrices of a 1.5B model's MLP that
@@ -26,9 +28,9 @@ impl Resident {
         Self { parts: VecDeque::with_capacity(PARTS), bytes: 0 }
     }
 
-    /// A part is about to be used: makes room for it by letting go of those that were not used for longest.
-    /// Weights held in memory are none of its business.
-    pub(crate) fn using(&mut self, part: &Weight) {
+    /// A part is about to be used: maps it, and lets go of those that were not used for longest. Weights held in
+    /// memory are none of its business.
+    pub(crate) fn using(&mut self, part: &Weight, par: Par<'_>) {
         if !part.is_mapped() {
             return;
         }
@@ -38,12 +40,22 @@ impl Resident {
             return self.parts.push_back(known);
         }
         self.bytes += part.bytes();
-        while self.bytes > KEPT || self.parts.len() == PARTS {
-            let Some(oldest) = self.parts.pop_front() else { break };
-            self.bytes -= oldest.bytes();
-            oldest.done_with();
+        let mut old = 0;
+        while (self.bytes > KEPT || self.parts.len() - old == PARTS) && old < self.parts.len() {
+            self.bytes -= self.parts[old].bytes();
+            old += 1;
         }
-        part.populate();
+        let parts = &self.parts;
+        // Each takes a twentieth of a short step. Two threads that map, or let go, would wait for each other's locks
+        // of the same page tables.
+        par.tasks(2, |task, _| {
+            if task == 0 {
+                part.populate();
+            } else {
+                parts.iter().take(old).for_each(Weight::done_with);
+            }
+        });
+        self.parts.drain(..old);
         self.parts.push_back(part.clone());
     }
 
@@ -88,17 +100,17 @@ mod tests {
         let third = KEPT / 3 / 4096;
         let mut resident = Resident::new();
         for at in 0..3 {
-            resident.using(&part(at * third, third - at));
+            resident.using(&part(at * third, third - at), Par::serial());
         }
         let size = |n: usize| n * 4096;
         assert_eq!(parts(&resident), [size(third), size(third - 1), size(third - 2)]);
-        resident.using(&part(0, third));
+        resident.using(&part(0, third), Par::serial());
         assert_eq!(parts(&resident), [size(third - 1), size(third - 2), size(third)], "used again");
-        resident.using(&part(3 * third, third - 3));
+        resident.using(&part(3 * third, third - 3), Par::serial());
         assert_eq!(parts(&resident), [size(third - 2), size(third), size(third - 3)], "the oldest went");
-        resident.using(&w);
+        resident.using(&w, Par::serial());
         assert_eq!(parts(&resident), [w.bytes()], "more than fits goes alone");
-        resident.using(&part(0, 1));
+        resident.using(&part(0, 1), Par::serial());
         assert_eq!(parts(&resident), [4096]);
         resident.done_with(&part(1, 5));
         assert_eq!(parts(&resident), [4096], "another part");
@@ -112,11 +124,11 @@ mod tests {
         let mut resident = Resident::new();
         let room = resident.parts.capacity();
         for row in 0..3 * PARTS {
-            resident.using(&w.rows_range(row..row + 1));
+            resident.using(&w.rows_range(row..row + 1), Par::serial());
         }
         assert!(resident.parts.len() == PARTS && resident.parts.capacity() == room);
         assert_eq!(resident.bytes, 4096 * PARTS);
-        resident.using(&Weight::owned(Dtype::F32, 1, 1, vec![0; 4]));
+        resident.using(&Weight::owned(Dtype::F32, 1, 1, vec![0; 4]), Par::serial());
         assert_eq!(resident.bytes, 4096 * PARTS, "not mapped");
     }
 }
