@@ -45,7 +45,7 @@ mod unix {
     use std::os::unix::ffi::OsStrExt;
     use std::path::Path;
     use std::ptr;
-    use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::SeqCst};
+    use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::SeqCst};
 
     /// A mapping: where it lies, and its file's name in bytes that are never freed while it is known.
     struct Place {
@@ -67,6 +67,9 @@ mod unix {
             name_len: AtomicUsize::new(0),
         }
     }; PLACES];
+
+    /// Whether a thread is telling what was lost.
+    static SPEAKING: AtomicBool = AtomicBool::new(false);
 
     pub(super) fn register(bytes: &[u8], path: &Path) -> Option<usize> {
         let at = KNOWN.iter().position(|p| p.start.compare_exchange(0, 1, SeqCst, SeqCst).is_ok())?;
@@ -109,19 +112,29 @@ mod unix {
             libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = lost_page as *const () as usize;
-            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESETHAND;
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
             libc::sigemptyset(&raw mut action.sa_mask);
             libc::sigaction(libc::SIGBUS, &raw const action, ptr::null_mut());
         }
     }
 
-    /// Makes only calls that a signal handler may make (`write`, `_exit`), and allocates nothing. For a page
-    /// that is in no known file it returns: the access is made again and ends the process as it always did,
-    /// since the handler is reset when it is called.
+    /// Makes only calls that a signal handler may make, and allocates nothing. For a page that is in no known file it
+    /// takes itself away and returns: the access is made again and ends the process as it always did. Several
+    /// threads may meet the lost part at once: the first speaks, the others wait for the end.
     extern "C" fn lost_page(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
         // SAFETY: the system passes a valid `siginfo_t` to a handler with SA_SIGINFO.
         let address = unsafe { (*info).si_addr() } as usize;
-        let Some((name, len)) = file_at(address) else { return };
+        let Some((name, len)) = file_at(address) else {
+            // SAFETY: a handler may set another one.
+            unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
+            return;
+        };
+        if SPEAKING.swap(true, SeqCst) {
+            loop {
+                // SAFETY: waits, and takes nothing.
+                unsafe { libc::pause() };
+            }
+        }
         say(b"\nerror: ");
         // SAFETY: the name lives as long as the mapping, which is being read.
         say(unsafe { std::slice::from_raw_parts(name, len) });
