@@ -31,6 +31,8 @@ const SLACK: u64 = 200_000;
 /// Heap of a run with a budget, beside what any run has: which weights are in memory, to let them go. Measured: up
 /// to 8.6 kB; of anonymous memory it is a part of what is measured above.
 const ADVICE: u64 = 10_000;
+/// What lists of buffers take more under another policy: a budget is held against those of the first, before the search.
+const LISTS: u64 = 4_000;
 /// Budgets that are named are multiples of this.
 const ROUND: u64 = 100_000;
 
@@ -117,7 +119,8 @@ fn smallest(
     let freedom = Freedom { file: may_spill };
     let least = least(model, options, &work.shapes, (work.value_bytes, work.threads), freedom)?;
     let footprint = planned(model, &least.options, work, least.plan);
-    Ok((process.beside(model, &footprint, work) + footprint.arena()).next_multiple_of(ROUND))
+    let needs = process.beside(model, &footprint, work) + LISTS + footprint.arena();
+    Ok(needs.next_multiple_of(ROUND))
 }
 
 /// What a budget that is too small is answered.

@@ -1,10 +1,10 @@
 //! Asks for memory before it is needed: the stored right factor of the next block while this one is multiplied,
-//! and the next tile of the result. A block is read once and from far away, in rows too short for the
+//! and the next tile of the left factor. A block is read once and from far away, in rows too short for the
 //! processor's own prediction. Hints only: they change no value and cannot fault.
 
 use std::ops::Range;
 
-use super::{Lhs, Rhs, Target};
+use super::{Lhs, Rhs};
 use crate::weight::WeightView;
 use crate::{Real, Values};
 
@@ -64,7 +64,7 @@ impl Ahead {
     /// Asks for some more.
     pub(super) fn ask(&mut self, lines: usize) {
         for _ in 0..lines.min(self.left) {
-            prefetch::<false>(self.row.wrapping_add(self.line * LINE));
+            prefetch(self.row.wrapping_add(self.line * LINE));
             self.line += 1;
             if self.line == self.lines_per_row {
                 (self.row, self.line) = (self.row.wrapping_add(self.stride), 0);
@@ -84,42 +84,18 @@ pub(super) fn left<R>(a: &Lhs<'_, R>, rows: &Range<usize>, depth: &Range<usize>)
     Ahead::rows(data, bytes * a.row_stride, &rows, bytes * depth.start..bytes * depth.end)
 }
 
-/// Asks for a tile of the result, to be written.
-pub(super) fn result<R>(c: Target<R>, rows: &Range<usize>, cols: &Range<usize>) {
-    if c.col_stride != 1 {
-        return;
-    }
-    for i in rows.clone() {
-        let start = c.start.wrapping_add(i * c.row_stride + cols.start).cast::<u8>();
-        for at in (0..cols.len() * size_of::<R>()).step_by(LINE) {
-            prefetch::<true>(start.wrapping_add(at));
-        }
-    }
-}
-
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "one instruction")]
-fn prefetch<const WRITE: bool>(at: *const u8) {
+fn prefetch(at: *const u8) {
     #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T1, _mm_prefetch};
-        // SAFETY: a hint takes any address.
-        unsafe {
-            if WRITE {
-                _mm_prefetch::<_MM_HINT_ET0>(at.cast());
-            } else {
-                _mm_prefetch::<_MM_HINT_T1>(at.cast());
-            }
-        }
+    // SAFETY: a hint takes any address.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(at.cast());
     }
     #[cfg(target_arch = "aarch64")]
     // SAFETY: a hint takes any address.
     unsafe {
-        if WRITE {
-            std::arch::asm!("prfm pstl1keep, [{at}]", at = in(reg) at, options(nostack, preserves_flags, readonly));
-        } else {
-            std::arch::asm!("prfm pldl2keep, [{at}]", at = in(reg) at, options(nostack, preserves_flags, readonly));
-        }
+        std::arch::asm!("prfm pldl2keep, [{at}]", at = in(reg) at, options(nostack, preserves_flags, readonly));
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = at;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Compute, Init, KC, Lhs, MR, NR, PACKED, Rhs, Target, pack};
+use super::{Compute, GROUP, Init, KC, Lhs, MR, NR, PACKED, Rhs, Target, pack};
 use crate::isa::vectorized;
 use crate::{Dtype, Real, WeightView};
 
@@ -55,7 +55,7 @@ pub struct Micro<R> {
     pub(super) per_step: usize,
     /// Depth packed at a time, at most `KC`.
     pub(super) kc: usize,
-    /// Panels packed together: at most what `PACKED` values hold.
+    /// Panels packed together: at most what [`PACKED`] values hold.
     pub(super) group: usize,
     pub(super) pack: Pack<R>,
     /// How values of the left factor become what `run` reads; none where it reads them as they are.
@@ -70,15 +70,14 @@ pub struct Micro<R> {
 impl<R: Real> Micro<R> {
     /// Plain Rust that the compiler vectorizes: every machine, every [`Real`].
     pub(crate) fn portable() -> Self {
-        const { assert!(4 <= MR && 16 <= NR) };
-        let group = PACKED / (KC * 16);
+        const { assert!(4 <= MR && 16 <= NR && GROUP * KC <= PACKED) };
         Self {
             mr: 4,
             nr: 16,
             lane: 16,
             per_step: 1,
             kc: KC,
-            group,
+            group: GROUP / 16,
             pack: pack::plain::<R>,
             left: None,
             transposed: None,
@@ -123,8 +122,8 @@ impl Micro<f32> {
             nr,
             lane,
             per_step: 2,
-            kc: super::KC_PAIRS,
-            group: 2 * PACKED / (super::KC_PAIRS * nr),
+            kc: KC,
+            group: super::GROUP_PAIRS / nr,
             pack: super::pack32::pairs,
             left: Some(super::pack32::round_tile),
             transposed: Some(super::pack32::pair_rows),

@@ -55,16 +55,17 @@ use micro::Few;
 use crate::par::{Par, Pieces};
 use crate::{Real, Values, WeightView};
 
-/// The most rows of `b` packed at a time: a group of panels (230 KB) stays in the second-level cache.
+/// The most rows of `b` packed at a time: a group of panels (230 KB, 400 KB of bf16) stays in the second-level cache.
+/// Even, so that pairs never cross a cut.
 const KC: usize = 448;
-/// The same for pairs of bf16, which leaves room for more panels. Even, so that pairs never cross a cut.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-const KC_PAIRS: usize = 256;
 /// Rows that count as few: such products (decoding, narrow tiles of the head) are limited by reading the weight.
 const FEW: usize = 16;
-/// Values of 32 bits that a thread packs at a time: two panels of single precision, seven of bf16 pairs. The
-/// left factor's tile, which bf16 reads and rounds once for each group, is reused for each panel of it.
-const PACKED: usize = 2 * KC * NR;
+/// Columns packed at a time, of single precision and of bf16 pairs. The left factor's tile, which bf16 reads and rounds
+/// once for each group, is reused for each panel of it.
+const GROUP: usize = 2 * NR;
+const GROUP_PAIRS: usize = 7 * NR;
+/// Values of 32 bits that a thread packs at a time.
+const PACKED: usize = KC * GROUP_PAIRS / 2;
 /// Widest panel of any microkernel.
 const NR: usize = 64;
 /// Tallest tile of any microkernel.
@@ -540,7 +541,6 @@ unsafe fn block_product<R: Real>(
                 let cols = from..(from + micro.nr).min(cols.end);
                 ahead.ask(each);
                 left_ahead.ask(each_left);
-                ahead::result(c, &below, &cols);
                 let vectors = cols.len().div_ceil(micro.lane);
                 let padded = vectors * micro.lane;
                 let direct = c.col_stride == 1 && cols.len() == padded;

@@ -12,7 +12,7 @@
 use std::ops::Range;
 
 use super::ahead::Ahead;
-use super::{Compute, Init, Lhs, Out, PACKED, Rhs, Target, check, matmul_scratch, share, start};
+use super::{Compute, GROUP, Init, KC, Lhs, Out, PACKED, Rhs, Target, check, matmul_scratch, share, start};
 use crate::compact::wide;
 use crate::par::{Par, Pieces};
 use crate::{Real, Values};
@@ -24,7 +24,7 @@ const DEPTH: usize = 64;
 /// Where the left factor's part, the panel and the sums lie in a thread's scratch.
 const LEFT: usize = THIN * DEPTH;
 const PANEL: usize = DEPTH * super::NR;
-const SUMS: usize = PACKED - LEFT - PANEL;
+const SUMS: usize = KC * GROUP - LEFT - PANEL;
 
 /// `out = init + alpha·a·b` for at most [`THIN`] rows.
 ///
