@@ -15,12 +15,15 @@
 
 use std::any::Any;
 use std::cell::UnsafeCell;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
+
+use crate::par::share;
 
 /// How long a thread without work stays awake.
 const AWAKE: Duration = Duration::from_micros(200);
@@ -144,9 +147,9 @@ impl Shared {
             // SAFETY: `data` is the closure below, which lives until nobody is inside.
             unsafe { (*data.cast::<F>())(task, worker) }
         }
-        let (n, threads) = (u64::from(tasks), self.shares.len() as u64);
-        for (i, share) in (0..).zip(&self.shares) {
-            share.tasks.store(range(i * n / threads, (i + 1) * n / threads), Relaxed);
+        for (i, own) in self.shares.iter().enumerate() {
+            let Range { start, end } = share(tasks as usize, self.shares.len(), i);
+            own.tasks.store(range(start as u64, end as u64), Relaxed);
         }
         // SAFETY: there is one caller at a time, and nobody is inside: the last job was closed and left.
         unsafe { *self.job.get() = Job { run: run::<F>, data: std::ptr::from_ref(f).cast() } };

@@ -109,7 +109,7 @@ impl<R: Real> Ready<R> {
     }
 
     /// Makes the gradient, or an estimate of it with the random numbers of a step; gives the mean loss.
-    pub(super) fn gradient(&mut self, step: u64, done: &mut (dyn FnMut(usize) + Send)) -> Result<f64> {
+    pub(super) fn gradient(&mut self, step: u64, done: &mut dyn FnMut(usize)) -> Result<f64> {
         let targets = self.targets();
         let Self { session, rows, batch_size, seed, beside, staging } = self;
         let Outcome { nats, .. } = session.gradient((*seed, step), targets, &mut |each| {
@@ -133,14 +133,11 @@ impl<R: Real> Ready<R> {
     pub(super) fn loss(&mut self) -> f64 {
         let targets = self.targets();
         let Self { session, rows, batch_size, staging, .. } = self;
-        let nats = {
-            let chunks = rows.chunks(*batch_size).map(|chunk| {
-                staging.fill(chunk);
-                session.evaluate(&staging.batch).iter().map(RowStat::nats).sum::<f64>()
-            });
-            chunks.sum::<f64>()
-        };
-        nats / targets as f64
+        let chunks = rows.chunks(*batch_size).map(|chunk| {
+            staging.fill(chunk);
+            session.evaluate(&staging.batch).iter().map(RowStat::nats).sum::<f64>()
+        });
+        chunks.sum::<f64>() / targets as f64
     }
 
     /// Rows, times the passes that an estimate makes over each.

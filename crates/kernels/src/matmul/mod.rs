@@ -52,7 +52,7 @@ use ahead::Ahead;
 use few::few_rows;
 use micro::Few;
 
-use crate::par::{Par, Pieces};
+use crate::par::{Par, Pieces, share};
 use crate::{Real, Values, WeightView};
 
 /// The most rows of `b` packed at a time: a group of panels (230 KB, 400 KB of bf16) stays in the second-level cache.
@@ -420,11 +420,6 @@ fn turned(rows: &Range<usize>, each: usize, column: usize, n: usize) -> impl Ite
     let (start, tiles) = (rows.start, rows.len().div_ceil(each));
     let first = tiles * column / n.max(1);
     (0..tiles).map(move |i| start + (first + i) % tiles * each)
-}
-
-/// The `i`-th of `parts` ranges of `n`, which differ by one at most.
-fn share(n: usize, parts: usize, i: usize) -> Range<usize> {
-    i * n / parts..(i + 1) * n / parts
 }
 
 /// The largest index that a strided matrix touches must exist.

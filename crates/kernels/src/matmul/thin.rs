@@ -12,9 +12,9 @@
 use std::ops::Range;
 
 use super::ahead::Ahead;
-use super::{Compute, GROUP, Init, KC, Lhs, Out, PACKED, Rhs, Target, check, matmul_scratch, share, start};
+use super::{Compute, GROUP, Init, KC, Lhs, Out, PACKED, Rhs, Target, check, matmul_scratch, start};
 use crate::compact::wide;
-use crate::par::{Par, Pieces};
+use crate::par::{Par, Pieces, share};
 use crate::{Real, Values};
 
 /// The most rows.

@@ -95,7 +95,7 @@ pub(crate) fn answer(
     language: &Language,
     request: &Request<'_>,
     sampler: &mut Sampler,
-    say: &mut (dyn FnMut(&str) -> Result<bool> + Send),
+    say: &mut dyn FnMut(&str) -> Result<bool>,
 ) -> Result<Answer> {
     let started = Instant::now();
     let mut pieces = Pieces::after(&language.encoder, request.prompt);

@@ -167,7 +167,7 @@ pub(super) struct Running<B> {
     pub(super) timing: Timing,
 }
 
-impl<B: Backend + Send> Running<B> {
+impl<B: Backend> Running<B> {
     fn new(engine: &Engine<'_>, planned: Planned, wrap: impl FnOnce(Cpu<f32>) -> B) -> Result<Self> {
         let Planned { tokens, pool, options, footprint, work } = planned;
         let planned_bytes = footprint.planned();
