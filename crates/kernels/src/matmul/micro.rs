@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use super::{Compute, GROUP, Init, KC, Lhs, MR, NR, PACKED, Rhs, Target, pack};
+use super::{Compute, GROUP, Init, KC, Lhs, MR, NR, Out, PACKED, Rhs, Target, Term, pack};
 use crate::isa::vectorized;
+use crate::par::Par;
 use crate::{Dtype, Real, WeightView};
 
 /// `c[height, vectors·lane] += a[height, steps] · packed[steps, vectors·lane]`, the sum of each element in
@@ -42,6 +43,27 @@ pub(super) struct Few<R> {
     pub(super) run: RunFew<R>,
 }
 
+/// A whole product of many rows: microkernel, result, size, factors, init, term, scratch, threads.
+pub(super) type RunMany<R> = fn(
+    &Micro<R>,
+    Out<'_, R>,
+    [usize; 3],
+    Lhs<'_, R>,
+    Rhs<'_, R>,
+    Init<'_>,
+    Option<Term<'_, R>>,
+    &mut [R],
+    Par<'_>,
+);
+
+/// How products of many rows are made that have a way of their own.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Many<R> {
+    /// For which operands.
+    pub(super) takes: fn(&Out<'_, R>, [usize; 3], &Lhs<'_, R>, &Rhs<'_, R>) -> bool,
+    pub(super) run: RunMany<R>,
+}
+
 /// A microkernel, its tile, and what its operands must look like.
 #[derive(Debug, Clone, Copy)]
 pub struct Micro<R> {
@@ -65,6 +87,7 @@ pub struct Micro<R> {
     pub(super) transposed: Option<fn(&mut [R], usize)>,
     pub(super) run: Run<R>,
     pub(super) few: Option<Few<R>>,
+    pub(super) many: Option<Many<R>>,
 }
 
 impl<R: Real> Micro<R> {
@@ -84,6 +107,7 @@ impl<R: Real> Micro<R> {
             left_bf16: super::rounded::widened::<R>,
             run: portable::<R>,
             few: None,
+            many: None,
         }
     }
 }
@@ -97,6 +121,7 @@ impl Micro<f32> {
             #[cfg(target_arch = "x86_64")]
             Compute::Bf16 if crate::isa() == crate::Isa::Avx512Bf16 => Self {
                 few: Some(streamed(super::small::pairs)),
+                many: Some(Many { takes: super::by_rows::takes, run: super::by_rows::run }),
                 ..Self::pairs(64, 16, super::x86::avx512_bf16)
             },
             #[cfg(target_arch = "aarch64")]
@@ -130,6 +155,7 @@ impl Micro<f32> {
             left_bf16: super::pack32::pair_tile,
             run,
             few: None,
+            many: None,
         }
     }
 
@@ -157,6 +183,7 @@ impl Micro<f32> {
                         left_bf16,
                         run: super::x86::avx512,
                         few: Some(streamed(super::small::full)),
+                        many: None,
                     };
                 }
                 crate::Isa::Avx2 => {
@@ -173,6 +200,7 @@ impl Micro<f32> {
                         left_bf16,
                         run: super::x86::avx2,
                         few: None,
+                        many: None,
                     };
                 }
                 _ => {}

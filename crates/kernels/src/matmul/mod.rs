@@ -20,6 +20,8 @@
 //! that accumulate. Methods that differ only in what they keep rely on this.
 
 mod ahead;
+#[cfg(target_arch = "x86_64")]
+mod by_rows;
 mod few;
 mod hot;
 #[cfg(target_arch = "x86_64")]
@@ -268,6 +270,13 @@ pub fn matmul_plus<R: Real>(
         && k > 0
     {
         streamed(few, &micro, out, [m, n, k], a, w, init, term, scratch, par);
+        return;
+    }
+    if let Some(many) = micro.many
+        && alpha == R::ONE
+        && (many.takes)(&out, [m, n, k], &a, &b)
+    {
+        (many.run)(&micro, out, [m, n, k], a, b, init, term, scratch, par);
         return;
     }
     let panels = n.div_ceil(micro.nr);

@@ -5,8 +5,10 @@
 
 use super::tile::microkernel;
 use std::arch::x86_64::{
-    __m256, __m512, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
-    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+    __m256, __m512, __m512i, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps,
+    _mm256_storeu_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_ps,
+    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_storeu_ps, _mm512_unpackhi_epi32,
+    _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 
 microkernel!(
@@ -101,22 +103,25 @@ pub(super) unsafe fn pair_rows(a: &mut [f32], stride: usize) {
 /// Sixteen words of sixteen rows, whose starts lie `stride` bytes apart at any alignment, transposed: lane r of
 /// vector p is word p of row r.
 ///
-/// Two rounds of exchanges within groups of four words, two between groups.
-///
 /// # Safety
 /// The machine has AVX-512 F, and all 256 words exist.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn transposed16(from: *const u8, stride: usize) -> [std::arch::x86_64::__m512i; 16] {
-    use std::arch::x86_64::{
-        __m512i, _mm512_loadu_si512, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_unpackhi_epi32,
-        _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
-    };
+pub(super) unsafe fn transposed16(from: *const u8, stride: usize) -> [__m512i; 16] {
     let mut rows: [__m512i; 16] = [_mm512_setzero_si512(); 16];
     for (r, row) in rows.iter_mut().enumerate() {
         // SAFETY: the caller's promise.
         *row = unsafe { _mm512_loadu_si512(from.add(r * stride).cast()) };
     }
+    transposed(rows)
+}
+
+/// Lane r of vector p is lane p of row r.
+///
+/// Two rounds of exchanges within groups of four words, two between groups.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn transposed(rows: [__m512i; 16]) -> [__m512i; 16] {
     // Within groups of four words: afterwards `b[4g + c]` holds column c of each group, for rows 4g..4g+4.
     let mut b = rows;
     for g in (0..16).step_by(4) {
