@@ -153,3 +153,39 @@ impl<const PAIRS: bool> Panel<PAIRS> {
 
 entry!(full, false, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma");
 entry!(pairs, true, "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma");
+
+/// Packs 32 columns from `n0` on for tiles of sixteen: pair p of column j of the first half at `16·p + j`, the second half
+/// behind the first. Depth and columns are in whole groups.
+///
+/// # Safety
+/// The machine has the instructions, and `b` holds `depth × 32` values from `(k0, n0)`.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+pub(super) unsafe fn sixteens(to: &mut [f32], b: &Rhs<'_, f32>, [k0, depth]: [usize; 2], n0: usize) {
+    let half = LANES * depth / 2;
+    assert!(
+        k0.is_multiple_of(GROUP) && depth.is_multiple_of(GROUP) && n0.is_multiple_of(GROUP),
+        "whole groups"
+    );
+    assert!(to.len() >= 2 * half, "the panel's place");
+    let to = to.as_mut_ptr();
+    if let Some(source) = Source::across(b) {
+        for h in 0..2 {
+            let mut panel = Panel::<true> { to: to.wrapping_add(h * half), width: LANES };
+            // SAFETY: sixteen columns and whole groups of what the caller promises.
+            unsafe { across(source, n0 + h * LANES, k0, depth / GROUP, &mut panel) };
+        }
+    } else if let Some(source) = Source::along(b) {
+        for p in 0..depth / 2 {
+            let mut panel = Panel::<true> { to: to.wrapping_add(p * LANES), width: half };
+            // SAFETY: two rows and a group of columns of what the caller promises.
+            unsafe {
+                along(source, k0 + 2 * p, true, n0, 1, |_, low, high| {
+                    panel.pair(0, low[0], high[0]);
+                    panel.pair(1, low[1], high[1]);
+                });
+            }
+        }
+    } else {
+        unreachable!("weights only");
+    }
+}

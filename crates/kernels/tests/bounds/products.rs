@@ -56,8 +56,11 @@ pub(crate) fn products(on: &mut Buffers) {
         }
         finite(&out);
     }
-    let sizes: &[[usize; 3]] =
-        if cfg!(miri) { &[[5, 3, 1]] } else { &[[5, 3, 1], [7, 17, 2], [18, 75, 3], [33, 64, 15]] };
+    let sizes: &[[usize; 3]] = if cfg!(miri) {
+        &[[5, 3, 1]]
+    } else {
+        &[[5, 3, 1], [7, 17, 2], [18, 75, 3], [33, 64, 15], [30, 75, 2], [64, 96, 3]]
+    };
     for dtype in DTYPES {
         for [m, n, blocks] in sizes.iter().copied() {
             let k = blocks * dtype.block_len().max(32);
@@ -110,7 +113,7 @@ pub(crate) fn few_rows(on: &mut Buffers) {
 
 pub(crate) fn terms(on: &mut Buffers) {
     let sizes: &[[usize; 4]] =
-        if cfg!(miri) { &[[7, 33, 32, 3]] } else { &[[7, 33, 32, 3], [13, 300, 96, 8]] };
+        if cfg!(miri) { &[[7, 33, 32, 3]] } else { &[[7, 33, 32, 3], [13, 300, 96, 8], [45, 75, 96, 5]] };
     for [m, n, k, depth] in sizes.iter().copied() {
         let data = on.weight(Dtype::Bf16, n, k);
         let w = Rhs::WeightTransposed(WeightView { dtype: Dtype::Bf16, data: &data, rows: n, cols: k });

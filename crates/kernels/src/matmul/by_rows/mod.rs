@@ -36,10 +36,10 @@ const PANEL: usize = 2 * COLUMNS;
 /// Depth is cut in multiples of this only.
 const DEPTH: usize = 32;
 /// The most tiles of rows whose left factor is laid out together: with a depth of 900 they fill a quarter of the
-/// second-level cache.
-const BLOCK: usize = 8;
+/// second-level cache. The second is for weights that are converted, which every block of rows does anew.
+const BLOCK: [usize; 2] = [8, 16];
 /// The fewest tiles of rows that are worth a pass over the weight by a thread.
-const OWN: usize = 4;
+const OWN: [usize; 2] = [4, 16];
 /// Columns of a task where the depth is not cut: tasks are what a thread takes over from a slower one.
 const GROUP: usize = 1024;
 /// Values that a line of memory holds.
@@ -47,10 +47,7 @@ const LINE: usize = 16;
 
 /// Whether this is the way to make the product.
 pub(super) fn takes(out: &Out<'_, f32>, [m, n, k]: [usize; 3], a: &Lhs<'_, f32>, b: &Rhs<'_, f32>) -> bool {
-    let weight = match b {
-        Rhs::WeightTransposed(w) | Rhs::Weight(w) => w.dtype == Dtype::Bf16,
-        Rhs::Dense { .. } => false,
-    };
+    let weight = !matches!(b, Rhs::Dense { .. });
     // Rows past the last are computed too: at most a ninth of them.
     let filled = m > FEW && m.next_multiple_of(ROWS) * 9 <= m * 10;
     let whole = n >= PANEL && k > 0 && k.is_multiple_of(DEPTH);
@@ -71,10 +68,12 @@ struct Plan {
 }
 
 impl Plan {
-    fn new([m, n, k]: [usize; 3], threads: usize, rank: usize) -> Self {
+    /// `rank` is the depth of a term; `converts` tells of a weight that is not bf16.
+    fn new([m, n, k]: [usize; 3], threads: usize, rank: usize, converts: bool) -> Self {
         let (tiles, panels) = (m.div_ceil(ROWS), n / PANEL);
-        let least = tiles.div_ceil(BLOCK);
-        let blocks = if tiles >= OWN * threads { least.next_multiple_of(threads) } else { least };
+        let [block, own] = [BLOCK, OWN].map(|tiles| tiles[usize::from(converts)]);
+        let least = tiles.div_ceil(block);
+        let blocks = if tiles >= own * threads { least.next_multiple_of(threads) } else { least };
         let most = tiles.div_ceil(blocks);
         let room = PACKED - 2 * LINE - (most + 1) * LINE * rank;
         let fits = room / (most * ROWS / 2 + PANEL) / DEPTH * DEPTH;
@@ -88,7 +87,7 @@ impl Plan {
 
     /// Whether the panels of a term of this depth leave the larger part of the scratch.
     fn takes_term(rank: usize) -> bool {
-        (BLOCK + 1) * LINE * rank <= PACKED / 2
+        (BLOCK[1] + 1) * LINE * rank <= PACKED / 2
     }
 
     fn rows(&self, block: usize, m: usize) -> Range<usize> {
@@ -120,7 +119,8 @@ pub(super) fn run(
 ) {
     let inside = term.filter(|t| Plan::takes_term(t.depth) && left::reads(&t.a));
     let after = if inside.is_some() { None } else { term };
-    let plan = Plan::new(size, par.threads(), inside.map_or(0, |t| t.depth));
+    let converts = !matches!(b, Rhs::WeightTransposed(w) | Rhs::Weight(w) if w.dtype == Dtype::Bf16);
+    let plan = Plan::new(size, par.threads(), inside.map_or(0, |t| t.depth), converts);
     let row_stride = out.row_stride;
     let c = Pieces::new(out.data);
     let scratch = &mut scratch[..matmul_scratch(par.threads())];
@@ -139,23 +139,16 @@ pub(super) fn run(
         // SAFETY: `matmul_plus` proved that every index of these rows and columns lies inside the operands; tasks own
         // disjoint rows × columns of the result. The machine has the instructions: this is the way of its microkernel.
         unsafe { job.run(Scratch::new(piece, &plan)) };
-        if group + 1 == plan.groups && cols.end < n {
-            *Scratch::new(piece, &plan).holds = Scratch::NOTHING;
+        if group + 1 < plan.groups || cols.end == n {
+            if after.is_none() {
+                return;
+            }
+        } else {
             let rest = cols.end..n;
             // SAFETY: as above; these columns are less than a panel.
             unsafe {
-                super::block_product(
-                    micro,
-                    rows.clone(),
-                    rest.clone(),
-                    [n, k, micro.kc],
-                    1.0,
-                    a,
-                    b,
-                    init,
-                    c,
-                    piece,
-                );
+                let size = [n, k, micro.kc];
+                super::block_product(micro, rows.clone(), rest.clone(), size, 1.0, a, b, init, c, piece);
                 if let Some(t) = &inside {
                     super::add_term(t, rows.clone(), rest, n, c, piece);
                 }
@@ -163,10 +156,11 @@ pub(super) fn run(
             cols.end = n;
         }
         if let Some(t) = &after {
-            *Scratch::new(piece, &plan).holds = Scratch::NOTHING;
             // SAFETY: as above.
             unsafe { super::add_term(t, rows, cols, n, c, piece) };
         }
+        // What was laid out has been written over.
+        *Scratch::new(piece, &plan).holds = Scratch::NOTHING;
     });
 }
 
@@ -263,9 +257,11 @@ impl Job<'_> {
             // SAFETY: the caller's promise.
             unsafe {
                 match self.b {
-                    Rhs::WeightTransposed(w) => cut.of_rows(&w),
-                    Rhs::Weight(w) => cut.of_panels(&w, &mut panels, &mut woven),
-                    Rhs::Dense { .. } => unreachable!("`takes` names weights"),
+                    Rhs::WeightTransposed(w) if w.dtype == Dtype::Bf16 => cut.of_rows(&w),
+                    Rhs::Weight(w) if w.dtype == Dtype::Bf16 => {
+                        cut.of_woven_panels(&w, &mut panels, &mut woven)
+                    }
+                    _ => cut.of_panels(panels[0]),
                 }
             }
         }
@@ -319,12 +315,40 @@ impl Cut<'_> {
         }
     }
 
+    /// With a weight of any type, 32 columns of which are converted at a time.
+    ///
+    /// # Safety
+    /// As [`Job::run`].
+    unsafe fn of_panels(&mut self, panel: &mut [f32]) {
+        let each = self.ahead.len().div_ceil(self.count() * self.cols.len() / COLUMNS);
+        for col in self.cols.clone().step_by(PANEL) {
+            // SAFETY: the caller's promise: a panel of columns, this cut's depth of each.
+            unsafe {
+                super::pack512::sixteens(panel, &self.job.b, [self.depth.start, self.depth.len()], col)
+            };
+            let mut next = Ahead::new(
+                &self.job.b,
+                self.depth.clone(),
+                col + PANEL..(col + 2 * PANEL).min(self.cols.end),
+            );
+            let lines = next.len().div_ceil(2 * self.count());
+            for (half, panel) in panel.chunks_exact(COLUMNS * self.depth.len() / 2).take(2).enumerate() {
+                for tile in self.tiles(col + half * COLUMNS) {
+                    self.ahead.ask(each);
+                    next.ask(lines);
+                    // SAFETY: the caller's promise, for the panel.
+                    unsafe { tile::of_panel(&tile, panel.as_ptr(), &Weave::NOTHING) };
+                }
+            }
+        }
+    }
+
     /// With a weight whose columns are columns of the result. `woven` says whether the first panel is there already, and
     /// then whether that of the next cut is.
     ///
     /// # Safety
     /// As [`Job::run`].
-    unsafe fn of_panels(&mut self, w: &WeightView<'_>, panels: &mut [&mut [f32]; 2], woven: &mut bool) {
+    unsafe fn of_woven_panels(&mut self, w: &WeightView<'_>, panels: &mut [&mut [f32]; 2], woven: &mut bool) {
         let stride = 2 * w.cols;
         let rows = |depth: &Range<usize>, col: usize, to: &mut [f32]| {
             assert!(to.len() >= PANEL * depth.len() / 2, "a panel's place");
@@ -368,3 +392,6 @@ impl Cut<'_> {
         *woven = self.next.is_some();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -198,6 +198,15 @@ pub(super) struct Weave {
 }
 
 impl Weave {
+    pub(super) const NOTHING: Self = Self {
+        pairs: 0,
+        from: std::ptr::null(),
+        stride: 0,
+        to: std::ptr::null_mut(),
+        half: 0,
+        ahead: std::ptr::null(),
+    };
+
     /// What is left of it when some pairs are done.
     pub(super) fn after(self, pairs: usize) -> Self {
         let bytes = 2 * pairs * self.stride;
@@ -339,7 +348,9 @@ unsafe fn begin(tile: &Tile) -> [__m512; COLUMNS] {
             }
             Start::Sums => {
                 let mut rows = [_mm512_setzero_si512(); ROWS];
-                for (i, row) in rows.iter_mut().enumerate().take(tile.height) {
+                for (i, row) in rows.iter_mut().enumerate() {
+                    // Rows past the last repeat it: this way the loop has no end of its own, and rows stay in registers.
+                    let i = i.min(tile.height - 1);
                     *row = _mm512_loadu_si512(tile.to.add(i * tile.stride).cast());
                 }
                 let mut sums = [_mm512_setzero_ps(); COLUMNS];
