@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::narrow::Narrow;
 use super::{Compute, GROUP, Init, KC, Lhs, MR, NR, Out, PACKED, Rhs, Target, Term, pack};
 use crate::isa::vectorized;
 use crate::par::Par;
@@ -88,6 +89,8 @@ pub struct Micro<R> {
     pub(super) run: Run<R>,
     pub(super) few: Option<Few<R>>,
     pub(super) many: Option<Many<R>>,
+    /// For thin products: the narrower, and one that takes more ranks where there is one.
+    pub(super) narrow: Option<[Narrow<R>; 2]>,
 }
 
 impl<R: Real> Micro<R> {
@@ -108,6 +111,7 @@ impl<R: Real> Micro<R> {
             run: portable::<R>,
             few: None,
             many: None,
+            narrow: None,
         }
     }
 }
@@ -156,6 +160,7 @@ impl Micro<f32> {
             run,
             few: None,
             many: None,
+            narrow: None,
         }
     }
 
@@ -184,6 +189,7 @@ impl Micro<f32> {
                         run: super::x86::avx512,
                         few: Some(streamed(super::small::full)),
                         many: None,
+                        narrow: Some(super::narrow::x86::AVX512),
                     };
                 }
                 crate::Isa::Avx2 => {
@@ -201,6 +207,7 @@ impl Micro<f32> {
                         run: super::x86::avx2,
                         few: None,
                         many: None,
+                        narrow: Some(super::narrow::x86::AVX2),
                     };
                 }
                 _ => {}

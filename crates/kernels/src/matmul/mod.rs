@@ -27,6 +27,7 @@ mod hot;
 #[cfg(target_arch = "x86_64")]
 mod lanes;
 mod micro;
+mod narrow;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod pack;

@@ -390,7 +390,7 @@ fn factors_in_bf16_multiply_as_their_values() {
 fn thin_products_equal_the_definition_and_split_anywhere() {
     let mut rng = Rng(32);
     let pool = Threads::new(3).expect("threads");
-    let shapes = SHAPES.into_iter().chain([[8, 1000, 130], [64, 700, 70], [24, 257, 500]]);
+    let shapes = SHAPES.into_iter().chain([[8, 1000, 130], [64, 700, 70], [24, 257, 500], [9, 50, 4200]]);
     for [m, n, k] in shapes.filter(|s| s[0] <= THIN) {
         let (a, b, start): (Vec<f32>, Vec<f32>, Vec<f32>) = (rng.vec(m * k), rng.vec(k * n), rng.vec(m * n));
         let product = reference(m, n, k, |i, p| f64::from(a[i * k + p]), |p, j| f64::from(b[p * n + j]));
@@ -405,7 +405,7 @@ fn thin_products_equal_the_definition_and_split_anywhere() {
                     let size = [m, n, k];
                     let mut c = start.clone();
                     matmul_thin(Out::rows(&mut c, n), size, -0.75, a, b, Init::Accumulate, &mut scratch, par);
-                    assert!(relative(&c, &exact) < 1e-6, "[{m},{n},{k}]");
+                    assert!(relative(&c, &exact) < 3e-6, "[{m},{n},{k}]");
                     let mut t: Vec<f32> = (0..m * n).map(|x| start[(x % m) * n + x / m]).collect();
                     let out = Out::transposed(&mut t, m);
                     matmul_thin(out, size, -0.75, a, b, Init::Accumulate, &mut scratch, par);

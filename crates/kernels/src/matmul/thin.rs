@@ -12,7 +12,7 @@
 use std::ops::Range;
 
 use super::ahead::Ahead;
-use super::{Compute, GROUP, Init, KC, Lhs, Out, PACKED, Rhs, Target, check, matmul_scratch, start};
+use super::{Compute, GROUP, Init, KC, Lhs, Out, PACKED, Rhs, Target, check, matmul_scratch, narrow, start};
 use crate::compact::wide;
 use crate::par::{Par, Pieces, share};
 use crate::{Real, Values};
@@ -21,6 +21,8 @@ use crate::{Real, Values};
 pub const THIN: usize = 64;
 /// Depth of a block: a packed panel of it stays in the first-level cache.
 const DEPTH: usize = 64;
+/// Rows along the depth that are worth a thread.
+const ROWS: usize = 48;
 /// Where the left factor's part, the panel and the sums lie in a thread's scratch.
 const LEFT: usize = THIN * DEPTH;
 const PANEL: usize = DEPTH * super::NR;
@@ -47,14 +49,31 @@ pub fn matmul_thin<R: Real>(
     if m == 0 || n == 0 {
         return;
     }
-    let nr = R::micro(Compute::Full).nr;
+    let micro = R::micro(Compute::Full);
+    let (row_stride, col_stride) = (out.row_stride, out.col_stride);
+    let c = Pieces::new(out.data);
+    let scratch = Pieces::new(&mut scratch[..matmul_scratch(par.threads())]);
+    if let Some(kernels) = micro.narrow
+        && let Rhs::Dense { data, row_stride: 1, col_stride: along } = b
+        && row_stride == 1
+        && !matches!(init, Init::Bias(_))
+    {
+        let parts = n.div_ceil(ROWS).min(par.threads());
+        par.tasks(parts, |task, worker| {
+            // SAFETY: each worker runs one task at a time and owns its piece of the scratch.
+            let packed = unsafe { scratch.piece(worker, PACKED) };
+            let c = Target { start: c.as_ptr(), row_stride, col_stride };
+            let rows = share(n, parts, task);
+            // SAFETY: `check` proved that every index lies inside the operands; tasks own disjoint columns of `out`.
+            unsafe { narrow::rows(kernels, &rows, [m, k], alpha, &a, (data, along), init, c, packed) };
+        });
+        return;
+    }
+    let nr = micro.nr;
     let panels = n.div_ceil(nr);
     // As many columns as there is room for sums, and the same for each thread.
     let most = (SUMS / m / nr).max(1);
     let parts = panels.div_ceil(most).next_multiple_of(par.threads()).min(panels);
-    let (row_stride, col_stride) = (out.row_stride, out.col_stride);
-    let c = Pieces::new(out.data);
-    let scratch = Pieces::new(&mut scratch[..matmul_scratch(par.threads())]);
     par.tasks(parts, |task, worker| {
         // SAFETY: each worker runs one task at a time and owns its piece of the scratch.
         let scratch = unsafe { scratch.piece(worker, PACKED) };
