@@ -57,11 +57,13 @@ pub(super) type RunMany<R> = fn(
     Par<'_>,
 );
 
+/// Whether a product is made so: result, size, factors.
+pub(super) type Takes<R> = fn(&Out<'_, R>, [usize; 3], &Lhs<'_, R>, &Rhs<'_, R>) -> bool;
+
 /// How products of many rows are made that have a way of their own.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Many<R> {
-    /// For which operands.
-    pub(super) takes: fn(&Out<'_, R>, [usize; 3], &Lhs<'_, R>, &Rhs<'_, R>) -> bool,
+    pub(super) takes: Takes<R>,
     pub(super) run: RunMany<R>,
 }
 

@@ -113,7 +113,7 @@ pub(super) unsafe fn transposed16(from: *const u8, stride: usize) -> [__m512i; 1
         // SAFETY: the caller's promise.
         *row = unsafe { _mm512_loadu_si512(from.add(r * stride).cast()) };
     }
-    transposed(rows)
+    transposed(&rows)
 }
 
 /// Lane r of vector p is lane p of row r.
@@ -121,9 +121,9 @@ pub(super) unsafe fn transposed16(from: *const u8, stride: usize) -> [__m512i; 1
 /// Two rounds of exchanges within groups of four words, two between groups.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn transposed(rows: [__m512i; 16]) -> [__m512i; 16] {
+pub(super) fn transposed(rows: &[__m512i; 16]) -> [__m512i; 16] {
     // Within groups of four words: afterwards `b[4g + c]` holds column c of each group, for rows 4g..4g+4.
-    let mut b = rows;
+    let mut b = *rows;
     for g in (0..16).step_by(4) {
         let (a0, a1) =
             (_mm512_unpacklo_epi32(rows[g], rows[g + 1]), _mm512_unpackhi_epi32(rows[g], rows[g + 1]));
@@ -137,7 +137,7 @@ pub(super) fn transposed(rows: [__m512i; 16]) -> [__m512i; 16] {
         b[g + 3] = _mm512_unpackhi_epi64(a1, a3);
     }
     // Between groups: 128-bit lane l of column c becomes output row 4l + c.
-    let mut out = rows;
+    let mut out = *rows;
     for c in 0..4 {
         let (low, high) =
             (_mm512_shuffle_i32x4::<0x88>(b[c], b[4 + c]), _mm512_shuffle_i32x4::<0xdd>(b[c], b[4 + c]));

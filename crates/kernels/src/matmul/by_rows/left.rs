@@ -46,7 +46,7 @@ unsafe fn tile_of(to: &mut [f32], depth: usize, height: usize, piece: impl Fn(us
         for (i, row) in rows.iter_mut().enumerate().take(height) {
             *row = piece(i, p);
         }
-        for (pair, to) in transposed(rows).into_iter().zip(to.chunks_exact_mut(ROWS)) {
+        for (pair, to) in transposed(&rows).into_iter().zip(to.chunks_exact_mut(ROWS)) {
             // SAFETY: sixteen values.
             unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), pair) };
         }

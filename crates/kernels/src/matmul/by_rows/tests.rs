@@ -3,6 +3,7 @@
 use super::*;
 use crate::matmul::{Compute, matmul_plus};
 use crate::test_util::Rng;
+use crate::weight::WeightView;
 use crate::{Isa, Threads, Values};
 
 const TYPES: [Dtype; 11] = [

@@ -354,7 +354,7 @@ unsafe fn begin(tile: &Tile) -> [__m512; COLUMNS] {
                     *row = _mm512_loadu_si512(tile.to.add(i * tile.stride).cast());
                 }
                 let mut sums = [_mm512_setzero_ps(); COLUMNS];
-                for (sum, column) in sums.iter_mut().zip(transposed(rows)) {
+                for (sum, column) in sums.iter_mut().zip(transposed(&rows)) {
                     *sum = _mm512_castsi512_ps(column);
                 }
                 sums
@@ -380,7 +380,7 @@ unsafe fn end(tile: &Tile, mut sums: [__m512; COLUMNS]) {
         for (column, sum) in columns.iter_mut().zip(sums) {
             *column = _mm512_castps_si512(sum);
         }
-        for (i, row) in transposed(columns).into_iter().enumerate().take(tile.height) {
+        for (i, row) in transposed(&columns).into_iter().enumerate().take(tile.height) {
             _mm512_storeu_ps(tile.to.add(i * tile.stride), _mm512_castsi512_ps(row));
         }
     }

@@ -21,7 +21,7 @@ pub(super) const SIZE: [usize; 3] = [256, 4864, 896];
 pub(super) struct Peak {
     /// Multiplications and additions a second, on the clock.
     pub(super) wall: f64,
-    /// The same a second of processor time.
+    /// The same a second of processor time; of several threads, as of the operations, a second of each.
     pub(super) cpu: f64,
 }
 
@@ -53,8 +53,12 @@ impl Peak {
             let wall = flop / wall.elapsed().as_secs_f64();
             let spent =
                 process_cpu_time().zip(cpu).map(|(end, begin)| end.saturating_sub(begin).as_secs_f64());
+            let cpu = match pool.count() {
+                1 => spent.map_or(0.0, |s| flop / s),
+                threads => wall / threads as f64,
+            };
             if turn > 0 {
-                best = best.best(Self { wall, cpu: spent.map_or(0.0, |s| flop / s) });
+                best = best.best(Self { wall, cpu });
             }
         }
         be.free(x);

@@ -1,0 +1,217 @@
+//! A task's way through its rows and columns: depth by depth, then columns, then tiles of rows.
+
+use std::ops::Range;
+
+use super::plan::Plan;
+use super::tile::{self, Start, Tile, Weave};
+use super::{COLUMNS, PANEL, ROWS, Scratch, left};
+use crate::Dtype;
+use crate::matmul::ahead::{self, Ahead};
+use crate::matmul::{Init, Lhs, Rhs, Target, Term, pack512};
+use crate::weight::WeightView;
+
+/// A task: a block of rows by a group of columns.
+#[derive(Clone, Copy)]
+pub(super) struct Job<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) size: [usize; 3],
+    pub(super) a: Lhs<'a, f32>,
+    pub(super) b: Rhs<'a, f32>,
+    pub(super) init: Init<'a>,
+    pub(super) term: Option<Term<'a, f32>>,
+    pub(super) c: Target<f32>,
+    pub(super) block: usize,
+    pub(super) group: usize,
+}
+
+/// A cut of depth of a [`Job`], its left factor laid out.
+struct Cut<'a> {
+    job: &'a Job<'a>,
+    rows: Range<usize>,
+    cols: Range<usize>,
+    depth: Range<usize>,
+    /// The next cut's depth, where there is one.
+    next: Option<Range<usize>>,
+    left: *const f32,
+    term: &'a mut [f32],
+    ahead: Ahead,
+}
+
+impl Job<'_> {
+    /// # Safety
+    /// The task's rows and columns of the result are the caller's alone and lie inside the operands; the machine has
+    /// the instructions.
+    pub(super) unsafe fn run(&self, scratch: Scratch<'_>) {
+        let [m, _, k] = self.size;
+        let (rows, cols) = (self.plan.rows(self.block, m), self.plan.columns(self.group));
+        let Scratch { holds, left, mut panels, term } = scratch;
+        let cut = |from: usize| from..(from + self.plan.depth).min(k);
+        let mut woven = false;
+        for (i, k0) in (0..k).step_by(self.plan.depth).enumerate() {
+            // Small numbers are exact.
+            let name = (self.block * k.div_ceil(self.plan.depth) + i) as f32;
+            if *holds != name {
+                left::lay_out(left, &self.a, &rows, &cut(k0));
+                if let Some(t) = &self.term {
+                    left::lay_out_term(term, t, &rows);
+                }
+                *holds = name;
+            }
+            let next = cut(k0).end;
+            let next = (next < k).then(|| cut(next));
+            // What of the left factor this thread is likely to lay out next.
+            let ahead = if let Some(next) = &next {
+                ahead::left(&self.a, &rows, next)
+            } else if self.group + 1 == self.plan.groups && self.block + 1 < self.plan.blocks {
+                ahead::left(&self.a, &self.plan.rows(self.block + 1, m), &cut(0))
+            } else {
+                ahead::left(&self.a, &(0..0), &cut(0))
+            };
+            let mut cut = Cut {
+                job: self,
+                rows: rows.clone(),
+                cols: cols.clone(),
+                depth: cut(k0),
+                next,
+                left: left.as_ptr(),
+                term,
+                ahead,
+            };
+            // SAFETY: the caller's promise.
+            unsafe {
+                match self.b {
+                    Rhs::WeightTransposed(w) if w.dtype == Dtype::Bf16 => cut.of_rows(&w),
+                    Rhs::Weight(w) if w.dtype == Dtype::Bf16 => {
+                        cut.of_woven_panels(&w, &mut panels, &mut woven);
+                    }
+                    _ => cut.of_panels(panels[0]),
+                }
+            }
+        }
+    }
+}
+
+impl Cut<'_> {
+    fn count(&self) -> usize {
+        self.rows.len().div_ceil(ROWS)
+    }
+
+    /// The tiles of sixteen columns from `col` on, from the first row to the last.
+    fn tiles(&mut self, col: usize) -> impl Iterator<Item = Tile> + use<> {
+        let Job { size: [_, _, k], init, term, c, .. } = *self.job;
+        let steps = self.depth.len() / 2;
+        let start = match init {
+            _ if self.depth.start > 0 => Start::Sums,
+            Init::Zero => Start::Zero,
+            Init::Bias(bias) => Start::Bias(bias[col..col + COLUMNS].as_ptr()),
+            Init::Accumulate => Start::Sums,
+        };
+        let term = term.filter(|_| self.depth.end == k);
+        let term = term.map(|t| left::term_of_columns(self.term, &t, self.count(), col));
+        let (left, rows) = (self.left, self.rows.clone());
+        rows.clone().step_by(ROWS).enumerate().map(move |(i, row)| Tile {
+            steps,
+            left: left.wrapping_add(i * ROWS * steps),
+            height: ROWS.min(rows.end - row),
+            to: c.start.wrapping_add(row * c.row_stride + col),
+            stride: c.row_stride,
+            start,
+            term: term.map(|t| t.of_tile(i)),
+        })
+    }
+
+    /// With a weight whose rows are columns of the result.
+    ///
+    /// # Safety
+    /// As [`Job::run`].
+    unsafe fn of_rows(&mut self, w: &WeightView<'_>) {
+        let (stride, count) = (2 * w.cols, self.count());
+        let each = self.ahead.len().div_ceil(count * self.cols.len() / COLUMNS);
+        for col in self.cols.clone().step_by(COLUMNS) {
+            let at = w.data.as_ptr().wrapping_add(col * stride + 2 * self.depth.start);
+            for (i, tile) in self.tiles(col).enumerate() {
+                self.ahead.ask(each);
+                let ahead = at.wrapping_add((COLUMNS + i * COLUMNS / count) * stride);
+                // SAFETY: the caller's promise: sixteen rows of the weight from `col` on, this cut's depth of each.
+                unsafe { tile::of_rows(&tile, at, stride, ahead) };
+            }
+        }
+    }
+
+    /// With a weight of any type, 32 columns of which are converted at a time.
+    ///
+    /// # Safety
+    /// As [`Job::run`].
+    unsafe fn of_panels(&mut self, panel: &mut [f32]) {
+        let each = self.ahead.len().div_ceil(self.count() * self.cols.len() / COLUMNS);
+        for col in self.cols.clone().step_by(PANEL) {
+            // SAFETY: the caller's promise: a panel of columns, this cut's depth of each.
+            unsafe {
+                pack512::sixteens(panel, &self.job.b, [self.depth.start, self.depth.len()], col);
+            };
+            let mut next = Ahead::new(
+                &self.job.b,
+                self.depth.clone(),
+                col + PANEL..(col + 2 * PANEL).min(self.cols.end),
+            );
+            let lines = next.len().div_ceil(2 * self.count());
+            for (half, panel) in panel.chunks_exact(COLUMNS * self.depth.len() / 2).take(2).enumerate() {
+                for tile in self.tiles(col + half * COLUMNS) {
+                    self.ahead.ask(each);
+                    next.ask(lines);
+                    // SAFETY: the caller's promise, for the panel.
+                    unsafe { tile::of_panel(&tile, panel.as_ptr(), &Weave::NOTHING) };
+                }
+            }
+        }
+    }
+
+    /// With a weight whose columns are columns of the result. `woven` says whether the first panel is there already, and
+    /// then whether that of the next cut is.
+    ///
+    /// # Safety
+    /// As [`Job::run`].
+    unsafe fn of_woven_panels(&mut self, w: &WeightView<'_>, panels: &mut [&mut [f32]; 2], woven: &mut bool) {
+        let stride = 2 * w.cols;
+        let rows = |depth: &Range<usize>, col: usize, to: &mut [f32]| {
+            assert!(to.len() >= PANEL * depth.len() / 2, "a panel's place");
+            let from = w.data.as_ptr().wrapping_add(depth.start * stride + 2 * col);
+            let (pairs, half) = (depth.len() / 2, 4 * COLUMNS * depth.len() / 2);
+            Weave { pairs, from, stride, to: to.as_mut_ptr(), half, ahead: from.wrapping_add(2 * PANEL) }
+        };
+        let tiles = self.count() * self.cols.len() / COLUMNS;
+        let each = self.ahead.len().div_ceil(tiles);
+        if !*woven {
+            // SAFETY: the caller's promise: a panel of columns, this cut's depth of each.
+            unsafe { tile::weave(&rows(&self.depth, self.cols.start, panels[0])) };
+        }
+        for col in self.cols.clone().step_by(PANEL) {
+            let last = col + PANEL == self.cols.end;
+            let mut left = match &self.next {
+                _ if !last => rows(&self.depth, col + PANEL, panels[1]),
+                Some(depth) => rows(depth, self.cols.start, panels[1]),
+                None => Weave { pairs: 0, ..rows(&self.depth, col, panels[1]) },
+            };
+            if let Some(depth) = &self.next
+                && col + 2 * PANEL == self.cols.end
+            {
+                left.ahead = w.data.as_ptr().wrapping_add(depth.start * stride + 2 * self.cols.start);
+            }
+            let share = left.pairs.div_ceil(2 * self.count());
+            for (half, panel) in panels[0].chunks_exact(COLUMNS * self.depth.len() / 2).take(2).enumerate() {
+                for tile in self.tiles(col + half * COLUMNS) {
+                    self.ahead.ask(each);
+                    // SAFETY: the caller's promise, for the panel at work and the next.
+                    unsafe {
+                        let beside = Weave { pairs: left.pairs.min(share), ..left };
+                        left = left.after(tile::of_panel(&tile, panel.as_ptr(), &beside));
+                    }
+                }
+            }
+            // SAFETY: as above.
+            unsafe { tile::weave(&left) };
+            panels.swap(0, 1);
+        }
+        *woven = self.next.is_some();
+    }
+}
