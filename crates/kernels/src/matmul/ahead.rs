@@ -61,8 +61,19 @@ impl Ahead {
         self.left
     }
 
-    /// Asks for some more.
+    /// Asks for some more, into the second-level cache.
     pub(super) fn ask(&mut self, lines: usize) {
+        self.each(lines, prefetch::<false>);
+    }
+
+    /// Asks for some more, into the first-level cache: for what is read at once.
+    pub(super) fn ask_near(&mut self, lines: usize) {
+        self.each(lines, prefetch::<true>);
+    }
+
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "two instructions a line")]
+    fn each(&mut self, lines: usize, prefetch: impl Fn(*const u8)) {
         for _ in 0..lines.min(self.left) {
             prefetch(self.row.wrapping_add(self.line * LINE));
             self.line += 1;
@@ -86,16 +97,21 @@ pub(super) fn left<R>(a: &Lhs<'_, R>, rows: &Range<usize>, depth: &Range<usize>)
 
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "one instruction")]
-fn prefetch(at: *const u8) {
+fn prefetch<const NEAR: bool>(at: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint takes any address.
     unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(at.cast());
+        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+        if NEAR { _mm_prefetch::<_MM_HINT_T0>(at.cast()) } else { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
     }
     #[cfg(target_arch = "aarch64")]
     // SAFETY: a hint takes any address.
     unsafe {
-        std::arch::asm!("prfm pldl2keep, [{at}]", at = in(reg) at, options(nostack, preserves_flags, readonly));
+        if NEAR {
+            std::arch::asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(nostack, preserves_flags, readonly));
+        } else {
+            std::arch::asm!("prfm pldl2keep, [{at}]", at = in(reg) at, options(nostack, preserves_flags, readonly));
+        }
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = at;

@@ -135,7 +135,7 @@ unsafe fn columns<R: Real>(
             let mut ahead = Ahead::new(&b, next.0, next.1);
             let each = ahead.len().div_ceil(m.div_ceil(micro.mr));
             for i in (0..m).step_by(micro.mr) {
-                ahead.ask(each);
+                ahead.ask_near(each);
                 let height = micro.mr.min(m - i);
                 // SAFETY: rows `i..i+height` of the left part and of the sums, and whole vectors of columns of the
                 // panel, or of `b` itself, whose rows reach as far.

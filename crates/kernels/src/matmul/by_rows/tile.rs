@@ -32,7 +32,7 @@ pub(super) struct Tile {
     /// Values between rows of the result.
     pub(super) stride: usize,
     pub(super) start: Start,
-    pub(super) term: Option<Term>,
+    pub(super) end: End,
 }
 
 /// What the sums start from.
@@ -43,6 +43,17 @@ pub(super) enum Start {
     Bias(*const f32),
     /// What is in the result's place.
     Sums,
+    /// What [`End::Pause`] left there.
+    Paused,
+}
+
+/// What happens to the sums in the end.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum End {
+    /// They are put into the result's place, behind the term.
+    Result(Option<Term>),
+    /// They wait there for the next cut of depth, as they are: a column's sums in a row's place. For whole tiles.
+    Pause,
 }
 
 /// A product of small depth that is added in the end, in single precision.
@@ -329,7 +340,7 @@ fn halves() -> (__m512i, __m512i) {
 #[inline(always)]
 unsafe fn begin(tile: &Tile) -> [__m512; COLUMNS] {
     // What is written without being read first is asked for now, to be there in the end.
-    if !matches!(tile.start, Start::Sums) {
+    if !matches!(tile.start, Start::Sums | Start::Paused) {
         for i in 0..tile.height {
             // SAFETY: a hint takes any address.
             unsafe { _mm_prefetch::<_MM_HINT_ET0>(tile.to.wrapping_add(i * tile.stride).cast()) };
@@ -343,6 +354,13 @@ unsafe fn begin(tile: &Tile) -> [__m512; COLUMNS] {
                 let mut sums = [_mm512_setzero_ps(); COLUMNS];
                 for (j, sum) in sums.iter_mut().enumerate() {
                     *sum = _mm512_set1_ps(*bias.add(j));
+                }
+                sums
+            }
+            Start::Paused => {
+                let mut sums = [_mm512_setzero_ps(); COLUMNS];
+                for (j, sum) in sums.iter_mut().enumerate() {
+                    *sum = _mm512_loadu_ps(tile.to.add(j * tile.stride));
                 }
                 sums
             }
@@ -363,12 +381,18 @@ unsafe fn begin(tile: &Tile) -> [__m512; COLUMNS] {
     }
 }
 
-/// Adds the term and puts the rows into their places.
+/// Adds the term and puts the rows into their places, or the columns.
 #[inline(always)]
 unsafe fn end(tile: &Tile, mut sums: [__m512; COLUMNS]) {
     // SAFETY: the callers' promise: `height` rows of sixteen values at `to`, and the term's panels.
     unsafe {
-        if let Some(term) = tile.term {
+        let End::Result(term) = tile.end else {
+            for (j, sum) in sums.into_iter().enumerate() {
+                _mm512_storeu_ps(tile.to.add(j * tile.stride), sum);
+            }
+            return;
+        };
+        if let Some(term) = term {
             for p in 0..term.depth {
                 let x = _mm512_loadu_ps(term.left.add(ROWS * p));
                 for (j, sum) in sums.iter_mut().enumerate() {

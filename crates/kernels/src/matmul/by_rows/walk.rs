@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::plan::Plan;
-use super::tile::{self, Start, Tile, Weave};
+use super::tile::{self, End, Start, Tile, Weave};
 use super::{COLUMNS, PANEL, ROWS, Scratch, left};
 use crate::Dtype;
 use crate::matmul::ahead::{self, Ahead};
@@ -101,22 +101,33 @@ impl Cut<'_> {
         let Job { size: [_, _, k], init, term, c, .. } = *self.job;
         let steps = self.depth.len() / 2;
         let start = match init {
-            _ if self.depth.start > 0 => Start::Sums,
             Init::Zero => Start::Zero,
             Init::Bias(bias) => Start::Bias(bias[col..col + COLUMNS].as_ptr()),
             Init::Accumulate => Start::Sums,
         };
-        let term = term.filter(|_| self.depth.end == k);
+        let (first, last) = (self.depth.start == 0, self.depth.end == k);
+        let term = term.filter(|_| last);
         let term = term.map(|t| left::term_of_columns(self.term, &t, self.count(), col));
         let (left, rows) = (self.left, self.rows.clone());
-        rows.clone().step_by(ROWS).enumerate().map(move |(i, row)| Tile {
-            steps,
-            left: left.wrapping_add(i * ROWS * steps),
-            height: ROWS.min(rows.end - row),
-            to: c.start.wrapping_add(row * c.row_stride + col),
-            stride: c.row_stride,
-            start,
-            term: term.map(|t| t.of_tile(i)),
+        rows.clone().step_by(ROWS).enumerate().map(move |(i, row)| {
+            let height = ROWS.min(rows.end - row);
+            // A tile without all of its rows has no place for its columns.
+            let pauses = height == ROWS;
+            let start = match pauses {
+                _ if first => start,
+                true => Start::Paused,
+                false => Start::Sums,
+            };
+            let end = if last || !pauses { End::Result(term.map(|t| t.of_tile(i))) } else { End::Pause };
+            Tile {
+                steps,
+                left: left.wrapping_add(i * ROWS * steps),
+                height,
+                to: c.start.wrapping_add(row * c.row_stride + col),
+                stride: c.row_stride,
+                start,
+                end,
+            }
         })
     }
 
