@@ -183,11 +183,6 @@ pub trait Backend {
     /// `dm += Σ_t dy[t]∘z[t]∘inverse`; `dy` may be in bf16.
     fn dora_magnitude_grad(&mut self, dm: ViewMut<'_>, dy: View<'_>, z: View<'_>, inverse: View<'_>);
 
-    /// `a = f(gate)∘up`: to the bit as a copy and [`Backend::gated_in_place`], where the device can in one pass.
-    fn gated(&mut self, f: Gate, mut a: ViewMut<'_>, gate: View<'_>, up: View<'_>) {
-        self.copy(a.again(), gate);
-        self.gated_in_place(f, a, up);
-    }
     /// `gate ← f(gate)∘up`
     fn gated_in_place(&mut self, f: Gate, gate: ViewMut<'_>, up: View<'_>);
     /// `gate_t ←` how [`Backend::gated_in_place`]'s result moves as gate and up, `at`, move along `gate_t` and `up_t`.

@@ -515,15 +515,6 @@ impl<R: Real> Backend for Cpu<R> {
         kernels::dora_magnitude_grad(self.write(dm), dy, self.read(z), self.read(inverse), par);
     }
 
-    fn gated(&mut self, f: Gate, mut a: ViewMut<'_>, gate: View<'_>, up: View<'_>) {
-        if let (Values::Full(gate), Values::Full(up)) = (self.values(gate), self.values(up)) {
-            kernels::gated(f, self.write(a), gate, up, Par::on(&self.pool));
-        } else {
-            self.copy(a.again(), gate);
-            self.gated_in_place(f, a, up);
-        }
-    }
-
     fn gated_in_place(&mut self, f: Gate, gate: ViewMut<'_>, up: View<'_>) {
         let par = Par::on(&self.pool);
         match (self.values_mut(gate), self.values(up)) {

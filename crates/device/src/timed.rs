@@ -396,10 +396,6 @@ impl<B: Backend> Backend for Timed<B> {
         self.pass("dora_magnitude_grad", values, |b| b.dora_magnitude_grad(dm, dy, z, inverse));
     }
 
-    fn gated(&mut self, f: Gate, a: ViewMut<'_>, gate: View<'_>, up: View<'_>) {
-        self.pass("gated", 3 * view(&up), |be| be.gated(f, a, gate, up));
-    }
-
     fn gated_in_place(&mut self, f: Gate, gate: ViewMut<'_>, up: View<'_>) {
         self.pass("gated", 3 * view(&up), |be| be.gated_in_place(f, gate, up));
     }

@@ -80,25 +80,6 @@ pub fn gated_in_place<R: Real>(f: Gate, gate: &mut [R], up: &[R], par: Par<'_>) 
     }
 }
 
-/// `out = f(gate)∘up`, where `gate` is read again later.
-///
-/// # Panics
-/// When the lengths differ.
-#[track_caller]
-pub fn gated<R: Real>(f: Gate, out: &mut [R], gate: &[R], up: &[R], par: Par<'_>) {
-    assert_eq!(gate.len(), up.len(), "gated: gate and up");
-    assert_eq!(out.len(), up.len(), "gated: result");
-    par.chunks(out, CHUNK, |i, out| {
-        let piece = i * CHUNK..i * CHUNK + out.len();
-        // A piece stays in cache between the two.
-        out.copy_from_slice(&gate[piece.clone()]);
-        match f {
-            Gate::Silu => silu(out, &up[piece]),
-            Gate::GeluTanh => gelu(out, &up[piece]),
-        }
-    });
-}
-
 /// [`gated_in_place`] of bf16, rounded as it is stored.
 ///
 /// # Panics
@@ -316,20 +297,6 @@ mod tests {
     }
 
     /// What is stored in bf16 is what the same numbers give in single precision, rounded.
-    #[test]
-    fn beside_its_gate_is_in_its_place() {
-        let mut rng = Rng(24);
-        let n = CHUNK + 5;
-        let (gate, up): (Vec<f32>, Vec<f32>) = (rng.vec(n), rng.vec(n));
-        let pool = crate::Threads::new(2).expect("threads");
-        for f in [Gate::Silu, Gate::GeluTanh] {
-            let (mut a, mut out) = (gate.clone(), vec![f32::NAN; n]);
-            gated_in_place(f, &mut a, &up, Par::serial());
-            gated(f, &mut out, &gate, &up, Par::on(&pool));
-            assert_eq!(a, out);
-        }
-    }
-
     #[test]
     fn bf16_is_the_same_rounded() {
         let mut rng = Rng(18);

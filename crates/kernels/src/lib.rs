@@ -41,7 +41,7 @@ pub use cross_entropy::{RowStat, VOCAB_STEP, softmax_gradient, softmax_stats};
 pub use dora::{dora_gain, dora_gain_add, dora_gain_bf16, dora_gains, dora_magnitude_grad, row_squares};
 pub use embedding::{embedding, gather_rows, gather_rows_bf16, scatter_add_rows, scatter_rows};
 pub use gated::{
-    Gate, gated, gated_backward_in_place, gated_backward_in_place_bf16, gated_in_place, gated_in_place_bf16,
+    Gate, gated_backward_in_place, gated_backward_in_place_bf16, gated_in_place, gated_in_place_bf16,
     gated_tangent_in_place,
 };
 pub use isa::{Isa, isa};

@@ -12,7 +12,8 @@
 //! its values one by one, which works for any strides and makes `aᵀ·b` need no transposition.
 //!
 //! Products of one to sixteen rows with a weight are cut otherwise (`few`): they are limited by reading the weight. Those
-//! of one to four rows with common formats pack nothing (`small`).
+//! of one to four rows with common formats pack nothing (`small`). With AVX512-BF16, bf16 products of many rows with a
+//! weight have their rows in lanes (`by_rows`), and those of few columns, adapters' ranks, theirs (`narrow`).
 //!
 //! **Order of terms.** Every output element is one chain of multiply-adds in ascending `k` that starts from
 //! `init`. Panels, row tiles, `KC` and threads cut the work but never the chain. So a product over all rows

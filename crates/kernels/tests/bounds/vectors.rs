@@ -2,11 +2,11 @@
 
 use mesp_kernels::{
     AdamW, Compute, Gate, Layout, Par, Real, RowStat, Sgd, Values, WeightView, adamw, add_bias, dora_gain,
-    dora_gain_add, dora_gain_bf16, dora_gains, dora_magnitude_grad, dot, embedding, gated,
-    gated_backward_in_place, gated_in_place, gated_tangent_in_place, gather_rows, gather_rows_bf16,
-    inverse_frequencies, matmul_scratch, rms_norm, rms_norm_add, rms_norm_backward,
-    rms_norm_backward_in_place, rms_norm_tangent, rope, row_squares, scale, scatter_add_rows, scatter_rows,
-    sgd, softmax_gradient, softmax_stats, softmax_sum, softmax_sum_gradient, sum_of_squares,
+    dora_gain_add, dora_gain_bf16, dora_gains, dora_magnitude_grad, dot, embedding, gated_backward_in_place,
+    gated_in_place, gated_tangent_in_place, gather_rows, gather_rows_bf16, inverse_frequencies,
+    matmul_scratch, rms_norm, rms_norm_add, rms_norm_backward, rms_norm_backward_in_place, rms_norm_tangent,
+    rope, row_squares, scale, scatter_add_rows, scatter_rows, sgd, softmax_gradient, softmax_stats,
+    softmax_sum, softmax_sum_gradient, sum_of_squares,
 };
 
 use crate::{Buffers, DTYPES, finite};
@@ -24,7 +24,6 @@ pub(crate) fn vectors<R: Real>(on: &mut Buffers) {
         rms_norm_backward_in_place(&mut z, &x, &w, 1e-6, par);
         rms_norm_tangent(&mut y, &z, &x, &w, 1e-6, true, par);
         for gate in [Gate::Silu, Gate::GeluTanh] {
-            gated(gate, &mut z, &y, &x, par);
             gated_in_place(gate, &mut y, &x, par);
             gated_tangent_in_place(gate, &mut g, &x, [&y, &z], par);
             gated_backward_in_place(gate, &mut y, &mut z, &x, par);

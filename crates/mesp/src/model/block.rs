@@ -307,13 +307,13 @@ impl<B: Backend> Rules<B> for BlockRun<'_> {
             Site::Act => {
                 if spare.has(Site::Gate) && !tape.alive().has(Site::Act) {
                     tape.rename(Site::Gate, Site::Act, &rows);
-                    let (out, rest) = tape.split(site, &rows);
-                    be.gated_in_place(c.family.gate, out, rest.view(Site::Up, &rows));
                 } else {
                     tape.open(be, self, site, &rows);
                     let (out, rest) = tape.split(site, &rows);
-                    be.gated(c.family.gate, out, rest.view(Site::Gate, &rows), rest.view(Site::Up, &rows));
+                    be.copy(out, rest.view(Site::Gate, &rows));
                 }
+                let (out, rest) = tape.split(site, &rows);
+                be.gated_in_place(c.family.gate, out, rest.view(Site::Up, &rows));
             }
         }
     }

@@ -37,7 +37,8 @@ const DEPTH: usize = 32;
 /// The most tiles of rows whose left factor is laid out together: with a depth of 900 they fill a quarter of the
 /// second-level cache. The second is for weights that are converted, which every block of rows does anew.
 const BLOCK: [usize; 2] = [8, 16];
-/// The fewest tiles of rows that are worth a pass over the weight by a thread.
+/// The fewest tiles of rows that are worth a pass over the weight by a thread. Where columns are at most [`GROUP`], half as
+/// many are: threads that share rows would write close to each other.
 const OWN: [usize; 2] = [4, 16];
 /// Columns of a task where the depth is not cut: tasks are what a thread takes over from a slower one.
 const GROUP: usize = 1024;

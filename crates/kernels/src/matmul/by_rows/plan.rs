@@ -23,6 +23,7 @@ impl Plan {
     pub(super) fn new([m, n, k]: [usize; 3], threads: usize, rank: usize, converts: bool) -> Self {
         let (tiles, panels) = (m.div_ceil(ROWS), n / PANEL);
         let [block, own] = [BLOCK, OWN].map(|tiles| tiles[usize::from(converts)]);
+        let own = if n <= GROUP { own / 2 } else { own };
         let least = tiles.div_ceil(block);
         let blocks = if tiles >= own * threads { least.next_multiple_of(threads) } else { least };
         let most = tiles.div_ceil(blocks);
