@@ -16,6 +16,7 @@ use crate::args::CommonArgs;
 use crate::budget::{self, Decision};
 use crate::footprint::{self, Footprint, Work};
 use crate::inputs;
+use crate::memory;
 use crate::numbers::Numbers;
 use crate::settings::Settings;
 
@@ -48,6 +49,8 @@ pub(super) struct Timing {
     /// Processor time of each step, all threads.
     pub(super) cpu_seconds: Vec<f64>,
     pub(super) planned_bytes: u64,
+    /// Resident anonymous memory, the highest after any step, where the system tells.
+    pub(super) anonymous: Option<u64>,
     /// The policy, which with a budget depends on the length.
     pub(super) options: Options,
 }
@@ -182,8 +185,15 @@ impl<B: Backend> Running<B> {
         let mut session = Session::new(wrap(be), model, options.clone(), work.shapes.targets());
         session.init_adapters(0);
         let threads = pool.count();
-        let timing =
-            Timing { tokens, threads, seconds: Vec::new(), cpu_seconds: Vec::new(), planned_bytes, options };
+        let timing = Timing {
+            tokens,
+            threads,
+            seconds: Vec::new(),
+            cpu_seconds: Vec::new(),
+            planned_bytes,
+            anonymous: None,
+            options,
+        };
         let batch = random_batch(tokens, engine.model.config.vocab_size);
         Ok(Self { session, batch, timing })
     }
@@ -197,6 +207,7 @@ impl<B: Backend> Running<B> {
             timing.seconds.push(wall.elapsed().as_secs_f64());
             let cpu = process_cpu_time().unwrap_or_default().saturating_sub(cpu);
             timing.cpu_seconds.push(cpu.as_secs_f64());
+            timing.anonymous = timing.anonymous.max(memory::anonymous());
         }
     }
 

@@ -72,7 +72,7 @@ pub(super) fn json(
             "memory": {
                 "planned_bytes": timing.planned_bytes,
                 "heap_peak_bytes": marks.heap,
-                "rss_anon_peak_bytes": marks.rss_anonymous,
+                "rss_anon_peak_bytes": timing.anonymous,
                 "rss_peak_bytes": marks.rss,
             },
         }),
@@ -110,6 +110,7 @@ fn speed(t: &Timing) -> Value {
         "median_seconds": t.median(),
         "tokens_per_second": t.tokens_per_second(),
         "planned_bytes": t.planned_bytes,
+        "rss_anon_peak_bytes": t.anonymous,
         "method": t.options.method_name,
         "policy": policy_json(&t.options),
     })
@@ -135,8 +136,9 @@ pub(super) fn text(engine: &Engine<'_>, measured: &Measured) -> String {
     let Measured { anatomy, sweep, beside } = measured;
     let (t, peak) = (&anatomy.timing, anatomy.peak);
     let ([m, n, k], numbers) = (SIZE, engine.numbers.name());
+    let anonymous = t.anonymous.map_or_else(String::new, |held| format!(", anonymous {}", bytes(held)));
     let mut text = format!(
-        "A step of {} tokens, {} threads, {} in {numbers}: {:.3} s, {:.3} s of processor time, planned {}\n",
+        "A step of {} tokens, {} threads, {} in {numbers}: {:.3} s, {:.3} s of processor time, planned {}{anonymous}\n",
         t.tokens,
         t.threads,
         t.options.method_name,
