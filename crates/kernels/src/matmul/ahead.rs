@@ -39,10 +39,13 @@ impl Ahead {
             Rhs::Weight(w) => of_weight(w, &depth, &cols),
             Rhs::Dense { data, row_stride: 1, col_stride } => dense(data, *col_stride, &cols, &depth),
             Rhs::Dense { data, row_stride, col_stride: 1 } => dense(data, *row_stride, &depth, &cols),
-            Rhs::Dense { .. } => {
-                Self { row: std::ptr::null(), stride: 0, lines_per_row: 1, line: 0, left: 0 }
-            }
+            Rhs::Dense { .. } => Self::nothing(),
         }
+    }
+
+    /// Asks for nothing.
+    pub(super) fn nothing() -> Self {
+        Self { row: std::ptr::null(), stride: 0, lines_per_row: 1, line: 0, left: 0 }
     }
 
     fn rows(data: *const u8, stride: usize, rows: &Range<usize>, inner: Range<usize>) -> Self {

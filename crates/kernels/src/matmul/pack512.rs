@@ -56,19 +56,22 @@ pub(super) fn split_words(words: __m512i) -> (__m512, __m512) {
     (_mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)), _mm512_castsi512_ps(high))
 }
 
+/// Words `from`, `from + apart`, `from + 1`, `from + 1 + apart`, …
+pub(super) const fn alternating(from: u16, apart: u16) -> [u16; 32] {
+    let mut order = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        order[i] = from + i as u16 / 2 + apart * (i as u16 % 2);
+        i += 1;
+    }
+    order
+}
+
 /// Both rounded to bf16, ties to even, `low` in the lower half of each lane.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) fn round_pairs(low: __m512, high: __m512) -> __m512i {
-    const ORDER: [u16; 32] = {
-        let mut order = [0; 32];
-        let mut i = 0;
-        while i < 32 {
-            order[i] = (i / 2 + 16 * (i % 2)) as u16;
-            i += 1;
-        }
-        order
-    };
+    const ORDER: [u16; 32] = alternating(0, 16);
     // SAFETY: 64 bytes of a constant; both types of the result are 512 bits.
     unsafe {
         let order = _mm512_loadu_si512(ORDER.as_ptr().cast());

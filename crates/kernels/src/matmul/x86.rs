@@ -60,18 +60,29 @@ microkernel!(
 /// The machine has AVX512-BF16.
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub(super) fn round_row(out: &mut [u16], x: &[f32]) {
-    use std::arch::x86_64::{__m512i, _mm512_cvtne2ps_pbh, _mm512_storeu_si512};
+    use std::arch::x86_64::_mm512_storeu_si512;
     let (wide, rest) = x.as_chunks::<32>();
     for (out, x) in out.chunks_exact_mut(32).zip(wide) {
-        // SAFETY: 32 values on both sides; the conversion's result is 512 bits.
-        unsafe {
-            let (low, high) = (_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x.as_ptr().add(16)));
-            let halves: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
-            _mm512_storeu_si512(out.as_mut_ptr().cast(), halves);
-        }
+        // SAFETY: 32 values on both sides.
+        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), rounded(x.as_ptr())) };
     }
     for (out, x) in out[x.len() - rest.len()..].iter_mut().zip(rest) {
         *out = crate::compact::round(*x);
+    }
+}
+
+/// 32 values to the nearest bf16, ties to even.
+///
+/// # Safety
+/// They exist, and the machine has AVX512-BF16.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(super) unsafe fn rounded(at: *const f32) -> __m512i {
+    // SAFETY: the caller's promise; both types of the result are 512 bits.
+    unsafe {
+        use std::arch::x86_64::{__m512bh, _mm512_cvtne2ps_pbh};
+        let (low, high) = (_mm512_loadu_ps(at), _mm512_loadu_ps(at.add(16)));
+        std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low))
     }
 }
 

@@ -133,20 +133,6 @@ impl Buffers {
     }
 }
 
-pub(crate) const DTYPES: [Dtype; 11] = [
-    Dtype::F32,
-    Dtype::F16,
-    Dtype::Bf16,
-    Dtype::Q8_0,
-    Dtype::Q4_0,
-    Dtype::Q4_1,
-    Dtype::Q5_0,
-    Dtype::Q5_1,
-    Dtype::Q4_K,
-    Dtype::Q5_K,
-    Dtype::Q6_K,
-];
-
 /// That a result was written, and from finite values alone.
 pub(crate) fn finite<R: Real>(x: &[R]) {
     assert!(x.iter().all(|x| x.to_f64().is_finite()), "a value that is not finite");

@@ -6,7 +6,7 @@ use mesp_kernels::{
     attention_tangent, matmul, matmul_plus, matmul_scratch, matmul_thin, probs_len,
 };
 
-use crate::{Buffers, DTYPES, finite};
+use crate::{Buffers, finite};
 
 const COMPUTES: [Compute; 2] = [Compute::Full, Compute::Bf16];
 
@@ -61,7 +61,7 @@ pub(crate) fn products(on: &mut Buffers) {
     } else {
         &[[5, 3, 1], [7, 17, 2], [18, 75, 3], [33, 64, 15], [30, 75, 2], [64, 96, 3]]
     };
-    for dtype in DTYPES {
+    for dtype in Dtype::ALL {
         for [m, n, blocks] in sizes.iter().copied() {
             let k = blocks * dtype.block_len().max(32);
             let data = on.weight(dtype, n, k);
@@ -84,7 +84,7 @@ pub(crate) fn products(on: &mut Buffers) {
 
 pub(crate) fn few_rows(on: &mut Buffers) {
     let columns: &[usize] = if cfg!(miri) { &[17] } else { &[1, 15, 16, 17, 87, 352] };
-    for dtype in DTYPES {
+    for dtype in Dtype::ALL {
         for n in columns.iter().copied() {
             for k in [dtype.block_len().max(32), 3 * dtype.block_len().max(32)] {
                 let data = on.weight(dtype, n, k);

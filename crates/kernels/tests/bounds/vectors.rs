@@ -1,15 +1,15 @@
 //! Everything that goes along rows.
 
 use mesp_kernels::{
-    AdamW, Compute, Gate, Layout, Par, Real, RowStat, Sgd, Values, WeightView, adamw, add_bias, dora_gain,
-    dora_gain_add, dora_gain_bf16, dora_gains, dora_magnitude_grad, dot, embedding, gated_backward_in_place,
-    gated_in_place, gated_tangent_in_place, gather_rows, gather_rows_bf16, inverse_frequencies,
-    matmul_scratch, rms_norm, rms_norm_add, rms_norm_backward, rms_norm_backward_in_place, rms_norm_tangent,
-    rope, row_squares, scale, scatter_add_rows, scatter_rows, sgd, softmax_gradient, softmax_stats,
-    softmax_sum, softmax_sum_gradient, sum_of_squares,
+    AdamW, Compute, Dtype, Gate, Layout, Par, Real, RowStat, Sgd, Values, WeightView, adamw, add_bias,
+    dora_gain, dora_gain_add, dora_gain_bf16, dora_gains, dora_magnitude_grad, dot, embedding,
+    gated_backward_in_place, gated_in_place, gated_tangent_in_place, gather_rows, gather_rows_bf16,
+    inverse_frequencies, matmul_scratch, rms_norm, rms_norm_add, rms_norm_backward,
+    rms_norm_backward_in_place, rms_norm_tangent, rope, row_squares, scale, scatter_add_rows, scatter_rows,
+    sgd, softmax_gradient, softmax_stats, softmax_sum, softmax_sum_gradient, sum_of_squares,
 };
 
-use crate::{Buffers, DTYPES, finite};
+use crate::{Buffers, finite};
 
 pub(crate) fn vectors<R: Real>(on: &mut Buffers) {
     let par = Par::serial();
@@ -87,7 +87,7 @@ fn dora<R: Real>(on: &mut Buffers, x: &[R], (rows, d): (usize, usize)) {
 
 /// Rows of stored tables as values.
 pub(crate) fn tables<R: Real>(on: &mut Buffers) {
-    for dtype in DTYPES {
+    for dtype in Dtype::ALL {
         for (rows, blocks) in [(1, 1), (5, 3)] {
             let cols = blocks * dtype.block_len();
             on.case(format_args!("{} rows [{rows},{cols}]", dtype.name()));
@@ -115,7 +115,7 @@ pub(crate) fn heads<R: Real>(on: &mut Buffers) {
     let par = Par::serial();
     for (rows, words, d) in [(1, 1, 3), (3, 37, 32), (2, if cfg!(miri) { 50 } else { 1100 }, 33)] {
         on.case(format_args!("softmax of {rows} rows over {words} words of {d}"));
-        let dtype = mesp_kernels::Dtype::F32;
+        let dtype = Dtype::F32;
         let data = on.weight(dtype, words, d);
         let table = WeightView { dtype, data: &data, rows: words, cols: d };
         let labels: Vec<u32> = (0..rows as u32).map(|i| i * (words as u32 - 1) / rows as u32).collect();

@@ -1,15 +1,12 @@
 //! The left factor and a term's factors in the order in which tiles read them.
 
-use std::arch::x86_64::{
-    __m512bh, __m512i, _mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_setzero_si512,
-    _mm512_storeu_si512,
-};
+use std::arch::x86_64::{__m512i, _mm512_loadu_si512, _mm512_setzero_si512, _mm512_storeu_si512};
 use std::ops::Range;
 
 use super::{COLUMNS, DEPTH, ROWS, tile};
 use crate::Values;
 use crate::matmul::pack::plain;
-use crate::matmul::x86::transposed;
+use crate::matmul::x86::{rounded, transposed};
 use crate::matmul::{Lhs, Rhs, Term};
 
 /// Tiles of `rows`, pair p of row i at `16·p + i`, rounded to bf16; rows past the last are zeros.
@@ -25,7 +22,7 @@ pub(super) fn lay_out(to: &mut [f32], a: &Lhs<'_, f32>, rows: &Range<usize>, dep
         unsafe {
             match a.data {
                 Values::Full(a_) => tile_of(to, depth.len(), height, |i, p| {
-                    round(a_.as_ptr().add(from + i * a.row_stride + p))
+                    rounded(a_.as_ptr().add(from + i * a.row_stride + p))
                 }),
                 Values::Bf16(a_) => tile_of(to, depth.len(), height, |i, p| {
                     _mm512_loadu_si512(a_.as_ptr().add(from + i * a.row_stride + p).cast())
@@ -53,20 +50,6 @@ unsafe fn tile_of(to: &mut [f32], depth: usize, height: usize, piece: impl Fn(us
     }
 }
 
-/// 32 values to the nearest bf16, ties to even.
-///
-/// # Safety
-/// They exist, and the machine has the instructions.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn round(at: *const f32) -> __m512i {
-    // SAFETY: the caller's promise; both types of the result are 512 bits.
-    unsafe {
-        let (low, high) = (_mm512_loadu_ps(at), _mm512_loadu_ps(at.add(DEPTH / 2)));
-        std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low))
-    }
-}
-
 /// Whether a term's left factor is one that [`lay_out_term`] reads.
 pub(super) fn reads(a: &Lhs<'_, f32>) -> bool {
     matches!(a.data, Values::Full(_))
@@ -81,22 +64,10 @@ pub(super) fn lay_out_term(to: &mut [f32], t: &Term<'_, f32>, rows: &Range<usize
     }
 }
 
-/// A term's panels for tiles of sixteen columns.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct TermPanels {
-    first: tile::Term,
-}
-
-impl TermPanels {
-    pub(super) fn of_tile(&self, i: usize) -> tile::Term {
-        let left = self.first.left.wrapping_add(i * ROWS * self.first.depth);
-        tile::Term { left, ..self.first }
-    }
-}
-
-/// Lays out a term's right factor, times alpha, for sixteen columns, behind the `tiles` of the left one.
-pub(super) fn term_of_columns(term: &mut [f32], t: &Term<'_, f32>, tiles: usize, col: usize) -> TermPanels {
+/// Lays out a term's right factor, times alpha, for sixteen columns, behind the `tiles` of the left one. Gives the term of
+/// the first tile.
+pub(super) fn term_of_columns(term: &mut [f32], t: &Term<'_, f32>, tiles: usize, col: usize) -> tile::Term {
     let (left, right) = term.split_at_mut(tiles * ROWS * t.depth);
     plain(right, t.b, 0, t.depth, col, COLUMNS, COLUMNS, t.alpha);
-    TermPanels { first: tile::Term { depth: t.depth, left: left.as_ptr(), right: right.as_ptr() } }
+    tile::Term { depth: t.depth, left: left.as_ptr(), right: right.as_ptr() }
 }

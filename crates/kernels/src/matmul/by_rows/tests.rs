@@ -6,20 +6,6 @@ use crate::test_util::Rng;
 use crate::weight::WeightView;
 use crate::{Isa, Threads, Values};
 
-const TYPES: [Dtype; 11] = [
-    Dtype::F32,
-    Dtype::F16,
-    Dtype::Bf16,
-    Dtype::Q8_0,
-    Dtype::Q4_0,
-    Dtype::Q4_1,
-    Dtype::Q5_0,
-    Dtype::Q5_1,
-    Dtype::Q4_K,
-    Dtype::Q5_K,
-    Dtype::Q6_K,
-];
-
 /// Bytes up to 0x3b keep every half, bf16 and single below 1 in size.
 fn weight_bytes(rng: &mut Rng, dtype: Dtype, rows: usize, cols: usize) -> Vec<u8> {
     (0..rows * dtype.row_bytes(cols)).map(|_| (rng.next_u64() % 0x3c) as u8).collect()
@@ -59,7 +45,7 @@ fn all_rows_at_once_are_few_rows_many_times() {
     let mut rng = Rng(31);
     // Whole and ragged tiles, columns past the last panel, depth in one and in several cuts.
     for [m, n, k] in [[29, 32, 256], [64, 256, 512], [130, 75, 1280], [250, 200, 2304]] {
-        for dtype in TYPES {
+        for dtype in Dtype::ALL {
             let (a, h): (Vec<f32>, Vec<f32>) = (rng.vec(m * k), rng.vec(m * 5));
             let (bias, start, right): (Vec<f32>, Vec<f32>, Vec<f32>) =
                 (rng.vec(n), rng.vec(m * n), rng.vec(n * 5));

@@ -13,10 +13,11 @@ use std::arch::x86_64::{
 };
 
 use super::{COLUMNS, ROWS};
+use crate::matmul::pack512::alternating;
 use crate::matmul::x86::transposed;
 
 /// Steps between two looks ahead, or two steps of weaving.
-pub(super) const SLOT: usize = 8;
+const SLOT: usize = 8;
 
 /// What a tile multiplies and where it goes.
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +65,13 @@ pub(super) struct Term {
     pub(super) left: *const f32,
     /// Depth p of column j at `16·p + j`.
     pub(super) right: *const f32,
+}
+
+impl Term {
+    /// What the first tile of rows has, for tile `i`.
+    pub(super) fn of_tile(self, i: usize) -> Self {
+        Self { left: self.left.wrapping_add(i * ROWS * self.depth), ..self }
+    }
 }
 
 /// `sum[j] += pairs of row lanes · the pair at an address`, for register `zmm<x>` and the operand `$at`.
@@ -209,6 +217,7 @@ pub(super) struct Weave {
 }
 
 impl Weave {
+    /// No other panel.
     pub(super) const NOTHING: Self = Self {
         pairs: 0,
         from: std::ptr::null(),
@@ -321,17 +330,8 @@ pub(super) unsafe fn weave(weave: &Weave) {
 /// Which words of two rows of 32 make sixteen pairs of the first and of the second half.
 #[target_feature(enable = "avx512f")]
 fn halves() -> (__m512i, __m512i) {
-    const fn order(from: u16) -> [u16; 32] {
-        let mut order = [0; 32];
-        let mut i = 0;
-        while i < 32 {
-            order[i] = from + i as u16 / 2 + 32 * (i as u16 % 2);
-            i += 1;
-        }
-        order
-    }
-    const LOW: [u16; 32] = order(0);
-    const HIGH: [u16; 32] = order(16);
+    const LOW: [u16; 32] = alternating(0, 32);
+    const HIGH: [u16; 32] = alternating(16, 32);
     // SAFETY: 64 bytes of constants.
     unsafe { (_mm512_loadu_si512(LOW.as_ptr().cast()), _mm512_loadu_si512(HIGH.as_ptr().cast())) }
 }

@@ -35,6 +35,8 @@ struct Cut<'a> {
     left: *const f32,
     term: &'a mut [f32],
     ahead: Ahead,
+    /// Lines that are asked for with each tile.
+    each: usize,
 }
 
 impl Job<'_> {
@@ -52,7 +54,9 @@ impl Job<'_> {
             let name = (self.block * k.div_ceil(self.plan.depth) + i) as f32;
             if *holds != name {
                 left::lay_out(left, &self.a, &rows, &cut(k0));
-                if let Some(t) = &self.term {
+                if let Some(t) = &self.term
+                    && i == 0
+                {
                     left::lay_out_term(term, t, &rows);
                 }
                 *holds = name;
@@ -65,8 +69,10 @@ impl Job<'_> {
             } else if self.group + 1 == self.plan.groups && self.block + 1 < self.plan.blocks {
                 ahead::left(&self.a, &self.plan.rows(self.block + 1, m), &cut(0))
             } else {
-                ahead::left(&self.a, &(0..0), &cut(0))
+                Ahead::nothing()
             };
+            let tiles = rows.len().div_ceil(ROWS) * cols.len() / COLUMNS;
+            let each = ahead.len().div_ceil(tiles);
             let mut cut = Cut {
                 job: self,
                 rows: rows.clone(),
@@ -76,6 +82,7 @@ impl Job<'_> {
                 left: left.as_ptr(),
                 term,
                 ahead,
+                each,
             };
             // SAFETY: the caller's promise.
             unsafe {
@@ -137,11 +144,10 @@ impl Cut<'_> {
     /// As [`Job::run`].
     unsafe fn of_rows(&mut self, w: &WeightView<'_>) {
         let (stride, count) = (2 * w.cols, self.count());
-        let each = self.ahead.len().div_ceil(count * self.cols.len() / COLUMNS);
         for col in self.cols.clone().step_by(COLUMNS) {
             let at = w.data.as_ptr().wrapping_add(col * stride + 2 * self.depth.start);
             for (i, tile) in self.tiles(col).enumerate() {
-                self.ahead.ask(each);
+                self.ahead.ask(self.each);
                 let ahead = at.wrapping_add((COLUMNS + i * COLUMNS / count) * stride);
                 // SAFETY: the caller's promise: sixteen rows of the weight from `col` on, this cut's depth of each.
                 unsafe { tile::of_rows(&tile, at, stride, ahead) };
@@ -154,7 +160,6 @@ impl Cut<'_> {
     /// # Safety
     /// As [`Job::run`].
     unsafe fn of_panels(&mut self, panel: &mut [f32]) {
-        let each = self.ahead.len().div_ceil(self.count() * self.cols.len() / COLUMNS);
         for col in self.cols.clone().step_by(PANEL) {
             // SAFETY: the caller's promise: a panel of columns, this cut's depth of each.
             unsafe {
@@ -165,16 +170,31 @@ impl Cut<'_> {
                 self.depth.clone(),
                 col + PANEL..(col + 2 * PANEL).min(self.cols.end),
             );
-            let lines = next.len().div_ceil(2 * self.count());
-            for (half, panel) in panel.chunks_exact(COLUMNS * self.depth.len() / 2).take(2).enumerate() {
-                for tile in self.tiles(col + half * COLUMNS) {
-                    self.ahead.ask(each);
-                    next.ask(lines);
-                    // SAFETY: the caller's promise, for the panel.
-                    unsafe { tile::of_panel(&tile, panel.as_ptr(), &Weave::NOTHING) };
+            // SAFETY: as above.
+            unsafe { self.of_panel(panel, col, &mut next, Weave::NOTHING) };
+        }
+    }
+
+    /// The tiles of a panel, whose columns begin at `col`; `next` is asked for, and `weave` done, beside them.
+    ///
+    /// # Safety
+    /// As [`Job::run`], for the panel, what is woven, and its place.
+    unsafe fn of_panel(&mut self, panel: &[f32], col: usize, next: &mut Ahead, mut weave: Weave) {
+        let tiles = 2 * self.count();
+        let (lines, pairs) = (next.len().div_ceil(tiles), weave.pairs.div_ceil(tiles));
+        for (half, panel) in panel.chunks_exact(COLUMNS * self.depth.len() / 2).take(2).enumerate() {
+            for tile in self.tiles(col + half * COLUMNS) {
+                self.ahead.ask(self.each);
+                next.ask(lines);
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let beside = Weave { pairs: weave.pairs.min(pairs), ..weave };
+                    weave = weave.after(tile::of_panel(&tile, panel.as_ptr(), &beside));
                 }
             }
         }
+        // SAFETY: the caller's promise, for what the tiles did not get to.
+        unsafe { tile::weave(&weave) };
     }
 
     /// With a weight whose columns are columns of the result. `woven` says whether the first panel is there already, and
@@ -190,37 +210,24 @@ impl Cut<'_> {
             let (pairs, half) = (depth.len() / 2, 4 * COLUMNS * depth.len() / 2);
             Weave { pairs, from, stride, to: to.as_mut_ptr(), half, ahead: from.wrapping_add(2 * PANEL) }
         };
-        let tiles = self.count() * self.cols.len() / COLUMNS;
-        let each = self.ahead.len().div_ceil(tiles);
         if !*woven {
             // SAFETY: the caller's promise: a panel of columns, this cut's depth of each.
             unsafe { tile::weave(&rows(&self.depth, self.cols.start, panels[0])) };
         }
         for col in self.cols.clone().step_by(PANEL) {
             let last = col + PANEL == self.cols.end;
-            let mut left = match &self.next {
+            let mut weave = match &self.next {
                 _ if !last => rows(&self.depth, col + PANEL, panels[1]),
                 Some(depth) => rows(depth, self.cols.start, panels[1]),
-                None => Weave { pairs: 0, ..rows(&self.depth, col, panels[1]) },
+                None => Weave::NOTHING,
             };
             if let Some(depth) = &self.next
                 && col + 2 * PANEL == self.cols.end
             {
-                left.ahead = w.data.as_ptr().wrapping_add(depth.start * stride + 2 * self.cols.start);
+                weave.ahead = w.data.as_ptr().wrapping_add(depth.start * stride + 2 * self.cols.start);
             }
-            let share = left.pairs.div_ceil(2 * self.count());
-            for (half, panel) in panels[0].chunks_exact(COLUMNS * self.depth.len() / 2).take(2).enumerate() {
-                for tile in self.tiles(col + half * COLUMNS) {
-                    self.ahead.ask(each);
-                    // SAFETY: the caller's promise, for the panel at work and the next.
-                    unsafe {
-                        let beside = Weave { pairs: left.pairs.min(share), ..left };
-                        left = left.after(tile::of_panel(&tile, panel.as_ptr(), &beside));
-                    }
-                }
-            }
-            // SAFETY: as above.
-            unsafe { tile::weave(&left) };
+            // SAFETY: the caller's promise, for the panel at work and the next.
+            unsafe { self.of_panel(panels[0], col, &mut Ahead::nothing(), weave) };
             panels.swap(0, 1);
         }
         *woven = self.next.is_some();
