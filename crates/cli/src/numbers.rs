@@ -1,11 +1,17 @@
 //! What numbers a computation multiplies.
 
+use std::path::Path;
+
 use anyhow::Result;
 use mesp::source::Base;
+use mesp::train::checkpoint;
 use mesp_device::Dtype;
 
 use crate::args::Compute;
 use crate::inputs::usage;
+
+/// The name of the number type among what a resumed run has in common with its beginning.
+pub(crate) const COMPUTE: &str = "compute";
 
 /// The number types of a computation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +26,7 @@ impl Numbers {
     /// What was asked for, with weights that are held in a type. Nothing asked for is `Auto`.
     pub(crate) fn new(asked: Option<Compute>, held: Dtype) -> Self {
         match asked.unwrap_or(Compute::Auto) {
-            Compute::Auto if held != Dtype::F32 => Self::Bf16,
+            Compute::Auto if held != Dtype::F32 && !mesp_device::f32_is_faster() => Self::Bf16,
             Compute::F64 => Self::F64,
             Compute::Bf16 => Self::Bf16,
             Compute::Auto | Compute::F32 => Self::F32,
@@ -38,6 +44,12 @@ impl Numbers {
         }
     }
 
+    /// Why f32 was chosen where weights are held in fewer bits, if it was; to stand behind the name.
+    pub(crate) fn reason(self, asked: Option<Compute>, held: Dtype) -> &'static str {
+        let chosen = matches!(asked, None | Some(Compute::Auto)) && held != Dtype::F32;
+        if chosen && self == Self::F32 { " (faster on this processor than bf16)" } else { "" }
+    }
+
     /// The name on the command line.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -45,6 +57,16 @@ impl Numbers {
             Self::Bf16 => "bf16",
             Self::F64 => "f64",
         }
+    }
+
+    /// What a run that goes on asks for: where nothing is asked for, the arithmetic that it began with, on whatever
+    /// processor that was.
+    pub(crate) fn resumed(asked: Option<Compute>, resume: Option<&Path>) -> Result<Option<Compute>> {
+        let (None | Some(Compute::Auto), Some(checkpoint)) = (asked, resume) else { return Ok(asked) };
+        let began = checkpoint::identity(checkpoint)?.remove(COMPUTE);
+        let began = [Self::F32, Self::Bf16].into_iter().find(|n| Some(n.name()) == began.as_deref());
+        Ok(began
+            .map_or(asked, |numbers| Some(if numbers == Self::F32 { Compute::F32 } else { Compute::Bf16 })))
     }
 
     /// For the backend.

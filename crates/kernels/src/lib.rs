@@ -44,7 +44,7 @@ pub use gated::{
     Gate, gated_backward_in_place, gated_backward_in_place_bf16, gated_in_place, gated_in_place_bf16,
     gated_tangent_in_place,
 };
-pub use isa::{Isa, isa};
+pub use isa::{Isa, f32_is_faster, isa};
 #[doc(hidden)]
 pub use matmul::Micro;
 pub use matmul::{

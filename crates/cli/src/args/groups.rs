@@ -180,7 +180,8 @@ pub(crate) enum UpdateArg {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Compute {
-    /// bf16 where the frozen weights are held in 16 bits or fewer, else f32
+    /// bf16 where the frozen weights are held in 16 bits or fewer and this processor multiplies that as fast, else f32; a
+    /// resumed run keeps what it began with
     Auto,
     /// Single precision
     F32,

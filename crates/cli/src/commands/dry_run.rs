@@ -15,7 +15,7 @@ use crate::ui;
 
 pub(crate) fn run(job: Job<'_>) -> Result<()> {
     let Job { args, settings, model: dir, data, eval, dir: output, held, .. } = job;
-    let ready = prepare(args, settings, (dir, data, &eval), None, held)?;
+    let ready = prepare(args, settings, (dir, data, &eval), (None, output.resume.as_deref()), held)?;
     let Ready { settings, pool, model, rows, work, mut footprint, numbers, about, counts, budget, .. } =
         ready;
     let (planned, anonymous) = (footprint.planned(), footprint.anonymous);

@@ -30,6 +30,8 @@ struct Planned {
     dtype: Dtype,
     settings: Settings,
     numbers: Numbers,
+    /// The number type, with why it was chosen where that is not plain.
+    arithmetic: String,
     footprint: Footprint,
     sites: Vec<SiteRow>,
     multiply_adds: u64,
@@ -42,7 +44,9 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     let mut settings = Settings::new(common)?;
     let (model, dtype, name) = shape(args)?;
     settings.fit(&model.config)?;
-    let numbers = Numbers::single(common.method.compute, held(settings.base, dtype))?;
+    let (asked, held) = (common.method.compute, held(settings.base, dtype));
+    let numbers = Numbers::single(asked, held)?;
+    let arithmetic = format!("{}{}", numbers.name(), numbers.reason(asked, held));
     settings.hold(common.model.model.as_deref(), dtype)?;
     let pool = inputs::pool(common.shared.threads)?;
     let work = work(common, &settings, &model, pool.count())?;
@@ -55,7 +59,8 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     let store_all = step_work(&footprint::footprint(&model, &everything, &work)?, passes);
     let sites = sites(&model, &settings.options, &work);
     let multiply_adds = step_work(&footprint, passes);
-    let planned = Planned { name, dtype, settings, numbers, footprint, sites, multiply_adds, store_all };
+    let planned =
+        Planned { name, dtype, settings, numbers, arithmetic, footprint, sites, multiply_adds, store_all };
     if common.shared.json {
         ui::json(&planned.json(least, budget, refused.is_none()))?;
     } else {
@@ -156,7 +161,7 @@ impl Planned {
             dtype_name(self.dtype),
             trained,
             options.method_name,
-            self.numbers.name(),
+            self.arithmetic,
             options.policy.residency.name(),
             options.policy.activations.name(),
             update_name(options.update),

@@ -26,7 +26,7 @@ use crate::inputs::{self, Held, Loaded, Rows, usage};
 use crate::lines::PlanLine;
 use crate::memory::{self, Marks};
 use crate::metrics::Metrics;
-use crate::numbers::{Numbers, held};
+use crate::numbers::{COMPUTE, Numbers, held};
 use crate::run_dir::RunDir;
 use crate::run_json::{About, Report};
 use crate::samples::Speaker;
@@ -118,14 +118,16 @@ pub(super) fn prepare(
     args: &CommonArgs,
     mut settings: Settings,
     (dir, data, eval): (&Path, &Path, &Held),
-    cache: Option<&Path>,
+    (cache, resume): (Option<&Path>, Option<&Path>),
     before: u64,
 ) -> Result<Ready> {
     let pool = inputs::pool(args.shared.threads)?;
     // Mapped first in any case: mistakes in the files show, and nothing large is in memory yet.
     let Loaded { model, dtype, .. } = inputs::load_model(dir, Base::Mapped)?;
     settings.fit(&model.config)?;
-    let numbers = Numbers::single(args.method.compute, held(settings.base, dtype))?;
+    let asked = Numbers::resumed(args.method.compute, resume)?;
+    let held = held(settings.base, dtype);
+    let numbers = Numbers::single(asked, held)?;
     settings.hold(Some(dir), dtype)?;
     let options = inputs::read_options(&args.data, &model.config, true);
     let rows = inputs::read_rows(dir, data, eval, &options, cache)?;
@@ -135,7 +137,7 @@ pub(super) fn prepare(
     settings.run.identity = [
         ("data", fingerprint(&rows.train)),
         ("eval_data", fingerprint(&rows.eval)),
-        ("compute", numbers.name().to_owned()),
+        (COMPUTE, numbers.name().to_owned()),
         ("checkpoints", rounded.to_owned()),
         ("activations", settings.options.policy.activations.name().to_owned()),
     ]
@@ -149,7 +151,8 @@ pub(super) fn prepare(
     if let Some(refused) = refused {
         return Err(refused.into());
     }
-    announce(&model, &settings, numbers, &footprint);
+    let arithmetic = format!("{}{}", numbers.name(), numbers.reason(asked, held));
+    announce(&model, &settings, &arithmetic, &footprint);
     let budget = budget.map(|b| b.0);
     let about = About {
         model_path: settings.run.base_model.as_deref().unwrap_or_default(),
@@ -177,7 +180,8 @@ pub(super) fn prepare(
 pub(crate) fn train(job: Job<'_>) -> Result<Done> {
     let Job { args, settings, model: dir, data, eval, dir: mut output, started, held: before } = job;
     let cache = output.path.join(tokens::FOLDER);
-    let ready = prepare(args, settings, (dir, data, &eval), Some(&cache), before)?;
+    let ready =
+        prepare(args, settings, (dir, data, &eval), (Some(&cache), output.resume.as_deref()), before)?;
     output.make()?;
     let scene = scene(&ready, args, dir, &output);
     let Ready { mut settings, pool, model, rows, work, mut footprint, numbers, about, budget, .. } = ready;
@@ -286,7 +290,7 @@ pub(super) fn start(
     Ok(Progress::default())
 }
 
-fn announce(model: &Model, settings: &Settings, numbers: Numbers, footprint: &Footprint) {
+fn announce(model: &Model, settings: &Settings, arithmetic: &str, footprint: &Footprint) {
     let c = &model.config;
     let adapter = &settings.options.adapter;
     let trained = if let Some(elem) = settings.options.whole {
@@ -306,7 +310,7 @@ fn announce(model: &Model, settings: &Settings, numbers: Numbers, footprint: &Fo
         Estimator::Subset(subset) => format!("{method} ({SURROGATE}: {subset})"),
         Estimator::Exact | Estimator::Directional(_) => method.clone(),
     };
-    let mut with = format!("{method} in {}, checkpoints {residency}", numbers.name());
+    let mut with = format!("{method} in {arithmetic}, checkpoints {residency}");
     if settings.options.policy.activations == Elem::Bf16 {
         with += ", activations bf16";
     }

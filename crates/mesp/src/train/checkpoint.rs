@@ -268,16 +268,7 @@ pub fn load_trained<B: Backend>(session: &mut Session<B>, checkpoint: &Path) -> 
 /// When a file is missing or damaged, or the run's settings differ from the checkpoint's: the message names
 /// the setting.
 pub fn load<B: Backend>(session: &mut Session<B>, checkpoint: &Path, config: &RunConfig) -> Result<Progress> {
-    let file = checkpoint.join(STATE);
-    let text = std::fs::read_to_string(&file).map_err(|e| FileError::io("read", &file, e))?;
-    let damaged = |e: serde_json::Error| FileError::invalid(&file, format!("not a checkpoint's state: {e}"));
-    let mut state: State = serde_json::from_str(&text).map_err(damaged)?;
-    if state.schema > SCHEMA {
-        let problem = format!("expected a checkpoint of schema {SCHEMA} at most, found {}", state.schema);
-        return Err(FileError::invalid(&file, problem)
-            .hint("it was written by a newer version of mesp")
-            .into());
-    }
+    let mut state = read_state(checkpoint)?;
     if state.schema < SCHEMA {
         state.progress.updates = state.progress.step as u64;
     }
@@ -296,6 +287,28 @@ pub fn load<B: Backend>(session: &mut Session<B>, checkpoint: &Path, config: &Ru
     }
     session.set_steps(state.progress.updates);
     Ok(state.progress)
+}
+
+/// What the run that wrote a checkpoint fixed by [`RunConfig::identity`].
+///
+/// # Errors
+/// When its state cannot be read.
+pub fn identity(checkpoint: &Path) -> Result<BTreeMap<String, String>> {
+    Ok(read_state(checkpoint)?.fixed.identity)
+}
+
+fn read_state(checkpoint: &Path) -> Result<State> {
+    let file = checkpoint.join(STATE);
+    let text = std::fs::read_to_string(&file).map_err(|e| FileError::io("read", &file, e))?;
+    let damaged = |e: serde_json::Error| FileError::invalid(&file, format!("not a checkpoint's state: {e}"));
+    let state: State = serde_json::from_str(&text).map_err(damaged)?;
+    if state.schema > SCHEMA {
+        let problem = format!("expected a checkpoint of schema {SCHEMA} at most, found {}", state.schema);
+        return Err(FileError::invalid(&file, problem)
+            .hint("it was written by a newer version of mesp")
+            .into());
+    }
+    Ok(state)
 }
 
 /// The first setting that differs, with both values.
