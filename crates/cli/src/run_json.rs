@@ -63,6 +63,7 @@ impl About<'_> {
                 "alpha": adapter.alpha,
                 "rslora": adapter.rslora,
                 "dora": adapter.dora,
+                "dropout": adapter.dropout,
                 "targets": targets,
                 "rank_pattern": pattern(&adapter.ranks),
                 "alpha_pattern": pattern(&adapter.alphas),

@@ -99,11 +99,13 @@ impl Settings {
                 "0 is none",
             ));
         }
+        let mut adapter = if full { AdapterConfig::none() } else { adapter::config(&args.adapter)? };
+        adapter::dropout(&args.adapter, &mut adapter, exact)?;
         let m = &args.method;
         let name = m.method.as_deref().unwrap_or("auto");
         let method = if estimator == Estimator::Exact { Method::parse(name)? } else { Method::Mesp };
         let options = Options {
-            adapter: if full { AdapterConfig::none() } else { adapter::config(&args.adapter)? },
+            adapter,
             adapter_type: args.adapter.adapter_type.map_or(Elem::Full, Into::into),
             method_name: if estimator == Estimator::Exact { method.name() } else { name }.to_owned(),
             estimator,

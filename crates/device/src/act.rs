@@ -212,6 +212,17 @@ impl ViewMut<'_> {
         Self { rows: len / cols, cols, ..self }
     }
 
+    /// Some of its rows.
+    ///
+    /// # Panics
+    /// When it has fewer.
+    #[must_use]
+    #[track_caller]
+    pub fn part(self, rows: Range<usize>) -> Self {
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
+        Self { first: self.first + rows.start * self.cols, rows: rows.len(), ..self }
+    }
+
     /// The same rows, to read.
     pub fn view(&self) -> View<'_> {
         let Self { owner, entry, at, first, rows, cols, elem, .. } = *self;

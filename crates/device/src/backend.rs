@@ -1,6 +1,6 @@
 //! What a model needs from a device: buffers, and operations whose math is in `mesp-kernels`.
 
-use mesp_kernels::{AdamW, AttentionShape as Attention, Gate, Layout, Noise, RowStat, Sgd};
+use mesp_kernels::{AdamW, AttentionShape as Attention, Dropout, Gate, Layout, Noise, RowStat, Sgd};
 
 use crate::{Act, Elem, Label, View, ViewMut, Weight};
 
@@ -163,6 +163,10 @@ pub trait Backend {
     }
     /// `y = alpha·a·b` in a form, or `y +=`: the small products of adapters.
     fn product(&mut self, y: ViewMut<'_>, form: Form, a: View<'_>, b: View<'_>, alpha: f64, accumulate: bool);
+
+    /// `y = k∘x/(1−p)`, or `y +=`, k the mask's zeros and ones for the rows from `first` on of the matrix that `x` is
+    /// a part of; `x` may be in bf16. The gradient is the same of dy.
+    fn dropout(&mut self, y: ViewMut<'_>, x: View<'_>, mask: Dropout, first: usize, accumulate: bool);
 
     /// `to_j = ‖W_j‖²`
     fn row_squares(&mut self, to: ViewMut<'_>, w: &Weight);

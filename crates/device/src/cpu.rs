@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use mesp_kernels::{
-    self as kernels, AdamW, Compute, Gate, Init, Lhs, Noise, Out, Par, ProbsAt, Real, Rhs, RowStat, Sgd,
-    THIN, Threads, Values,
+    self as kernels, AdamW, Compute, Dropout, Gate, Init, Lhs, Noise, Out, Par, ProbsAt, Real, Rhs, RowStat,
+    Sgd, THIN, Threads, Values,
 };
 
 use crate::act::PERSISTENT;
@@ -471,6 +471,11 @@ impl<R: Real> Backend for Cpu<R> {
         } else {
             kernels::matmul(out, size, alpha, left, right, init, Compute::Full, scratch, par);
         }
+    }
+
+    fn dropout(&mut self, y: ViewMut<'_>, x: View<'_>, mask: Dropout, first: usize, accumulate: bool) {
+        let (d, par) = (x.cols, Par::on(&self.pool));
+        kernels::dropout(self.write(y), self.values(x), d, mask, first, accumulate, par);
     }
 
     fn row_squares(&mut self, to: ViewMut<'_>, w: &Weight) {

@@ -1,6 +1,6 @@
 //! A backend that computes nothing and records what would live when, and how much would be multiplied.
 
-use mesp_kernels::{AdamW, Dtype, Gate, Noise, RowStat, Sgd, attention_scratch, matmul_scratch};
+use mesp_kernels::{AdamW, Dropout, Dtype, Gate, Noise, RowStat, Sgd, attention_scratch, matmul_scratch};
 
 use crate::act::PERSISTENT;
 use crate::plan::{ALIGN, Entry, ProgramPlan};
@@ -208,6 +208,7 @@ impl Backend for Dry {
         let depth = if form == Form::LeftTransposed { a.rows } else { a.cols };
         self.multiplied(y.rows, y.cols, depth, PLAIN);
     }
+    fn dropout(&mut self, _: ViewMut<'_>, _: View<'_>, _: Dropout, _: usize, _: bool) {}
     fn row_squares(&mut self, _: ViewMut<'_>, _: &Weight) {}
     fn dora_gains(
         &mut self,

@@ -9,7 +9,7 @@
 //! The model's code runs on it as on any backend, so no rule of a block is stated a second time. It serves
 //! blocks; what a step does around them (heads, gradients, updates) needs no tangents and panics here.
 
-use mesp_kernels::{AdamW, Gate, Noise, RowStat, Sgd};
+use mesp_kernels::{AdamW, Dropout, Gate, Noise, RowStat, Sgd};
 
 use crate::{
     Act, Attention, Backend, Class, Elem, Form, Label, Mark, Probs, Program, Rope, View, ViewMut, Weight,
@@ -247,6 +247,9 @@ impl<B: Backend> Backend for Dual<'_, B> {
         self.be.product(y, form, a, b, alpha, accumulate);
     }
 
+    fn dropout(&mut self, _: ViewMut<'_>, _: View<'_>, _: Dropout, _: usize, _: bool) {
+        without("dropout")
+    }
     fn row_squares(&mut self, _: ViewMut<'_>, _: &Weight) {
         without("row_squares")
     }

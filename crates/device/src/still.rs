@@ -3,7 +3,7 @@
 //! A step that leaves out a part of its work asks for that part's buffers all the same, so that every step makes
 //! the allocations of the plan, in their order.
 
-use mesp_kernels::{AdamW, Gate, Noise, RowStat, Sgd};
+use mesp_kernels::{AdamW, Dropout, Gate, Noise, RowStat, Sgd};
 
 use crate::{Act, Attention, Backend, Elem, Form, Label, Mark, Probs, Program, Rope, View, ViewMut, Weight};
 
@@ -72,6 +72,7 @@ impl<B: Backend> Backend for Still<'_, B> {
     fn linear(&mut self, _: ViewMut<'_>, _: View<'_>, _: &Weight, _: Option<&[f32]>, _: bool) {}
     fn input_grad(&mut self, _: ViewMut<'_>, _: View<'_>, _: &Weight, _: bool) {}
     fn product(&mut self, _: ViewMut<'_>, _: Form, _: View<'_>, _: View<'_>, _: f64, _: bool) {}
+    fn dropout(&mut self, _: ViewMut<'_>, _: View<'_>, _: Dropout, _: usize, _: bool) {}
     fn row_squares(&mut self, _: ViewMut<'_>, _: &Weight) {}
     fn dora_gains(
         &mut self,

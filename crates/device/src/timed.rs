@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use mesp_kernels::{AdamW, Gate, Noise, RowStat, Sgd};
+use mesp_kernels::{AdamW, Dropout, Gate, Noise, RowStat, Sgd};
 
 use crate::dry::attention_pairs;
 use crate::{Act, Attention, Backend, Elem, Form, Label, Mark, Probs, Program, Rope, View, ViewMut, Weight};
@@ -362,6 +362,10 @@ impl<B: Backend> Backend for Timed<B> {
             (Form::Plain, true) => "adapter input_grad",
         };
         self.product(op, "", work, |be| be.product(y, form, a, b, alpha, accumulate));
+    }
+
+    fn dropout(&mut self, y: ViewMut<'_>, x: View<'_>, mask: Dropout, first: usize, accumulate: bool) {
+        self.pass("dropout", 2 * view(&x), |b| b.dropout(y, x, mask, first, accumulate));
     }
 
     fn row_squares(&mut self, to: ViewMut<'_>, w: &Weight) {

@@ -17,6 +17,7 @@ mod attention;
 mod compact;
 mod cross_entropy;
 mod dora;
+mod dropout;
 mod embedding;
 mod gated;
 mod isa;
@@ -39,6 +40,7 @@ pub use attention::{
 pub use compact::{Values, copy, narrow, widen};
 pub use cross_entropy::{RowStat, VOCAB_STEP, softmax_gradient, softmax_stats};
 pub use dora::{dora_gain, dora_gain_add, dora_gain_bf16, dora_gains, dora_magnitude_grad, row_squares};
+pub use dropout::{Dropout, dropout};
 pub use embedding::{embedding, gather_rows, gather_rows_bf16, scatter_add_rows, scatter_rows};
 pub use gated::{
     Gate, gated_backward_in_place, gated_backward_in_place_bf16, gated_in_place, gated_in_place_bf16,

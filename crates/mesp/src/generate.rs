@@ -161,6 +161,7 @@ impl<B: Backend> Generator<B> {
                 batch: &self.batch,
                 activations: Elem::Full,
                 tiles: Tiles::DEFAULT,
+                dropout: None,
             };
             x = model::decode_block(&mut self.be, &run, tape, &mut self.caches[l], past);
         }

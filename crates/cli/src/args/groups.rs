@@ -143,6 +143,11 @@ pub(crate) struct AdapterArgs {
     /// Train a magnitude for each row of the adapted weights beside its direction (DoRA): up to a third more time
     #[arg(long)]
     pub(crate) dora: bool,
+    /// Hide each value of a layer's input from its adapter with this probability, anew in each step, as PEFT's
+    /// lora_dropout; in grads too. Not with --dora, nor with --method mezo or forward [default: 0, or what the adapter to
+    /// start from says; in grads 0]
+    #[arg(long, value_name = "P")]
+    pub(crate) lora_dropout: Option<f64>,
     /// Ranks of single modules, by name, end of a path or regular expression, the first that fits: q_proj=16,
     /// layers.0.mlp.down_proj=4 [default: all --rank]
     #[arg(long, value_name = "LIST")]

@@ -51,6 +51,8 @@ impl<R: Real> Ready<R> {
             return Err(usage(problem, "leave --update out"));
         }
         settings.options.gradients = true;
+        // What an adapter was trained with is no part of its loss; what is asked for here is.
+        settings.options.adapter.dropout = args.adapter.lora_dropout.unwrap_or(0.0);
         // Nothing is stepped.
         settings.options.optimizer = OptimizerKind::Sgd { momentum: 0.0 };
         let dir = inputs::model_path(&args.model)?;

@@ -50,6 +50,7 @@ pub(crate) fn sites(model: &Model, options: &Options, work: &Work) -> Vec<SiteRo
         batch,
         activations: policy.activations,
         tiles: policy.tiles,
+        dropout: None,
     };
     let across = policy.across.with(Site::BlockIn);
     let row = |site: Site| {

@@ -10,6 +10,7 @@ use mesp_formats::peft::Pattern;
 
 use crate::args::AdapterArgs;
 use crate::inputs::usage;
+use crate::ui;
 
 /// The adapter's settings: those of the adapter to start from, or new ones.
 pub(super) fn config(args: &AdapterArgs) -> Result<AdapterConfig> {
@@ -17,7 +18,8 @@ pub(super) fn config(args: &AdapterArgs) -> Result<AdapterConfig> {
     if let Some(dir) = &args.adapter {
         let found = peft::load_config(dir)?;
         same_or_unsaid(args, &typed, dir, &found)?;
-        return Ok(found);
+        let dropout = args.lora_dropout.unwrap_or(found.dropout);
+        return Ok(AdapterConfig { dropout, ..found });
     }
     Ok(typed)
 }
@@ -33,8 +35,14 @@ fn typed(args: &AdapterArgs) -> Result<AdapterConfig> {
         let problem = format!("--alpha is {alpha}, expected a number");
         return Err(usage(problem, "leave it out for twice the rank"));
     }
+    let dropout = args.lora_dropout.unwrap_or(0.0);
+    if !(0.0..1.0).contains(&dropout) {
+        let problem = format!("--lora-dropout is {dropout}, expected a number from 0 to less than 1");
+        return Err(usage(problem, "0 is none; 0.05 and 0.1 are usual"));
+    }
     Ok(AdapterConfig {
         dora: args.dora,
+        dropout,
         ranks: pattern("--rank-pattern", args.rank_pattern.as_deref(), "a rank of 1 or more", |r| *r > 0)?,
         alphas: pattern("--alpha-pattern", args.alpha_pattern.as_deref(), "a number", |a: &f64| {
             a.is_finite()
@@ -124,6 +132,24 @@ pub(crate) fn list<T: Copy + ToString + Debug>(pattern: &Pattern<T>) -> String {
 /// Layers as they are typed, one by one.
 fn numbers(layers: &[usize]) -> String {
     layers.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// What dropout cannot be combined with. An adapter's own, from its configuration, is then left out and that is said.
+pub(super) fn dropout(args: &AdapterArgs, config: &mut AdapterConfig, exact: bool) -> Result<()> {
+    let other = match (config.dora, exact) {
+        (true, _) => "DoRA, which would need a second product with the frozen weights",
+        (_, false) => "an estimate, whose losses have to be of one function",
+        (false, true) => return Ok(()),
+    };
+    if args.lora_dropout.is_some_and(|p| p > 0.0) {
+        let problem = format!("--lora-dropout cannot be combined with {other}");
+        return Err(usage(problem, "leave one of the two out"));
+    }
+    if config.dropout > 0.0 {
+        ui::note(format!("the adapter's lora_dropout of {} is not used: not with {other}", config.dropout));
+        config.dropout = 0.0;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

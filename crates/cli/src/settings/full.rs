@@ -19,6 +19,7 @@ pub(super) fn refuse(args: &CommonArgs) -> Result<()> {
         (a.alpha.is_some(), "--alpha"),
         (a.rslora, "--rslora"),
         (a.dora, "--dora"),
+        (a.lora_dropout.is_some(), "--lora-dropout"),
         (a.rank_pattern.is_some(), "--rank-pattern"),
         (a.alpha_pattern.is_some(), "--alpha-pattern"),
         (a.layers.is_some(), "--layers"),

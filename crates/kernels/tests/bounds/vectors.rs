@@ -1,10 +1,10 @@
 //! Everything that goes along rows.
 
 use mesp_kernels::{
-    AdamW, Compute, Dtype, Gate, Layout, Par, Real, RowStat, Sgd, Values, WeightView, adamw, add_bias,
-    dora_gain, dora_gain_add, dora_gain_bf16, dora_gains, dora_magnitude_grad, dot, embedding,
-    gated_backward_in_place, gated_in_place, gated_tangent_in_place, gather_rows, gather_rows_bf16,
-    inverse_frequencies, matmul_scratch, rms_norm, rms_norm_add, rms_norm_backward,
+    AdamW, Compute, Dropout, Dtype, Gate, Layout, Par, Real, RowStat, Sgd, Values, WeightView, adamw,
+    add_bias, dora_gain, dora_gain_add, dora_gain_bf16, dora_gains, dora_magnitude_grad, dot, dropout,
+    embedding, gated_backward_in_place, gated_in_place, gated_tangent_in_place, gather_rows,
+    gather_rows_bf16, inverse_frequencies, matmul_scratch, rms_norm, rms_norm_add, rms_norm_backward,
     rms_norm_backward_in_place, rms_norm_tangent, rope, row_squares, scale, scatter_add_rows, scatter_rows,
     sgd, softmax_gradient, softmax_stats, softmax_sum, softmax_sum_gradient, sum_of_squares,
 };
@@ -75,10 +75,12 @@ fn dora<R: Real>(on: &mut Buffers, x: &[R], (rows, d): (usize, usize)) {
     let [mut y, z] = [on.values::<R>(rows * d), on.values::<R>(rows * d)];
     dora_gains((&mut gain, &mut inverse), (&m, &squares), Values::Full(&b), (&p, &g), R::ONE, par);
     dora_gain(&mut y, &gain, Some(&bias), par);
+    dropout(&mut y, Values::Full(x), d, Dropout { p: 0.5, key: 1 }, 3, true, par);
     dora_gain_add(&mut y, x, &gain, Some(&bias), par);
     dora_magnitude_grad(&mut dm, Values::Full(x), &z, &inverse, par);
     let mut halves = on.of(&vec![0x3f80u16; rows * d]);
     dora_magnitude_grad(&mut dm, Values::Bf16(&halves), &z, &inverse, par);
+    dropout(&mut y, Values::Bf16(&halves), d, Dropout { p: 0.5, key: 1 }, 3, false, par);
     dora_gain_bf16(&mut halves, &gain, par);
     for x in [&gain, &inverse, &dm, &y] {
         finite(x);

@@ -9,10 +9,18 @@
 //! Layers that share a matrix of the checkpoint share its adapter: one A, one h, each its own rows of B, and dh
 //! the sum of theirs. derivation: `docs/math/lora.md`. The frozen path of dx uses g itself, not s·g. The frozen W has no
 //! gradient function anywhere.
+//!
+//! ```text
+//! with dropout   x̃ = k∘x/(1−p)     h = x̃·Aᵀ     dA += dhᵀ·x̃     dx (+)= g·W, then += k∘(dh·A)/(1−p)
+//! ```
+//! k is computed from a counter wherever it is needed, so x̃ is made again in tiles of rows and no mask is stored. Each
+//! adapter has a mask of its own, and the frozen path has none: as PEFT's `lora_dropout`.
 
-use mesp_device::{Act, Backend, Class, Form, Label, View, ViewMut};
+use mesp_device::{Act, Backend, Class, Dropout, Form, Label, View, ViewMut};
 
 use super::PairView;
+use std::ops::Range;
+
 use crate::model::Linear;
 
 const Z: Label = Label::new(Class::WithinBlock, "dora_z");
@@ -82,9 +90,30 @@ pub fn through_gain<B: Backend>(
     be.dora_gain(dy, gain, None);
 }
 
-/// `h = x·Aᵀ`
-pub fn project<B: Backend>(be: &mut B, h: ViewMut<'_>, x: View<'_>, a: View<'_>) {
-    be.product(h, Form::RightTransposed, x, a, 1.0, false);
+/// `h = x·Aᵀ` for rows of a micro-batch from `first` on; with dropout `h = x̃·Aᵀ`.
+pub fn project<B: Backend>(be: &mut B, mut h: ViewMut<'_>, x: View<'_>, pair: PairView<'_>, first: usize) {
+    let Some(mask) = pair.dropout else {
+        return be.product(h, Form::RightTransposed, x, pair.a, 1.0, false);
+    };
+    in_tiles(be, (x.rows(), x.cols()), |be, mut dropped, rows| {
+        be.dropout(dropped.view_mut(), x.part(rows.clone()), mask, first + rows.start, false);
+        be.product(h.again().part(rows), Form::RightTransposed, dropped.view(), pair.a, 1.0, false);
+        be.free(dropped);
+    });
+}
+
+/// Rows whose dropped inputs are in memory at once.
+const DROPPED_ROWS: usize = 64;
+
+/// Runs `f` for tiles of rows `[n, cols]`, each with a buffer of the tile's shape, which `f` frees.
+fn in_tiles<B: Backend>(be: &mut B, (n, cols): (usize, usize), mut f: impl FnMut(&mut B, Act, Range<usize>)) {
+    let mark = be.mark();
+    for start in (0..n).step_by(DROPPED_ROWS) {
+        be.rewind(mark);
+        let rows = start..(start + DROPPED_ROWS).min(n);
+        let buffer = be.alloc(rows.len(), cols, Label::new(Class::WithinBlock, "lora_dropped"));
+        f(be, buffer, rows);
+    }
 }
 
 /// `dB += s·gᵀ·h`, `dh = s·g·B`, or `dh +=`: a layer's part of its adapter's gradients. Once dh is whole, what
@@ -102,22 +131,61 @@ pub fn gradients<B: Backend>(
     be.product(dh, Form::Plain, g, pair.b, pair.scale, accumulate);
 }
 
-/// `dA += dhᵀ·x`
-pub fn gradient_of_a<B: Backend>(be: &mut B, da: ViewMut<'_>, dh: View<'_>, x: View<'_>) {
-    be.product(da, Form::LeftTransposed, dh, x, 1.0, true);
+/// `dA += dhᵀ·x` for rows of a micro-batch from `first` on; with dropout `dA += dhᵀ·x̃`.
+pub fn gradient_of_a<B: Backend>(
+    be: &mut B,
+    mut da: ViewMut<'_>,
+    dh: View<'_>,
+    x: View<'_>,
+    dropout: Option<Dropout>,
+    first: usize,
+) {
+    let Some(mask) = dropout else { return be.product(da, Form::LeftTransposed, dh, x, 1.0, true) };
+    in_tiles(be, (x.rows(), x.cols()), |be, mut dropped, rows| {
+        be.dropout(dropped.view_mut(), x.part(rows.clone()), mask, first + rows.start, false);
+        be.product(da.again(), Form::LeftTransposed, dh.part(rows), dropped.view(), 1.0, true);
+        be.free(dropped);
+    });
 }
 
-/// `dx = g·W + dh·A`, or `dx +=`
+/// `dx = g·W + dh·A`, or `dx +=`, for rows of a micro-batch from `first` on; with dropout the adapter's part is
+/// [`add_input_grad`].
 pub fn input_grad<B: Backend>(
     be: &mut B,
-    dx: ViewMut<'_>,
+    mut dx: ViewMut<'_>,
     g: View<'_>,
     linear: &Linear,
     adapter: Option<(PairView<'_>, View<'_>)>,
     accumulate: bool,
+    first: usize,
 ) {
     match adapter {
-        Some((pair, dh)) => be.adapted_input_grad(dx, g, &linear.weight, accumulate, (dh, pair.a)),
+        Some((pair, dh)) if pair.dropout.is_none() => {
+            be.adapted_input_grad(dx, g, &linear.weight, accumulate, (dh, pair.a));
+        }
+        Some((pair, dh)) => {
+            be.input_grad(dx.again(), g, &linear.weight, accumulate);
+            add_input_grad(be, dx, dh, pair, first);
+        }
         None => be.input_grad(dx, g, &linear.weight, accumulate),
     }
+}
+
+/// `dx += dh·A`; with dropout `dx += k∘(dh·A)/(1−p)`.
+pub fn add_input_grad<B: Backend>(
+    be: &mut B,
+    mut dx: ViewMut<'_>,
+    dh: View<'_>,
+    pair: PairView<'_>,
+    first: usize,
+) {
+    let Some(mask) = pair.dropout else {
+        return be.product(dx, Form::Plain, dh, pair.a, 1.0, true);
+    };
+    in_tiles(be, (dx.rows(), dx.cols()), |be, mut part, rows| {
+        be.product(part.view_mut(), Form::Plain, dh.part(rows.clone()), pair.a, 1.0, false);
+        let at = first + rows.start;
+        be.dropout(dx.again().part(rows), part.view(), mask, at, true);
+        be.free(part);
+    });
 }

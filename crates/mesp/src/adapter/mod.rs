@@ -8,7 +8,7 @@ pub mod peft;
 
 use std::ops::Range;
 
-use mesp_device::{Act, Backend, Elem, Label, Layout, View};
+use mesp_device::{Act, Backend, Dropout, Elem, Label, Layout, View};
 use mesp_formats::peft::{Pattern, Places, path as peft_path};
 
 pub use dora::Norms;
@@ -179,6 +179,8 @@ pub struct AdapterConfig {
     pub rslora: bool,
     /// Whether rows of the adapted weights have magnitudes of their own (DoRA; Liu et al. 2024).
     pub dora: bool,
+    /// `lora_dropout`: the probability with which a value of a layer's input is hidden from the adapter in training.
+    pub dropout: f64,
     /// Which projections carry an adapter, in order.
     pub targets: Vec<Projection>,
     /// r of some modules, by their names.
@@ -222,6 +224,7 @@ impl AdapterConfig {
             alpha,
             rslora,
             dora: false,
+            dropout: 0.0,
             targets,
             ranks: Pattern::none(),
             alphas: Pattern::none(),
@@ -364,6 +367,8 @@ pub struct PairView<'a> {
     pub b: View<'a>,
     /// s.
     pub scale: f64,
+    /// Which values of the layer's input the adapter does not see; none outside of training.
+    pub dropout: Option<Dropout>,
     /// m/n and 1/n `[out, 1]`, n the norms of the rows of W + s·B·A, where there is DoRA.
     pub gain: Option<[View<'a>; 2]>,
 }
@@ -373,12 +378,12 @@ impl Pair {
     pub fn of(&self, p: Projection, c: &Config) -> PairView<'_> {
         let rows = p.rows(c);
         let gain = self.norms.as_ref().map(|n| [&n.gain, &n.inverse].map(|x| x.rows_view(rows.clone())));
-        PairView { a: self.a.view(), b: self.b.rows_view(rows), scale: self.scale, gain }
+        PairView { a: self.a.view(), b: self.b.rows_view(rows), scale: self.scale, dropout: None, gain }
     }
 
     /// Some rows of what it is an adapter of.
     pub fn rows_view(&self, rows: Range<usize>) -> PairView<'_> {
-        PairView { a: self.a.view(), b: self.b.rows_view(rows), scale: self.scale, gain: None }
+        PairView { a: self.a.view(), b: self.b.rows_view(rows), scale: self.scale, dropout: None, gain: None }
     }
 
     /// Whether there is an A: gradients and state have none where it is frozen.

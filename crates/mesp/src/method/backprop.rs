@@ -1,10 +1,10 @@
 //! One driver for all exact methods.
 
-use mesp_device::{Act, Backend, Class, Elem, Label, RowStat, Still};
+use mesp_device::{Act, Backend, Class, Dropout, Elem, Label, RowStat, Still};
 
 use super::Shift;
 use crate::adapter::{BlockPairs, Projection, dora, outside};
-use crate::model::{self, Batch, BlockRun, Model};
+use crate::model::{self, Batch, BlockRun, HeadAdapter, Model};
 use crate::tape::{Policy, Residency, Site, SiteSet, Tape};
 
 /// Where finished gradients go.
@@ -26,6 +26,8 @@ pub struct Backprop {
     saved: Vec<Option<Act>>,
     /// Blocks that the next step goes back through.
     through: Vec<bool>,
+    /// What adapters do not see of their inputs in the next step.
+    dropout: Option<Dropout>,
 }
 
 impl Backprop {
@@ -36,6 +38,7 @@ impl Backprop {
             tapes: (0..blocks).map(|_| Tape::default()).collect(),
             saved: (0..blocks).map(|_| None).collect(),
             through: vec![true; blocks],
+            dropout: None,
         }
     }
 
@@ -47,6 +50,12 @@ impl Backprop {
     /// Says which blocks the steps from here on go back through, all at first.
     pub fn go_through(&mut self, through: impl Fn(usize) -> bool) {
         self.through.iter_mut().enumerate().for_each(|(l, t)| *t = through(l));
+    }
+
+    /// Says what adapters do not see of their inputs in the steps from here on, nothing at first; evaluations have no
+    /// dropout.
+    pub fn set_dropout(&mut self, dropout: Option<Dropout>) {
+        self.dropout = dropout;
     }
 
     /// Forward and backward of a micro-batch: losses of its trained rows, gradients to the sink. `gradient` is
@@ -61,7 +70,7 @@ impl Backprop {
         stats: &mut [RowStat],
         sink: &mut impl GradSink<B>,
     ) {
-        let policy = self.policy;
+        let (policy, dropout) = (self.policy, self.dropout);
         let Policy { across, within, residency, keep_last, tiles, .. } = policy;
         let last = model.blocks.len() - 1;
         // Inputs that wait in memory as they are stay on the tape; others leave it until their backward.
@@ -82,21 +91,25 @@ impl Backprop {
             tape.keep_across(across);
             tape.put(Site::BlockIn, x);
             dora::refresh(be, &model.config, &model.blocks[l], &mut adapters[l]);
-            x = model::forward_block(be, &run(model, &adapters[l], l, batch, policy), tape, keep);
+            x = model::forward_block(be, &run(model, &adapters[l], l, batch, policy, dropout), tape, keep);
         }
         if let Some(pair) = outside(adapters, Projection::Head, c) {
             let grads = sink.begin(be, head, &adapters[head]);
-            let pair = (Some(pair), grads[Projection::Head as usize].as_mut());
-            model::head(be, model, pair, &mut x, batch, Some(gradient), tiles, stats);
+            let adapter = HeadAdapter {
+                pair: Some(pair),
+                grad: grads[Projection::Head as usize].as_mut(),
+                dropout: dropout.map(|mask| mask.stream(head as u64)),
+            };
+            model::head(be, model, adapter, &mut x, batch, Some(gradient), tiles, stats);
             sink.end(be, head, &mut adapters[head]);
         } else {
-            model::head(be, model, (None, None), &mut x, batch, Some(gradient), tiles, stats);
+            model::head(be, model, HeadAdapter::default(), &mut x, batch, Some(gradient), tiles, stats);
         }
         let embeds = outside(adapters, Projection::Embed, c).is_some();
         // From here on x is dL/dx.
         for (l, tape) in self.tapes.iter_mut().enumerate().rev() {
             let size = (batch.rows(), model.config.hidden_size);
-            let run = run(model, &adapters[l], l, batch, policy);
+            let run = run(model, &adapters[l], l, batch, policy, dropout);
             if !self.through[l] {
                 // Taken for x and a constant: dx is dy. The buffers are asked for as in the plan.
                 restore(&mut Still::new(be), residency, l, size, self.saved[l].take(), tape);
@@ -139,7 +152,8 @@ impl Backprop {
             Some(pairs) => pairs[Projection::Head as usize].as_ref(),
             None => outside(adapters, Projection::Head, &model.config),
         };
-        model::head(be, model, (pair, None), &mut x, batch, None, self.policy.tiles, stats);
+        let adapter = HeadAdapter { pair, ..HeadAdapter::default() };
+        model::head(be, model, adapter, &mut x, batch, None, self.policy.tiles, stats);
         free(be, moved);
         be.free(x);
     }
@@ -166,7 +180,7 @@ impl Backprop {
             dora::refresh(be, &model.config, &model.blocks[l], &mut adapters[l]);
             let moved = shift.and_then(|s| s.moved(be, l, &adapters[l]));
             let pairs = moved.as_ref().unwrap_or(&adapters[l]);
-            let run = run(model, pairs, l, batch, self.policy);
+            let run = run(model, pairs, l, batch, self.policy, None);
             x = model::forward_block(be, &run, tape, SiteSet::EMPTY);
             free(be, moved);
         }
@@ -247,7 +261,9 @@ pub(super) fn run<'a>(
     block: usize,
     batch: &'a Batch,
     policy: Policy,
+    dropout: Option<Dropout>,
 ) -> BlockRun<'a> {
     let Policy { activations, tiles, .. } = policy;
-    BlockRun { config: &model.config, block: &model.blocks[block], pairs, batch, activations, tiles }
+    let dropout = dropout.map(|mask| mask.stream(block as u64));
+    BlockRun { config: &model.config, block: &model.blocks[block], pairs, batch, activations, tiles, dropout }
 }

@@ -14,7 +14,7 @@ use super::backprop::{run, will_need};
 use super::directional::tensor;
 use super::{Backprop, Bounds, Ray};
 use crate::adapter::{BlockPairs, Projection, matrices, outside, pairs_like};
-use crate::model::{self, Batch, Model};
+use crate::model::{self, Batch, HeadAdapter, Model};
 use crate::tape::{Site, SiteSet};
 
 impl Backprop {
@@ -47,7 +47,7 @@ impl Backprop {
         detach(&mut dual, moved);
         for (l, tape) in self.tapes.iter_mut().enumerate() {
             will_need(be, model, l + 1);
-            let run = run(model, &adapters[l], l, batch, policy);
+            let run = run(model, &adapters[l], l, batch, policy, None);
             tape.keep_across(SiteSet::EMPTY);
             if l < ray.blocks.first {
                 tape.put(Site::BlockIn, x);
@@ -74,7 +74,8 @@ impl Backprop {
             })
         });
         let grad = grads.as_mut().and_then(|grads| grads[Projection::Head as usize].as_mut());
-        model::head(be, model, (pair, grad), &mut x, batch, Some(gradient), policy.tiles, stats);
+        let adapter = HeadAdapter { pair, grad, dropout: None };
+        model::head(be, model, adapter, &mut x, batch, Some(gradient), policy.tiles, stats);
         // From here on x is dL/dx.
         let mut slope = tangent.as_ref().map_or(0.0, |t| be.dot(x.view(), t.view()));
         if let Some(tangent) = tangent {

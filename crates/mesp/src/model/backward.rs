@@ -135,7 +135,7 @@ impl BlockRun<'_> {
         let down = self.block.linear(Projection::Down);
         let adapter = self.pair(Projection::Down).zip(dh.as_ref().map(Act::view));
         let mut da = GradOf::new(self, be, tape, Site::Act, whole, rows);
-        lora::input_grad(be, da.view_mut(rows), d_out, down, adapter, false);
+        lora::input_grad(be, da.view_mut(rows), d_out, down, adapter, false, rows.start);
         free(be, dh);
         free(be, dm);
 
@@ -165,7 +165,7 @@ impl BlockRun<'_> {
         for (i, (p, g)) in parts.into_iter().enumerate() {
             let adapter = self.pair(p).zip(dh[i].as_ref().map(Act::view));
             let (dn, g) = (dn.view_mut(rows), tape.view(g, rows));
-            lora::input_grad(be, dn, g, self.block.linear(p), adapter, i > 0);
+            lora::input_grad(be, dn, g, self.block.linear(p), adapter, i > 0, rows.start);
         }
         let (dy, dn2, u) = (dy.rows_mut(rows.clone()), dn.view(rows), tape.view(Site::Mid, rows));
         be.rms_norm_backward(dy, dn2, u, &self.block.mlp_norm, self.config.eps);
@@ -204,7 +204,7 @@ impl BlockRun<'_> {
         let dh = self.adapter_gradients(be, tape, &[(Projection::O, d_out)], Site::AttnOut, grads, &all);
         let mut d_o = be.alloc(n, c.q_cols(), label("d_attn_out"));
         let adapter = self.pair(Projection::O).zip(dh.as_ref().map(Act::view));
-        lora::input_grad(be, d_o.view_mut(), d_out, self.block.linear(Projection::O), adapter, false);
+        lora::input_grad(be, d_o.view_mut(), d_out, self.block.linear(Projection::O), adapter, false, 0);
         free(be, dh);
         free(be, dp);
 
@@ -289,7 +289,7 @@ impl BlockRun<'_> {
             let mut dn = GradOf::new(self, be, tape, Site::AttnNorm, SiteSet::EMPTY, &all);
             for (i, p) in parts.into_iter().enumerate() {
                 let adapter = self.pair(p).zip(dh[i].as_ref().map(Act::view));
-                lora::input_grad(be, dn.view_mut(&all), d[i].view(), self.block.linear(p), adapter, i > 0);
+                lora::input_grad(be, dn.view_mut(&all), d[i].view(), self.block.linear(p), adapter, i > 0, 0);
             }
             let x = tape.view(Site::BlockIn, &all);
             be.rms_norm_backward(du.view_mut(), dn.view(&all), x, &self.block.attn_norm, c.eps);
@@ -395,7 +395,9 @@ impl BlockRun<'_> {
                 lora::gradients(be, db, dh.view_mut(), pair, h, *g, i > 0);
             }
             if grad.has_a() {
-                lora::gradient_of_a(be, grad.a.view_mut(), dh.view(), tape.view(x, rows));
+                let mask = self.pair(parts[0].0).and_then(|pair| pair.dropout);
+                let (da, x) = (grad.a.view_mut(), tape.view(x, rows));
+                lora::gradient_of_a(be, da, dh.view(), x, mask, rows.start);
             }
         }
         if !lent {

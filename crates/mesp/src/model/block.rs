@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use mesp_device::{Act, Attention, Backend, Class, Compute, Elem, Label, Rope, View};
+use mesp_device::{Act, Attention, Backend, Class, Compute, Dropout, Elem, Label, Rope, View};
 
 use super::{Batch, Block, Config};
 use crate::adapter::{BlockPairs, PairView, Projection, lora};
@@ -38,12 +38,16 @@ pub struct BlockRun<'a> {
     pub activations: Elem,
     /// How work is cut.
     pub tiles: Tiles,
+    /// What adapters of this block do not see of their inputs; none outside of training.
+    pub dropout: Option<Dropout>,
 }
 
 impl<'a> BlockRun<'a> {
     /// A projection's adapter.
     pub(super) fn pair(&self, p: Projection) -> Option<PairView<'a>> {
-        self.pairs[self.carrier(p) as usize].as_ref().map(|pair| pair.of(p, self.config))
+        let carrier = self.carrier(p);
+        let pair = self.pairs[carrier as usize].as_ref()?.of(p, self.config);
+        Some(PairView { dropout: self.dropout.map(|mask| mask.stream(carrier as u64)), ..pair })
     }
 
     /// The matrix that a projection is in.
@@ -251,7 +255,7 @@ impl<B: Backend> Rules<B> for BlockRun<'_> {
                 let Some(pair) = self.pair(p) else { return };
                 tape.open(be, self, site, &rows);
                 let (out, rest) = tape.split(site, &rows);
-                lora::project(be, out, rest.view(from, &rows), pair.a);
+                lora::project(be, out, rest.view(from, &rows), pair, rows.start);
             }
             Site::QRaw => self.project(be, tape, Projection::Q, Site::AttnNorm, site, &rows),
             Site::KRaw => self.project(be, tape, Projection::K, Site::AttnNorm, site, &rows),

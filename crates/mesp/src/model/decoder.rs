@@ -134,7 +134,7 @@ pub fn decode_block<B: Backend>(
 pub fn last_logits<B: Backend>(be: &mut B, model: &Model, adapter: Option<&Pair>, x: &Act, out: &mut [f32]) {
     let mut normed = be.alloc(1, model.config.hidden_size, Label::new(Class::Head, "normed"));
     be.rms_norm(normed.view_mut(), x.rows_view(x.rows() - 1..x.rows()), &model.norm, model.config.eps);
-    let adapter = projected(be, adapter, normed.view());
+    let adapter = projected(be, adapter, normed.view(), None, 0);
     let all = 0..model.config.vocab_size;
     let logits = logits(be, normed.view(), model.head(), adapter.as_ref().map(|(pair, h)| (*pair, h)), all);
     be.store(logits.view(), &mut |i, value| out[i] = value as f32);

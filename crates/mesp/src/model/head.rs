@@ -19,14 +19,28 @@
 
 use std::ops::Range;
 
-use mesp_device::{Act, Backend, Class, Form, Label, RowStat, View, Weight};
+use mesp_device::{Act, Backend, Class, Dropout, Form, Label, RowStat, View, Weight};
 
 use super::{Batch, Model};
-use crate::adapter::{Pair, lora};
+use crate::adapter::{Pair, PairView, lora};
 use crate::tape::Tiles;
 
-/// The head's adapter, and where its gradient goes, which is of no use without one.
-pub type HeadPair<'a> = (Option<&'a Pair>, Option<&'a mut Pair>);
+/// The head's adapter.
+#[derive(Debug, Default)]
+pub struct HeadAdapter<'a> {
+    /// Its matrices, if there is one.
+    pub pair: Option<&'a Pair>,
+    /// Where its gradient goes.
+    pub grad: Option<&'a mut Pair>,
+    /// What it does not see of the trained rows' normed values, which are counted from 0; none outside of training.
+    pub dropout: Option<Dropout>,
+}
+
+impl HeadAdapter<'_> {
+    fn again(&mut self) -> HeadAdapter<'_> {
+        HeadAdapter { pair: self.pair, grad: self.grad.as_deref_mut(), dropout: self.dropout }
+    }
+}
 
 const fn label(name: &'static str) -> Label {
     Label::new(Class::Head, name)
@@ -37,7 +51,7 @@ const fn label(name: &'static str) -> Label {
 pub fn head<B: Backend>(
     be: &mut B,
     model: &Model,
-    (adapter, mut grad): HeadPair<'_>,
+    mut adapter: HeadAdapter<'_>,
     x: &mut Act,
     batch: &Batch,
     gradient: Option<f64>,
@@ -51,8 +65,8 @@ pub fn head<B: Backend>(
     for start in (0..targets).step_by(tile) {
         be.rewind(mark);
         let rows = start..(start + tile).min(targets);
-        let pair = (adapter, grad.as_deref_mut());
-        head_rows(be, model, pair, x, batch, gradient, tiles, &rows, &mut stats[rows.clone()]);
+        let adapter = adapter.again();
+        head_rows(be, model, adapter, x, batch, gradient, tiles, &rows, &mut stats[rows.clone()]);
     }
     if gradient.is_some() {
         let mut next = 0;
@@ -66,7 +80,7 @@ pub fn head<B: Backend>(
 fn head_rows<B: Backend>(
     be: &mut B,
     model: &Model,
-    (adapter, grad): HeadPair<'_>,
+    HeadAdapter { pair, grad, dropout }: HeadAdapter<'_>,
     x: &mut Act,
     batch: &Batch,
     gradient: Option<f64>,
@@ -80,7 +94,7 @@ fn head_rows<B: Backend>(
     let mut normed = be.alloc(rows.len(), d, label("normed"));
     be.gather_rows(picked.view_mut(), x.view(), index);
     be.rms_norm(normed.view_mut(), picked.view(), &model.norm, eps);
-    let adapter = projected(be, adapter, normed.view());
+    let adapter = projected(be, pair, normed.view(), dropout, rows.start);
     let adapted = adapter.as_ref().map(|(pair, h)| (*pair, h));
 
     let mut dn =
@@ -102,7 +116,8 @@ fn head_rows<B: Backend>(
         } else {
             let mut dn = be.alloc(rows.len(), d, label("d_normed"));
             if let Some(adapted) = adapted {
-                backward(be, model, (adapted, grad), &normed, &mut dn, (labels, c), tiles, stats);
+                let dropped = (dropout, rows.start);
+                backward(be, model, (adapted, grad), &normed, dropped, &mut dn, (labels, c), tiles, stats);
             }
             dn
         };
@@ -123,6 +138,7 @@ fn backward<B: Backend>(
     model: &Model,
     ((pair, h), mut grad): ((&Pair, &Act), Option<&mut Pair>),
     normed: &Act,
+    (dropout, first): (Option<Dropout>, usize),
     dn: &mut Act,
     (labels, c): (&[u32], f64),
     tiles: Tiles,
@@ -143,9 +159,10 @@ fn backward<B: Backend>(
         be.free(dz);
     });
     if let Some(grad) = grad.filter(|grad| grad.has_a()) {
-        lora::gradient_of_a(be, grad.a.view_mut(), dh.view(), normed.view());
+        lora::gradient_of_a(be, grad.a.view_mut(), dh.view(), normed.view(), dropout, first);
     }
-    be.product(dn.view_mut(), Form::Plain, dh.view(), pair.a.view(), 1.0, true);
+    let whole = PairView { dropout, ..pair.rows_view(0..0) };
+    lora::add_input_grad(be, dn.view_mut(), dh.view(), whole, first);
     be.free(dh);
 }
 
@@ -165,15 +182,17 @@ fn in_tiles<B: Backend>(
     }
 }
 
-/// An adapter with its h for rows.
+/// An adapter with its h for rows from `first` on.
 pub(super) fn projected<'a, B: Backend>(
     be: &mut B,
     adapter: Option<&'a Pair>,
     normed: View<'_>,
+    dropout: Option<Dropout>,
+    first: usize,
 ) -> Option<(&'a Pair, Act)> {
     let pair = adapter?;
     let mut h = be.alloc(normed.rows(), pair.a.rows(), label("head_h"));
-    lora::project(be, h.view_mut(), normed, pair.a.view());
+    lora::project(be, h.view_mut(), normed, PairView { dropout, ..pair.rows_view(0..0) }, first);
     Some((pair, h))
 }
 

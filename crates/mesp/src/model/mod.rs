@@ -17,7 +17,7 @@ pub use block::{BlockRun, Cache};
 pub use config::{Config, Sees, Turn};
 pub use decoder::{decode_block, embed, embed_backward, forward_block, last_logits};
 pub use family::Family;
-pub use head::{HeadPair, head};
+pub use head::{HeadAdapter, head};
 pub use parts::{Changed, Name, Part, Seen};
 pub use weights::{Block, Linear, Model, ShapeSource, WeightSource};
 pub(crate) use weights::{EMBEDDING, HEAD, POST_NORMS};

@@ -36,6 +36,8 @@ struct Fixed {
     rslora: bool,
     #[serde(default)]
     dora: bool,
+    #[serde(default)]
+    lora_dropout: f64,
     target_modules: Vec<String>,
     #[serde(default)]
     rank_pattern: Vec<(String, usize)>,
@@ -106,6 +108,7 @@ fn fixed<B: Backend>(session: &Session<B>, config: &RunConfig) -> Fixed {
         alpha: options.adapter.alpha,
         rslora: options.adapter.rslora,
         dora: options.adapter.dora,
+        lora_dropout: options.adapter.dropout,
         target_modules: options.adapter.targets.iter().map(|p| p.name().to_owned()).collect(),
         rank_pattern: options.adapter.ranks.entries().to_vec(),
         alpha_pattern: options.adapter.alphas.entries().to_vec(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mesp_device::{Act, Backend, Class, Dry, Dtype, Elem, Label, Plan, Program, RowStat, Tangents};
+use mesp_device::{Act, Backend, Class, Dropout, Dry, Dtype, Elem, Label, Plan, Program, RowStat, Tangents};
 
 use super::whole::Whole;
 use crate::adapter::{
@@ -13,6 +13,7 @@ use crate::method::{
 };
 use crate::model::{Batch, Model, Part};
 use crate::optim::{Optimizer, OptimizerKind, Trained};
+use crate::rng;
 use crate::tape::Policy;
 use crate::{Error, Result};
 
@@ -74,6 +75,8 @@ pub struct Session<B> {
     backprop: Backprop,
     stats: Vec<RowStat>,
     steps: u64,
+    /// Micro-batches of the step that is being made.
+    micro: u64,
     /// Updates of each block, and of what is outside of them: fewer where steps leave blocks out.
     updates: Vec<u64>,
     /// Which values move along directions.
@@ -129,6 +132,7 @@ impl<B: Backend> Session<B> {
             backprop,
             stats,
             steps: 0,
+            micro: 0,
             updates,
             bounds: Bounds::default(),
             tangents: Tangents::new(TANGENTS),
@@ -184,6 +188,8 @@ impl<B: Backend> Session<B> {
         self.be.begin(STEP);
         let (estimator, layers) = (self.options.estimator, self.model.config.layers);
         self.backprop.go_through(|l| estimator.has(l, layers, seed, step));
+        self.backprop.set_dropout(dropout(&self.options, seed, step, self.micro));
+        self.micro += 1;
         let stats = &mut self.stats[..batch.targets()];
         let gradient = 1.0 / total as f64;
         let mut sink = Accumulated(&mut self.grads);
@@ -217,6 +223,7 @@ impl<B: Backend> Session<B> {
 
     /// Forgets the gradients.
     pub fn zero_grads(&mut self) {
+        self.micro = 0;
         matrices_mut(&mut self.grads).for_each(|g| self.be.zero(g.view_mut()));
     }
 
@@ -235,6 +242,7 @@ impl<B: Backend> Session<B> {
         let Options { estimator, seed, .. } = self.options;
         let (layers, step) = (self.model.config.layers, self.steps);
         self.backprop.go_through(|l| estimator.has(l, layers, seed, step));
+        self.backprop.set_dropout(dropout(&self.options, seed, step, 0));
         let mut sink = PerBlock {
             freeze_a: self.options.trained.freeze_a,
             optimizer,
@@ -393,6 +401,16 @@ impl<B: Backend> Session<B> {
             *updates = (1..=steps).filter(|step| estimator.has(l, layers, seed, *step)).count() as u64;
         }
     }
+}
+
+/// Names the dropout's random numbers among all of a seed's: the other streams are of steps and tensors.
+const DROPOUT: u64 = 0x64_726f_706f_7574;
+
+/// What adapters do not see in a micro-batch of a step: a function of the seed, the step and the micro-batch's place in
+/// it, so that replay, other policies and resumed runs see the same.
+fn dropout(options: &Options, seed: u64, step: u64, micro: u64) -> Option<Dropout> {
+    let p = options.adapter.dropout;
+    (p > 0.0).then(|| Dropout { p, key: rng::bits(seed, DROPOUT, 0) }.stream(step).stream(micro))
 }
 
 fn outcome(stats: &[RowStat]) -> Outcome {

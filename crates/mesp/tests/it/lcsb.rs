@@ -61,6 +61,7 @@ fn surrogate<B: Backend>(
             batch,
             activations: Elem::Full,
             tiles,
+            dropout: None,
         };
         x = model::forward_block(be, &run, &mut tape, SiteSet::EMPTY);
         if first {
@@ -71,7 +72,7 @@ fn surrogate<B: Backend>(
         }
     }
     let mut stats = vec![RowStat::EMPTY; batch.targets()];
-    model::head(be, model, (None, None), &mut x, batch, None, tiles, &mut stats);
+    model::head(be, model, model::HeadAdapter::default(), &mut x, batch, None, tiles, &mut stats);
     be.free(x);
     stats.iter().map(RowStat::nats).sum::<f64>() / batch.targets() as f64
 }

@@ -6,6 +6,7 @@ mod activations_bf16;
 mod adapter_kinds;
 mod adapters_bf16;
 mod dora;
+mod dropout;
 mod forward;
 mod gguf;
 mod goldens;
