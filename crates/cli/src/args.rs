@@ -121,6 +121,14 @@ pub(crate) struct SharedArgs {
     pub(crate) threads: Option<usize>,
 }
 
+// What every command takes that writes a file or a folder.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(crate) struct ReplaceArgs {
+    /// Replace what is at the place of the output; never a file that the command reads
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct TrainArgs {
     #[command(flatten)]
@@ -221,6 +229,8 @@ pub(crate) struct InitModelArgs {
     #[arg(long, value_name = "DIR|FILE.gguf")]
     pub(crate) output: PathBuf,
     #[command(flatten)]
+    pub(crate) replace: ReplaceArgs,
+    #[command(flatten)]
     pub(crate) shared: SharedArgs,
 }
 
@@ -235,6 +245,8 @@ pub(crate) struct QuantizeArgs {
     /// The file to write
     #[arg(long, value_name = "FILE.gguf")]
     pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) replace: ReplaceArgs,
     #[command(flatten)]
     pub(crate) shared: SharedArgs,
 }
@@ -298,6 +310,8 @@ pub(crate) struct TokenizeArgs {
     #[arg(long)]
     pub(crate) quiet: bool,
     #[command(flatten)]
+    pub(crate) replace: ReplaceArgs,
+    #[command(flatten)]
     pub(crate) shared: SharedArgs,
 }
 
@@ -317,9 +331,8 @@ pub(crate) struct ReplayArgs {
     /// The folder to write the adapter to, or the model where all weights were trained
     #[arg(long, value_name = "DIR")]
     pub(crate) output: PathBuf,
-    /// Replace the adapter, or the model, that is in --output
-    #[arg(long)]
-    pub(crate) overwrite: bool,
+    #[command(flatten)]
+    pub(crate) replace: ReplaceArgs,
     #[command(flatten)]
     pub(crate) shared: SharedArgs,
 }
@@ -338,6 +351,8 @@ pub(crate) struct InitConfigArgs {
     /// The file to write [default: standard output]
     #[arg(value_name = "FILE.toml")]
     pub(crate) output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) replace: ReplaceArgs,
     #[command(flatten)]
     pub(crate) shared: SharedArgs,
 }

@@ -53,15 +53,6 @@ pub(crate) fn given_model(model: Option<&Path>) -> Result<&Path> {
     })
 }
 
-/// Refuses a place where something is.
-pub(crate) fn free(output: &Path) -> Result<()> {
-    if output.exists() {
-        let problem = format!("{}: something is there already", output.display());
-        return Err(usage(problem, "name another file with --output, or remove that one"));
-    }
-    Ok(())
-}
-
 /// A model with its weights.
 pub(crate) struct Loaded {
     pub(crate) model: Arc<Model>,

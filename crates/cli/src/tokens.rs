@@ -100,7 +100,8 @@ pub(crate) fn key(model: &Path, data: &Path, options: &ReadOptions) -> Result<To
 
 /// Starts the program again for one file.
 fn spawn(model: &Path, data: &Path, options: &ReadOptions, output: &Path) -> Result<Child> {
-    let mut args: Vec<OsString> = ["data", "tokenize", "--quiet", "--model"].map(Into::into).into();
+    let mut args: Vec<OsString> =
+        ["data", "tokenize", "--quiet", "--overwrite", "--model"].map(Into::into).into();
     args.extend([model.into(), "--data".into(), data.into(), "--output".into(), output.into()]);
     match options.max_seq_len {
         Some(length) => args.extend(["--max-seq-len".into(), length.to_string().into()]),

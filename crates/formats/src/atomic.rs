@@ -4,7 +4,7 @@
 //! folder (a rename works within one file system only), flush to disk, rename, flush the folder.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, FileType, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,10 +14,11 @@ use crate::{Error, Result};
 mod leftovers;
 mod staged_dir;
 
-pub use leftovers::remove_leftovers;
+pub use leftovers::{leftovers_of, remove_leftovers, remove_leftovers_of};
 pub use staged_dir::{StagedDir, remove_dir};
 
-/// Writes a file under a temporary name and renames it into place.
+/// Writes a file under a temporary name and renames it into place. What takes bytes as they come
+/// ([`is_stream`]) is written to as it stands.
 ///
 /// # Errors
 /// When the file cannot be written, or `f` fails; the file under `path` is then as it was before.
@@ -30,11 +31,17 @@ pub(crate) fn write_atomic_checked(
     path: &Path,
     f: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
 ) -> Result<()> {
-    // A rename would put a file in a device's or a pipe's place.
+    if is_stream(path) {
+        let file = OpenOptions::new().append(true).open(path).map_err(|e| Error::io("open", path, e))?;
+        let mut writer = BufWriter::new(file);
+        f(&mut writer)?;
+        return writer.flush().map_err(|e| Error::io("write", path, e));
+    }
+    // A rename would put a file in a socket's or a disk's place.
     if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
         return Err(Error::invalid(
             path,
-            "expected a file or a free name to write to, found a device or a pipe",
+            "expected a file or a free name to write to, found a socket or a disk",
         )
         .hint("Name a file in a folder."));
     }
@@ -44,6 +51,8 @@ pub(crate) fn write_atomic_checked(
         .create_new(true)
         .open(&temporary.0)
         .map_err(|e| Error::io("create", path, e))?;
+    // Held while it is written: what nobody holds is left over. A file system without locks has none to hold.
+    let _ = file.try_lock();
     let mut writer = BufWriter::new(file);
     f(&mut writer)?;
     writer.flush().map_err(|e| Error::io("write", path, e))?;
@@ -52,6 +61,25 @@ pub(crate) fn write_atomic_checked(
     drop(writer);
     fs::rename(&temporary.0, path).map_err(|e| Error::io("rename a temporary file to", path, e))?;
     sync_dir(parent_of(path))
+}
+
+/// Whether what is written to a path goes somewhere as it comes, and no file is there to be replaced: a device such
+/// as `/dev/null`, a pipe, or a file that this process has open, `/dev/stdout`.
+pub fn is_stream(path: &Path) -> bool {
+    let open = ["/dev/fd", "/proc/self/fd"].iter().any(|dir| path.parent() == Some(Path::new(dir)));
+    let standard = ["/dev/stdout", "/dev/stderr"].iter().any(|name| path == Path::new(name));
+    (cfg!(unix) && (open || standard)) || fs::metadata(path).is_ok_and(|there| takes_bytes(there.file_type()))
+}
+
+#[cfg(unix)]
+fn takes_bytes(kind: FileType) -> bool {
+    use std::os::unix::fs::FileTypeExt as _;
+    kind.is_char_device() || kind.is_fifo()
+}
+
+#[cfg(not(unix))]
+fn takes_bytes(_: FileType) -> bool {
+    false
 }
 
 /// Makes a folder and the folders above it; one that exists is left as it is.
@@ -142,9 +170,28 @@ mod tests {
         let path = dir.path().join("a.sock");
         let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let error = write_atomic(&path, |w| w.write_all(b"x")).unwrap_err().to_string();
-        assert!(error.contains("found a device or a pipe"), "{error}");
+        assert!(error.contains("found a socket or a disk"), "{error}");
         assert!(!fs::metadata(&path).unwrap().is_file());
         assert_eq!(names(dir.path()), ["a.sock"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_gets_the_bytes_and_stays_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let reader = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || fs::read(pipe).unwrap()
+        });
+        write_atomic(&pipe, |w| w.write_all(b"through")).unwrap();
+        assert_eq!(reader.join().unwrap(), b"through");
+        assert!(is_stream(&pipe) && is_stream(Path::new("/dev/null")) && is_stream(Path::new("/dev/stdout")));
+        write_atomic(Path::new("/dev/null"), |w| w.write_all(b"away")).unwrap();
+        assert!(is_stream(Path::new("/dev/null")), "still the device");
+        assert!(!is_stream(dir.path()) && !is_stream(&dir.path().join("none")));
+        assert_eq!(names(dir.path()), ["pipe"]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{FileType, SharedArgs, size};
+use super::{FileType, ReplaceArgs, SharedArgs, size};
 use crate::sizes::Bytes;
 
 #[derive(Debug, Args)]
@@ -25,6 +25,8 @@ pub(crate) struct MergeArgs {
     /// Size of a weight file of a directory at most; a larger model is written as several [default: 5GB]
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "5GB", hide_default_value = true)]
     pub(crate) max_shard_size: Bytes,
+    #[command(flatten)]
+    pub(crate) replace: ReplaceArgs,
     #[command(flatten)]
     pub(crate) shared: SharedArgs,
 }
@@ -55,6 +57,8 @@ pub(crate) struct ExportArgs {
     /// The directory to write, or with a name that ends in .gguf the file
     #[arg(long, value_name = "DIR|FILE.gguf")]
     pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) replace: ReplaceArgs,
     #[command(flatten)]
     pub(crate) shared: SharedArgs,
 }

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::{
     AdapterArgs, BenchConvergenceArgs, BenchGradientsArgs, BenchPaperArgs, Compute, MethodArgs, ModelArgs,
-    SharedArgs,
+    ReplaceArgs, SharedArgs,
 };
 
 #[derive(Debug, Args)]
@@ -60,6 +60,8 @@ pub(crate) struct ResultsArgs {
     /// [default: mesp-bench in the temporary folder]
     #[arg(long, value_name = "DIR")]
     pub(crate) cache: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) replace: ReplaceArgs,
 }
 
 #[derive(Debug, Args)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Compute, ResultsArgs, SharedArgs};
+use super::{Compute, ReplaceArgs, ResultsArgs, SharedArgs};
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchGradientsArgs {
@@ -139,6 +139,8 @@ pub(crate) struct BenchPaperArgs {
     /// Where models are kept between runs [default: mesp-bench in the temporary folder]
     #[arg(long, value_name = "DIR")]
     pub(crate) cache: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) replace: ReplaceArgs,
     #[command(flatten)]
     pub(crate) shared: SharedArgs,
 }

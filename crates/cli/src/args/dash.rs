@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::SharedArgs;
+use super::{ReplaceArgs, SharedArgs};
 
 #[derive(Debug, Args)]
 pub(crate) struct DashArgs {
@@ -29,6 +29,8 @@ pub(crate) struct ReportArgs {
     /// The file to write [default: report.html in the first directory]
     #[arg(long, value_name = "FILE.html")]
     pub(crate) output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) replace: ReplaceArgs,
     #[command(flatten)]
     pub(crate) shared: SharedArgs,
 }

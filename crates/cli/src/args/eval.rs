@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Compute, DataArgs, ModelArgs, SharedArgs};
+use super::{Compute, DataArgs, ModelArgs, ReplaceArgs, SharedArgs};
 
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
@@ -37,6 +37,8 @@ pub(crate) struct EvalArgs {
     pub(crate) compute: Option<Compute>,
     #[command(flatten)]
     pub(crate) task: TaskArgs,
+    #[command(flatten)]
+    pub(crate) replace: ReplaceArgs,
     #[command(flatten)]
     pub(crate) shared: SharedArgs,
 }

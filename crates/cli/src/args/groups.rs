@@ -331,7 +331,8 @@ pub(crate) struct OutputArgs {
     #[arg(long, value_name = "CHECKPOINT", num_args = 0..=1)]
     #[expect(clippy::option_option, reason = "not given, given alone, given with a path")]
     pub(crate) resume: Option<Option<PathBuf>>,
-    /// Replace the run that is in --output
+    /// Replace the run that is in --output, which goes when the new one has its first checkpoint or ends well; never
+    /// what the command reads
     #[arg(long, conflicts_with = "resume")]
     pub(crate) overwrite: bool,
 }

@@ -17,6 +17,7 @@ use crate::chart;
 use crate::inputs::{self, Held};
 use crate::memory;
 use crate::numbers::Numbers;
+use crate::outputs;
 use crate::run_dir::RunDir;
 use crate::run_json;
 use crate::settings::Settings;
@@ -44,7 +45,8 @@ const ANSWER: usize = 80;
 
 pub(crate) fn run(common: &CommonArgs, started: Instant) -> Result<()> {
     let args = with_defaults(common);
-    let dir = RunDir::look(&args.output, is_demo)?;
+    let read = outputs::read_by(&args, None, None);
+    let dir = RunDir::take(&args, &read, is_demo)?;
     let folder = dir.path.join(FOLDER);
     let model = folder.join("model");
     let data = folder.join("train.jsonl");

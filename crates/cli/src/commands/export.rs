@@ -10,12 +10,12 @@ use serde_json::json;
 
 use crate::args::{ExportArgs, LayoutArg};
 use crate::inputs::{self, usage};
+use crate::outputs::{self, Inputs};
 use crate::sizes::count;
 use crate::ui;
 
 pub(crate) fn run(args: &ExportArgs) -> Result<()> {
     let output = &args.output;
-    inputs::free(output)?;
     let file = output.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
     let to = match args.to {
         Some(LayoutArg::Peft) => Layout::Peft,
@@ -33,6 +33,12 @@ pub(crate) fn run(args: &ExportArgs) -> Result<()> {
         return Err(usage(problem, "name another --output, or another layout with --to"));
     }
     let model = args.model.clone().or_else(|| named(&args.adapter));
+    let read = Inputs::default().model(model.as_deref()).adapter("--adapter", args.adapter.as_path());
+    if file {
+        outputs::file(output, &read, args.replace.overwrite)?;
+    } else {
+        outputs::folder(output, &read, args.replace.overwrite)?;
+    }
     let pool = inputs::conversion_pool(args.shared.threads)?;
     let report = pool.install(|| export(&args.adapter, to, model.as_deref(), output))?;
     for note in &report.notes {

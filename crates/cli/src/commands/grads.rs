@@ -17,6 +17,7 @@ use crate::budget::{self, Decision};
 use crate::footprint::{self, Work};
 use crate::inputs::{self, Held, Loaded, usage};
 use crate::numbers::{Numbers, held};
+use crate::outputs;
 use crate::progress::Counter;
 use crate::settings::Settings;
 use crate::ui;
@@ -152,10 +153,8 @@ fn grads<R: Real>(args: &CommonArgs) -> Result<()> {
     let Some(output) = &args.output.output else {
         return Err(usage("no output was given", "give --output FILE.safetensors"));
     };
-    if output.is_dir() {
-        let problem = format!("{}: expected a file to write gradients to, found a folder", output.display());
-        return Err(usage(problem, "give --output FILE.safetensors"));
-    }
+    let read = outputs::read_by(args, args.data.data.as_deref(), None);
+    outputs::file(output, &read, args.output.overwrite)?;
     let beside = output.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut ready = Ready::<R>::new(args, beside, usize::MAX, false)?;
     let mut counter = Counter::new("gradients", ready.passes() as u64);
@@ -174,5 +173,6 @@ fn grads<R: Real>(args: &CommonArgs) -> Result<()> {
     if args.shared.json {
         return ui::json(&json!({ "loss": loss, "target_tokens": targets, "output": shown }));
     }
-    ui::print(&format!("loss {loss} over {targets} target tokens; gradients in {shown}\n"))
+    let text = format!("loss {loss} over {targets} target tokens; gradients in {shown}\n");
+    ui::result(outputs::is_standard(output), &text)
 }

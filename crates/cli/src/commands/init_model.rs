@@ -1,18 +1,18 @@
 //! `mesp init-model`.
 
 use std::fs;
-use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
 use mesp::init_model::{preset, write, write_gguf};
 use mesp::model::Config;
-use mesp_formats::atomic::write_atomic;
+use mesp_formats::atomic::{StagedDir, write_atomic};
 use mesp_formats::{Error as FileError, config};
 use serde_json::json;
 
 use crate::args::InitModelArgs;
 use crate::inputs::{self, usage};
+use crate::outputs::{self, Inputs};
 use crate::progress::Counter;
 use crate::sizes::{count, duration};
 use crate::ui;
@@ -31,20 +31,27 @@ pub(crate) fn run(args: &InitModelArgs) -> Result<()> {
     let mut counter = Counter::new("writing weights", parameters);
     let mut progress = |done, _| counter.at(done);
     let output = &args.output;
+    let read_here = Inputs::default()
+        .file("--config", args.config.as_deref())
+        .file("--tokenizer", args.tokenizer.as_deref());
     let named = output.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
     let rows = if let Some(dtype) = args.dtype.dtype().filter(|_| !named) {
-        free_for_a_model(output)?;
-        pool.install(|| write(output, &shape, dtype, args.seed, &mut progress))?;
+        outputs::folder(output, &read_here, args.replace.overwrite)?;
+        let staged = StagedDir::new(output)?;
+        pool.install(|| write(staged.path(), &shape, dtype, args.seed, &mut progress))?;
         if let Some(bytes) = tokenizer {
-            write_atomic(&output.join("tokenizer.json"), |out| std::io::Write::write_all(out, &bytes))?;
+            write_atomic(&staged.path().join("tokenizer.json"), |out| {
+                std::io::Write::write_all(out, &bytes)
+            })?;
         }
+        staged.commit()?;
         output.join("random_rows.jsonl")
     } else {
-        inputs::free(output)?;
         if tokenizer.is_some() {
             let problem = "--tokenizer is for directories; this writes a GGUF file without a vocabulary";
             return Err(usage(problem, "put a tokenizer.json beside the file: it is used"));
         }
+        outputs::file(output, &read_here, args.replace.overwrite)?;
         let ty = args.dtype.tensor_type();
         pool.install(|| write_gguf(output, &shape, ty, args.seed, &mut progress))?
     };
@@ -67,17 +74,4 @@ pub(crate) fn run(args: &InitModelArgs) -> Result<()> {
         count(parameters),
         duration(started.elapsed().as_secs_f64()),
     ))
-}
-
-/// A model of somebody's is not replaced by noise.
-fn free_for_a_model(dir: &Path) -> Result<()> {
-    if dir.exists() && !dir.is_dir() {
-        let problem = format!("{}: expected a folder to write the model to, found a file", dir.display());
-        return Err(usage(problem, "name another folder with --output"));
-    }
-    if dir.join("model.safetensors.index.json").exists() || dir.join("config.json").exists() {
-        let problem = format!("{}: a model is there already", dir.display());
-        return Err(usage(problem, "name another folder with --output, or remove that one"));
-    }
-    Ok(())
 }

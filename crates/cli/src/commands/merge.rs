@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::args::{FileType, MergeArgs};
 use crate::inputs;
+use crate::outputs::{self, Inputs};
 use crate::progress::Counter;
 use crate::sizes::{bytes, duration};
 use crate::{memory, ui};
@@ -15,7 +16,12 @@ use crate::{memory, ui};
 pub(crate) fn run(args: &MergeArgs) -> Result<()> {
     let started = Instant::now();
     let model = inputs::given_model(args.model.as_deref())?;
-    inputs::free(&args.output)?;
+    let read = Inputs::default().model(model).adapter("--adapter", args.adapter.as_path());
+    if args.output.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+        outputs::file(&args.output, &read, args.replace.overwrite)?;
+    } else {
+        outputs::folder(&args.output, &read, args.replace.overwrite)?;
+    }
     let options = Options { ty: args.ty.map(FileType::tensor_type), max_shard: args.max_shard_size.0 };
     let pool = inputs::conversion_pool(args.shared.threads)?;
     let mut counter: Option<Counter> = None;

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::args::QuantizeArgs;
 use crate::inputs::{self, usage};
+use crate::outputs::{self, Inputs};
 use crate::progress::Counter;
 use crate::sizes::{bytes, duration};
 use crate::ui;
@@ -21,7 +22,7 @@ pub(crate) fn run(args: &QuantizeArgs) -> Result<()> {
         return Err(usage(problem, "quantize from the directory that the file was made of"));
     }
     let output = &args.output;
-    inputs::free(output)?;
+    outputs::file(output, &Inputs::default().model(model), args.replace.overwrite)?;
     let pool = inputs::conversion_pool(args.shared.threads)?;
     let mut counter: Option<Counter> = None;
     let report = pool.install(|| {

@@ -10,11 +10,12 @@ use mesp::source::Base;
 use mesp::train::replay::{self, Contents};
 use mesp::train::{Options, Session, Shapes, Update, checkpoint, plan, whole};
 use mesp_device::Cpu;
-use mesp_formats::peft::MODEL_FILE;
+use mesp_formats::peft::{CONFIG_FILE, MODEL_FILE};
 use serde_json::json;
 
 use crate::args::ReplayArgs;
 use crate::inputs::{self, usage};
+use crate::outputs::{self, Inputs};
 use crate::ui;
 
 pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
@@ -28,11 +29,14 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
         slopes.truncate(steps);
     }
     let whole = header.whole()?;
-    let there = if whole.is_some() { args.output.clone() } else { args.output.join(MODEL_FILE) };
-    if there.exists() && !args.overwrite {
-        let what = if whole.is_some() { "something" } else { "an adapter" };
-        let problem = format!("{}: {what} is there already", args.output.display());
-        return Err(usage(problem, "name another folder with --output, or replace it by --overwrite"));
+    let read = Inputs::default()
+        .model(args.model.model.as_deref())
+        .adapter("--adapter", args.adapter.as_deref())
+        .file("the log", log.as_path());
+    if whole.is_some() {
+        outputs::folder(&args.output, &read, args.replace.overwrite)?;
+    } else {
+        outputs::files(&args.output, &[MODEL_FILE, CONFIG_FILE], &read, args.replace.overwrite)?;
     }
     if let (Some(_), Some(dir)) = (whole, &args.adapter) {
         let problem = format!("--adapter {}: the run trained all weights, and no adapter", dir.display());

@@ -12,7 +12,7 @@ use mesp::method::Estimator;
 use mesp::model::Model;
 use mesp::source::Base;
 use mesp::tape::Residency;
-use mesp::train::{self, Progress, Session, Summary, checkpoint, fingerprint};
+use mesp::train::{self, Event, Happening, Progress, Session, Summary, checkpoint, fingerprint};
 use mesp_device::{Cpu, Elem, Threads};
 use serde_json::{Map, Value};
 
@@ -27,6 +27,7 @@ use crate::lines::PlanLine;
 use crate::memory::{self, Marks};
 use crate::metrics::Metrics;
 use crate::numbers::{COMPUTE, Numbers, held};
+use crate::outputs;
 use crate::run_dir::RunDir;
 use crate::run_json::{About, Report};
 use crate::samples::Speaker;
@@ -52,16 +53,17 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
     }
     let model = inputs::model_path(&common.model)?;
     let data = inputs::data_file(&common.data)?;
-    let job = Job {
-        args: common,
-        settings: Settings::new(common)?,
-        model,
-        data,
-        eval: Held::new(&common.schedule, data),
-        dir: RunDir::look(&common.output, |_| false)?,
-        started,
-        held: 0,
+    let settings = Settings::new(common)?;
+    inputs::is_there(data)?;
+    let eval = Held::new(&common.schedule, data);
+    let read = outputs::read_by(common, Some(data), eval.file());
+    // A dry run changes nothing, and may be one of several.
+    let dir = if args.dry_run {
+        RunDir::look(common, &read, |_| false)?
+    } else {
+        RunDir::take(common, &read, |_| false)?
     };
+    let job = Job { args: common, settings, model, data, eval, dir, started, held: 0 };
     if args.dry_run {
         return dry_run::run(job);
     }
@@ -182,11 +184,9 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
     let cache = output.path.join(tokens::FOLDER);
     let ready =
         prepare(args, settings, (dir, data, &eval), (Some(&cache), output.resume.as_deref()), before)?;
-    output.make()?;
     let scene = scene(&ready, args, dir, &output);
     let Ready { mut settings, pool, model, rows, work, mut footprint, numbers, about, budget, .. } = ready;
     let spill = footprint::spill(&model, &settings.options, &work, &output.path)?;
-    output.begin()?;
     settings.run.output = Some(output.path.clone());
     memory::begin_training();
     let mut be = Cpu::<f32>::new(std::mem::take(&mut footprint.plan), Arc::clone(&pool))
@@ -197,6 +197,8 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
     }
     let mut session = Session::new(be, Arc::clone(&model), settings.options.clone(), work.shapes.targets());
     let from = start(&mut session, args.adapter.adapter.as_deref(), &settings, output.resume.as_deref())?;
+    // Everything that is read was read.
+    output.begin()?;
     let (metrics, losses) = match &output.resume {
         Some(_) => Metrics::go_on(&output.path, from.step)?,
         None => (Metrics::begin(&output.path)?, Vec::new()),
@@ -207,7 +209,13 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
     interruptible()?;
     let mut watch = Watch::new(metrics, board, scene, losses, &STOP);
     let (Rows { train, eval }, run) = (&rows, &settings.run);
-    let outcome = train::run(&mut session, train, eval, run, from, &STOP, &mut |event| watch.on(event));
+    let outcome = train::run(&mut session, train, eval, run, from, &STOP, &mut |event| {
+        watch.on(event);
+        if matches!(event, Event::Event { what: Happening::Checkpoint { .. }, .. }) {
+            output.settle();
+        }
+    });
+    output.end(outcome.is_ok() && watch.trouble.is_none());
     if let Some(trouble) = watch.trouble {
         return Err(stopped_by(trouble, outcome));
     }

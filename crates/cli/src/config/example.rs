@@ -9,7 +9,7 @@ use mesp_formats::atomic::write_atomic;
 use serde_json::json;
 
 use crate::args::{Cli, InitConfigArgs};
-use crate::inputs::usage;
+use crate::outputs::{self, Inputs};
 use crate::ui;
 
 /// Options that say what a call is to do rather than what the run is.
@@ -95,16 +95,13 @@ pub(crate) fn run(args: &InitConfigArgs) -> Result<()> {
     let Some(path) = &args.output else {
         return if args.shared.json { ui::json(&json!({ "config": text })) } else { ui::print(&text) };
     };
-    if path.exists() {
-        let problem = format!("{}: there is something already", path.display());
-        return Err(usage(problem, "name another file, or remove it first"));
-    }
+    outputs::file(path, &Inputs::default(), args.replace.overwrite)?;
     write_atomic(path, |out| out.write_all(text.as_bytes()))?;
     let shown = path.display().to_string();
     if args.shared.json {
         return ui::json(&json!({ "config": text, "output": shown }));
     }
-    ui::print(&format!("{shown}: edit it, then mesp train --config {shown}\n"))
+    ui::result(outputs::is_standard(path), &format!("{shown}: edit it, then mesp train --config {shown}\n"))
 }
 
 /// The file.

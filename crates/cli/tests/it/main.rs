@@ -23,6 +23,7 @@ mod lost_file;
 mod merge;
 mod no_space;
 mod outputs;
+mod overwrite;
 mod replay;
 mod results;
 mod resume;

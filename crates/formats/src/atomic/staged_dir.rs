@@ -1,5 +1,6 @@
 //! A folder, such as a checkpoint, that appears under its name complete or not at all.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -10,17 +11,19 @@ use crate::{Error, Result};
 ///
 /// Replacing a folder takes two renames, since no portable call exchanges two folders:
 ///
-/// 1. the old `NAME` becomes `NAME.previous`,
+/// 1. the old `NAME` becomes `.NAME.previous`,
 /// 2. the new folder becomes `NAME`,
-/// 3. `NAME.previous` is removed.
+/// 3. `.NAME.previous` is removed.
 ///
-/// So at every moment a complete folder stands under `NAME`, or, between 1 and 2, under `NAME.previous`.
+/// So at every moment a complete folder stands under `NAME`, or, between 1 and 2, under `.NAME.previous`.
 /// A reader calls [`recover`](Self::recover) first, which undoes a replacement cut off in between;
 /// [`new`](Self::new) does so too.
 #[derive(Debug)]
 pub struct StagedDir {
     final_path: PathBuf,
     staged: PathBuf,
+    /// Locked while this is written to, where folders can be opened and locked.
+    _held: Option<File>,
     committed: bool,
 }
 
@@ -39,7 +42,8 @@ impl StagedDir {
         Self::recover(&final_path)?;
         let staged = sibling(&final_path, "staged")?;
         fs::create_dir(&staged).map_err(|e| Error::io("create the folder", &staged, e))?;
-        Ok(Self { final_path, staged, committed: false })
+        let held = File::open(&staged).ok().filter(|folder| folder.try_lock().is_ok());
+        Ok(Self { final_path, staged, _held: held, committed: false })
     }
 
     /// The folder to write into, until [`commit`](Self::commit).
@@ -115,7 +119,9 @@ pub fn remove_dir(path: &Path) -> Result<()> {
 }
 
 fn previous_of(path: &Path) -> Result<PathBuf> {
-    let mut name = name_of(path)?.to_os_string();
+    // Hidden: a folder of the user's is not called that.
+    let mut name = OsString::from(".");
+    name.push(name_of(path)?);
     name.push(".previous");
     Ok(path.with_file_name(name))
 }
@@ -173,16 +179,21 @@ mod tests {
     fn a_replacement_cut_off_is_undone_or_finished() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("step-10");
-        let previous = dir.path().join("step-10.previous");
+        let previous = dir.path().join(".step-10.previous");
         write_new(&path, "old");
         fs::rename(&path, &previous).unwrap();
         assert!(StagedDir::recover(&path).unwrap());
         assert_eq!(fs::read_to_string(path.join("sub/a")).unwrap(), "old");
 
+        // What only looks like it is the user's.
+        let user = dir.path().join("step-10.previous");
+        fs::create_dir(&user).unwrap();
         fs::create_dir(&previous).unwrap();
         assert!(!StagedDir::recover(&path).unwrap());
         assert!(!previous.exists() && path.join("sub/a").exists());
         assert!(!StagedDir::recover(&path).unwrap());
+        write_new(&path, "new");
+        assert!(user.exists());
     }
 
     #[test]

@@ -190,7 +190,8 @@ fn steps(output: &Path) -> Result<Vec<usize>> {
             let entry = entry.file_name();
             let entry = entry.to_string_lossy();
             // A replaced checkpoint that a crash left under its second name counts under its first.
-            let number = entry.strip_prefix("step-").map(|n| n.trim_end_matches(".previous"));
+            let first = entry.strip_prefix('.').and_then(|name| name.strip_suffix(".previous"));
+            let number = first.unwrap_or(&entry).strip_prefix("step-");
             let Some(step) = number.and_then(|n| n.parse::<usize>().ok()) else { continue };
             let path = output.join(name(step));
             StagedDir::recover(&path)?;

@@ -26,6 +26,7 @@ use crate::args::BenchGenerateArgs;
 use crate::commands::speak::generator;
 use crate::inputs::{self, usage};
 use crate::numbers::Numbers;
+use crate::outputs::{self, Inputs};
 use crate::sizes::bytes;
 use crate::ui;
 
@@ -89,6 +90,12 @@ pub(super) fn run(args: &BenchGenerateArgs) -> Result<()> {
         }
     }
     let name = machine::name(args.results.name.as_deref())?;
+    outputs::files(
+        &args.results.output,
+        &[&format!("generate-{name}.json")],
+        &Inputs::default().model(args.model.as_deref()).adapter("--adapter", args.adapter.as_deref()),
+        args.results.replace.overwrite,
+    )?;
     create_dir_all(&args.results.output)?;
     let pool = inputs::pool(args.shared.threads)?;
     let mut all = Vec::new();

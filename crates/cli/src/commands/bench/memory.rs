@@ -12,6 +12,7 @@ use super::runner::{Figures, Runner};
 use super::{chart, machine, report};
 use crate::args::BenchMemoryArgs;
 use crate::inputs::usage;
+use crate::outputs::{self, Inputs};
 use crate::sizes::{bytes, duration};
 use crate::ui;
 
@@ -35,6 +36,12 @@ pub(super) fn run(args: &BenchMemoryArgs) -> Result<()> {
         return Err(usage("--steps is 0, expected 1 or more", "with --plan-only nothing is run"));
     }
     let name = machine::name(args.results.name.as_deref())?;
+    outputs::files(
+        &args.results.output,
+        &[&format!("memory-{name}.json"), &format!("memory-{name}.svg")],
+        &Inputs::default(),
+        args.results.replace.overwrite,
+    )?;
     create_dir_all(&args.results.output)?;
     let outcomes = measure(args, &tables, steps)?;
 

@@ -20,6 +20,7 @@ use mesp_formats::atomic::create_dir_all;
 use super::svg::{Svg, axis};
 use crate::args::BenchMemoryArgs;
 use crate::inputs;
+use crate::outputs::{self, Inputs};
 use crate::ui;
 
 /// Layers of the drawing, from the ground up.
@@ -65,6 +66,8 @@ pub(super) fn run(args: &BenchMemoryArgs) -> Result<()> {
         (Method::MespPaper, Update::Accumulate, "MeSP as published"),
         (Method::Mesp, Update::PerBlock, "mesp"),
     ];
+    let names = ["memory-timeline.svg", "memory-timeline-mesp.svg"];
+    outputs::files(&args.results.output, &names, &Inputs::default(), args.results.replace.overwrite)?;
     let mut all = Vec::new();
     for (method, update, name) in methods {
         all.push(Timeline::of(name, &planned(model, (tokens, rank), method, update, threads)?));
@@ -77,8 +80,8 @@ pub(super) fn run(args: &BenchMemoryArgs) -> Result<()> {
         ui::note(format!("drawn: {}", path.display()));
         Ok(())
     };
-    write("memory-timeline.svg", draw(&all, &format!("The memory of one step: {about}")))?;
-    write("memory-timeline-mesp.svg", draw(&all[2..], &format!("The memory of one step, larger: {about}")))
+    write(names[0], draw(&all, &format!("The memory of one step: {about}")))?;
+    write(names[1], draw(&all[2..], &format!("The memory of one step, larger: {about}")))
 }
 
 /// The plan of a training step.

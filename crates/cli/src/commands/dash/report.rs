@@ -10,8 +10,9 @@ use super::store::{Cursor, Store};
 use super::{page, roots, runs_json};
 use crate::args::ReportArgs;
 use crate::inputs::usage;
+use crate::outputs::{self, Inputs};
 use crate::sizes::bytes;
-use crate::ui;
+use crate::{metrics, run_json, ui};
 
 /// The file's name in the first folder, unless told otherwise.
 const FILE: &str = "report.html";
@@ -20,6 +21,12 @@ pub(crate) fn run(args: &ReportArgs) -> Result<()> {
     let roots = roots(&args.runs)?;
     let output = args.output.clone().unwrap_or_else(|| roots[0].join(FILE));
     let looked: Vec<String> = roots.iter().map(|r| r.display().to_string()).collect();
+    let mut read = Inputs::default();
+    for root in &roots {
+        read = read.adapter("RUN", root.as_path()).file("RUN", root.join(run_json::FILE).as_path());
+        read = read.file("RUN", root.join(metrics::FILE).as_path());
+    }
+    outputs::file(&output, &read, args.replace.overwrite)?;
     let store = Store::new(roots);
     store.scan();
     let runs = store.runs();
@@ -38,5 +45,8 @@ pub(crate) fn run(args: &ReportArgs) -> Result<()> {
         return ui::json(&json!({ "output": shown, "bytes": size, "runs": runs_json(&runs) }));
     }
     let several = if runs.len() == 1 { "run" } else { "runs" };
-    ui::print(&format!("{shown}: {} {several}, {}\n", runs.len(), bytes(size)))
+    ui::result(
+        outputs::is_standard(&output),
+        &format!("{shown}: {} {several}, {}\n", runs.len(), bytes(size)),
+    )
 }

@@ -4,7 +4,6 @@ mod check;
 mod show;
 
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
 
 use anyhow::Result;
 use mesp::data::{Dataset, token_file};
@@ -14,6 +13,7 @@ use mesp_formats::atomic::write_atomic;
 use serde_json::json;
 
 use crate::args::{DataCommand, TokenizeArgs};
+use crate::outputs::{self, Inputs};
 use crate::sizes::count;
 use crate::{inputs, tokens, ui};
 
@@ -28,6 +28,9 @@ pub(crate) fn run(command: &DataCommand) -> Result<()> {
 fn tokenize(args: &TokenizeArgs) -> Result<()> {
     let model = inputs::given_model(args.model.as_deref())?;
     let data = inputs::data_file(&args.data)?;
+    let output = &args.output;
+    let read = Inputs::default().model(model).file("--data", data);
+    outputs::file(output, &read, args.replace.overwrite)?;
     let config = shape_source(model)?.config;
     let options = inputs::read_options(&args.data, &config, !args.whole);
     inputs::is_there(data)?;
@@ -35,8 +38,7 @@ fn tokenize(args: &TokenizeArgs) -> Result<()> {
         if Dataset::needs_tokenizer(data, &options)? { Some(inputs::encoder(model)?) } else { None };
     let rows = Dataset::read(data, encoder.as_ref(), &options)?;
     let key = tokens::key(model, data, &options)?;
-    let output = &args.output;
-    if output == Path::new("-") {
+    if outputs::is_standard(output) {
         let mut out = BufWriter::new(io::stdout().lock());
         let written = token_file::write(&mut out, key, &rows).and_then(|()| out.flush());
         return Ok(written.map_err(|e| FileError::io("write", "standard output", e))?);

@@ -13,6 +13,7 @@ use super::{Scorer, models, report};
 use crate::args::EvalArgs;
 use crate::inputs::{self, Held, Loaded};
 use crate::numbers::{Numbers, held};
+use crate::outputs;
 use crate::sizes::count;
 use crate::ui;
 
@@ -53,7 +54,10 @@ pub(super) fn run<R: Real>(args: &EvalArgs) -> Result<()> {
     if args.shared.json {
         return ui::json(&document(&outcomes));
     }
-    ui::print(&ui::table(&table(&outcomes, rows.len())))
+    ui::result(
+        args.per_row.as_deref().is_some_and(outputs::is_standard),
+        &ui::table(&table(&outcomes, rows.len())),
+    )
 }
 
 /// A line a row for `--per-row`.

@@ -19,12 +19,22 @@ use mesp_device::{Cpu, Elem, Real, Threads};
 use crate::args::{Compute, EvalArgs};
 use crate::inputs::usage;
 use crate::numbers::Numbers;
+use crate::outputs::{self, Inputs};
 use crate::progress::Counter;
 use crate::settings::given_adapter;
 
 pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     if args.batch_size == 0 {
         return Err(usage("--batch-size is 0, expected 1 or more", "leave it out for 1"));
+    }
+    if let Some(output) = &args.per_row {
+        let mut read = Inputs::default().model(args.model.model.as_deref());
+        read = read.file("--task", args.task.task.as_deref());
+        read = read.file("--data", args.data.data.as_deref());
+        for adapter in &args.adapter {
+            read = read.adapter("--adapter", adapter.as_path());
+        }
+        outputs::file(output, &read, args.replace.overwrite)?;
     }
     let double = args.compute == Some(Compute::F64);
     match &args.task.task {

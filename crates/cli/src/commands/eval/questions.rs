@@ -17,6 +17,7 @@ use crate::args::EvalArgs;
 use crate::commands::speak::{Language, Request, Spelling, generator, greedy, note_of_context};
 use crate::inputs::{self, Loaded, usage};
 use crate::numbers::{Numbers, held};
+use crate::outputs;
 use crate::progress::Counter;
 use crate::ui;
 
@@ -77,7 +78,10 @@ pub(super) fn run<R: Real>(args: &EvalArgs, file: &Path) -> Result<()> {
     if args.shared.json {
         return ui::json(&document(&task, &outcomes));
     }
-    ui::print(&ui::table(&table(&task, &outcomes)))
+    ui::result(
+        args.per_row.as_deref().is_some_and(outputs::is_standard),
+        &ui::table(&table(&task, &outcomes)),
+    )
 }
 
 /// A row for each choice of each question.

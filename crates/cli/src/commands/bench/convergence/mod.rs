@@ -19,6 +19,7 @@ use super::super::demo;
 use super::{machine, models};
 use crate::args::BenchConvergenceArgs;
 use crate::inputs::usage;
+use crate::outputs::{self, Inputs};
 use crate::ui;
 use contestant::Contestant;
 use trial::{Track, Trial};
@@ -80,6 +81,15 @@ pub(super) fn run(args: &BenchConvergenceArgs) -> Result<()> {
         let problem = "no held-out rows were given, and their loss is what is compared";
         return Err(usage(problem, "give --eval-data FILE, or --eval-split 0.05"));
     }
+    outputs::files(
+        &args.results.output,
+        &[&format!("convergence-{name}.json"), &format!("convergence-{name}.svg")],
+        &Inputs::default()
+            .model(args.model.as_deref())
+            .file("--data", args.data.as_deref())
+            .file("--eval-data", args.eval_data.as_deref()),
+        args.results.replace.overwrite,
+    )?;
     create_dir_all(&args.results.output)?;
     let cache = models::cache(args.results.cache.as_deref())?;
     let track = track(args, &cache)?;

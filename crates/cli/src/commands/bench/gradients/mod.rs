@@ -22,6 +22,7 @@ use super::super::grads::Ready;
 use super::{machine, models};
 use crate::args::{BenchGradientsArgs, Compute};
 use crate::inputs::usage;
+use crate::outputs::{self, Inputs};
 use crate::progress::Counter;
 use crate::ui;
 use compare::Comparison;
@@ -71,6 +72,15 @@ pub(super) fn run(args: &BenchGradientsArgs) -> Result<()> {
         let problem = format!("--step {} and --moved {}: expected positive numbers", args.step, args.moved);
         return Err(usage(problem, "leave them out for the defaults"));
     }
+    outputs::files(
+        &args.results.output,
+        &[&format!("gradients-{name}.json"), &format!("gradients-{name}.svg")],
+        &Inputs::default()
+            .model(args.model.as_deref())
+            .file("--data", args.data.as_deref())
+            .adapter("--adapter", args.adapter.as_deref()),
+        args.results.replace.overwrite,
+    )?;
     create_dir_all(&args.results.output)?;
     let cache = models::cache(args.results.cache.as_deref())?;
     let files = files(args, &cache)?;

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::models;
 use crate::args::BenchPaperArgs;
+use crate::outputs::{self, Inputs};
 use crate::ui;
 
 /// The three measurements that the page is made of.
@@ -23,6 +24,9 @@ struct Documents {
 }
 
 pub(super) fn run(args: &BenchPaperArgs) -> Result<()> {
+    let documents = ["memory", "gradients", "convergence"].map(|what| args.results.join(document(what)));
+    let read = documents.iter().fold(Inputs::default(), |read, path| read.file("--results", path.as_path()));
+    outputs::file(&args.page, &read, args.replace.overwrite)?;
     create_dir_all(&args.results)?;
     let cache = models::cache(args.cache.as_deref())?;
     let mut memory = vec!["--parts=table-1,table-2,table-3,table-5,mebp".to_owned()];
@@ -68,9 +72,14 @@ pub(super) fn run(args: &BenchPaperArgs) -> Result<()> {
     Ok(())
 }
 
+/// The name of a measurement's document.
+fn document(what: &str) -> String {
+    format!("{what}-paper.json")
+}
+
 /// A measurement: the one that is there, or a new one.
 fn measured(args: &BenchPaperArgs, cache: &Path, what: &str, mut options: Vec<String>) -> Result<Value> {
-    let path = args.results.join(format!("{what}-paper.json"));
+    let path = args.results.join(document(what));
     if path.is_file() && !args.again {
         ui::note(format!("{what}: as measured in {}", path.display()));
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -79,7 +88,7 @@ fn measured(args: &BenchPaperArgs, cache: &Path, what: &str, mut options: Vec<St
         });
     }
     ui::note(format!("{what}: measuring"));
-    options.push("--name=paper".to_owned());
+    options.extend(["--name=paper".to_owned(), "--overwrite".to_owned()]);
     options.extend(args.shared.threads.map(|n| format!("--threads={n}")));
     let mut files: Vec<OsString> = vec![what.into()];
     files.extend(["--output".into(), args.results.clone().into(), "--cache".into(), cache.into()]);

@@ -17,6 +17,7 @@ use crate::args::{
 };
 use crate::inputs::{self, usage};
 use crate::numbers::{Numbers, held};
+use crate::outputs::{self, Inputs};
 use crate::settings::Settings;
 use crate::{memory, ui};
 pub(super) use engine::median;
@@ -33,6 +34,14 @@ struct Measured {
 
 pub(super) fn run(args: &BenchStepArgs) -> Result<()> {
     let name = checked(args)?;
+    outputs::files(
+        &args.results.output,
+        &[&format!("step-{name}.json")],
+        &Inputs::default()
+            .model(args.model.model.as_deref())
+            .adapter("--adapter", args.adapter.adapter.as_deref()),
+        args.results.replace.overwrite,
+    )?;
     create_dir_all(&args.results.output)?;
     let cache = models::cache(args.results.cache.as_deref())?;
     let path = model(args, &cache)?;
