@@ -7,15 +7,18 @@
 use std::sync::Arc;
 
 use anyhow::Result;
+use mesp::method::{Estimator, Method};
 use mesp::model::Model;
 use mesp::optim::OptimizerKind;
-use mesp::tape::Residency;
+use mesp::tape::{Policy, Residency};
 use mesp::train::budget::{Freedom, Search, least, search};
-use mesp::train::{Options, Update};
+use mesp::train::{Options, Reaction, Update};
 use mesp_device::{Class, Elem};
 
+use crate::args::CommonArgs;
 use crate::failure::OverBudget;
 use crate::footprint::{Footprint, Work, footprint, planned};
+use crate::machine::Room;
 use crate::memory;
 use crate::settings::Settings;
 use crate::sizes::{Bytes, bytes};
@@ -64,6 +67,23 @@ pub(crate) struct Decision {
     pub(crate) footprint: Footprint,
     /// Why it cannot be used.
     pub(crate) refused: Option<OverBudget>,
+    /// Why this machine cannot keep it now.
+    pub(crate) beyond: Option<OverBudget>,
+}
+
+impl Decision {
+    /// What is to be run, here.
+    pub(crate) fn allowed(self) -> Result<Footprint> {
+        self.refused.or(self.beyond).map_or(Ok(self.footprint), |why| Err(why.into()))
+    }
+}
+
+/// Whether an update by block may be advised: nothing that was typed excludes it.
+pub(crate) fn may_step_blocks(args: &CommonArgs, settings: &Settings) -> bool {
+    let run = &settings.run;
+    let skips = [run.on_non_finite, run.on_spike].contains(&Reaction::Skip);
+    let clips = args.schedule.max_grad_norm.is_some_and(|norm| norm != 0.0);
+    run.grad_accum == 1 && !skips && !clips
 }
 
 /// Decides the policy, which goes into `settings`, and plans it: with a budget the fastest that fits, where the
@@ -77,98 +97,157 @@ pub(crate) fn decide(
 ) -> Result<Decision> {
     let process = Process::measure();
     let mut asked = footprint(model, &settings.options, work)?;
-    let Some(budget) = budget else { return Ok(Decision { footprint: asked, refused: None }) };
-    let beside = process.beside(model, &asked, work);
-    let mut fits = beside + asked.arena() <= budget.0;
-    if settings.auto {
-        let freedom = Freedom { file: settings.may_spill };
-        let limit = usize::try_from(budget.0.saturating_sub(beside)).unwrap_or(usize::MAX);
-        let size = (work.value_bytes, work.threads);
-        let Search { fits: found, least } =
-            search(model, &settings.options, &work.shapes, size, limit, freedom)?;
-        fits = found.is_some();
-        let choice = found.unwrap_or(least);
-        settings.options = choice.options;
-        asked = planned(model, &settings.options, work, choice.plan);
+    let mut fits = true;
+    if let Some(budget) = budget {
+        let beside = process.beside(model, &asked, work);
+        fits = beside + asked.arena() <= budget.0;
+        if settings.auto {
+            let freedom = Freedom { file: settings.may_spill };
+            let limit = usize::try_from(budget.0.saturating_sub(beside)).unwrap_or(usize::MAX);
+            let size = (work.value_bytes, work.threads);
+            let Search { fits: found, least } =
+                search(model, &settings.options, &work.shapes, size, limit, freedom)?;
+            fits = found.is_some();
+            let choice = found.unwrap_or(least);
+            settings.options = choice.options;
+            asked = planned(model, &settings.options, work, choice.plan);
+        }
+        asked.anonymous = Some(beside + asked.arena());
+        *asked.ledger.entry(Class::Other).or_default() += ADVICE;
+        memory::give_back();
     }
-    asked.anonymous = Some(beside + asked.arena());
-    *asked.ledger.entry(Class::Other).or_default() += ADVICE;
-    memory::give_back();
-    let refused =
-        if fits { None } else { Some(refusal(&process, model, settings, work, &asked, budget, per_block)?) };
-    Ok(Decision { footprint: asked, refused })
+    // Rows and norms are in memory already.
+    let needs = asked.planned().saturating_sub(work.present);
+    let room = Room::now().filter(|room| room.lacks(needs));
+    let mut decision = Decision { footprint: asked, refused: None, beyond: None };
+    if fits && room.is_none() {
+        return Ok(decision);
+    }
+    let advice = Advice { process: &process, model, settings, work, per_block };
+    if let Some(budget) = budget.filter(|_| !fits) {
+        let needs = decision.footprint.anonymous.unwrap_or_else(|| decision.footprint.planned());
+        let limit = format!("the memory budget is {}", sized(budget.0));
+        decision.refused = Some(advice.refusal(&decision.footprint, ("run", needs), &limit, budget.0)?);
+    }
+    if let Some(room) = room {
+        let limit = format!("the system gives {}", room.text());
+        decision.beyond = Some(advice.refusal(&decision.footprint, ("plan", needs), &limit, room.bytes)?);
+    }
+    Ok(decision)
 }
 
-/// The smallest budget that a run with these settings can be done in, by any policy with the same result.
+/// The smallest budget that a run with these settings can be done in: by any policy with the same result where one can
+/// be chosen, else with the method that was asked for.
 pub(crate) fn least_budget(
     process: &Process,
     model: &Arc<Model>,
     settings: &Settings,
     work: &Work,
 ) -> Result<u64> {
-    smallest(process, model, &settings.options, settings.may_spill, work)
+    let advice = Advice { process, model, settings, work, per_block: false };
+    if settings.options.estimator == Estimator::Exact {
+        return advice.smallest(&settings.options, settings.may_spill);
+    }
+    advice.as_asked()
 }
 
-fn smallest(
-    process: &Process,
-    model: &Arc<Model>,
-    options: &Options,
-    may_spill: bool,
-    work: &Work,
-) -> Result<u64> {
-    let freedom = Freedom { file: may_spill };
-    let least = least(model, options, &work.shapes, (work.value_bytes, work.threads), freedom)?;
-    let footprint = planned(model, &least.options, work, least.plan);
-    let needs = process.beside(model, &footprint, work) + LISTS + footprint.arena();
-    Ok(needs.next_multiple_of(ROUND))
-}
-
-/// What a budget that is too small is answered.
-fn refusal(
-    process: &Process,
-    model: &Arc<Model>,
-    settings: &Settings,
-    work: &Work,
-    footprint: &Footprint,
-    budget: Bytes,
+/// What a run is told that does not fit. Every budget that is named is one that was tried.
+struct Advice<'a> {
+    process: &'a Process,
+    model: &'a Arc<Model>,
+    settings: &'a Settings,
+    work: &'a Work,
     per_block: bool,
-) -> Result<OverBudget> {
-    let size = |n: u64| format!("{n} bytes ({})", bytes(n));
-    let needs = footprint.anonymous.unwrap_or_else(|| footprint.planned());
-    let items: Vec<String> =
-        footprint.largest().into_iter().take(3).map(|(c, n)| format!("{} {}", c.name(), bytes(n))).collect();
-    let least = least_budget(process, model, settings, work)?;
-    let (with, how) = if settings.auto {
-        (String::new(), "")
-    } else {
-        (format!(" with --method {}", settings.options.method_name), ", with --method auto")
-    };
-    let mut text = format!(
-        "the run needs {}{with}, the memory budget is {}\n  its largest items: {}\n  the smallest budget that would do is {}{how}",
-        size(needs),
-        size(budget.0),
-        items.join(", "),
-        size(least),
-    );
-    let others: Vec<String> = others(settings, per_block)
-        .into_iter()
-        .map(|(name, options, may_spill)| Ok((name, smallest(process, model, &options, may_spill, work)?)))
-        .collect::<Result<Vec<_>>>()?
-        .into_iter()
-        .filter(|(_, n)| *n < least)
-        .map(|(name, n)| format!("{name} {}", bytes(n)))
-        .collect();
-    if !others.is_empty() {
-        text = format!("{text}\n  other results in less: {}", others.join(", "));
+}
+
+impl Advice<'_> {
+    /// The smallest budget with any policy that has the same result, as a run by `--method auto` finds it: what is
+    /// beside the arena is measured with the policy that it looks at first.
+    fn smallest(&self, options: &Options, may_spill: bool) -> Result<u64> {
+        let Self { process, model, work, .. } = *self;
+        let size = (work.value_bytes, work.threads);
+        let least = least(model, options, &work.shapes, size, Freedom { file: may_spill })?;
+        let first = Policy {
+            residency: options.policy.residency,
+            activations: options.policy.activations,
+            ..Method::Mesp.policy()
+        };
+        let first = footprint(model, &Options { policy: first, ..options.clone() }, work)?;
+        let footprint = planned(model, &least.options, work, least.plan);
+        let beside = process.beside(model, &first, work).max(process.beside(model, &footprint, work));
+        Ok((beside + LISTS + footprint.arena()).next_multiple_of(ROUND))
     }
-    if least > budget.0 {
-        text += "\n  shorter rows (--max-seq-len) and a lower --rank need less too";
+
+    /// The smallest budget with the method, the policy and the tiles that were asked for.
+    fn as_asked(&self) -> Result<u64> {
+        let Self { process, model, settings, work, .. } = *self;
+        let footprint = footprint(model, &settings.options, work)?;
+        Ok((process.beside(model, &footprint, work) + LISTS + footprint.arena()).next_multiple_of(ROUND))
     }
-    Ok(OverBudget(text))
+
+    /// The text: what is needed, what there is, and what would do.
+    fn refusal(
+        &self,
+        footprint: &Footprint,
+        (what, needs): (&str, u64),
+        limit: &str,
+        limit_bytes: u64,
+    ) -> Result<OverBudget> {
+        let settings = self.settings;
+        let items: Vec<String> = footprint
+            .largest()
+            .into_iter()
+            .take(3)
+            .map(|(c, n)| format!("{} {}", c.name(), bytes(n)))
+            .collect();
+        let method = &settings.options.method_name;
+        let with = if settings.auto { String::new() } else { format!(" with --method {method}") };
+        let mut text = format!(
+            "the {what} needs {}{with}, {limit}\n  its largest items: {}",
+            sized(needs),
+            items.join(", ")
+        );
+        let exact = settings.options.estimator == Estimator::Exact;
+        let mut least = u64::MAX;
+        if !settings.auto {
+            least = self.as_asked()?;
+            text += &format!("\n  the smallest budget that would do is {} with this method", sized(least));
+        }
+        if exact {
+            let any = self.smallest(&settings.options, settings.may_spill)?;
+            if settings.auto {
+                text += &format!("\n  the smallest budget that would do is {}", sized(any));
+            } else if any < least {
+                text +=
+                    &format!(", and {} with --method auto, without --mlp-rows and --head-rows", sized(any));
+            }
+            least = least.min(any);
+            let mut others = Vec::new();
+            for (name, options, may_spill) in others_of(settings, self.per_block) {
+                let n = self.smallest(&options, may_spill)?;
+                if n < least {
+                    others.push(format!("{name} {}", bytes(n)));
+                }
+            }
+            if !others.is_empty() {
+                let how = if settings.auto { "" } else { ", with --method auto" };
+                text += &format!("\n  other results in less{how}: {}", others.join(", "));
+            }
+        }
+        if least > limit_bytes {
+            text += "\n  shorter rows (--max-seq-len) and a lower --rank need less too";
+        }
+        Ok(OverBudget(text))
+    }
+}
+
+/// `1000 bytes (1.00 kB)`.
+fn sized(n: u64) -> String {
+    format!("{n} bytes ({})", bytes(n))
 }
 
 /// Settings with other results that need less memory, with what to type for them.
-fn others(settings: &Settings, per_block: bool) -> Vec<(String, Options, bool)> {
+fn others_of(settings: &Settings, per_block: bool) -> Vec<(String, Options, bool)> {
     let asked = &settings.options;
     let mut all = asked.clone();
     let (mut names, mut list) = (Vec::new(), Vec::new());

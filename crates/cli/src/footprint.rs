@@ -41,7 +41,7 @@ impl Work {
     pub(crate) fn training(rows: &Rows, run: &RunConfig, base: Base, threads: usize) -> Result<Self> {
         let Rows { train, eval } = rows;
         let mut batches = Batches::new(train, run.micro_batch(), run.seed)?;
-        let (steps, count) = run.steps(&mut batches);
+        let (steps, count) = run.steps(&mut batches)?;
         let held_out = (!eval.is_empty()).then(|| match run.batch_tokens {
             None => largest_batch(eval, run.batch_size),
             Some(_) => largest_in_order(eval, run),

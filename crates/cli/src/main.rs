@@ -13,6 +13,7 @@ mod failure;
 mod footprint;
 mod inputs;
 mod lines;
+mod machine;
 mod memory;
 mod metrics;
 mod numbers;

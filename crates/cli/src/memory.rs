@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use mesp_device::CountingAllocator;
 
 #[global_allocator]
-static HEAP: CountingAllocator = CountingAllocator::new();
+static HEAP: CountingAllocator = CountingAllocator::new().when_exhausted(crate::machine::exhausted);
 
 static ANONYMOUS_PEAK: AtomicU64 = AtomicU64::new(0);
 

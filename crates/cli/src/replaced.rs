@@ -12,7 +12,7 @@ use mesp_formats::atomic::create_dir_all;
 use mesp_formats::peft::{CONFIG_FILE, MODEL_FILE};
 use serde_json::Value;
 
-use crate::run_dir::CHECKPOINTS;
+use crate::run_dir::{CHECKPOINTS, LOCK};
 use crate::{metrics, run_json, tensorboard, ui};
 
 /// A run that was put aside, in a folder of the run directory.
@@ -57,6 +57,13 @@ impl Replaced {
         let mark = aside.join(ALL);
         File::create(&mark).map_err(|e| FileError::io("create", &mark, e))?;
         Ok(Some(old))
+    }
+
+    /// Where one lies that a process which is gone was about to replace.
+    pub(crate) fn left_in(run: &Path) -> Option<PathBuf> {
+        let aside = Some(run.join(Self::FOLDER)).filter(|folder| folder.is_dir())?;
+        let held = File::open(run.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_err());
+        (!held).then_some(aside)
     }
 
     /// What a process that was killed had put aside: put back, or dropped where its own run has a checkpoint. One that

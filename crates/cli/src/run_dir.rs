@@ -20,7 +20,7 @@ use crate::{metrics, run_json, tokens, ui};
 pub(crate) const DEFAULT: &str = "mesp-out";
 
 pub(crate) const CHECKPOINTS: &str = "checkpoints";
-const LOCK: &str = "run.lock";
+pub(crate) const LOCK: &str = "run.lock";
 
 /// Where a run goes, and how it begins there.
 pub(crate) struct RunDir {

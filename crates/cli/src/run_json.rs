@@ -193,7 +193,7 @@ impl Report<'_> {
 
 /// Multiplications with additions of the largest optimizer step.
 pub(crate) fn step_work(footprint: &Footprint, passes: usize) -> u64 {
-    footprint.multiply_adds * passes as u64
+    footprint.multiply_adds.saturating_mul(passes as u64)
 }
 
 /// A way of holding weights by its name.

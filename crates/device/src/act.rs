@@ -74,6 +74,13 @@ impl Act {
         self.elem
     }
 
+    /// Refuses a view that does not lie in it.
+    #[track_caller]
+    fn holds(&self, first: usize, rows: usize, cols: usize) {
+        let (end, all) = (first as u128 + values(rows, cols), values(self.rows, self.cols));
+        assert!(end <= all, "values up to {end} of {all}");
+    }
+
     /// All of it.
     pub fn view(&self) -> View<'_> {
         self.rows_view(0..self.rows)
@@ -90,7 +97,8 @@ impl Act {
             owner: self.owner,
             entry: self.entry,
             at: self.at,
-            first: rows.start * self.cols,
+            // A buffer that is only planned may be larger than there are numbers for.
+            first: rows.start.saturating_mul(self.cols),
             rows: rows.len(),
             cols: self.cols,
             elem: self.elem,
@@ -137,7 +145,9 @@ pub struct View<'a> {
 
 impl View<'_> {
     /// The same rows of another buffer of the same shape.
+    #[track_caller]
     pub(crate) fn on(self, other: &Act) -> Self {
+        other.holds(self.first, self.rows, self.cols);
         let Act { owner, entry, at, elem, .. } = *other;
         Self { owner, entry, at, elem, ..self }
     }
@@ -150,7 +160,8 @@ impl View<'_> {
     #[track_caller]
     pub fn part(self, rows: Range<usize>) -> Self {
         assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
-        Self { first: self.first + rows.start * self.cols, rows: rows.len(), ..self }
+        let first = self.first.saturating_add(rows.start.saturating_mul(self.cols));
+        Self { first, rows: rows.len(), ..self }
     }
 
     /// The same values as rows of `cols`.
@@ -160,9 +171,7 @@ impl View<'_> {
     #[must_use]
     #[track_caller]
     pub fn reshape(self, cols: usize) -> Self {
-        let len = self.rows * self.cols;
-        assert!(len.is_multiple_of(cols), "{len} values in rows of {cols}");
-        Self { rows: len / cols, cols, ..self }
+        Self { rows: whole_rows(self.rows, self.cols, cols), cols, ..self }
     }
 
     /// Rows.
@@ -174,6 +183,19 @@ impl View<'_> {
     pub fn cols(&self) -> usize {
         self.cols
     }
+}
+
+/// How many rows of `to` columns as many values are.
+#[track_caller]
+fn whole_rows(rows: usize, cols: usize, to: usize) -> usize {
+    let len = values(rows, cols);
+    assert!(to > 0 && len.is_multiple_of(to as u128), "{len} values in rows of {to}");
+    usize::try_from(len / to as u128).unwrap_or(usize::MAX)
+}
+
+/// How many values there are, of any numbers of rows and columns.
+fn values(rows: usize, cols: usize) -> u128 {
+    rows as u128 * cols as u128
 }
 
 /// Rows to write.
@@ -194,7 +216,9 @@ pub struct ViewMut<'a> {
 impl ViewMut<'_> {
     /// The same rows of another buffer of the same shape, which goes with this one: whoever has this view
     /// exclusively has that one too. An operation asks for it once.
+    #[track_caller]
     pub(crate) fn on(&self, other: &Act) -> ViewMut<'_> {
+        other.holds(self.first, self.rows, self.cols);
         let Act { owner, entry, at, elem, .. } = *other;
         let Self { first, rows, cols, .. } = *self;
         ViewMut { owner, entry, at, first, rows, cols, elem, life: PhantomData }
@@ -207,9 +231,7 @@ impl ViewMut<'_> {
     #[must_use]
     #[track_caller]
     pub fn reshape(self, cols: usize) -> Self {
-        let len = self.rows * self.cols;
-        assert!(len.is_multiple_of(cols), "{len} values in rows of {cols}");
-        Self { rows: len / cols, cols, ..self }
+        Self { rows: whole_rows(self.rows, self.cols, cols), cols, ..self }
     }
 
     /// Some of its rows.
@@ -243,5 +265,30 @@ impl ViewMut<'_> {
     /// Columns.
     pub fn cols(&self) -> usize {
         self.cols
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn act(rows: usize, cols: usize) -> Act {
+        Act { owner: 1, entry: 0, at: 0, rows, cols, elem: Elem::Full }
+    }
+
+    #[test]
+    fn views_lie_in_their_buffers() {
+        let (a, b) = (act(4, 3), act(2, 6));
+        assert_eq!((a.rows_view(1..3).first, a.view().reshape(6).rows), (3, 2));
+        assert_eq!(a.rows_view(1..3).on(&b).first, 3);
+        let outside = |f: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_err();
+        assert!(outside(&|| drop(a.rows_view(3..5))));
+        assert!(outside(&|| drop(a.rows_view(2..4).on(&act(2, 5)))));
+        assert!(outside(&|| drop(a.view().reshape(5))));
+        assert!(outside(&|| drop(a.view().reshape(0))));
+        // 2^62 rows of 4 values are not none.
+        let large = act(1 << 62, 4);
+        assert!(outside(&|| drop(large.view().on(&a))));
+        assert_eq!(large.view().reshape(8).rows, 1 << 61);
     }
 }

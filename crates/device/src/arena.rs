@@ -1,11 +1,12 @@
 //! One allocation, handed out by offsets.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
 use mesp_kernels::Real;
 
+use crate::heap::without_message;
 use crate::plan::ALIGN;
 use crate::{View, ViewMut};
 
@@ -29,18 +30,19 @@ unsafe impl<R: Real> Send for Arena<R> {}
 unsafe impl<R: Real> Sync for Arena<R> {}
 
 impl<R: Real> Arena<R> {
-    pub(crate) fn new(bytes: usize) -> Self {
+    /// None where the system does not have so many bytes.
+    pub(crate) fn new(bytes: usize) -> Option<Self> {
         // A larger alignment than the allocator's own would make it write the zeros itself and so touch every
         // page; the cache line is found by hand instead.
-        let layout = Layout::from_size_align(bytes + ALIGN, align_of::<R>()).expect("a planned size");
+        let layout = Layout::from_size_align(bytes.checked_add(ALIGN)?, align_of::<R>()).ok()?;
         // SAFETY: the layout's size is not zero.
-        let block = unsafe { alloc_zeroed(layout) };
-        let Some(block) = NonNull::new(block) else { handle_alloc_error(layout) };
+        let block = without_message(|| unsafe { alloc_zeroed(layout) });
+        let block = NonNull::new(block)?;
         let skip = block.align_offset(ALIGN);
         // SAFETY: `skip < ALIGN`, and the block has `ALIGN` bytes more than the arena. Zero bytes are valid
         // values of `R` and of `u16`, and a cache line is aligned for both.
         let start = unsafe { block.add(skip) };
-        Self { start, bytes, numbers: PhantomData, block, layout }
+        Some(Self { start, bytes, numbers: PhantomData, block, layout })
     }
 
     /// The values of a view, of the type that its buffer was given.
@@ -50,7 +52,7 @@ impl<R: Real> Arena<R> {
     /// buffers alive together do not overlap (the plan's promise). Then the borrow of the handle inside the view
     /// is the borrow of these values.
     pub(crate) unsafe fn read<'a, T>(&self, view: View<'a>) -> &'a [T] {
-        let len = view.rows * view.cols;
+        let len = view.rows.checked_mul(view.cols).expect("a view inside the arena");
         let start = self.place::<T>(view.at, view.first, len);
         // SAFETY: `place` is in bounds and aligned; exclusive writers are excluded by the caller's promise.
         unsafe { std::slice::from_raw_parts(start, len) }
@@ -61,7 +63,7 @@ impl<R: Real> Arena<R> {
     /// # Safety
     /// As [`Arena::read`].
     pub(crate) unsafe fn write<'a, T>(&self, view: ViewMut<'a>) -> &'a mut [T] {
-        let len = view.rows * view.cols;
+        let len = view.rows.checked_mul(view.cols).expect("a view inside the arena");
         let start = self.place::<T>(view.at, view.first, len);
         // SAFETY: `place` is in bounds and aligned; a `ViewMut` borrows its handle exclusively; the rest is the
         // caller's promise.
@@ -82,7 +84,8 @@ impl<R: Real> Arena<R> {
 
     /// The place of `len` values of `T`, `first` values behind the byte `at`.
     fn place<T>(&self, at: usize, first: usize, len: usize) -> *mut T {
-        assert!(at + (first + len) * size_of::<T>() <= self.bytes, "a view inside the arena");
+        let end = first.checked_add(len).and_then(|n| n.checked_mul(size_of::<T>())?.checked_add(at));
+        assert!(end.is_some_and(|end| end <= self.bytes), "a view inside the arena");
         assert!(at.is_multiple_of(ALIGN), "a buffer on a cache line");
         // SAFETY: inside the block by the assertion.
         unsafe { self.start.as_ptr().add(at).cast::<T>().add(first) }
@@ -93,5 +96,18 @@ impl<R> Drop for Arena<R> {
     fn drop(&mut self) {
         // SAFETY: allocated in `new` with this layout.
         unsafe { dealloc(self.block.as_ptr(), self.layout) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_does_not_have_is_none() {
+        for bytes in [usize::MAX, usize::MAX - ALIGN, isize::MAX as usize - 2 * ALIGN] {
+            assert!(Arena::<f32>::new(bytes).is_none(), "{bytes}");
+        }
+        assert!(Arena::<f32>::new(0).is_some());
     }
 }

@@ -12,7 +12,7 @@ use mesp_kernels::{
 
 use crate::act::PERSISTENT;
 use crate::arena::Arena;
-use crate::plan::Plan;
+use crate::plan::{Plan, padded};
 use crate::resident::Resident;
 use crate::weight::Held;
 use crate::{
@@ -43,14 +43,26 @@ impl<R: Real> Cpu<R> {
     /// Allocates the plan's arena. `pool` must have as many threads as the plan was made for, the caller's among them.
     ///
     /// # Panics
-    /// When the plan was made for another type.
+    /// When the plan was made for another type, or the system does not have the memory.
     pub fn new(plan: Plan, pool: Arc<Threads>) -> Self {
+        Self::try_new(plan, pool).expect("memory for the plan")
+    }
+
+    /// The same, or the bytes that the system does not have.
+    ///
+    /// # Errors
+    /// When it does not have them.
+    ///
+    /// # Panics
+    /// When the plan was made for another type.
+    pub fn try_new(plan: Plan, pool: Arc<Threads>) -> Result<Self, usize> {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         assert_eq!(plan.value_bytes, size_of::<R>(), "a plan for this type");
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self {
+        let bytes = plan.bytes();
+        Ok(Self {
             id,
-            arena: Arena::new(plan.bytes()),
+            arena: Arena::new(bytes).ok_or(bytes)?,
             plan,
             pool,
             persisted: 0,
@@ -61,7 +73,7 @@ impl<R: Real> Cpu<R> {
             spill: None,
             fault: None,
             resident: None,
-        }
+        })
     }
 
     /// Says what numbers the products with base weights and those of attention multiply. Adapters' products are full
@@ -117,8 +129,11 @@ impl<R: Real> Cpu<R> {
         entry: usize,
         label: Label,
     ) -> Act {
-        let need = rows * cols * elem.bytes(size_of::<R>());
-        assert!(need <= bytes, "{label:?}: {need} bytes asked, {bytes} planned");
+        let need = padded(rows, cols, elem.bytes(size_of::<R>()));
+        assert!(
+            need.is_some_and(|need| need <= bytes),
+            "{label:?}: {rows} x {cols} values asked, {bytes} bytes planned"
+        );
         self.reached = self.reached.max(start + bytes);
         let elem = elem.on(size_of::<R>());
         Act { owner: self.id, entry: entry as u32, at: start, rows, cols, elem }

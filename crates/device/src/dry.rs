@@ -3,7 +3,7 @@
 use mesp_kernels::{AdamW, Dropout, Dtype, Gate, Noise, RowStat, Sgd, attention_scratch, matmul_scratch};
 
 use crate::act::PERSISTENT;
-use crate::plan::{ALIGN, Entry, ProgramPlan};
+use crate::plan::{ALIGN, Entry, MOST, ProgramPlan, TooLarge, padded};
 use crate::{
     Act, Attention, Backend, Elem, Form, Label, Mark, Plan, Probs, Program, Rope, View, ViewMut, Weight,
 };
@@ -14,9 +14,12 @@ pub struct Dry {
     value_bytes: usize,
     threads: usize,
     persistent: Vec<Entry>,
+    persistent_bytes: usize,
     scratch_values: usize,
     programs: Vec<Recording>,
     current: usize,
+    /// Whether a buffer was asked for that is larger than any machine's memory.
+    beyond: bool,
 }
 
 #[derive(Debug, Default)]
@@ -38,18 +41,42 @@ impl Dry {
             value_bytes,
             threads,
             persistent: Vec::new(),
+            persistent_bytes: 0,
             scratch_values: 0,
             programs: Vec::new(),
             current: 0,
+            beyond: false,
         }
     }
 
     /// Places everything recorded.
+    ///
+    /// # Panics
+    /// When no machine has as much memory.
     pub fn finish(self) -> Plan {
+        self.try_finish().expect("a plan for a machine")
+    }
+
+    /// The same, or that no machine has as much memory.
+    ///
+    /// # Errors
+    /// When none has.
+    pub fn try_finish(self) -> Result<Plan, TooLarge> {
+        if self.is_beyond() {
+            return Err(TooLarge);
+        }
         let programs =
             self.programs.into_iter().map(|p| ProgramPlan::place(p.entries, p.multiply_adds)).collect();
         let scratch_bytes = (self.scratch_values * self.value_bytes).next_multiple_of(ALIGN);
-        Plan { value_bytes: self.value_bytes, persistent: self.persistent, scratch_bytes, programs }
+        Ok(Plan { value_bytes: self.value_bytes, persistent: self.persistent, scratch_bytes, programs })
+    }
+
+    /// Whether sizes are larger than any machine's memory, each or together.
+    fn is_beyond(&self) -> bool {
+        let bytes = |p: &Recording| p.entries.iter().fold(0usize, |sum, e| sum.saturating_add(e.bytes));
+        let program = self.programs.iter().map(bytes).max().unwrap_or(0);
+        let scratch = self.scratch_values.saturating_mul(self.value_bytes);
+        self.beyond || self.persistent_bytes.saturating_add(program).saturating_add(scratch) > MOST
     }
 
     /// Without placing anything: the bytes that are alive at the peak, and a cost that orders programs by the
@@ -57,14 +84,19 @@ impl Dry {
     /// reads and converts its weight anew: by a share of 40/rows, measured on AVX512-BF16, and of 90/rows where
     /// the weight is quantized, measured there with `Q4_0`.
     pub fn estimate(&self) -> (usize, f64) {
-        let persistent: usize = self.persistent.iter().map(|e| e.bytes).sum();
+        if self.is_beyond() {
+            return (usize::MAX, f64::INFINITY);
+        }
+        let persistent = self.persistent_bytes;
         let live = self.programs.iter().map(|p| crate::plan::live_peak(&p.entries).0).max().unwrap_or(0);
         let cost = self.programs.first().map_or(0.0, |p| p.cost);
         (persistent + self.scratch_values * self.value_bytes + live, cost)
     }
 
-    fn padded(&self, rows: usize, cols: usize, elem: Elem) -> usize {
-        (rows * cols * elem.bytes(self.value_bytes)).next_multiple_of(ALIGN)
+    fn padded(&mut self, rows: usize, cols: usize, elem: Elem) -> usize {
+        let bytes = padded(rows, cols, elem.bytes(self.value_bytes));
+        self.beyond |= bytes.is_none();
+        bytes.unwrap_or(MOST)
     }
 
     fn now(&mut self) -> &mut Recording {
@@ -77,16 +109,19 @@ impl Dry {
 
     fn multiplied(&mut self, m: usize, n: usize, k: usize, conversion: f64) {
         self.scratch(matmul_scratch(self.threads));
-        let products = m as u64 * n as u64 * k as u64;
-        self.now().multiply_adds += products;
+        let products = (m as u64).saturating_mul(n as u64).saturating_mul(k as u64);
+        let now = self.now();
+        now.multiply_adds = now.multiply_adds.saturating_add(products);
         self.now().cost += products as f64 * (1.0 + conversion / m.max(1) as f64);
     }
 
     /// `products` of scores' size for every query and the keys it sees.
     fn attended(&mut self, shape: Attention<'_>, products: u64) {
         self.scratch(attention_scratch(self.threads, shape.head_dim, shape.key_tile));
-        let products = products * attention_pairs(shape) * (shape.heads * shape.head_dim) as u64;
-        self.now().multiply_adds += products;
+        let cols = (shape.heads as u64).saturating_mul(shape.head_dim as u64);
+        let products = products.saturating_mul(attention_pairs(shape)).saturating_mul(cols);
+        let now = self.now();
+        now.multiply_adds = now.multiply_adds.saturating_add(products);
         // Attention multiplies in full precision, in small tiles.
         self.now().cost += 3.0 * products as f64;
     }
@@ -122,7 +157,8 @@ impl Backend for Dry {
 
     fn persist_as(&mut self, rows: usize, cols: usize, elem: Elem, label: Label) -> Act {
         let bytes = self.padded(rows, cols, elem);
-        let offset = self.persistent.iter().map(|e| e.bytes).sum();
+        let offset = self.persistent_bytes;
+        self.persistent_bytes = offset.saturating_add(bytes);
         let entry = PERSISTENT | self.persistent.len() as u32;
         self.persistent.push(Entry { label, bytes, offset, birth: 0, death: ALIVE });
         Act { owner: 0, entry, at: 0, rows, cols, elem: elem.on(self.value_bytes) }

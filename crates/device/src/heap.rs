@@ -2,6 +2,7 @@
 //! high-water mark.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// The system's allocator, with counters of the bytes asked of it.
@@ -14,6 +15,20 @@ pub struct CountingAllocator {
     peak: AtomicUsize,
     phase: AtomicUsize,
     calls: AtomicUsize,
+    exhausted: Option<fn(usize)>,
+}
+
+thread_local! {
+    /// Whether this thread looks itself whether it got what it asked for.
+    static LOOKS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Asks for memory, with an answer to null.
+pub(crate) fn without_message<T>(ask: impl FnOnce() -> T) -> T {
+    let before = LOOKS.replace(true);
+    let got = ask();
+    LOOKS.set(before);
+    got
 }
 
 impl CountingAllocator {
@@ -24,7 +39,15 @@ impl CountingAllocator {
             peak: AtomicUsize::new(0),
             phase: AtomicUsize::new(0),
             calls: AtomicUsize::new(0),
+            exhausted: None,
         }
+    }
+
+    /// What is called with the number of bytes that the system did not give, before whoever asked for them is told.
+    /// It may end the process, and must not unwind or need more memory.
+    #[must_use]
+    pub const fn when_exhausted(self, call: fn(usize)) -> Self {
+        Self { exhausted: Some(call), ..self }
     }
 
     /// Bytes in use.
@@ -59,6 +82,13 @@ impl CountingAllocator {
         self.phase.fetch_max(now, Relaxed);
     }
 
+    /// Tells of memory that was not there, unless the thread looks itself.
+    fn refused(&self, bytes: usize) {
+        if let Some(call) = self.exhausted.filter(|_| !LOOKS.try_with(Cell::get).unwrap_or(false)) {
+            call(bytes);
+        }
+    }
+
     fn removed(&self, bytes: usize) {
         self.current.fetch_sub(bytes, Relaxed);
     }
@@ -71,12 +101,14 @@ impl Default for CountingAllocator {
 }
 
 // SAFETY: every call is handed to `System` with the caller's own arguments, whose requirements are the same;
-// the counters touch no memory but their own and cannot unwind.
+// the counters touch no memory but their own and cannot unwind, nor may what is called when there is no more.
 unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller keeps `GlobalAlloc::alloc`'s contract.
         let block = unsafe { System.alloc(layout) };
-        if !block.is_null() {
+        if block.is_null() {
+            self.refused(layout.size());
+        } else {
             self.added(layout.size());
         }
         block
@@ -85,7 +117,9 @@ unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller keeps `GlobalAlloc::alloc_zeroed`'s contract.
         let block = unsafe { System.alloc_zeroed(layout) };
-        if !block.is_null() {
+        if block.is_null() {
+            self.refused(layout.size());
+        } else {
             self.added(layout.size());
         }
         block
@@ -100,7 +134,9 @@ unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: the caller keeps `GlobalAlloc::realloc`'s contract, and the block came from `System`.
         let moved = unsafe { System.realloc(block, layout, size) };
-        if !moved.is_null() {
+        if moved.is_null() {
+            self.refused(size);
+        } else {
             // Never below what is in use: the old size goes only after the new one has come, unless it shrinks.
             match size.checked_sub(layout.size()) {
                 Some(more) => self.added(more),
@@ -124,6 +160,20 @@ pub fn release_free_memory() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_there_is_told() {
+        static ASKED: AtomicUsize = AtomicUsize::new(0);
+        let heap = CountingAllocator::new().when_exhausted(|bytes| ASKED.store(bytes, Relaxed));
+        let most = isize::MAX as usize - 64;
+        let layout = Layout::from_size_align(most, 8).expect("a layout");
+        // SAFETY: the layout's size is not zero, and nothing comes of it.
+        let ask = || unsafe { heap.alloc(layout) };
+        assert!(without_message(ask).is_null());
+        assert_eq!(ASKED.load(Relaxed), 0);
+        assert!(ask().is_null());
+        assert_eq!((ASKED.load(Relaxed), heap.current()), (most, 0));
+    }
 
     #[test]
     fn marks() {

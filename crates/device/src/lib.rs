@@ -34,7 +34,7 @@ pub use mesp_kernels::{
     AdamW, Compute, Distribution, Dropout, Dtype, Gate, Layout, Noise, Par, Real, RowStat, Sgd, Threads,
     VOCAB_STEP, f32_is_faster, hot_tiles, inverse_frequencies, matmul_scratch, probs_len, random_bits,
 };
-pub use plan::{Entry, Plan, ProgramPlan};
+pub use plan::{Entry, Plan, ProgramPlan, TooLarge};
 pub use signals::report_signals;
 pub use spill::Spill;
 pub use still::Still;

@@ -1,11 +1,34 @@
 //! From births and deaths to offsets in one arena.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use crate::{Class, Label};
 
 /// Offsets and sizes are multiples of a cache line, which is also the widest vector.
 pub(crate) const ALIGN: usize = 64;
+
+/// The most bytes of a plan: far more than machines have, and few enough that sums of such sizes have room in a
+/// number. 562 TB where numbers have 64 bits.
+pub(crate) const MOST: usize = usize::MAX >> 15;
+
+/// Buffers of which one, or all together, are larger than any machine's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLarge;
+
+impl fmt::Display for TooLarge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "its buffers need more than {} TB of memory", MOST / 1_000_000_000_000)
+    }
+}
+
+impl std::error::Error for TooLarge {}
+
+/// Bytes of a buffer, a multiple of [`ALIGN`]; none where that is more than [`MOST`].
+pub(crate) fn padded(rows: usize, cols: usize, value_bytes: usize) -> Option<usize> {
+    let bytes = rows.checked_mul(cols)?.checked_mul(value_bytes)?.checked_next_multiple_of(ALIGN)?;
+    (bytes <= MOST).then_some(bytes)
+}
 
 /// One buffer of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,6 +193,17 @@ mod tests {
                     prop_assert!(!(together && overlap));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn sizes_that_no_number_holds_are_none() {
+        assert_eq!(padded(3, 5, 4), Some(64));
+        assert_eq!(padded(0, 1 << 40, 4), Some(0));
+        for (rows, cols) in
+            [(1 << 62, 4), (1 << 62, 1), (usize::MAX, usize::MAX), (MOST / 4 + 1, 1), (1, usize::MAX)]
+        {
+            assert_eq!(padded(rows, cols, 4), None, "{rows} x {cols}");
         }
     }
 

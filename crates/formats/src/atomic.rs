@@ -14,7 +14,7 @@ use crate::{Error, Result};
 mod leftovers;
 mod staged_dir;
 
-pub use leftovers::{leftovers_of, remove_leftovers, remove_leftovers_of};
+pub use leftovers::{leftovers_in, leftovers_of, remove_leftovers, remove_leftovers_of};
 pub use staged_dir::{StagedDir, remove_dir};
 
 /// Writes a file under a temporary name and renames it into place. What takes bytes as they come

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use mesp_device::TooLarge;
+
 /// Why an operation of the library failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -30,9 +32,7 @@ pub enum Error {
         hint: Option<String>,
     },
     /// The run produced a value that is not a number.
-    #[error(
-        "step {step}: the {what} is {value}; rows of this step: {rows}\n  the last good adapter is kept; lower --learning-rate or set --max-grad-norm"
-    )]
+    #[error("step {step}: the {what} is {value}; rows of this step: {rows}\n  {}", last_good(*.step, .what, *.whole_steps))]
     NonFinite {
         /// The optimizer step, counted from 1.
         step: usize,
@@ -42,6 +42,8 @@ pub enum Error {
         value: f64,
         /// File and line of the rows in the step.
         rows: String,
+        /// Whether nothing is stepped before all of a step's gradients are known.
+        whole_steps: bool,
     },
     /// The gradients were far larger than before, and the run was to stop then.
     #[error(
@@ -65,6 +67,13 @@ pub enum Error {
         /// What of the run is on disk.
         left: String,
     },
+}
+
+impl From<TooLarge> for Error {
+    fn from(error: TooLarge) -> Self {
+        Self::usage(format!("the plan cannot be kept: {error}"))
+            .hint("lower what it grows with: --rank, --max-seq-len, --batch-size, --max-tokens")
+    }
 }
 
 /// The library's result.
@@ -91,6 +100,29 @@ impl Error {
             _ => {}
         }
         self
+    }
+}
+
+/// Which adapter is good, where a step has produced a value that is not a number: one is once a finite loss was seen
+/// with it.
+fn last_good(step: usize, what: &str, whole_steps: bool) -> String {
+    let lower = "lower --learning-rate or set --max-grad-norm";
+    let before = step.saturating_sub(1);
+    if step <= 1 {
+        return "no step was made: what the run started from has it, the model or the adapter; look at these rows, and \
+                at the weights"
+            .to_owned();
+    }
+    match (what, whole_steps) {
+        ("loss", _) => format!(
+            "the adapter after step {before} has it and is of no use, also where it is kept; the last finite loss was \
+             step {before}'s, of the adapter before: start again, or resume from a checkpoint before step {before}; {lower}"
+        ),
+        (_, true) => format!("the adapter is as it was after step {before}, and its loss is finite; {lower}"),
+        (_, false) => format!(
+            "blocks behind the first such gradient were stepped: the adapter is neither that of step {before} nor of \
+             step {step}, and its loss was not seen; start again, or resume from a checkpoint; lower --learning-rate"
+        ),
     }
 }
 

@@ -16,6 +16,8 @@ pub use sampling::{Sampler, Sampling, distribution};
 /// Tokens of a prompt that are run at once: the memory of generation does not grow with the prompt, but for
 /// its keys and values.
 pub const CHUNK: usize = 64;
+/// The longest sequence.
+const MOST_TOKENS: usize = 1 << 24;
 
 /// A model with the keys and values of one sequence.
 #[derive(Debug)]
@@ -216,18 +218,26 @@ impl<B: Backend> Generator<B> {
 }
 
 /// Memory of a generator.
+///
+/// # Errors
+/// When the adapter does not fit the model, or no machine has the memory.
 pub fn plan_generation(
     model: &Arc<Model>,
     adapter: &AdapterConfig,
     capacity: usize,
     value_bytes: usize,
     threads: usize,
-) -> Plan {
+) -> Result<Plan> {
+    adapter.fits(&model.config)?;
+    if capacity > MOST_TOKENS {
+        let problem = format!("room for {capacity} tokens was asked for, expected at most {MOST_TOKENS}");
+        return Err(Error::usage(problem).hint("lower --max-tokens or --context"));
+    }
     let dry = Dry::new(value_bytes, threads);
     let mut generator = Generator::new(dry, Arc::clone(model), adapter, capacity);
     // The longest chunk at the end of the room is the most that any chunk needs.
     let chunk = CHUNK.min(capacity);
     generator.sequence.resize(capacity - chunk, 0);
     generator.run(&vec![0; chunk], true);
-    generator.be.finish()
+    Ok(generator.be.try_finish()?)
 }

@@ -6,10 +6,10 @@ use anyhow::Result;
 use mesp::data::Batches;
 use mesp::tape::Residency;
 use mesp::train::Session;
-use mesp_device::Cpu;
 use serde_json::json;
 
 use super::train::{Job, Ready, prepare, start};
+use crate::machine;
 use crate::sizes::{bytes, count};
 use crate::ui;
 
@@ -24,7 +24,7 @@ pub(crate) fn run(job: Job<'_>) -> Result<()> {
     let spills = settings.options.policy.residency == Residency::File;
     let mut from = 0;
     if !spills {
-        let be = Cpu::<f32>::new(std::mem::take(&mut footprint.plan), Arc::clone(&pool))
+        let be = machine::cpu::<f32>(std::mem::take(&mut footprint.plan), Arc::clone(&pool))?
             .with_compute(numbers.compute());
         let options = settings.options.clone();
         let mut session = Session::new(be, Arc::clone(&model), options, work.shapes.targets());
@@ -32,7 +32,7 @@ pub(crate) fn run(job: Job<'_>) -> Result<()> {
         from = start(&mut session, adapter, &settings, output.resume.as_deref())?.step;
     }
     let mut batches = Batches::new(&rows.train, settings.run.micro_batch(), settings.run.seed)?;
-    let (steps, _) = settings.run.steps(&mut batches);
+    let (steps, _) = settings.run.steps(&mut batches)?;
     if args.shared.json {
         let mut document = about;
         document.insert("dry_run".to_owned(), true.into());

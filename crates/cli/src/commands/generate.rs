@@ -38,7 +38,8 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     speak::note_of_context(prompt.len(), args.max_tokens, &loaded.model.config);
     let pool = inputs::pool(args.shared.threads)?;
     let (adapter, scale) = (args.speak.adapter.as_deref(), args.speak.adapter_scale.unwrap_or(1.0));
-    let mut generator = generator(&loaded, adapter, scale, prompt.len() + args.max_tokens, numbers, &pool)?;
+    let room = speak::room(prompt.len(), args.max_tokens, &loaded.model.config);
+    let mut generator = generator(&loaded, adapter, scale, room, numbers, &pool)?;
     let stops = language.stops(&loaded.eos);
     let request =
         Request { prompt: &prompt, max_tokens: args.max_tokens, stops: &stops, texts: &args.speak.stop };

@@ -13,9 +13,10 @@ use mesp_formats::Error as FileError;
 use serde_json::json;
 
 use crate::args::{CommonArgs, Compute, GradsArgs};
-use crate::budget::{self, Decision};
+use crate::budget;
 use crate::footprint::{self, Work};
 use crate::inputs::{self, Held, Loaded, usage};
+use crate::machine;
 use crate::numbers::{Numbers, held};
 use crate::outputs;
 use crate::progress::Counter;
@@ -84,13 +85,11 @@ impl<R: Real> Ready<R> {
         };
         // Gradients are kept whole, so an update by block is no way out.
         let budget = args.method.memory_budget;
-        let Decision { footprint, refused } = budget::decide(&model, &mut settings, &work, budget, false)?;
-        if let Some(refused) = refused {
-            return Err(refused.into());
-        }
+        let footprint = budget::decide(&model, &mut settings, &work, budget, false)?.allowed()?;
         let spill = footprint::spill(&model, &settings.options, &work, beside)?;
-        let mut be =
-            Cpu::<R>::new(footprint.plan, pool).with_compute(numbers.compute()).with_advice(budget.is_some());
+        let mut be = machine::cpu::<R>(footprint.plan, pool)?
+            .with_compute(numbers.compute())
+            .with_advice(budget.is_some());
         if let Some(spill) = spill {
             be = be.with_spill(spill);
         }

@@ -3,11 +3,12 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use mesp::source::{Base, HeaderSource, HfSource, shape_source};
 use mesp_device::Mapping;
+use mesp_formats::atomic::{leftovers_in, leftovers_of};
 use mesp_formats::peft::{CONFIG_FILE, MODEL_FILE};
 use mesp_formats::safetensors_file::{self, Header};
 use mesp_formats::{AdapterConfig, Error as FileError, TokenizerConfig};
@@ -16,14 +17,16 @@ use serde_json::{Map, Value, json};
 use super::inspect_gguf;
 use crate::args::InspectArgs;
 use crate::inputs::usage;
+use crate::replaced::Replaced;
+use crate::run_dir::CHECKPOINTS;
 use crate::run_json::{dtype_name, pattern};
 use crate::sizes::{bytes, count};
-use crate::{run_json, ui};
+use crate::{run_json, tokens, ui};
 
 pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     let path = &args.path;
     let has = |name: &str| path.join(name).is_file();
-    let (document, text) = if path.is_file() && is_gguf(path)? {
+    let (mut document, mut text) = if path.is_file() && is_gguf(path)? {
         inspect_gguf::file(path)?
     } else if path.is_file() {
         tensors(path)?
@@ -43,7 +46,24 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
         );
         return Err(usage(problem, "check the path"));
     };
+    let left = left_over(path);
+    if !left.is_empty() {
+        let _ =
+            writeln!(text, "\nleft over by killed processes; the next command that writes there removes it");
+        left.iter().for_each(|path| text += &format!("  {}\n", path.display()));
+    }
+    document["leftovers"] = left.iter().map(|path| path.display().to_string()).collect();
     if args.shared.json { ui::json(&document) } else { ui::print(&text) }
+}
+
+/// What processes that were killed have left of a file or a folder, beside it or in it.
+fn left_over(path: &Path) -> Vec<PathBuf> {
+    let mut left = leftovers_of(path);
+    for folder in ["", CHECKPOINTS, tokens::FOLDER] {
+        left.extend(leftovers_in(&path.join(folder)));
+    }
+    left.extend(Replaced::left_in(path));
+    left
 }
 
 /// Whether a file begins as GGUF, or is called so.

@@ -18,6 +18,7 @@ use crate::args::{CommonArgs, PlanArgs};
 use crate::budget::{self, Decision, Process};
 use crate::footprint::{self, Footprint, Work};
 use crate::inputs::{self, Held, usage};
+use crate::machine::Room;
 use crate::numbers::{Numbers, held};
 use crate::run_json::{dtype_name, step_work};
 use crate::settings::{Settings, policy_json, update_name};
@@ -53,8 +54,9 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     let (budget, grad_accum) = (common.method.memory_budget, settings.run.grad_accum);
     let passes = grad_accum * settings.options.estimator.passes();
     let least = budget::least_budget(&Process::measure(), &model, &settings, &work)?;
-    let Decision { footprint, refused } =
-        budget::decide(&model, &mut settings, &work, budget, grad_accum == 1)?;
+    let per_block = budget::may_step_blocks(common, &settings);
+    let Decision { footprint, refused, beyond } =
+        budget::decide(&model, &mut settings, &work, budget, per_block)?;
     let everything = Options { policy: Method::StoreAll.policy(), ..settings.options.clone() };
     let store_all = step_work(&footprint::footprint(&model, &everything, &work)?, passes);
     let sites = sites(&model, &settings.options, &work);
@@ -62,13 +64,16 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     let planned =
         Planned { name, dtype, settings, numbers, arithmetic, footprint, sites, multiply_adds, store_all };
     if common.shared.json {
-        ui::json(&planned.json(least, budget, refused.is_none()))?;
+        ui::json(&planned.json(least, budget, refused.is_none() && beyond.is_none()))?;
     } else {
         let mut text = planned.text(&model);
         let _ = writeln!(text, "\nleast budget: {} ({least} bytes)", bytes(least));
         if let (Some(b), Some(anonymous), None) = (budget, planned.footprint.anonymous, &refused) {
             let with = bytes(anonymous);
             let _ = writeln!(text, "budget: {}: it fits, with {with} of anonymous memory in all", bytes(b.0));
+        }
+        if let (Some(_), Some(room)) = (&beyond, Room::now()) {
+            let _ = writeln!(text, "system: it gives {} now, and the plan does not fit", room.text());
         }
         ui::print(&text)?;
     }
@@ -101,7 +106,9 @@ fn work(args: &CommonArgs, settings: &Settings, model: &Model, threads: usize) -
             let problem = format!("--max-seq-len is {length}, which leaves nothing to predict");
             return Err(usage(problem, "give 2 or more"));
         }
-        let batch = settings.run.batch_size;
+        // With --batch-tokens alone, as many rows as fit.
+        let fit = settings.run.batch_tokens.map_or(usize::MAX, |all| (all / length).max(1));
+        let batch = settings.run.batch_size.min(fit);
         if length.checked_mul(batch).is_none_or(|tokens| tokens > MOST_TOKENS) {
             let problem =
                 format!("a batch of {batch} rows of {length} tokens is more than {MOST_TOKENS} tokens");
@@ -130,6 +137,7 @@ impl Planned {
                 "floor_bytes": f.floor(),
                 "budget_bytes": budget.map(|b| b.0),
                 "fits": fits,
+                "system_bytes": Room::now().map(|room| room.bytes),
                 "base_mapped_bytes": f.mapped,
                 "ledger": f.ledger_json(),
             },

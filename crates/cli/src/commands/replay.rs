@@ -9,12 +9,12 @@ use mesp::optim::{OptimizerKind, Trained};
 use mesp::source::Base;
 use mesp::train::replay::{self, Contents};
 use mesp::train::{Options, Session, Shapes, Update, checkpoint, plan, whole};
-use mesp_device::Cpu;
 use mesp_formats::peft::{CONFIG_FILE, MODEL_FILE};
 use serde_json::json;
 
 use crate::args::ReplayArgs;
 use crate::inputs::{self, usage};
+use crate::machine;
 use crate::outputs::{self, Inputs};
 use crate::ui;
 
@@ -62,7 +62,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
     };
     let shapes = Shapes { train: None, eval: None };
     let plan = plan(&model, &options, &shapes, size_of::<f32>(), pool.count())?;
-    let be = Cpu::<f32>::new(plan, Arc::clone(&pool));
+    let be = machine::cpu::<f32>(plan, Arc::clone(&pool))?;
     let mut session = Session::new(be, Arc::clone(&model), options, 0);
     if let Some(dir) = &args.adapter {
         let (be, params, _) = session.state_mut();

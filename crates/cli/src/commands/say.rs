@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use mesp::data::TextEncoder;
 use mesp::source::Base;
 
-use super::speak::{Language, Request, Spelling, generator, greedy};
+use super::speak::{Language, Request, Spelling, generator, greedy, room};
 use crate::args::SayArgs;
 use crate::inputs;
 use crate::numbers::Numbers;
@@ -56,7 +56,8 @@ fn answers(args: &SayArgs, prompts: &[String]) -> Result<Vec<(String, usize)>> {
     let language = Language::open(&args.model)?;
     let prompts =
         prompts.iter().map(|p| language.prompt(p, Spelling::Auto, None)).collect::<Result<Vec<_>>>()?;
-    let capacity = prompts.iter().map(Vec::len).max().unwrap_or(0) + args.max_tokens;
+    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+    let capacity = room(longest, args.max_tokens, &loaded.model.config);
     let pool = inputs::pool(args.shared.threads)?;
     let numbers = Numbers::single(args.compute, loaded.dtype)?;
     let mut generator = generator(&loaded, args.adapter.as_deref(), 1.0, capacity, numbers, &pool)?;

@@ -19,11 +19,12 @@ use serde_json::{Map, Value};
 use super::watch::{Scene, Watch};
 use super::{demo, dry_run};
 use crate::args::{CommonArgs, TrainArgs};
-use crate::budget::{self, Decision};
+use crate::budget;
 use crate::failure::Interrupted;
 use crate::footprint::{self, Footprint, Work};
 use crate::inputs::{self, Held, Loaded, Rows, usage};
 use crate::lines::PlanLine;
+use crate::machine;
 use crate::memory::{self, Marks};
 use crate::metrics::Metrics;
 use crate::numbers::{COMPUTE, Numbers, held};
@@ -148,11 +149,9 @@ pub(super) fn prepare(
 
     let mut work = Work::training(&rows, &settings.run, settings.base, pool.count())?;
     work.held = before;
-    let (budget, per_block) = (args.method.memory_budget, settings.run.grad_accum == 1);
-    let Decision { footprint, refused } = budget::decide(&model, &mut settings, &work, budget, per_block)?;
-    if let Some(refused) = refused {
-        return Err(refused.into());
-    }
+    let budget = args.method.memory_budget;
+    let per_block = budget::may_step_blocks(args, &settings);
+    let footprint = budget::decide(&model, &mut settings, &work, budget, per_block)?.allowed()?;
     let arithmetic = format!("{}{}", numbers.name(), numbers.reason(asked, held));
     announce(&model, &settings, &arithmetic, &footprint);
     let budget = budget.map(|b| b.0);
@@ -189,7 +188,7 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
     let spill = footprint::spill(&model, &settings.options, &work, &output.path)?;
     settings.run.output = Some(output.path.clone());
     memory::begin_training();
-    let mut be = Cpu::<f32>::new(std::mem::take(&mut footprint.plan), Arc::clone(&pool))
+    let mut be = machine::cpu::<f32>(std::mem::take(&mut footprint.plan), Arc::clone(&pool))?
         .with_compute(numbers.compute())
         .with_advice(budget.is_some());
     if let Some(spill) = spill {

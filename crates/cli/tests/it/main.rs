@@ -19,6 +19,7 @@ mod full;
 mod generate;
 mod gguf;
 mod kills;
+mod limits;
 mod lost_file;
 mod merge;
 mod no_space;

@@ -28,11 +28,20 @@ pub fn remove_leftovers(dir: &Path) -> Result<usize> {
 /// Temporary files and folders that writers of `path` have left: processes that are gone.
 pub fn leftovers_of(path: &Path) -> Vec<PathBuf> {
     let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return Vec::new() };
-    let Ok(entries) = fs::read_dir(super::parent_of(path)) else { return Vec::new() };
+    left_in(super::parent_of(path), Some(name))
+}
+
+/// Those that lie in a folder, whatever they were to become.
+pub fn leftovers_in(dir: &Path) -> Vec<PathBuf> {
+    left_in(dir, None)
+}
+
+fn left_in(dir: &Path, name: Option<&str>) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     let of_this = |entry: &fs::DirEntry| {
         let found = entry.file_name();
-        let parts = found.to_str().and_then(parts);
-        parts.is_some_and(|(of, process)| of == name && !runs(process)) && nobody_holds(&entry.path())
+        let named = |(of, process): (&str, &str)| name.is_none_or(|name| of == name) && !runs(process);
+        found.to_str().and_then(parts).is_some_and(named) && nobody_holds(&entry.path())
     };
     entries.flatten().filter(of_this).map(|entry| entry.path()).collect()
 }
@@ -101,6 +110,7 @@ mod tests {
         // Elsewhere nobody tells which processes run.
         if cfg!(target_os = "linux") {
             assert_eq!(found, expected);
+            assert_eq!(leftovers_in(dir.path()).len(), 3, "of another path too");
             assert_eq!(remove_leftovers_of(&at("a.gguf")), 2);
             assert!(mine.exists());
         }

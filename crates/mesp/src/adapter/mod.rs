@@ -168,6 +168,9 @@ impl Projection {
     }
 }
 
+/// The largest rank: more than any layer of a model has rows or columns.
+const MOST_RANK: usize = 1 << 20;
+
 /// Rank, scale and placement.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdapterConfig {
@@ -274,6 +277,11 @@ impl AdapterConfig {
     /// When they name a part of a fused matrix, a fused matrix that the model does not have, or a layer that it
     /// does not have.
     pub fn fits(&self, c: &Config) -> Result<()> {
+        let ranks = self.ranks.entries().iter().map(|(_, rank)| *rank).chain([self.rank]);
+        if let Some(rank) = ranks.into_iter().find(|rank| *rank == 0 || *rank > MOST_RANK) {
+            let problem = format!("the adapter's rank is {rank}, expected 1 to {MOST_RANK}");
+            return Err(Error::usage(problem).hint("ranks are far smaller than the layers: 4 to 256"));
+        }
         let wrong = |p: &&Projection| {
             // An expression may be for several models.
             let all = || Projection::ALL.iter().all(|p| self.targets.contains(p));
@@ -308,9 +316,10 @@ impl AdapterConfig {
         let each = |(l, p): (usize, Projection)| {
             let (out, input) = p.shape(c);
             let magnitudes = if self.dora { out } else { 0 };
-            self.slot(l, p, c).map_or(0, |slot| (slot.rank * (out + input) + magnitudes) as u64)
+            let of = |slot: Slot| (slot.rank as u64).saturating_mul((out + input) as u64);
+            self.slot(l, p, c).map_or(0, |slot| of(slot).saturating_add(magnitudes as u64))
         };
-        all.map(each).sum()
+        all.map(each).fold(0, u64::saturating_add)
     }
 
     /// The targets named by a list such as `q_proj,v_proj`, or all for `all-linear`.

@@ -164,6 +164,7 @@ pub fn save<B: Backend>(
 pub fn load_config(dir: &Path) -> Result<AdapterConfig> {
     let file = FileConfig::read(dir)?;
     let targets = AdapterConfig::parse_targets(&file.target_modules.join(","))?;
+    same_ranks(dir, &file)?;
     Ok(AdapterConfig {
         rank: file.r,
         alpha: file.lora_alpha,
@@ -176,6 +177,35 @@ pub fn load_config(dir: &Path) -> Result<AdapterConfig> {
         layers: file.layers,
         places: file.places,
     })
+}
+
+/// Compares the ranks of an adapter's settings with its tensors: memory is asked for by what the settings say.
+fn same_ranks(dir: &Path, config: &FileConfig) -> Result<()> {
+    let path = dir.join(peft::MODEL_FILE);
+    // What is missing or damaged is told by whoever reads it.
+    let Ok(map) = Mapping::open(&path) else { return Ok(()) };
+    let header = safetensors_file::parse(&path, map.bytes())?;
+    for tensor in header.tensors.iter().filter(|tensor| tensor.shape.len() == 2) {
+        let Some((layer, module, matrix)) = peft::parse_tensor_name(&tensor.name) else { continue };
+        let (Some(p), false) = (Projection::from_name(&module), peft::turned(&module)) else { continue };
+        let expected = config.rank_pattern.of(&p.path(layer)).unwrap_or(config.r);
+        let found = match matrix {
+            Matrix::A => tensor.shape[0],
+            Matrix::B => tensor.shape[1],
+            Matrix::M => continue,
+        };
+        if found != expected {
+            let problem = format!(
+                "tensor {} has shape {:?}, and {} says rank {expected}",
+                tensor.name,
+                tensor.shape,
+                peft::CONFIG_FILE
+            );
+            let hint = "settings and tensors are of two adapters, or one of the files is damaged";
+            return Err(FileError::invalid(&path, problem).hint(hint).into());
+        }
+    }
+    Ok(())
 }
 
 /// Reads matrices that [`write_tensors`] or PEFT wrote into allocated ones. Every matrix must be there, with

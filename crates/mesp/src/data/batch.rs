@@ -146,7 +146,7 @@ impl<'a> Batches<'a> {
     /// The batches of the first epochs.
     fn through(&mut self, epochs: usize) -> usize {
         if !self.size.packs() {
-            return epochs * self.order.len().div_ceil(self.size.rows);
+            return epochs.saturating_mul(self.order.len().div_ceil(self.size.rows));
         }
         while self.counts.len() < epochs {
             let epoch = self.counts.len();

@@ -32,6 +32,11 @@ pub enum Length {
     Epochs(f64),
 }
 
+/// The most micro-batches of a run: at a millisecond each it takes a day. A loss and a time of each step are kept.
+pub const MOST_BATCHES: usize = 100_000_000;
+/// The most of a run whose rows are packed by tokens.
+pub const MOST_PACKED: usize = 1 << 26;
+
 /// What a run does besides what its session fixes.
 #[derive(Debug, Clone)]
 pub struct RunConfig {
@@ -88,14 +93,37 @@ impl RunConfig {
     }
 
     /// Optimizer steps and micro-batches of a run; the last step may have fewer of them than the others.
-    pub fn steps(&self, batches: &mut Batches<'_>) -> (usize, usize) {
+    ///
+    /// # Errors
+    /// When there are more than [`MOST_BATCHES`], or where rows are packed than [`MOST_PACKED`]: each of those is
+    /// looked at before the run begins.
+    pub fn steps(&self, batches: &mut Batches<'_>) -> Result<(usize, usize)> {
+        let most = if self.batch_tokens.is_some() { MOST_PACKED } else { MOST_BATCHES };
+        let too_many = |micro: f64| self.too_many(micro, most);
         match self.length {
-            Length::Steps(n) => (n, n * self.grad_accum),
+            Length::Steps(n) => match n.checked_mul(self.grad_accum) {
+                Some(micro) if micro <= most => Ok((n, micro)),
+                _ => Err(too_many(n as f64 * self.grad_accum as f64)),
+            },
             Length::Epochs(e) => {
+                let about = e * batches.per_epoch() as f64;
+                if about > most as f64 {
+                    return Err(too_many(about));
+                }
                 let micro = batches.in_epochs(e);
-                (micro.div_ceil(self.grad_accum), micro)
+                Ok((micro.div_ceil(self.grad_accum), micro))
             }
         }
+    }
+
+    /// The error of a run that is longer than any.
+    fn too_many(&self, micro: f64, most: usize) -> Error {
+        let option = match self.length {
+            Length::Steps(n) => format!("--steps {n}"),
+            Length::Epochs(e) => format!("--epochs {e}"),
+        };
+        Error::usage(format!("{option}: the run has {micro:.0} micro-batches, expected at most {most}"))
+            .hint("give fewer steps or epochs, or a lower --grad-accum; a run can go on from its adapter by --adapter")
     }
 
     /// Checks what cannot be combined.
@@ -172,6 +200,20 @@ impl RunConfig {
         match self.length {
             Length::Steps(n) => positive("--steps", n > 0, n.to_string()),
             Length::Epochs(e) => positive("--epochs", e.is_finite() && e > 0.0, e.to_string()),
+        }?;
+        // Of epochs, those of one batch each: what more there are is known with the rows.
+        let accum = self.grad_accum as f64;
+        let micro = match self.length {
+            Length::Steps(n) => n as f64 * accum,
+            Length::Epochs(e) => e,
+        };
+        if micro > MOST_BATCHES as f64 {
+            return Err(self.too_many(micro, MOST_BATCHES));
         }
+        if self.grad_accum > MOST_BATCHES {
+            let problem = format!("--grad-accum is {}, expected at most {MOST_BATCHES}", self.grad_accum);
+            return Err(Error::usage(problem));
+        }
+        Ok(())
     }
 }

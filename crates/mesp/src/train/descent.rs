@@ -36,6 +36,9 @@ impl Logged {
     }
 }
 
+/// Steps whose slopes have room from the start: with a momentum of 0.999 there are 4603.
+const MOST_KEPT: usize = 1 << 13;
+
 /// The slopes of the latest steps, as many as an update takes in.
 #[derive(Debug)]
 pub struct Descent {
@@ -50,7 +53,7 @@ impl Descent {
     /// Before the first step, or before the next one where `earlier` holds the slopes of those before it.
     pub fn new(along: Directional, seed: u64, weight_decay: f64, earlier: &[Vec<f32>]) -> Self {
         let window = along.window();
-        let mut recent = VecDeque::with_capacity(window + 1);
+        let mut recent = VecDeque::with_capacity(window.min(MOST_KEPT) + 1);
         let sound = |s: &Vec<f32>| s.iter().map(|s| if s.is_nan() { 0.0 } else { *s }).collect();
         recent.extend(earlier[earlier.len().saturating_sub(window)..].iter().map(sound));
         Self { along, seed, weight_decay, recent }

@@ -15,7 +15,7 @@ mod session;
 mod step;
 pub mod whole;
 
-pub use config::{Length, Reaction, RunConfig};
+pub use config::{Length, MOST_BATCHES, MOST_PACKED, Reaction, RunConfig};
 pub use descent::Descent;
 pub use estimate::{MicroBatches, Probed};
 pub use evaluate::{Largest, Score, Staging, evaluate, fingerprint, largest_batch};

@@ -53,7 +53,7 @@ pub struct Summary {
 
 /// Trains until the end or until `stop` is set; then the step under way is finished and a checkpoint written.
 /// `from` is the progress to go on from. The adapter is written to the output directory in any case, also
-/// before an error is returned: it is the last good one. What cannot be written there is written to the
+/// before an error is returned: that of the last step which was made. What cannot be written there is written to the
 /// system's folder for temporary files, and the error says so.
 ///
 /// # Errors
@@ -118,7 +118,7 @@ struct Loop<'a> {
 impl<'a> Loop<'a> {
     fn new(train: &'a [Example], config: &RunConfig, from: Progress) -> Result<Self> {
         let mut batches = Batches::new(train, config.micro_batch(), config.seed)?;
-        let (total_steps, total_batches) = config.steps(&mut batches);
+        let (total_steps, total_batches) = config.steps(&mut batches)?;
         // Every epoch's batches are counted here, and none while steps run.
         batches.epochs(total_batches);
         let warmup = (config.warmup_ratio * total_steps as f64).ceil() as usize;

@@ -508,7 +508,7 @@ pub fn plan(
     if options.whole.is_some() {
         whole_fits(model, options)?;
     }
-    Ok(record(model, options, shapes, value_bytes, threads)?.finish())
+    Ok(record(model, options, shapes, value_bytes, threads)?.try_finish()?)
 }
 
 /// Refuses what cannot train a model's own weights.

@@ -101,7 +101,8 @@ pub(super) fn step<B: Backend>(
         emit(&Event::Event { step, message: happened.message(step), what: happened });
         if action != Reaction::Skip {
             session.zero_grads();
-            return Err(Error::NonFinite { step, what, value, rows: shown });
+            let whole_steps = descent.is_some() || session.options().update == Update::Accumulate;
+            return Err(Error::NonFinite { step, what, value, rows: shown, whole_steps });
         }
         skipped = true;
     }

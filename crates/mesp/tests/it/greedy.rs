@@ -22,7 +22,7 @@ struct Run {
 }
 
 fn generator(case: &Case, adapter: &AdapterConfig, capacity: usize) -> Generator<Cpu<f32>> {
-    let plan = plan_generation(&case.model, adapter, capacity, 4, 1);
+    let plan = plan_generation(&case.model, adapter, capacity, 4, 1).expect("a plan");
     let pool = Threads::new(1).expect("threads");
     let be = Cpu::<f32>::new(plan, Arc::new(pool));
     let mut generator = Generator::new(be, Arc::clone(&case.model), adapter, capacity);

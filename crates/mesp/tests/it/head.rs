@@ -184,7 +184,7 @@ fn files_of_bases_and_adapters_say_the_same() {
 fn generation_says_the_same() {
     for arch in GOLDENS {
         let case = case(arch);
-        let plan = plan_generation(&case.model, &case.adapter, 40, 4, 1);
+        let plan = plan_generation(&case.model, &case.adapter, 40, 4, 1).expect("a plan");
         let pool = Threads::new(1).expect("threads");
         let be = Cpu::<f32>::new(plan, Arc::new(pool));
         let mut generator = Generator::new(be, Arc::clone(&case.model), &case.adapter, 40);

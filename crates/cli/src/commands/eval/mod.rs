@@ -14,10 +14,11 @@ use mesp::method::{Estimator, Method};
 use mesp::model::Model;
 use mesp::optim::{OptimizerKind, Trained};
 use mesp::train::{Options, Score, Session, Shapes, Staging, Update, evaluate, largest_batch, plan};
-use mesp_device::{Cpu, Elem, Real, Threads};
+use mesp_device::{Elem, Real, Threads};
 
 use crate::args::{Compute, EvalArgs};
 use crate::inputs::usage;
+use crate::machine;
 use crate::numbers::Numbers;
 use crate::outputs::{self, Inputs};
 use crate::progress::Counter;
@@ -65,7 +66,7 @@ impl Scorer<'_> {
         let shapes = Shapes { train: None, eval: Some(largest_batch(rows, self.batch_size)) };
         let options = session_options(given_adapter(adapter)?);
         let plan = plan(self.model, &options, &shapes, size_of::<R>(), self.pool.count())?;
-        let be = Cpu::<R>::new(plan, Arc::clone(self.pool)).with_compute(self.numbers.compute());
+        let be = machine::cpu::<R>(plan, Arc::clone(self.pool))?.with_compute(self.numbers.compute());
         let mut session = Session::new(be, Arc::clone(self.model), options, shapes.targets());
         if let Some(adapter) = adapter {
             let (be, params, _) = session.state_mut();

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Scorer, models, report};
 use crate::args::EvalArgs;
-use crate::commands::speak::{Language, Request, Spelling, generator, greedy, note_of_context};
+use crate::commands::speak::{Language, Request, Spelling, generator, greedy, note_of_context, room};
 use crate::inputs::{self, Loaded, usage};
 use crate::numbers::{Numbers, held};
 use crate::outputs;
@@ -118,7 +118,8 @@ fn answers(
     let max_tokens = args.task.max_tokens.unwrap_or(ANSWER);
     note_of_context(longest, max_tokens, &loaded.model.config);
     let numbers = Numbers::single(args.compute, held(Base::parse(&args.model.base)?, loaded.dtype))?;
-    let mut generator = generator(loaded, adapter, 1.0, longest + max_tokens, numbers, pool)?;
+    let mut generator =
+        generator(loaded, adapter, 1.0, room(longest, max_tokens, &loaded.model.config), numbers, pool)?;
     let stops = language.stops(&loaded.eos);
     let mut counter = Counter::new("answering", prompts.len() as u64);
     let mut texts = Vec::new();

@@ -19,6 +19,7 @@ pub(crate) use answer::{End, Request, answer, greedy};
 
 use crate::args::SamplingArgs;
 use crate::inputs::{self, Loaded, usage};
+use crate::machine;
 use crate::numbers::Numbers;
 use crate::settings::given_adapter;
 use crate::ui;
@@ -114,8 +115,8 @@ pub(crate) fn generator(
     let config = given_adapter(adapter)?;
     config.fits(&model.config)?;
     let config = config.scaled(scale);
-    let plan = plan_generation(model, &config, capacity, size_of::<f32>(), pool.count());
-    let be = Cpu::<f32>::new(plan, Arc::clone(pool)).with_compute(numbers.compute());
+    let plan = plan_generation(model, &config, capacity, size_of::<f32>(), pool.count())?;
+    let be = machine::cpu::<f32>(plan, Arc::clone(pool))?.with_compute(numbers.compute());
     let mut generator = Generator::new(be, Arc::clone(model), &config, capacity);
     // At scale 0 there is nothing to read it into.
     if let Some(dir) = adapter.filter(|_| scale != 0.0) {
@@ -142,12 +143,44 @@ pub(crate) fn check(args: &SamplingArgs) -> Result<()> {
 
 /// Says when a prompt and what may follow it are longer than the model was made for.
 pub(crate) fn note_of_context(prompt: usize, more: usize, config: &Config) {
-    let made = config.max_positions;
-    if prompt + more > made {
+    let (made, all) = (config.max_positions, prompt.saturating_add(more));
+    if room(prompt, more, config) < all {
+        let there = room(prompt, more, config);
         ui::note(format!(
-            "the prompt's {prompt} tokens and {more} more are {}; the model was made for {made}: \
-             expect worse text beyond",
-            prompt + more
+            "the prompt's {prompt} tokens and {more} more are {all}; there is room for {there}, the model was made for {made}"
         ));
+    } else if all > made {
+        ui::note(format!(
+            "the prompt's {prompt} tokens and {more} more are {all}; the model was made for {made}: \
+             expect worse text beyond"
+        ));
+    }
+}
+
+/// Tokens that no model's text is asked for in earnest: such a number stands for all that the model was made for.
+const LONGEST: usize = 1 << 17;
+
+/// Tokens of a prompt, and of what follows it at most, that there has to be room for.
+pub(crate) fn room(prompt: usize, more: usize, config: &Config) -> usize {
+    let all = prompt.saturating_add(more);
+    let made = config.max_positions.min(1 << 24);
+    if all <= LONGEST.max(made) { all } else { made.max(prompt + 1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_what_is_asked_for_or_the_models() {
+        let shape = mesp::init_model::preset("tiny").expect("tiny");
+        let config = Config::new(&shape).expect("known");
+        let made = config.max_positions;
+        assert_eq!(room(5, 600, &config), 605);
+        assert_eq!(room(5, made + 100, &config), made + 105, "beyond what it was made for, as asked");
+        for more in [LONGEST, 1 << 40, (1 << 63) - 1, usize::MAX] {
+            assert_eq!(room(5, more, &config), made);
+            assert_eq!(room(made + 9, more, &config), made + 10, "at least one token more");
+        }
     }
 }

@@ -13,7 +13,7 @@ use mesp_device::{Backend, Cpu, OpCost, Threads, Timed, process_cpu_time};
 
 use super::product::{Multipliers, Peak};
 use crate::args::CommonArgs;
-use crate::budget::{self, Decision};
+use crate::budget;
 use crate::footprint::{self, Footprint, Work};
 use crate::inputs;
 use crate::memory;
@@ -111,10 +111,7 @@ impl Engine<'_> {
         let mut settings = Settings::new(self.common)?.of_adapters()?;
         let work = Work::of_length(tokens, &settings.run, settings.base, threads);
         let budget = self.common.method.memory_budget;
-        let Decision { footprint, refused } = budget::decide(self.model, &mut settings, &work, budget, true)?;
-        if let Some(refused) = refused {
-            return Err(refused.into());
-        }
+        let footprint = budget::decide(self.model, &mut settings, &work, budget, true)?.allowed()?;
         Ok(Planned { tokens, pool, options: settings.options, footprint, work })
     }
 
