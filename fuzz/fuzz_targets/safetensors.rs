@@ -10,7 +10,12 @@ fuzz_target!(|bytes: &[u8]| {
     let path = Path::new("fuzz.safetensors");
     if let Ok(header) = parse(path, bytes) {
         for info in &header.tensors {
-            let numbers = read_f32(path, bytes, info).expect("a range the parser checked");
+            let read = read_f32(path, bytes, info);
+            if !info.dtype.is_native() {
+                // Integers are refused, and so are numbers that single precision cannot hold.
+                continue;
+            }
+            let numbers = read.expect("a range the parser checked");
             assert_eq!(numbers.len(), info.shape.iter().product::<usize>());
         }
     }

@@ -13,6 +13,7 @@ mod rope;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use check::{MAX_LAYERS, MAX_WIDTH};
 pub use layers::LayerTraits;
 pub use rope::RopeScaling;
 pub(crate) use rope::longrope_attention_factor;
@@ -36,6 +37,8 @@ pub struct ModelConfig {
     pub num_key_value_heads: usize,
     /// Width of a head; even, and not always `hidden_size / num_attention_heads`.
     pub head_dim: usize,
+    /// Numbers of a head that positions turn, the first ones; even. All of them but in some `phi3` models.
+    pub rotary_dim: usize,
     /// What is added to the mean square before its root.
     pub rms_norm_eps: f64,
     /// Base of the rotary frequencies.
@@ -81,7 +84,9 @@ pub fn parse(path: &Path, json: &str) -> Result<ModelConfig> {
     let num_attention_heads = size("num_attention_heads")?;
     let head_dim = match f.usize("head_dim")? {
         Some(head_dim) => head_dim,
-        None if model_type == "gemma3_text" => 256,
+        // What the architecture has for a file without the key; a null says to compute it.
+        None if !map.contains_key("head_dim") && model_type == "gemma3_text" => 256,
+        None if !map.contains_key("head_dim") && model_type == "qwen3" => 128,
         None => check::head_dim(&f, hidden_size, num_attention_heads)?,
     };
     let gemma = model_type.starts_with("gemma");
@@ -90,11 +95,12 @@ pub fn parse(path: &Path, json: &str) -> Result<ModelConfig> {
         Some(act) => Some(act),
         None => f.str("hidden_act")?,
     };
-    let (rope_theta, rope_scaling, local_rope_theta) = rope::parse(&f, &model_type)?;
+    check::head(&f, head_dim)?;
+    let rotary = rope::parse(&f, &model_type, head_dim)?;
     let num_hidden_layers = size("num_hidden_layers")?;
     check::layers(&f, num_hidden_layers)?;
     let sliding_window = layers::window(&f, &model_type)?;
-    let layers = layers::parse(&f, &model_type, num_hidden_layers, sliding_window, local_rope_theta)?;
+    let layers = layers::parse(&f, &model_type, num_hidden_layers, sliding_window, rotary.local_theta)?;
     let dtype = match f.str("dtype")? {
         Some(name) => Some(name),
         None => f.str("torch_dtype")?,
@@ -105,11 +111,12 @@ pub fn parse(path: &Path, json: &str) -> Result<ModelConfig> {
         intermediate_size: size("intermediate_size")?,
         num_hidden_layers,
         num_attention_heads,
-        num_key_value_heads: f.usize("num_key_value_heads")?.unwrap_or(num_attention_heads),
+        num_key_value_heads: kv_heads(&f, &model_type, num_attention_heads)?,
         head_dim,
-        rms_norm_eps: f.f64("rms_norm_eps")?.unwrap_or(1e-6),
-        rope_theta,
-        rope_scaling,
+        rotary_dim: rotary.dim,
+        rms_norm_eps: f.f64("rms_norm_eps")?.unwrap_or(if model_type == "phi3" { 1e-5 } else { 1e-6 }),
+        rope_theta: rotary.theta,
+        rope_scaling: rotary.scaling,
         max_position_embeddings: size("max_position_embeddings")?,
         // Files leave out what equals the architecture's default, and Gemma's differs.
         tie_word_embeddings: f.bool("tie_word_embeddings")?.unwrap_or(gemma || model_type == "smollm3"),
@@ -126,6 +133,29 @@ pub fn parse(path: &Path, json: &str) -> Result<ModelConfig> {
     };
     check::sizes(&f, &config)?;
     Ok(config)
+}
+
+/// Key and value heads: a null stands for as many as there are query heads, and a file without the key for what the
+/// architecture has.
+fn kv_heads(f: &Fields<'_>, model_type: &str, heads: usize) -> Result<usize> {
+    let key = "num_key_value_heads";
+    if let Some(found) = f.usize(key)? {
+        return Ok(found);
+    }
+    let usual = match model_type {
+        _ if f.map.contains_key(key) => heads,
+        "qwen2" | "qwen3" => 32,
+        "mistral" => 8,
+        "gemma3_text" | "smollm3" => 4,
+        _ => heads,
+    };
+    if !heads.is_multiple_of(usual) {
+        let problem = format!(
+            "expected a value, found none: without it {model_type} models have {usual}, which does not divide {heads}"
+        );
+        return Err(f.error(key, &problem));
+    }
+    Ok(usual)
 }
 
 /// Shapes this struct cannot say, so that they are not taken for others.
@@ -156,14 +186,6 @@ fn refuse_unsupported(f: &Fields<'_>) -> Result<()> {
             "use_bidirectional_attention",
             "expected false, found true: every token would see those after it",
         ));
-    }
-    if f.f64("partial_rotary_factor")?.is_some_and(|part| part < 1.0) {
-        return Err(f
-            .error(
-                "partial_rotary_factor",
-                "expected 1, found less: rotating part of a head is not supported",
-            )
-            .hint("Use a model of another family, such as llama, qwen2 or qwen3."));
     }
     Ok(())
 }
@@ -205,6 +227,9 @@ impl ModelConfig {
         put("head_dim", json!(self.head_dim));
         put("rms_norm_eps", json!(self.rms_norm_eps));
         put("rope_theta", json!(self.rope_theta));
+        if let Some(share) = rope::share(self.rotary_dim, self.head_dim) {
+            put("partial_rotary_factor", json!(share));
+        }
         put("rope_scaling", self.rope_scaling.to_json(self.max_position_embeddings));
         if let RopeScaling::LongRope { original_max_position_embeddings, .. } = self.rope_scaling {
             put("original_max_position_embeddings", json!(original_max_position_embeddings));

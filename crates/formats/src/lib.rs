@@ -27,6 +27,7 @@ pub mod lora;
 pub mod model_dir;
 pub mod peft;
 pub mod safetensors_file;
+mod stored;
 pub mod tokenizer_config;
 
 pub use config::{LayerTraits, ModelConfig, RopeScaling};
@@ -34,4 +35,5 @@ pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use model_dir::ModelDir;
 pub use peft::AdapterConfig;
+pub use stored::Stored;
 pub use tokenizer_config::TokenizerConfig;

@@ -72,27 +72,52 @@ fn check_is_model(dir: &Path) -> Result<()> {
     }
     if !dir.join("config.json").is_file() {
         let adapter = dir.join("adapter_config.json").is_file();
-        let found = if adapter { "an adapter (adapter_config.json)" } else { "a folder without config.json" };
-        return Err(Error::invalid(dir, format!("expected a model folder, found {found}")).hint(
-            if adapter {
-                "Name the base model's folder as the model, and this one as the adapter."
-            } else {
+        let files = gguf_files(dir);
+        let (found, advice) = match files.as_slice() {
+            _ if adapter => (
+                "an adapter (adapter_config.json)".to_owned(),
+                "Name the base model's folder as the model, and this one as the adapter.".to_owned(),
+            ),
+            [] => (
+                "a folder without config.json".to_owned(),
                 "Name the folder that holds config.json; in a Hugging Face cache it is snapshots/REVISION."
-            },
-        ));
+                    .to_owned(),
+            ),
+            [one, ..] => {
+                let count = if files.len() > 1 {
+                    format!("{} GGUF files", files.len())
+                } else {
+                    "a GGUF file".to_owned()
+                };
+                (format!("a folder with {count}"), format!("Name the file: {}", one.display()))
+            }
+        };
+        return Err(Error::invalid(dir, format!("expected a model folder, found {found}")).hint(advice));
     }
     Ok(())
 }
 
+/// GGUF files in a folder, by name.
+fn gguf_files(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()));
+    let named = |p: &PathBuf| p.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) && p.is_file();
+    let mut files: Vec<PathBuf> = entries.filter(named).collect();
+    files.sort();
+    files
+}
+
 fn no_weights(dir: &Path) -> Error {
-    let pickled =
-        dir.join("pytorch_model.bin").is_file() || dir.join("pytorch_model.bin.index.json").is_file();
-    let found = if pickled { "only pytorch_model.bin" } else { "neither" };
-    Error::invalid(dir, format!("expected {SINGLE} or {INDEX}, found {found}")).hint(if pickled {
-        "Load the model in transformers and save it with save_pretrained: that writes safetensors."
+    let pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth"];
+    let (found, advice) = if let Some(file) = pickled.into_iter().find(|f| dir.join(f).is_file()) {
+        let advice =
+            "Load the model in transformers and save it with save_pretrained: that writes safetensors.";
+        (format!("only {file}"), advice.to_owned())
+    } else if let Some(file) = gguf_files(dir).first() {
+        ("only a GGUF file".to_owned(), format!("Name the file: {}", file.display()))
     } else {
-        "Fetch the weight files into that folder."
-    })
+        ("neither".to_owned(), "Fetch the weight files into that folder.".to_owned())
+    };
+    Error::invalid(dir, format!("expected {SINGLE} or {INDEX}, found {found}")).hint(advice)
 }
 
 /// Shard names in order, and the number of each tensor's shard.
@@ -198,6 +223,8 @@ mod tests {
         }
         for (files, expected) in [
             (vec![("adapter_config.json", "")], "found an adapter"),
+            (vec![("b.gguf", ""), ("a.GGUF", "")], "found a folder with 2 GGUF files\n  Name the file: "),
+            (vec![("config.json", ""), ("a.gguf", "")], "found only a GGUF file\n  Name the file: "),
             (vec![("config.json", "")], "found neither"),
             (vec![("config.json", ""), ("pytorch_model.bin", "")], "found only pytorch_model.bin"),
             (vec![("config.json", ""), (INDEX, "{")], "expected JSON"),

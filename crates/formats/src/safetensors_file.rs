@@ -45,10 +45,8 @@ pub struct TensorInfo {
 /// What a file holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
-    /// The tensors, in the order of their bytes.
+    /// The tensors, in the order of their bytes, of whatever type.
     pub tensors: Vec<TensorInfo>,
-    /// The names of tensors of number types the engine does not read, such as `I64`.
-    pub skipped: Vec<String>,
     /// The file's own notes, such as `format`.
     pub metadata: BTreeMap<String, String>,
 }
@@ -65,7 +63,7 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Header> {
     tensors.sort_by_key(|(_, t)| t.data_offsets);
 
     let data_len = bytes.len() - data_start;
-    let mut header = Header { tensors: Vec::with_capacity(tensors.len()), skipped: Vec::new(), metadata };
+    let mut header = Header { tensors: Vec::with_capacity(tensors.len()), metadata };
     let mut end = 0;
     for (name, raw) in tensors {
         let invalid = |problem: String| {
@@ -85,10 +83,10 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Header> {
                 if to > data_len { ": the file is cut short" } else { "" }
             )));
         }
-        let Some(bits) = dtype_bits(&raw.dtype) else {
+        let Some(dtype) = Dtype::from_name(&raw.dtype) else {
             return Err(invalid(format!("unknown number type {}", quoted(&raw.dtype))));
         };
-        let size = byte_size(&raw.shape, bits).ok_or_else(|| {
+        let size = byte_size(&raw.shape, dtype.bits()).ok_or_else(|| {
             invalid(format!("shape {:?} of {} is no whole number of bytes that fits", raw.shape, raw.dtype))
         })?;
         if size != to - from {
@@ -100,13 +98,8 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Header> {
             )));
         }
         end = to;
-        match Dtype::from_name(&raw.dtype) {
-            Some(dtype) => {
-                let range = data_start + from..data_start + to;
-                header.tensors.push(TensorInfo { name, dtype, shape: raw.shape, range });
-            }
-            None => header.skipped.push(name),
-        }
+        let range = data_start + from..data_start + to;
+        header.tensors.push(TensorInfo { name, dtype, shape: raw.shape, range });
     }
     if end != data_len {
         return Err(Error::invalid(
@@ -118,30 +111,48 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Header> {
     Ok(header)
 }
 
-/// A tensor's numbers as `f32`, which holds every number of the three types exactly.
+/// The types whose tensors are read, for messages.
+const READ: &str = "F32, F16, BF16, F64, F8_E4M3 or F8_E5M2";
+
+impl TensorInfo {
+    /// The type that its numbers are computed with.
+    ///
+    /// # Errors
+    /// When its own is one that is not read: integers, and numbers in blocks.
+    pub fn held(&self, path: &Path) -> Result<Dtype> {
+        self.dtype.held().ok_or_else(|| {
+            let (name, dtype) = (quoted(&self.name), self.dtype.name());
+            let problem = format!("tensor {name} is stored as {dtype}, expected {READ}");
+            Error::invalid(path, problem).hint("Use a file with these tensors in one of those types.")
+        })
+    }
+}
+
+/// A tensor's numbers as `f32`, which holds every number of the types that are read, but for some of `F64`: these
+/// are rounded.
 ///
 /// # Errors
-/// When `info` is not of this file: its range lies outside `bytes` or is not whole numbers.
+/// When its type is not read; when a number of it is finite and none that `f32` holds; when `info` is not of this
+/// file: its range lies outside `bytes` or is not whole numbers.
 pub fn read_f32(path: &Path, bytes: &[u8], info: &TensorInfo) -> Result<Vec<f32>> {
-    let data = bytes
-        .get(info.range.clone())
-        .filter(|data| data.len().is_multiple_of(info.dtype.size()))
-        .ok_or_else(|| {
-            let (name, range, len) = (quoted(&info.name), &info.range, bytes.len());
-            Error::invalid(
-                path,
-                format!(
-                    "tensor {name}: expected bytes {range:?} of {}, found a file of {len}",
-                    info.dtype.name()
-                ),
-            )
-            .hint("The file changed while it was read: start again.")
-        })?;
-    Ok(match info.dtype {
-        Dtype::F32 => data.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-        Dtype::F16 => data.as_chunks().0.iter().map(|&b| half::f16::from_le_bytes(b).to_f32()).collect(),
-        Dtype::BF16 => data.as_chunks().0.iter().map(|&b| half::bf16::from_le_bytes(b).to_f32()).collect(),
-    })
+    info.held(path)?;
+    let data = bytes.get(info.range.clone()).unwrap_or_default();
+    let mut values = vec![0.0; data.len() / info.dtype.size()];
+    if data.len() != info.range.len() || info.dtype.read(data, &mut values).is_none() {
+        let (name, range, len) = (quoted(&info.name), &info.range, bytes.len());
+        let dtype = info.dtype.name();
+        let problem = format!("tensor {name}: expected bytes {range:?} of {dtype}, found a file of {len}");
+        return Err(Error::invalid(path, problem).hint("The file changed while it was read: start again."));
+    }
+    if info.dtype == Dtype::F64 {
+        let wide = data.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b));
+        if let Some((x, _)) = wide.zip(&values).find(|(x, v)| x.is_finite() && v.is_infinite()) {
+            let name = quoted(&info.name);
+            let problem = format!("tensor {name}: expected numbers that F32 holds, found {x} of F64");
+            return Err(Error::invalid(path, problem).hint("The weights are damaged: get them again."));
+        }
+    }
+    Ok(values)
 }
 
 /// The header as it stands, and where the data begins.
@@ -181,19 +192,6 @@ fn byte_size(shape: &[usize], bits: usize) -> Option<usize> {
     let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
     let total = count.checked_mul(bits)?;
     total.is_multiple_of(8).then_some(total / 8)
-}
-
-/// Bits of one number of a type that the format knows.
-fn dtype_bits(name: &str) -> Option<usize> {
-    Some(match name {
-        "F4" => 4,
-        "F6_E2M3" | "F6_E3M2" => 6,
-        "BOOL" | "U8" | "I8" | "F8_E5M2" | "F8_E4M3" | "F8_E8M0" | "F8_E4M3FNUZ" | "F8_E5M2FNUZ" => 8,
-        "I16" | "U16" | "F16" | "BF16" => 16,
-        "I32" | "U32" | "F32" => 32,
-        "I64" | "U64" | "F64" | "C64" => 64,
-        _ => return None,
-    })
 }
 
 /// The JSON header; a list, so that a name given twice is seen.

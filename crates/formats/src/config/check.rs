@@ -3,9 +3,9 @@
 use super::{Fields, ModelConfig, Result};
 
 /// No matrix of a language model is wider.
-const MAX_WIDTH: usize = 1 << 24;
+pub(crate) const MAX_WIDTH: usize = 1 << 24;
 /// No language model is deeper.
-const MAX_LAYERS: usize = 10_000;
+pub(crate) const MAX_LAYERS: usize = 10_000;
 /// No language model reads longer texts.
 const MAX_POSITIONS: usize = 1 << 31;
 
@@ -21,6 +21,17 @@ pub(super) fn head_dim(f: &Fields<'_>, hidden_size: usize, heads: usize) -> Resu
         ));
     }
     Ok(hidden_size / heads)
+}
+
+/// Before anything is made for each pair of a head.
+pub(super) fn head(f: &Fields<'_>, head_dim: usize) -> Result<()> {
+    within(f, "head_dim", head_dim, MAX_WIDTH)?;
+    if !head_dim.is_multiple_of(2) {
+        let problem =
+            format!("expected an even number, since rotary embeddings turn pairs, found {head_dim}");
+        return Err(f.error("head_dim", &problem));
+    }
+    Ok(())
 }
 
 /// Before anything is made for each layer.
@@ -42,7 +53,6 @@ pub(super) fn sizes(f: &Fields<'_>, c: &ModelConfig) -> Result<()> {
         ("intermediate_size", c.intermediate_size, MAX_WIDTH),
         ("num_attention_heads", c.num_attention_heads, MAX_WIDTH),
         ("num_key_value_heads", c.num_key_value_heads, MAX_WIDTH),
-        ("head_dim", c.head_dim, MAX_WIDTH),
         ("max_position_embeddings", c.max_position_embeddings, MAX_POSITIONS),
     ] {
         within(f, key, value, most)?;
@@ -55,11 +65,6 @@ pub(super) fn sizes(f: &Fields<'_>, c: &ModelConfig) -> Result<()> {
                 c.num_attention_heads, c.num_key_value_heads
             ),
         ));
-    }
-    if !c.head_dim.is_multiple_of(2) {
-        let problem =
-            format!("expected an even number, since rotary embeddings turn pairs, found {}", c.head_dim);
-        return Err(f.error("head_dim", &problem));
     }
     if !(c.rms_norm_eps.is_finite() && c.rms_norm_eps >= 0.0) {
         return Err(f.error("rms_norm_eps", &format!("expected zero or more, found {}", c.rms_norm_eps)));

@@ -47,13 +47,35 @@ pub(super) fn parse(
         _ => Vec::new(),
     };
     let used = window.is_some() && (!is_qwen(model_type) || f.bool("use_sliding_window")?.unwrap_or(false));
-    let mut windowed: Vec<bool> = match model_type {
+    let listed = listed(f, layers)?.filter(|_| model_type != "llama");
+    let windows = listed.as_ref().is_some_and(|l| l.contains(&true));
+    let mut windowed: Vec<bool> = match (model_type, listed) {
+        // transformers takes the window for all layers of these families and drops what the list says.
+        ("mistral" | "phi3", Some(listed)) if window.is_some() && listed.contains(&false) => {
+            let problem =
+                "expected \"sliding_attention\" for each layer, as `sliding_window` is set, found others";
+            return Err(f.error("layer_types", problem).hint(format!(
+                "{model_type} models have one window for all layers: remove one of the two."
+            )));
+        }
+        _ if windows && !used => {
+            let key = if window.is_some() { "use_sliding_window" } else { "sliding_window" };
+            let problem = format!(
+                "expected \"full_attention\" for each layer, as `{key}` sets no window, found others"
+            );
+            return Err(f.error("layer_types", &problem).hint("Set the window, or remove the list."));
+        }
+        ("gemma3_text", None) if !used => {
+            return Err(f
+                .error("sliding_window", "expected 1 or more, found none")
+                .hint("Of these models layers have a window unless layer_types says otherwise."));
+        }
         _ if !used => Vec::new(),
-        "mistral" | "phi3" => vec![true; layers],
-        "qwen2" | "qwen3" | "gemma3_text" | "smollm3" => match listed(f, layers)? {
-            Some(listed) => listed,
-            None => by_default(f, model_type, layers, &unrotated)?,
-        },
+        ("mistral" | "phi3", _) => vec![true; layers],
+        ("qwen2" | "qwen3" | "gemma3_text" | "smollm3", Some(listed)) => listed,
+        ("qwen2" | "qwen3" | "gemma3_text" | "smollm3", None) => {
+            by_default(f, model_type, layers, &unrotated)?
+        }
         _ => Vec::new(),
     };
     if !windowed.contains(&true) {

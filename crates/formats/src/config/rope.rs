@@ -28,7 +28,7 @@ pub enum RopeScaling {
     /// Each frequency divided by a number of its own, other ones for long texts than for short, and scores
     /// raised, as in Phi-3.
     LongRope {
-        /// Divisors up to the original length, `head_dim / 2` of them.
+        /// Divisors up to the original length, `rotary_dim / 2` of them.
         short_factor: Vec<f64>,
         /// Divisors beyond it.
         long_factor: Vec<f64>,
@@ -73,72 +73,154 @@ impl RopeScaling {
     }
 }
 
-/// The base, the scaling, and the base of windowed layers where it is another.
-pub(super) fn parse(f: &Fields<'_>, model_type: &str) -> Result<(f64, RopeScaling, Option<f64>)> {
-    let gemma = model_type == "gemma3_text";
-    // The newer key first: a file that has both was written by a version that reads it so.
-    let mut nested = None;
-    for (key, prefix) in [("rope_parameters", "rope_parameters."), ("rope_scaling", "rope_scaling.")] {
-        if let Some(map) = f.object(key)? {
-            nested = Some((key, Fields { path: f.path, prefix, map }));
-            break;
-        }
+/// How a model's queries and keys are turned.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Rotary {
+    pub(super) theta: f64,
+    pub(super) scaling: RopeScaling,
+    /// The base in windowed layers where it is another.
+    pub(super) local_theta: Option<f64>,
+    /// Numbers of a head that are turned.
+    pub(super) dim: usize,
+}
+
+/// The model that is asked about.
+#[derive(Clone, Copy)]
+struct Shape<'a> {
+    model_type: &'a str,
+    head_dim: usize,
+}
+
+impl Shape<'_> {
+    fn is_gemma(self) -> bool {
+        self.model_type == "gemma3_text"
     }
-    let mut theta = f.f64("rope_theta")?;
-    let mut scaling = RopeScaling::Default;
-    if let Some((key, nested)) = nested {
-        if gemma && nested.map.values().any(Value::is_object) {
-            return by_kind(&nested);
-        }
-        if nested.map.values().any(Value::is_object) {
-            return Err(f
-                .error(key, "expected one set of values, found one for each kind of layer")
-                .hint("Use a model of another family, such as llama, qwen2 or qwen3."));
-        }
-        if let Some(inner) = nested.f64("rope_theta")? {
-            theta = Some(inner);
-        }
-        scaling = parse_scaling(&nested, f)?;
+
+    fn is_phi(self) -> bool {
+        self.model_type == "phi3"
     }
-    let theta = theta.unwrap_or(match model_type {
-        "gemma3_text" => GEMMA_THETA,
-        "smollm3" => 2_000_000.0,
-        _ => 10_000.0,
-    });
-    positive(f, "rope_theta", theta)?;
-    let mut local = None;
-    if gemma {
-        let theta = f.f64("rope_local_base_freq")?.unwrap_or(GEMMA_LOCAL_THETA);
-        positive(f, "rope_local_base_freq", theta)?;
-        local = Some(theta);
+}
+
+/// Reads both layouts. Where a file has both they must say the same: transformers takes one and drops the other.
+pub(super) fn parse(f: &Fields<'_>, model_type: &str, head_dim: usize) -> Result<Rotary> {
+    let shape = Shape { model_type, head_dim };
+    let nested = |key, prefix| -> Result<Option<Fields<'_>>> {
+        let map = f.object(key)?.filter(|map| !map.is_empty());
+        Ok(map.map(|map| Fields { path: f.path, prefix, map }))
+    };
+    let new = nested("rope_parameters", "rope_parameters.")?;
+    let old = nested("rope_scaling", "rope_scaling.")?;
+    let read = one(f, new.as_ref().or(old.as_ref()), shape)?;
+    if let (Some(_), Some(old)) = (&new, &old)
+        && one(f, Some(old), shape)? != read
+    {
+        let problem =
+            "expected what `rope_parameters` says, or none, found another scaling or base of positions";
+        return Err(f.error("rope_scaling", problem).hint("Remove the one that is not meant."));
     }
-    Ok((theta, scaling, local))
+    Ok(read)
 }
 
 const GEMMA_THETA: f64 = 1_000_000.0;
 const GEMMA_LOCAL_THETA: f64 = 10_000.0;
 
+/// From one of the two layouts, or neither.
+fn one(f: &Fields<'_>, nested: Option<&Fields<'_>>, shape: Shape<'_>) -> Result<Rotary> {
+    let usual = match shape.model_type {
+        "gemma3_text" => GEMMA_THETA,
+        "smollm3" => 2_000_000.0,
+        _ => 10_000.0,
+    };
+    let theta = base(f, "rope_theta", usual)?;
+    let local_theta = match shape.is_gemma() {
+        true => Some(base(f, "rope_local_base_freq", GEMMA_LOCAL_THETA)?),
+        false => None,
+    };
+    let plain = Rotary { theta, scaling: RopeScaling::Default, local_theta, dim: shape.head_dim };
+    let Some(nested) = nested else { return Ok(Rotary { dim: turned(f, None, shape)?, ..plain }) };
+    let key = nested.prefix.trim_end_matches('.');
+    let by_kind = nested.map.values().any(Value::is_object);
+    if by_kind && shape.is_gemma() {
+        return of_kinds(f, nested, plain, shape);
+    }
+    if by_kind {
+        return Err(f
+            .error(key, "expected one set of values, found one for each kind of layer")
+            .hint("Use a model of another family, such as llama, qwen2 or qwen3."));
+    }
+    if shape.is_gemma() && key == "rope_parameters" {
+        let problem =
+            "expected `full_attention` and `sliding_attention` with a set of values each, found one set";
+        return Err(f
+            .error(key, problem)
+            .hint("transformers reads no other for this family: put the values where they are meant."));
+    }
+    let dim = turned(f, Some(nested), shape)?;
+    let theta = base(nested, "rope_theta", theta)?;
+    Ok(Rotary { theta, scaling: parse_scaling(nested, f, shape, dim)?, dim, ..plain })
+}
+
+fn base(f: &Fields<'_>, key: &str, otherwise: f64) -> Result<f64> {
+    let theta = f.f64(key)?.unwrap_or(otherwise);
+    positive(f, key, theta)?;
+    Ok(theta)
+}
+
 /// `rope_parameters` with one set for full and one for windowed layers.
-fn by_kind(f: &Fields<'_>) -> Result<(f64, RopeScaling, Option<f64>)> {
+fn of_kinds(top: &Fields<'_>, f: &Fields<'_>, plain: Rotary, shape: Shape<'_>) -> Result<Rotary> {
     let kind = |key, prefix, theta| -> Result<(f64, RopeScaling)> {
         let Some(map) = f.object(key)? else { return Ok((theta, RopeScaling::Default)) };
         let f = Fields { path: f.path, prefix, map };
-        let theta = f.f64("rope_theta")?.unwrap_or(theta);
-        positive(&f, "rope_theta", theta)?;
-        Ok((theta, parse_scaling(&f, &f)?))
+        turned(top, Some(&f), shape)?;
+        Ok((base(&f, "rope_theta", theta)?, parse_scaling(&f, top, shape, shape.head_dim)?))
     };
-    let (theta, scaling) = kind("full_attention", "rope_parameters.full_attention.", GEMMA_THETA)?;
-    let (local, plain) = kind("sliding_attention", "rope_parameters.sliding_attention.", GEMMA_LOCAL_THETA)?;
-    if plain != RopeScaling::Default {
+    let (theta, scaling) = kind("full_attention", "rope_parameters.full_attention.", plain.theta)?;
+    let local = plain.local_theta.unwrap_or(GEMMA_LOCAL_THETA);
+    let (local, none) = kind("sliding_attention", "rope_parameters.sliding_attention.", local)?;
+    if none != RopeScaling::Default {
         return Err(
             f.error("sliding_attention", "expected no scaling of positions in windowed layers, found one")
         );
     }
-    Ok((theta, scaling, Some(local)))
+    Ok(Rotary { theta, scaling, local_theta: Some(local), dim: shape.head_dim })
 }
 
-/// `top` is the whole configuration.
-fn parse_scaling(f: &Fields<'_>, top: &Fields<'_>) -> Result<RopeScaling> {
+const PARTIAL: &str = "partial_rotary_factor";
+
+/// Numbers of a head that are turned. The share of them stands beside the other values of the rotation from
+/// transformers 5 on, at the top before.
+fn turned(top: &Fields<'_>, nested: Option<&Fields<'_>>, shape: Shape<'_>) -> Result<usize> {
+    let f = nested.filter(|f| f.value(PARTIAL).is_some()).unwrap_or(top);
+    let Some(share) = f.f64(PARTIAL)? else { return Ok(shape.head_dim) };
+    if !(share > 0.0 && share <= 1.0) {
+        return Err(f.error(PARTIAL, &format!("expected more than 0, and 1 at most, found {share}")));
+    }
+    if share < 1.0 && !shape.is_phi() {
+        let problem =
+            format!("expected 1, found {share}: of {} models heads are rotated whole", shape.model_type);
+        return Err(f.error(PARTIAL, &problem).hint("Use a model of another family, such as phi3."));
+    }
+    // Cut to a whole number, as transformers does it.
+    let dim = (shape.head_dim as f64 * share) as usize;
+    if dim == 0 || !dim.is_multiple_of(2) {
+        let problem = format!(
+            "expected an even number of rotated values, since rotary embeddings turn pairs, found {dim} of {}",
+            shape.head_dim
+        );
+        return Err(f.error(PARTIAL, &problem));
+    }
+    Ok(dim)
+}
+
+/// The share that [`turned`] reads as so many numbers of a head; none where it is all of them.
+pub(super) fn share(dim: usize, head_dim: usize) -> Option<f64> {
+    let share = dim as f64 / head_dim as f64;
+    let short = ((head_dim as f64 * share) as usize) < dim;
+    (dim < head_dim).then_some(if short { share.next_up() } else { share })
+}
+
+/// `top` is the whole configuration, `dim` what is turned of a head.
+fn parse_scaling(f: &Fields<'_>, top: &Fields<'_>, shape: Shape<'_>, dim: usize) -> Result<RopeScaling> {
     let key = if f.value("rope_type").is_some() { "rope_type" } else { "type" };
     let number = |key| {
         let value = f.required(key, f.f64(key)?)?;
@@ -146,6 +228,13 @@ fn parse_scaling(f: &Fields<'_>, top: &Fields<'_>) -> Result<RopeScaling> {
     };
     Ok(match f.str(key)? {
         None | Some("default") => RopeScaling::Default,
+        Some("longrope" | "su") => long_rope(f, top, dim)?,
+        // Early files of the family have this name for it.
+        Some("yarn") if shape.is_phi() && f.value("short_factor").is_some() => long_rope(f, top, dim)?,
+        Some(other) if shape.is_phi() => {
+            let found = crate::json::quoted(other);
+            return Err(f.error(key, &format!("expected \"default\" or \"longrope\", found {found}")));
+        }
         Some("linear") => RopeScaling::Linear { factor: number("factor")? },
         Some("llama3") => {
             let (low_freq_factor, high_freq_factor) =
@@ -158,43 +247,54 @@ fn parse_scaling(f: &Fields<'_>, top: &Fields<'_>) -> Result<RopeScaling> {
                     ),
                 ));
             }
-            let key = "original_max_position_embeddings";
-            let original_max_position_embeddings = f.required(key, f.usize(key)?)?;
-            if original_max_position_embeddings == 0 {
-                return Err(f.error(key, "expected 1 or more, found 0"));
-            }
             RopeScaling::Llama3 {
                 factor: number("factor")?,
                 low_freq_factor,
                 high_freq_factor,
-                original_max_position_embeddings,
+                original_max_position_embeddings: original(f, top, 1)?,
             }
         }
-        Some("longrope" | "su") => long_rope(f, top)?,
         Some(other) => return Err(unknown(f, key, other)),
     })
 }
 
-fn long_rope(f: &Fields<'_>, top: &Fields<'_>) -> Result<RopeScaling> {
+/// The length that a model was first trained for: at the top before it is looked for elsewhere, and where it is
+/// nowhere the length that it is for, as in transformers.
+fn original(f: &Fields<'_>, top: &Fields<'_>, least: usize) -> Result<usize> {
+    let key = "original_max_position_embeddings";
+    let longest = "max_position_embeddings";
+    for (f, key) in [(top, key), (f, key), (top, longest)] {
+        if let Some(original) = f.usize(key)? {
+            if original < least {
+                return Err(f.error(key, &format!("expected {least} or more, found {original}")));
+            }
+            return Ok(original);
+        }
+    }
+    Err(top.error(key, "expected a value, found none"))
+}
+
+fn long_rope(f: &Fields<'_>, top: &Fields<'_>, dim: usize) -> Result<RopeScaling> {
     let divisors = |key: &str| -> Result<Vec<f64>> {
         let value = f.required(key, f.value(key))?;
         let numbers: Option<Vec<f64>> = value.as_array().and_then(|a| a.iter().map(Value::as_f64).collect());
         match numbers {
-            Some(n) if !n.is_empty() && n.iter().all(|x| x.is_finite() && *x > 0.0) => Ok(n),
+            Some(n) if n.iter().all(|x| x.is_finite() && *x > 0.0) && n.len() == dim / 2 => Ok(n),
+            Some(n) if n.iter().all(|x| x.is_finite() && *x > 0.0) => Err(f.error(
+                key,
+                &format!(
+                    "expected {} numbers, one for each pair of the {dim} rotated values of a head, found {}",
+                    dim / 2,
+                    n.len()
+                ),
+            )),
             _ => Err(f.error(
                 key,
                 &format!("expected a list of numbers above zero, found {}", crate::json::shown(value)),
             )),
         }
     };
-    let key = "original_max_position_embeddings";
-    let original = match f.usize(key)? {
-        Some(original) => original,
-        None => top.required(key, top.usize(key)?)?,
-    };
-    if original < 2 {
-        return Err(top.error(key, &format!("expected 2 or more, found {original}")));
-    }
+    let original = original(f, top, 2)?;
     let attention_factor = if let Some(factor) = f.f64("attention_factor")? {
         positive(f, "attention_factor", factor)?;
         factor
@@ -224,9 +324,14 @@ fn raised(ratio: f64, original: usize) -> f64 {
 
 fn unknown(f: &Fields<'_>, key: &str, found: &str) -> Error {
     let found = crate::json::quoted(found);
-    f.error(key, &format!("expected \"default\", \"linear\", \"llama3\" or \"longrope\", found {found}")).hint(
-        "Where the model's maker added it for long texts only, remove it from the file to train on shorter ones.",
-    )
+    let problem = format!("expected \"default\", \"linear\", \"llama3\" or \"longrope\", found {found}");
+    // To remove an object that has the base loses the base.
+    let keep = if f.value("rope_theta").is_some() { " and keep `rope_theta` as it is" } else { "" };
+    f.error(key, &problem).hint(format!(
+        "Where the model's maker added it for long texts only, set `{}{key}` to \"default\"{keep} to train on shorter \
+         ones.",
+        f.prefix
+    ))
 }
 
 fn positive(f: &Fields<'_>, key: &str, value: f64) -> Result<()> {

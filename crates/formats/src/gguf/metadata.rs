@@ -26,7 +26,7 @@ pub fn metadata_for(config: &ModelConfig, name: &str) -> Vec<(String, Value)> {
     put("attention.key_length", number(config.head_dim));
     put("attention.value_length", number(config.head_dim));
     put("attention.layer_norm_rms_epsilon", Value::F32(config.rms_norm_eps as f32));
-    put("rope.dimension_count", number(config.head_dim));
+    put("rope.dimension_count", number(config.rotary_dim));
     put("rope.freq_base", Value::F32(config.rope_theta as f32));
     put("vocab_size", number(config.vocab_size));
     let traits = &config.layers;

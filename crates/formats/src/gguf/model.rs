@@ -1,9 +1,9 @@
 //! A model's shape from the metadata and the tensor table.
 
-use super::Gguf;
 use super::names::interleaved;
 use super::rope::{self, rope_scaling};
 use super::vocabulary::END_KEYS;
+use super::{Gguf, Value};
 use crate::config::{self as hf, LayerTraits, ModelConfig};
 use crate::json::quoted;
 use crate::{Error, Result};
@@ -13,7 +13,7 @@ use crate::{Error, Result};
 pub struct GgufModel {
     /// The shape.
     pub config: ModelConfig,
-    /// The divisors of the rotary frequencies at every length, `head_dim / 2` of them, as the file has them. Where
+    /// The divisors of the rotary frequencies at every length, `rotary_dim / 2` of them, as the file has them. Where
     /// they are those of Llama 3, `config.rope_scaling` says the same; those for short and long texts stand there
     /// alone.
     pub rope_factors: Option<Vec<f32>>,
@@ -24,9 +24,9 @@ pub struct GgufModel {
 /// The shape and the rotary divisors; `bytes` is the whole file.
 ///
 /// # Errors
-/// As [`config`], and when the divisors are not `head_dim / 2` positive numbers, or some are missing.
+/// As [`config`], and when the divisors are not `rotary_dim / 2` positive numbers, or some are missing.
 pub fn model(gguf: &Gguf, bytes: &[u8]) -> Result<GgufModel> {
-    let mut config = config(gguf)?;
+    let mut config = config_of(gguf, bytes)?;
     let rope_factors = rope::read(gguf, bytes, &mut config)?;
     let interleaved = interleaved(&config.model_type);
     Ok(GgufModel { config, rope_factors, interleaved })
@@ -40,6 +40,35 @@ const ARCHITECTURES: [&str; 6] = ["llama", "qwen2", "qwen3", "gemma3", "smollm3"
 /// When a key is missing, of another kind, or contradicts another or the tensors; when the architecture or
 /// something in it is not supported; when the file is one part of several, or has a vocabulary only.
 pub fn config(gguf: &Gguf) -> Result<ModelConfig> {
+    config_of(gguf, &[])
+}
+
+/// What a file is, where it is no model by itself.
+fn whole_model(gguf: &Gguf) -> Result<()> {
+    if let Some(other) = gguf.str("general.type")?.filter(|ty| *ty != "model") {
+        let problem = format!("expected \"model\", found {}", quoted(other));
+        return Err(gguf.error("general.type", &problem).hint(match other {
+            "adapter" => "It is an adapter: name it with --adapter, and its base model with --model.",
+            "imatrix" => "It holds statistics for quantization: name the model itself.",
+            "mmproj" => "It is the image part of a model: name the text model.",
+            _ => "Name the model itself.",
+        }));
+    }
+    let parts = gguf.usize("split.count")?.filter(|n| *n > 1);
+    if let Some(parts) = parts {
+        // The part's number is counted from 0; the first part alone says what the model is.
+        let part = gguf.usize("split.no")?.unwrap_or(0).saturating_add(1);
+        let problem = format!("expected a whole model, found part {part} of {parts}");
+        return Err(gguf
+            .error("split.count", &problem)
+            .hint("Join them: llama-gguf-split --merge FIRST OUT."));
+    }
+    Ok(())
+}
+
+/// [`config`]; values that are arrays are read from `bytes`, the whole file.
+fn config_of(gguf: &Gguf, bytes: &[u8]) -> Result<ModelConfig> {
+    whole_model(gguf)?;
     let arch = gguf.required("general.architecture", gguf.str("general.architecture")?)?;
     if !ARCHITECTURES.contains(&arch) {
         let known = ARCHITECTURES.map(|a| format!("\"{a}\"")).join(", ");
@@ -48,35 +77,57 @@ pub fn config(gguf: &Gguf) -> Result<ModelConfig> {
             .error("general.architecture", &problem)
             .hint("Use a model of one of these families."));
     }
-    if let Some(parts) = gguf.usize("split.count")?.filter(|n| *n > 1) {
-        let problem = format!("expected a whole model, found one of {parts} parts");
-        return Err(gguf.error("split.count", &problem).hint("Join them: llama-gguf-split --merge."));
-    }
     let key = |name: &str| format!("{arch}.{name}");
-    let optional = |name: &str| gguf.usize(&key(name));
+    let optional = |name: &str| uniform(gguf, bytes, &key(name));
     let size = |name: &str| gguf.required(&key(name), optional(name)?);
     let refuse = |name: &str, problem: &str| Err(gguf.error(&key(name), problem));
 
     if let Some(experts) = optional("expert_count")?.filter(|n| *n > 0) {
         return refuse("expert_count", &format!("expected a dense model, found one of {experts} experts"));
     }
-    let hidden_size = size("embedding_length")?;
-    let heads = size("attention.head_count")?;
+    for name in ["attn_logit_softcapping", "final_logit_softcapping", "attention.clamp_kqv"] {
+        if let Some(found) = finite(gguf, &key(name))?.filter(|x| *x != 0.0) {
+            return refuse(name, &format!("expected none, or 0, found {found}: it is not supported"));
+        }
+    }
+    if gguf.bool(&key("attention.causal"))? == Some(false) {
+        return refuse(
+            "attention.causal",
+            "expected true, found false: every token would see those after it",
+        );
+    }
+    // Before anything is made for each layer or computed from the sizes.
+    let within = |name: &str, found: usize, most: usize| {
+        if found == 0 || found > most {
+            return Err(gguf.error(&key(name), &format!("expected 1 to {most}, found {found}")));
+        }
+        Ok(found)
+    };
+    let layers = within("block_count", size("block_count")?, hf::MAX_LAYERS)?;
+    let hidden_size = within("embedding_length", size("embedding_length")?, hf::MAX_WIDTH)?;
+    let heads = within("attention.head_count", size("attention.head_count")?, hf::MAX_WIDTH)?;
     let head_dim = match optional("attention.key_length")? {
         Some(head_dim) => head_dim,
-        None if heads > 0 && hidden_size.is_multiple_of(heads) => hidden_size / heads,
+        None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
         None => {
             let problem =
                 format!("expected a value, or heads that divide {hidden_size}, found none and {heads}");
             return refuse("attention.key_length", &problem);
         }
     };
-    for name in ["attention.value_length", "rope.dimension_count"] {
-        if let Some(found) = optional(name)?.filter(|n| *n != head_dim) {
-            return refuse(name, &format!("expected the head's width, {head_dim}, found {found}"));
-        }
+    within("attention.key_length", head_dim, hf::MAX_WIDTH)?;
+    if let Some(found) = optional("attention.value_length")?.filter(|n| *n != head_dim) {
+        let problem = format!("expected the width of keys, {head_dim}, found {found}");
+        return refuse("attention.value_length", &problem);
     }
-    let layers = size("block_count")?;
+    let turned = "rope.dimension_count";
+    let rotary_dim = optional(turned)?.unwrap_or(head_dim);
+    if rotary_dim != head_dim && arch != "phi3" {
+        return refuse(turned, &format!("expected the head's width, {head_dim}, found {rotary_dim}"));
+    }
+    if rotary_dim == 0 || rotary_dim > head_dim || !rotary_dim.is_multiple_of(2) {
+        return refuse(turned, &format!("expected an even number up to {head_dim}, found {rotary_dim}"));
+    }
     let (attention_bias, mlp_bias) = biases(gguf, arch)?;
     let number = |name: &str| finite(gguf, &key(name));
     let eps = "attention.layer_norm_rms_epsilon";
@@ -112,6 +163,7 @@ pub fn config(gguf: &Gguf) -> Result<ModelConfig> {
         num_attention_heads: heads,
         num_key_value_heads: optional("attention.head_count_kv")?.unwrap_or(heads),
         head_dim,
+        rotary_dim,
         rms_norm_eps: gguf.required(&key(eps), number(eps)?)?,
         rope_theta: number("rope.freq_base")?.unwrap_or(10_000.0),
         rope_scaling: rope_scaling(gguf, arch)?,
@@ -156,8 +208,31 @@ fn biases(gguf: &Gguf, arch: &str) -> Result<(Option<bool>, bool)> {
         if qkv && !has(name) {
             return missing(name);
         }
+        if !qkv && has(name) {
+            return missing("attn_q");
+        }
     }
-    Ok((Some(qkv), has("ffn_gate")))
+    let mlp = has("ffn_gate");
+    for name in ["ffn_up", "ffn_down"] {
+        if mlp != has(name) {
+            return missing(if mlp { name } else { "ffn_gate" });
+        }
+    }
+    Ok((Some(qkv), mlp))
+}
+
+/// A whole number, or as many as there are layers, which must be one and the same.
+fn uniform(gguf: &Gguf, bytes: &[u8], key: &str) -> Result<Option<usize>> {
+    let Some(array) = gguf.value(key).and_then(Value::as_array) else { return gguf.usize(key) };
+    let mut numbers = array.iter_scalars(bytes).into_iter().flatten().map(|v| v.as_u64());
+    let first = numbers.next().flatten().and_then(|n| usize::try_from(n).ok());
+    let same = |n: Option<u64>| n.and_then(|n| usize::try_from(n).ok()) == first;
+    match first {
+        Some(first) if numbers.all(same) => Ok(Some(first)),
+        _ => Err(gguf
+            .error(key, "expected one number for all layers, found others for some")
+            .hint("Models whose layers differ in size are not supported.")),
+    }
 }
 
 /// The whole number that a value in single precision stands for, where it is near one.

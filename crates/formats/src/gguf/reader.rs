@@ -76,6 +76,22 @@ fn header(r: &mut Reader<'_>) -> Result<u32> {
             return Err(Error::invalid(r.path, "expected a GGUF file, found a Git LFS pointer to one")
                 .hint("Fetch the file itself: run `git lfs pull` in that folder."));
         }
+        let named = |end: &str| r.path.extension().is_some_and(|e| e.eq_ignore_ascii_case(end));
+        // A header's length below 2^32, then JSON.
+        let safetensors = r.bytes.get(4..9) == Some(b"\0\0\0\0{");
+        if safetensors || named("safetensors") {
+            let problem = "expected a GGUF file or a model folder, found a safetensors file";
+            return Err(
+                Error::invalid(r.path, problem).hint("Name the folder that holds it beside config.json.")
+            );
+        }
+        if ["bin", "pt", "pth", "ckpt"].into_iter().any(named) {
+            let problem = "expected a GGUF file or a model folder, found neither";
+            return Err(Error::invalid(r.path, problem).hint(
+                "PyTorch's own files are not read: load the model in transformers, save it with save_pretrained, \
+                 and name the folder.",
+            ));
+        }
         let old = [b"ggml", b"ggjt", b"ggla", b"lmgg", b"tjgg", b"algg"].iter().any(|m| found == *m);
         let hint = if old {
             "This is a format from before GGUF: convert the original model with a current llama.cpp."

@@ -18,7 +18,7 @@ pub fn rope_tensors(config: &ModelConfig) -> Vec<(&'static str, Vec<f32>)> {
         RopeScaling::LongRope { short_factor, long_factor, .. } => {
             vec![(ROPE_FACTORS_LONG, narrow(long_factor)), (ROPE_FACTORS_SHORT, narrow(short_factor))]
         }
-        scaling => llama3_factors(scaling, config.head_dim, config.rope_theta)
+        scaling => llama3_factors(scaling, config.rotary_dim, config.rope_theta)
             .map(|factors| (ROPE_FACTORS, factors))
             .into_iter()
             .collect(),
@@ -49,11 +49,26 @@ fn llama3_factors(scaling: &RopeScaling, head_dim: usize, theta: f64) -> Option<
 
 /// What the metadata say of scaling, without the tensors.
 pub(super) fn rope_scaling(gguf: &Gguf, arch: &str) -> Result<RopeScaling> {
-    let (kind, factor) = (format!("{arch}.rope.scaling.type"), format!("{arch}.rope.scaling.factor"));
-    match gguf.str(&kind)? {
-        None | Some("none" | "longrope") => Ok(RopeScaling::Default),
-        Some("linear") => Ok(RopeScaling::Linear { factor: gguf.required(&factor, finite(gguf, &factor)?)? }),
-        Some(other) => {
+    let key = |name: &str| format!("{arch}.rope.{name}");
+    // The newer key first, if it is there at all; 0 stands for none. As llama.cpp's `load_hparams`.
+    let mut factor_key = key("scaling.factor");
+    if gguf.value(&factor_key).is_none() {
+        factor_key = key("scale_linear");
+    }
+    let factor = finite(gguf, &factor_key)?.filter(|f| *f != 0.0 && *f != 1.0);
+    if let Some(found) = factor.filter(|f| *f < 0.0) {
+        return Err(gguf.error(&factor_key, &format!("expected more than zero, found {found}")));
+    }
+    let kind = key("scaling.type");
+    match (gguf.str(&kind)?, factor) {
+        // Without a type it is linear.
+        (None | Some("linear"), Some(factor)) => Ok(RopeScaling::Linear { factor }),
+        (Some("longrope"), Some(found)) => {
+            let problem = format!("expected 1, or none, beside the divisors of longrope, found {found}");
+            Err(gguf.error(&factor_key, &problem))
+        }
+        (None | Some("linear" | "longrope"), None) | (Some("none"), _) => Ok(RopeScaling::Default),
+        (Some(other), _) => {
             let problem = format!("expected \"none\", \"linear\" or \"longrope\", found {}", quoted(other));
             Err(gguf.error(&kind, &problem).hint("Use a model without it: it is for long texts only."))
         }
@@ -62,7 +77,7 @@ pub(super) fn rope_scaling(gguf: &Gguf, arch: &str) -> Result<RopeScaling> {
 
 /// Reads the tensors: those that a configuration can say are put into it. Gives those for every length.
 pub(super) fn read(gguf: &Gguf, bytes: &[u8], config: &mut ModelConfig) -> Result<Option<Vec<f32>>> {
-    let pairs = config.head_dim / 2;
+    let pairs = config.rotary_dim / 2;
     let tensor = |name| gguf.tensor(name).map(|t| numbers(gguf, t, bytes, pairs)).transpose();
     // The configuration's name of an architecture may be another than the file's.
     let arch = gguf.required("general.architecture", gguf.str("general.architecture")?)?;
@@ -101,7 +116,11 @@ pub(super) fn read(gguf: &Gguf, bytes: &[u8], config: &mut ModelConfig) -> Resul
         }
         (None, Some(_), None) => missing(ROPE_FACTORS_LONG),
         (None, None, Some(_)) => missing(ROPE_FACTORS_SHORT),
-        (None, None, None) if said || factor.is_some_and(|f| f != 1.0) => missing(ROPE_FACTORS_SHORT),
+        (None, None, None) if said => missing(ROPE_FACTORS_SHORT),
+        (Some(_), None, None) | (None, None, None) if factor.is_some_and(|f| f != 1.0) => {
+            let problem = "expected 1, or the divisors of longrope beside it, found another number";
+            Err(gguf.error(&key("attn_factor"), problem).hint("Use a model without it."))
+        }
         (None, None, None) => Ok(None),
         (Some(always), None, None) if !said => {
             if let Some(scaling) = recognized(&always, config, original) {
@@ -153,7 +172,7 @@ fn recognized(factors: &[f32], config: &ModelConfig, original: Option<usize>) ->
             high_freq_factor: 4.0,
             original_max_position_embeddings: original,
         };
-        let made = llama3_factors(&scaling, config.head_dim, config.rope_theta)?;
+        let made = llama3_factors(&scaling, config.rotary_dim, config.rope_theta)?;
         let near = made.iter().zip(factors).all(|(m, f)| (m - f).abs() <= 1e-4 * f.abs());
         near.then_some(scaling)
     })

@@ -44,7 +44,7 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Lora> {
                 (false, matrix) => (matrix, false),
             };
             let shape = if transposed { [cols, rows] } else { [rows, cols] };
-            let place = Place { ty: t.ty, range: t.range.clone(), transposed };
+            let place = Place { ty: t.ty.into(), range: t.range.clone(), transposed };
             Ok(Half { name: t.name.clone(), layer, module, matrix, shape, place })
         })
         .collect::<Result<_>>()?;

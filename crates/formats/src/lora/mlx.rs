@@ -32,9 +32,6 @@ pub(super) fn read(dir: &Path, bytes: &[u8]) -> Result<Lora> {
     let file = dir.join(MODEL_FILE);
     let header = safetensors_file::parse(&file, bytes)?;
     let expected = "MODULE.lora_a or .lora_b of a linear layer or the embeddings";
-    if let Some(name) = header.skipped.first() {
-        return Err(unknown(&file, name, expected));
-    }
     let halves = header
         .tensors
         .iter()

@@ -15,10 +15,9 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::gguf::{TensorType, dequantize_row};
 use crate::peft::{CONFIG_FILE, MODEL_FILE, Matrix};
 use crate::safetensors_file::TensorInfo;
-use crate::{Dtype, Error, Result};
+use crate::{Error, Result, Stored};
 
 mod gguf;
 mod mlx;
@@ -178,8 +177,11 @@ impl Lora {
         let mut values = vec![0.0; rows * cols];
         let width = if place.transposed { rows } else { cols };
         let row_bytes = place.ty.row_bytes(width).unwrap_or(0).max(1);
-        for (stored, row) in stored.chunks_exact(row_bytes).zip(values.chunks_exact_mut(width)) {
-            dequantize_row(place.ty, stored, row);
+        let rows = stored.chunks_exact(row_bytes).zip(values.chunks_exact_mut(width));
+        let read = rows.map(|(stored, row)| place.ty.read(stored, row)).collect::<Option<()>>();
+        if read.is_none() {
+            let problem = "its numbers are of a type that is not read";
+            return Err(Error::invalid(&self.path, problem).hint("Start again."));
         }
         Ok(if place.transposed { transposed(&values, cols) } else { values })
     }
@@ -191,7 +193,7 @@ type Places = [Option<Place>; 3];
 /// Where a matrix lies.
 #[derive(Debug, Clone, PartialEq)]
 struct Place {
-    ty: TensorType,
+    ty: Stored,
     range: Range<usize>,
     transposed: bool,
 }
@@ -219,6 +221,7 @@ impl Half {
                 return Err(Error::invalid(path, problem));
             }
         };
+        t.held(path)?;
         let shape = if transposed { [cols, rows] } else { [rows, cols] };
         let place = Place { ty: t.dtype.into(), range: t.range.clone(), transposed };
         Ok(Self { name: t.name.clone(), layer: key.0, module: key.1, matrix: key.2, shape, place })
@@ -300,16 +303,6 @@ fn transposed(values: &[f32], cols: usize) -> Vec<f32> {
 
 /// Gives the numbers of a matrix of a pair, in PEFT's orientation.
 pub type Values<'a> = &'a mut dyn FnMut(usize, Matrix) -> io::Result<Vec<f32>>;
-
-impl From<Dtype> for TensorType {
-    fn from(dtype: Dtype) -> Self {
-        match dtype {
-            Dtype::F32 => Self::F32,
-            Dtype::F16 => Self::F16,
-            Dtype::BF16 => Self::BF16,
-        }
-    }
-}
 
 /// Numbers as they are written, single precision.
 fn bytes_of(values: &[f32]) -> Vec<u8> {

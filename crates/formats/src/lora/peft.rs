@@ -25,9 +25,6 @@ pub(super) fn read(dir: &Path, bytes: &[u8]) -> Result<Lora> {
     let file = dir.join(MODEL_FILE);
     let header = safetensors_file::parse(&file, bytes)?;
     let expected = "lora_A, lora_B or lora_magnitude_vector of a linear layer, or lora_embedding_A or B";
-    if let Some(name) = header.skipped.first() {
-        return Err(unknown(&file, name, expected));
-    }
     let halves = header
         .tensors
         .iter()

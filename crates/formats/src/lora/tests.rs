@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::Dtype;
 use crate::{Error, safetensors_file};
 
 const Q: &str = "model.layers.0.self_attn.q_proj";

@@ -30,7 +30,7 @@ pub fn write_weights(
     fill: &mut dyn FnMut(usize, &mut dyn Write) -> io::Result<()>,
 ) -> Result<Written> {
     let size = |(_, dtype, shape): &(String, Dtype, Vec<usize>)| {
-        shape.iter().fold(dtype.size() as u64, |n, d| n.saturating_mul(*d as u64))
+        shape.iter().fold(dtype.bits() as u64, |n, d| n.saturating_mul(*d as u64)) / 8
     };
     let (mut starts, mut filled) = (vec![0], 0u64);
     for (i, tensor) in tensors.iter().enumerate() {

@@ -65,7 +65,7 @@ fn header(
         if !seen.insert(name) {
             return Err(invalid("expected a name of its own, found one in use"));
         }
-        let size = byte_size(shape, 8 * dtype.size());
+        let size = byte_size(shape, dtype.bits());
         let Some((size, end)) = size.and_then(|s| Some((s, start.checked_add(s)?))) else {
             return Err(invalid(&format!("expected a size that fits, found shape {shape:?}")));
         };

@@ -11,6 +11,7 @@ fn shape(model_type: &str) -> ModelConfig {
         num_attention_heads: 4,
         num_key_value_heads: 2,
         head_dim: 32,
+        rotary_dim: 32,
         rms_norm_eps: 1e-6,
         rope_theta: 1_000_000.0,
         rope_scaling: RopeScaling::Default,
@@ -79,7 +80,7 @@ fn every_token_that_ends_something_is_read() {
 #[test]
 fn biases_are_seen_in_the_tensors() {
     let llama = metadata(&shape("llama"));
-    let all: Vec<Tensor> = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate"]
+    let all: Vec<Tensor> = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
         .iter()
         .map(|n| (&*format!("blk.0.{n}.bias").leak(), TensorType::F32, &[128usize] as &[usize]))
         .chain([EMBEDDING])
@@ -88,6 +89,12 @@ fn biases_are_seen_in_the_tensors() {
     assert_eq!((config.attention_bias, config.mlp_bias), (Some(true), true));
     let some = [EMBEDDING, Q_BIAS];
     assert!(read(&llama, &some).unwrap_err().to_string().contains("\"blk.0.attn_k.bias\", found none"));
+    // A bias that would go unseen.
+    for (has, lacks) in [("attn_output", "attn_q"), ("ffn_down", "ffn_gate")] {
+        let one = (&*format!("blk.0.{has}.bias").leak(), TensorType::F32, &[64usize] as &[usize]);
+        let error = read(&llama, &[EMBEDDING, one]).unwrap_err().to_string();
+        assert!(error.contains(&format!("\"blk.0.{lacks}.bias\", found none")), "{error}");
+    }
     let qwen2 = metadata(&shape("qwen2"));
     assert!(
         read(&qwen2, &[EMBEDDING]).unwrap_err().to_string().contains("\"blk.0.attn_q.bias\", found none")
@@ -221,7 +228,7 @@ fn llama3_scaling_is_recognized_by_its_divisors() {
 #[test]
 fn llama3_divisors_are_the_known_ones() {
     let mut config = shape("llama");
-    (config.rope_theta, config.head_dim) = (500_000.0, 64);
+    (config.rope_theta, config.head_dim, config.rotary_dim) = (500_000.0, 64, 64);
     config.rope_scaling = RopeScaling::Llama3 {
         factor: 32.0,
         low_freq_factor: 1.0,
@@ -233,6 +240,51 @@ fn llama3_divisors_are_the_known_ones() {
     assert_eq!(factors[18..], [32.0; 14]);
     for (found, expected) in factors[15..18].iter().zip([1.651_329, 3.292_262, 9.666_729]) {
         assert!((found - expected).abs() < 1e-4, "{found} {expected}");
+    }
+}
+
+/// As llama.cpp's `load_hparams` takes them: a factor without a type is linear, the older key stands in for a factor
+/// that is not there, 0 is none, the type "none" switches scaling off; numbers may be lists, one for each layer.
+#[test]
+fn older_keys_are_read_as_llama_cpp_reads_them() {
+    let scaling = |pairs: &[(&str, Value)]| {
+        let mut metadata = metadata(&shape("llama"));
+        metadata.extend(pairs.iter().map(|(key, v)| (format!("llama.rope.{key}"), v.clone())));
+        read(&metadata, &[EMBEDDING]).unwrap().config.rope_scaling
+    };
+    let [factor, old, kind] = ["scaling.factor", "scale_linear", "scaling.type"];
+    let linear = |factor| RopeScaling::Linear { factor };
+    assert_eq!(scaling(&[(factor, Value::F32(4.0))]), linear(4.0));
+    assert_eq!(scaling(&[(old, Value::F32(2.0))]), linear(2.0));
+    assert_eq!(scaling(&[(factor, Value::F32(4.0)), (old, Value::F32(2.0))]), linear(4.0));
+    assert_eq!(scaling(&[(factor, Value::F32(0.0)), (old, Value::F32(2.0))]), RopeScaling::Default);
+    assert_eq!(scaling(&[(kind, "none".into()), (factor, Value::F32(4.0))]), RopeScaling::Default);
+    assert_eq!(scaling(&[(kind, "linear".into())]), RopeScaling::Default);
+
+    let mut listed = metadata(&shape("llama"));
+    for (key, value) in &mut listed {
+        if let (true, Some(n)) =
+            (key.ends_with("head_count") || key.ends_with("forward_length"), value.as_i64())
+        {
+            *value = Value::Array(Array::i32s(&[n as i32, n as i32]));
+        }
+    }
+    assert_eq!(read(&listed, &[EMBEDDING]).unwrap().config, shape("llama"));
+}
+
+/// Of phi3 files `rope.dimension_count` may be less than the head's width, and divisors are half as many.
+#[test]
+fn a_part_of_a_head_is_rotated_where_the_file_says_so() {
+    let mut phi = shape("phi3");
+    (phi.rotary_dim, phi.rms_norm_eps) = (24, 1e-5);
+    let found = read(&metadata(&phi), &[EMBEDDING]).unwrap().config;
+    assert_eq!(found, phi);
+    for wrong in [0, 23, 34] {
+        let mut metadata = metadata(&phi);
+        let turned = metadata.iter_mut().find(|(key, _)| key.ends_with("dimension_count")).unwrap();
+        turned.1 = Value::U32(wrong);
+        let error = read(&metadata, &[EMBEDDING]).unwrap_err().to_string();
+        assert!(error.contains(&format!("expected an even number up to 32, found {wrong}")), "{error}");
     }
 }
 
@@ -248,28 +300,40 @@ fn wrong_models_are_refused() {
             "expected one of \"llama\", \"qwen2\", \"qwen3\", \"gemma3\", \"smollm3\", \"phi3\", found \"bert\"",
         ),
         (arch, Some(u32(3)), "expected a string, found 3"),
-        ("split.count", Some(Value::U16(2)), "found one of 2 parts"),
+        ("split.count", Some(Value::U16(2)), "expected a whole model, found part 1 of 2"),
         ("llama.expert_count", Some(u32(8)), "found one of 8 experts"),
         ("llama.block_count", None, "key \"llama.block_count\": expected a value"),
         ("llama.block_count", Some(Value::I32(-1)), "expected a whole number, zero or more, found -1"),
         ("llama.embedding_length", Some(u32(32)), "expected shape [vocabulary, 32], found [97, 64]"),
-        ("llama.attention.head_count", Some(u32(0)), "num_attention_heads"),
+        ("llama.attention.head_count", Some(u32(0)), "key \"llama.attention.head_count\": expected 1 to"),
+        ("llama.block_count", Some(u32(u32::MAX)), "expected 1 to 10000, found 4294967295"),
+        ("llama.block_count", Some(Value::U64(1 << 63)), "expected 1 to 10000, found 9223372036854775808"),
+        ("llama.embedding_length", Some(Value::U64(u64::MAX)), "found 18446744073709551615"),
+        ("llama.final_logit_softcapping", Some(Value::F32(30.0)), "expected none, or 0, found 30"),
+        ("llama.attention.causal", Some(Value::Bool(false)), "expected true, found false"),
+        (
+            "general.type",
+            Some("adapter".into()),
+            "found \"adapter\"\n  It is an adapter: name it with --adapter",
+        ),
+        ("general.type", Some("imatrix".into()), "found \"imatrix\"\n  It holds statistics"),
         ("llama.attention.head_count_kv", Some(u32(3)), "num_key_value_heads"),
-        ("llama.attention.key_length", Some(u32(16)), "expected the head's width, 16, found 32"),
+        ("llama.attention.key_length", Some(u32(16)), "expected the width of keys, 16, found 32"),
         ("llama.rope.dimension_count", Some(u32(8)), "expected the head's width, 32, found 8"),
         ("llama.rope.scaling.type", Some("yarn".into()), "found \"yarn\""),
-        (
-            "llama.rope.scaling.type",
-            Some("linear".into()),
-            "key \"llama.rope.scaling.factor\": expected a value",
-        ),
+        ("llama.rope.scaling.factor", Some(Value::F32(-2.0)), "expected more than zero, found -2"),
+        ("llama.rope.scaling.attn_factor", Some(Value::F32(1.5)), "attn_factor\": expected 1"),
         ("llama.rope.freq_base", Some(Value::F32(f32::NAN)), "expected a finite number, found NaN"),
         (
             "tokenizer.ggml.tokens",
             Some(Value::Array(Array::strings(["a"; 98]))),
             "expected at most 97 tokens",
         ),
-        ("llama.feed_forward_length", Some(Value::Array(Array::i32s(&[1]))), "found an array of 1 int32"),
+        (
+            "llama.feed_forward_length",
+            Some(Value::Array(Array::i32s(&[96, 64]))),
+            "expected one number for all layers",
+        ),
     ] {
         let mut metadata = good.clone();
         metadata.retain(|(k, _)| k != key);

@@ -14,6 +14,11 @@ fn corpus() -> Vec<(&'static str, Build, &'static str)> {
     vec![
         ("empty", Build::default(), "begins with \"GGUF\", found \"\""),
         ("three bytes", Build(b"GGU".to_vec()), "begins with \"GGUF\", found \"GGU\""),
+        (
+            "safetensors",
+            Build::default().u64(70).raw(b"{\"a\":1}"),
+            "found a safetensors file\n  Name the folder that holds it",
+        ),
         ("an old format", Build(b"tjgg".to_vec()).u32(3), "a format from before GGUF"),
         ("a pointer", Build(b"version https://git-lfs.github.com".to_vec()), "Git LFS pointer"),
         ("no version", Build(b"GGUF".to_vec()), "the version: expected 4 bytes from offset 4, found 0"),
