@@ -30,6 +30,10 @@ pub struct Rope {
     pub frequencies: Vec<f32>,
     /// Which values form a pair.
     pub layout: Layout,
+    /// Values of a head, of which the first are turned, two for each frequency.
+    pub head_dim: usize,
+    /// By what turned values are multiplied.
+    pub factor: f32,
 }
 
 /// Where attention's backward finds probabilities.

@@ -407,7 +407,9 @@ impl<R: Real> Backend for Cpu<R> {
     }
 
     fn rope(&mut self, x: ViewMut<'_>, positions: &[u32], rope: &Rope, inverse: bool) {
-        kernels::rope(self.write(x), positions, &rope.frequencies, rope.layout, inverse, Par::on(&self.pool));
+        let Rope { frequencies, layout, head_dim, factor } = rope;
+        let shape = kernels::RopeShape { frequencies, layout: *layout, head_dim: *head_dim, factor: *factor };
+        kernels::rope(self.write(x), positions, shape, inverse, Par::on(&self.pool));
     }
 
     fn linear(&mut self, y: ViewMut<'_>, x: View<'_>, w: &Weight, bias: Option<&[f32]>, accumulate: bool) {

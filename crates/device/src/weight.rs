@@ -94,8 +94,10 @@ pub struct Weight {
 
 #[derive(Debug, Clone)]
 enum Storage {
-    /// Shape only, for planning.
-    Nothing,
+    /// Shape only, for planning; whether it would be held in memory.
+    Nothing {
+        resident: bool,
+    },
     Mapped(Arc<Mapping>, Range<usize>),
     Owned(Arc<[u8]>, Range<usize>),
     /// In a buffer of the backend that computes with it.
@@ -105,7 +107,12 @@ enum Storage {
 impl Weight {
     /// A weight that has a shape and no values: enough for [`crate::Dry`].
     pub fn shape_only(dtype: Dtype, rows: usize, cols: usize) -> Self {
-        Self { dtype, rows, cols, storage: Storage::Nothing }
+        Self { dtype, rows, cols, storage: Storage::Nothing { resident: false } }
+    }
+
+    /// The same of a weight that will be held in memory: [`resident_bytes`](Self::resident_bytes) counts it.
+    pub fn shape_held(dtype: Dtype, rows: usize, cols: usize) -> Self {
+        Self { dtype, rows, cols, storage: Storage::Nothing { resident: true } }
     }
 
     /// A range of a mapped file.
@@ -173,7 +180,7 @@ impl Weight {
         let bytes = self.dtype.row_bytes(self.cols);
         let part = |range: &Range<usize>| range.start + rows.start * bytes..range.start + rows.end * bytes;
         let storage = match &self.storage {
-            Storage::Nothing => Storage::Nothing,
+            Storage::Nothing { resident } => Storage::Nothing { resident: *resident },
             Storage::Mapped(map, range) => Storage::Mapped(Arc::clone(map), part(range)),
             Storage::Owned(data, range) => Storage::Owned(Arc::clone(data), part(range)),
             Storage::Held(held) => {
@@ -205,7 +212,8 @@ impl Weight {
 
     /// Bytes of memory that it holds itself; a mapped weight holds none.
     pub fn resident_bytes(&self) -> usize {
-        if matches!(self.storage, Storage::Owned(..)) { self.bytes() } else { 0 }
+        let resident = matches!(self.storage, Storage::Owned(..) | Storage::Nothing { resident: true });
+        if resident { self.bytes() } else { 0 }
     }
 
     /// Cuts it into ranges of rows that are used one after another, so that few of its pages are needed at a
@@ -260,7 +268,7 @@ impl Weight {
         let (bytes, range) = match &self.storage {
             Storage::Mapped(map, range) => (map.bytes(), range),
             Storage::Owned(bytes, range) => (&**bytes, range),
-            Storage::Nothing | Storage::Held(_) => return None,
+            Storage::Nothing { .. } | Storage::Held(_) => return None,
         };
         let start = bytes.as_ptr().addr();
         Some(start + range.start..start + range.end)
@@ -274,7 +282,7 @@ impl Weight {
         let data = match &self.storage {
             Storage::Mapped(map, range) => &map.bytes()[range.clone()],
             Storage::Owned(bytes, range) => &bytes[range.clone()],
-            Storage::Nothing => panic!("a weight without values was used to compute"),
+            Storage::Nothing { .. } => panic!("a weight without values was used to compute"),
             Storage::Held(_) => panic!("a weight that is trained was used as a frozen one"),
         };
         WeightView { dtype: self.dtype, data, rows: self.rows, cols: self.cols }

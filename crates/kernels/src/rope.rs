@@ -3,9 +3,12 @@
 //! ```text
 //! forward   (a, b) → (a·cos θ − b·sin θ, a·sin θ + b·cos θ),    θ = position · f_i for the i-th pair
 //! backward  the same with −θ: a rotation's transpose is its inverse
-//! pairs     Half: (i, i + D/2)   Interleaved: (2i, 2i + 1)       reads  positions only
-//! shapes    x [n, heads·D]       f [D/2]                         derivation: docs/math/rope.md
+//! pairs     Half: (i, i + r/2)   Interleaved: (2i, 2i + 1)       reads  positions only
+//! shapes    x [n, heads·D]       f [r/2], r ≤ D                  derivation: docs/math/rope.md
 //! ```
+//!
+//! The first r values of a head are turned, the others stay. What is turned may be multiplied by a factor besides
+//! (longrope's attention factor), and so is its gradient.
 //!
 //! Frequencies, angles, sines and cosines are single precision for every `Real`, as in the reference
 //! implementations: checkpoints are trained with these very angles, and at position 10⁴ a single precision
@@ -17,39 +20,47 @@ use crate::{Par, Real};
 /// Which values of a head form a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
-    /// `(i, i + D/2)`: Hugging Face checkpoints, GGUF of qwen2, qwen3, gemma.
+    /// `(i, i + r/2)`: Hugging Face checkpoints, GGUF of qwen2, qwen3, gemma.
     Half,
     /// `(2i, 2i + 1)`: GGUF of llama.
     Interleaved,
 }
 
-/// `f_i = base^(−2i/D)`, `i < D/2`, rounded to single precision.
-pub fn inverse_frequencies(head_dim: usize, base: f64) -> Vec<f32> {
-    (0..head_dim / 2).map(|i| base.powf(-2.0 * i as f64 / head_dim as f64) as f32).collect()
+/// `f_i = base^(−2i/r)`, `i < r/2`, rounded to single precision.
+pub fn inverse_frequencies(rotary_dim: usize, base: f64) -> Vec<f32> {
+    (0..rotary_dim / 2).map(|i| base.powf(-2.0 * i as f64 / rotary_dim as f64) as f32).collect()
+}
+
+/// Which values of a row are turned, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct RopeShape<'a> {
+    /// Angle per position of each pair: half as many as values are turned of a head.
+    pub frequencies: &'a [f32],
+    /// Which values form a pair.
+    pub layout: Layout,
+    /// D.
+    pub head_dim: usize,
+    /// By what turned values are multiplied.
+    pub factor: f32,
 }
 
 /// Rotates every head of every row by its position's angle, or back by it when `inverse`.
 ///
 /// # Panics
-/// When `x` is not `positions.len()` rows of whole heads, or a head is longer than 512.
+/// When `x` is not `positions.len()` rows of whole heads, or more of a head is turned than it has, or than
+/// [`MOST_TURNED`].
 #[track_caller]
-pub fn rope<R: Real>(
-    x: &mut [R],
-    positions: &[u32],
-    frequencies: &[f32],
-    layout: Layout,
-    inverse: bool,
-    par: Par<'_>,
-) {
-    let head = 2 * frequencies.len();
+pub fn rope<R: Real>(x: &mut [R], positions: &[u32], shape: RopeShape<'_>, inverse: bool, par: Par<'_>) {
+    let RopeShape { frequencies, layout, head_dim: head, factor } = shape;
+    let turned = 2 * frequencies.len();
     if positions.is_empty() {
         return;
     }
     let cols = x.len() / positions.len();
     assert_eq!(x.len(), cols * positions.len(), "rope: rows");
     assert!(
-        head > 0 && cols.is_multiple_of(head) && head <= 2 * MAX_PAIRS,
-        "rope: {cols} columns in heads of {head}"
+        head > 0 && cols.is_multiple_of(head) && turned <= head.min(MOST_TURNED),
+        "rope: {cols} columns in heads of {head}, {turned} of each turned"
     );
     let rows = rows_per_task(cols);
     par.chunks(x, rows * cols, |i, x| {
@@ -58,16 +69,17 @@ pub fn rope<R: Real>(
             for (t, f) in turn.iter_mut().zip(frequencies) {
                 let (sin, cos) = f64::from(*position as f32 * f).sin_cos();
                 let sin = if inverse { -sin } else { sin };
-                *t = (R::from_f32(cos as f32), R::from_f32(sin as f32));
+                *t = (R::from_f32(cos as f32 * factor), R::from_f32(sin as f32 * factor));
             }
             for head in row.chunks_exact_mut(head) {
-                rotate(head, &turn[..frequencies.len()], layout);
+                rotate(&mut head[..turned], &turn[..frequencies.len()], layout);
             }
         }
     });
 }
 
-/// Half of the longest head.
+/// The most values of a head that are turned.
+pub const MOST_TURNED: usize = 2 * MAX_PAIRS;
 const MAX_PAIRS: usize = 256;
 
 fn rotate<R: Real>(head: &mut [R], turn: &[(R, R)], layout: Layout) {
@@ -88,6 +100,10 @@ mod tests {
     use super::*;
     use crate::test_util::{Rng, dot, relative};
 
+    fn whole(frequencies: &[f32], layout: Layout) -> RopeShape<'_> {
+        RopeShape { frequencies, layout, head_dim: 2 * frequencies.len(), factor: 1.0 }
+    }
+
     #[test]
     fn the_inverse_is_the_transpose() {
         let mut rng = Rng(7);
@@ -98,11 +114,11 @@ mod tests {
             let u: Vec<f64> = rng.vec(positions.len() * heads * d);
             let w: Vec<f64> = rng.vec(u.len());
             let (mut there, mut back) = (u.clone(), w.clone());
-            rope(&mut there, &positions, &f, layout, false, Par::serial());
-            rope(&mut back, &positions, &f, layout, true, Par::serial());
+            rope(&mut there, &positions, whole(&f, layout), false, Par::serial());
+            rope(&mut back, &positions, whole(&f, layout), true, Par::serial());
             // ⟨R u, w⟩ = ⟨u, Rᵀ w⟩; cosines rounded to f32 keep this exact, as both use the same ones.
             assert!((dot(&there, &w) - dot(&u, &back)).abs() < 1e-12);
-            rope(&mut there, &positions, &f, layout, true, Par::serial());
+            rope(&mut there, &positions, whole(&f, layout), true, Par::serial());
             assert!(relative(&there, &u) < 2e-7, "cos² + sin² = 1 within f32 rounding");
         }
     }
@@ -112,11 +128,36 @@ mod tests {
         let f = inverse_frequencies(4, 10_000.0);
         let mut half = vec![1.0f32, 2.0, 3.0, 4.0];
         let mut interleaved = vec![1.0f32, 3.0, 2.0, 4.0];
-        rope(&mut half, &[3], &f, Layout::Half, false, Par::serial());
-        rope(&mut interleaved, &[3], &f, Layout::Interleaved, false, Par::serial());
+        rope(&mut half, &[3], whole(&f, Layout::Half), false, Par::serial());
+        rope(&mut interleaved, &[3], whole(&f, Layout::Interleaved), false, Par::serial());
         assert_eq!([half[0], half[2], half[1], half[3]], interleaved[..]);
         let (sin, cos) = 3f64.sin_cos();
         assert!((f64::from(half[0]) - (cos - 3.0 * sin)).abs() < 1e-6);
+    }
+
+    /// Of `[a b c d | e f]` with two pairs turned, the pairs are (a, c) and (b, d) as in
+    /// `apply_rotary_pos_emb` of transformers' phi3, and the rest stays as it is.
+    #[test]
+    fn a_part_of_a_head_is_turned_and_the_rest_stays() {
+        let f = [1.0f32, 0.5];
+        let shape = RopeShape { frequencies: &f, layout: Layout::Half, head_dim: 6, factor: 2.0 };
+        let x = [1.0f64, 2.0, 3.0, 4.0, 5.0, 6.0, -1.0, 0.0, 1.0, 0.0, 7.0, 8.0];
+        let mut turned = x;
+        rope(&mut turned, &[3], shape, false, Par::serial());
+        for head in [0, 6] {
+            for (i, angle) in [(0, 3.0f64), (1, 1.5)] {
+                let (a, b) = (x[head + i], x[head + i + 2]);
+                let (sin, cos) = angle.sin_cos();
+                assert!((turned[head + i] - 2.0 * (a * cos - b * sin)).abs() < 1e-6);
+                assert!((turned[head + i + 2] - 2.0 * (a * sin + b * cos)).abs() < 1e-6);
+            }
+            assert_eq!(turned[head + 4..head + 6], x[head + 4..head + 6]);
+        }
+        // ⟨R x, y⟩ = ⟨x, Rᵀ y⟩
+        let y: Vec<f64> = Rng(5).vec(12);
+        let mut back = y.clone();
+        rope(&mut back, &[3], shape, true, Par::serial());
+        assert!((dot(&turned, &y) - dot(&x, &back)).abs() < 1e-12);
     }
 
     /// Three roundings of each of two products and their sum, none of which is larger than the pair is long.
@@ -127,7 +168,7 @@ mod tests {
         let positions: Vec<u32> = (0..64).map(|i| i * 977).collect();
         let x: Vec<f32> = Rng(8).vec(positions.len() * d);
         let mut turned = x.clone();
-        rope(&mut turned, &positions, &f, Layout::Half, false, Par::serial());
+        rope(&mut turned, &positions, whole(&f, Layout::Half), false, Par::serial());
         for (t, position) in positions.iter().enumerate() {
             for (i, f) in f.iter().enumerate() {
                 let (a, b) = (f64::from(x[t * d + i]), f64::from(x[t * d + i + d / 2]));

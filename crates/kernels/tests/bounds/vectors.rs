@@ -1,8 +1,8 @@
 //! Everything that goes along rows.
 
 use mesp_kernels::{
-    AdamW, Compute, Dropout, Dtype, Gate, Layout, Par, Real, RowStat, Sgd, Values, WeightView, adamw,
-    add_bias, dora_gain, dora_gain_add, dora_gain_bf16, dora_gains, dora_magnitude_grad, dot, dropout,
+    AdamW, Compute, Dropout, Dtype, Gate, Layout, Par, Real, RopeShape, RowStat, Sgd, Values, WeightView,
+    adamw, add_bias, dora_gain, dora_gain_add, dora_gain_bf16, dora_gains, dora_magnitude_grad, dot, dropout,
     embedding, gated_backward_in_place, gated_in_place, gated_tangent_in_place, gather_rows,
     gather_rows_bf16, inverse_frequencies, matmul_scratch, rms_norm, rms_norm_add, rms_norm_backward,
     rms_norm_backward_in_place, rms_norm_tangent, rope, row_squares, scale, scatter_add_rows, scatter_rows,
@@ -58,8 +58,12 @@ pub(crate) fn vectors<R: Real>(on: &mut Buffers) {
         let positions: Vec<u32> = (0..rows as u32).map(|i| 7 * i).collect();
         let (positions, mut x) = (on.of(&positions), on.values::<R>(rows * heads * head_dim));
         for layout in [Layout::Half, Layout::Interleaved] {
-            rope(&mut x, &positions, &frequencies, layout, false, par);
-            rope(&mut x, &positions, &frequencies, layout, true, par);
+            // The whole head, and a part of it.
+            for turned in [frequencies.len(), frequencies.len().div_ceil(2)] {
+                let shape = RopeShape { frequencies: &frequencies[..turned], layout, head_dim, factor: 1.5 };
+                rope(&mut x, &positions, shape, false, par);
+                rope(&mut x, &positions, shape, true, par);
+            }
         }
         finite(&x);
     }
