@@ -76,12 +76,9 @@ impl Work {
 
     /// Bytes of memory that the frozen weights will hold.
     fn base_resident(&self, model: &Model) -> u64 {
-        let matrices: u64 = match self.base {
-            Base::Mapped => 0,
-            Base::Resident(dtype) => {
-                weights(model).map(|w| (w.rows() * dtype.row_bytes(w.cols())) as u64).sum()
-            }
-        };
+        // What products do not take as it is stored is held in memory in any case.
+        let Base::Resident(dtype) = self.base else { return model.resident_bytes() as u64 };
+        let matrices: u64 = weights(model).map(|w| (w.rows() * dtype.row_bytes(w.cols())) as u64).sum();
         let already: u64 = weights(model).map(|w| w.resident_bytes() as u64).sum();
         model.resident_bytes() as u64 - already + matrices
     }
@@ -166,7 +163,7 @@ pub(crate) fn planned(model: &Model, options: &Options, work: &Work, plan: Plan)
     *ledger.entry(Class::Tokens).or_default() += work.tokens;
     *ledger.entry(Class::Other).or_default() += around(&plan, model, options, work);
     ledger.retain(|_, n| *n > 0);
-    let all: u64 = weights(model).map(|w| w.bytes() as u64).sum();
+    let all: u64 = weights(model).map(|w| (w.bytes() - w.resident_bytes()) as u64).sum();
     let mapped = if work.base == Base::Mapped && options.whole.is_none() { all } else { 0 };
     let multiply_adds = plan.programs.first().map_or(0, |p| p.multiply_adds);
     let arena = plan.bytes() as u64;

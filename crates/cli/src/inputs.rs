@@ -1,7 +1,8 @@
 //! Files that commands read: models, tokenizers, rows.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Result, bail};
 use mesp::data::{Dataset, Example, LongRows, PromptStyle, ReadOptions, TextEncoder, TrainOn, split};
@@ -72,8 +73,20 @@ pub(crate) struct Loaded {
 /// Maps a model's weights, or copies them into memory.
 pub(crate) fn load_model(path: &Path, base: Base) -> Result<Loaded> {
     let opened = open_model(path, base)?;
+    say_once(&opened.notes);
     let (dtype, eos) = (opened.dtype, opened.file_config.eos_token_ids.clone());
     Ok(Loaded { model: Arc::new(opened.load()?), dtype, eos })
+}
+
+/// Notes about a model, each once however often it is opened.
+pub(crate) fn say_once(notes: &[String]) {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let Ok(mut said) = SAID.lock() else { return };
+    for note in notes {
+        if said.insert(note.clone()) {
+            ui::note(note);
+        }
+    }
 }
 
 /// Reads a model's tokenizer.

@@ -5,11 +5,12 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use mesp::data::{Example, UNTRAINED};
 use mesp::source::{GgufSource, Kind};
 use serde::{Deserialize, Serialize};
 
+use crate::failure::Elsewhere;
 use crate::lines::{SampleLine, SampleToken};
 
 /// Tokens of a row that are written at most.
@@ -22,6 +23,8 @@ pub(crate) struct Asked {
     pub(crate) rows: Vec<Vec<u32>>,
     /// Prompts to answer.
     pub(crate) prompts: Vec<String>,
+    /// Prompts to look at only: whether they can be answered.
+    pub(crate) checked: Vec<String>,
 }
 
 /// What it writes to standard output.
@@ -49,6 +52,14 @@ impl Speaker {
             return self.model.join("tokenizer.json").is_file();
         }
         GgufSource::open(&self.model, mesp::source::Base::Mapped).is_ok_and(|source| source.has_tokenizer())
+    }
+
+    /// Refuses prompts that the model cannot be given, before anything is trained.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.prompts.is_empty() {
+            return Ok(());
+        }
+        self.ask(None, &Asked { checked: self.prompts.clone(), ..Asked::default() }).map(|_| ())
     }
 
     /// Answers to the prompts, with an adapter or without.
@@ -97,7 +108,10 @@ impl Speaker {
         let output = child.wait_with_output()?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            bail!("{}", said.trim().trim_start_matches("error: "));
+            // Notes may come before it.
+            let message = said.rsplit_once("error: ").map_or(said.as_ref(), |(_, message)| message);
+            let status = output.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+            return Err(Elsewhere { message: message.trim().to_owned(), status }.into());
         }
         Ok(serde_json::from_slice(&output.stdout)?)
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use mesp_device::{Backend, Class, Dry, Elem, Label, Plan, Program};
 
 use crate::adapter::{self, AdapterConfig, BlockPairs, Projection, dora, persistent_pairs};
+use crate::data::in_vocabulary;
 use crate::model::{self, Batch, BlockRun, Cache, Model};
 use crate::tape::{Site, Tape, Tiles};
 use crate::{Error, Result};
@@ -179,7 +180,7 @@ impl<B: Backend> Generator<B> {
     /// gives false, generation ends. Stop tokens are not part of it.
     ///
     /// # Errors
-    /// When the model's logits are no numbers.
+    /// When the model's logits are no numbers, or the prompt has a token that the model has not.
     ///
     /// # Panics
     /// When the prompt has no token, or more than there is room for.
@@ -191,6 +192,7 @@ impl<B: Backend> Generator<B> {
         stop: &[u32],
         token: &mut dyn FnMut(u32) -> bool,
     ) -> Result<Finish> {
+        in_vocabulary(prompt.iter().copied(), self.model.config.vocab_size)?;
         let kept = self.keep_common(prompt);
         self.feed(&prompt[kept..]);
         sampler.restart(prompt);

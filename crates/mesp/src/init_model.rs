@@ -71,7 +71,8 @@ fn tensors(c: &Config) -> Vec<(String, Vec<usize>, Start)> {
 /// stays below 64 MiB whatever the model; `progress(done, total)` hears of parameters.
 ///
 /// # Errors
-/// When the configuration is of no model that the engine knows, or a file cannot be written.
+/// When the configuration is of no model that the engine knows, the type is none that products take, or a file cannot
+/// be written.
 pub fn write(
     dir: &Path,
     config: &ModelConfig,
@@ -123,9 +124,9 @@ fn fill(bytes: &mut [u8], dtype: Dtype, start: Start, seed: u64, stream: u64, fi
                 }
             };
             match dtype {
-                Dtype::F32 => value.copy_from_slice(&x.to_le_bytes()),
                 Dtype::F16 => value.copy_from_slice(&half::f16::from_f32(x).to_le_bytes()),
                 Dtype::BF16 => value.copy_from_slice(&half::bf16::from_f32(x).to_le_bytes()),
+                _ => value.copy_from_slice(&x.to_le_bytes()),
             }
         }
     });

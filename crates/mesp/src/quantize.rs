@@ -94,13 +94,11 @@ pub(crate) fn write(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Report> {
     writable(ty)?;
-    let source = HfSource::open(dir, Base::Mapped)?;
-    let file = ModelConfig::read(dir)?;
-    let config = Config::new(&file)?;
+    let (source, file, config) = HfSource::with_config(dir, Base::Mapped)?;
     if let Some(problem) = gguf::inexpressible(&file) {
         return Err(Error::usage(problem).hint("train on the directory itself"));
     }
-    let mut report = Report::default();
+    let mut report = Report { notes: source.notes().to_vec(), ..Report::default() };
     let mut jobs = jobs(&source, &file, &config, ty, &mut report.notes)?;
     if change.is_some_and(|change| change.unties(&config)) {
         let table = jobs.iter().find(|job| job.hf == EMBEDDING).map(|job| Job {
@@ -134,7 +132,7 @@ pub(crate) fn write(
             Some(change) => change.of(&job.hf, job.rows.as_deref()).map_err(io::Error::other)?,
             None => None,
         };
-        let squares = convert(job, dtype.into(), stored, delta.as_ref(), w, &mut |values| {
+        let squares = convert(job, dtype, stored, delta.as_ref(), w, &mut |values| {
             done += values;
             progress(done, total);
         })?;
@@ -242,6 +240,16 @@ fn jobs(
         && file.layers.unrotated.iter().zip(1..).any(|(n, l): (_, usize)| *n != l.is_multiple_of(4))
     {
         notes.push("layers that are not rotated are not every fourth: programs that do not read the file's period take them for that".to_owned());
+    }
+    if let Some(scalar) = file.layers.query_pre_attn_scalar {
+        // llama.cpp divides by the head's width, in models of 62 layers by that of heads that fill the stream.
+        let usual = if config.layers == 62 { config.hidden_size / config.heads } else { config.head_dim };
+        if config.arch == "gemma3_text" && scalar != usual as f64 {
+            notes.push(format!(
+                "scores are divided by the root of {scalar} (query_pre_attn_scalar): programs that do not read \
+                 attention.scale of gemma3 files take {usual}"
+            ));
+        }
     }
     let mut narrow = 0;
     let mut jobs = Vec::with_capacity(found.len() + 1);

@@ -15,7 +15,7 @@ mod gguf;
 mod hf;
 mod shapes;
 
-pub(crate) use files::{beside, copy, retype, with_key};
+pub(crate) use files::{beside, copy, retype, untie, with_key};
 pub use gguf::GgufSource;
 pub use hf::HfSource;
 pub use shapes::{HeaderSource, shape_source};
@@ -78,6 +78,8 @@ pub struct Opened {
     pub dtype: Dtype,
     /// The file that [`text_encoder`] would read.
     pub tokenizer: Option<PathBuf>,
+    /// What is worth knowing of the files.
+    pub notes: Vec<String>,
 }
 
 impl Opened {
@@ -98,17 +100,17 @@ pub fn open_model(path: &Path, base: Base) -> Result<Opened> {
     let kind = Kind::of(path);
     match kind {
         Kind::Directory => {
-            let source = HfSource::open(path, base)?;
-            let (file_config, config) = read_config(path)?;
-            let dtype = source.dtype();
+            let (source, file_config, config) = HfSource::with_config(path, base)?;
+            let (dtype, notes) = (source.dtype(), source.notes().to_vec());
             let tokenizer = Some(path.join("tokenizer.json")).filter(|p| p.is_file());
-            Ok(Opened { config, file_config, source: Box::new(source), kind, dtype, tokenizer })
+            Ok(Opened { config, file_config, source: Box::new(source), kind, dtype, tokenizer, notes })
         }
         Kind::Gguf => {
             let source = GgufSource::open(path, base)?;
             let (config, file_config) = (source.model_config()?, source.config().clone());
             let (dtype, tokenizer) = (source.dtype(), source.tokenizer_file());
-            Ok(Opened { config, file_config, source: Box::new(source), kind, dtype, tokenizer })
+            let notes = Vec::new();
+            Ok(Opened { config, file_config, source: Box::new(source), kind, dtype, tokenizer, notes })
         }
     }
 }
@@ -167,12 +169,12 @@ fn most_bytes(tensors: impl Iterator<Item = (Dtype, usize)>) -> Dtype {
     sums.into_iter().max_by_key(|(_, bytes)| *bytes).map_or(Dtype::F32, |(dtype, _)| dtype)
 }
 
-/// The kernels' name of a file's type.
+/// The kernels' name of the type that a file's type is held in; `F32` for one that is not read.
 pub fn kernel_dtype(dtype: FileDtype) -> Dtype {
-    match dtype {
-        FileDtype::F32 => Dtype::F32,
-        FileDtype::F16 => Dtype::F16,
-        FileDtype::BF16 => Dtype::Bf16,
+    match dtype.held() {
+        Some(FileDtype::F16) => Dtype::F16,
+        Some(FileDtype::BF16) => Dtype::Bf16,
+        _ => Dtype::F32,
     }
 }
 

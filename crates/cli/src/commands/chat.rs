@@ -31,7 +31,7 @@ pub(crate) fn run(args: &ChatArgs) -> Result<()> {
     let base = Base::parse(&args.model.base)?;
     let loaded = inputs::load_model(dir, base)?;
     let numbers = Numbers::single(args.speak.compute, held(base, loaded.dtype))?;
-    let language = Language::open(dir)?;
+    let language = Language::open(dir, loaded.model.config.vocab_size)?;
     let made = loaded.model.config.max_positions;
     let capacity = args.context.unwrap_or(CONTEXT.min(made));
     if capacity > made {

@@ -129,7 +129,7 @@ fn is_demo(dir: &Path) -> bool {
 /// What the model answers.
 fn answers(args: &CommonArgs, model: &Path, adapter: Option<&Path>) -> Result<Vec<String>> {
     let loaded = inputs::load_model(model, Base::Mapped)?;
-    let language = Language::open(model)?;
+    let language = Language::open(model, loaded.model.config.vocab_size)?;
     let prompts =
         PROMPTS.iter().map(|p| language.prompt(p, Spelling::Auto, None)).collect::<Result<Vec<_>>>()?;
     let capacity = prompts.iter().map(Vec::len).max().unwrap_or(0) + ANSWER;

@@ -23,7 +23,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     let base = Base::parse(&args.model.base)?;
     let loaded = inputs::load_model(dir, base)?;
     let numbers = Numbers::single(args.speak.compute, held(base, loaded.dtype))?;
-    let language = Language::open(dir)?;
+    let language = Language::open(dir, loaded.model.config.vocab_size)?;
     let spelling = match (args.raw, args.chat) {
         (true, _) => Spelling::Raw,
         (_, true) => Spelling::Chat,

@@ -1,12 +1,13 @@
 //! `mesp inspect`.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use mesp::source::{Base, HeaderSource, HfSource, shape_source};
+use mesp::source::{Base, HfSource};
 use mesp_device::Mapping;
 use mesp_formats::atomic::{leftovers_in, leftovers_of};
 use mesp_formats::peft::{CONFIG_FILE, MODEL_FILE};
@@ -96,17 +97,22 @@ pub(super) fn listed(document: &Value) -> String {
 }
 
 fn model(dir: &Path) -> Result<(Value, String)> {
-    let HeaderSource { config: c, file_config: file, .. } = shape_source(dir)?;
-    let source = HfSource::open(dir, Base::Mapped)?;
+    let (source, file, c) = HfSource::with_config(dir, Base::Mapped)?;
     let tokenizer = TokenizerConfig::read(dir)?;
     let tensors: Vec<_> = source.tensors().collect();
-    let size: usize = tensors.iter().map(|(_, dtype, s)| dtype.row_bytes(s.iter().product())).sum();
+    let size: usize =
+        tensors.iter().map(|(_, dtype, s)| s.iter().product::<usize>() * dtype.bits() / 8).sum();
+    let mut types: BTreeMap<&str, usize> = BTreeMap::new();
+    for (_, dtype, _) in &tensors {
+        *types.entry(dtype.name()).or_default() += 1;
+    }
     let document = json!({
         "kind": "model",
         "arch": c.arch,
         "parameters": c.parameters(),
         "dtype": dtype_name(source.dtype()),
         "tensors": tensors.len(),
+        "types": types,
         "weight_bytes": size,
         "vocab_size": c.vocab_size,
         "hidden_size": c.hidden_size,
@@ -120,6 +126,7 @@ fn model(dir: &Path) -> Result<(Value, String)> {
         "eos_token_ids": file.eos_token_ids,
         "tokenizer": dir.join("tokenizer.json").is_file(),
         "chat_template": tokenizer.chat_template.is_some(),
+        "notes": Some(source.notes()).filter(|notes| !notes.is_empty()),
     });
     let text = listed(&document);
     Ok((document, text))
@@ -218,7 +225,7 @@ fn tensors(path: &Path) -> Result<(Value, String)> {
         "kind": "safetensors",
         "parameters": parameters(&header),
         "tensors": list,
-        "skipped": header.skipped,
+        "skipped": header.tensors.iter().filter(|t| t.dtype.held().is_none()).map(|t| &t.name).collect::<Vec<_>>(),
         "metadata": header.metadata,
     });
     Ok((document, text))

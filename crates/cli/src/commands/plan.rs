@@ -90,6 +90,7 @@ fn shape(args: &PlanArgs) -> Result<(Arc<Model>, Dtype, String)> {
     }
     let path = inputs::model_path(&args.common.model)?;
     let source = shape_source(path)?;
+    inputs::say_once(&source.notes);
     let model = Model::load(source.config.clone(), &source)?;
     Ok((Arc::new(model), source.dtype, path.display().to_string()))
 }

@@ -5,7 +5,7 @@ use std::io::Read as _;
 
 use anyhow::{Context as _, Result};
 use mesp::data::TextEncoder;
-use mesp::source::Base;
+use mesp::source::{Base, shape_source};
 
 use super::speak::{Language, Request, Spelling, generator, greedy, room};
 use crate::args::SayArgs;
@@ -23,6 +23,12 @@ pub(crate) fn run(args: &SayArgs) -> Result<()> {
         let encoder = inputs::encoder(&args.model)?;
         for row in &asked.rows {
             said.rows.push(spelled(&encoder, row)?);
+        }
+    }
+    if !asked.checked.is_empty() {
+        let language = Language::open(&args.model, shape_source(&args.model)?.config.vocab_size)?;
+        for prompt in &asked.checked {
+            language.prompt(prompt, Spelling::Auto, None)?;
         }
     }
     if !asked.prompts.is_empty() {
@@ -53,7 +59,7 @@ fn spelled(encoder: &TextEncoder, ids: &[u32]) -> Result<Vec<String>> {
 
 fn answers(args: &SayArgs, prompts: &[String]) -> Result<Vec<(String, usize)>> {
     let loaded = inputs::load_model(&args.model, Base::Mapped)?;
-    let language = Language::open(&args.model)?;
+    let language = Language::open(&args.model, loaded.model.config.vocab_size)?;
     let prompts =
         prompts.iter().map(|p| language.prompt(p, Spelling::Auto, None)).collect::<Result<Vec<_>>>()?;
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);

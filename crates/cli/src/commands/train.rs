@@ -183,7 +183,15 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
     let cache = output.path.join(tokens::FOLDER);
     let ready =
         prepare(args, settings, (dir, data, &eval), (Some(&cache), output.resume.as_deref()), before)?;
-    let scene = scene(&ready, args, dir, &output);
+    let speaker = Speaker {
+        model: dir.to_path_buf(),
+        prompts: args.run.sample_prompt.clone(),
+        max_tokens: args.run.sample_tokens.unwrap_or(64),
+        compute: ready.numbers.name(),
+        threads: ready.pool.count(),
+    };
+    speaker.check()?;
+    let scene = scene(&ready, args, speaker, &output);
     let Ready { mut settings, pool, model, rows, work, mut footprint, numbers, about, budget, .. } = ready;
     let spill = footprint::spill(&model, &settings.options, &work, &output.path)?;
     settings.run.output = Some(output.path.clone());
@@ -240,16 +248,9 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
 }
 
 /// What events are written with.
-fn scene(ready: &Ready, args: &CommonArgs, model: &Path, output: &RunDir) -> Scene {
+fn scene(ready: &Ready, args: &CommonArgs, speaker: Speaker, output: &RunDir) -> Scene {
     let Ready { settings, footprint, budget, .. } = ready;
     let (name, policy) = (settings.options.method_name.clone(), policy_json(&settings.options));
-    let speaker = Speaker {
-        model: model.to_path_buf(),
-        prompts: args.run.sample_prompt.clone(),
-        max_tokens: args.run.sample_tokens.unwrap_or(64),
-        compute: ready.numbers.name(),
-        threads: ready.pool.count(),
-    };
     let shown = args.run.samples.unwrap_or(if budget.is_some() { 0 } else { 3 });
     let shown = if output.resume.is_some() { 0 } else { shown };
     Scene {

@@ -22,6 +22,7 @@ mod kills;
 mod limits;
 mod lost_file;
 mod merge;
+mod models;
 mod no_space;
 mod outputs;
 mod overwrite;

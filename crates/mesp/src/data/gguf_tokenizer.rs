@@ -56,7 +56,8 @@ pub fn from_gguf(gguf: &Gguf, bytes: &[u8]) -> Result<(Tokenizer, TokenizerInfo)
         other => {
             let problem =
                 format!("expected \"gpt2\" (byte-level BPE) or \"llama\" (SentencePiece), found {other:?}");
-            return Err(wrong(gguf, MODEL, &problem, "use a model of family llama, qwen2 or qwen3"));
+            let hint = "use the original model's folder, which has a tokenizer.json, or rows with input_ids";
+            return Err(wrong(gguf, MODEL, &problem, hint));
         }
     };
     let places = Places::read(gguf, bytes)?;

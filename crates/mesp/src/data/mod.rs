@@ -27,6 +27,7 @@ pub(crate) mod test_util;
 pub mod token_file;
 mod tokenizer;
 mod turns;
+mod vocabulary;
 
 use std::fmt;
 use std::path::Path;
@@ -44,6 +45,7 @@ pub use split::split;
 pub use tokenizer::{TextEncoder, Token, TokenizerInfo};
 pub use turns::Conversation;
 pub(crate) use turns::type_of;
+pub use vocabulary::in_vocabulary;
 
 /// The label of a position that is not trained; the value other tools use in token files too.
 pub const UNTRAINED: i32 = -100;

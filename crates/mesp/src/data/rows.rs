@@ -4,7 +4,9 @@ use serde_json::{Map, Value};
 
 use super::forms::{self, FORMS, Form, Said};
 use super::turns::type_of;
-use super::{ChatFormat, Conversation, Marked, ReadOptions, TextEncoder, Token, TrainOn, UNTRAINED};
+use super::{
+    ChatFormat, Conversation, Marked, ReadOptions, TextEncoder, Token, TrainOn, UNTRAINED, in_vocabulary,
+};
 use crate::{Error, Result};
 
 /// A row's tokens with a label beside each.
@@ -142,16 +144,8 @@ impl<'a> RowReader<'a> {
         Ok((tokens, conversation.left_out_of(&marked.text)))
     }
 
-    fn in_vocabulary(&self, mut tokens: impl Iterator<Item = u32>) -> Result<()> {
-        let size = self.options.vocab_size;
-        match tokens.find(|&id| id as usize >= size) {
-            None => Ok(()),
-            Some(id) => {
-                let problem =
-                    format!("the tokenizer makes token {id}; the model's vocabulary has {size} tokens");
-                Err(Error::usage(problem).hint("take tokenizer.json and config.json from the same model"))
-            }
-        }
+    fn in_vocabulary(&self, tokens: impl Iterator<Item = u32>) -> Result<()> {
+        in_vocabulary(tokens, self.options.vocab_size)
     }
 }
 

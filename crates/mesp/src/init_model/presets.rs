@@ -162,6 +162,7 @@ fn shape(
         num_attention_heads: heads,
         num_key_value_heads: kv_heads,
         head_dim,
+        rotary_dim: head_dim,
         rms_norm_eps: 1e-6,
         rope_theta: 10_000.0,
         rope_scaling: RopeScaling::Default,

@@ -5,17 +5,20 @@ use std::path::Path;
 
 use mesp_formats::atomic::{StagedDir, write_atomic};
 use mesp_formats::gguf::{TensorType, to_halves};
-use mesp_formats::{Dtype, Error as FileError, ModelConfig, model_dir};
+use mesp_formats::{Dtype, Error as FileError, ModelConfig, Stored, model_dir};
 
 use super::{Change, Options, Report, UNTIED, sixteen_bits};
 use crate::model::{Config, EMBEDDING, HEAD, Model};
 use crate::quantize::convert::{Job, Squares, convert, count};
 use crate::quantize::{Asked, not_finite};
-use crate::source::{Base, GgufSource, HfSource, beside, copy, retype, tensor_type, with_key};
+use crate::source::untie as said_untied;
+use crate::source::{Base, GgufSource, HfSource, beside, copy, kernel_dtype, retype, tensor_type};
 use crate::{Error, Result};
 
 /// Where a job's values come from: type and bytes.
-type Stored<'a> = dyn Fn(&str) -> Option<(TensorType, &'a [u8])> + 'a;
+type Values<'a> = dyn Fn(&str) -> Option<(Stored, &'a [u8])> + 'a;
+/// A tensor to be written: name, type, shape.
+type Head = (String, Dtype, Vec<usize>);
 
 pub(super) fn from_directory(
     model: &Path,
@@ -24,24 +27,33 @@ pub(super) fn from_directory(
     options: Options,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Report> {
-    let source = HfSource::open(model, Base::Mapped)?;
-    let mut jobs: Vec<Job> = source
-        .tensors()
+    let (source, file, config) = HfSource::with_config(model, Base::Mapped)?;
+    let (read, others): (Vec<_>, Vec<_>) = source.tensors().partition(|(_, dtype, _)| dtype.held().is_some());
+    let mut jobs: Vec<Job> = read
+        .into_iter()
         .map(|(name, dtype, shape)| Job {
             from: Some(name.to_owned()),
             hf: name.to_owned(),
             name: name.to_owned(),
-            ty: options.ty.unwrap_or_else(|| tensor_type(dtype)),
+            ty: options.ty.unwrap_or_else(|| tensor_type(kernel_dtype(dtype))),
             shape: shape.to_vec(),
             rows: None,
             add: 0.0,
         })
         .collect();
-    let unties = change.unties(&Config::new(&ModelConfig::read(model)?)?);
+    // Of types that are not computed with: buffers, and whatever else lies there. They are copied as they are.
+    let others: Vec<Head> =
+        others.into_iter().map(|(n, dtype, s)| (n.to_owned(), dtype, s.to_vec())).collect();
+    let unties = change.unties(&config);
     if unties {
         untie(&mut jobs);
     }
     for name in change.names.keys() {
+        if let Some((_, dtype, _)) = others.iter().find(|(other, ..)| other == name) {
+            let problem =
+                format!("tensor {name} is stored as {}, which an adapter cannot be added to", dtype.name());
+            return Err(FileError::invalid(model, problem).hint("Use the original model.").into());
+        }
         if !jobs.iter().any(|job| job.name == *name) {
             return Err(crate::model::WeightSource::missing(&source, name));
         }
@@ -51,13 +63,14 @@ pub(super) fn from_directory(
     if let Some(dtype) = options.ty.and_then(dtype_of) {
         retype(&staged.path().join("config.json"), dtype)?;
     }
-    if unties {
-        let untied = |json: &mut serde_json::Value| json["tie_word_embeddings"] = false.into();
-        with_key(&staged.path().join("config.json"), &untied)?;
+    if unties || !file.tie_word_embeddings {
+        said_untied(&staged.path().join("config.json"))?;
     }
-    let stored = |name: &str| source.stored(name).map(|(dtype, bytes)| (dtype.into(), bytes));
+    let stored = |name: &str| source.stored(name);
     let let_go = |name: &str| source.let_go(name);
-    let mut report = weights(model, staged.path(), &jobs, change, &stored, &let_go, options, progress)?;
+    let mut report =
+        weights(model, staged.path(), (&jobs, &others), change, &stored, &let_go, options, progress)?;
+    report.notes.splice(0..0, source.notes().iter().cloned());
     if unties {
         report.notes.push(UNTIED.to_owned());
     }
@@ -133,9 +146,10 @@ pub(super) fn from_file(
         notes.push(sixteen_bits(ty, stored_as));
     }
     tokenizer(&source, model, staged.path(), &mut notes)?;
-    let stored = |name: &str| source.stored(name);
+    let stored = |name: &str| source.stored(name).map(|(ty, bytes)| (ty.into(), bytes));
     let let_go = |name: &str| source.let_go(name);
-    let mut report = weights(model, staged.path(), &jobs, change, &stored, &let_go, options, progress)?;
+    let mut report =
+        weights(model, staged.path(), (&jobs, &[]), change, &stored, &let_go, options, progress)?;
     report.notes.splice(0..0, notes);
     staged.commit()?;
     Ok(report)
@@ -145,9 +159,9 @@ pub(super) fn from_file(
 fn weights<'a>(
     model: &Path,
     dir: &Path,
-    jobs: &[Job],
+    (jobs, others): (&[Job], &[Head]),
     change: &Change,
-    stored: &Stored<'a>,
+    stored: &Values<'a>,
     let_go: &dyn Fn(&str),
     options: Options,
     progress: &mut dyn FnMut(usize, usize),
@@ -155,19 +169,23 @@ fn weights<'a>(
     let heads: Vec<_> = jobs
         .iter()
         .map(|j| (j.name.clone(), dtype_of(j.ty).unwrap_or(Dtype::F32), j.shape.clone()))
+        .chain(others.iter().cloned())
         .collect();
     let total = jobs.iter().map(|j| j.shape.iter().product::<usize>()).sum();
-    let mut report = Report { tensors: jobs.len(), ..Report::default() };
+    let mut report = Report { tensors: heads.len(), ..Report::default() };
     let (mut done, mut refused) = (0, None);
     let written = model_dir::write_weights(dir, &heads, options.max_shard, &mut |i, w| {
-        let job = &jobs[i];
+        let Some(job) = jobs.get(i) else {
+            let (_, bytes) = stored(&heads[i].0).ok_or_else(|| io::Error::other("no such tensor"))?;
+            return w.write_all(bytes);
+        };
         let from = job.from.as_deref().unwrap_or(&job.name);
         let (ty, bytes) = stored(from).ok_or_else(|| io::Error::other("no such tensor"))?;
         let mut progress = |values| {
             done += values;
             progress(done, total);
         };
-        if ty == job.ty && !change.has(&job.name) && job.rows.is_none() && job.add == 0.0 {
+        if ty == job.ty.into() && !change.has(&job.name) && job.rows.is_none() && job.add == 0.0 {
             w.write_all(bytes)?;
             progress(job.shape.iter().product());
         } else {
@@ -200,7 +218,7 @@ pub(super) fn merged(report: &mut Report, job: &Job, name: &str, changed: bool, 
 }
 
 pub(super) fn dtype_of(ty: TensorType) -> Option<Dtype> {
-    [Dtype::F32, Dtype::F16, Dtype::BF16].into_iter().find(|dtype| TensorType::from(*dtype) == ty)
+    [Dtype::F32, Dtype::F16, Dtype::BF16].into_iter().find(|dtype| Stored::from(*dtype) == ty.into())
 }
 
 /// The vocabulary of a file as the files of a directory, or those that lie beside it.

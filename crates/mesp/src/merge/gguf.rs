@@ -122,7 +122,7 @@ pub(super) fn from_file(
                 Some(hf) => change.of(hf, rows.as_deref()).map_err(io::Error::other)?,
                 None => None,
             };
-            match convert(job, info.ty, stored, delta.as_ref(), w, &mut progress)? {
+            match convert(job, info.ty.into(), stored, delta.as_ref(), w, &mut progress)? {
                 Ok(squares) => merged(&mut report, job, hf.unwrap_or(&job.name), hf.is_some(), squares),
                 Err(row) => {
                     refused = Some((job.name.clone(), row, job.ty));

@@ -1,6 +1,6 @@
 //! What the engine needs to know of a model's shape.
 
-use mesp_device::{Gate, Layout, Rope, inverse_frequencies};
+use mesp_device::{Gate, Layout, MOST_TURNED, Rope, inverse_frequencies};
 use mesp_formats::{ModelConfig, RopeScaling};
 
 use super::family;
@@ -95,17 +95,25 @@ impl Config {
                 c.hidden_act, c.model_type
             )));
         }
-        let mut frequencies = inverse_frequencies(c.head_dim, c.rope_theta);
+        if c.rotary_dim > MOST_TURNED {
+            return Err(Error::usage(format!(
+                "heads with {} values turned by positions are not supported, expected {MOST_TURNED} at most",
+                c.rotary_dim
+            )));
+        }
+        let mut frequencies = inverse_frequencies(c.rotary_dim, c.rope_theta);
         scale_frequencies(&mut frequencies, &c.rope_scaling)?;
-        let plain =
-            |theta| Rope { frequencies: inverse_frequencies(c.head_dim, theta), layout: Layout::Half };
-        let mut score_scale = 1.0 / c.layers.query_pre_attn_scalar.unwrap_or(c.head_dim as f64).sqrt();
-        let mut max_positions = c.max_position_embeddings;
+        let plain = |theta| Rope {
+            frequencies: inverse_frequencies(c.head_dim, theta),
+            layout: Layout::Half,
+            head_dim: c.head_dim,
+            factor: 1.0,
+        };
+        let (mut max_positions, mut factor) = (c.max_position_embeddings, 1.0);
         if let RopeScaling::LongRope { original_max_position_embeddings, attention_factor, .. } =
             &c.rope_scaling
         {
-            // Queries and keys would both be multiplied by it; their products are by its square.
-            score_scale *= attention_factor * attention_factor;
+            factor = *attention_factor as f32;
             max_positions = max_positions.min(*original_max_position_embeddings);
         }
         Ok(Self {
@@ -118,10 +126,10 @@ impl Config {
             kv_heads: c.num_key_value_heads,
             head_dim: c.head_dim,
             eps: c.rms_norm_eps,
-            rope: Rope { frequencies, layout: Layout::Half },
+            rope: Rope { frequencies, layout: Layout::Half, head_dim: c.head_dim, factor },
             local_rope: c.layers.local_rope_theta.map(plain),
             sees: (0..c.num_hidden_layers).map(|l| Sees::new(c, l)).collect(),
-            score_scale,
+            score_scale: 1.0 / c.layers.query_pre_attn_scalar.unwrap_or(c.head_dim as f64).sqrt(),
             norm_offset: if family.norm_around_one { 1.0 } else { 0.0 },
             tied: c.tie_word_embeddings,
             max_positions,
@@ -197,7 +205,7 @@ fn scale_frequencies(frequencies: &mut [f32], scaling: &RopeScaling) -> Result<(
         RopeScaling::LongRope { short_factor, .. } => {
             if short_factor.len() != frequencies.len() {
                 return Err(Error::usage(format!(
-                    "config.json: short_factor has {} numbers, expected {}, half of a head's width",
+                    "config.json: short_factor has {} numbers, expected {}, half of what is turned of a head",
                     short_factor.len(),
                     frequencies.len()
                 )));

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use mesp_formats::Stored;
 use mesp_formats::gguf::{TensorType, dequantize_row, quantize_row};
 use rayon::prelude::*;
 
@@ -50,7 +51,7 @@ impl Squares {
 /// those that are written.
 pub(crate) fn convert(
     job: &Job,
-    source: TensorType,
+    source: Stored,
     stored: &[u8],
     delta: Option<&Delta>,
     out: &mut dyn Write,
@@ -84,13 +85,15 @@ pub(crate) fn convert(
 /// A row's bytes and sums; none of these where a value is not finite before or after.
 fn row_of(
     job: &Job,
-    source: TensorType,
+    source: Stored,
     stored: &[u8],
     cols: usize,
     delta: Option<(&Delta, usize)>,
 ) -> (Vec<u8>, Option<Squares>) {
     let (mut x, mut back, mut bytes) = (vec![0.0; cols], vec![0.0; cols], Vec::new());
-    dequantize_row(source, stored, &mut x);
+    if source.read(stored, &mut x).is_none() {
+        return (bytes, None);
+    }
     for x in &mut x {
         *x += job.add;
     }

@@ -47,6 +47,11 @@ pub(crate) fn retype(path: &Path, dtype: Dtype) -> Result<()> {
     })
 }
 
+/// Says that the head is not the embeddings.
+pub(crate) fn untie(path: &Path) -> Result<()> {
+    with_key(path, &|json| json["tie_word_embeddings"] = false.into())
+}
+
 /// Changes a configuration.
 pub(crate) fn with_key(path: &Path, change: &dyn Fn(&mut serde_json::Value)) -> Result<()> {
     let text = std::fs::read_to_string(path).map_err(|e| FileError::io("read", path, e))?;

@@ -19,6 +19,8 @@ pub struct HeaderSource {
     pub kind: Kind,
     /// The type that most of the weights' bytes are stored in.
     pub dtype: Dtype,
+    /// What is worth knowing of the files.
+    pub notes: Vec<String>,
     weights: Box<dyn WeightSource + Send + Sync>,
 }
 
@@ -32,26 +34,32 @@ pub fn shape_source(path: &Path) -> Result<HeaderSource> {
     if kind == Kind::Gguf {
         let source = GgufSource::open(path, Base::Mapped)?;
         let (config, file_config, dtype) = (source.model_config()?, source.config().clone(), source.dtype());
-        return Ok(HeaderSource { config, file_config, kind, dtype, weights: Box::new(source) });
+        let notes = Vec::new();
+        return Ok(HeaderSource { config, file_config, kind, dtype, notes, weights: Box::new(source) });
     }
     let weights =
         ["model.safetensors", "model.safetensors.index.json"].iter().any(|f| path.join(f).is_file());
     if weights || !path.join("config.json").is_file() {
         // Says what is there instead of a model.
-        let source = HfSource::open(path, Base::Mapped)?;
-        let (file_config, config) = read_config(path)?;
-        let dtype = source.dtype();
-        return Ok(HeaderSource { config, file_config, kind, dtype, weights: Box::new(source) });
+        let (source, file_config, config) = HfSource::with_config(path, Base::Mapped)?;
+        let (dtype, notes) = (source.dtype(), source.notes().to_vec());
+        let weights = Box::new(source.without_values());
+        return Ok(HeaderSource { config, file_config, kind, dtype, notes, weights });
     }
     let (file_config, config) = read_config(path)?;
     let dtype = file_config.dtype.map_or(Dtype::Bf16, kernel_dtype);
-    Ok(HeaderSource { config, file_config, kind, dtype, weights: Box::new(ShapeSource(dtype)) })
+    let notes = Vec::new();
+    Ok(HeaderSource { config, file_config, kind, dtype, notes, weights: Box::new(ShapeSource(dtype)) })
 }
 
 impl WeightSource for HeaderSource {
     fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Option<Weight>> {
         let weight = self.weights.matrix(name, rows, cols)?;
-        Ok(weight.map(|w| Weight::shape_only(w.dtype(), rows, cols)))
+        let held = |w: &Weight| w.resident_bytes() > 0;
+        Ok(weight.map(|w| {
+            let shape = if held(&w) { Weight::shape_held } else { Weight::shape_only };
+            shape(w.dtype(), rows, cols)
+        }))
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {

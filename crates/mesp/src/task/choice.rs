@@ -14,7 +14,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::data::{ChatFormat, Conversation, Example, Origin, TextEncoder, UNTRAINED};
+use crate::data::{ChatFormat, Conversation, Example, Origin, TextEncoder, UNTRAINED, in_vocabulary};
 use crate::{Error, Result};
 
 /// How prompts and choices become tokens.
@@ -23,13 +23,15 @@ pub struct Spelling<'a> {
     pub encoder: &'a TextEncoder,
     /// The model's template, where prompts are turns of the user and choices the model's answers.
     pub chat: Option<&'a ChatFormat>,
+    /// Tokens of the model's vocabulary.
+    pub vocab_size: usize,
 }
 
 impl Spelling<'_> {
     /// A prompt and one of its choices as a row whose targets are the choice's tokens.
     ///
     /// # Errors
-    /// When either has no token of its own, or the template refuses the prompt.
+    /// When either has no token of its own or one beyond the vocabulary, or the template refuses the prompt.
     pub fn row(&self, prompt: &str, choice: &str, path: &Arc<Path>, line: usize) -> Result<Example> {
         let (before, whole) = if let Some(chat) = self.chat {
             let mut conversation = Conversation::default();
@@ -46,6 +48,7 @@ impl Spelling<'_> {
             let what = if before.is_empty() { "prompt" } else { "choice" };
             return Err(Error::usage(format!("the {what} has no token, expected at least one")));
         }
+        in_vocabulary(whole.iter().copied(), self.vocab_size)?;
         let label = |(at, id): (usize, &u32)| if at < before.len() { UNTRAINED } else { id.cast_signed() };
         let labels = whole.iter().enumerate().map(label).collect();
         Ok(Example { tokens: whole, labels, origin: Origin { path: Arc::clone(path), line } })

@@ -78,7 +78,7 @@ fn picks_by_hand() {
 fn tokens_of_a_choice() {
     let encoder = encoder();
     let path: Arc<Path> = Path::new("t").into();
-    let spelling = Spelling { encoder: &encoder, chat: None };
+    let spelling = Spelling { encoder: &encoder, chat: None, vocab_size: usize::MAX };
     let row = |prompt: &str, choice: &str| {
         let row = spelling.row(prompt, choice, &path, 1).expect("a row");
         let targets = row.labels.iter().filter(|l| **l != UNTRAINED).map(|l| l.cast_unsigned());
@@ -93,7 +93,7 @@ fn tokens_of_a_choice() {
     assert!(error.contains("the prompt has no token"), "{error}");
     // In a conversation the choice follows at once.
     let chat = ChatFormat::for_encoder(&encoder).expect("ChatML");
-    let spelling = Spelling { encoder: &encoder, chat: Some(&chat) };
+    let spelling = Spelling { encoder: &encoder, chat: Some(&chat), vocab_size: usize::MAX };
     let row = spelling.row("x", "42", &path, 1).expect("a row");
     let end = row.tokens.len();
     assert_eq!(row.tokens[end - 3..], [u32::from(b'\n'), u32::from(b'4'), u32::from(b'2')]);

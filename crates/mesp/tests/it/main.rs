@@ -5,6 +5,7 @@ mod accumulation_equals_batch;
 mod activations_bf16;
 mod adapter_kinds;
 mod adapters_bf16;
+mod checkpoints;
 mod dora;
 mod dropout;
 mod forward;

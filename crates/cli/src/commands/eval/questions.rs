@@ -54,8 +54,8 @@ pub(super) fn run<R: Real>(args: &EvalArgs, file: &Path) -> Result<()> {
     let base = Base::parse(&args.model.base)?;
     let loaded = inputs::load_model(dir, base)?;
     let numbers = Numbers::new(args.compute, held(base, loaded.dtype));
-    let language = Language::open(dir)?;
-    let choices = choice_rows(&task, &language, args.task.chat)?;
+    let language = Language::open(dir, loaded.model.config.vocab_size)?;
+    let choices = choice_rows(&task, &language, args.task.chat, loaded.model.config.vocab_size)?;
     inputs::warn_of_length(inputs::longest(&choices), &loaded.model.config);
     let scorer = Scorer { model: &loaded.model, numbers, pool: &pool, batch_size: args.batch_size };
     let mut outcomes = Vec::new();
@@ -85,9 +85,9 @@ pub(super) fn run<R: Real>(args: &EvalArgs, file: &Path) -> Result<()> {
 }
 
 /// A row for each choice of each question.
-fn choice_rows(task: &Task, language: &Language, chat: bool) -> Result<Vec<Example>> {
+fn choice_rows(task: &Task, language: &Language, chat: bool, vocab_size: usize) -> Result<Vec<Example>> {
     let format: Option<&ChatFormat> = chat.then(|| language.chat());
-    let spelling = Choices { encoder: &language.encoder, chat: format };
+    let spelling = Choices { encoder: &language.encoder, chat: format, vocab_size };
     let mut rows = Vec::new();
     for item in &task.items {
         if let Answer::Choice { choices, .. } = &item.answer {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use mesp::adapter::peft;
-use mesp::data::{ChatFormat, Conversation, TextEncoder, gguf_ends};
+use mesp::data::{ChatFormat, Conversation, TextEncoder, gguf_ends, in_vocabulary};
 use mesp::generate::{Generator, plan_generation};
 use mesp::model::Config;
 use mesp::source::Kind;
@@ -30,6 +30,8 @@ pub(crate) struct Language {
     chat: ChatFormat,
     /// Tokens that end an answer, whatever the configuration says.
     ends: Vec<u32>,
+    /// Tokens that the model has.
+    vocab_size: usize,
 }
 
 /// How a prompt becomes text.
@@ -44,14 +46,15 @@ pub(crate) enum Spelling {
 }
 
 impl Language {
-    pub(crate) fn open(model: &Path) -> Result<Self> {
+    /// Reads the tokenizer of a model with a vocabulary of this size.
+    pub(crate) fn open(model: &Path, vocab_size: usize) -> Result<Self> {
         let encoder = inputs::encoder(model)?;
         let chat = ChatFormat::for_encoder(&encoder)?;
         let mut ends = chat.stop_ids(&encoder);
         if Kind::of(model) == Kind::Gguf {
             ends.extend(gguf_ends(&encoder));
         }
-        Ok(Self { encoder, chat, ends })
+        Ok(Self { encoder, chat, ends, vocab_size })
     }
 
     /// Whether the model has a chat template.
@@ -85,12 +88,15 @@ impl Language {
         if tokens.is_empty() {
             return Err(usage("the prompt has no token, expected at least one", "give --prompt a text"));
         }
+        in_vocabulary(tokens.iter().copied(), self.vocab_size)?;
         Ok(tokens)
     }
 
     /// The tokens of a conversation up to where the model's next turn begins.
     pub(crate) fn turn(&self, conversation: &Conversation) -> Result<Vec<u32>> {
-        Ok(self.chat.prompt_tokens(&self.encoder, conversation)?)
+        let tokens = self.chat.prompt_tokens(&self.encoder, conversation)?;
+        in_vocabulary(tokens.iter().copied(), self.vocab_size)?;
+        Ok(tokens)
     }
 
     /// The tokens that end an answer: the configuration's, the tokenizer's and the template's.

@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn characters_come_whole() {
         let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/demo/model");
-        let language = Language::open(&model).expect("the demo's tokenizer");
+        let language = Language::open(&model, usize::MAX).expect("the demo's tokenizer");
         let text = "Lina sees 鯨 and a 🐋, naïve!";
         let ids = language.encoder.encode(text, false).expect("tokens");
         let mut pieces = Pieces::after(&language.encoder, &ids[..2]);

@@ -29,21 +29,19 @@ enum Pre {
     Default,
 }
 
+/// The names that llama.cpp has for them.
+const NAMES: [(Pre, &[&str]); 6] = [
+    (Pre::Gpt2, &["gpt-2", "phi-2", "gigachat", "roberta-bpe", "mpt", "olmo", "jais", "trillion"]),
+    (Pre::Qwen2, &["qwen2", "deepseek-r1-qwen", "megrez", "stablelm2"]),
+    (Pre::Llama3, &["llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral"]),
+    (Pre::Llama3Pattern, &["dbrx", "smaug-bpe"]),
+    (Pre::Smollm, &["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"]),
+    (Pre::Default, &["default"]),
+];
+
 impl Pre {
     fn from_name(name: &str) -> Option<Self> {
-        Some(match name {
-            "gpt-2" | "phi-2" | "gigachat" | "roberta-bpe" | "mpt" | "olmo" | "jais" | "trillion" => {
-                Self::Gpt2
-            }
-            "qwen2" | "deepseek-r1-qwen" | "megrez" | "stablelm2" => Self::Qwen2,
-            "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "pixtral" => Self::Llama3,
-            "dbrx" | "smaug-bpe" => Self::Llama3Pattern,
-            "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b" => {
-                Self::Smollm
-            }
-            "default" => Self::Default,
-            _ => return None,
-        })
+        NAMES.iter().find(|(_, names)| names.contains(&name)).map(|(pre, _)| *pre)
     }
 
     fn steps(self) -> tokenizers::Result<Vec<PreTokenizerWrapper>> {
@@ -109,9 +107,13 @@ fn pre(gguf: &Gguf) -> Result<Pre> {
         return Ok(if matches!(arch, Some("qwen2" | "qwen3")) { Pre::Qwen2 } else { Pre::Default });
     };
     Pre::from_name(name).ok_or_else(|| {
-        let problem = format!(
-            "expected gpt-2, qwen2, llama-bpe, smollm, default or a name for one of these, found {name:?}"
-        );
-        wrong(gguf, PRE, &problem, "use a model of family llama, qwen2 or qwen3")
+        let names: Vec<&str> = NAMES.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+        let problem = format!("expected a known pre-tokenizer ({}), found {name:?}", names.join(", "));
+        wrong(
+            gguf,
+            PRE,
+            &problem,
+            "use the original model's folder, which has a tokenizer.json, or rows with input_ids",
+        )
     })
 }

@@ -8,7 +8,7 @@ use mesp_formats::atomic::StagedDir;
 use mesp_formats::{Dtype, model_dir};
 
 use crate::model::{Name, Part};
-use crate::source::{beside, retype};
+use crate::source::{beside, retype, untie};
 use crate::train::Session;
 use crate::{Error, Result};
 
@@ -49,6 +49,9 @@ pub fn save<B: Backend>(session: &Session<B>, base: &Path, output: &Path) -> Res
     beside(base, staged.path())?;
     let dtype = if elem == Elem::Bf16 { Dtype::BF16 } else { Dtype::F32 };
     retype(&staged.path().join("config.json"), dtype)?;
+    if !model.config.tied {
+        untie(&staged.path().join("config.json"))?;
+    }
     let heads: Vec<_> = tensors.iter().map(|t| (t.name.clone(), t.dtype(), t.shape())).collect();
     model_dir::write_weights(staged.path(), &heads, SHARD, &mut |i, out| tensors[i].write(session, out))?;
     staged.commit()?;

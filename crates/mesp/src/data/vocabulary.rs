@@ -1,0 +1,18 @@
+//! Tokens of a tokenizer held against the model's vocabulary: beyond its last row an embedding has no values.
+
+use crate::{Error, Result};
+
+/// Refuses a token that the model has no embedding for.
+///
+/// # Errors
+/// When there is one; it is named.
+pub fn in_vocabulary(tokens: impl IntoIterator<Item = u32>, vocab_size: usize) -> Result<()> {
+    match tokens.into_iter().find(|id| *id as usize >= vocab_size) {
+        None => Ok(()),
+        Some(id) => {
+            let problem =
+                format!("the tokenizer makes token {id}; the model's vocabulary has {vocab_size} tokens");
+            Err(Error::usage(problem).hint("take tokenizer.json and config.json from the same model"))
+        }
+    }
+}
