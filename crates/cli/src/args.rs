@@ -86,7 +86,7 @@ pub(crate) enum Command {
     Quantize(QuantizeArgs),
     /// Fold an adapter into its model
     Merge(MergeArgs),
-    /// Write an adapter as PEFT, llama.cpp or mlx-lm have it
+    /// Write an adapter as PEFT, llama.cpp, mlx-lm or Ollama have it
     Export(ExportArgs),
     /// Look at training data: check it, show what is trained of it, turn it into tokens
     #[command(subcommand)]

@@ -29,8 +29,10 @@ fn text(run: &Value, data: &Path, rows: usize) -> String {
         Some(Value::Null) | None => "none".to_owned(),
         Some(other) => other.to_string(),
     };
-    let base = word("/model/path");
-    let quoted = Value::from(base.as_str());
+    let path = word("/model/path");
+    let hub = hub_id(&path);
+    let base = hub.clone().unwrap_or_else(|| last_name(&path));
+    let named = hub.map_or_else(String::new, |id| format!("base_model: {}\n", Value::from(id)));
     let full = run.pointer("/full/type").and_then(Value::as_str);
     let (library, tag, title, what) = match full {
         Some(_) => (
@@ -52,7 +54,7 @@ fn text(run: &Value, data: &Path, rows: usize) -> String {
         .into_iter()
         .fold(what.to_owned(), |text, (name, pointer)| text.replace(name, &word(pointer)));
     let mut out = format!(
-        "---\nbase_model: {quoted}\nlibrary_name: {library}\npipeline_tag: text-generation\ntags:\n- {tag}\n---\n\n{MARK}\n\n"
+        "---\n{named}library_name: {library}\npipeline_tag: text-generation\ntags:\n- {tag}\n---\n\n{MARK}\n\n"
     );
     let _ = writeln!(
         out,
@@ -118,12 +120,38 @@ fn text(run: &Value, data: &Path, rows: usize) -> String {
     out
 }
 
+/// The name of a model on the hub, where that is what a run was given, or where it lies in the hub's cache. A card is
+/// read by others, to whom a path of this machine says nothing.
+fn hub_id(path: &str) -> Option<String> {
+    let word = |s: &str| {
+        let sound = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        !s.is_empty() && !s.starts_with(['.', '-']) && s.chars().all(sound)
+    };
+    let cached = |part: &str| {
+        let (owner, name) = part.strip_prefix("models--")?.split_once("--")?;
+        (word(owner) && word(name)).then(|| format!("{owner}/{name}"))
+    };
+    if let Some(id) = path.split(['/', '\\']).find_map(cached) {
+        return Some(id);
+    }
+    let (owner, name) = path.split_once('/')?;
+    // What is there is a folder of this machine, whatever it is called.
+    (word(owner) && word(name) && !Path::new(path).exists()).then(|| path.to_owned())
+}
+
+/// The last name of a path.
+fn last_name(path: &str) -> String {
+    let full = Path::new(path).canonicalize().unwrap_or_else(|_| path.into());
+    full.file_name().map_or_else(|| "a local model".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
 const USE_ADAPTER: &str = "\
 ```sh
 mesp generate --model BASE --adapter ADAPTER --prompt TEXT
 mesp merge --model BASE --adapter ADAPTER --output MERGED
 mesp export --adapter ADAPTER --model BASE --output adapter.gguf    # for llama.cpp
 mesp export --adapter ADAPTER --to mlx --output DIR                 # for mlx-lm
+mesp export --adapter ADAPTER --model BASE --to ollama --output DIR # for Ollama
 ```
 
 ```python
@@ -141,3 +169,35 @@ mesp quantize --model MODEL --output model.gguf    # for llama.cpp
 from transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained(\"MODEL\")
 ```";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Names as the hub has them: an owner and a name of letters, digits, `-`, `_` and `.`; folders of its cache as
+    /// `huggingface_hub` calls them.
+    #[test]
+    fn only_a_name_of_the_hub_is_a_base_model() {
+        let here = tempfile::tempdir().expect("a folder");
+        let local = here.path().join("org/name");
+        std::fs::create_dir_all(&local).expect("a folder");
+        assert_eq!(hub_id("Qwen/Qwen2.5-0.5B-Instruct").as_deref(), Some("Qwen/Qwen2.5-0.5B-Instruct"));
+        let cached = "/home/u/.cache/huggingface/hub/models--Qwen--Qwen2.5-0.5B/snapshots/0a1b";
+        assert_eq!(hub_id(cached).as_deref(), Some("Qwen/Qwen2.5-0.5B"));
+        for path in [
+            &*local.to_string_lossy(),
+            "/home/u/models/llama",
+            "./org/name",
+            "../name",
+            "~/name",
+            "model",
+            "a/b/c",
+            "C:\\models\\x",
+            "src/card.rs",
+        ] {
+            assert_eq!(hub_id(path), None, "{path}");
+        }
+        assert_eq!(last_name(&local.to_string_lossy()), "name");
+        assert_eq!(last_name("/home/u/models/llama"), "llama");
+    }
+}

@@ -133,7 +133,10 @@ impl Settings {
     }
 
     /// Refuses an adapter that does not fit the model, and names of modules that mean nothing on it.
-    pub(crate) fn fit(&self, config: &Config) -> Result<()> {
+    pub(crate) fn fit(&mut self, config: &Config) -> Result<()> {
+        if self.trains == Trains::Adapter {
+            self.options.adapter = self.options.adapter.clone().on(config)?;
+        }
         let adapter = &self.options.adapter;
         adapter.fits(config)?;
         // Of an adapter from elsewhere, names that mean nothing do no harm.
@@ -202,9 +205,9 @@ fn trained(args: &CommonArgs, exact: bool) -> Result<Trained> {
     Ok(Trained { freeze_a: a.freeze_a, b_ratio })
 }
 
-/// The settings of an adapter to compute with, or none.
-pub(crate) fn given_adapter(dir: Option<&Path>) -> Result<AdapterConfig> {
-    Ok(dir.map_or_else(|| Ok(AdapterConfig::none()), peft::load_config)?)
+/// What an adapter to compute with is on a model; without one, none.
+pub(crate) fn given_adapter(adapter: Option<&Path>, config: &Config) -> Result<AdapterConfig> {
+    Ok(adapter.map_or_else(|| Ok(AdapterConfig::none()), |path| peft::load_config(path)?.on(config))?)
 }
 
 /// A policy as JSON: names of what is kept, sizes of tiles (null for all rows at once).

@@ -12,6 +12,7 @@ use crate::atomic::write_atomic;
 use crate::json::{Fields, parse_object, read_text};
 use crate::{Error, Result};
 
+mod expression;
 mod name;
 pub(crate) mod pattern;
 pub(crate) mod refuse;
@@ -20,7 +21,7 @@ mod targets;
 mod tests;
 
 pub(crate) use name::parent;
-pub use name::{Matrix, OUTSIDE, beside, outside, parse_tensor_name, path, tensor_name, turned};
+pub use name::{Matrix, OUTSIDE, outside, parse_table_name, parse_tensor_name, path, tensor_name, turned};
 pub use pattern::Pattern;
 pub use targets::Places;
 
@@ -29,12 +30,22 @@ pub const CONFIG_FILE: &str = "adapter_config.json";
 /// The tensors' name in an adapter's folder.
 pub const MODEL_FILE: &str = "adapter_model.safetensors";
 
-/// The linear layers of a block that can have an adapter, the fused ones of Phi-3 last.
+/// The tensors' name where torch pickled them.
+pub(crate) const PICKLED_FILE: &str = "adapter_model.bin";
+
+/// What an adapter folder with pickled tensors is answered: to unpickle runs code of the file.
+pub(crate) fn pickled(dir: &Path) -> Error {
+    let problem = format!("expected {MODEL_FILE}, found only {PICKLED_FILE}, a Python pickle, which is not read");
+    Error::invalid(dir, problem).hint(format!(
+        "Convert it in Python: `from safetensors.torch import save_file; import torch; \
+         save_file(torch.load(\"{PICKLED_FILE}\", weights_only=True), \"{MODEL_FILE}\")`."
+    ))
+}
+
+/// The linear layers of a block that can have an adapter, the fused ones of Phi-3 last. They are PEFT's `all-linear`:
+/// of a name that a model does not have nothing comes.
 pub const MODULES: [&str; 9] =
     ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj", "gate_up_proj"];
-/// PEFT's `all-linear`, by the names of layers that are not fused; a head is none of them.
-const ALL_LINEAR: usize = 7;
-
 /// The header metadata that PEFT writes into `adapter_model.safetensors`.
 pub fn metadata() -> BTreeMap<String, String> {
     BTreeMap::from([("format".to_string(), "pt".to_string())])
@@ -71,8 +82,27 @@ pub struct AdapterConfig {
 impl AdapterConfig {
     /// The factor on the adapter's output where no pattern says otherwise: `α/r`, or `α/√r` for rsLoRA.
     pub fn scale(&self) -> f64 {
-        let rank = self.r as f64;
-        self.lora_alpha / if self.use_rslora { rank.sqrt() } else { rank }
+        self.scaled(self.lora_alpha, self.r)
+    }
+
+    fn scaled(&self, alpha: f64, rank: usize) -> f64 {
+        let rank = rank as f64;
+        alpha / if self.use_rslora { rank.sqrt() } else { rank }
+    }
+
+    /// Rank and factor of a module by its path, such as `model.layers.0.self_attn.q_proj`.
+    pub fn of(&self, path: &str) -> (usize, f64) {
+        let rank = self.rank_pattern.of(path).unwrap_or(self.r);
+        (rank, self.scaled(self.alpha_pattern.of(path).unwrap_or(self.lora_alpha), rank))
+    }
+
+    /// Whether it is on a module, one of [`MODULES`] in block `layer` or one of [`OUTSIDE`].
+    pub fn has(&self, layer: usize, module: &str) -> bool {
+        let inside = outside(module).is_none();
+        let in_layer = !inside || self.layers.as_ref().is_none_or(|layers| layers.contains(&layer));
+        self.target_modules.iter().any(|m| m == module)
+            && in_layer
+            && self.places.as_ref().is_none_or(|places| places.has(&path(layer, module)))
     }
 
     /// Reads the configuration in an adapter's folder.
@@ -111,8 +141,8 @@ impl AdapterConfig {
         if !lora_alpha.is_finite() {
             return Err(f.error("lora_alpha", &format!("expected a finite number, found {lora_alpha}")));
         }
-        let layers = pattern::layers(&f)?;
-        let (mut target_modules, places) = targets::read(&f, layers.is_some())?;
+        let targets::Targets { modules: mut target_modules, places, layers } =
+            targets::read(&f, pattern::layers(&f)?)?;
         let has = |module: &str| target_modules.iter().any(|m| m == module);
         // PEFT then names the embeddings alone, and writes what the head has of them beside.
         if f.bool("ensure_weight_tying")? == Some(true) && has("embed_tokens") && !has("lm_head") {
@@ -150,7 +180,7 @@ impl AdapterConfig {
     }
 
     fn to_value(&self) -> Value {
-        let map: BTreeMap<&str, Value> = BTreeMap::from([
+        let map = BTreeMap::from([
             ("alpha_pattern", self.alpha_pattern.json(number)),
             ("auto_mapping", Value::Null),
             ("base_model_name_or_path", json!(self.base_model)),
@@ -171,12 +201,14 @@ impl AdapterConfig {
             ("r", json!(self.r)),
             ("rank_pattern", self.rank_pattern.json(|r| json!(r))),
             ("revision", Value::Null),
-            ("target_modules", targets::json(self)),
             ("task_type", json!("CAUSAL_LM")),
             ("use_dora", json!(self.use_dora)),
             ("use_rslora", json!(self.use_rslora)),
         ]);
-        map.into_iter().map(|(k, v)| (k.to_string(), v)).collect()
+        let mut map = map.into_iter().map(|(k, v)| (k.to_string(), v)).collect();
+        targets::write(self, &mut map);
+        map.sort_keys();
+        Value::Object(map)
     }
 }
 

@@ -1,4 +1,4 @@
-//! An adapter from one layout to another: PEFT's, llama.cpp's, mlx-lm's.
+//! An adapter from one layout to another: PEFT's, llama.cpp's, mlx-lm's; and as a folder for Ollama.
 //!
 //! What one layout says and another cannot is put into the matrices, where it means the same: scales that differ
 //! are folded into B, ranks that differ are filled up with zeros, and where PEFT wants a module in every layer the
@@ -19,6 +19,11 @@ use crate::adapter::file::reordered;
 use crate::model::Config;
 use crate::source::shape_source;
 use crate::{Error, Result};
+
+mod go_template;
+mod ollama;
+
+pub use ollama::{Contents, MODELFILE, export_ollama};
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,12 +48,20 @@ pub fn export(adapter: &Path, to: Layout, model: Option<&Path>, output: &Path) -
     let config = shape.as_ref().map(|s| &s.config);
     let file = AdapterFile::open(adapter, config)?;
     let lora = file.lora();
+    match model {
+        Some(model) => file.check_tables_of(model)?,
+        None => file.no_tables()?,
+    }
     if lora.pairs.iter().any(|p| p.magnitudes) {
         let problem = format!(
             "{}: expected a LoRA, found DoRA: its magnitudes divide by norms of the base's rows, which no other layout holds",
             adapter.display()
         );
-        return Err(Error::usage(problem).hint("fold it into its base by mesp merge"));
+        return Err(Error::usage(problem).hint(format!(
+            "fold it into its base: mesp merge --model BASE --adapter {} --output MERGED, or MERGED.gguf for llama.cpp and \
+             Ollama",
+            adapter.display()
+        )));
     }
     if let Some(pair) = lora.pairs.iter().find(|p| p.outside() && to != Layout::Peft) {
         apart(adapter, &pair.module, to, config)?;
@@ -67,7 +80,7 @@ pub fn export(adapter: &Path, to: Layout, model: Option<&Path>, output: &Path) -
         file.values(i, matrix).map_err(io::Error::other)
     };
     let given = model.map(|path| path.display().to_string());
-    let base = lora.base_model.clone().or(given);
+    let base = lora.config.base_model.clone().or(given);
     match to {
         Layout::Gguf => {
             let Some(c) = config else {

@@ -40,6 +40,9 @@ pub(crate) enum LayoutArg {
     Gguf,
     /// A directory for mlx-lm
     Mlx,
+    /// A directory for `ollama create`: the model with the adapter folded in, and a Modelfile with its template and
+    /// stops
+    Ollama,
 }
 
 #[derive(Debug, Args)]
@@ -50,13 +53,19 @@ pub(crate) struct ExportArgs {
     /// The layout to write [default: gguf where the output ends in .gguf]
     #[arg(long, value_enum)]
     pub(crate) to: Option<LayoutArg>,
-    /// The model it is for, needed to and from GGUF: a Hugging Face directory or a GGUF file [default: the one that
+    /// The model it is for, needed for Ollama and to and from GGUF: a Hugging Face directory or a GGUF file [default: the one that
     /// the adapter names, where it is here]
     #[arg(long, value_name = "DIR|FILE.gguf")]
     pub(crate) model: Option<PathBuf>,
     /// The directory to write, or with a name that ends in .gguf the file
     #[arg(long, value_name = "DIR|FILE.gguf")]
     pub(crate) output: PathBuf,
+    /// With --to ollama: how merged matrices are stored [default: as the model's, where that is quantized in 16 bits]
+    #[arg(long = "type", value_enum)]
+    pub(crate) ty: Option<FileType>,
+    /// With --to ollama: write the adapter alone, for the model where it is, as Ollama before 0.34.1 takes it
+    #[arg(long, conflicts_with = "ty")]
+    pub(crate) unmerged: bool,
     #[command(flatten)]
     pub(crate) replace: ReplaceArgs,
     #[command(flatten)]

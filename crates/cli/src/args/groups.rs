@@ -128,8 +128,9 @@ impl From<Stored> for Elem {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Adapter")]
 pub(crate) struct AdapterArgs {
-    /// Start from this adapter, a directory in PEFT's layout [default: a new one, A random and B zero]
-    #[arg(long, value_name = "DIR")]
+    /// Start from this adapter: a directory in PEFT's or mlx-lm's layout, or a GGUF adapter [default: a new one, A
+    /// random and B zero]
+    #[arg(long, value_name = "DIR|FILE.gguf")]
     pub(crate) adapter: Option<PathBuf>,
     /// Rank of the adapter's matrices [default: 8]
     #[arg(long, value_name = "R")]

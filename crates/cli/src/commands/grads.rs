@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use mesp::adapter::peft;
@@ -95,9 +96,9 @@ impl<R: Real> Ready<R> {
         }
         let mut session = Session::new(be, model, settings.options, work.shapes.targets());
         if let Some(adapter) = &args.adapter.adapter {
-            let config = session.model().config.clone();
+            let model = Arc::clone(session.model());
             let (be, params, _) = session.state_mut();
-            peft::read_tensors(be, &adapter.join(mesp_formats::peft::MODEL_FILE), params, &config)?;
+            peft::load(be, adapter, params, &model)?;
         } else {
             session.init_adapters(run.seed);
         }

@@ -10,9 +10,10 @@ use anyhow::Result;
 use mesp::source::{Base, HfSource};
 use mesp_device::Mapping;
 use mesp_formats::atomic::{leftovers_in, leftovers_of};
-use mesp_formats::peft::{CONFIG_FILE, MODEL_FILE};
+use mesp_formats::lora::{Layout, Lora};
+use mesp_formats::peft::CONFIG_FILE;
 use mesp_formats::safetensors_file::{self, Header};
-use mesp_formats::{AdapterConfig, Error as FileError, TokenizerConfig};
+use mesp_formats::{Error as FileError, TokenizerConfig};
 use serde_json::{Map, Value, json};
 
 use super::inspect_gguf;
@@ -133,10 +134,14 @@ fn model(dir: &Path) -> Result<(Value, String)> {
 }
 
 fn adapter(dir: &Path) -> Result<(Value, String)> {
-    let c = AdapterConfig::read(dir)?;
-    let header = header(&dir.join(MODEL_FILE))?;
+    let layout = Layout::of(dir)?;
+    let file = layout.tensors(dir);
+    let map = Mapping::open(&file).map_err(|e| FileError::io("read", &file, e))?;
+    let c = Lora::read(dir, layout, map.bytes())?.config;
+    let header = safetensors_file::parse(&file, map.bytes())?;
     let mut document = json!({
         "kind": "adapter",
+        "layout": layout.name(),
         "rank": c.r,
         "alpha": c.lora_alpha,
         "rslora": c.use_rslora,

@@ -64,9 +64,9 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
     let plan = plan(&model, &options, &shapes, size_of::<f32>(), pool.count())?;
     let be = machine::cpu::<f32>(plan, Arc::clone(&pool))?;
     let mut session = Session::new(be, Arc::clone(&model), options, 0);
-    if let Some(dir) = &args.adapter {
+    if let Some(path) = &args.adapter {
         let (be, params, _) = session.state_mut();
-        peft::read_tensors(be, &dir.join(MODEL_FILE), params, &model.config)?;
+        peft::load(be, path, params, &model)?;
     } else {
         session.init_adapters(header.seed);
     }

@@ -128,6 +128,9 @@ pub(super) fn prepare(
     // Mapped first in any case: mistakes in the files show, and nothing large is in memory yet.
     let Loaded { model, dtype, .. } = inputs::load_model(dir, Base::Mapped)?;
     settings.fit(&model.config)?;
+    if let Some(path) = &args.adapter.adapter {
+        peft::check(path, &model)?;
+    }
     let asked = Numbers::resumed(args.method.compute, resume)?;
     let held = held(settings.base, dtype);
     let numbers = Numbers::single(asked, held)?;
@@ -288,10 +291,10 @@ pub(super) fn start(
     if let Some(checkpoint) = resume {
         return Ok(checkpoint::load(session, checkpoint, &settings.run)?);
     }
-    if let Some(dir) = adapter {
-        let config = session.model().config.clone();
+    if let Some(path) = adapter {
+        let model = Arc::clone(session.model());
         let (be, params, _) = session.state_mut();
-        peft::read_tensors(be, &dir.join(mesp_formats::peft::MODEL_FILE), params, &config)?;
+        peft::load(be, path, params, &model)?;
     } else {
         session.init_adapters(settings.run.seed);
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::Result;
-use mesp::adapter::{AdapterConfig, peft};
+use mesp::adapter::{AdapterConfig, Projection, peft};
 use mesp_formats::peft::Pattern;
 
 use crate::args::AdapterArgs;
@@ -15,9 +15,9 @@ use crate::ui;
 /// The adapter's settings: those of the adapter to start from, or new ones.
 pub(super) fn config(args: &AdapterArgs) -> Result<AdapterConfig> {
     let typed = typed(args)?;
-    if let Some(dir) = &args.adapter {
-        let found = peft::load_config(dir)?;
-        same_or_unsaid(args, &typed, dir, &found)?;
+    if let Some(path) = &args.adapter {
+        let found = peft::load_config(path)?;
+        same_or_unsaid(args, &typed, path, &found)?;
         let dropout = args.lora_dropout.unwrap_or(found.dropout);
         return Ok(AdapterConfig { dropout, ..found });
     }
@@ -69,8 +69,8 @@ fn pattern<T: Copy + FromStr>(
         let number = number.trim().parse().ok().filter(&sound).ok_or_else(wrong)?;
         entries.push((name.trim().to_owned(), number));
     }
-    Pattern::new(entries).map_err(|name| {
-        let problem = format!("{option}: expected a name or a regular expression, found {name:?}");
+    Pattern::new(entries).map_err(|found| {
+        let problem = format!("{option}: expected a name or a regular expression, found {found}");
         usage(problem, "write the modules' names out")
     })
 }
@@ -101,7 +101,13 @@ fn same_or_unsaid(
     dir: &Path,
     found: &AdapterConfig,
 ) -> Result<()> {
-    let names = |c: &AdapterConfig| c.targets.iter().map(|p| p.name()).collect::<Vec<_>>().join(",");
+    // Of an adapter from elsewhere, all linear layers are those of models with fused ones, too.
+    let fused = |p: &Projection| matches!(p, Projection::Qkv | Projection::GateUp);
+    let names = |c: &AdapterConfig| {
+        let all = Projection::ALL.iter().all(|p| c.targets.contains(p));
+        let named = c.targets.iter().filter(|p| !(all && fused(p)));
+        named.map(|p| p.name()).collect::<Vec<_>>().join(",")
+    };
     let layers = |c: &AdapterConfig| c.layers.as_ref().map_or("all".to_owned(), |l| numbers(l));
     let told = [
         ("--rank", args.rank.is_some(), typed.rank.to_string(), found.rank.to_string()),

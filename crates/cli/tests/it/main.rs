@@ -1,5 +1,6 @@
 //! The program, run as a user runs it: what it prints, what it writes, how it ends.
 
+mod adapters;
 mod bad_input;
 mod bench;
 mod bench_convergence;

@@ -44,8 +44,8 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Lora> {
                 (false, matrix) => (matrix, false),
             };
             let shape = if transposed { [cols, rows] } else { [rows, cols] };
-            let place = Place { ty: t.ty.into(), range: t.range.clone(), transposed };
-            Ok(Half { name: t.name.clone(), layer, module, matrix, shape, place })
+            let place = Place { name: t.name.clone(), ty: t.ty.into(), range: t.range.clone(), transposed };
+            Ok(Half { layer, module, matrix, shape, place })
         })
         .collect::<Result<_>>()?;
     // llama.cpp divides by the rank, and takes 0 for no scale of its own.

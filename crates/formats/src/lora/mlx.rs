@@ -55,7 +55,7 @@ pub(super) fn read(dir: &Path, bytes: &[u8]) -> Result<Lora> {
         }
         _ => Ok(scale),
     })?;
-    lora.base_model = f.str("model")?.map(str::to_string);
+    lora.config.base_model = f.str("model")?.map(str::to_string);
     Ok(lora)
 }
 

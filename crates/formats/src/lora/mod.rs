@@ -15,9 +15,9 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::peft::{CONFIG_FILE, MODEL_FILE, Matrix};
+use crate::peft::{AdapterConfig, CONFIG_FILE, MODEL_FILE, Matrix, PICKLED_FILE};
 use crate::safetensors_file::TensorInfo;
-use crate::{Error, Result, Stored};
+use crate::{Dtype, Error, Result, Stored};
 
 mod gguf;
 mod mlx;
@@ -57,6 +57,10 @@ impl Layout {
         } else {
             let found = if !path.exists() {
                 "nothing"
+            } else if has(PICKLED_FILE) {
+                return Err(crate::peft::pickled(path));
+            } else if has("config.json") {
+                "a model (config.json)"
             } else if has(CONFIG_FILE) {
                 "adapter_config.json alone"
             } else {
@@ -139,11 +143,28 @@ pub struct Lora {
     pub layout: Layout,
     /// The pairs, by layer and module.
     pub pairs: Vec<Pair>,
-    /// The model it was made for, as the file names it.
-    pub base_model: Option<String>,
+    /// What the pairs are, as PEFT says it: the adapter's own configuration, or one made of the pairs.
+    pub config: AdapterConfig,
     /// GGUF's architecture of the base; none in other layouts.
     pub architecture: Option<String>,
+    /// Whole tables of the base.
+    pub tables: Vec<Table>,
     places: Vec<Places>,
+}
+
+/// A table of the base, whole, as PEFT writes it beside an adapter of it, or where the vocabulary was resized.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Table {
+    /// Its name in the file.
+    pub name: String,
+    /// The module, one of [`OUTSIDE`](crate::peft::OUTSIDE).
+    pub module: String,
+    /// Words and features.
+    pub shape: Vec<usize>,
+    /// Whether an adapter is on the module, too.
+    pub adapted: bool,
+    dtype: Dtype,
+    place: Place,
 }
 
 impl Lora {
@@ -171,9 +192,7 @@ impl Lora {
             panic!("{} has no magnitudes", self.pairs[pair].path())
         };
         let [rows, cols] = self.pairs[pair].shape(matrix);
-        let stored = bytes.get(place.range.clone()).ok_or_else(|| {
-            Error::invalid(&self.path, "the file became shorter while it was read").hint("Start again.")
-        })?;
+        let stored = self.stored(place, bytes)?;
         let mut values = vec![0.0; rows * cols];
         let width = if place.transposed { rows } else { cols };
         let row_bytes = place.ty.row_bytes(width).unwrap_or(0).max(1);
@@ -185,6 +204,58 @@ impl Lora {
         }
         Ok(if place.transposed { transposed(&values, cols) } else { values })
     }
+
+    fn stored<'a>(&self, place: &Place, bytes: &'a [u8]) -> Result<&'a [u8]> {
+        bytes.get(place.range.clone()).ok_or_else(|| {
+            Error::invalid(&self.path, "the file became shorter while it was read").hint("Start again.")
+        })
+    }
+
+    /// Whether a row of one of [`tables`](Self::tables) is this one of the base, whose numbers are stored as `base`: equal,
+    /// or where one file's type is the narrower, equal when they are rounded to it.
+    ///
+    /// # Errors
+    /// When the file is no longer as long as it was.
+    pub fn same_row(&self, table: usize, row: usize, of: (Dtype, &[f32]), bytes: &[u8]) -> Result<bool> {
+        let Table { dtype, place, .. } = &self.tables[table];
+        let (base, ours) = of;
+        let width = place.ty.row_bytes(ours.len()).unwrap_or(0);
+        let stored = self.stored(place, bytes)?;
+        let mut theirs = vec![0.0; ours.len()];
+        let read = stored.get(row * width..(row + 1) * width).and_then(|row| place.ty.read(row, &mut theirs));
+        if read.is_none() {
+            return Err(Error::invalid(&self.path, "its numbers are of a type that is not read"));
+        }
+        Ok(ours.iter().zip(&theirs).all(|(x, y)| rounded(*x, *dtype) == rounded(*y, base)))
+    }
+
+    /// Reads every number once.
+    ///
+    /// # Errors
+    /// When one is not finite: with the tensor.
+    pub fn check_values(&self, bytes: &[u8]) -> Result<()> {
+        for (pair, places) in self.places.iter().enumerate() {
+            for matrix in [Matrix::A, Matrix::B, Matrix::M] {
+                let Some(place) = &places[matrix as usize] else { continue };
+                let values = self.values(pair, matrix, bytes)?;
+                if let Some(value) = values.iter().find(|x| !x.is_finite()) {
+                    let problem = format!("tensor {}: expected finite numbers, found {value}", place.name);
+                    return Err(Error::invalid(&self.path, problem).hint(
+                        "The training that made this adapter diverged, or the file is damaged: use an earlier checkpoint.",
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn rounded(x: f32, to: Dtype) -> f32 {
+    match to {
+        Dtype::F16 => half::f16::from_f32(x).to_f32(),
+        Dtype::BF16 => half::bf16::from_f32(x).to_f32(),
+        _ => x,
+    }
 }
 
 /// Where a pair's matrices lie, by [`Matrix`]; magnitudes may be none.
@@ -193,6 +264,7 @@ type Places = [Option<Place>; 3];
 /// Where a matrix lies.
 #[derive(Debug, Clone, PartialEq)]
 struct Place {
+    name: String,
     ty: Stored,
     range: Range<usize>,
     transposed: bool,
@@ -200,7 +272,6 @@ struct Place {
 
 /// A half of a pair as it was found.
 struct Half {
-    name: String,
     layer: usize,
     module: String,
     matrix: Matrix,
@@ -223,8 +294,8 @@ impl Half {
         };
         t.held(path)?;
         let shape = if transposed { [cols, rows] } else { [rows, cols] };
-        let place = Place { ty: t.dtype.into(), range: t.range.clone(), transposed };
-        Ok(Self { name: t.name.clone(), layer: key.0, module: key.1, matrix: key.2, shape, place })
+        let place = Place { name: t.name.clone(), ty: t.dtype.into(), range: t.range.clone(), transposed };
+        Ok(Self { layer: key.0, module: key.1, matrix: key.2, shape, place })
     }
 }
 
@@ -249,26 +320,27 @@ fn joined(
     for half in halves {
         let slot = &mut found.entry(order(&half)).or_default()[half.matrix as usize];
         if let Some(first) = slot {
-            return Err(invalid(format!("tensors {} and {} are the same matrix", first.name, half.name)));
+            let (first, second) = (&first.place.name, &half.place.name);
+            return Err(invalid(format!("tensors {first} and {second} are the same matrix")));
         }
         *slot = Some(half);
     }
     let (mut pairs, mut places) = (Vec::new(), Vec::new());
     for halves in found.into_values() {
         let [Some(a), Some(b), m] = halves else {
-            let name = halves.iter().flatten().next().map_or("", |half| &half.name);
+            let name = halves.iter().flatten().next().map_or("", |half| &half.place.name);
             return Err(invalid(format!("tensor {name}: expected its other half beside it, found none")));
         };
         let ([rank, input], [output, other]) = (a.shape, b.shape);
         if rank != other || rank == 0 {
             return Err(invalid(format!(
                 "tensors {} and {}: expected one rank of 1 or more, found {rank} and {other}",
-                a.name, b.name
+                a.place.name, b.place.name
             )));
         }
         if let Some(m) = m.as_ref().filter(|m| m.shape[0] != output) {
-            let found = m.shape[0];
-            return Err(invalid(format!("tensor {}: expected {output} magnitudes, found {found}", m.name)));
+            let (name, found) = (&m.place.name, m.shape[0]);
+            return Err(invalid(format!("tensor {name}: expected {output} magnitudes, found {found}")));
         }
         let magnitudes = m.is_some();
         let mut pair = Pair { layer: a.layer, module: a.module, rank, input, output, scale: 1.0, magnitudes };
@@ -282,7 +354,8 @@ fn joined(
     if pairs.is_empty() {
         return Err(invalid("expected an adapter's tensors, found none".to_owned()));
     }
-    Ok(Lora { path: path.to_path_buf(), layout, pairs, base_model: None, architecture: None, places })
+    let config = peft::config_of(&pairs, None, None);
+    Ok(Lora { path: path.to_path_buf(), layout, pairs, config, architecture: None, tables: vec![], places })
 }
 
 /// A tensor that belongs to no pair.
@@ -290,7 +363,7 @@ fn unknown(path: &Path, name: &str, expected: &str) -> Error {
     let problem = format!("tensor {}: expected {expected}, found another name", crate::json::quoted(name));
     Error::invalid(path, problem).hint(
         "An adapter on the linear layers of the blocks, on the head and on embeddings can be read; magnitudes (DoRA) of \
-         embeddings, norms and whole modules cannot.",
+         embeddings, biases, norms and whole modules cannot.",
     )
 }
 

@@ -3,55 +3,60 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{Half, Layout, Lora, Matrix, Pair, Values, bytes_of, joined, scales, transposed, unknown};
-use crate::json::{Fields, parse_object, read_text};
+use super::{Half, Layout, Lora, Matrix, Pair, Place, Table, Values, bytes_of, joined, scales, transposed, unknown};
 use crate::peft::{
-    AdapterConfig, CONFIG_FILE, MODEL_FILE, Pattern, beside, metadata, parse_tensor_name, pattern, refuse,
-    tensor_name, turned,
+    AdapterConfig, CONFIG_FILE, MODEL_FILE, Pattern, Places, metadata, parse_table_name, parse_tensor_name, tensor_name,
+    turned,
 };
 use crate::safetensors_file;
 use crate::{Dtype, Error, Result};
 
 pub(super) fn read(dir: &Path, bytes: &[u8]) -> Result<Lora> {
-    let path = dir.join(CONFIG_FILE);
-    let map = parse_object(&path, &read_text(&path)?)?;
-    let f = Fields::new(&path, &map);
-    refuse::unsupported(&f)?;
-    let rslora = f.bool("use_rslora")?.unwrap_or(false);
-    let (r, alpha) = (f.usize("r")?.unwrap_or(8), f.f64("lora_alpha")?.unwrap_or(8.0));
-    let dora = f.bool("use_dora")?.unwrap_or(false);
-    let (ranks, alphas) = (pattern::ranks(&f, "rank_pattern")?, pattern::read(&f, "alpha_pattern")?);
-
+    let config = AdapterConfig::read(dir)?;
     let file = dir.join(MODEL_FILE);
     let header = safetensors_file::parse(&file, bytes)?;
     let expected = "lora_A, lora_B or lora_magnitude_vector of a linear layer, or lora_embedding_A or B";
-    let halves = header
-        .tensors
-        .iter()
-        .filter(|t| !beside(&t.name))
-        .map(|t| {
-            let key = parse_tensor_name(&t.name).ok_or_else(|| unknown(&file, &t.name, expected))?;
+    let (mut halves, mut tables) = (Vec::new(), Vec::new());
+    for t in &header.tensors {
+        if let Some(key) = parse_tensor_name(&t.name) {
             let turned = turned(&key.1);
-            Half::of(&file, t, key, turned)
-        })
-        .collect::<Result<_>>()?;
+            halves.push(Half::of(&file, t, key, turned)?);
+        } else if let Some((module, adapted)) = parse_table_name(&t.name) {
+            let place = Place { name: t.name.clone(), ty: t.dtype.into(), range: t.range.clone(), transposed: false };
+            let (name, module, shape) = (t.name.clone(), module.to_owned(), t.shape.clone());
+            tables.push(Table { name, module, shape, adapted, dtype: t.dtype, place });
+        } else {
+            return Err(unknown(&file, &t.name, expected));
+        }
+    }
+    let other = "The two files are of different adapters.";
     let mut lora = joined(&file, Layout::Peft, halves, |pair| {
         let name = pair.path();
-        let rank = ranks.of(&name).unwrap_or(r);
+        let wrong = |problem: String| Error::invalid(&file, format!("{name}: {problem}")).hint(other);
+        // What is not named PEFT does not read.
+        if !config.has(pair.layer, &pair.module) {
+            let named = config.places.as_ref().map_or_else(|| config.target_modules.join(", "), Places::to_string);
+            let layers = if config.layers.is_some() { " in some layers" } else { "" };
+            return Err(wrong(format!(
+                "expected an adapter of the modules that {CONFIG_FILE} names, {named}{layers}, found tensors of this one"
+            )));
+        }
+        let (rank, scale) = config.of(&name);
         if rank != pair.rank {
-            let problem = format!("{name}: expected rank {rank}, as {CONFIG_FILE} says, found {}", pair.rank);
-            return Err(Error::invalid(&file, problem).hint("The two files are of different adapters."));
+            return Err(wrong(format!("expected rank {rank}, as {CONFIG_FILE} says, found {}", pair.rank)));
         }
-        if pair.magnitudes != dora {
-            let (expected, found) =
-                if dora { ("magnitudes of DoRA", "none") } else { ("no magnitudes", "some, as DoRA has") };
-            let problem = format!("{name}: expected {expected}, as {CONFIG_FILE} says, found {found}");
-            return Err(Error::invalid(&file, problem).hint("The two files are of different adapters."));
+        if pair.magnitudes != config.use_dora {
+            let (expected, found) = if config.use_dora {
+                ("magnitudes of DoRA", "none")
+            } else {
+                ("no magnitudes", "some, as DoRA has")
+            };
+            return Err(wrong(format!("expected {expected}, as {CONFIG_FILE} says, found {found}")));
         }
-        let rank = rank as f64;
-        Ok(alphas.of(&name).unwrap_or(alpha) / if rslora { rank.sqrt() } else { rank })
+        Ok(scale)
     })?;
-    lora.base_model = f.str("base_model_name_or_path")?.map(str::to_string);
+    lora.config = config;
+    lora.tables = tables;
     Ok(lora)
 }
 
@@ -70,35 +75,9 @@ pub fn write(
     base_model: Option<&str>,
     values: Values<'_>,
 ) -> Result<()> {
-    let r = scales::most(pairs, |p| p.rank);
-    let alpha_of = |p: &Pair| scales::alpha(p.scale, p.rank);
-    let alpha = scales::most(pairs, alpha_of);
-    let mut modules: Vec<String> = Vec::new();
-    let mut on: Vec<usize> = Vec::new();
-    for pair in pairs {
-        if !modules.contains(&pair.module) {
-            modules.push(pair.module.clone());
-        }
-        if !pair.outside() && !on.contains(&pair.layer) {
-            on.push(pair.layer);
-        }
-    }
-    let all = layers.unwrap_or_else(|| on.iter().max().map_or(0, |last| last + 1));
-    let some = !on.is_empty() && on.len() != all;
-    let config = AdapterConfig {
-        base_model: base_model.map(str::to_string),
-        r,
-        lora_alpha: alpha,
-        use_rslora: false,
-        use_dora: false,
-        lora_dropout: 0.0,
-        target_modules: modules,
-        places: None,
-        rank_pattern: patterns(pairs, |p| (p.rank != r).then_some(p.rank)),
-        alpha_pattern: patterns(pairs, |p| Some(alpha_of(p)).filter(|a| *a != alpha)),
-        layers: some.then_some(on),
-    };
-    config.write(dir)?;
+    // Where the model is not known, the last layer with an adapter counts as its last.
+    let last = || pairs.iter().filter(|p| !p.outside()).map(|p| p.layer + 1).max().unwrap_or(0);
+    config_of(pairs, Some(layers.unwrap_or_else(last)), base_model).write(dir)?;
     let tensors: Vec<_> = pairs
         .iter()
         .flat_map(|p| [Matrix::A, Matrix::B].map(|m| (p, m)))
@@ -130,4 +109,41 @@ fn patterns<T: PartialEq + Copy>(pairs: &[Pair], other: impl Fn(&Pair) -> Option
     }
     // Names of modules are regular expressions of themselves.
     Pattern::new(map.into_iter().collect()).unwrap_or(Pattern::none())
+}
+
+/// The configuration of some pairs; `layers` is how many the model has, where that is known.
+///
+/// # Panics
+/// When there are no pairs.
+pub(super) fn config_of(pairs: &[Pair], layers: Option<usize>, base_model: Option<&str>) -> AdapterConfig {
+    let r = scales::most(pairs, |p| p.rank);
+    let alpha_of = |p: &Pair| scales::alpha(p.scale, p.rank);
+    let alpha = scales::most(pairs, alpha_of);
+    let mut modules: Vec<String> = Vec::new();
+    let mut on: Vec<usize> = Vec::new();
+    for pair in pairs {
+        if !modules.contains(&pair.module) {
+            modules.push(pair.module.clone());
+        }
+        if !pair.outside() && !on.contains(&pair.layer) {
+            on.push(pair.layer);
+        }
+    }
+    // Modules and layers say which modules there are, not which in which layer.
+    let inside = modules.iter().filter(|m| crate::peft::outside(m).is_none()).count();
+    let whole = pairs.iter().filter(|p| !p.outside()).count() == inside * on.len();
+    let some = !on.is_empty() && layers != Some(on.len());
+    AdapterConfig {
+        base_model: base_model.map(str::to_string),
+        r,
+        lora_alpha: alpha,
+        use_rslora: false,
+        use_dora: pairs.iter().any(|p| p.magnitudes),
+        lora_dropout: 0.0,
+        target_modules: modules,
+        places: (!whole).then(|| Places::of(pairs.iter().map(Pair::path).collect())),
+        rank_pattern: patterns(pairs, |p| (p.rank != r).then_some(p.rank)),
+        alpha_pattern: patterns(pairs, |p| Some(alpha_of(p)).filter(|a| *a != alpha)),
+        layers: (whole && some).then_some(on),
+    }
 }

@@ -38,7 +38,8 @@ fn open(path: &Path) -> Result<(Lora, Vec<u8>)> {
 }
 
 fn peft(config: &Value, tensors: &[(&str, [usize; 2])]) -> tempfile::TempDir {
-    let mut all = json!({ "peft_type": "LORA", "r": 2, "lora_alpha": 6, "target_modules": "all-linear" });
+    let modules: Vec<&str> = crate::peft::MODULES.into_iter().chain(["lm_head", "embed_tokens"]).collect();
+    let mut all = json!({ "peft_type": "LORA", "r": 2, "lora_alpha": 6, "target_modules": modules });
     for (key, value) in config.as_object().unwrap() {
         all[key] = value.clone();
     }
@@ -125,8 +126,9 @@ fn one_rank_and_scale_goes_around_to_the_bit() {
     }
     let sub = to.path().join("peft-peft/to-peft.gguf");
     let config = crate::AdapterConfig::read(&sub);
-    // Two layers with different modules: PEFT's list of layers is all there are.
-    assert_eq!(config.unwrap().lora_alpha, 6.0);
+    // Two layers with different modules: their paths are written out.
+    let config = config.unwrap();
+    assert_eq!((config.lora_alpha, config.has(0, "q_proj"), config.has(1, "q_proj")), (6.0, true, false));
 }
 
 #[test]
@@ -248,11 +250,18 @@ fn what_would_be_lost_is_refused() {
     for name in [
         "base_model.model.lm_head.lora_embedding_C",
         "base_model.model.model.norm.lora_A.weight",
-        "base_model.model.lm_head.weight",
+        "base_model.model.lm_head.bias",
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias",
         "base_model.model.model.embed_tokens.lora_magnitude_vector",
     ] {
         assert!(with(name).contains(&format!("tensor \"{name}\"")), "{}", with(name));
     }
+    // Tensors of modules that the configuration does not name are none of the adapter's: PEFT passes them over.
+    let named = |config: &Value| text(&peft(config, &FOUR[..2]));
+    let other = named(&json!({ "target_modules": ["v_proj"] }));
+    assert!(other.contains("q_proj: expected an adapter of the modules that adapter_config.json names, v_proj"), "{other}");
+    let layers = named(&json!({ "target_modules": ["q_proj"], "layers_to_transform": [1] }));
+    assert!(layers.contains("q_proj in some layers, found tensors of this one"), "{layers}");
     let magnitudes = "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector";
     assert!(with(magnitudes).contains("lora_magnitude_vector: expected a vector"));
     assert!(text(&peft(&json!({}), &FOUR[..1])).contains("expected its other half"));
@@ -273,4 +282,45 @@ fn what_would_be_lost_is_refused() {
     assert!(mlx("lora", &two[..1]).contains("expected its other half"));
     let empty = tempfile::tempdir().unwrap();
     assert!(text(&empty).contains("expected an adapter"));
+    fs::write(empty.path().join("adapter_model.bin"), "PK").unwrap();
+    let pickled = text(&empty);
+    assert!(pickled.contains("found only adapter_model.bin, a Python pickle") && pickled.contains("save_file"), "{pickled}");
+}
+
+/// Tables of the base are read beside the pairs, and compared to the precision of the narrower of two files.
+#[test]
+fn whole_tables_are_told_from_pairs() {
+    let names = [
+        "base_model.model.lm_head.weight",
+        "base_model.model.model.embed_tokens.base_layer.weight",
+    ];
+    let mut tensors = FOUR[..2].to_vec();
+    tensors.extend(names.map(|name| (name, [3, 2])));
+    let dir = peft(&json!({}), &tensors);
+    let (lora, bytes) = open(dir.path()).unwrap();
+    let found: Vec<_> = lora.tables.iter().map(|t| (&*t.name, &*t.module, &*t.shape, t.adapted)).collect();
+    assert_eq!(found, [(names[0], "lm_head", &[3, 2][..], false), (names[1], "embed_tokens", &[3, 2][..], true)]);
+    let same = |row: &[f32], base| lora.same_row(0, 1, (base, row), &bytes).unwrap();
+    assert!(same(&[202.0, 203.0], Dtype::F32) && !same(&[202.0, 203.0625], Dtype::F32));
+    assert!(same(&[202.0, 203.0], Dtype::BF16) && !same(&[202.0, 204.0], Dtype::BF16));
+    // bf16 has 8 bits: 202 + 2^-7 is 202 there.
+    assert_eq!((rounded(202.007_812_5, Dtype::BF16), rounded(202.007_812_5, Dtype::F32)), (202.0, 202.007_812_5));
+}
+
+/// Where a tensor holds what is no number, its name is said.
+#[test]
+fn values_that_are_not_finite_are_named() {
+    let dir = peft(&json!({}), &FOUR[..2]);
+    let file = dir.path().join(MODEL_FILE);
+    let mut bytes = fs::read(&file).unwrap();
+    let lora = Lora::read(dir.path(), Layout::Peft, &bytes).unwrap();
+    lora.check_values(&bytes).unwrap();
+    let end = bytes.len();
+    for value in [f32::NAN, f32::NEG_INFINITY] {
+        // The last number is of B.
+        bytes[end - 4..].copy_from_slice(&value.to_le_bytes());
+        let text = lora.check_values(&bytes).unwrap_err().to_string();
+        assert!(text.starts_with(&file.display().to_string()), "{text}");
+        assert!(text.contains(&format!("tensor {B}: expected finite numbers, found {value}")), "{text}");
+    }
 }

@@ -115,11 +115,11 @@ fn parse_outside(name: &str) -> Option<(usize, String, Matrix)> {
     Some((0, module.to_owned(), matrix))
 }
 
-/// Whether a name is that of the base's own table, which PEFT writes beside an adapter of it.
-pub fn beside(name: &str) -> bool {
-    let path =
-        name.strip_prefix("base_model.model.").and_then(|name| name.strip_suffix(".base_layer.weight"));
-    path.is_some_and(|found| OUTSIDE.iter().any(|(_, path)| *path == found))
+/// The module of a name of a whole table of the base, and whether an adapter is on it, too: PEFT's `save_embedding_layers`.
+pub fn parse_table_name(name: &str) -> Option<(&'static str, bool)> {
+    let path = name.strip_prefix("base_model.model.")?.strip_suffix(".weight")?;
+    let (path, adapted) = path.strip_suffix(".base_layer").map_or((path, false), |path| (path, true));
+    OUTSIDE.into_iter().find(|(_, known)| *known == path).map(|(module, _)| (module, adapted))
 }
 
 /// Block, module and matrix of a name, outside the blocks with block 0; none for any other name.

@@ -1,82 +1,115 @@
 //! Numbers for single modules, as `rank_pattern` and `alpha_pattern` hold them.
 
-use regex::Regex;
 use serde_json::{Map, Value};
 
+use super::MODULES;
+use super::expression::Expression;
 use crate::json::{Fields, quoted, shown};
 use crate::{Error, Result};
 
 /// Numbers by names of modules, in order: of a module counts the first name that its path is or ends in after a
 /// point. Names are regular expressions, as PEFT takes them.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Pattern<T>(Vec<(String, T)>);
+#[derive(Debug, Clone)]
+pub struct Pattern<T> {
+    entries: Vec<(String, T)>,
+    /// Of the names that are more than a name.
+    expressions: Vec<Option<Expression>>,
+}
 
-impl<T: Copy> Pattern<T> {
+impl<T> Default for Pattern<T> {
+    fn default() -> Self {
+        Self::none()
+    }
+}
+
+impl<T: PartialEq> PartialEq for Pattern<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.entries == other.entries
+    }
+}
+
+impl<T> Pattern<T> {
     /// No module has a number of its own.
     pub const fn none() -> Self {
-        Self(Vec::new())
+        Self { entries: Vec::new(), expressions: Vec::new() }
     }
+}
 
+impl<T: Copy> Pattern<T> {
     /// From names and numbers.
     ///
     /// # Errors
-    /// With the name that is not a regular expression.
+    /// With the name that is not a regular expression, and why.
     pub fn new(entries: Vec<(String, T)>) -> std::result::Result<Self, String> {
-        match entries.iter().find(|(name, _)| !plain(name) && expression(name).is_none()) {
-            Some((name, _)) => Err(name.clone()),
-            None => Ok(Self(entries)),
-        }
+        let expression = |name: &str| {
+            if plain(name) {
+                return Ok(None);
+            }
+            Expression::ending(name).map(Some).map_err(|why| format!("{}: {why}", quoted(name)))
+        };
+        let expressions = entries.iter().map(|(name, _)| expression(name)).collect::<std::result::Result<_, _>>()?;
+        Ok(Self { entries, expressions })
     }
 
     /// Whether it says nothing.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.entries.is_empty()
     }
 
     /// Names with their numbers.
     pub fn entries(&self) -> &[(String, T)] {
-        &self.0
+        &self.entries
     }
 
     /// The number of a module by its path, such as `model.layers.0.self_attn.q_proj`.
     pub fn of(&self, path: &str) -> Option<T> {
-        self.0.iter().find(|(name, _)| fits(name, path)).map(|(_, number)| *number)
+        (0..self.entries.len()).find(|i| self.fits(*i, path)).map(|i| self.entries[i].1)
     }
 
     /// The first name that is for none of these paths.
-    pub fn unused<'a>(&'a self, paths: &[String]) -> Option<&'a str> {
-        self.0.iter().map(|(name, _)| name.as_str()).find(|name| !paths.iter().any(|path| fits(name, path)))
+    pub fn unused(&self, paths: &[String]) -> Option<&str> {
+        let unused = |i: &usize| !paths.iter().any(|path| self.fits(*i, path));
+        (0..self.entries.len()).find(unused).map(|i| self.entries[i].0.as_str())
+    }
+
+    fn fits(&self, entry: usize, path: &str) -> bool {
+        match &self.expressions[entry] {
+            Some(expression) => expression.fits(path),
+            None => plain_fits(&self.entries[entry].0, path),
+        }
     }
 
     /// As an object.
     pub(super) fn json(&self, number: impl Fn(T) -> Value) -> Value {
-        Value::Object(self.0.iter().map(|(name, x)| (name.clone(), number(*x))).collect::<Map<_, _>>())
+        Value::Object(self.entries.iter().map(|(name, x)| (name.clone(), number(*x))).collect::<Map<_, _>>())
     }
 
     /// With numbers of another kind.
     pub fn map<U: Copy>(&self, f: impl Fn(T) -> U) -> Pattern<U> {
-        Pattern(self.0.iter().map(|(name, number)| (name.clone(), f(*number))).collect())
+        let entries = self.entries.iter().map(|(name, number)| (name.clone(), f(*number))).collect();
+        Pattern { entries, expressions: self.expressions.clone() }
     }
 }
 
-/// Of what is said without special characters; the point is one, which means any other too, and only itself here.
+/// Of what is said without special characters but the point. There are hundreds of such names where each module has
+/// its own, so they are compared without an engine.
 fn plain(name: &str) -> bool {
     let name = name.strip_prefix('^').unwrap_or(name);
-    name.chars().all(|c| c.is_alphanumeric() || "._-".contains(c))
+    name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
 }
 
-fn expression(name: &str) -> Option<Regex> {
-    Regex::new(&format!("^(?:.*\\.)?(?:{name})$")).ok()
-}
-
-fn fits(name: &str, path: &str) -> bool {
-    if !plain(name) {
-        return expression(name).is_some_and(|e| e.is_match(path));
+fn plain_fits(name: &str, path: &str) -> bool {
+    // A point means any character.
+    let same = |name: &str, path: &str| {
+        name.len() == path.len() && name.bytes().zip(path.bytes()).all(|(n, p)| n == b'.' || n == p)
+    };
+    if let Some(whole) = name.strip_prefix('^') {
+        return same(whole, path);
     }
-    match name.strip_prefix('^') {
-        Some(whole) => whole == path,
-        None => path.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')),
-    }
+    let Some((before, end)) = path.len().checked_sub(name.len()).and_then(|at| path.split_at_checked(at)) else {
+        return false;
+    };
+    (before.is_empty() || before.ends_with('.')) && same(name, end)
 }
 
 /// A key of `adapter_config.json`.
@@ -91,8 +124,8 @@ pub(crate) fn read(f: &Fields<'_>, key: &str) -> Result<Pattern<f64>> {
             Ok((name.clone(), number))
         })
         .collect::<Result<_>>()?;
-    Pattern::new(entries).map_err(|name| {
-        let problem = format!("expected names of modules or regular expressions, found {}", quoted(&name));
+    Pattern::new(entries).map_err(|found| {
+        let problem = format!("expected names of modules or regular expressions, found {found}");
         f.error(key, &problem).hint("Write the modules' names out.")
     })
 }
@@ -134,7 +167,12 @@ pub(crate) fn layers(f: &Fields<'_>) -> Result<Option<Vec<usize>>> {
         Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).collect(),
         _ => vec![],
     };
-    if !names.is_empty() && !names.iter().any(|name| *name == "layers" || *name == "model.layers") {
+    // PEFT: `re.match(rf"(?:^|.*?\.){pattern}\.(?P<idx>\d+)\.", path)`.
+    let leads = |name: &&str| {
+        let text = format!(r"(?:^|.*?\.){name}\.\d+\..*");
+        Expression::whole(&text).is_ok_and(|e| e.fits(&super::path(0, MODULES[0])))
+    };
+    if !names.is_empty() && !names.iter().any(leads) {
         let problem =
             format!("expected \"layers\", the list that layers are in, found {}", quoted(&names.join(", ")));
         return Err(f.error(key, &problem).hint("This adapter was made for another kind of model."));
@@ -171,11 +209,20 @@ mod tests {
             ("q_proj|v_proj", true),
             (r".*\.q_proj", true),
             (r"layers\.1[0-9]\..*", true),
+            (r"(?!.*layers\.0\.).*q_proj", true),
+            // What is before the point may be taken by what PEFT puts in front.
+            (r"(?!.*layers\.10\.).*q_proj", true),
+            (r"(?<=self_attn\.)q_proj", true),
+            (r"(?<=mlp\.)q_proj", false),
+            ("self.attn.q_proj", true),
+            ("^model.layers.10.self.attn.q_proj", true),
+            ("", false),
+            (r"^(?:model)\..*q_proj", true),
         ] {
             assert_eq!(of(&[(name, 3)], path).is_some(), fits, "{name}");
         }
         assert_eq!(of(&[("k_proj", 1), ("self_attn.q_proj", 2), ("q_proj", 3)], path), Some(2), "the first");
-        assert_eq!(Pattern::new(vec![("(".to_owned(), 1)]).unwrap_err(), "(");
+        assert!(Pattern::new(vec![("(".to_owned(), 1)]).unwrap_err().starts_with("\"(\": it is none"));
         let pattern = Pattern::new(vec![("q_proj".to_owned(), 1), ("qproj".to_owned(), 2)]).unwrap();
         assert_eq!(pattern.unused(&[path.to_owned()]), Some("qproj"));
     }

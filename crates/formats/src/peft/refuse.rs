@@ -5,13 +5,13 @@ use serde_json::Value;
 use crate::json::{Fields, shown};
 use crate::{Error, Result};
 
-/// Keys that may stand in the file only with a value that changes nothing, and what they would do otherwise.
-const INERT: [(&str, &str); 17] = [
+/// Keys that may stand in the file only with a value that changes nothing, and what they would do otherwise. PEFT itself
+/// takes no notice of `fan_in_fan_out` for linear layers, of settings of an `init_lora_weights` that is not used, and of
+/// keys that it does not know.
+const INERT: [(&str, &str); 13] = [
     ("lora_bias", "a bias in the adapter's matrices"),
-    ("fan_in_fan_out", "transposed base weights"),
     ("modules_to_save", "whole modules trained beside the adapter"),
     ("layer_replication", "repeated layers"),
-    ("exclude_modules", "exceptions from the target modules"),
     ("target_parameters", "an adapter on single parameters"),
     ("trainable_token_indices", "trained token embeddings"),
     ("alora_invocation_tokens", "activated LoRA"),
@@ -21,8 +21,6 @@ const INERT: [(&str, &str); 17] = [
     ("velora_config", "VeLoRA"),
     ("monteclora_config", "MonteCLoRA"),
     ("kasa_config", "KaSA"),
-    ("corda_config", "a base model changed by CorDA"),
-    ("lora_ga_config", "a base model changed by LoRA-GA"),
     ("megatron_config", "Megatron layers"),
 ];
 
@@ -38,7 +36,8 @@ pub(crate) fn unsupported(f: &Fields<'_>) -> Result<()> {
     };
     let kind = f.required("peft_type", f.value("peft_type"))?;
     if kind != "LORA" {
-        return Err(refusal("peft_type", "\"LORA\"", kind, ""));
+        let what = ": of PEFT's adapters, LoRA, rsLoRA and DoRA can be read";
+        return Err(refusal("peft_type", "\"LORA\"", kind, what));
     }
     if let Some(bias) = f.value("bias").filter(|b| *b != "none") {
         return Err(refusal("bias", "\"none\"", bias, ": trained biases are not supported"));
@@ -62,6 +61,7 @@ pub(crate) fn unsupported(f: &Fields<'_>) -> Result<()> {
 fn is_inert(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
+        Value::String(text) => text.is_empty(),
         Value::Array(list) => list.is_empty(),
         Value::Object(map) => map.is_empty(),
         _ => false,

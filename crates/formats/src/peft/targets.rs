@@ -1,56 +1,98 @@
-//! `target_modules`: which modules have an adapter.
+//! `target_modules` and `exclude_modules`: which modules have an adapter.
 
 use std::fmt;
 
-use regex::Regex;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::{ALL_LINEAR, AdapterConfig, MODULES, OUTSIDE, path};
+use super::expression::{Expression, LAYERS, paths};
+use super::{AdapterConfig, MODULES, OUTSIDE, path};
 use crate::json::{Fields, quoted, shown};
 use crate::{Error, Result};
 
-/// Layers in which a name or an expression is tried, more than models have: the number of a model's is not known here.
-const LAYERS: usize = 512;
+const TARGETS: &str = "target_modules";
+const EXCLUDED: &str = "exclude_modules";
 
-/// Which modules have an adapter, where this is said by more than the modules' own names.
-#[derive(Debug, Clone)]
-pub enum Places {
-    /// Those whose whole path the expression is.
-    Expression(Regex),
-    /// Those whose path is one of these, or ends in one after a point.
+/// Paths of modules.
+#[derive(Debug, Clone, PartialEq)]
+enum Paths {
+    /// Those that the expression is for.
+    Expression(Expression),
+    /// Those that are one of these, or end in one after a point.
     Names(Vec<String>),
 }
 
-impl Places {
-    /// From an expression, which is held against whole paths.
-    fn expression(text: &str) -> Option<Self> {
-        Regex::new(&format!("^(?:{text})$")).ok().map(Self::Expression)
-    }
-
-    /// Whether a module has an adapter, by its path, such as `model.layers.0.self_attn.q_proj`.
-    pub fn has(&self, path: &str) -> bool {
+impl Paths {
+    fn has(&self, path: &str) -> bool {
         match self {
-            Self::Expression(regex) => regex.is_match(path),
+            Self::Expression(expression) => expression.fits(path),
             Self::Names(names) => names.iter().any(|name| ends_in(path, name)),
         }
     }
 
-    /// As `target_modules` has it.
-    pub fn to_json(&self) -> Value {
+    fn to_json(&self) -> Value {
         match self {
-            Self::Expression(_) => json!(self.to_string()),
+            Self::Expression(expression) => json!(expression.text()),
             Self::Names(names) => json!(names),
+        }
+    }
+
+    /// From what [`Paths::to_json`] gave; none for anything else.
+    fn from_json(json: &Value) -> Option<Self> {
+        match json {
+            Value::String(text) => Expression::whole(text).ok().map(Self::Expression),
+            Value::Array(names) => {
+                Some(Self::Names(names.iter().map(|n| n.as_str().map(str::to_owned)).collect::<Option<_>>()?))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Paths {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Expression(expression) => f.write_str(expression.text()),
+            Self::Names(names) => f.write_str(&names.join(",")),
+        }
+    }
+}
+
+/// Which modules have an adapter, where this is said by more than the modules' own names.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Places {
+    on: Paths,
+    /// Of these none has.
+    except: Option<Paths>,
+}
+
+impl Places {
+    /// The modules with these paths.
+    pub fn of(paths: Vec<String>) -> Self {
+        Self { on: Paths::Names(paths), except: None }
+    }
+
+    /// Whether a module has an adapter, by its path, such as `model.layers.0.self_attn.q_proj`.
+    pub fn has(&self, path: &str) -> bool {
+        self.on.has(path) && !self.except.as_ref().is_some_and(|except| except.has(path))
+    }
+
+    /// As `target_modules` has it, or an object with that key and `exclude_modules`.
+    pub fn to_json(&self) -> Value {
+        let on = self.on.to_json();
+        match &self.except {
+            None => on,
+            Some(except) => json!({ TARGETS: on, EXCLUDED: except.to_json() }),
         }
     }
 
     /// From what [`Places::to_json`] gave; none for anything else.
     pub fn from_json(json: &Value) -> Option<Self> {
         match json {
-            Value::String(text) => Self::expression(text),
-            Value::Array(names) => {
-                Some(Self::Names(names.iter().map(|n| n.as_str().map(str::to_owned)).collect::<Option<_>>()?))
-            }
-            _ => None,
+            Value::Object(map) => Some(Self {
+                on: Paths::from_json(map.get(TARGETS)?)?,
+                except: Some(Paths::from_json(map.get(EXCLUDED)?)?),
+            }),
+            on => Some(Self { on: Paths::from_json(on)?, except: None }),
         }
     }
 
@@ -64,20 +106,9 @@ impl Places {
 
 impl fmt::Display for Places {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            // Without the ends that hold it against whole paths.
-            Self::Expression(regex) => f.write_str(&regex.as_str()[4..regex.as_str().len() - 2]),
-            Self::Names(names) => f.write_str(&names.join(",")),
-        }
-    }
-}
-
-impl PartialEq for Places {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Expression(a), Self::Expression(b)) => a.as_str() == b.as_str(),
-            (Self::Names(a), Self::Names(b)) => a == b,
-            _ => false,
+        match &self.except {
+            None => write!(f, "{}", self.on),
+            Some(except) => write!(f, "{} except {except}", self.on),
         }
     }
 }
@@ -86,52 +117,76 @@ fn ends_in(path: &str, name: &str) -> bool {
     path.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
-/// The modules, and the places where their names alone do not say it. `some_layers`: whether `layers_to_transform`
-/// picks layers, which a name outside of them then does not match unless it is a whole path.
-pub(super) fn read(f: &Fields<'_>, some_layers: bool) -> Result<(Vec<String>, Option<Places>)> {
-    let key = "target_modules";
-    let known = MODULES.into_iter().chain(OUTSIDE.map(|(module, _)| module)).collect::<Vec<_>>().join(", ");
-    let wrong = |found: &str| -> Error {
-        let expected = format!(
-            "expected \"all-linear\", a list of names or paths of modules from {known}, or an expression for their paths"
-        );
-        f.error(key, &format!("{expected}, found {found}"))
-            .hint("Train or convert the adapter with target modules from that list.")
-    };
-    let list = match f.required(key, f.value(key))? {
-        Value::String(all) if all == "all-linear" => {
-            return Ok((MODULES[..ALL_LINEAR].iter().map(|m| (*m).to_string()).collect(), None));
+/// What the keys for modules and layers say together.
+pub(super) struct Targets {
+    /// Names of the modules.
+    pub(super) modules: Vec<String>,
+    /// The places where their names alone do not say it.
+    pub(super) places: Option<Places>,
+    /// The layers; none for all.
+    pub(super) layers: Option<Vec<usize>>,
+}
+
+/// Reads them; `layers` are those of `layers_to_transform`.
+pub(super) fn read(f: &Fields<'_>, layers: Option<Vec<usize>>) -> Result<Targets> {
+    let mut targets = match f.required(TARGETS, f.value(TARGETS))? {
+        // As in PEFT, the head is none of them.
+        Value::String(all) if all.eq_ignore_ascii_case("all-linear") => {
+            Targets { modules: MODULES.map(str::to_owned).into(), places: None, layers }
         }
-        Value::Array(list) => list,
         Value::String(text) => {
-            let found = || format!("the expression {}", quoted(text));
-            let places = Places::expression(text).ok_or_else(|| wrong(&found()))?;
+            let found = |why: &str| wrong(f, &format!("the expression {}, {why}", quoted(text)));
+            if layers.is_some() {
+                let problem = "expected none beside an expression in `target_modules`, which PEFT refuses";
+                return Err(f.error("layers_to_transform", problem).hint("Put the layers into the expression."));
+            }
+            let expression = Expression::whole(text).map_err(|why| found(&why))?;
+            let places = Places { on: Paths::Expression(expression), except: None };
             let modules = places.modules();
             if modules.is_empty() {
-                return Err(wrong(&format!("{}, which is the path of none", found())));
+                return Err(found("which is the path of none"));
             }
-            return Ok((modules, Some(places)));
+            Targets { modules, places: Some(places), layers: None }
         }
-        other => return Err(wrong(&shown(other))),
+        Value::Array(list) => listed(f, list, layers)?,
+        other => return Err(wrong(f, &shown(other))),
     };
-    let (mut names, mut modules, mut alone) = (Vec::with_capacity(list.len()), Vec::new(), true);
+    if let Some(except) = excluded(f)? {
+        exclude(f, &mut targets, except)?;
+    }
+    Ok(targets)
+}
+
+fn wrong(f: &Fields<'_>, found: &str) -> Error {
+    let known = MODULES.into_iter().chain(OUTSIDE.map(|(module, _)| module)).collect::<Vec<_>>().join(", ");
+    let expected = format!(
+        "expected \"all-linear\", a list of names or paths of modules from {known}, or an expression for their paths"
+    );
+    f.error(TARGETS, &format!("{expected}, found {found}"))
+        .hint("Train or convert the adapter with target modules from that list.")
+}
+
+/// A list of names and paths. What no module is called is left out, as PEFT does where another name is found.
+fn listed(f: &Fields<'_>, list: &[Value], layers: Option<Vec<usize>>) -> Result<Targets> {
+    let (mut names, mut modules) = (Vec::with_capacity(list.len()), Vec::new());
+    let (mut alone, mut whole) = (true, false);
     for entry in list {
-        let Some(name) = entry.as_str() else { return Err(wrong(&shown(entry))) };
-        names.push(name.to_owned());
+        let Some(name) = entry.as_str() else { return Err(wrong(f, &shown(entry))) };
         let outside = OUTSIDE.into_iter().find(|(module, path)| name == *module || name == *path);
         let found = if let Some((module, path)) = outside {
             // A list of layers leaves out what only ends in a name and is in no layer.
-            if some_layers && name != path { vec![] } else { vec![module.to_owned()] }
+            if layers.is_some() && name != path { vec![] } else { vec![module.to_owned()] }
         } else if MODULES.contains(&name) {
             vec![name.to_owned()]
         } else {
-            alone = false;
-            let found = Places::Names(vec![name.to_owned()]).modules();
-            if found.is_empty() {
-                return Err(wrong(&shown(entry)));
-            }
+            let found = Places::of(vec![name.to_owned()]).modules();
+            alone &= found.is_empty();
+            whole |= !found.is_empty() && name.starts_with("model.layers.");
             found
         };
+        if !found.is_empty() {
+            names.push(name.to_owned());
+        }
         for module in found {
             if !modules.contains(&module) {
                 modules.push(module);
@@ -139,20 +194,74 @@ pub(super) fn read(f: &Fields<'_>, some_layers: bool) -> Result<(Vec<String>, Op
         }
     }
     if modules.is_empty() {
-        return Err(wrong("an empty list"));
+        let found = if list.is_empty() { "an empty list" } else { &*shown(&Value::Array(list.to_vec())) };
+        return Err(wrong(f, found));
     }
-    Ok((modules, (!alone).then_some(Places::Names(names))))
+    match layers {
+        // A whole path counts in whatever layer it is.
+        Some(layers) if whole => {
+            let all = layers.iter().flat_map(|layer| MODULES.map(|module| path(*layer, module)));
+            let mut paths: Vec<String> = all.filter(|p| names.iter().any(|name| ends_in(p, name))).collect();
+            names.retain(|name| name.starts_with("model.") && !paths.contains(name));
+            paths.append(&mut names);
+            Ok(Targets { modules, places: Some(Places::of(paths)), layers: None })
+        }
+        layers => Ok(Targets { modules, places: (!alone).then(|| Places::of(names)), layers }),
+    }
 }
 
-/// As it is written.
-pub(super) fn json(config: &AdapterConfig) -> Value {
-    if let Some(places) = &config.places {
-        return places.to_json();
+/// The key `exclude_modules`, where it says something.
+fn excluded(f: &Fields<'_>) -> Result<Option<Paths>> {
+    let wrong = |found: &str| {
+        let problem = format!("expected names or paths of modules, or an expression for their paths, found {found}");
+        f.error(EXCLUDED, &problem)
+    };
+    Ok(match f.value(EXCLUDED) {
+        None => None,
+        Some(Value::String(text)) if text.is_empty() => None,
+        Some(Value::String(text)) => {
+            let found = |why| wrong(&format!("the expression {}, {why}", quoted(text)));
+            Some(Paths::Expression(Expression::whole(text).map_err(found)?))
+        }
+        Some(Value::Array(names)) => {
+            let name = |n: &Value| n.as_str().map(str::to_owned).ok_or_else(|| wrong(&shown(n)));
+            let names = names.iter().map(name).collect::<Result<Vec<_>>>()?;
+            (!names.is_empty()).then_some(Paths::Names(names))
+        }
+        Some(other) => return Err(wrong(&shown(other))),
+    })
+}
+
+/// Takes modules out of the targets; what excludes none of them says nothing.
+fn exclude(f: &Fields<'_>, targets: &mut Targets, except: Paths) -> Result<()> {
+    let on = targets.places.clone().unwrap_or_else(|| Places::of(targets.modules.clone()));
+    if !paths().any(|path| on.has(&path) && except.has(&path)) {
+        return Ok(());
     }
+    let places = Places { on: on.on, except: Some(except) };
+    targets.modules = places.modules();
+    if targets.modules.is_empty() {
+        let problem = "expected to leave some of the target modules, found that it excludes all of them";
+        return Err(f.error(EXCLUDED, problem));
+    }
+    targets.places = Some(places);
+    Ok(())
+}
+
+/// The keys as they are written.
+pub(super) fn write(config: &AdapterConfig, map: &mut Map<String, Value>) {
     let name = |module: &String| match super::outside(module) {
-        // See `read`.
+        // See `listed`.
         Some(path) if config.layers.is_some() => path.to_owned(),
         _ => module.clone(),
     };
-    json!(config.target_modules.iter().map(name).collect::<Vec<_>>())
+    let on = match &config.places {
+        Some(places) => places.on.to_json(),
+        None => json!(config.target_modules.iter().map(name).collect::<Vec<_>>()),
+    };
+    map.insert(TARGETS.to_owned(), on);
+    // Versions of PEFT before the key refuse it.
+    if let Some(except) = config.places.as_ref().and_then(|places| places.except.as_ref()) {
+        map.insert(EXCLUDED.to_owned(), except.to_json());
+    }
 }

@@ -71,7 +71,7 @@ fn files_of_peft_are_read() {
         "peft_version":"0.20.0","modules_to_save":null,"rank_pattern":{},"eva_config":null,"qalora_group_size":16,
         "bias":"none","init_lora_weights":"gaussian","loftq_config":{},"task_type":"CAUSAL_LM"}"#;
     let config = parse(json).unwrap();
-    assert_eq!(config.target_modules, MODULES[..7]);
+    assert_eq!(config.target_modules, MODULES);
     assert!((config.lora_dropout - 0.05).abs() < 1e-12);
     assert_eq!(config.base_model, None);
 }
@@ -84,7 +84,6 @@ fn what_would_not_be_reproduced_is_refused() {
         (r#""use_dora":1"#, "use_dora"),
         (r#""bias":"all""#, "bias"),
         (r#""modules_to_save":["lm_head"]"#, "modules_to_save"),
-        (r#""fan_in_fan_out":true"#, "fan_in_fan_out"),
         (r#""rank_pattern":{"q_proj":0}"#, "rank_pattern"),
         (r#""rank_pattern":{"q_proj":1.5}"#, "rank_pattern"),
         (r#""rank_pattern":{"(":4}"#, "rank_pattern"),
@@ -98,7 +97,15 @@ fn what_would_not_be_reproduced_is_refused() {
         (r#""init_lora_weights":"pissa_niter_4""#, "init_lora_weights"),
         (r#""target_modules":".*_proj(""#, "target_modules"),
         (r#""target_modules":"q_proj""#, "target_modules"),
-        (r#""target_modules":["q_proj","norm"]"#, "target_modules"),
+        (r#""target_modules":["Wqkv","norm"]"#, "target_modules"),
+        (r#""target_modules":"(?:(?:[a-z_.0-9]+)+)+(?=!)""#, "target_modules"),
+        (r#""target_modules":".*q_proj","layers_to_transform":[0]"#, "layers_to_transform"),
+        (r#""exclude_modules":"(""#, "exclude_modules"),
+        (r#""exclude_modules":3"#, "exclude_modules"),
+        (r#""exclude_modules":[3]"#, "exclude_modules"),
+        (r#""exclude_modules":".*q_proj""#, "exclude_modules"),
+        (r#""exclude_modules":["self_attn.q_proj"]"#, "exclude_modules"),
+        (r#""rank_pattern":{"(?=(a+)+b)*":4}"#, "rank_pattern"),
         (r#""target_modules":["proj"]"#, "target_modules"),
         (r#""target_modules":[]"#, "target_modules"),
         (r#""target_modules":null"#, "target_modules"),
@@ -112,6 +119,80 @@ fn what_would_not_be_reproduced_is_refused() {
         let text = parse(&json).unwrap_err().to_string();
         assert!(text.contains(&format!("key `{key}`: expected")), "{entry}: {text}");
     }
+}
+
+/// Which modules of two layers PEFT 0.21's `check_target_module_exists` takes for these keys, read off its source.
+#[test]
+fn modules_are_those_of_peft() {
+    let modules = |entries: &str| -> Vec<String> {
+        let config = parse(&format!(r#"{{"peft_type":"LORA",{entries}}}"#)).unwrap();
+        // What is written says the same.
+        let again = parse(&config.to_json()).unwrap();
+        assert_eq!(again, config, "{entries}");
+        let all = (0..2).flat_map(|l| MODULES.map(|m| (l, m)));
+        let inside = all.filter(|(l, m)| config.has(*l, m)).map(|(l, m)| format!("{l}.{m}"));
+        let outside = OUTSIDE.into_iter().filter(|(m, _)| config.has(0, m)).map(|(m, _)| m.to_owned());
+        inside.chain(outside).collect()
+    };
+    let qv = ["0.q_proj", "0.v_proj", "1.q_proj", "1.v_proj"];
+    for (entries, expected) in [
+        // Names that no module has are passed over where another is found.
+        (r#""target_modules":["Wqkv","v_proj","c_attn","query_key_value","q_proj"]"#, &qv[..]),
+        (r#""target_modules":["v_proj","q_proj"],"exclude_modules":".*(vision|visual|audio).*""#, &qv),
+        (r#""target_modules":["v_proj","q_proj"],"exclude_modules":["vision_tower","up_proj"]"#, &qv),
+        (r#""target_modules":["v_proj","q_proj"],"exclude_modules":"""#, &qv),
+        (r#""target_modules":["v_proj","q_proj"],"exclude_modules":[]"#, &qv),
+        (r#""target_modules":"^(?!.*visual).*(q_proj|v_proj)""#, &qv),
+        (r#""target_modules":"^(model(?=\\.).*\\.(q_proj|v_proj))$""#, &qv),
+        (r#""target_modules":["v_proj","q_proj"],"fan_in_fan_out":true,"modules_to_save":[],"lora_bias":false"#, &qv),
+        (r#""target_modules":["v_proj","q_proj"],"modules_to_save":null,"a_key_of_later":{"x":1}"#, &qv),
+        (r#""target_modules":["v_proj","q_proj"],"corda_config":{"corda_method":"ipm"}"#, &qv),
+        (r#""target_modules":["q_proj","up_proj"],"exclude_modules":["q_proj"]"#, &["0.up_proj", "1.up_proj"]),
+        (r#""target_modules":["q_proj"],"exclude_modules":["model.layers.1.self_attn.q_proj"]"#, &["0.q_proj"]),
+        (r#""target_modules":["q_proj"],"exclude_modules":".*layers\\.0\\..*""#, &["1.q_proj"]),
+        (r#""target_modules":".*\\.q_proj","exclude_modules":".*layers\\.0\\..*""#, &["1.q_proj"]),
+        (r#""target_modules":["q_proj","v_proj"],"layers_to_transform":[1]"#, &["1.q_proj", "1.v_proj"]),
+        (r#""target_modules":["q_proj","lm_head"],"layers_to_transform":1"#, &["1.q_proj"]),
+        (r#""target_modules":["q_proj"],"layers_to_transform":[1],"layers_pattern":"layers""#, &["1.q_proj"]),
+        (r#""target_modules":["q_proj"],"layers_to_transform":[1],"layers_pattern":["h","lay.*s"]"#, &["1.q_proj"]),
+        // A whole path counts in whatever layer it is.
+        (
+            r#""target_modules":["v_proj","model.layers.0.self_attn.q_proj"],"layers_to_transform":[1]"#,
+            &["0.q_proj", "1.v_proj"],
+        ),
+        (
+            r#""target_modules":["embed_tokens","q_proj"],"exclude_modules":["embed_tokens"]"#,
+            &["0.q_proj", "1.q_proj"],
+        ),
+    ] {
+        assert_eq!(modules(entries), expected, "{entries}");
+    }
+    let all = modules(r#""target_modules":"All-Linear""#);
+    assert_eq!(all.len(), 2 * MODULES.len(), "and no head: {all:?}");
+    let some = modules(r#""target_modules":"all-linear","exclude_modules":["mlp.down_proj","k_proj"]"#);
+    assert!(some.len() == 2 * (MODULES.len() - 2) && !some.iter().any(|m| m.contains("down") || m.contains("k_")));
+}
+
+/// `LoraLayer` takes the first key of a pattern that matches, and alpha over r or its root.
+#[test]
+fn ranks_and_factors_of_modules_are_those_of_peft() {
+    let config = parse(
+        r#"{"peft_type":"LORA","target_modules":["q_proj","v_proj"],"r":4,"lora_alpha":8,"use_rslora":true,
+        "rank_pattern":{"(?!.*layers\\.0\\.).*q_proj":9,"(?<=layers\\.1\\.self_attn\\.)v_proj":1},
+        "alpha_pattern":{"^model\\.layers\\.0\\.(?=self_attn).*":6}}"#,
+    )
+    .unwrap();
+    let of = |layer: usize, module: &str| config.of(&path(layer, module));
+    assert_eq!(of(0, "q_proj"), (9, 2.0));
+    assert_eq!(of(1, "q_proj"), (9, 8.0 / 3.0));
+    assert_eq!(of(0, "v_proj"), (4, 3.0));
+    assert_eq!(of(1, "v_proj"), (1, 8.0));
+}
+
+#[test]
+fn another_kind_of_adapter_is_named() {
+    let text = parse(r#"{"peft_type":"IA3","target_modules":["q_proj"]}"#).unwrap_err().to_string();
+    assert!(text.contains("expected \"LORA\", found \"IA3\": of PEFT's adapters"), "{text}");
 }
 
 #[test]

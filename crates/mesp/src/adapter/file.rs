@@ -1,15 +1,17 @@
-//! An adapter in any of the three layouts, held against the model it is for.
+//! An adapter in any of the three layouts, held against the model it is for: the one reader of adapters.
 
 use std::path::Path;
 
-use mesp_device::Mapping;
-use mesp_formats::Error as FileError;
-use mesp_formats::gguf;
+use mesp_device::{Backend, Mapping, Weight};
+use mesp_formats::gguf::{self, TensorType};
 use mesp_formats::lora::{Layout, Lora, Pair};
 use mesp_formats::peft::Matrix;
+use mesp_formats::{Dtype, Error as FileError};
 
-use super::Projection;
-use crate::model::Config;
+use super::peft::Rows;
+use super::{AdapterConfig, BlockPairs, Projection};
+use crate::model::{Config, EMBEDDING, HEAD, Model};
+use crate::source::{Base, Opened, open_model};
 use crate::{Error, Result};
 
 /// A mapped adapter; matrices are read one at a time.
@@ -20,17 +22,70 @@ pub struct AdapterFile {
     interleaved: Option<usize>,
 }
 
+/// What an adapter is, by its files alone: of the modules that its configuration names, a model may have some.
+/// [`AdapterConfig::on`] leaves those.
+///
+/// # Errors
+/// When they are damaged, not understood, or contradict each other.
+pub fn load_config(path: &Path) -> Result<AdapterConfig> {
+    AdapterFile::map(path)?.config()
+}
+
+/// Holds an adapter against a model, to say what is wrong before anything is made for it.
+///
+/// # Errors
+/// As [`load`].
+pub fn check(path: &Path, model: &Model) -> Result<()> {
+    opened(path, model).map(drop)
+}
+
+fn opened(path: &Path, model: &Model) -> Result<AdapterFile> {
+    let file = AdapterFile::open(path, Some(&model.config))?;
+    let table = |p| if p == Projection::Head { model.head() } else { &model.embedding };
+    file.check_tables(&|p| Ok(Some(table(p).clone())))?;
+    Ok(file)
+}
+
+/// Reads an adapter's matrices into those of a session or a generator, which were made for what it is.
+///
+/// # Errors
+/// As [`AdapterFile::open`], and when it holds whole tables that are not the model's.
+pub fn load<B: Backend>(be: &mut B, path: &Path, blocks: &mut [BlockPairs], model: &Model) -> Result<()> {
+    let (c, file) = (&model.config, opened(path, model)?);
+    for (i, found) in file.lora.pairs.iter().enumerate() {
+        let pair = Projection::from_name(&found.module)
+            .and_then(|p| blocks.get_mut(p.place(found.layer, c))?[p as usize].as_mut());
+        let Some(pair) = pair else {
+            return Err(Error::usage(format!("{}: no adapter was made for {}", path.display(), found.path())));
+        };
+        let interleaved = pair.interleaved;
+        for (matrix, act) in pair.matrices_mut() {
+            let (values, cols) = (file.values(i, matrix)?, act.cols());
+            let rows = Rows::in_file(matrix, interleaved, false);
+            be.load(act.view_mut(), &mut |at| f64::from(values[rows.at(at / cols) * cols + at % cols]));
+        }
+    }
+    Ok(())
+}
+
 impl AdapterFile {
-    /// Maps an adapter and reads what belongs to it. With a model's shape, every pair is held against it.
-    ///
-    /// # Errors
-    /// When it is damaged, not understood, of another model, or when its rows cannot be told without the model.
-    pub fn open(path: &Path, model: Option<&Config>) -> Result<Self> {
+    fn map(path: &Path) -> Result<Self> {
         let layout = Layout::of(path)?;
         let file = layout.tensors(path);
         let map = Mapping::open(&file).map_err(|e| FileError::io("map", &file, e))?;
         let lora = Lora::read(path, layout, map.bytes())?;
-        let mut interleaved = None;
+        Ok(Self { map, lora, interleaved: None })
+    }
+
+    /// Maps an adapter and reads what belongs to it. With a model's shape, every pair is held against it, and what the
+    /// adapter's configuration names against the pairs.
+    ///
+    /// # Errors
+    /// When it is damaged, not understood, of another model, has values that are not finite, or when its rows cannot be
+    /// told without the model.
+    pub fn open(path: &Path, model: Option<&Config>) -> Result<Self> {
+        let mut opened = Self::map(path)?;
+        let lora = &opened.lora;
         if let Some(arch) = &lora.architecture {
             if let Some(c) = model.filter(|c| gguf::architecture(&c.arch) != arch) {
                 let problem = format!(
@@ -48,14 +103,30 @@ impl AdapterFile {
                     );
                     return Err(Error::usage(problem).hint("give the model it is for with --model"));
                 };
-                interleaved = Some(c.head_dim);
+                opened.interleaved = Some(c.head_dim);
             }
         }
-        let opened = Self { map, lora, interleaved };
         if let Some(c) = model {
             opened.check(c)?;
         }
+        opened.lora.check_values(opened.map.bytes())?;
         Ok(opened)
+    }
+
+    /// What it is.
+    fn config(&self) -> Result<AdapterConfig> {
+        let file = &self.lora.config;
+        Ok(AdapterConfig {
+            rank: file.r,
+            alpha: file.lora_alpha,
+            rslora: file.use_rslora,
+            dora: file.use_dora,
+            targets: AdapterConfig::parse_targets(&file.target_modules.join(","))?,
+            ranks: file.rank_pattern.clone(),
+            alphas: file.alpha_pattern.clone(),
+            layers: file.layers.clone(),
+            places: file.places.clone(),
+        })
     }
 
     /// What the file holds.
@@ -80,12 +151,13 @@ impl AdapterFile {
 
     /// Modules first: shapes of another family's say less.
     fn check(&self, c: &Config) -> Result<()> {
+        let invalid = |problem: String, hint: &str| FileError::invalid(&self.lora.path, problem).hint(hint);
+        let other_model = "This adapter was made for another model.";
         let wrong = |p: &Pair, problem: String| -> Error {
             let place = if p.outside() { String::new() } else { format!("layer {}, ", p.layer) };
-            FileError::invalid(&self.lora.path, format!("{place}{}: {problem}", p.module))
-                .hint("This adapter was made for another model.")
-                .into()
+            invalid(format!("{place}{}: {problem}", p.module), other_model).into()
         };
+        self.tables_fit(c)?;
         let mut shapes = Vec::with_capacity(self.lora.pairs.len());
         for p in &self.lora.pairs {
             if p.layer >= c.layers {
@@ -106,6 +178,106 @@ impl AdapterFile {
                         p.output, p.input
                     ),
                 ));
+            }
+        }
+        // The reader has held the pairs against the configuration; here is the other way around.
+        let config = self.config()?.on(c)?;
+        let there = |path: &String| self.lora.pairs.iter().any(|p| p.path() == *path);
+        let missing: Vec<String> = config.paths(c).into_iter().filter(|path| !there(path)).collect();
+        if let Some(first) = missing.first() {
+            let problem = format!(
+                "expected tensors of every module that the adapter's configuration names, found none of {}, the first is \
+                 {first}",
+                missing.len()
+            );
+            return Err(invalid(problem, "The file is not complete, or was made for another model.").into());
+        }
+        Ok(())
+    }
+
+    fn table_error(&self, name: &str, problem: &str) -> Error {
+        let problem = format!("tensor {name} is a whole table of the base model, {problem}");
+        FileError::invalid(&self.lora.path, problem)
+            .hint(
+                "PEFT writes it where the vocabulary was resized or the table was trained (save_embedding_layers). Fold the \
+                 adapter into that base with PEFT's merge_and_unload() and save_pretrained(), and use the result as the \
+                 model.",
+            )
+            .into()
+    }
+
+    /// Holds the shapes of whole tables against the model's.
+    fn tables_fit(&self, c: &Config) -> Result<()> {
+        let expected = [c.vocab_size, c.hidden_size];
+        match self.lora.tables.iter().find(|t| t.shape != expected) {
+            Some(t) => {
+                let problem = format!("expected the model's shape {expected:?}, found {:?}", t.shape);
+                Err(self.table_error(&t.name, &problem))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses whole tables where there is no model to hold them against, but for those that an adapter is on.
+    ///
+    /// # Errors
+    /// When there is one: with its name.
+    pub(crate) fn no_tables(&self) -> Result<()> {
+        match self.lora.tables.iter().find(|t| !t.adapted) {
+            Some(t) => Err(self.table_error(&t.name, "and there is no model to compare it with: give --model")),
+            None => Ok(()),
+        }
+    }
+
+    /// Holds whole tables against those of a model's files.
+    ///
+    /// # Errors
+    /// As [`check_tables`](Self::check_tables), and when the model cannot be opened.
+    pub(crate) fn check_tables_of(&self, model: &Path) -> Result<()> {
+        if self.lora.tables.is_empty() {
+            return Ok(());
+        }
+        let Opened { config: c, source, .. } = open_model(model, Base::Mapped)?;
+        self.check_tables(&|module| {
+            // A tied table may be stored under either name.
+            let names = if module == Projection::Head { [HEAD, EMBEDDING] } else { [EMBEDDING, HEAD] };
+            let names = if c.tied { &names[..] } else { &names[..1] };
+            for name in names {
+                if let Some(table) = source.matrix(name, c.vocab_size, c.hidden_size)? {
+                    return Ok(Some(table));
+                }
+            }
+            Err(source.missing(names[0]))
+        })
+    }
+
+    /// Holds whole tables against those of a base: they may be there where they say nothing new. Those of a quantized base
+    /// are rounded, and with an adapter of their own taken for the same.
+    ///
+    /// # Errors
+    /// When one differs: with its name.
+    fn check_tables(&self, base: &dyn Fn(Projection) -> Result<Option<Weight>>) -> Result<()> {
+        for (i, table) in self.lora.tables.iter().enumerate() {
+            let Some(module) = Projection::from_name(&table.module) else { continue };
+            let Some(weight) = base(module)? else { continue };
+            let name = weight.dtype().name();
+            let plain = Dtype::from_name(&name.to_uppercase()).zip(TensorType::from_name(name));
+            let Some((dtype, ty)) = plain else {
+                if table.adapted {
+                    continue;
+                }
+                let problem = "and the model's is quantized, so that the two cannot be compared";
+                return Err(self.table_error(&table.name, problem));
+            };
+            let view = weight.view();
+            let width = view.data.len() / view.rows.max(1);
+            let mut ours = vec![0.0; view.cols];
+            for row in 0..view.rows {
+                gguf::dequantize_row(ty, &view.data[row * width..][..width], &mut ours);
+                if !self.lora.same_row(i, row, (dtype, &ours), self.map.bytes())? {
+                    let problem = format!("and differs from the model's in row {row}");
+                    return Err(self.table_error(&table.name, &problem));
+                }
             }
         }
         Ok(())

@@ -266,6 +266,32 @@ impl AdapterConfig {
         self.ranks.unused(&paths).or(self.alphas.unused(&paths)).map(str::to_owned)
     }
 
+    /// What of an adapter from elsewhere is on a model: names of modules and layers that the model does not have mean
+    /// nothing, where others do, as in PEFT. What a user types is held against the model by [`fits`](Self::fits).
+    ///
+    /// # Errors
+    /// When nothing is left.
+    pub fn on(mut self, c: &Config) -> Result<Self> {
+        // The base model has none from the start.
+        if self.targets.is_empty() {
+            return Ok(self);
+        }
+        let named = self.targets.iter().map(|p| p.name()).collect::<Vec<_>>().join(", ");
+        self.targets.retain(|p| p.exists(c));
+        if let Some(layers) = &mut self.layers {
+            layers.retain(|layer| *layer < c.layers);
+        }
+        if self.paths(c).is_empty() {
+            let problem = format!(
+                "the adapter is on {named}, in the places that its configuration names: a {} model of {} layers has none of \
+                 them",
+                c.arch, c.layers
+            );
+            return Err(Error::usage(problem).hint("give the model that the adapter was made for"));
+        }
+        Ok(self)
+    }
+
     /// Whether a matrix of a model's checkpoint carries an adapter.
     pub fn has(&self, p: Projection, c: &Config) -> bool {
         p.exists(c) && self.targets.iter().any(|target| target.carrier(c.family.fused) == p)

@@ -13,12 +13,13 @@ use mesp_formats::peft::{self, Matrix};
 use mesp_formats::safetensors_file;
 use mesp_formats::{AdapterConfig as FileConfig, Dtype, Error as FileError, gguf};
 
+pub use super::file::{check, load, load_config};
 use super::{AdapterConfig, BlockPairs, Projection};
 use crate::model::Config;
 use crate::{Error, Result};
 
 /// Where a matrix's rows are, against another order.
-struct Rows {
+pub(super) struct Rows {
     /// Rows of a head, of one for all where the order is the same.
     map: Vec<usize>,
     /// Whether rows are columns in the file.
@@ -32,7 +33,7 @@ impl Rows {
     }
 
     /// Of a matrix in a file, against its order in memory.
-    fn in_file(matrix: Matrix, interleaved: Option<usize>, turned: bool) -> Self {
+    pub(super) fn in_file(matrix: Matrix, interleaved: Option<usize>, turned: bool) -> Self {
         Self { map: Self::head(matrix, interleaved, gguf::to_interleaved), turned }
     }
 
@@ -41,7 +42,7 @@ impl Rows {
     }
 
     /// The place of a row.
-    fn at(&self, row: usize) -> usize {
+    pub(super) fn at(&self, row: usize) -> usize {
         let head = self.map.len();
         row / head * head + self.map[row % head]
     }
@@ -157,59 +158,8 @@ pub fn save<B: Backend>(
     Ok(())
 }
 
-/// Reads an adapter directory's settings.
-///
-/// # Errors
-/// When they cannot be read or ask for what is not supported.
-pub fn load_config(dir: &Path) -> Result<AdapterConfig> {
-    let file = FileConfig::read(dir)?;
-    let targets = AdapterConfig::parse_targets(&file.target_modules.join(","))?;
-    same_ranks(dir, &file)?;
-    Ok(AdapterConfig {
-        rank: file.r,
-        alpha: file.lora_alpha,
-        rslora: file.use_rslora,
-        dora: file.use_dora,
-        dropout: file.lora_dropout,
-        targets,
-        ranks: file.rank_pattern,
-        alphas: file.alpha_pattern,
-        layers: file.layers,
-        places: file.places,
-    })
-}
-
-/// Compares the ranks of an adapter's settings with its tensors: memory is asked for by what the settings say.
-fn same_ranks(dir: &Path, config: &FileConfig) -> Result<()> {
-    let path = dir.join(peft::MODEL_FILE);
-    // What is missing or damaged is told by whoever reads it.
-    let Ok(map) = Mapping::open(&path) else { return Ok(()) };
-    let header = safetensors_file::parse(&path, map.bytes())?;
-    for tensor in header.tensors.iter().filter(|tensor| tensor.shape.len() == 2) {
-        let Some((layer, module, matrix)) = peft::parse_tensor_name(&tensor.name) else { continue };
-        let (Some(p), false) = (Projection::from_name(&module), peft::turned(&module)) else { continue };
-        let expected = config.rank_pattern.of(&p.path(layer)).unwrap_or(config.r);
-        let found = match matrix {
-            Matrix::A => tensor.shape[0],
-            Matrix::B => tensor.shape[1],
-            Matrix::M => continue,
-        };
-        if found != expected {
-            let problem = format!(
-                "tensor {} has shape {:?}, and {} says rank {expected}",
-                tensor.name,
-                tensor.shape,
-                peft::CONFIG_FILE
-            );
-            let hint = "settings and tensors are of two adapters, or one of the files is damaged";
-            return Err(FileError::invalid(&path, problem).hint(hint).into());
-        }
-    }
-    Ok(())
-}
-
-/// Reads matrices that [`write_tensors`] or PEFT wrote into allocated ones. Every matrix must be there, with
-/// its shape, and nothing else.
+/// Reads matrices that [`write_tensors`] wrote into allocated ones, such as a checkpoint's moments. Every matrix must be
+/// there, with its shape, and nothing else. Adapters from elsewhere are read by [`load`](super::file::load).
 ///
 /// # Errors
 /// When a tensor is missing, unexpected, or has another shape: an adapter for another model.
@@ -224,7 +174,7 @@ pub fn read_tensors<B: Backend>(
     let hint = "this adapter was made for another model, or with other target modules";
     let wrong = |problem: String| -> Error { FileError::invalid(path, problem).hint(hint).into() };
     let mut seen = BTreeSet::new();
-    for tensor in header.tensors.iter().filter(|t| !peft::beside(&t.name)) {
+    for tensor in &header.tensors {
         let Some((layer, module, matrix)) = peft::parse_tensor_name(&tensor.name) else {
             return Err(wrong(format!("tensor {} is not an adapter's", tensor.name)));
         };

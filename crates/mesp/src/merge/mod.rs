@@ -2,7 +2,7 @@
 //!
 //! | base | written | how |
 //! |---|---|---|
-//! | directory | directory | every tensor in its type, or in one that is asked for; all other files are copied |
+//! | directory | directory | every tensor in its type, or in one that is asked for; beside them what a model needs |
 //! | directory | GGUF | as [`quantize`](crate::quantize) does, with the change added first |
 //! | GGUF | GGUF | tensors without an adapter byte for byte |
 //! | GGUF | directory | dequantized, rows and norms as checkpoints have them |
@@ -79,6 +79,7 @@ pub fn merge(
     }
     let shape = shape_source(model)?;
     let change = Change::open(adapter, &shape.config)?;
+    change.file.check_tables_of(model)?;
     match (shape.kind, into_file) {
         (Kind::Directory, true) => gguf::from_directory(model, &change, output, options, progress),
         (Kind::Gguf, true) => gguf::from_file(model, &change, output, options, progress),

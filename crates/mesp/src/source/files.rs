@@ -1,4 +1,4 @@
-//! The files of a model directory that are no weights, for one that is made from it.
+//! The files of a model directory that are no weights, for one that is made from it: merged, or trained whole.
 
 use std::io::Write;
 use std::path::Path;
@@ -8,32 +8,79 @@ use mesp_formats::{Dtype, Error as FileError};
 
 use crate::Result;
 
-/// Copies all of them.
+/// Files of a model that are neither weights nor about how it came to be: shape, generation, vocabulary, templates,
+/// processors of inputs.
+const NAMES: [&str; 23] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "tokenizer.model.v3",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    TEMPLATES,
+    "processor_config.json",
+    "preprocessor_config.json",
+    "feature_extractor_config.json",
+    "image_processor_config.json",
+    "video_preprocessor_config.json",
+    "audio_processor_config.json",
+];
+/// A folder of them.
+const TEMPLATES: &str = "additional_chat_templates";
+/// How code begins that `auto_map` of `config.json` names.
+const CODE: [&str; 6] =
+    ["configuration_", "modeling_", "modular_", "tokenization_", "processing_", "image_processing_"];
+/// How terms begin under which the model is passed on.
+const TERMS: [&str; 6] = ["license", "licence", "notice", "copying", "use_policy", "acceptable_use_policy"];
+
+/// Whether a file belongs to a model that is made from one. A list of what does: a folder also holds what tells of the
+/// base alone (its card), of a run, or an adapter, which transformers would put on the new model.
+fn belongs(name: &str) -> bool {
+    let lower = name.to_lowercase();
+    let ends = |end: &str| lower.ends_with(end);
+    NAMES.contains(&name)
+        || ends(".tiktoken")
+        || (ends(".py") && CODE.iter().any(|start| lower.starts_with(start)))
+        || TERMS.iter().any(|start| lower.starts_with(start))
+}
+
+/// Copies those that belong to a model.
 pub(crate) fn beside(model: &Path, to: &Path) -> Result<()> {
     for entry in std::fs::read_dir(model).map_err(|e| FileError::io("list the folder", model, e))? {
-        copy(&entry.map_err(|e| FileError::io("list the folder", model, e))?.path(), to)?;
+        let path = entry.map_err(|e| FileError::io("list the folder", model, e))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if !belongs(&name) {
+            continue;
+        }
+        if !path.is_dir() {
+            copy(&path, to)?;
+        } else if name == TEMPLATES {
+            let inner = to.join(&*name);
+            mesp_formats::atomic::create_dir_all(&inner)?;
+            for file in std::fs::read_dir(&path).map_err(|e| FileError::io("list the folder", &path, e))? {
+                let file = file.map_err(|e| FileError::io("list the folder", &path, e))?.path();
+                if file.extension().is_some_and(|e| e == "jinja") {
+                    copy(&file, &inner)?;
+                }
+            }
+        }
     }
     Ok(())
 }
 
-/// Copies what is not weights: tokenizer, templates, settings. What tells of the base alone stays there.
+/// Copies a file.
 pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
     let Some(name) = from.file_name() else { return Ok(()) };
-    let text = name.to_string_lossy().to_lowercase();
-    if from.is_dir() {
-        if text == "additional_chat_templates" {
-            let inner = to.join(name);
-            mesp_formats::atomic::create_dir_all(&inner)?;
-            beside(from, &inner)?;
-        }
-        return Ok(());
-    }
-    let weights = ["safetensors", "bin", "pt", "pth", "gguf", "onnx", "h5", "msgpack"];
-    let ending =
-        |end: &str| text.ends_with(&format!(".{end}")) || text.ends_with(&format!(".{end}.index.json"));
-    if text.starts_with('.') || text == "readme.md" || weights.into_iter().any(ending) {
-        return Ok(());
-    }
     // Read and written, so that a link becomes a file and nothing is half there.
     let bytes = std::fs::read(from).map_err(|e| FileError::io("read", from, e))?;
     Ok(write_atomic(&to.join(name), |out| out.write_all(&bytes))?)

@@ -64,18 +64,13 @@ impl Scorer<'_> {
     /// What all rows came to, and each.
     fn score<R: Real>(&self, adapter: Option<&Path>, rows: &[Example]) -> Result<(Score, Vec<Score>)> {
         let shapes = Shapes { train: None, eval: Some(largest_batch(rows, self.batch_size)) };
-        let options = session_options(given_adapter(adapter)?);
+        let options = session_options(given_adapter(adapter, &self.model.config)?);
         let plan = plan(self.model, &options, &shapes, size_of::<R>(), self.pool.count())?;
         let be = machine::cpu::<R>(plan, Arc::clone(self.pool))?.with_compute(self.numbers.compute());
         let mut session = Session::new(be, Arc::clone(self.model), options, shapes.targets());
         if let Some(adapter) = adapter {
             let (be, params, _) = session.state_mut();
-            peft::read_tensors(
-                be,
-                &adapter.join(mesp_formats::peft::MODEL_FILE),
-                params,
-                &self.model.config,
-            )?;
+            peft::load(be, adapter, params, self.model)?;
         }
         let mut scores = vec![Score::default(); rows.len()];
         let mut counter = Counter::new("evaluating", rows.len() as u64);

@@ -118,16 +118,16 @@ pub(crate) fn generator(
     pool: &Arc<Threads>,
 ) -> Result<Generator<Cpu<f32>>> {
     let model = &loaded.model;
-    let config = given_adapter(adapter)?;
+    let config = given_adapter(adapter, &model.config)?;
     config.fits(&model.config)?;
     let config = config.scaled(scale);
     let plan = plan_generation(model, &config, capacity, size_of::<f32>(), pool.count())?;
     let be = machine::cpu::<f32>(plan, Arc::clone(pool))?.with_compute(numbers.compute());
     let mut generator = Generator::new(be, Arc::clone(model), &config, capacity);
     // At scale 0 there is nothing to read it into.
-    if let Some(dir) = adapter.filter(|_| scale != 0.0) {
+    if let Some(path) = adapter.filter(|_| scale != 0.0) {
         let (be, params) = generator.params_mut();
-        peft::read_tensors(be, &dir.join(mesp_formats::peft::MODEL_FILE), params, &model.config)?;
+        peft::load(be, path, params, model)?;
     }
     Ok(generator)
 }

@@ -46,7 +46,7 @@ pub(super) fn run(args: &BenchStepArgs) -> Result<()> {
     let cache = models::cache(args.results.cache.as_deref())?;
     let path = model(args, &cache)?;
     let common = common(args, path);
-    let settings = Settings::new(&common)?.of_adapters()?;
+    let mut settings = Settings::new(&common)?.of_adapters()?;
     let path = inputs::model_path(&common.model)?;
     let loaded = inputs::load_model(path, settings.base)?;
     settings.fit(&loaded.model.config)?;
