@@ -35,7 +35,8 @@ pub(crate) const PICKLED_FILE: &str = "adapter_model.bin";
 
 /// What an adapter folder with pickled tensors is answered: to unpickle runs code of the file.
 pub(crate) fn pickled(dir: &Path) -> Error {
-    let problem = format!("expected {MODEL_FILE}, found only {PICKLED_FILE}, a Python pickle, which is not read");
+    let problem =
+        format!("expected {MODEL_FILE}, found only {PICKLED_FILE}, a Python pickle, which is not read");
     Error::invalid(dir, problem).hint(format!(
         "Convert it in Python: `from safetensors.torch import save_file; import torch; \
          save_file(torch.load(\"{PICKLED_FILE}\", weights_only=True), \"{MODEL_FILE}\")`."

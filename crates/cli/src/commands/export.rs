@@ -84,11 +84,8 @@ fn ollama(args: &ExportArgs, model: Option<&Path>, pool: &ThreadPool) -> Result<
         let problem = "Ollama runs models: the one that the adapter is for is needed";
         return Err(usage(problem, "give it with --model"));
     };
-    let contents = if args.unmerged {
-        Contents::Adapter
-    } else {
-        Contents::Merged(args.ty.map(FileType::tensor_type))
-    };
+    let contents =
+        if args.unmerged { Contents::Adapter } else { Contents::Merged(args.ty.map(FileType::tensor_type)) };
     let mut counter: Option<Counter> = None;
     Ok(pool.install(|| {
         export_ollama(&args.adapter, model, &args.output, contents, &mut |done, total| {

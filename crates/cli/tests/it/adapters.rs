@@ -24,7 +24,8 @@ fn copied(from: &Path, to: &Path) -> PathBuf {
     for entry in fs::read_dir(from).expect("a folder") {
         let entry = entry.expect("an entry").path();
         // Read and written, so that what is written over is not write-protected.
-        fs::write(to.join(entry.file_name().expect("a name")), fs::read(&entry).expect("a file")).expect("written");
+        fs::write(to.join(entry.file_name().expect("a name")), fs::read(&entry).expect("a file"))
+            .expect("written");
     }
     to.to_path_buf()
 }
@@ -196,11 +197,16 @@ fn tensors_and_configuration_are_held_against_each_other() {
         &model,
         &fewer,
         &rows,
-        &["expected an adapter of the modules that adapter_config.json names, q_proj, v_proj, found tensors of this one"],
+        &[
+            "expected an adapter of the modules that adapter_config.json names, q_proj, v_proj, found tensors of this one",
+        ],
     );
     let excluded = with("excluded", &|c| c["exclude_modules"] = json!(["mlp.down_proj"]));
     refused_by_all(&model, &excluded, &rows, &["down_proj: expected an adapter of the modules"]);
-    let more = with("more", &|c| c["target_modules"] = json!(["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]));
+    let more = with("more", &|c| {
+        c["target_modules"] =
+            json!(["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"])
+    });
     refused_by_all(&model, &more, &rows, &["found none of 1, the first is lm_head"]);
     let rank = with("rank", &|c| c["rank_pattern"] = json!({ "(?<=self_attn\\.)q_proj": 3 }));
     refused_by_all(&model, &rank, &rows, &["q_proj: expected rank 3, as adapter_config.json says, found 4"]);
@@ -211,7 +217,12 @@ fn tensors_and_configuration_are_held_against_each_other() {
     let another = with("another", &|c| c["peft_type"] = json!("IA3"));
     refused_by_all(&model, &another, &rows, &["expected \"LORA\", found \"IA3\""]);
     let biased = with("biased", &|c| c["lora_bias"] = json!(true));
-    refused_by_all(&model, &biased, &rows, &["key `lora_bias`", "a bias in the adapter's matrices is not supported"]);
+    refused_by_all(
+        &model,
+        &biased,
+        &rows,
+        &["key `lora_bias`", "a bias in the adapter's matrices is not supported"],
+    );
 }
 
 #[test]
@@ -221,7 +232,8 @@ fn values_that_are_no_numbers_are_named() {
     let name = "base_model.model.model.layers.0.self_attn.v_proj.lora_B.weight";
     poison(&adapter.join("adapter_model.safetensors"), name);
     let (model, rows) = (golden("llama/model"), golden("llama/rows.jsonl"));
-    let parts = ["adapter_model.safetensors: tensor ", name, "expected finite numbers, found NaN", "diverged"];
+    let parts =
+        ["adapter_model.safetensors: tensor ", name, "expected finite numbers, found NaN", "diverged"];
     refused_by_all(&model, &adapter, &rows, &parts);
 }
 
@@ -231,10 +243,18 @@ fn what_is_no_adapter_is_named() {
     let (model, rows) = (golden("llama/model"), golden("llama/rows.jsonl"));
     let pickled = dir.path().join("pickled");
     fs::create_dir(&pickled).expect("a directory");
-    fs::copy(golden("llama/adapter/adapter_config.json"), pickled.join("adapter_config.json")).expect("copied");
+    fs::copy(golden("llama/adapter/adapter_config.json"), pickled.join("adapter_config.json"))
+        .expect("copied");
     fs::write(pickled.join("adapter_model.bin"), "PK").expect("written");
-    refused_by_all(&model, &pickled, &rows, &["found only adapter_model.bin, a Python pickle", "save_file(torch.load("]);
+    refused_by_all(
+        &model,
+        &pickled,
+        &rows,
+        &["found only adapter_model.bin, a Python pickle", "save_file(torch.load("],
+    );
     refused_by_all(&model, &model, &rows, &["expected an adapter", "found a model (config.json)"]);
+    let file = golden("llama/adapter/adapter_model.safetensors");
+    refused_by_all(&model, &file, &rows, &["found a file of such a folder", "Name the folder"]);
     refused_by_all(&model, &dir.path().join("no"), &rows, &["expected an adapter", "found nothing"]);
 }
 
@@ -263,7 +283,8 @@ fn whole_tables_of_the_base_are_compared() {
         let bytes = fs::read(&shard).expect("a file");
         let header = safetensors_file::parse(&shard, &bytes).expect("a header");
         if let Some(t) = header.tensors.iter().find(|t| t.name == "lm_head.weight") {
-            (found, shape) = (safetensors_file::read_f32(&shard, &bytes, t).expect("values"), [t.shape[0], t.shape[1]]);
+            (found, shape) =
+                (safetensors_file::read_f32(&shard, &bytes, t).expect("values"), [t.shape[0], t.shape[1]]);
         }
     }
     let name = "base_model.model.lm_head.weight";
@@ -278,7 +299,8 @@ fn whole_tables_of_the_base_are_compared() {
     export(&same, "mlx", &model, &at("mlx")).ok();
     let mut other = found.clone();
     other[shape[1]] += 0.5;
-    let parts = [name, "a whole table of the base model", "differs from the model's in row 1", "merge_and_unload()"];
+    let parts =
+        [name, "a whole table of the base model", "differs from the model's in row 1", "merge_and_unload()"];
     refused_by_all(&model, &adapter("other", shape, &other), &rows, &parts);
     let shorter = adapter("shorter", [shape[0] - 1, shape[1]], &found[shape[1]..]);
     let expected = format!("expected the model's shape {shape:?}, found [{}, {}]", shape[0] - 1, shape[1]);
@@ -372,8 +394,10 @@ fn no_tensor_is_left_out_of_a_merged_model() {
     let header = safetensors_file::parse(&file, &bytes).expect("a header");
     let q: Vec<_> = header.tensors.iter().filter(|t| t.name.contains("q_proj")).collect();
     let heads: Vec<_> = q.iter().map(|t| (t.name.clone(), t.dtype, t.shape.clone())).collect();
-    safetensors_file::write(&file, &heads, &header.metadata, &mut |i, out| out.write_all(&bytes[q[i].range.clone()]))
-        .expect("written");
+    safetensors_file::write(&file, &heads, &header.metadata, &mut |i, out| {
+        out.write_all(&bytes[q[i].range.clone()])
+    })
+    .expect("written");
     let ran = merge(&model, &adapter, &merged);
     if ran.code == 0 {
         let bytes = fs::read(merged.join("model.safetensors")).expect("a file");
@@ -399,13 +423,27 @@ fn ollama_gets_a_model_and_how_to_talk_to_it() {
     assert!(ran.stdout.contains("next: ollama create NAME -f"), "{}", ran.stdout);
     assert_eq!(names(&at("ollama")), ["Modelfile", "model.gguf"]);
     let text = fs::read_to_string(at("ollama/Modelfile")).expect("a Modelfile");
-    assert!(text.starts_with("FROM ./model.gguf\nTEMPLATE \"\"\"{{ if .System }}<|im_start|>system\n{{ .System }}"), "{text}");
+    assert!(
+        text.starts_with(
+            "FROM ./model.gguf\nTEMPLATE \"\"\"{{ if .System }}<|im_start|>system\n{{ .System }}"
+        ),
+        "{text}"
+    );
     assert!(text.contains("\nPARAMETER stop \"<|im_end|>\"\n"), "{text}");
     let kind = mesp(&[&"inspect", &at("ollama/model.gguf"), &"--json"]).ok().json();
     assert_ne!(kind["kind"], "adapter", "{kind:#}");
 
     let apart = mesp(&[
-        &"export", &"--to", &"ollama", &"--unmerged", &"--adapter", &at("run"), &"--model", &model, &"--output", &at("apart"),
+        &"export",
+        &"--to",
+        &"ollama",
+        &"--unmerged",
+        &"--adapter",
+        &at("run"),
+        &"--model",
+        &model,
+        &"--output",
+        &at("apart"),
     ]);
     assert!(apart.ok().stderr.contains("Ollama 0.34.1 and later refuse a Modelfile with ADAPTER"));
     assert_eq!(names(&at("apart")), ["Modelfile", "adapter.gguf"]);
@@ -413,7 +451,8 @@ fn ollama_gets_a_model_and_how_to_talk_to_it() {
     let from = format!("FROM {}\nADAPTER ./adapter.gguf\nTEMPLATE ", model.display());
     assert!(text.starts_with(&from), "{text}");
 
-    let none = mesp(&[&"export", &"--to", &"ollama", &"--adapter", &golden("llama/adapter"), &"--output", &at("x")]);
+    let none =
+        mesp(&[&"export", &"--to", &"ollama", &"--adapter", &golden("llama/adapter"), &"--output", &at("x")]);
     assert_eq!(none.code, 2);
     assert!(none.stderr.contains("give it with --model"), "{}", none.stderr);
     let document = read_json(&at("run/run.json"));

@@ -80,8 +80,17 @@ fn a_merged_model_speaks_as_the_adapted_one() {
     train.ok();
     let card = fs::read_to_string(at("run").join("README.md")).expect("a card");
     let document = read_json(&at("run").join("run.json"));
-    assert!(!card.contains("base_model:") && !card.contains(&*model.to_string_lossy()), "a path is no name: {card}");
-    for part in ["# LoRA adapter for model", "library_name: peft", "train.jsonl", "| rank, alpha | 8, 16", "## Figures"] {
+    assert!(
+        !card.contains("base_model:") && !card.contains(&*model.to_string_lossy()),
+        "a path is no name: {card}"
+    );
+    for part in [
+        "# LoRA adapter for model",
+        "library_name: peft",
+        "train.jsonl",
+        "| rank, alpha | 8, 16",
+        "## Figures",
+    ] {
         assert!(card.contains(part), "{part}: {card}");
     }
     let loss = document["loss"]["last"].as_f64().expect("a loss");

@@ -48,7 +48,11 @@ impl Layout {
     /// When it is none of the three.
     pub fn of(path: &Path) -> Result<Self> {
         let has = |name: &str| path.join(name).is_file();
-        if path.is_file() {
+        let ends = |end: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(end));
+        if path.is_file() && ["safetensors", "bin", "json"].into_iter().any(ends) {
+            let problem = "expected an adapter: a GGUF file, or the folder of PEFT or mlx-lm, found a file of such a folder";
+            Err(Error::invalid(path, problem).hint("Name the folder that holds the file."))
+        } else if path.is_file() {
             Ok(Self::Gguf)
         } else if has(MODEL_FILE) {
             Ok(Self::Peft)

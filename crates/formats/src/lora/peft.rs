@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{Half, Layout, Lora, Matrix, Pair, Place, Table, Values, bytes_of, joined, scales, transposed, unknown};
+use super::{
+    Half, Layout, Lora, Matrix, Pair, Place, Table, Values, bytes_of, joined, scales, transposed, unknown,
+};
 use crate::peft::{
-    AdapterConfig, CONFIG_FILE, MODEL_FILE, Pattern, Places, metadata, parse_table_name, parse_tensor_name, tensor_name,
-    turned,
+    AdapterConfig, CONFIG_FILE, MODEL_FILE, Pattern, Places, metadata, parse_table_name, parse_tensor_name,
+    tensor_name, turned,
 };
 use crate::safetensors_file;
 use crate::{Dtype, Error, Result};
@@ -22,7 +24,8 @@ pub(super) fn read(dir: &Path, bytes: &[u8]) -> Result<Lora> {
             let turned = turned(&key.1);
             halves.push(Half::of(&file, t, key, turned)?);
         } else if let Some((module, adapted)) = parse_table_name(&t.name) {
-            let place = Place { name: t.name.clone(), ty: t.dtype.into(), range: t.range.clone(), transposed: false };
+            let place =
+                Place { name: t.name.clone(), ty: t.dtype.into(), range: t.range.clone(), transposed: false };
             let (name, module, shape) = (t.name.clone(), module.to_owned(), t.shape.clone());
             tables.push(Table { name, module, shape, adapted, dtype: t.dtype, place });
         } else {
@@ -35,7 +38,8 @@ pub(super) fn read(dir: &Path, bytes: &[u8]) -> Result<Lora> {
         let wrong = |problem: String| Error::invalid(&file, format!("{name}: {problem}")).hint(other);
         // What is not named PEFT does not read.
         if !config.has(pair.layer, &pair.module) {
-            let named = config.places.as_ref().map_or_else(|| config.target_modules.join(", "), Places::to_string);
+            let named =
+                config.places.as_ref().map_or_else(|| config.target_modules.join(", "), Places::to_string);
             let layers = if config.layers.is_some() { " in some layers" } else { "" };
             return Err(wrong(format!(
                 "expected an adapter of the modules that {CONFIG_FILE} names, {named}{layers}, found tensors of this one"

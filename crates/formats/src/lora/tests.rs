@@ -259,7 +259,10 @@ fn what_would_be_lost_is_refused() {
     // Tensors of modules that the configuration does not name are none of the adapter's: PEFT passes them over.
     let named = |config: &Value| text(&peft(config, &FOUR[..2]));
     let other = named(&json!({ "target_modules": ["v_proj"] }));
-    assert!(other.contains("q_proj: expected an adapter of the modules that adapter_config.json names, v_proj"), "{other}");
+    assert!(
+        other.contains("q_proj: expected an adapter of the modules that adapter_config.json names, v_proj"),
+        "{other}"
+    );
     let layers = named(&json!({ "target_modules": ["q_proj"], "layers_to_transform": [1] }));
     assert!(layers.contains("q_proj in some layers, found tensors of this one"), "{layers}");
     let magnitudes = "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector";
@@ -284,27 +287,33 @@ fn what_would_be_lost_is_refused() {
     assert!(text(&empty).contains("expected an adapter"));
     fs::write(empty.path().join("adapter_model.bin"), "PK").unwrap();
     let pickled = text(&empty);
-    assert!(pickled.contains("found only adapter_model.bin, a Python pickle") && pickled.contains("save_file"), "{pickled}");
+    assert!(
+        pickled.contains("found only adapter_model.bin, a Python pickle") && pickled.contains("save_file"),
+        "{pickled}"
+    );
 }
 
 /// Tables of the base are read beside the pairs, and compared to the precision of the narrower of two files.
 #[test]
 fn whole_tables_are_told_from_pairs() {
-    let names = [
-        "base_model.model.lm_head.weight",
-        "base_model.model.model.embed_tokens.base_layer.weight",
-    ];
+    let names = ["base_model.model.lm_head.weight", "base_model.model.model.embed_tokens.base_layer.weight"];
     let mut tensors = FOUR[..2].to_vec();
     tensors.extend(names.map(|name| (name, [3, 2])));
     let dir = peft(&json!({}), &tensors);
     let (lora, bytes) = open(dir.path()).unwrap();
     let found: Vec<_> = lora.tables.iter().map(|t| (&*t.name, &*t.module, &*t.shape, t.adapted)).collect();
-    assert_eq!(found, [(names[0], "lm_head", &[3, 2][..], false), (names[1], "embed_tokens", &[3, 2][..], true)]);
+    assert_eq!(
+        found,
+        [(names[0], "lm_head", &[3, 2][..], false), (names[1], "embed_tokens", &[3, 2][..], true)]
+    );
     let same = |row: &[f32], base| lora.same_row(0, 1, (base, row), &bytes).unwrap();
     assert!(same(&[202.0, 203.0], Dtype::F32) && !same(&[202.0, 203.0625], Dtype::F32));
     assert!(same(&[202.0, 203.0], Dtype::BF16) && !same(&[202.0, 204.0], Dtype::BF16));
     // bf16 has 8 bits: 202 + 2^-7 is 202 there.
-    assert_eq!((rounded(202.007_812_5, Dtype::BF16), rounded(202.007_812_5, Dtype::F32)), (202.0, 202.007_812_5));
+    assert_eq!(
+        (rounded(202.007_812_5, Dtype::BF16), rounded(202.007_812_5, Dtype::F32)),
+        (202.0, 202.007_812_5)
+    );
 }
 
 /// Where a tensor holds what is no number, its name is said.

@@ -47,7 +47,8 @@ impl<T: Copy> Pattern<T> {
             }
             Expression::ending(name).map(Some).map_err(|why| format!("{}: {why}", quoted(name)))
         };
-        let expressions = entries.iter().map(|(name, _)| expression(name)).collect::<std::result::Result<_, _>>()?;
+        let expressions =
+            entries.iter().map(|(name, _)| expression(name)).collect::<std::result::Result<_, _>>()?;
         Ok(Self { entries, expressions })
     }
 
@@ -106,7 +107,8 @@ fn plain_fits(name: &str, path: &str) -> bool {
     if let Some(whole) = name.strip_prefix('^') {
         return same(whole, path);
     }
-    let Some((before, end)) = path.len().checked_sub(name.len()).and_then(|at| path.split_at_checked(at)) else {
+    let Some((before, end)) = path.len().checked_sub(name.len()).and_then(|at| path.split_at_checked(at))
+    else {
         return false;
     };
     (before.is_empty() || before.ends_with('.')) && same(name, end)

@@ -138,7 +138,9 @@ pub(super) fn read(f: &Fields<'_>, layers: Option<Vec<usize>>) -> Result<Targets
             let found = |why: &str| wrong(f, &format!("the expression {}, {why}", quoted(text)));
             if layers.is_some() {
                 let problem = "expected none beside an expression in `target_modules`, which PEFT refuses";
-                return Err(f.error("layers_to_transform", problem).hint("Put the layers into the expression."));
+                return Err(f
+                    .error("layers_to_transform", problem)
+                    .hint("Put the layers into the expression."));
             }
             let expression = Expression::whole(text).map_err(|why| found(&why))?;
             let places = Places { on: Paths::Expression(expression), except: None };
@@ -213,7 +215,8 @@ fn listed(f: &Fields<'_>, list: &[Value], layers: Option<Vec<usize>>) -> Result<
 /// The key `exclude_modules`, where it says something.
 fn excluded(f: &Fields<'_>) -> Result<Option<Paths>> {
     let wrong = |found: &str| {
-        let problem = format!("expected names or paths of modules, or an expression for their paths, found {found}");
+        let problem =
+            format!("expected names or paths of modules, or an expression for their paths, found {found}");
         f.error(EXCLUDED, &problem)
     };
     Ok(match f.value(EXCLUDED) {

@@ -121,7 +121,8 @@ fn what_would_not_be_reproduced_is_refused() {
     }
 }
 
-/// Which modules of two layers PEFT 0.21's `check_target_module_exists` takes for these keys, read off its source.
+/// Which modules of two layers PEFT 0.21.2 takes for these keys: the cases were put to its
+/// `check_target_module_exists`.
 #[test]
 fn modules_are_those_of_peft() {
     let modules = |entries: &str| -> Vec<String> {
@@ -142,19 +143,32 @@ fn modules_are_those_of_peft() {
         (r#""target_modules":["v_proj","q_proj"],"exclude_modules":["vision_tower","up_proj"]"#, &qv),
         (r#""target_modules":["v_proj","q_proj"],"exclude_modules":"""#, &qv),
         (r#""target_modules":["v_proj","q_proj"],"exclude_modules":[]"#, &qv),
-        (r#""target_modules":"^(?!.*visual).*(q_proj|v_proj)""#, &qv),
+        (r#""target_modules":"^(?!.*visual).*\\.(q_proj|v_proj)""#, &qv),
         (r#""target_modules":"^(model(?=\\.).*\\.(q_proj|v_proj))$""#, &qv),
-        (r#""target_modules":["v_proj","q_proj"],"fan_in_fan_out":true,"modules_to_save":[],"lora_bias":false"#, &qv),
+        (
+            r#""target_modules":["v_proj","q_proj"],"fan_in_fan_out":true,"modules_to_save":[],"lora_bias":false"#,
+            &qv,
+        ),
         (r#""target_modules":["v_proj","q_proj"],"modules_to_save":null,"a_key_of_later":{"x":1}"#, &qv),
         (r#""target_modules":["v_proj","q_proj"],"corda_config":{"corda_method":"ipm"}"#, &qv),
-        (r#""target_modules":["q_proj","up_proj"],"exclude_modules":["q_proj"]"#, &["0.up_proj", "1.up_proj"]),
-        (r#""target_modules":["q_proj"],"exclude_modules":["model.layers.1.self_attn.q_proj"]"#, &["0.q_proj"]),
+        (
+            r#""target_modules":["q_proj","up_proj"],"exclude_modules":["q_proj"]"#,
+            &["0.up_proj", "1.up_proj"],
+        ),
+        (
+            r#""target_modules":["q_proj"],"exclude_modules":["model.layers.1.self_attn.q_proj"]"#,
+            &["0.q_proj"],
+        ),
         (r#""target_modules":["q_proj"],"exclude_modules":".*layers\\.0\\..*""#, &["1.q_proj"]),
         (r#""target_modules":".*\\.q_proj","exclude_modules":".*layers\\.0\\..*""#, &["1.q_proj"]),
         (r#""target_modules":["q_proj","v_proj"],"layers_to_transform":[1]"#, &["1.q_proj", "1.v_proj"]),
-        (r#""target_modules":["q_proj","lm_head"],"layers_to_transform":1"#, &["1.q_proj"]),
+        (r#""target_modules":["q_proj","lm_head"],"layers_to_transform":1"#, &["1.q_proj", "lm_head"]),
+        (r#""target_modules":["q_proj","embed_tokens"],"layers_to_transform":1"#, &["1.q_proj"]),
         (r#""target_modules":["q_proj"],"layers_to_transform":[1],"layers_pattern":"layers""#, &["1.q_proj"]),
-        (r#""target_modules":["q_proj"],"layers_to_transform":[1],"layers_pattern":["h","lay.*s"]"#, &["1.q_proj"]),
+        (
+            r#""target_modules":["q_proj"],"layers_to_transform":[1],"layers_pattern":["h","lay.*s"]"#,
+            &["1.q_proj"],
+        ),
         // A whole path counts in whatever layer it is.
         (
             r#""target_modules":["v_proj","model.layers.0.self_attn.q_proj"],"layers_to_transform":[1]"#,
@@ -170,7 +184,9 @@ fn modules_are_those_of_peft() {
     let all = modules(r#""target_modules":"All-Linear""#);
     assert_eq!(all.len(), 2 * MODULES.len(), "and no head: {all:?}");
     let some = modules(r#""target_modules":"all-linear","exclude_modules":["mlp.down_proj","k_proj"]"#);
-    assert!(some.len() == 2 * (MODULES.len() - 2) && !some.iter().any(|m| m.contains("down") || m.contains("k_")));
+    assert!(
+        some.len() == 2 * (MODULES.len() - 2) && !some.iter().any(|m| m.contains("down") || m.contains("k_"))
+    );
 }
 
 /// `LoraLayer` takes the first key of a pattern that matches, and alpha over r or its root.

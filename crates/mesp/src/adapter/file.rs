@@ -56,7 +56,11 @@ pub fn load<B: Backend>(be: &mut B, path: &Path, blocks: &mut [BlockPairs], mode
         let pair = Projection::from_name(&found.module)
             .and_then(|p| blocks.get_mut(p.place(found.layer, c))?[p as usize].as_mut());
         let Some(pair) = pair else {
-            return Err(Error::usage(format!("{}: no adapter was made for {}", path.display(), found.path())));
+            return Err(Error::usage(format!(
+                "{}: no adapter was made for {}",
+                path.display(),
+                found.path()
+            )));
         };
         let interleaved = pair.interleaved;
         for (matrix, act) in pair.matrices_mut() {
@@ -117,6 +121,7 @@ impl AdapterFile {
     fn config(&self) -> Result<AdapterConfig> {
         let file = &self.lora.config;
         Ok(AdapterConfig {
+            dropout: file.lora_dropout,
             rank: file.r,
             alpha: file.lora_alpha,
             rslora: file.use_rslora,
@@ -224,7 +229,9 @@ impl AdapterFile {
     /// When there is one: with its name.
     pub(crate) fn no_tables(&self) -> Result<()> {
         match self.lora.tables.iter().find(|t| !t.adapted) {
-            Some(t) => Err(self.table_error(&t.name, "and there is no model to compare it with: give --model")),
+            Some(t) => {
+                Err(self.table_error(&t.name, "and there is no model to compare it with: give --model"))
+            }
             None => Ok(()),
         }
     }

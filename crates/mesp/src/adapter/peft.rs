@@ -174,7 +174,9 @@ pub fn read_tensors<B: Backend>(
     let hint = "this adapter was made for another model, or with other target modules";
     let wrong = |problem: String| -> Error { FileError::invalid(path, problem).hint(hint).into() };
     let mut seen = BTreeSet::new();
-    for tensor in &header.tensors {
+    // PEFT writes the base's own table beside an adapter of it.
+    let table = |name: &str| peft::parse_table_name(name).is_some_and(|(_, adapted)| adapted);
+    for tensor in header.tensors.iter().filter(|t| !table(&t.name)) {
         let Some((layer, module, matrix)) = peft::parse_tensor_name(&tensor.name) else {
             return Err(wrong(format!("tensor {} is not an adapter's", tensor.name)));
         };

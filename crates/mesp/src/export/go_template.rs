@@ -7,7 +7,7 @@ use crate::data::{ChatFormat, Conversation};
 
 /// What stands around the contents of a conversation, each a text without variables.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pieces {
+pub(super) struct Pieces {
     /// Before the first turn of the user where there is no system text.
     begin: String,
     /// Before the system text, and from it to the first turn of the user; none where the template takes none.
@@ -29,7 +29,7 @@ type Turns<'a> = [(&'a str, &'a str)];
 impl Pieces {
     /// Those of a model's template; none where it is no such template. The text that begins every sequence is left out
     /// where the tokenizer puts its token in front, which Ollama's does too.
-    pub fn of(chat: &ChatFormat, bos: Option<&str>) -> Option<Self> {
+    pub(super) fn of(chat: &ChatFormat, bos: Option<&str>) -> Option<Self> {
         let [system, user, answer, again, another, last] = CONTENTS;
         let render = |turns: &Turns<'_>| {
             let mut conversation = Conversation::default();
@@ -97,10 +97,13 @@ impl Pieces {
     }
 
     /// The template's text. Ollama gives all system texts as one, and has them among the messages, too.
-    pub fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let mut out = match &self.system {
             Some((before, after)) => {
-                format!("{{{{ if .System }}}}{before}{{{{ .System }}}}{after}{{{{ else }}}}{}{{{{ end }}}}", self.begin)
+                format!(
+                    "{{{{ if .System }}}}{before}{{{{ .System }}}}{after}{{{{ else }}}}{}{{{{ end }}}}",
+                    self.begin
+                )
             }
             None => self.begin.clone(),
         };

@@ -62,7 +62,8 @@ pub fn export_ollama(
     };
     if contents == Contents::Adapter {
         report.notes.push(
-            "Ollama 0.34.1 and later refuse a Modelfile with ADAPTER: export without --unmerged for them".to_owned(),
+            "Ollama 0.34.1 and later refuse a Modelfile with ADAPTER: export without --unmerged for them"
+                .to_owned(),
         );
     }
     let text = from + &talk(model, &mut report.notes)?;

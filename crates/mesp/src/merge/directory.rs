@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use mesp_formats::atomic::{StagedDir, write_atomic};
-use mesp_formats::gguf::{TensorType, to_halves};
+use mesp_formats::gguf::{self, TensorType, to_halves};
 use mesp_formats::{Dtype, Error as FileError, ModelConfig, Stored, model_dir};
 
 use super::{Change, Options, Report, UNTIED, sixteen_bits};
@@ -132,7 +132,7 @@ pub(super) fn from_file(
             }
         })
         .collect();
-    let mut notes = Vec::new();
+    let mut notes = left_out(&source, &config, &jobs);
     let unties = change.unties(&config);
     if unties {
         untie(&mut jobs);
@@ -153,6 +153,18 @@ pub(super) fn from_file(
     report.notes.splice(0..0, notes);
     staged.commit()?;
     Ok(report)
+}
+
+/// Names tensors of a file that a checkpoint of its model has no place for.
+fn left_out(source: &GgufSource, config: &Config, jobs: &[Job]) -> Vec<String> {
+    let written: Vec<_> = jobs.iter().filter_map(|job| gguf::tensor_name(&config.arch, &job.hf)).collect();
+    // Rotary divisors become a part of the configuration.
+    let unused = |name: &&str| !name.starts_with("rope_") && !written.iter().any(|w| w == name);
+    let unused: Vec<&str> = source.tensors().map(|(name, ..)| name).filter(unused).collect();
+    let note = |first: &&str| {
+        format!("tensors that the model does not use are left out: {}, the first is {first}", unused.len())
+    };
+    unused.first().map(note).into_iter().collect()
 }
 
 /// Writes the weight files.

@@ -205,7 +205,7 @@ impl Replay {
             return Ok(AdapterConfig::none());
         }
         let targets = AdapterConfig::parse_targets(&self.targets.join(","))?;
-        let wrong = |name: String| Error::usage(format!("{name:?} is not a name of modules"));
+        let wrong = |name: String| Error::usage(format!("a pattern of the log names no modules: {name}"));
         Ok(AdapterConfig {
             ranks: Pattern::new(self.rank_pattern.clone()).map_err(wrong)?,
             alphas: Pattern::new(self.alpha_pattern.clone()).map_err(wrong)?,
