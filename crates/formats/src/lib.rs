@@ -8,6 +8,7 @@
 //! | [`gguf`] | `*.gguf`: parser, streaming writer, block formats |
 //! | [`safetensors_file`] | `*.safetensors`: header parser, streaming writer |
 //! | [`model_dir`] | a model folder: which weight files it has |
+//! | [`hub`] | the cache of files of the Hugging Face hub |
 //! | [`config`] | `config.json`, `generation_config.json` |
 //! | [`tokenizer_config`] | `tokenizer_config.json`, `chat_template.jinja` |
 //! | [`peft`] | `adapter_config.json`, names in `adapter_model.safetensors` |
@@ -22,6 +23,7 @@ pub mod config;
 mod dtype;
 mod error;
 pub mod gguf;
+pub mod hub;
 mod json;
 pub mod lora;
 pub mod model_dir;
