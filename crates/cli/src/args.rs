@@ -7,6 +7,7 @@ mod dash;
 mod eval;
 mod generate;
 mod groups;
+mod pull;
 mod run;
 
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ pub(crate) use groups::{
     AdapterArgs, CommonArgs, Compute, DataArgs, LongRowsArg, MethodArgs, ModelArgs, OutputArgs,
     PromptStyleArg, ScheduleArgs, TrainOnArg, UpdateArg, ZerothArgs,
 };
+pub(crate) use pull::PullArgs;
 pub(crate) use run::RunArgs;
 
 use crate::sizes::Bytes;
@@ -88,6 +90,11 @@ pub(crate) enum Command {
     Merge(MergeArgs),
     /// Write an adapter as PEFT, llama.cpp, mlx-lm or Ollama have it
     Export(ExportArgs),
+    /// Download a model, an adapter or a dataset from the Hugging Face hub into its cache
+    ///
+    /// Commands take what is there by its name: --model ORG/NAME. This is the only command that uses the network. It
+    /// goes where HF_ENDPOINT says, with the token of HF_TOKEN or of the token file, into HF_HUB_CACHE or HF_HOME/hub.
+    Pull(PullArgs),
     /// Look at training data: check it, show what is trained of it, turn it into tokens
     #[command(subcommand)]
     Data(DataCommand),
@@ -236,9 +243,12 @@ pub(crate) struct InitModelArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct QuantizeArgs {
-    /// The model: a Hugging Face directory
-    #[arg(long, value_name = "DIR")]
+    /// The model: a Hugging Face directory, or the name of one in the Hugging Face cache
+    #[arg(long, value_name = "DIR|ORG/NAME")]
     pub(crate) model: Option<PathBuf>,
+    /// Which revision of --model ORG/NAME: a branch, a tag or a commit [default: main]
+    #[arg(long, value_name = "REV")]
+    pub(crate) revision: Option<String>,
     /// How the matrices are stored; norms and biases stay f32
     #[arg(long = "type", value_enum)]
     pub(crate) ty: FileType,
@@ -264,9 +274,13 @@ pub(crate) enum DataCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
-    /// The model whose tokenizer and chat template to use: a Hugging Face directory or a GGUF file
-    #[arg(long, value_name = "DIR|FILE.gguf")]
+    /// The model whose tokenizer and chat template to use: a Hugging Face directory, a GGUF file, or a name in the
+    /// Hugging Face cache
+    #[arg(long, value_name = "DIR|FILE.gguf|ORG/NAME")]
     pub(crate) model: Option<PathBuf>,
+    /// Which revision of --model ORG/NAME: a branch, a tag or a commit [default: main]
+    #[arg(long, value_name = "REV")]
+    pub(crate) revision: Option<String>,
     #[command(flatten)]
     pub(crate) data: DataArgs,
     #[command(flatten)]
@@ -275,9 +289,13 @@ pub(crate) struct CheckArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ShowArgs {
-    /// The model whose tokenizer and chat template to use: a Hugging Face directory or a GGUF file
-    #[arg(long, value_name = "DIR|FILE.gguf")]
+    /// The model whose tokenizer and chat template to use: a Hugging Face directory, a GGUF file, or a name in the
+    /// Hugging Face cache
+    #[arg(long, value_name = "DIR|FILE.gguf|ORG/NAME")]
     pub(crate) model: Option<PathBuf>,
+    /// Which revision of --model ORG/NAME: a branch, a tag or a commit [default: main]
+    #[arg(long, value_name = "REV")]
+    pub(crate) revision: Option<String>,
     #[command(flatten)]
     pub(crate) data: DataArgs,
     /// Rows to show [default: 3]
@@ -295,9 +313,13 @@ pub(crate) struct ShowArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct TokenizeArgs {
-    /// The model whose tokenizer to use: a Hugging Face directory or a GGUF file
-    #[arg(long, value_name = "DIR|FILE.gguf")]
+    /// The model whose tokenizer to use: a Hugging Face directory, a GGUF file, or a name in the
+    /// Hugging Face cache
+    #[arg(long, value_name = "DIR|FILE.gguf|ORG/NAME")]
     pub(crate) model: Option<PathBuf>,
+    /// Which revision of --model ORG/NAME: a branch, a tag or a commit [default: main]
+    #[arg(long, value_name = "REV")]
+    pub(crate) revision: Option<String>,
     #[command(flatten)]
     pub(crate) data: DataArgs,
     /// The file to write; - for standard output
@@ -339,7 +361,8 @@ pub(crate) struct ReplayArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// A model directory, an adapter, a checkpoint, a run directory, a GGUF file, or a safetensors file
+    /// A model directory, an adapter, a checkpoint, a run directory, a GGUF file, a safetensors file, or the name of a
+    /// model in the Hugging Face cache
     #[arg(value_name = "PATH")]
     pub(crate) path: PathBuf,
     #[command(flatten)]

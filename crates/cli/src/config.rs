@@ -2,6 +2,7 @@
 //! given there wins. The file's options are put before those that were typed, and read by the same rules.
 
 pub(crate) mod example;
+mod values;
 
 use std::ffi::OsString;
 use std::ops::Range;
@@ -23,17 +24,17 @@ const NOT_HERE: [&str; 3] = ["config", "help", "version"];
 
 /// The command line, with the options of the file that it names.
 pub(crate) fn parse() -> Result<Cli> {
-    let typed: Vec<OsString> = std::env::args_os().collect();
+    let typed = values::joined(std::env::args_os().collect());
     // What all commands together can be told takes several times the memory that one needs. Whatever is not
     // plainly understood (help is asked for, something is wrong) is read again by all of it.
     let name = typed.get(1).and_then(|name| name.to_str()).unwrap_or_default();
     if let Some(command) = Cli::only(name)
-        && let Ok(matches) = read(command, &typed)?
+        && let Ok(matches) = read(values::checked(command), &typed)?
         && let Ok(cli) = Cli::from_arg_matches(&matches)
     {
         return Ok(cli);
     }
-    let matches = read(Cli::command(), &typed)?.unwrap_or_else(|e| e.exit());
+    let matches = read(values::checked(Cli::command()), &typed)?.unwrap_or_else(|e| e.exit());
     Ok(Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit()))
 }
 

@@ -48,13 +48,20 @@ impl std::error::Error for Interrupted {}
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if error.is::<Interrupted>() {
         ui::note(error.to_string());
-    } else if error.is::<mesp::Error>() || error.is::<mesp_formats::Error>() {
-        // These name their causes themselves.
-        ui::note(format!("error: {error}"));
     } else {
-        ui::note(format!("error: {error:#}"));
+        ui::note(format!("error: {}", message(error)));
     }
     ExitCode::from(status(error))
+}
+
+/// What went wrong, in words.
+pub(crate) fn message(error: &anyhow::Error) -> String {
+    if error.is::<mesp::Error>() || error.is::<mesp_formats::Error>() {
+        // These name their causes themselves.
+        error.to_string()
+    } else {
+        format!("{error:#}")
+    }
 }
 
 /// 1 the run failed, 2 wrong usage or unusable input, 3 over budget, 130 interrupted.

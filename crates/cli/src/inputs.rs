@@ -13,10 +13,13 @@ use rayon::ThreadPool;
 use serde_json::{Value, json};
 
 use crate::args::{DataArgs, LongRowsArg, ModelArgs, PromptStyleArg, ScheduleArgs, TrainOnArg};
-use crate::{tokens, ui};
+use crate::{hub, tokens, ui};
 
 /// The longest rows of a training run, unless told otherwise.
 const DEFAULT_LENGTH: usize = 512;
+
+/// More threads than the largest machines have cores: a slip.
+const MOST_THREADS: usize = 1024;
 
 /// An error of usage with advice.
 pub(crate) fn usage(problem: impl Into<String>, advice: impl Into<String>) -> anyhow::Error {
@@ -39,8 +42,9 @@ const MOST_THREADS: usize = 1 << 10;
 fn count(threads: Option<usize>) -> Result<usize> {
     let available = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = threads.unwrap_or_else(available);
-    if threads == 0 {
-        return Err(usage("--threads is 0, expected 1 or more", "leave it out to use all cores"));
+    if threads == 0 || threads > MOST_THREADS {
+        let problem = format!("--threads is {threads}, expected 1 to {MOST_THREADS}");
+        return Err(usage(problem, "leave it out to use all cores"));
     }
     if threads > MOST_THREADS {
         let problem = format!("--threads is {threads}, expected at most {MOST_THREADS}");
@@ -57,7 +61,10 @@ pub(crate) fn model_path(args: &ModelArgs) -> Result<&Path> {
 /// A model that was given.
 pub(crate) fn given_model(model: Option<&Path>) -> Result<&Path> {
     model.ok_or_else(|| {
-        usage("no model was given", "give --model, a Hugging Face model directory or a GGUF file")
+        usage(
+            "no model was given",
+            "give --model, a Hugging Face model directory, a GGUF file or the name of a model that `mesp pull` has fetched",
+        )
     })
 }
 
@@ -72,6 +79,7 @@ pub(crate) struct Loaded {
 
 /// Maps a model's weights, or copies them into memory.
 pub(crate) fn load_model(path: &Path, base: Base) -> Result<Loaded> {
+    hub::weights_are_there(path)?;
     let opened = open_model(path, base)?;
     say_once(&opened.notes);
     let (dtype, eos) = (opened.dtype, opened.file_config.eos_token_ids.clone());
@@ -97,7 +105,8 @@ pub(crate) fn encoder(model: &Path) -> Result<TextEncoder> {
 /// What text without a tokenizer is answered.
 pub(crate) fn no_tokenizer(model: &Path) -> anyhow::Error {
     let problem = format!("{}: expected the model's tokenizer.json, found none", model.display());
-    usage(problem, "put the model's tokenizer.json there, or use rows with input_ids and labels")
+    let get = hub::fetching(model).unwrap_or_else(|| "put the model's tokenizer.json there".to_owned());
+    usage(problem, format!("{get}, or use rows with input_ids and labels"))
 }
 
 /// How rows are read for a command.

@@ -11,6 +11,8 @@ mod commands;
 mod config;
 mod failure;
 mod footprint;
+mod home;
+mod hub;
 mod inputs;
 mod lines;
 mod machine;
@@ -36,7 +38,11 @@ use args::Command;
 
 fn main() -> ExitCode {
     mesp_device::report_signals();
-    let cli = match config::parse() {
+    let parsed = config::parse().and_then(|mut cli| {
+        hub::resolve(&mut cli.command)?;
+        Ok(cli)
+    });
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => return failure::report(&error),
     };
@@ -51,6 +57,7 @@ fn main() -> ExitCode {
         Command::Quantize(args) => commands::quantize::run(args),
         Command::Merge(args) => commands::merge::run(args),
         Command::Export(args) => commands::export::run(args),
+        Command::Pull(args) => commands::pull::run(args),
         Command::Data(command) => commands::data::run(command),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Bench(args) => commands::bench::run(args),

@@ -32,6 +32,15 @@ impl Line {
         Self { bar, total, last: None }
     }
 
+    /// There are more parts than was known.
+    #[cfg(feature = "pull")]
+    pub(crate) fn grow(&mut self, total: u64) {
+        self.total = total.max(13);
+        if let Some(bar) = &self.bar {
+            bar.set_length(self.total);
+        }
+    }
+
     /// `done` parts are done. The text is written on a terminal at once, elsewhere for the first part, the
     /// last, and every two seconds between, or always when there are few parts.
     pub(crate) fn at(&mut self, done: u64, text: impl FnOnce() -> String) {

@@ -31,12 +31,14 @@ pub(crate) const FILE: &str = "run.json";
 /// What a run is, before it begins.
 pub(crate) struct About<'a> {
     pub(crate) model_path: &'a str,
+    /// The commit of a model in the hub's cache.
+    pub(crate) revision: Option<&'a str>,
     pub(crate) config: &'a Config,
     pub(crate) dtype: Dtype,
     pub(crate) settings: &'a Settings,
     pub(crate) numbers: Numbers,
     pub(crate) threads: usize,
-    pub(crate) data: &'a Path,
+    pub(crate) data: &'a str,
     pub(crate) eval: Option<&'a Path>,
     pub(crate) budget: Option<u64>,
 }
@@ -52,6 +54,7 @@ impl About<'_> {
         let fields = json!({
             "model": {
                 "path": self.model_path,
+                "revision": self.revision,
                 "arch": config.arch,
                 "parameters": config.parameters(),
                 "base": options.whole.map_or(base_name(settings.base), Elem::name),
@@ -89,7 +92,7 @@ impl About<'_> {
             "grad_accum": run.grad_accum,
             "threads": self.threads,
             "seed": run.seed,
-            "data": self.data.display().to_string(),
+            "data": self.data,
             "eval_data": self.eval.map(|p| p.display().to_string()),
             "eval_every": run.eval_every,
             "save_every": run.save_every,

@@ -9,11 +9,14 @@ use crate::sizes::Bytes;
 
 #[derive(Debug, Args)]
 pub(crate) struct MergeArgs {
-    /// The model: a Hugging Face directory or a GGUF file
-    #[arg(long, value_name = "DIR|FILE.gguf")]
+    /// The model: a Hugging Face directory, a GGUF file, or the name of a model in the Hugging Face cache
+    #[arg(long, value_name = "DIR|FILE.gguf|ORG/NAME")]
     pub(crate) model: Option<PathBuf>,
-    /// The adapter: a directory in PEFT's or mlx-lm's layout, or a GGUF adapter
-    #[arg(long, value_name = "DIR|FILE.gguf")]
+    /// Which revision of --model ORG/NAME: a branch, a tag or a commit [default: main]
+    #[arg(long, value_name = "REV")]
+    pub(crate) revision: Option<String>,
+    /// The adapter: a directory in PEFT's or mlx-lm's layout, a GGUF adapter, or a name in the Hugging Face cache
+    #[arg(long, value_name = "DIR|FILE.gguf|ORG/NAME")]
     pub(crate) adapter: PathBuf,
     /// The model directory to write, or with a name that ends in .gguf the file
     #[arg(long, value_name = "DIR|FILE.gguf")]
@@ -47,16 +50,19 @@ pub(crate) enum LayoutArg {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
-    /// The adapter: a directory in PEFT's or mlx-lm's layout, or a GGUF adapter
-    #[arg(long, value_name = "DIR|FILE.gguf")]
+    /// The adapter: a directory in PEFT's or mlx-lm's layout, a GGUF adapter, or a name in the Hugging Face cache
+    #[arg(long, value_name = "DIR|FILE.gguf|ORG/NAME")]
     pub(crate) adapter: PathBuf,
     /// The layout to write [default: gguf where the output ends in .gguf]
     #[arg(long, value_enum)]
     pub(crate) to: Option<LayoutArg>,
-    /// The model it is for, needed for Ollama and to and from GGUF: a Hugging Face directory or a GGUF file [default: the one that
-    /// the adapter names, where it is here]
-    #[arg(long, value_name = "DIR|FILE.gguf")]
+    /// The model it is for, needed for Ollama and to and from GGUF: a Hugging Face directory or a GGUF file [default: the
+    /// one that the adapter names, where it is here or in the Hugging Face cache]
+    #[arg(long, value_name = "DIR|FILE.gguf|ORG/NAME")]
     pub(crate) model: Option<PathBuf>,
+    /// Which revision of --model ORG/NAME: a branch, a tag or a commit [default: main]
+    #[arg(long, value_name = "REV")]
+    pub(crate) revision: Option<String>,
     /// The directory to write, or with a name that ends in .gguf the file
     #[arg(long, value_name = "DIR|FILE.gguf")]
     pub(crate) output: PathBuf,

@@ -12,9 +12,10 @@ pub(crate) struct EvalArgs {
     pub(crate) model: ModelArgs,
     #[command(flatten)]
     pub(crate) data: DataArgs,
-    /// Adapter to put on the model: a directory in PEFT's or mlx-lm's layout, or a GGUF adapter. Given several times,
-    /// the model without an adapter and with each of them stand side by side [default: none]
-    #[arg(long, value_name = "DIR|FILE.gguf", help_heading = "Evaluation")]
+    /// Adapter to put on the model: a directory in PEFT's or mlx-lm's layout, a GGUF adapter, or a name in the Hugging Face
+    /// cache. Given several times, the model without an adapter and with each of them stand side by side
+    /// [default: none]
+    #[arg(long, value_name = "DIR|FILE.gguf|ORG/NAME", help_heading = "Evaluation")]
     pub(crate) adapter: Vec<PathBuf>,
     /// Put the model without an adapter beside a single --adapter too
     #[arg(long, help_heading = "Evaluation")]

@@ -11,8 +11,9 @@ use super::{Compute, ModelArgs, SharedArgs};
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Text")]
 pub(crate) struct SamplingArgs {
-    /// Adapter to put on the model: a directory in PEFT's or mlx-lm's layout, or a GGUF adapter [default: none]
-    #[arg(long, value_name = "DIR|FILE.gguf")]
+    /// Adapter to put on the model: a directory in PEFT's or mlx-lm's layout, a GGUF adapter, or a name in the Hugging Face
+    /// cache [default: none]
+    #[arg(long, value_name = "DIR|FILE.gguf|ORG/NAME")]
     pub(crate) adapter: Option<PathBuf>,
     /// Multiply what the adapter adds; 0 is the model without it [default: 1]
     #[arg(long, value_name = "SCALE", requires = "adapter", allow_negative_numbers = true)]

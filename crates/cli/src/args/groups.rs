@@ -3,7 +3,7 @@
 
 #![expect(clippy::doc_markdown, reason = "these are help texts, shown as they stand")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use mesp_device::Elem;
@@ -37,13 +37,27 @@ pub(crate) struct CommonArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
-    /// The model: a Hugging Face directory (config.json, safetensors, tokenizer.json) or a GGUF file
-    #[arg(long, value_name = "DIR|FILE.gguf")]
+    /// The model: a Hugging Face directory (config.json, safetensors, tokenizer.json), a GGUF file, or the name of a
+    /// model in the Hugging Face cache, where `mesp pull` puts it; ORG/NAME/FILE.gguf is one of several files
+    #[arg(long, value_name = "DIR|FILE.gguf|ORG/NAME")]
     pub(crate) model: Option<PathBuf>,
+    /// The name that was given, where the model is in the cache.
+    #[arg(skip)]
+    pub(crate) named: Option<String>,
+    /// Which revision of --model ORG/NAME: a branch, a tag or a commit [default: main]
+    #[arg(long, value_name = "REV")]
+    pub(crate) revision: Option<String>,
     /// How the frozen weights are held: auto, mapped (in their file, in their type), or copied into memory as
     /// f32, bf16 or f16 [default: auto, which is mapped]
     #[arg(long, value_name = "HOW", default_value = "auto", hide_default_value = true)]
     pub(crate) base: String,
+}
+
+impl ModelArgs {
+    /// What documents call the model: the name or the path that was given.
+    pub(crate) fn name(&self) -> Option<String> {
+        self.named.clone().or_else(|| Some(self.model.as_ref()?.display().to_string()))
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -85,9 +99,13 @@ pub(crate) enum LongRowsArg {
 pub(crate) struct DataArgs {
     /// The rows: JSON lines, or a JSON array, with messages, conversations (ShareGPT), prompt and completion,
     /// instruction and output (Alpaca), question and answer, text, or input_ids and labels; a plain text; a file
-    /// of `mesp data tokenize`; or a directory with train.jsonl
-    #[arg(long, value_name = "FILE|DIR")]
+    /// of `mesp data tokenize`; a directory with train.jsonl; or a dataset in the Hugging Face cache, by its name or as
+    /// ORG/NAME/FILE
+    #[arg(long, value_name = "FILE|DIR|ORG/NAME")]
     pub(crate) data: Option<PathBuf>,
+    /// The name that was given, where the rows are in the cache.
+    #[arg(skip)]
+    pub(crate) named: Option<String>,
     /// The most tokens of a row; a plain text is cut into windows of so many [default: in train and plan 512, or
     /// the longest the model was made for; in grads and eval rows stay whole]
     #[arg(long, value_name = "TOKENS")]
@@ -109,6 +127,13 @@ pub(crate) struct DataArgs {
     pub(crate) no_eos: bool,
 }
 
+impl DataArgs {
+    /// What documents call the rows, which are in a file.
+    pub(crate) fn name(&self, file: &Path) -> String {
+        self.named.clone().unwrap_or_else(|| file.display().to_string())
+    }
+}
+
 /// How values are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Stored {
@@ -128,9 +153,9 @@ impl From<Stored> for Elem {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Adapter")]
 pub(crate) struct AdapterArgs {
-    /// Start from this adapter: a directory in PEFT's or mlx-lm's layout, or a GGUF adapter [default: a new one, A
-    /// random and B zero]
-    #[arg(long, value_name = "DIR|FILE.gguf")]
+    /// Start from this adapter: a directory in PEFT's or mlx-lm's layout, a GGUF adapter, or a name in the Hugging Face
+    /// cache [default: a new one, A random and B zero]
+    #[arg(long, value_name = "DIR|FILE.gguf|ORG/NAME")]
     pub(crate) adapter: Option<PathBuf>,
     /// Rank of the adapter's matrices [default: 8]
     #[arg(long, value_name = "R")]

@@ -1,6 +1,6 @@
 //! `mesp chat`: turns of a conversation, from a terminal or from a pipe, a line each.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 
 use anyhow::{Context as _, Result};
 use mesp::data::Conversation;
@@ -9,8 +9,10 @@ use mesp::source::Base;
 use mesp_device::Cpu;
 use serde_json::{Value, json};
 
+use super::speak::typed::{self, HELP, Typed, understood};
 use super::speak::{self, End, Language, Request, answer, generator, interrupt};
 use crate::args::ChatArgs;
+use crate::failure;
 use crate::inputs::{self, usage};
 use crate::numbers::{Numbers, held};
 use crate::sizes::bytes;
@@ -19,7 +21,8 @@ use crate::ui;
 /// The longest conversation, unless told otherwise.
 const CONTEXT: usize = 4096;
 
-const HELP: &str = "/reset begins anew, /system TEXT begins anew with another system prompt, /exit ends";
+/// A line has at most so many bytes for each token that there is room for: more than any text needs.
+const BYTES_A_TOKEN: usize = 128;
 
 pub(crate) fn run(args: &ChatArgs) -> Result<()> {
     speak::check(&args.speak)?;
@@ -56,14 +59,21 @@ pub(crate) fn run(args: &ChatArgs) -> Result<()> {
         generator,
         stops: &stops,
         sampler: Sampler::new(args.speak.sampling()),
-        system: args.speak.system.clone(),
+        system: None,
         conversation: Conversation::default(),
+        line: 0,
         turns: Vec::new(),
+        refused: Vec::new(),
     };
-    chat.begin();
+    chat.begin_with(args.speak.system.clone())?;
     chat.talk()?;
     if args.shared.json {
-        return ui::json(&json!({ "turns": chat.turns, "context": capacity, "planned_bytes": planned }));
+        return ui::json(&json!({
+            "turns": chat.turns,
+            "refused": chat.refused,
+            "context": capacity,
+            "planned_bytes": planned,
+        }));
     }
     Ok(())
 }
@@ -76,7 +86,11 @@ struct Chat<'a> {
     sampler: Sampler,
     system: Option<String>,
     conversation: Conversation,
+    /// Lines read so far.
+    line: usize,
     turns: Vec<Value>,
+    /// Lines that came to nothing, each with the reason.
+    refused: Vec<Value>,
 }
 
 impl Chat<'_> {
@@ -88,64 +102,110 @@ impl Chat<'_> {
         }
     }
 
-    /// Turns until the input ends.
+    /// The same with another system prompt; where the template refuses it, or there is no room for it, everything stays
+    /// as it was.
+    fn begin_with(&mut self, system: Option<String>) -> Result<()> {
+        if let Some(system) = &system {
+            let mut trial = Conversation::default();
+            trial.push("system", system);
+            trial.push("user", "?");
+            let (tokens, capacity) = (self.language.turn(&trial)?.len(), self.generator.capacity());
+            if tokens > capacity {
+                let problem = format!("the system prompt and a word take {tokens} tokens, and there is room for {capacity}");
+                return Err(usage(problem, "shorten it, or give more room with --context"));
+            }
+        }
+        self.system = system;
+        self.begin();
+        Ok(())
+    }
+
+    /// Turns until the input ends. Nothing that is typed ends it but /exit: what cannot be done is said.
     fn talk(&mut self) -> Result<()> {
         let asks = io::stdin().is_terminal() && ui::watched();
+        let most = self.generator.capacity().saturating_mul(BYTES_A_TOKEN).max(1 << 16);
         let mut line = Vec::new();
         loop {
             if asks {
                 // That nobody sees it is no reason to end.
                 let _ = write!(io::stderr(), "> ").and_then(|()| io::stderr().flush());
             }
-            line.clear();
-            let read =
-                io::stdin().lock().read_until(b'\n', &mut line).context("cannot read standard input")?;
-            if read == 0 {
+            let length = typed::read(&mut io::stdin().lock(), most, &mut line).context("cannot read standard input")?;
+            self.line += 1;
+            if length == 0 {
                 if asks {
                     ui::note("");
                 }
                 return Ok(());
             }
-            let text = String::from_utf8_lossy(&line);
-            let text = text.trim();
-            let (word, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
-            match word {
-                "" => {}
-                "/exit" | "/quit" => return Ok(()),
-                "/reset" => {
-                    self.begin();
-                    ui::note("a new conversation");
-                }
-                "/system" => {
-                    self.system = Some(rest.trim().to_owned()).filter(|system| !system.is_empty());
-                    self.begin();
-                    ui::note("a new conversation");
-                }
-                // A path may begin a question; a word alone was meant as a command.
-                _ if text.starts_with('/') && rest.is_empty() => ui::note(HELP),
-                _ => {
-                    if !self.turn(text)? {
-                        return Ok(());
-                    }
+            if length > line.len() {
+                let room = self.generator.capacity();
+                self.refuse(&format!("expected a line that {room} tokens have room for, found {length} bytes"));
+                continue;
+            }
+            match std::str::from_utf8(&line) {
+                Ok(text) => match self.heard(text) {
+                    Ok(true) => {}
+                    Ok(false) => return Ok(()),
+                    // Where the answer cannot be written, no other can.
+                    Err(error) if error.is::<io::Error>() => return Err(error),
+                    Err(error) => self.refuse(&failure::message(&error)),
+                },
+                Err(e) => {
+                    let (at, found) = (e.valid_up_to(), line[e.valid_up_to()]);
+                    self.refuse(&format!("expected UTF-8 text, found byte 0x{found:02X} after {at} bytes; type it again"));
                 }
             }
         }
     }
 
+    /// Says why a line came to nothing.
+    fn refuse(&mut self, message: &str) {
+        ui::note(message);
+        self.refused.push(json!({ "line": self.line, "message": message }));
+    }
+
+    /// Does what a line asks for; false where it ends the conversation.
+    fn heard(&mut self, line: &str) -> Result<bool> {
+        match understood(line) {
+            Typed::Nothing => {}
+            Typed::Exit => return Ok(false),
+            Typed::Reset => {
+                self.begin();
+                ui::note("a new conversation");
+            }
+            Typed::System(text) => {
+                self.begin_with(Some(text.to_owned()).filter(|system| !system.is_empty()))?;
+                ui::note("a new conversation");
+            }
+            Typed::Note(note) => ui::note(note),
+            Typed::Text(text) => {
+                let before = self.conversation.clone();
+                let turn = self.turn(text, &before);
+                if turn.is_err() {
+                    interrupt::answering(false);
+                    self.conversation = before;
+                }
+                return turn;
+            }
+        }
+        Ok(true)
+    }
+
     /// A turn of the user and the answer; false when nobody reads it.
-    fn turn(&mut self, text: &str) -> Result<bool> {
-        let before = self.conversation.clone();
+    fn turn(&mut self, text: &str, before: &Conversation) -> Result<bool> {
         self.conversation.push("user", text);
         let prompt = self.language.turn(&self.conversation)?;
         let capacity = self.generator.capacity();
+        if prompt.is_empty() {
+            anyhow::bail!("the chat template makes no token of the conversation, expected at least one");
+        }
         if prompt.len() > capacity {
-            self.conversation = before;
-            ui::note(format!(
+            anyhow::bail!(
                 "with this turn the conversation has {} tokens, and there is room for {capacity}: \
                  /reset begins anew, --context gives more room",
                 prompt.len()
-            ));
-            return Ok(true);
+            );
         }
         let request = Request {
             prompt: &prompt,
@@ -186,7 +246,7 @@ impl Chat<'_> {
         self.turns.push(turn);
         if answer.ids.is_empty() && answer.end == End::Interrupted {
             // It was not even read.
-            self.conversation = before;
+            self.conversation = before.clone();
         } else {
             self.conversation.push("assistant", &answer.text);
         }

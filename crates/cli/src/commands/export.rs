@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use mesp::export::{Contents, MODELFILE, Report, export, export_ollama};
 use mesp_formats::AdapterConfig;
+use mesp_formats::hub::RepoKind;
 use mesp_formats::lora::Layout;
 use rayon::ThreadPool;
 use serde_json::json;
@@ -14,7 +15,7 @@ use crate::inputs::{self, usage};
 use crate::outputs::{self, Inputs};
 use crate::progress::Counter;
 use crate::sizes::count;
-use crate::ui;
+use crate::{hub, ui};
 
 pub(crate) fn run(args: &ExportArgs) -> Result<()> {
     let output = &args.output;
@@ -94,8 +95,9 @@ fn ollama(args: &ExportArgs, model: Option<&Path>, pool: &ThreadPool) -> Result<
     })?)
 }
 
-/// The model that a PEFT adapter names, where that is here.
+/// The model that a PEFT adapter names, where that is here or in the cache.
 fn named(adapter: &Path) -> Option<PathBuf> {
     let path = PathBuf::from(AdapterConfig::read(adapter).ok()?.base_model?);
-    (path.join("config.json").is_file() || path.is_file()).then_some(path)
+    let there = path.join("config.json").is_file() || path.is_file();
+    if there { Some(path) } else { hub::find(RepoKind::Model, &path, None).ok()? }
 }

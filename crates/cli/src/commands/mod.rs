@@ -15,6 +15,7 @@ pub(crate) mod inspect;
 mod inspect_gguf;
 pub(crate) mod merge;
 pub(crate) mod plan;
+pub(crate) mod pull;
 pub(crate) mod quantize;
 pub(crate) mod replay;
 pub(crate) mod say;

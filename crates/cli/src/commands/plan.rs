@@ -92,7 +92,7 @@ fn shape(args: &PlanArgs) -> Result<(Arc<Model>, Dtype, String)> {
     let source = shape_source(path)?;
     inputs::say_once(&source.notes);
     let model = Model::load(source.config.clone(), &source)?;
-    Ok((Arc::new(model), source.dtype, path.display().to_string()))
+    Ok((Arc::new(model), source.dtype, args.common.model.name().unwrap_or_default()))
 }
 
 /// No batch has more: far beyond what any machine trains on at once, and counts of bytes stay small enough to add.

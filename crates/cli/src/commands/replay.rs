@@ -75,7 +75,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
         whole::save(&session, path, &args.output)?;
     } else {
         mesp_formats::atomic::create_dir_all(&args.output)?;
-        checkpoint::save_adapter(&session, &args.output, Some(&path.display().to_string()))?;
+        checkpoint::save_adapter(&session, &args.output, args.model.name().as_deref())?;
     }
     let digest = replay::digest(&session);
     let (steps, shown) = (slopes.len(), args.output.display().to_string());

@@ -35,7 +35,7 @@ use crate::samples::Speaker;
 use crate::settings::{SURROGATE, Settings, policy_json};
 use crate::sizes::{bytes, duration};
 use crate::tensorboard::Board;
-use crate::{card, tokens, ui};
+use crate::{card, hub, tokens, ui};
 
 /// Set by the first interrupt.
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -158,14 +158,16 @@ pub(super) fn prepare(
     let arithmetic = format!("{}{}", numbers.name(), numbers.reason(asked, held));
     announce(&model, &settings, &arithmetic, &footprint);
     let budget = budget.map(|b| b.0);
+    let named = args.data.name(data);
     let about = About {
         model_path: settings.run.base_model.as_deref().unwrap_or_default(),
+        revision: args.model.named.as_ref().and_then(|_| hub::commit_of(dir)),
         config: &model.config,
         dtype,
         settings: &settings,
         numbers,
         threads: pool.count(),
-        data,
+        data: &named,
         eval: eval.file(),
         budget,
     };
@@ -244,7 +246,7 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
         total: seconds,
     };
     let json = report.write(&output.path)?;
-    card::write(&output.path, &json, data, rows.train.len())?;
+    card::write(&output.path, &json, Path::new(&args.data.name(data)), rows.train.len())?;
     let (planned, mapped) = (footprint.planned(), footprint.mapped);
     let output = output.path.clone();
     Ok(Done { json, losses: watch.losses, summary, marks, planned, mapped, output, seconds })

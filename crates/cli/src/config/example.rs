@@ -24,7 +24,8 @@ const SET: [(&str, &str); 4] = [
 ];
 
 /// Examples of the others.
-const EXAMPLES: [(&str, &str); 63] = [
+const EXAMPLES: [(&str, &str); 64] = [
+    ("revision", r#""main"    # where model is a name in the Hugging Face cache"#),
     ("base", r#""auto""#),
     ("max-seq-len", "512"),
     ("prompt-style", r#""raw""#),

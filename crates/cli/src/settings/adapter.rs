@@ -31,9 +31,9 @@ fn typed(args: &AdapterArgs) -> Result<AdapterConfig> {
     if rank == 0 {
         return Err(usage("--rank is 0, expected 1 or more", "leave it out for rank 8"));
     }
-    if !alpha.is_finite() {
-        let problem = format!("--alpha is {alpha}, expected a number");
-        return Err(usage(problem, "leave it out for twice the rank"));
+    if !sound_alpha(alpha) {
+        let problem = format!("--alpha is {alpha}, expected a number above 0 that f32 can hold");
+        return Err(usage(problem, "the adapter's output is multiplied by alpha over rank; leave it out for twice the rank"));
     }
     let dropout = args.lora_dropout.unwrap_or(0.0);
     if !(0.0..1.0).contains(&dropout) {
@@ -44,12 +44,17 @@ fn typed(args: &AdapterArgs) -> Result<AdapterConfig> {
         dora: args.dora,
         dropout,
         ranks: pattern("--rank-pattern", args.rank_pattern.as_deref(), "a rank of 1 or more", |r| *r > 0)?,
-        alphas: pattern("--alpha-pattern", args.alpha_pattern.as_deref(), "a number", |a: &f64| {
-            a.is_finite()
+        alphas: pattern("--alpha-pattern", args.alpha_pattern.as_deref(), "a number above 0", |a: &f64| {
+            sound_alpha(*a)
         })?,
         layers: args.layers.as_deref().map(layers).transpose()?,
         ..AdapterConfig::new(rank, alpha, args.rslora, targets)
     })
+}
+
+/// With 0, and with what is 0 or infinite in f32, nothing would be trained.
+fn sound_alpha(alpha: f64) -> bool {
+    alpha > 0.0 && alpha as f32 > 0.0 && (alpha as f32).is_finite()
 }
 
 /// Numbers by names: `q_proj=16,down_proj=4`. A name may hold anything but the comma.

@@ -114,7 +114,7 @@ fn refuse(args: &CommonArgs, method: &str) -> Result<()> {
 fn eps(z: &ZerothArgs) -> Result<f64> {
     // As published, of adapters and of all weights.
     let eps = z.eps.unwrap_or(if z.full { 1e-3 } else { 1e-2 });
-    if eps.is_finite() && eps > 0.0 {
+    if (eps as f32).is_finite() && eps as f32 > 0.0 {
         return Ok(eps);
     }
     Err(usage(format!("--eps is {eps}, expected a positive number"), "leave it out for the default"))

@@ -12,6 +12,7 @@ mod browser;
 mod budget;
 #[cfg(unix)]
 mod dash;
+mod chat;
 mod data;
 mod demo;
 mod estimators;
@@ -19,14 +20,20 @@ mod eval;
 mod full;
 mod generate;
 mod gguf;
+mod hub;
+#[cfg(feature = "pull")]
+mod hub_server;
 mod kills;
 mod limits;
 mod lost_file;
 mod merge;
 mod models;
 mod no_space;
+mod numbers;
 mod outputs;
 mod overwrite;
+#[cfg(feature = "pull")]
+mod pull;
 mod replay;
 mod results;
 mod resume;

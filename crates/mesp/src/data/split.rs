@@ -15,7 +15,7 @@ use crate::{Error, Result};
 pub fn split(data: &mut Dataset, share: f64, seed: u64) -> Result<Dataset> {
     if !(share > 0.0 && share < 1.0) {
         return Err(Error::usage(format!(
-            "a share of {share} cannot be held out; expected more than 0 and less than 1"
+            "--eval-split is {share}, expected a share of the rows: more than 0 and less than 1"
         ))
         .hint("give --eval-split 0.05 to hold out one row of twenty"));
     }

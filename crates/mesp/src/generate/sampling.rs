@@ -57,7 +57,7 @@ impl Sampling {
             let problem = format!("{name} is {value}, expected {expected}");
             Err(Error::usage(problem).hint("leave it out for the default"))
         };
-        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
+        if !((self.temperature as f32).is_finite() && self.temperature >= 0.0) {
             return wrong("--temperature", self.temperature, "0 or more");
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {

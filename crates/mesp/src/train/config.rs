@@ -161,45 +161,52 @@ impl RunConfig {
             return Err(Error::usage("--load-best-at-end needs evaluations to choose from")
                 .hint("say with --eval-every how often to evaluate"));
         }
-        let positive = |name: &str, ok: bool, found: String| {
+        let expected = |name: &str, ok: bool, found: String, range: &str, hint: &str| {
             if ok {
                 Ok(())
             } else {
-                Err(Error::usage(format!("{name} is {found}, expected a positive number")))
+                Err(Error::usage(format!("{name} is {found}, expected {range}")).hint(hint))
             }
         };
+        let count = |name: &str, ok: bool, found: String| {
+            expected(name, ok, found, "1 or more", "leave it out for the default")
+        };
+        // What f32 has no number for would be 0 or infinite in every product.
+        let fits = |x: f64| x == 0.0 || (x as f32 != 0.0 && (x as f32).is_finite());
         let rate = self.learning_rate;
-        positive("--learning-rate", rate.is_finite() && rate >= 0.0, rate.to_string())?;
-        positive("--grad-accum", self.grad_accum > 0, self.grad_accum.to_string())?;
-        positive("--batch-size", self.batch_size > 0, self.batch_size.to_string())?;
+        let sound = rate >= 0.0 && fits(rate);
+        expected("--learning-rate", sound, rate.to_string(), "0 or more, such as 2e-4", "leave it out for the default")?;
+        count("--grad-accum", self.grad_accum > 0, self.grad_accum.to_string())?;
+        count("--batch-size", self.batch_size > 0, self.batch_size.to_string())?;
         if let Some(tokens) = self.batch_tokens {
-            positive("--batch-tokens", tokens > 0, tokens.to_string())?;
+            count("--batch-tokens", tokens > 0, tokens.to_string())?;
         }
         let not_negative = |x: f64| x.is_finite() && x >= 0.0;
-        if !not_negative(self.min_delta) {
-            let found = self.min_delta;
-            return Err(Error::usage(format!("--early-stopping-min-delta is {found}, expected 0 or more")));
-        }
-        if !(not_negative(self.spike_factor) && (self.spike_factor == 0.0 || self.spike_factor > 1.0)) {
-            let found = self.spike_factor;
-            return Err(Error::usage(format!(
-                "--spike-factor is {found}, expected a number above 1, or 0 for none"
-            )));
-        }
+        let delta = self.min_delta;
+        let name = "--early-stopping-min-delta";
+        expected(name, not_negative(delta), delta.to_string(), "0 or more", "leave it out for 0")?;
+        let factor = self.spike_factor;
+        let sound = not_negative(factor) && (factor == 0.0 || factor > 1.0);
+        let range = "a number above 1, or 0 for none";
+        expected("--spike-factor", sound, factor.to_string(), range, "leave it out for 10")?;
         for (name, value) in [
             ("--early-stopping-patience", self.patience),
             ("--save-total-limit", self.save_limit),
             ("--eval-every", self.eval_every),
             ("--save-every", self.save_every),
         ] {
-            positive(name, value != Some(0), "0".to_owned())?;
+            count(name, value != Some(0), "0".to_owned())?;
         }
         if let Some(norm) = self.max_grad_norm {
-            positive("--max-grad-norm", norm > 0.0, norm.to_string())?;
+            let sound = norm > 0.0 && fits(norm);
+            expected("--max-grad-norm", sound, norm.to_string(), "0 or more", "0 never scales gradients down")?;
         }
         match self.length {
-            Length::Steps(n) => positive("--steps", n > 0, n.to_string()),
-            Length::Epochs(e) => positive("--epochs", e.is_finite() && e > 0.0, e.to_string()),
+            Length::Steps(n) => count("--steps", n > 0, n.to_string()),
+            Length::Epochs(e) => {
+                let sound = e.is_finite() && e > 0.0;
+                expected("--epochs", sound, e.to_string(), "a number above 0", "leave it out for 1")
+            }
         }?;
         // Of epochs, those of one batch each: what more there are is known with the rows.
         let accum = self.grad_accum as f64;

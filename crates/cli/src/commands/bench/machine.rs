@@ -33,7 +33,7 @@ pub(super) fn definitions(all: &[(&str, &str)]) -> Value {
 
 /// A file's name without this machine's folders.
 pub(super) fn file_name(path: Option<&Path>) -> Option<String> {
-    Some(path?.file_name()?.to_string_lossy().into_owned())
+    crate::hub::short_name(path?)
 }
 
 /// The machine, as far as the system tells.

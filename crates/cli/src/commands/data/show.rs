@@ -21,6 +21,11 @@ const COLOURED: Marks = Marks { begin: "\x1b[1;32m", end: "\x1b[0m" };
 const PLAIN: Marks = Marks { begin: "{+", end: "+}" };
 
 pub(super) fn run(args: &ShowArgs) -> Result<()> {
+    for (option, number) in [("--rows", args.rows), ("--from-line", args.from_line)] {
+        if number == 0 {
+            return Err(inputs::usage(format!("{option} is 0, expected 1 or more"), "leave it out for the default"));
+        }
+    }
     let model = inputs::given_model(args.model.as_deref())?;
     let data = inputs::data_file(&args.data)?;
     let options = inputs::read_options(&args.data, &shape_source(model)?.config, true);

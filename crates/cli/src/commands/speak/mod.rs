@@ -3,6 +3,7 @@
 mod answer;
 pub(crate) mod interrupt;
 mod pieces;
+pub(crate) mod typed;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -135,8 +136,9 @@ pub(crate) fn generator(
 /// Refuses a scale or texts that mean nothing.
 pub(crate) fn check(args: &SamplingArgs) -> Result<()> {
     args.sampling().check()?;
-    if args.adapter_scale.is_some_and(|scale| !scale.is_finite()) {
-        return Err(usage("--adapter-scale is no number", "leave it out for 1"));
+    if let Some(scale) = args.adapter_scale.filter(|scale| !(*scale as f32).is_finite()) {
+        let problem = format!("--adapter-scale is {scale}, expected a number that f32 can hold");
+        return Err(usage(problem, "leave it out for 1"));
     }
     if args.stop.iter().any(String::is_empty) {
         return Err(usage(

@@ -68,8 +68,11 @@ pub(super) fn run(args: &BenchGradientsArgs) -> Result<()> {
             format!("--seeds {seeds}, --rows {rows}, --tokens {tokens}: expected 1, 1 and 2 or more");
         return Err(usage(problem, "leave them out for the defaults"));
     }
-    if !(args.step.is_finite() && args.step > 0.0 && args.moved.is_finite()) {
-        let problem = format!("--step {} and --moved {}: expected positive numbers", args.step, args.moved);
+    if !(args.step > 0.0 && args.moved >= 0.0) || args.rank == 0 {
+        let BenchGradientsArgs { step, moved, rank, .. } = args;
+        let problem = format!(
+            "--step {step}, --moved {moved}, --rank {rank}: expected a number above 0, 0 or more, and 1 or more"
+        );
         return Err(usage(problem, "leave them out for the defaults"));
     }
     outputs::files(

@@ -1,0 +1,214 @@
+//! A name of a repository to the path of its snapshot in the cache.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use mesp_formats::hub::{HubCache, Lost, RepoKind, RepoName, repo_of};
+use mesp_formats::peft::{CONFIG_FILE, MODEL_FILE};
+use serde_json::Value;
+
+use super::{cache, fetching};
+use crate::inputs::usage;
+use crate::ui;
+
+/// Ends of names that are files' and no repositories'.
+const FILES: [&str; 13] = [
+    "gguf", "safetensors", "bin", "json", "jsonl", "txt", "text", "md", "csv", "tsv", "parquet", "tokens", "npz",
+];
+
+/// The path of what was typed, where that is a name in the cache; none where it is a path: one that is there, or a text
+/// that is no name.
+pub(crate) fn find(kind: RepoKind, typed: &Path, revision: Option<&str>) -> Result<Option<PathBuf>> {
+    let name = typed.to_str().filter(|_| !typed.exists()).and_then(RepoName::parse);
+    let Some(mut name) = name else {
+        return match revision {
+            Some(revision) => Err(usage(
+                format!("--revision {revision} is of a model in the Hugging Face cache, and {} is a path", typed.display()),
+                "leave --revision out, or give --model ORG/NAME",
+            )),
+            None => Ok(None),
+        };
+    };
+    if let (Some(with), Some(given)) = (&name.revision, revision) {
+        return Err(usage(
+            format!("{name} names the revision {with}, and --revision names {given}"),
+            "leave one of them out",
+        ));
+    }
+    name.revision = name.revision.or_else(|| revision.map(str::to_owned));
+    let Some(cache) = cache() else { return Ok(None) };
+    let is_file = |id: &str| FILES.iter().any(|end| Path::new(id).extension().is_some_and(|e| e.eq_ignore_ascii_case(end)));
+    // A word alone, or a name with a file's end, is a path unless the cache has a repository of that name.
+    let likely = name.id.contains('/') && !is_file(&name.id);
+    if !likely && !cache.repo(kind, &name.id).is_dir() {
+        return Ok(None);
+    }
+    let snapshot = cache
+        .snapshot(kind, &name.id, name.revision.as_deref())
+        .map_err(|lost| missing(kind, typed, &name, &cache, lost))?;
+    let path = match &name.inside {
+        Some(inside) => within(typed, &snapshot, inside, &name)?,
+        None if kind == RepoKind::Model => whole(&name, snapshot)?,
+        None => snapshot,
+    };
+    ui::note(format!("{name}: {}", path.display()));
+    Ok(Some(path))
+}
+
+/// The same of an adapter.
+pub(crate) fn adapter_named(typed: &Path) -> Result<Option<PathBuf>> {
+    let found = find(RepoKind::Model, typed, None)?;
+    if let Some(path) = &found
+        && path.join(CONFIG_FILE).is_file()
+        && !["safetensors", "bin"].iter().any(|end| path.join(MODEL_FILE).with_extension(end).exists())
+    {
+        return Err(incomplete(&typed.to_string_lossy(), path, MODEL_FILE));
+    }
+    Ok(found)
+}
+
+/// A model, an adapter or a file of them, for who looks at anything.
+pub(crate) fn anything(typed: &Path) -> Result<Option<PathBuf>> {
+    let likely = typed.to_str().and_then(RepoName::parse).is_some_and(|name| {
+        cache().is_some_and(|cache| cache.repo(RepoKind::Model, &name.id).is_dir())
+    });
+    if likely { find(RepoKind::Model, typed, None) } else { Ok(None) }
+}
+
+/// Refuses a snapshot without weights, for who needs them.
+pub(crate) fn weights_are_there(path: &Path) -> Result<()> {
+    let Some((_, id)) = repo_of(path).filter(|_| path.is_dir()) else { return Ok(()) };
+    let any = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
+    if any.iter().any(|file| path.join(file).exists()) || !path.join("config.json").is_file() {
+        return Ok(());
+    }
+    Err(incomplete(&id, path, any[0]))
+}
+
+fn incomplete(what: &str, snapshot: &Path, file: &str) -> anyhow::Error {
+    let problem = format!(
+        "{what}: expected {file} in its snapshot {}, found none: it is not completely downloaded",
+        snapshot.display()
+    );
+    usage(problem, fetching(snapshot).unwrap_or_else(|| "get its files again".to_owned()))
+}
+
+/// What there is in place of the snapshot that a name asks for.
+fn missing(kind: RepoKind, typed: &Path, name: &RepoName, cache: &HubCache, lost: Lost) -> anyhow::Error {
+    let (id, what, root) = (&name.id, kind.name(), cache.root.display());
+    let (dataset, hf) = match kind {
+        RepoKind::Model => ("", ""),
+        RepoKind::Dataset => (" --dataset", " --repo-type dataset"),
+    };
+    let at = name.revision.as_ref().map_or_else(String::new, |revision| format!(" --revision {revision}"));
+    let get = format!("`mesp pull {id}{dataset}{at}`");
+    match lost {
+        Lost::Repo => usage(
+            format!(
+                "{}: expected a path or a {what} in the Hugging Face cache, found neither: nothing of that name is \
+                 here, and {root} has no {}",
+                typed.display(),
+                cache.repo(kind, id).file_name().unwrap_or_default().to_string_lossy()
+            ),
+            format!(
+                "check the path; or fetch the {what}, which only `mesp pull` does: {get} (or \
+                 `hf download {id}{hf}{at}`)"
+            ),
+        ),
+        Lost::Snapshot(begun) => usage(
+            format!(
+                "{id}: expected a snapshot in {}, found none{}",
+                cache.repo(kind, id).display(),
+                if begun { ": a download of it was begun and has not ended" } else { "" }
+            ),
+            if begun { format!("{get} goes on with it") } else { format!("{get} fetches it") },
+        ),
+        Lost::Revision(known) => usage(
+            format!(
+                "{id}: expected revision {} in {}, found {}",
+                name.revision.as_deref().unwrap_or("main"),
+                cache.repo(kind, id).display(),
+                known.join(", ")
+            ),
+            format!("{get} fetches it"),
+        ),
+    }
+}
+
+/// A file or folder of a snapshot.
+fn within(typed: &Path, snapshot: &Path, inside: &str, name: &RepoName) -> Result<PathBuf> {
+    let path = snapshot.join(inside);
+    if path.exists() {
+        return Ok(path);
+    }
+    let kind = repo_of(snapshot).map_or(RepoKind::Model, |(kind, _)| kind);
+    let dataset = if kind == RepoKind::Dataset { " --dataset" } else { "" };
+    Err(usage(
+        format!("{}: expected {inside} in {}, found {}", typed.display(), snapshot.display(), list(&names(snapshot))),
+        format!("`mesp pull {}{dataset} --file {inside}` fetches it", name.id),
+    ))
+}
+
+/// The snapshot of a model: a folder, or where it has no other model in it the one GGUF file. Refused where files
+/// that its own index names are missing.
+fn whole(name: &RepoName, snapshot: PathBuf) -> Result<PathBuf> {
+    let files = names(&snapshot);
+    let has = |file: &str| snapshot.join(file).is_file();
+    if let Some(file) = files.iter().find(|file| !snapshot.join(file).exists()) {
+        // A link whose content is gone.
+        return Err(incomplete(&name.id, &snapshot, file));
+    }
+    if !has("model.safetensors") {
+        let shards = shards(&snapshot.join("model.safetensors.index.json"));
+        let gone: Vec<&str> = shards.iter().map(String::as_str).filter(|file| !has(file)).collect();
+        if !gone.is_empty() {
+            let problem = format!(
+                "{}: expected {} weight files in its snapshot {}, found all but {}: {}",
+                name.id,
+                shards.len(),
+                snapshot.display(),
+                gone.len(),
+                gone.join(", ")
+            );
+            return Err(usage(problem, fetching(&snapshot).unwrap_or_default()));
+        }
+    }
+    if has("config.json") || has(CONFIG_FILE) {
+        return Ok(snapshot);
+    }
+    let ggufs: Vec<&String> = files.iter().filter(|file| Path::new(file).extension().is_some_and(|e| e == "gguf")).collect();
+    match ggufs.as_slice() {
+        [] => Err(incomplete(&name.id, &snapshot, "config.json")),
+        [one] => Ok(snapshot.join(one)),
+        [first, ..] => Err(usage(
+            format!("{}: expected one model, found several GGUF files: {}", name.id, list(&files)),
+            format!("name one of them, as in {}/{first}", name.id),
+        )),
+    }
+}
+
+/// The files of a folder, links to nothing too.
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let files = entries.filter(|entry| !entry.path().is_dir());
+    let mut names: Vec<String> = files.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+fn list(names: &[String]) -> String {
+    match names {
+        [] => "no file".to_owned(),
+        [first @ .., _] if names.len() > 12 => format!("{} and {} more", first[..11].join(", "), names.len() - 11),
+        _ => names.join(", "),
+    }
+}
+
+/// The files that an index names; what is wrong with it is said where it is read.
+fn shards(index: &Path) -> BTreeSet<String> {
+    let index: Option<Value> = fs::read(index).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let map = index.as_ref().and_then(|index| index.get("weight_map")?.as_object());
+    map.into_iter().flatten().filter_map(|(_, file)| Some(file.as_str()?.to_owned())).collect()
+}
