@@ -1,9 +1,11 @@
 """Renders conversations with chat templates as transformers does, for the tests of `crates/mesp/src/data`.
 
-    python golden/chat/generate.py --templates FOLDER    # FOLDER holds NAME/TEMPLATE.jinja, or NAME.jinja
+    python golden/chat/generate.py --shared FOLDER    # FOLDER holds chat_templates/, tokenizers/ and models/
 
-Writes renderings.json: for each template of FOLDER and each of own_templates/ the text of every conversation, or that
-the template refuses it; where the template has {% generation %} tags, also the pieces of text that they mark.
+Writes renderings.json: for each template of FOLDER/chat_templates and each of own_templates/ the text of every
+conversation, or that the template refuses it; where the template has {% generation %} tags, also the pieces of text
+that they mark. Writes masks.json: for each template with tags and each tokenizer, the demonstration's and those of
+FOLDER, the tokens of conversations and which of them `return_assistant_tokens_mask` marks.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import json
 import pathlib
 
 import jinja2
+import transformers
 import transformers.utils.chat_template_utils as chat
 
 HERE = pathlib.Path(__file__).parent
@@ -112,6 +115,44 @@ CONVERSATIONS = {
 }
 
 
+# What meets at the beginning and the end of a turn: white space, signs, digits, letters beyond ASCII, nothing.
+BOUNDARIES = {
+    "words": ["no", "yes", "positive", "A", " 4", "42", "x = 7"],
+    "spaces": [" leading", "trailing ", "\n\nlines\n\n", "\t", " ", "a\nb"],
+    "signs": ["()", "\"good\"", "->", "...", "'s", ":", "</tag>"],
+    "letters": ["né", "日本", "🙂", "e\u0301", "Ünder"],
+    "nothing": ["", "then"],
+}
+ASKED = ["Is it good?", "Why", "1 + 1 =", "…"]
+
+
+def boundary(answers):
+    turns = [(ASKED[i % len(ASKED)], answer) for i, answer in enumerate(answers)]
+    return [{"role": role, "content": text} for turn in turns for role, text in zip(("user", "assistant"), turn)]
+
+
+MASKED = {name: {"messages": boundary(answers)} for name, answers in BOUNDARIES.items()}
+MASKED |= {name: CONVERSATIONS[name] for name in ("system", "turns", "calls", "thinking")}
+
+
+def has_tags(template):
+    return "{%- generation" in template or "{% generation" in template
+
+
+def masks(tokenizer, template, row):
+    try:
+        out = tokenizer.apply_chat_template(
+            row["messages"],
+            tools=row.get("tools"),
+            chat_template=template,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+        )
+    except (jinja2.exceptions.TemplateError, TypeError):
+        return None
+    return {"ids": out["input_ids"], "mask": "".join(map(str, out["assistant_masks"]))}
+
+
 def render(template, row):
     arguments = dict(row.get("chat_template_kwargs", {}))
     try:
@@ -120,7 +161,7 @@ def render(template, row):
             tools=row.get("tools"),
             chat_template=template,
             add_generation_prompt=row.get("add_generation_prompt", False),
-            return_assistant_tokens_mask="{%- generation" in template or "{% generation" in template,
+            return_assistant_tokens_mask=has_tags(template),
             bos_token=BOS,
             eos_token=EOS,
             **arguments,
@@ -135,22 +176,39 @@ def render(template, row):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--templates", type=pathlib.Path)
+    parser.add_argument("--shared", type=pathlib.Path)
     arguments = parser.parse_args()
-    own = HERE / "own_templates"
-    folders = [(own, "")] + ([(arguments.templates, "shared/")] if arguments.templates else [])
-    renderings = {}
-    for folder, prefix in folders:
-        for path in sorted(folder.rglob("*.jinja")):
-            template = path.read_text()
-            name = prefix + str(path.relative_to(folder))
-            renderings[name] = {key: render(template, row) for key, row in CONVERSATIONS.items()}
+    folders = [(HERE / "own_templates", "")]
+    tokenizers = {"demo": HERE.parent.parent / "assets/demo/model"}
+    if arguments.shared:
+        folders.append((arguments.shared / "chat_templates", "shared/"))
+        for path in sorted(arguments.shared.glob("*/*/tokenizer_config.json")):
+            if (path.parent / "tokenizer.json").exists():
+                tokenizers["shared/" + str(path.parent.relative_to(arguments.shared))] = path.parent
+    templates = {
+        prefix + str(path.relative_to(folder)): path.read_text()
+        for folder, prefix in folders
+        for path in sorted(folder.rglob("*.jinja"))
+    }
     document = {
         "date": int(DATE.replace(tzinfo=datetime.timezone.utc).timestamp()),
         "conversations": CONVERSATIONS,
-        "renderings": renderings,
+        "renderings": {
+            name: {key: render(template, row) for key, row in CONVERSATIONS.items()}
+            for name, template in templates.items()
+        },
     }
     (HERE / "renderings.json").write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n")
+    found = {}
+    for name, folder in tokenizers.items():
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        for template, text in templates.items():
+            if has_tags(text):
+                rows = {key: masks(tokenizer, text, row) for key, row in MASKED.items()}
+                found.setdefault(name, {})[template] = {key: row for key, row in rows.items() if row}
+    # A line for each row.
+    text = json.dumps({"conversations": MASKED, "masks": found}, ensure_ascii=False, separators=(",", ":"))
+    (HERE / "masks.json").write_text(text.replace('},"', '},\n"') + "\n")
 
 
 main()

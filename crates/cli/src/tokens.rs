@@ -14,8 +14,8 @@ use mesp::data::token_file::{self, TokenKey};
 use mesp::data::{Dataset, LongRows, PromptStyle, ReadOptions, TrainOn};
 use mesp::source::{Base, GgufSource, Kind};
 use mesp_device::Mapping;
-use mesp_formats::Error as FileError;
 use mesp_formats::atomic::create_dir_all;
+use mesp_formats::{Error as FileError, TokenizerConfig};
 
 use crate::failure::Elsewhere;
 use crate::inputs::{no_tokenizer, usage};
@@ -82,12 +82,7 @@ pub(crate) fn key(model: &Path, data: &Path, options: &ReadOptions) -> Result<To
         if !folder.join("tokenizer.json").is_file() {
             return Err(no_tokenizer(model));
         }
-        let names = [
-            "tokenizer.json",
-            "tokenizer_config.json",
-            "chat_template.jinja",
-            "additional_chat_templates/tool_use.jinja",
-        ];
+        let names = ["tokenizer.json"].into_iter().chain(TokenizerConfig::FILES);
         paths.extend(names.map(|name| folder.join(name)).into_iter().filter(|p| p.is_file()));
     }
     let open = |path: &PathBuf| File::open(path).map_err(|e| FileError::io("open", path, e));

@@ -1,14 +1,18 @@
-//! `tokenizer_config.json` and `chat_template.jinja`: what `tokenizer.json` does not say.
+//! `tokenizer_config.json` and the files beside it: what `tokenizer.json` does not say.
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::Result;
 use crate::json::{Fields, parse_object, read_text_if_present, shown};
 
 const TEMPLATE_FILE: &str = "chat_template.jinja";
 const TOOL_TEMPLATE_FILE: &str = "additional_chat_templates/tool_use.jinja";
+const CONFIG_FILE: &str = "tokenizer_config.json";
+const MAP_FILE: &str = "special_tokens_map.json";
+/// Files of the model that name the tokens that end a text by their numbers.
+const MODEL_FILES: [&str; 2] = ["config.json", "generation_config.json"];
 
 /// How texts begin and end, and how a conversation becomes a text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,19 +27,57 @@ pub struct TokenizerConfig {
     pub chat_template: Option<String>,
     /// Another one for conversations with tools: `tool_use` of a list, or of `additional_chat_templates/`.
     pub tool_template: Option<String>,
+    /// The texts of all special tokens that the files name.
+    pub special_tokens: Vec<String>,
+    /// The texts of all end tokens that the files name; they differ where a model was changed.
+    pub end_tokens: Vec<String>,
+    /// The tokens that end a text by the model's configuration.
+    pub end_ids: Vec<u32>,
+    /// The class of transformers that reads the tokenizer.
+    pub tokenizer_class: Option<String>,
+    /// Whether that class treats spaces as its first versions did.
+    pub legacy: Option<bool>,
+    /// Whether that class puts a space before a text.
+    pub add_prefix_space: Option<bool>,
+    /// The model's own type.
+    pub model_type: Option<String>,
 }
 
 impl TokenizerConfig {
+    /// The files of a model folder that [`read`](Self::read) reads where they are there.
+    pub const FILES: [&str; 6] =
+        [CONFIG_FILE, MAP_FILE, MODEL_FILES[0], MODEL_FILES[1], TEMPLATE_FILE, TOOL_TEMPLATE_FILE];
+
     /// Reads the files of a model folder; all of them may be missing.
     ///
     /// # Errors
     /// When a file cannot be read, or a key is of another kind than expected.
     pub fn read(dir: &Path) -> Result<Self> {
-        let path = dir.join("tokenizer_config.json");
-        let mut config = match read_text_if_present(&path)? {
-            Some(text) => Self::parse(&path, &text)?,
-            None => Self::default(),
+        let object = |name: &str| -> Result<Option<Map<String, Value>>> {
+            let path = dir.join(name);
+            read_text_if_present(&path)?.map(|text| parse_object(&path, &text)).transpose()
         };
+        let map = object(CONFIG_FILE)?.unwrap_or_default();
+        let mut config = Self::of(&dir.join(CONFIG_FILE), &map)?;
+        if let Some(names) = object(MAP_FILE)? {
+            config.add_names(&dir.join(MAP_FILE), &names, &map)?;
+        }
+        for name in MODEL_FILES {
+            let Some(map) = object(name)? else { continue };
+            let path = dir.join(name);
+            let f = Fields::new(&path, &map);
+            config.model_type = config.model_type.or(f.str("model_type")?.map(str::to_owned));
+            let mut ids = f.token_ids("eos_token_id")?;
+            // A model of text and images keeps the part for texts apart.
+            if let (true, Some(map)) = (ids.is_empty(), f.object("text_config")?) {
+                ids = Fields { prefix: "text_config.", map, ..f }.token_ids("eos_token_id")?;
+            }
+            for id in ids {
+                if !config.end_ids.contains(&id) {
+                    config.end_ids.push(id);
+                }
+            }
+        }
         // Newer versions of transformers write this file and read it before the key.
         if let Some(template) = read_text_if_present(&dir.join(TEMPLATE_FILE))? {
             (config.chat_template, config.tool_template) = (Some(template), None);
@@ -51,17 +93,84 @@ impl TokenizerConfig {
     /// # Errors
     /// When the text is not JSON, or a key is of another kind than expected.
     pub fn parse(path: &Path, json: &str) -> Result<Self> {
-        let map = parse_object(path, json)?;
-        let f = Fields::new(path, &map);
+        Self::of(path, &parse_object(path, json)?)
+    }
+
+    fn of(path: &Path, map: &Map<String, Value>) -> Result<Self> {
+        let f = Fields::new(path, map);
         let (chat_template, tool_template) = templates(&f)?;
+        let eos_token = token(&f, "eos_token")?;
         Ok(Self {
             add_bos_token: f.bool("add_bos_token")?,
             bos_token: token(&f, "bos_token")?,
-            eos_token: token(&f, "eos_token")?,
+            end_tokens: eos_token.iter().cloned().collect(),
+            eos_token,
             chat_template,
             tool_template,
+            special_tokens: named(map),
+            tokenizer_class: f.str("tokenizer_class")?.map(str::to_owned),
+            legacy: f.bool("legacy")?,
+            add_prefix_space: f.bool("add_prefix_space")?,
+            ..Self::default()
         })
     }
+
+    /// Adds what `special_tokens_map.json` names. As in transformers it comes before `tokenizer_config.json` where
+    /// that does not list the added tokens, which newer versions do, and else stands in for keys that are not there.
+    fn add_names(
+        &mut self,
+        path: &Path,
+        names: &Map<String, Value>,
+        config: &Map<String, Value>,
+    ) -> Result<()> {
+        let f = Fields::new(path, names);
+        let first = !config.contains_key("added_tokens_decoder");
+        for (key, place) in [("bos_token", &mut self.bos_token), ("eos_token", &mut self.eos_token)] {
+            let found = token(&f, key)?;
+            if found.is_some() && (first || !config.contains_key(key)) {
+                place.clone_from(&found);
+            }
+            if let Some(text) = found.filter(|text| key == "eos_token" && !self.end_tokens.contains(text)) {
+                self.end_tokens.push(text);
+            }
+        }
+        for text in named(names) {
+            if !self.special_tokens.contains(&text) {
+                self.special_tokens.push(text);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The texts of the special tokens in a file: under keys that end in `_token`, in the lists and maps of further
+/// ones, and among the added tokens those that are special.
+fn named(map: &Map<String, Value>) -> Vec<String> {
+    fn text(value: &Value) -> Option<&str> {
+        value.as_str().or_else(|| value.get("content")?.as_str()).filter(|text| !text.is_empty())
+    }
+    let mut found: Vec<&str> = Vec::new();
+    for (key, value) in map {
+        match (key.as_str(), value) {
+            ("additional_special_tokens" | "extra_special_tokens", Value::Array(list)) => {
+                found.extend(list.iter().filter_map(text));
+            }
+            ("extra_special_tokens", Value::Object(map)) => found.extend(map.values().filter_map(text)),
+            ("added_tokens_decoder", Value::Object(map)) => {
+                let special = |token: &&Value| token.get("special") == Some(&Value::Bool(true));
+                found.extend(map.values().filter(special).filter_map(text));
+            }
+            (key, value) if key.ends_with("_token") => found.extend(text(value)),
+            _ => {}
+        }
+    }
+    let mut texts: Vec<String> = Vec::new();
+    for text in found {
+        if !texts.iter().any(|known| known == text) {
+            texts.push(text.to_owned());
+        }
+    }
+    texts
 }
 
 /// A token as a string, or as an object with its text under `content`.
@@ -119,6 +228,37 @@ mod tests {
         assert_eq!(config.bos_token.as_deref(), Some("<s>"));
         assert_eq!(config.eos_token.as_deref(), Some("</s>"));
         assert_eq!(parse(r#"{"bos_token":null}"#).unwrap(), TokenizerConfig::default());
+    }
+
+    /// The order of the files is that of `PreTrainedTokenizerBase._from_pretrained` in transformers 5.24.
+    #[test]
+    fn all_files_name_tokens() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, json: &str| std::fs::write(dir.path().join(name), json).unwrap();
+        let read = || TokenizerConfig::read(dir.path()).unwrap();
+        write("special_tokens_map.json", r#"{"eos_token":{"content":"<e>"},"pad_token":"<p>"}"#);
+        assert_eq!(read().eos_token.as_deref(), Some("<e>"));
+        assert_eq!(read().special_tokens, ["<e>", "<p>"]);
+        write("tokenizer_config.json", r#"{"bos_token":"<b>","eos_token":"<x>","add_bos_token":true}"#);
+        assert_eq!(read().eos_token.as_deref(), Some("<e>"), "without a list of added tokens");
+        assert_eq!(read().end_tokens, ["<x>", "<e>"]);
+        write(
+            "tokenizer_config.json",
+            r#"{"bos_token":null,"eos_token":"<x>","extra_special_tokens":{"image_token":"<i>"},"tokenizer_class":"T",
+                "added_tokens_decoder":{"5":{"content":"<s>","special":true},"6":{"content":"word","special":false}}}"#,
+        );
+        assert_eq!(read().eos_token.as_deref(), Some("<x>"));
+        let mut special = read().special_tokens;
+        special.sort();
+        assert_eq!(special, ["<e>", "<i>", "<p>", "<s>", "<x>"]);
+        write("config.json", r#"{"model_type":"m","eos_token_id":7}"#);
+        write("generation_config.json", r#"{"eos_token_id":[8,7]}"#);
+        assert_eq!((read().end_ids, read().model_type.as_deref()), (vec![7, 8], Some("m")));
+        write("config.json", r#"{"text_config":{"eos_token_id":[3]}}"#);
+        assert_eq!(read().end_ids, [3, 8, 7]);
+        write("config.json", r#"{"eos_token_id":"x"}"#);
+        let error = TokenizerConfig::read(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("config.json") && error.contains("`eos_token_id`"), "{error}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use mesp_device::Dtype;
 use mesp_formats::gguf::TensorType;
 use mesp_formats::{Dtype as FileDtype, ModelConfig, TokenizerConfig};
 
-use crate::data::{TextEncoder, TokenizerInfo};
+use crate::data::{Prefix, TextEncoder, TokenizerInfo};
 use crate::model::{Config, Model, WeightSource};
 use crate::{Error, Result};
 
@@ -134,10 +134,38 @@ fn encoder_in(dir: &Path) -> Result<Option<TextEncoder>> {
     if !path.is_file() {
         return Ok(None);
     }
-    let TokenizerConfig { add_bos_token, bos_token, eos_token, chat_template, tool_template } =
-        TokenizerConfig::read(dir)?;
-    let info = TokenizerInfo { bos_token, eos_token, chat_template, tool_template, add_bos_token };
-    TextEncoder::from_file(&path, info).map(Some)
+    TextEncoder::from_file(&path, tokenizer_info(dir)?).map(Some)
+}
+
+/// What a directory's files say about its tokenizer.
+///
+/// # Errors
+/// When one of them cannot be read, or has a key of another kind than expected.
+pub fn tokenizer_info(dir: &Path) -> Result<TokenizerInfo> {
+    let config = TokenizerConfig::read(dir)?;
+    Ok(TokenizerInfo {
+        prefix: prefix(&config),
+        bos_token: config.bos_token,
+        eos_token: config.eos_token,
+        chat_template: config.chat_template,
+        tool_template: config.tool_template,
+        add_bos_token: config.add_bos_token,
+        special_tokens: config.special_tokens,
+        end_tokens: config.end_tokens,
+        end_ids: config.end_ids,
+    })
+}
+
+/// transformers makes the tokenizers of this class anew from their vocabulary, whatever `tokenizer.json` does with
+/// spaces, but for models of other types that name the class.
+fn prefix(config: &TokenizerConfig) -> Option<Prefix> {
+    let named = matches!(config.tokenizer_class.as_deref(), Some("LlamaTokenizer" | "LlamaTokenizerFast"));
+    let llama = named && config.model_type.as_deref().is_none_or(|name| name == "llama");
+    llama.then_some(match (config.add_prefix_space, config.legacy) {
+        (Some(false), _) => Prefix::Never,
+        (_, Some(true)) => Prefix::Always,
+        _ => Prefix::First,
+    })
 }
 
 /// A directory's configuration.

@@ -38,5 +38,6 @@ mod replay;
 mod results;
 mod resume;
 mod runs;
+mod spans;
 mod support;
 mod tokens;

@@ -37,7 +37,7 @@ mod write;
 
 pub use dequantize::dequantize_row;
 pub use metadata::{file_type, inexpressible, metadata_for};
-pub use model::{GgufModel, config, model};
+pub use model::{GgufModel, config, end_ids, model};
 pub use names::{
     ROPE_FACTORS, ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, architecture, block_module, interleaved,
     tensor_name, to_halves, to_interleaved,

@@ -184,7 +184,10 @@ fn config_of(gguf: &Gguf, bytes: &[u8]) -> Result<ModelConfig> {
 }
 
 /// Tokens that end a text, a turn, or a message to a tool.
-fn end_ids(gguf: &Gguf) -> Result<Vec<u32>> {
+///
+/// # Errors
+/// When a key is of another kind than a number.
+pub fn end_ids(gguf: &Gguf) -> Result<Vec<u32>> {
     let mut ids = Vec::new();
     for key in END_KEYS {
         let id = token_id(gguf, key)?;

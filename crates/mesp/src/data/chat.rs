@@ -2,12 +2,15 @@
 
 use std::ops::Range;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 
 use super::date::Date;
 use super::template::{Inputs, MARKS, Template};
 use super::{Conversation, TextEncoder, TokenizerInfo};
 use crate::{Error, Result};
+
+mod locate;
+mod settle;
 
 /// How a model spells conversations: by its own chat template, or in `ChatML` when it has none.
 pub struct ChatFormat {
@@ -108,7 +111,7 @@ impl ChatFormat {
     /// # Errors
     /// When the template refuses the conversation.
     pub fn render(&self, conversation: &Conversation, generation_prompt: bool) -> Result<String> {
-        self.render_first(conversation, conversation.len(), generation_prompt, false)
+        self.render_all(&*self.settled(conversation)?, generation_prompt)
     }
 
     /// The tokens from which the model is to go on.
@@ -129,23 +132,27 @@ impl ChatFormat {
         Ok(ids)
     }
 
-    /// The tokens at which an answer ends: the one that ends a text, and the one that the template puts after a
+    /// The tokens at which an answer ends: those that end a text, and the one that the template puts after a
     /// turn of the model, which is what is trained.
     pub fn stop_ids(&self, encoder: &TextEncoder) -> Vec<u32> {
-        let end = if self.has_template() { self.turn_end(encoder) } else { encoder.token_id(END) };
-        let mut ids: Vec<u32> = encoder.eos_id().into_iter().chain(end).collect();
-        ids.dedup();
+        let end = if self.has_template() {
+            self.turn_end(encoder).and_then(|end| encoder.token_id(&end))
+        } else {
+            encoder.token_id(END)
+        };
+        let mut ids = encoder.end_ids().to_vec();
+        ids.extend(end.filter(|id| !ids.contains(id)));
         ids
     }
 
     /// The marker that follows what the model says.
-    fn turn_end(&self, encoder: &TextEncoder) -> Option<u32> {
+    fn turn_end(&self, encoder: &TextEncoder) -> Option<String> {
         let mut conversation = Conversation::default();
         conversation.push("user", "a");
         conversation.push("assistant", "b");
         let (_, tail) = self.around(&conversation, 1)?;
         let (start, end) = (tail.len() - tail.trim_start().len(), with_stop(&tail, 0, encoder));
-        (end > start).then(|| encoder.token_id(&tail[start..end]))?
+        (end > start).then(|| tail[start..end].to_owned())
     }
 
     /// The token to put before a rendering. A template writes it itself; `ChatML` knows nothing of it.
@@ -158,48 +165,63 @@ impl ChatFormat {
     /// # Errors
     /// When the template refuses the conversation, or it cannot be told which text is the model's.
     pub fn mark(&self, conversation: &Conversation, encoder: &TextEncoder) -> Result<Marked> {
-        match self.template(conversation) {
-            None => Ok(self.chatml(conversation, conversation.len(), false)),
-            Some(template) if template.marks_generation => self.mark_by_tags(conversation),
-            Some(_) => self.mark_by_prefixes(conversation, encoder),
+        let conversation = &*self.settled(conversation)?;
+        let Some(template) = self.template(conversation) else {
+            return Ok(self.chatml(conversation, conversation.len(), false));
+        };
+        let text = self.render_all(conversation, false)?;
+        if template.marks_generation
+            && let Some(spans) = self.tagged(conversation, &text)
+        {
+            let spans = self.of_trained_turns(conversation, &text, spans, encoder)?;
+            return Ok(Marked { text, spans });
         }
+        let mut spans: Vec<Range<usize>> = Vec::new();
+        for turn in (0..conversation.len()).filter(|&turn| conversation.trained[turn]) {
+            let span = self.turn(conversation, &text, turn, encoder)?;
+            if spans.last().is_some_and(|last| last.end > span.start) {
+                let problem = format!("the text of messages[{turn}] overlaps that of an earlier turn");
+                return Err(Error::usage(problem).hint(OTHER_TEMPLATE));
+            }
+            spans.push(span);
+        }
+        Ok(Marked { text, spans })
     }
 
-    fn render_first(
-        &self,
-        conversation: &Conversation,
-        count: usize,
-        prompt: bool,
-        marks: bool,
-    ) -> Result<String> {
-        self.render_messages(conversation, &conversation.messages[..count], prompt, marks)
-            .unwrap_or_else(|| Ok(self.chatml(conversation, count, prompt).text))
+    /// All turns as text. Only here is a refusal of the template one of the conversation.
+    fn render_all(&self, conversation: &Conversation, prompt: bool) -> Result<String> {
+        let all = Part { prompt, ..Part::whole(conversation) };
+        let rendered = self
+            .render_part(&all)
+            .unwrap_or_else(|| Ok(self.chatml(conversation, conversation.len(), prompt).text));
+        let first =
+            (0..conversation.len()).find(|turn| !["system", "developer"].contains(&conversation.role(*turn)));
+        rendered.map_err(|error| match first.map(|turn| conversation.role(turn)) {
+            Some("assistant") => {
+                error.hint("the conversation begins with an assistant turn; begin it with a user turn")
+            }
+            _ => error,
+        })
     }
 
     /// Messages in a conversation's template, or `None` where there is no template.
-    fn render_messages(
-        &self,
-        conversation: &Conversation,
-        messages: &[Value],
-        prompt: bool,
-        marks: bool,
-    ) -> Option<Result<String>> {
-        let template = self.template(conversation)?;
+    fn render_part(&self, part: &Part<'_>) -> Option<Result<String>> {
+        let template = self.template(part.conversation)?;
         Some(template.render(&Inputs {
-            messages,
-            tools: conversation.tools.as_ref(),
-            variables: &conversation.variables,
+            messages: part.messages,
+            tools: part.conversation.tools.as_ref(),
+            variables: part.variables,
             bos: &self.bos,
             eos: &self.eos,
-            generation_prompt: prompt,
-            marks,
+            generation_prompt: part.prompt,
+            marks: part.marks,
         }))
     }
 
-    /// The template marks the model's text itself, with `{% generation %}`.
-    fn mark_by_tags(&self, conversation: &Conversation) -> Result<Marked> {
-        let text = self.render(conversation, false)?;
-        let marked = self.render_first(conversation, conversation.len(), false, true)?;
+    /// What the template marks itself as the model's text, with `{% generation %}`; none where the marks, which are
+    /// text to the template, change what it writes.
+    fn tagged(&self, conversation: &Conversation, text: &str) -> Option<Vec<Range<usize>>> {
+        let marked = self.render_part(&Part { marks: true, ..Part::whole(conversation) })?.ok()?;
         let mut spans = Vec::new();
         let (mut at, mut begun) = (0, None);
         for c in marked.chars() {
@@ -211,85 +233,35 @@ impl ChatFormat {
                 at += c.len_utf8();
             }
         }
-        // The marks are text to the template: it may have cut, joined or compared them.
-        if at != text.len() || marked.chars().filter(|&c| c != MARKS.0 && c != MARKS.1).ne(text.chars()) {
-            return Err(
-                Error::usage("the chat template's generation marks change its text").hint(OTHER_TEMPLATE)
-            );
-        }
+        let same =
+            at == text.len() && marked.chars().filter(|&c| c != MARKS.0 && c != MARKS.1).eq(text.chars());
+        same.then_some(spans)
+    }
+
+    /// Of what the template marks, the pieces that belong to turns that are trained.
+    fn of_trained_turns(
+        &self,
+        conversation: &Conversation,
+        text: &str,
+        mut spans: Vec<Range<usize>>,
+        encoder: &TextEncoder,
+    ) -> Result<Vec<Range<usize>>> {
         let turns: Vec<usize> =
-            (0..conversation.len()).filter(|&i| conversation.role(i) == "assistant").collect();
-        if turns.iter().any(|&turn| !conversation.trained[turn]) {
-            if spans.len() != turns.len() {
-                let problem = format!(
-                    "the chat template marks {} pieces of text in {} assistant turns; expected one each to leave a turn untrained",
-                    spans.len(),
-                    turns.len()
-                );
-                return Err(Error::usage(problem).hint(OTHER_TEMPLATE));
-            }
-            spans = turns
-                .iter()
-                .zip(spans)
-                .filter(|(turn, _)| conversation.trained[**turn])
-                .map(|(_, s)| s)
-                .collect();
+            (0..conversation.len()).filter(|&turn| conversation.role(turn) == "assistant").collect();
+        if turns.iter().all(|&turn| conversation.trained[turn]) {
+            return Ok(spans);
         }
-        Ok(Marked { text, spans })
-    }
-
-    /// A turn begins where the rendering of what comes before it ends, and ends where what comes after it begins.
-    fn mark_by_prefixes(&self, conversation: &Conversation, encoder: &TextEncoder) -> Result<Marked> {
-        let text = self.render(conversation, false)?;
-        let mut spans: Vec<Range<usize>> = Vec::new();
-        for turn in (0..conversation.len()).filter(|&turn| conversation.trained[turn]) {
-            let before =
-                self.render_first(conversation, turn, true, false).map_err(|e| first_turn(e, turn))?;
-            let around = self.around(conversation, turn);
-            // Some templates begin an answer in another way when they ask for it than when they repeat it.
-            let start = if text.starts_with(&before) {
-                before.len()
-            } else if let Some((head, _)) = around.as_ref().filter(|(head, _)| text.starts_with(head)) {
-                head.len()
-            } else {
-                let problem = format!(
-                    "the chat template renders the turns before messages[{turn}] differently once that turn is there, \
-                     so the text to train cannot be found"
-                );
-                return Err(Error::usage(problem).hint(OTHER_TEMPLATE));
-            };
-            let through = self.render_first(conversation, turn + 1, false, false).ok();
-            let end = through
-                .filter(|through| through.len() > start && text.starts_with(through.as_str()))
-                .map(|through| without_separator(&text, start..through.len(), encoder))
-                .or_else(|| {
-                    // Some templates render a last turn in another way than the same turn inside a conversation.
-                    let (_, tail) = around.filter(|(_, tail)| text.ends_with(tail))?;
-                    Some(with_stop(&text, text.len() - tail.len(), encoder)).filter(|end| *end >= start)
-                });
-            let Some(end) = end else {
-                let problem = format!(
-                    "the chat template changes the text of messages[{turn}], so its end cannot be found"
-                );
-                return Err(Error::usage(problem).hint(OTHER_TEMPLATE));
-            };
-            if spans.last().is_some_and(|last| last.end > start) {
-                let problem = format!("the text of messages[{turn}] overlaps that of an earlier turn");
-                return Err(Error::usage(problem).hint(OTHER_TEMPLATE));
-            }
-            spans.push(start..end);
+        if spans.len() == turns.len() {
+            let mut turns = turns.iter();
+            spans.retain(|_| turns.next().is_some_and(|&turn| conversation.trained[turn]));
+            return Ok(spans);
         }
-        Ok(Marked { text, spans })
-    }
-
-    /// What the template writes before and after the content of a turn, found by giving that turn a content
-    /// that cannot be confused with any other text.
-    fn around(&self, conversation: &Conversation, turn: usize) -> Option<(String, String)> {
-        let mut messages = conversation.messages.clone();
-        messages[turn] = json!({ "role": conversation.role(turn), "content": PROBE });
-        let text = self.render_messages(conversation, &messages, false, false)?.ok()?;
-        let (head, tail) = text.split_once(PROBE)?;
-        (!tail.contains(PROBE)).then(|| (head.to_owned(), tail.to_owned()))
+        let mut trained = Vec::new();
+        for turn in turns.into_iter().filter(|&turn| conversation.trained[turn]) {
+            trained.push(self.turn(conversation, text, turn, encoder)?);
+        }
+        spans.retain(|span| trained.iter().any(|turn| span.start < turn.end && turn.start < span.end));
+        Ok(spans)
     }
 
     fn chatml(&self, conversation: &Conversation, count: usize, prompt: bool) -> Marked {
@@ -310,18 +282,27 @@ impl ChatFormat {
     }
 }
 
-/// A content that no conversation has.
-const PROBE: &str = "\u{F1A03}\u{F1A04}\u{F1A03}";
+/// Some of a conversation's messages, and what the template is given beside them.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    conversation: &'a Conversation,
+    messages: &'a [Value],
+    variables: &'a Map<String, Value>,
+    /// Whether the beginning of the model's turn follows.
+    prompt: bool,
+    /// Whether to leave [`MARKS`] in the text.
+    marks: bool,
+}
+
+impl<'a> Part<'a> {
+    fn whole(conversation: &'a Conversation) -> Self {
+        let Conversation { messages, variables, .. } = conversation;
+        Self { conversation, messages, variables, prompt: false, marks: false }
+    }
+}
 
 const OTHER_TEMPLATE: &str = "put a chat_template.jinja with {% generation %} tags around the assistant's text in the \
                               model directory, or train with prompt/completion rows";
-
-fn first_turn(error: Error, turn: usize) -> Error {
-    if turn == 0 {
-        return error.hint("the conversation begins with an assistant turn; begin it with a user turn");
-    }
-    error
-}
 
 /// The end of a turn without the white space that only separates it from the next.
 fn without_separator(text: &str, turn: Range<usize>, encoder: &TextEncoder) -> usize {
@@ -343,3 +324,7 @@ fn with_stop(text: &str, end: usize, encoder: &TextEncoder) -> usize {
 #[cfg(test)]
 #[path = "chat_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "chat_parts_tests.rs"]
+mod parts_tests;

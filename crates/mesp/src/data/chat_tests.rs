@@ -239,6 +239,10 @@ fn a_template_that_fails_is_quoted() {
     assert!(error.contains("cannot be read") && error.contains("chat_template.jinja"), "{error}");
     let begins = format(Some("{{ messages[0].content }}{% for m in messages %}{{ m.content }}{% endfor %}"));
     let error = begins.mark(&talk(&[("assistant", "Hi")]), &encoder()).unwrap_err().to_string();
+    assert!(error.contains("messages[0] differently"), "{error}");
+    // Only where the whole is refused is the beginning to blame.
+    let asks = format(Some("{% if messages[0].role != 'user' %}{{ raise_exception('no') }}{% endif %}x"));
+    let error = asks.mark(&talk(&[("assistant", "Hi")]), &encoder()).unwrap_err().to_string();
     assert!(error.contains("begins with an assistant turn"), "{error}");
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::dataset::Reading;
 use super::forms::Form;
 use super::rows::RowReader;
-use super::{Dataset, Example, ReadOptions, TextEncoder, UNTRAINED, source};
+use super::{ChatFormat, Dataset, Example, ReadOptions, TextEncoder, UNTRAINED, source};
 use crate::{Error, Result};
 
 /// What was found in a file. Lines are counted from 1.
@@ -38,6 +38,8 @@ pub struct Checked {
     pub bare: Vec<usize>,
     /// Rows of which the chat template leaves something out.
     pub left_out: Vec<usize>,
+    /// Rows in which what is trained begins inside a token.
+    pub inside: Vec<usize>,
     /// What is said of the file when it is trained on.
     pub notes: Vec<String>,
 }
@@ -96,6 +98,7 @@ impl Dataset {
             long: tally.long,
             bare: tally.bare,
             left_out: tally.left_out,
+            inside: tally.inside,
             notes,
             ..Checked::default()
         };
@@ -134,8 +137,8 @@ fn duplicates(examples: &[Example]) -> Vec<(usize, usize)> {
     found
 }
 
-/// The tokens that end an answer.
-struct Stops<'a> {
+/// The tokens at which generation stops.
+pub(super) struct Stops<'a> {
     encoder: Option<&'a TextEncoder>,
     ids: Vec<u32>,
 }
@@ -144,10 +147,31 @@ struct Stops<'a> {
 const TRAILING: usize = 3;
 
 impl<'a> Stops<'a> {
-    fn new(encoder: Option<&'a TextEncoder>, more: &[u32]) -> Self {
-        let special =
-            encoder.into_iter().flat_map(|e| e.special_tokens().iter().filter_map(|t| e.token_id(t)));
-        Self { encoder, ids: special.chain(more.iter().copied()).collect() }
+    pub(super) fn new(encoder: Option<&'a TextEncoder>, more: &[u32]) -> Self {
+        // A template that cannot be read ends no turn.
+        let known = |encoder: &TextEncoder| {
+            ChatFormat::for_encoder(encoder)
+                .map_or_else(|_| encoder.end_ids().to_vec(), |chat| chat.stop_ids(encoder))
+        };
+        let mut ids = encoder.map(known).unwrap_or_default();
+        ids.extend(more);
+        Self { encoder, ids }
+    }
+
+    /// What to say where no row trains such a token at its end.
+    pub(super) fn never(&self, examples: &[Example]) -> Option<String> {
+        let encoder = self.encoder?;
+        let mut last = last_pieces(examples).filter(|example| example.targets() > 0).peekable();
+        last.peek()?;
+        if !last.all(|example| self.missing(example)) {
+            return None;
+        }
+        let named = |id: &u32| encoder.decode(&[*id], false).ok().map(|text| format!("`{}`", text.trim()));
+        let names: Vec<String> = self.ids.iter().take(3).filter_map(named).collect();
+        Some(format!(
+            "no row ends what is trained with a token at which generation stops ({}): the model does not learn to end",
+            names.join(", ")
+        ))
     }
 
     /// Whether what a row trains does not end with one.

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::check::Stops;
 use super::notes::{Tally, counted};
 use super::rows::{Row, RowReader};
-use super::{Example, Origin, TextEncoder, source};
+use super::{Example, Form, Origin, TextEncoder, source};
 use crate::{Error, Result};
 
 /// How rows with `prompt` and `completion` become one text.
@@ -135,7 +136,11 @@ impl Dataset {
         if examples.is_empty() {
             return Err(Error::data(&path, None, "the file holds no row; expected at least one"));
         }
-        let notes = tally.notes(&rows, options);
+        let mut notes = tally.notes(&rows, options);
+        // Rows of tokens are as their maker wanted them.
+        if tally.document.is_none() && tally.forms[Form::Tokens as usize] < tally.rows() {
+            notes.extend(Stops::new(encoder, &[]).never(&examples));
+        }
         let data = Self { path: path.to_path_buf(), examples, notes, document: tally.document.is_some() };
         if data.targets() == 0 {
             let problem = format!("no trainable token in {}", counted(data.examples.len(), "row"));
@@ -228,7 +233,7 @@ impl<'a> Reading<'a> {
 
     fn row(&mut self, rows: &mut RowReader<'_>, line: usize, text: &str) -> Result<()> {
         let value: Value = serde_json::from_str(text).map_err(|e| self.not_json(line, &e))?;
-        let Row { form, mut tokens, mut labels, left_out } =
+        let Row { form, mut tokens, mut labels, left_out, inside } =
             rows.read(&value).map_err(|e| located(e, &self.path, line))?;
         if tokens.is_empty() {
             return Err(Error::data(&self.path, Some(line), "the row has no token; expected at least one"));
@@ -241,6 +246,9 @@ impl<'a> Reading<'a> {
                 .hint("raise --max-seq-len, shorten the row, or choose --long-rows truncate or split"));
         }
         self.tally.row(form, length, longer, left_out, line);
+        if inside {
+            self.tally.inside.push(line);
+        }
         let first = self.examples.len();
         if longer && self.options.long_rows == LongRows::Split {
             for piece in pieces(length, limit) {

@@ -203,7 +203,7 @@ fn qwen() -> Option<(TextEncoder, ReadOptions)> {
         eos_token: Some("<|im_end|>".into()),
         chat_template: Some(template),
         add_bos_token: Some(false),
-        tool_template: None,
+        ..TokenizerInfo::default()
     };
     let encoder = TextEncoder::from_file(&directory.join("tokenizer.json"), info).unwrap();
     Some((encoder, ReadOptions { max_seq_len: Some(256), ..ReadOptions::new(151_936) }))

@@ -6,11 +6,11 @@
 
 use std::collections::HashMap;
 
-use mesp_formats::gguf::{ADD_BOS, Array, CHAT_TEMPLATE, Gguf, Value, token_type};
+use mesp_formats::gguf::{ADD_BOS, Array, CHAT_TEMPLATE, Gguf, Value, end_ids, token_type};
 use tokenizers::models::bpe::{BpeBuilder, Merges, Vocab};
 use tokenizers::{AddedToken, Tokenizer};
 
-use super::{TextEncoder, TokenizerInfo};
+use super::TokenizerInfo;
 use crate::{Error, Result};
 
 mod byte_level;
@@ -103,6 +103,9 @@ pub fn from_gguf(gguf: &Gguf, bytes: &[u8]) -> Result<(Tokenizer, TokenizerInfo)
         chat_template: gguf.str(CHAT_TEMPLATE)?.map(str::to_string),
         tool_template: gguf.str("tokenizer.chat_template.tool_use")?.map(str::to_string),
         add_bos_token: Some(add_bos.unwrap_or(begins && bos.is_some())),
+        end_tokens: ends(&tokenizer),
+        end_ids: end_ids(gguf)?,
+        ..TokenizerInfo::default()
     };
     Ok((tokenizer, info))
 }
@@ -122,13 +125,16 @@ fn from_json(gguf: &Gguf, text: &str) -> Result<(Tokenizer, TokenizerInfo)> {
         chat_template: gguf.str(CHAT_TEMPLATE)?.map(str::to_string),
         tool_template: gguf.str("tokenizer.chat_template.tool_use")?.map(str::to_string),
         add_bos_token: gguf.bool(ADD_BOS)?,
+        end_tokens: ends(&tokenizer),
+        end_ids: end_ids(gguf)?,
+        ..TokenizerInfo::default()
     };
     Ok((tokenizer, info))
 }
 
-/// The tokens of a file's tokenizer whose texts end a turn or a text.
-pub fn gguf_ends(encoder: &TextEncoder) -> Vec<u32> {
-    ENDS.iter().filter_map(|text| encoder.token_id(text)).collect()
+/// Texts of a tokenizer that end a turn or a text.
+fn ends(tokenizer: &Tokenizer) -> Vec<String> {
+    ENDS.iter().filter(|text| tokenizer.token_to_id(text).is_some()).map(ToString::to_string).collect()
 }
 
 /// Tokens by number.

@@ -224,7 +224,7 @@ fn markers_and_added_tokens_are_taken_whole() {
     assert_eq!(encoder.encode("ab<s>a<|im_end|>x y b", false).unwrap(), [2, 3, 0, 5, 6, 4, 1]);
     // Marked by its text, whatever its kind says.
     assert_eq!(encoder.special_tokens(), ["<s>", "<|im_end|>"]);
-    assert_eq!(gguf_ends(&encoder), [5]);
+    assert_eq!(encoder.end_ids(), [5]);
     assert!(!encoder.wants_bos());
     let llama3 =
         load(Path::new("v.gguf"), &file(&small(&[("tokenizer.ggml.pre", Some("llama-bpe".into()))])))

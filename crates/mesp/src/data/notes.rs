@@ -20,6 +20,8 @@ pub(super) struct Tally {
     pub(super) bare: Vec<usize>,
     /// The lines of conversations of which the template left something out.
     pub(super) left_out: Vec<usize>,
+    /// The lines of rows in which what is trained begins inside a token.
+    pub(super) inside: Vec<usize>,
     /// Tokens of each row as it is in the file, where they are asked for.
     pub(super) lengths: Option<Vec<usize>>,
 }
@@ -93,6 +95,15 @@ impl Tally {
                  turns, which is not trained then ({})",
                 self.left_out.len(),
                 lines(&self.left_out)
+            ));
+        }
+        if !self.inside.is_empty() {
+            notes.push(format!(
+                "{} of {rows} rows: a completion or a turn begins inside a token that begins before it; the token is \
+                 trained, but a prompt that ends there has other tokens ({}); begin completions with the white space at \
+                 the prompt's end",
+                self.inside.len(),
+                lines(&self.inside)
             ));
         }
         let (limit, longest) = (options.max_seq_len.unwrap_or_default(), self.longest);

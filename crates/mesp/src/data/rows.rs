@@ -1,5 +1,7 @@
 //! One row to tokens and labels. Problems are reported without a place; the caller knows file and line.
 
+use std::ops::Range;
+
 use serde_json::{Map, Value};
 
 use super::forms::{self, FORMS, Form, Said};
@@ -17,10 +19,38 @@ pub(super) struct Row {
     pub(super) labels: Vec<i32>,
     /// Whether the template left reasoning or other text of the assistant's turns out.
     pub(super) left_out: bool,
+    /// Whether what is trained begins inside a token.
+    pub(super) inside: bool,
 }
 
 /// Tokens, and whether each is trained.
 type Trained = Vec<(u32, bool)>;
+
+/// Pieces of a text that are trained, in order, while its tokens are gone through in order.
+struct Spans<'a> {
+    left: &'a [Range<usize>],
+    /// Whether a piece began inside a token.
+    inside: bool,
+}
+
+impl<'a> Spans<'a> {
+    fn new(pieces: &'a [Range<usize>]) -> Self {
+        Self { left: pieces, inside: false }
+    }
+
+    /// Whether a token has a byte of a piece. So the token in which a piece begins is trained, and the one in which
+    /// it ends: transformers' `return_assistant_tokens_mask` has the same rule.
+    fn hold(&mut self, token: &Range<usize>) -> bool {
+        while let Some((first, rest)) = self.left.split_first()
+            && first.end <= token.start
+        {
+            self.left = rest;
+        }
+        let begun = self.left.iter().take_while(|piece| piece.start < token.end);
+        self.inside |= begun.clone().any(|piece| token.start < piece.start);
+        begun.count() > 0
+    }
+}
 
 pub(super) struct RowReader<'a> {
     encoder: Option<&'a TextEncoder>,
@@ -58,17 +88,20 @@ impl<'a> RowReader<'a> {
                     .hint(FORMS));
             }
         };
-        let (tokens, left_out) = match said {
+        let (tokens, left_out, inside) = match said {
             Said::Tokens(row) => return tokenized(row, self.options.vocab_size),
-            Said::Text(text) => (self.text(text)?, false),
-            Said::Pair { prompt, completion } => (self.pair(&prompt, &completion)?, false),
+            Said::Text(text) => (self.text(text)?, false, false),
+            Said::Pair { prompt, completion } => {
+                let (tokens, inside) = self.pair(&prompt, &completion)?;
+                (tokens, false, inside)
+            }
             Said::Turns(conversation) => self.conversation(conversation)?,
         };
         self.in_vocabulary(tokens.iter().map(|token| token.0))?;
         let label = |&(id, trained): &(u32, bool)| if trained { id.cast_signed() } else { UNTRAINED };
         let labels = tokens.iter().map(label).collect();
         let tokens = tokens.into_iter().map(|token| token.0).collect();
-        Ok(Row { form, tokens, labels, left_out })
+        Ok(Row { form, tokens, labels, left_out, inside })
     }
 
     /// A text of its own: every token is trained, the one that ends the text included.
@@ -94,24 +127,30 @@ impl<'a> RowReader<'a> {
         encoder.eos_id().filter(|&eos| self.options.append_eos && last != Some(eos))
     }
 
-    fn pair(&self, prompt: &str, completion: &str) -> Result<Trained> {
+    /// The tokens, and whether the completion begins inside one.
+    fn pair(&self, prompt: &str, completion: &str) -> Result<(Trained, bool)> {
         let encoder = self.encoder()?;
         // As one text: tokenized apart, the two would meet in tokens that the joined text does not have.
-        let tokens = encoder.encode_with_offsets(&format!("{prompt}{completion}"), true)?;
+        let text = format!("{prompt}{completion}");
+        let tokens = encoder.encode_with_offsets(&text, true)?;
         let end = self.missing_end(encoder, tokens.last().map(|token| token.id));
-        let mut inside = false;
+        let all = self.options.train_on == TrainOn::All;
+        let completion = [prompt.len()..text.len()];
+        let mut spans = Spans::new(if completion[0].is_empty() { &[] } else { &completion });
+        let mut begun = false;
         let mut row: Trained = Vec::with_capacity(tokens.len() + 1);
         for Token { id, bytes } in tokens {
             // A token without bytes begins or ends the text; the end belongs to the completion.
-            let trained = bytes.as_ref().map_or(inside, |bytes| bytes.start >= prompt.len());
-            inside |= bytes.is_some();
-            row.push((id, trained || self.options.train_on == TrainOn::All));
+            let trained = bytes.as_ref().map_or(begun, |bytes| spans.hold(bytes));
+            begun |= bytes.is_some();
+            row.push((id, trained || all));
         }
         row.extend(end.map(|id| (id, true)));
-        Ok(row)
+        Ok((row, spans.inside && !all))
     }
 
-    fn conversation(&mut self, mut conversation: Conversation) -> Result<(Trained, bool)> {
+    /// The tokens, whether the template leaves something out, and whether a turn begins inside a token.
+    fn conversation(&mut self, mut conversation: Conversation) -> Result<(Trained, bool, bool)> {
         let encoder = self.encoder()?;
         let chat = match &mut self.chat {
             Some(chat) => chat,
@@ -127,21 +166,17 @@ impl<'a> RowReader<'a> {
         } else {
             chat.mark(&conversation, encoder)?
         };
-        let mut spans = marked.spans.iter().peekable();
-        let mut trained = |start: usize| {
-            while spans.next_if(|span| span.end <= start).is_some() {}
-            spans.peek().is_some_and(|span| span.contains(&start))
-        };
         let beginning = chat.beginning(encoder).map(|id| (id, all));
-        let tokens = encoder.encode_with_offsets(&marked.text, false)?;
-        let tokens = tokens.into_iter().map(|Token { id, bytes }| {
-            let trained = bytes.is_some_and(|bytes| trained(bytes.start));
-            (id, trained || all)
-        });
+        let mut spans = Spans::new(&marked.spans);
+        let mut tokens: Trained = beginning.into_iter().collect();
+        for Token { id, bytes } in encoder.encode_with_offsets(&marked.text, false)? {
+            tokens.push((id, bytes.is_some_and(|bytes| spans.hold(&bytes)) || all));
+        }
+        let inside = spans.inside;
         let last = conversation.trained.last().is_some_and(|trained| *trained || all);
         let end = encoder.eos_id().filter(|_| chat.open_ended(encoder)).map(|id| (id, last));
-        let tokens = beginning.into_iter().chain(tokens).chain(end).collect();
-        Ok((tokens, conversation.left_out_of(&marked.text)))
+        tokens.extend(end);
+        Ok((tokens, conversation.left_out_of(&marked.text), inside))
     }
 
     fn in_vocabulary(&self, tokens: impl Iterator<Item = u32>) -> Result<()> {
@@ -189,6 +224,7 @@ fn tokenized(row: &Map<String, Value>, vocab_size: usize) -> Result<Row> {
         tokens: tokens.into_iter().map(|id| id as u32).collect(),
         labels,
         left_out: false,
+        inside: false,
     })
 }
 
@@ -213,3 +249,7 @@ fn integers(key: &str, list: &Value, allowed: impl Fn(i64) -> bool, vocab_size: 
 #[cfg(test)]
 #[path = "rows_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "masks_tests.rs"]
+mod masks_tests;

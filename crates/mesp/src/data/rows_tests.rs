@@ -89,13 +89,56 @@ fn a_completion_is_trained_with_its_end() {
     assert_eq!(trained(&row), row.tokens);
 }
 
+/// The rule of transformers' `return_assistant_tokens_mask`: a token with a character of a piece is in the mask.
 #[test]
-fn a_token_that_begins_in_the_prompt_is_not_trained() {
+fn the_token_in_which_a_completion_begins_is_trained() {
     // Joined, `a` + `b` and ` ` + `4` are one token each, and the second has its white space in the prompt.
     let row = read(&json!({"prompt": "a", "completion": "bc"})).unwrap();
-    assert_eq!((row.tokens.clone(), trained(&row)), (vec![256, 99, EOS], vec![99, EOS]));
+    assert_eq!(
+        (row.tokens.clone(), trained(&row), row.inside),
+        (vec![256, 99, EOS], vec![256, 99, EOS], true)
+    );
     let row = read(&json!({"prompt": "= ", "completion": "4!"})).unwrap();
-    assert_eq!((row.tokens.clone(), trained(&row)), (vec![61, 257, 33, EOS], vec![33, EOS]));
+    assert_eq!(
+        (row.tokens.clone(), trained(&row), row.inside),
+        (vec![61, 257, 33, EOS], vec![257, 33, EOS], true)
+    );
+    let row = read(&json!({"prompt": "=", "completion": " 4"})).unwrap();
+    assert_eq!((trained(&row), row.inside), (vec![257, EOS], false));
+    for empty in [json!({"prompt": "ab", "completion": ""}), json!({"prompt": "", "completion": ""})] {
+        let row = read(&empty).unwrap();
+        assert_eq!((trained(&row), row.inside), (vec![EOS], false), "{empty}");
+    }
+    let options = ReadOptions { train_on: TrainOn::All, ..ReadOptions::new(VOCAB) };
+    let encoder = encoder();
+    let row =
+        RowReader::new(Some(&encoder), &options).read(&json!({"prompt": "a", "completion": "b"})).unwrap();
+    assert!(!row.inside, "the prompt is trained too");
+}
+
+/// With and without the template's own marks; of the end of a turn the same is true.
+#[test]
+fn the_token_in_which_a_turn_begins_is_trained() {
+    for turn in ["{{ m.content }}", "{% generation %}{{ m.content }}{% endgeneration %}"] {
+        let template = format!(
+            "{{% for m in messages %}}{{% if m.role == 'assistant' %}}: {turn}{{% else %}}{{{{ m.content }}}}{{% endif %}}\
+             {{% if not loop.last %}}b{{% endif %}}{{% endfor %}}{{% if add_generation_prompt %}}b: {{% endif %}}"
+        );
+        let info = TokenizerInfo { chat_template: Some(template), ..info() };
+        let encoder = encoder_with(info, false);
+        let messages = json!([{"role": "user", "content": "u"}, {"role": "assistant", "content": "4"},
+                              {"role": "user", "content": "v"}, {"role": "assistant", "content": "xa"},
+                              {"role": "user", "content": "w"}]);
+        let row = RowReader::new(Some(&encoder), &ReadOptions::new(VOCAB))
+            .read(&json!({"messages": messages}))
+            .unwrap();
+        // `ub: 4bvb: xabw`: ` 4` and `ab` are tokens.
+        let colon = u32::from(b':');
+        let b = u32::from(b'b');
+        let all = [117, b, colon, 257, b, 118, b, colon, 32, 120, 256, 119];
+        assert_eq!(row.tokens, all, "{turn}");
+        assert_eq!((trained(&row), row.inside), (vec![257, 120, 256], true), "{turn}");
+    }
 }
 
 #[test]

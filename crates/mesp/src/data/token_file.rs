@@ -23,6 +23,8 @@ use crate::Result;
 
 const MAGIC: [u8; 8] = *b"MESPTOK\n";
 const VERSION: u32 = 2;
+/// Counts changes of what rows become; tokens that were kept under earlier rules are made anew.
+const RULES: u32 = 2;
 
 /// What a token file was made from: it is of use only for the same data, tokenizer and options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,11 +40,14 @@ impl TokenKey {
         options: &ReadOptions,
     ) -> Result<Self> {
         let mut hash = Fnv128::default();
-        hash.add(format!("{VERSION} {options:?}").as_bytes());
+        hash.add(format!("{VERSION} {RULES} {options:?}").as_bytes());
         let mut buffer = vec![0; 1 << 16];
         for (path, file) in files {
-            // Between files, so that bytes cannot move from one to the next.
+            // Between files, so that bytes cannot move from one to the next; the same bytes are something else in
+            // another file.
             hash.add(b"\0file\0");
+            hash.add(path.file_name().unwrap_or_default().as_encoded_bytes());
+            hash.add(b"\0");
             loop {
                 match file.read(&mut buffer) {
                     Ok(0) => break,

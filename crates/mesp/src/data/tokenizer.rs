@@ -4,9 +4,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::Path;
 
-use tokenizers::processors::PostProcessorWrapper;
-use tokenizers::processors::byte_level::ByteLevel;
-
+use super::named;
 use crate::{Error, Result};
 
 /// What `tokenizer_config.json` and its companions say about a tokenizer.
@@ -22,6 +20,25 @@ pub struct TokenizerInfo {
     pub tool_template: Option<String>,
     /// Whether a text gets `bos_token`; `None` leaves it to `tokenizer.json`.
     pub add_bos_token: Option<bool>,
+    /// The texts of all tokens that the model's files name as special. Those of the vocabulary are found in a text.
+    pub special_tokens: Vec<String>,
+    /// More tokens that end a text, by their texts.
+    pub end_tokens: Vec<String>,
+    /// The same by number, as a model's configuration names them.
+    pub end_ids: Vec<u32>,
+    /// Where words get a space in front, in place of what `tokenizer.json` says.
+    pub prefix: Option<Prefix>,
+}
+
+/// Where tokenizers that spell a space as `▁` put one in front.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prefix {
+    /// Before the text and after every marker in it.
+    Always,
+    /// Before the text.
+    First,
+    /// Nowhere.
+    Never,
 }
 
 /// A token and the bytes of the text it stands for; `None` where the text has no such bytes.
@@ -42,6 +59,7 @@ pub struct TextEncoder {
     /// Whether `tokenizer.json` itself adds the first token, which older conversions do not.
     adds_bos: bool,
     special: Vec<String>,
+    ends: Vec<u32>,
 }
 
 impl TextEncoder {
@@ -66,17 +84,24 @@ impl TextEncoder {
     pub fn from_tokenizer(
         path: &Path,
         mut inner: tokenizers::Tokenizer,
-        info: TokenizerInfo,
+        mut info: TokenizerInfo,
     ) -> Result<Self> {
         let unreadable =
             |e: tokenizers::Error| Error::data(path, None, format!("a tokenizer with wrong settings: {e}"));
         // Some files carry the settings of the run that wrote them. Cutting is done here, and counted.
         inner.with_truncation(None).map_err(unreadable)?.with_padding(None);
         if let Some(post) = inner.get_post_processor().cloned() {
-            inner.with_post_processor(Some(untrimmed(post)));
+            inner.with_post_processor(Some(named::untrimmed(post)));
         }
-        let id = |token: &Option<String>| token.as_deref().and_then(|t| inner.token_to_id(t));
-        let (bos, eos) = (id(&info.bos_token), id(&info.eos_token));
+        if let Some(prefix) = info.prefix {
+            named::set_prefix(&mut inner, prefix).map_err(unreadable)?;
+        }
+        named::mark(&mut inner, &info).map_err(unreadable)?;
+        // The configuration's word where the tokenizer's files name no end.
+        let spelled = |id: &u32| named::spelled(&inner, *id);
+        info.eos_token = info.eos_token.or_else(|| info.end_ids.iter().find_map(spelled));
+        let id = |token: &str| inner.token_to_id(token);
+        let (bos, eos) = (info.bos_token.as_deref().and_then(id), info.eos_token.as_deref().and_then(id));
         if let (Some(token), None) = (&info.eos_token, eos) {
             let problem =
                 format!("the end-of-text token `{token}` of tokenizer_config.json is not in this vocabulary");
@@ -86,12 +111,19 @@ impl TextEncoder {
             let problem = "tokenizer_config.json sets add_bos_token, and this vocabulary has no such token";
             return Err(Error::data(path, None, problem).hint("take both files from the same model"));
         }
+        let mut ends: Vec<u32> = Vec::new();
+        let named_ends = info.end_tokens.iter().filter_map(|token| id(token));
+        for end in eos.into_iter().chain(named_ends).chain(info.end_ids.iter().copied()) {
+            if !ends.contains(&end) {
+                ends.push(end);
+            }
+        }
         let special = inner.get_added_tokens_decoder().into_values().filter(|t| t.special).map(|t| t.content);
         let mut special: Vec<String> =
             special.chain(info.eos_token.clone()).filter(|t| !t.is_empty()).collect();
         special.sort();
         special.dedup();
-        let mut encoder = Self { inner, info, bos, eos, adds_bos: false, special };
+        let mut encoder = Self { inner, info, bos, eos, adds_bos: false, special, ends };
         let first = encoder.raw("", true)?.get_ids().first().copied();
         encoder.adds_bos = first.is_some() && first == encoder.bos;
         Ok(encoder)
@@ -148,6 +180,11 @@ impl TextEncoder {
         self.eos
     }
 
+    /// The tokens that end a text, by all of the model's files.
+    pub fn end_ids(&self) -> &[u32] {
+        &self.ends
+    }
+
     /// The number of a token given as its vocabulary entry.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
@@ -190,23 +227,6 @@ impl TextEncoder {
 
 fn refused(error: &tokenizers::Error) -> Error {
     Error::usage(format!("the tokenizer refuses this text: {error}"))
-}
-
-/// The same steps with every byte left to the token that carries it. Trimmed ranges would make the token
-/// ` 4`, half of which belongs to the prompt, look as if it began with the completion.
-fn untrimmed(post: PostProcessorWrapper) -> PostProcessorWrapper {
-    match post {
-        PostProcessorWrapper::ByteLevel(step) => {
-            PostProcessorWrapper::ByteLevel(ByteLevel::trim_offsets(step, false))
-        }
-        PostProcessorWrapper::Sequence(mut steps) => {
-            for step in steps.as_mut() {
-                *step = untrimmed(step.clone());
-            }
-            PostProcessorWrapper::Sequence(steps)
-        }
-        other => other,
-    }
 }
 
 #[cfg(test)]

@@ -122,3 +122,121 @@ fn real_tokenizers_agree_with_the_python_library() {
         }
     }
 }
+
+/// A tokenizer of `SentencePiece`'s kind, as converters of 2023 wrote them: markers are looked for in the text with its
+/// spaces changed. `</s>` is 2, `▁` 259, the letters follow, `<end>` is 268 and no marker.
+fn spaced() -> tokenizers::Tokenizer {
+    let mut vocab: Vec<String> = ["<unk>", "<s>", "</s>"].map(str::to_owned).into();
+    vocab.extend((0..256).map(|byte| format!("<0x{byte:02X}>")));
+    vocab.extend(["▁", "a", "b", "<", "/", "s", ">", ".", "▁a", "<end>", "▁b"].map(str::to_owned));
+    let vocab: serde_json::Map<String, serde_json::Value> =
+        vocab.into_iter().enumerate().map(|(id, token)| (token, id.into())).collect();
+    let added = ["<unk>", "<s>", "</s>"].into_iter().enumerate();
+    let added: Vec<_> = added
+        .map(|(id, content)| {
+            serde_json::json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+                               "normalized": true, "special": true})
+        })
+        .collect();
+    let json = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+        "pre_tokenizer": null, "post_processor": null,
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"},
+            {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+        "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+                  "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "vocab": vocab,
+                  "merges": ["▁ a", "▁ b"]}
+    });
+    tokenizers::Tokenizer::from_bytes(json.to_string()).unwrap()
+}
+
+fn spaced_encoder(info: TokenizerInfo) -> TextEncoder {
+    TextEncoder::from_tokenizer(Path::new("tokenizer.json"), spaced(), info).unwrap()
+}
+
+/// Expected tokens: transformers 5.24 on this file, with the class `LlamaTokenizer` and the settings `legacy` and
+/// `add_prefix_space` that the three values stand for.
+#[test]
+fn spaces_stand_where_transformers_puts_them() {
+    let texts = ["a</s>\nb a", "a.</s>", " a", "</s>a"];
+    let cases: [(Prefix, [&[u32]; 4]); 3] = [
+        (Prefix::First, [&[267, 2, 13, 261, 267], &[267, 266, 2], &[267], &[2, 260]]),
+        (Prefix::Always, [&[267, 2, 259, 13, 261, 267], &[267, 266, 2], &[267], &[2, 267]]),
+        (Prefix::Never, [&[260, 2, 13, 261, 267], &[260, 266, 2], &[267], &[2, 260]]),
+    ];
+    for (prefix, expected) in cases {
+        let encoder = spaced_encoder(TokenizerInfo {
+            eos_token: Some("</s>".into()),
+            prefix: Some(prefix),
+            ..TokenizerInfo::default()
+        });
+        for (text, ids) in texts.iter().zip(expected) {
+            assert_eq!(encoder.encode(text, false).unwrap(), ids, "{prefix:?} {text:?}");
+        }
+    }
+    // A tokenizer that spells bytes has no such spaces.
+    let info = TokenizerInfo { prefix: Some(Prefix::First), ..info() };
+    assert_eq!(encoder_with(info, false).encode("a 4", false).unwrap(), [97, 257]);
+}
+
+#[test]
+fn tokens_that_the_files_name_are_found() {
+    let bare = spaced_encoder(TokenizerInfo::default());
+    assert_eq!(bare.encode("a</s>", false).unwrap(), [267, 262, 263, 264, 265]);
+    assert!(bare.end_ids().is_empty() && bare.eos_id().is_none());
+    let named = |info: TokenizerInfo| spaced_encoder(info).encode("a</s><end>", false).unwrap();
+    let none = TokenizerInfo::default;
+    let words = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+    // One marker is followed by the other, so no text gets a space in front but the first.
+    assert_eq!(named(TokenizerInfo { special_tokens: words(&["</s>", "<end>"]), ..none() }), [267, 2, 268]);
+    assert_eq!(named(TokenizerInfo { end_ids: vec![2, 268], ..none() }), [267, 2, 268]);
+    assert_eq!(named(TokenizerInfo { end_tokens: words(&["</s>", "<end>"]), ..none() }), [267, 2, 268]);
+    let encoder = spaced_encoder(TokenizerInfo {
+        eos_token: Some("</s>".into()),
+        end_tokens: words(&["</s>", "<end>", "<absent>"]),
+        end_ids: vec![268, 999],
+        ..none()
+    });
+    assert_eq!(encoder.end_ids(), [2, 268, 999]);
+    assert_eq!(encoder.special_tokens(), ["</s>", "<end>", "<s>", "<unk>"]);
+    // The configuration names the end where the tokenizer does not.
+    let encoder = spaced_encoder(TokenizerInfo { end_ids: vec![268], ..none() });
+    assert_eq!((encoder.eos_id(), encoder.info().eos_token.as_deref()), (Some(268), Some("<end>")));
+    // A full stop that ends a text stays a word: no marker, and a space before it as ever.
+    let encoder = spaced_encoder(TokenizerInfo { end_ids: vec![266], ..none() });
+    assert_eq!(encoder.encode(" . a.", false).unwrap(), [259, 259, 266, 267, 266]);
+    assert!(!encoder.special_tokens().contains(&".".to_owned()));
+    // `▁a` and bytes are no texts.
+    let encoder = spaced_encoder(TokenizerInfo { end_ids: vec![267, 13], ..none() });
+    assert_eq!(encoder.encode("a\n", false).unwrap(), [267, 13]);
+    assert_eq!(encoder.eos_id(), None);
+}
+
+/// End tokens that only one of a directory's files names.
+#[test]
+fn every_file_may_name_the_end() {
+    let mut json = tokenizer_json(false);
+    json["added_tokens"] = serde_json::json!([]);
+    json["model"]["vocab"]["<|im_end|>"] = 300.into();
+    for (name, content) in [
+        ("tokenizer_config.json", r#"{"eos_token": "<|im_end|>"}"#),
+        ("special_tokens_map.json", r#"{"eos_token": {"content": "<|im_end|>", "lstrip": false}}"#),
+        ("config.json", r#"{"eos_token_id": 300}"#),
+        ("generation_config.json", r#"{"eos_token_id": [300]}"#),
+    ] {
+        let directory = write("tokenizer.json", json.to_string());
+        let bare = crate::source::text_encoder(directory.path()).unwrap().unwrap();
+        assert!(bare.encode("a<|im_end|>", false).unwrap().len() > 2);
+        std::fs::write(directory.path().join(name), content).unwrap();
+        let encoder = crate::source::text_encoder(directory.path()).unwrap().unwrap();
+        assert_eq!(encoder.encode("a<|im_end|>b", false).unwrap(), [97, 300, 98], "{name}");
+        assert_eq!((encoder.eos_id(), encoder.end_ids()), (Some(300), &[300][..]), "{name}");
+        let chat = super::super::ChatFormat::for_encoder(&encoder).unwrap();
+        assert_eq!(chat.stop_ids(&encoder), [300], "{name}");
+        assert_eq!(encoder.special_tokens(), ["<|im_end|>"], "{name}");
+    }
+}

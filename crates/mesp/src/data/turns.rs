@@ -15,6 +15,8 @@ pub struct Conversation {
     pub(super) variables: Map<String, Value>,
     /// Beside each message: whether it is a turn of the model that is trained.
     pub(super) trained: Vec<bool>,
+    /// Arguments of calls that the row gives as a JSON text: their values, which stand in the messages, and the text.
+    pub(super) written: Vec<(Value, String)>,
 }
 
 impl Conversation {
@@ -131,7 +133,7 @@ impl Conversation {
                 return Err(Error::usage(format!("`{place}` is {}; expected an object", type_of(message)))
                     .hint(SHAPE));
             };
-            let (message, trained) = read_message(&place, object)?;
+            let (message, trained) = read_message(&place, object, &mut self.written)?;
             self.messages.push(message);
             self.trained.push(trained);
         }
@@ -141,7 +143,11 @@ impl Conversation {
 
 const SHAPE: &str = r#"a message is {"role": "user" or "assistant" or "system", "content": "text"}"#;
 
-fn read_message(place: &str, object: &Map<String, Value>) -> Result<(Value, bool)> {
+fn read_message(
+    place: &str,
+    object: &Map<String, Value>,
+    written: &mut Vec<(Value, String)>,
+) -> Result<(Value, bool)> {
     // Keys without a value stand for absent ones; files made from tables have every key in every turn.
     let mut message: Map<String, Value> =
         object.iter().filter(|(_, value)| !value.is_null()).map(|(k, v)| (k.clone(), v.clone())).collect();
@@ -152,23 +158,27 @@ fn read_message(place: &str, object: &Map<String, Value>) -> Result<(Value, bool
         );
     };
     // Templates ask whether there is content; an empty text answers as null does and can be joined.
-    let content = match object.get("content") {
-        None | Some(Value::Null) => String::new(),
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(parts)) => text_of_parts(place, parts)?,
+    let data =
+        |value: &Value| DATA_ROLES.contains(&role) && !value.as_array().is_some_and(|list| has_parts(list));
+    let content: Value = match object.get("content") {
+        None | Some(Value::Null) => String::new().into(),
+        Some(Value::String(text)) => text.clone().into(),
+        // What a function gave back may be data; the chat format writes it.
+        Some(value) if data(value) => value.clone(),
+        Some(Value::Array(parts)) => text_of_parts(place, parts)?.into(),
         Some(other) => {
             let problem = format!("`{place}.content` is {}; expected a text", type_of(other));
             return Err(Error::usage(problem).hint(SHAPE));
         }
     };
     let calls_tools = object.get("tool_calls").is_some_and(|calls| !calls.is_null());
-    let absent = !matches!(object.get("content"), Some(Value::String(_) | Value::Array(_)));
+    let absent = object.get("content").is_none_or(Value::is_null);
     if absent && !calls_tools {
         return Err(Error::usage(format!("`{place}` has no content; expected a text")).hint(SHAPE));
     }
-    message.insert("content".into(), content.into());
+    message.insert("content".into(), content);
     if let Some(calls) = message.get_mut("tool_calls").and_then(Value::as_array_mut) {
-        calls.iter_mut().for_each(open_arguments);
+        written.extend(calls.iter_mut().filter_map(open_arguments));
     }
     // Other names of what templates read as `reasoning_content`.
     let reasoning =
@@ -209,14 +219,23 @@ fn text_of_parts(place: &str, parts: &[Value]) -> Result<String> {
     Ok(text)
 }
 
-/// Arguments travel as a JSON text; templates print a mapping.
-fn open_arguments(call: &mut Value) {
+/// Roles of turns that give back what a function returned.
+const DATA_ROLES: [&str; 3] = ["tool", "function", "ipython"];
+
+/// Whether a list is a content in parts, of texts or of what cannot be trained, and not data.
+fn has_parts(list: &[Value]) -> bool {
+    const PARTS: [&str; 9] =
+        ["text", "input_text", "output_text", "image", "image_url", "audio", "input_audio", "video", "file"];
+    list.iter().any(|part| part.get("type").and_then(Value::as_str).is_some_and(|kind| PARTS.contains(&kind)))
+}
+
+/// Arguments travel as a JSON text; templates print a mapping. Gives back both where they were a text.
+fn open_arguments(call: &mut Value) -> Option<(Value, String)> {
     let call = if call.get("function").is_some() { &mut call["function"] } else { call };
-    let opened =
-        call.get("arguments").and_then(Value::as_str).and_then(|text| serde_json::from_str(text).ok());
-    if let Some(arguments @ Value::Object(_)) = opened {
-        call["arguments"] = arguments;
-    }
+    let text = call.get("arguments").and_then(Value::as_str)?.to_owned();
+    let arguments: Value = serde_json::from_str(&text).ok().filter(Value::is_object)?;
+    call["arguments"] = arguments.clone();
+    Some((arguments, text))
 }
 
 fn tools(row: &Map<String, Value>) -> Result<Option<Value>> {

@@ -98,6 +98,7 @@ fn text(c: &Checked, limit: Option<usize>) -> String {
             c.duplicates.iter().map(|(line, first)| format!("{line} (as {first})")).collect();
         line("duplicates", listed(&pairs));
         line("no stop token", lines(&c.unstopped));
+        line("begin in a token", lines(&c.inside));
         line("nothing to train", lines(&c.bare));
     }
     line("unusable", if c.bad.is_empty() { "none".to_owned() } else { c.bad.len().to_string() });
@@ -152,6 +153,7 @@ fn document(c: &Checked, limit: Option<usize>) -> Value {
         "long": c.long,
         "duplicates": c.duplicates.iter().map(|(line, first)| json!({ "line": line, "first": first })).collect::<Vec<_>>(),
         "no_stop_token": c.unstopped,
+        "begin_inside_a_token": c.inside,
         "nothing_to_train": c.bare,
         "left_out_by_template": c.left_out,
         "unusable": c.bad.iter().map(bad).collect::<Vec<_>>(),

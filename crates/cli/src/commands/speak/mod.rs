@@ -10,10 +10,9 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use mesp::adapter::peft;
-use mesp::data::{ChatFormat, Conversation, TextEncoder, gguf_ends, in_vocabulary};
+use mesp::data::{ChatFormat, Conversation, TextEncoder, in_vocabulary};
 use mesp::generate::{Generator, plan_generation};
 use mesp::model::Config;
-use mesp::source::Kind;
 use mesp_device::{Cpu, Threads};
 
 pub(crate) use answer::{End, Request, answer, greedy};
@@ -51,10 +50,7 @@ impl Language {
     pub(crate) fn open(model: &Path, vocab_size: usize) -> Result<Self> {
         let encoder = inputs::encoder(model)?;
         let chat = ChatFormat::for_encoder(&encoder)?;
-        let mut ends = chat.stop_ids(&encoder);
-        if Kind::of(model) == Kind::Gguf {
-            ends.extend(gguf_ends(&encoder));
-        }
+        let ends = chat.stop_ids(&encoder);
         Ok(Self { encoder, chat, ends, vocab_size })
     }
 
