@@ -1,11 +1,12 @@
 //! Files that commands read: models, tokenizers, rows.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Result, bail};
-use mesp::data::{Dataset, Example, LongRows, PromptStyle, ReadOptions, TextEncoder, TrainOn, split};
+use mesp::data::{Dataset, Example, Folder, LongRows, PromptStyle, ReadOptions, TextEncoder, TrainOn, split};
 use mesp::model::{Config, Model};
 use mesp::source::{Base, open_model, text_encoder};
 use mesp_device::{Dtype, Threads};
@@ -112,11 +113,8 @@ pub(crate) fn no_tokenizer(model: &Path) -> anyhow::Error {
 /// How rows are read for a command.
 pub(crate) fn read_options(args: &DataArgs, config: &Config, training: bool) -> ReadOptions {
     let longest = DEFAULT_LENGTH.min(config.max_positions);
-    let text = |p: &Path| {
-        p.extension().is_some_and(|e| ["txt", "text", "md"].iter().any(|t| e.eq_ignore_ascii_case(t)))
-    };
     // A plain text has to be cut somewhere; rows are cut only where memory asks for it.
-    let cut = training || args.data.as_deref().is_some_and(text);
+    let cut = training || args.data.as_deref().is_some_and(Dataset::is_document);
     ReadOptions {
         max_seq_len: args.max_seq_len.or(cut.then_some(longest)),
         long_rows: match args.long_rows {
@@ -189,12 +187,15 @@ pub(crate) enum Held {
 }
 
 impl Held {
-    /// From what was typed, or from a file that lies beside `train.jsonl` in a data directory.
+    /// From what was typed, or from a file of held-out rows in a data directory.
     pub(crate) fn new(args: &ScheduleArgs, data: &Path) -> Self {
         if let Some(share) = args.eval_split {
             return Self::Share(share, args.seed);
         }
-        eval_file(args.eval_data.as_ref(), data).map_or(Self::None, Self::File)
+        // A directory that cannot be read is reported when its rows are.
+        let beside = || Folder::open(data).ok()?.held;
+        let named = args.eval_data.clone();
+        named.or_else(|| data.is_dir().then(beside).flatten()).map_or(Self::None, Self::File)
     }
 }
 
@@ -231,6 +232,9 @@ pub(crate) fn read_rows(
         Ok(data)
     };
     let mut train = read(data)?;
+    if data.is_dir() {
+        tell_files(data, &train.path, held.file())?;
+    }
     let eval = match held {
         Held::None => Vec::new(),
         Held::File(file) => read(file)?.examples,
@@ -248,18 +252,36 @@ pub(crate) fn read_rows(
     Ok(Rows { train: train.examples, eval })
 }
 
-/// The file of held-out rows: the one named, or one that lies beside `train.jsonl` in a data directory.
-fn eval_file(named: Option<&PathBuf>, data: &Path) -> Option<PathBuf> {
-    let beside =
-        || ["eval.jsonl", "valid.jsonl"].map(|name| data.join(name)).into_iter().find(|p| p.is_file());
-    named.cloned().or_else(|| data.is_dir().then(beside).flatten())
+/// Says what the files of a data directory are used for.
+pub(crate) fn tell_files(directory: &Path, read: &Path, held: Option<&Path>) -> Result<()> {
+    let used: Vec<&Path> = [read].into_iter().chain(held).collect();
+    let unused = Folder::open(directory)?.unused(&used);
+    let name = |path: &Path| match path.strip_prefix(directory) {
+        Ok(inside) => inside.display().to_string(),
+        Err(_) => path.display().to_string(),
+    };
+    let mut said = format!("{}: {} is read", directory.display(), name(read));
+    if let Some(held) = held {
+        let _ = write!(said, ", {} is held out to evaluate", name(held));
+    }
+    if !unused.is_empty() {
+        let _ = write!(said, "; not used: {}", unused.join(", "));
+    }
+    if held.is_some() || !unused.is_empty() {
+        ui::note(said);
+    }
+    Ok(())
 }
 
 /// The file that is evaluated: of a data directory the one that was not trained on, if there is one.
-pub(crate) fn held_out(data: &Path) -> PathBuf {
-    let names = ["test.jsonl", "valid.jsonl", "eval.jsonl"];
-    let found = || names.map(|name| data.join(name)).into_iter().find(|path| path.is_file());
-    data.is_dir().then(found).flatten().unwrap_or_else(|| data.to_path_buf())
+pub(crate) fn held_out(data: &Path) -> Result<PathBuf> {
+    if !data.is_dir() {
+        return Ok(data.to_path_buf());
+    }
+    let folder = Folder::open(data)?;
+    let Some(file) = folder.test.or(folder.held) else { return Ok(data.to_path_buf()) };
+    tell_files(data, &file, None)?;
+    Ok(file)
 }
 
 /// Says how long rows are when the model was made for shorter ones.

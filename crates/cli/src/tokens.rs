@@ -67,8 +67,7 @@ pub(crate) fn given(data: &Path, vocab_size: usize) -> Result<Option<Dataset>> {
 
 /// What the tokens of a text file depend on: the file, the tokenizer and its settings, the options.
 pub(crate) fn key(model: &Path, data: &Path, options: &ReadOptions) -> Result<TokenKey> {
-    let data = if data.is_dir() { data.join(options.in_directory) } else { data.to_path_buf() };
-    let mut paths = vec![data];
+    let mut paths = vec![Dataset::file(data, options)?];
     let mut header = None;
     let mut folder = Some(model);
     if Kind::of(model) == Kind::Gguf {

@@ -337,8 +337,8 @@ pub(crate) struct ScheduleArgs {
     /// Seed of the adapter's start and of the order of rows [default: 0]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub(crate) seed: u64,
-    /// Rows that are never trained, to evaluate before and after [default: eval.jsonl or valid.jsonl when --data
-    /// is a directory that has one]
+    /// Rows that are never trained, to evaluate before and after [default: of a directory given as --data the file
+    /// named eval, valid, validation, val or dev]
     #[arg(long, value_name = "FILE")]
     pub(crate) eval_data: Option<PathBuf>,
     /// Hold out this share of --data, such as 0.05, chosen by --seed; equal rows stay on one side, and of a plain

@@ -124,6 +124,104 @@ fn a_share_is_held_out_and_rows_are_packed() {
     assert!(ran.stderr.contains("--eval-split 0.05"), "{}", ran.stderr);
 }
 
+const ROW: &str = "{\"messages\":[{\"role\":\"user\",\"content\":\"Hi there\"},{\"role\":\"assistant\",\"content\":\"Hello.\"}]}\n";
+
+/// Names of held-out rows as trainers have them, and files that are none of a run's.
+#[test]
+fn files_of_a_directory_are_used_or_named() {
+    for (held, train) in
+        [("validation.jsonl", "train.jsonl"), ("dev.jsonl", "train.json"), ("valid.json", "train.ndjson")]
+    {
+        let dir = temporary();
+        let data = dir.path().join("data");
+        fs::create_dir(&data).expect("made");
+        written(&data, train, &ROW.repeat(6));
+        written(&data, held, ROW);
+        for other in ["test.jsonl", "more.jsonl", "table.parquet"] {
+            written(&data, other, ROW);
+        }
+        let run = dir.path().join("run");
+        let ran = mesp(&[
+            &"train",
+            &"--model",
+            &demo_model(),
+            &"--data",
+            &data,
+            &"--output",
+            &run,
+            &"--steps=1",
+            &"--json",
+        ])
+        .ok();
+        let document = ran.json();
+        assert!(document["loss"]["eval_after"].is_number(), "{held}: {document:#}");
+        let said = format!(
+            "{}: {train} is read, {held} is held out to evaluate; not used: more.jsonl, table.parquet, test.jsonl",
+            data.display()
+        );
+        assert!(ran.stderr.contains(&said), "{said}\n{}", ran.stderr);
+        let ran = on_demo("check", &data, &["--json"]).ok();
+        let checked = ran.json();
+        let files: Vec<_> =
+            checked["files"].as_array().expect("a list").iter().map(|file| file["path"].clone()).collect();
+        assert_eq!(files, [train, held, "test.jsonl"].map(|name| data.join(name).display().to_string()));
+        assert!(ran.stderr.contains("not checked: more.jsonl, table.parquet"), "{}", ran.stderr);
+        let ran = mesp(&[&"eval", &"--model", &demo_model(), &"--data", &data, &"--json"]).ok();
+        let said = "test.jsonl is read; not used: ";
+        assert!(ran.stderr.contains(said), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn what_is_not_used_is_told_everywhere() {
+    let dir = temporary();
+    let developer = ROW.replace("[{", "[{\"role\":\"narrator\",\"content\":\"It rains.\",\"mood\":1},{");
+    let scored = ROW.replace("]}", "],\"score\":3,\"id\":NaN}");
+    let rows = written(dir.path(), "rows.txt", &format!("{developer}{scored}"));
+    let notes = [
+        "1 of 2 rows: NaN or Infinity, which JSON does not have, is read as null (no value) (line 2)",
+        "not used: of the turns `mood` (1 row, line 1), which change nothing of the text",
+        "not used: of the rows `score` (1 row, line 2); every answer that is trained is trained alike, good or bad",
+    ];
+    let shown = on_demo("show", &rows, &[]).ok();
+    let checked = on_demo("check", &rows, &[]).ok();
+    let run = dir.path().join("run");
+    let trained = mesp(&[
+        &"train",
+        &"--model",
+        &demo_model(),
+        &"--data",
+        &rows,
+        &"--output",
+        &run,
+        &"--steps=1",
+        &"--json",
+    ])
+    .ok();
+    for note in notes {
+        assert!(shown.stderr.contains(note), "{note}\n{}", shown.stderr);
+        assert!(checked.stdout.contains(&format!("  note: {note}\n")), "{note}\n{}", checked.stdout);
+        assert!(trained.stderr.contains(note), "{note}\n{}", trained.stderr);
+    }
+}
+
+/// Half of the rows of a KTO file are answers not to learn.
+#[test]
+fn bad_answers_are_named_row_by_row() {
+    let dir = temporary();
+    let marked = |label: bool| ROW.replace("]}", &format!("],\"label\":{label}}}"));
+    let rows = written(dir.path(), "kto.jsonl", &[marked(true), marked(false), marked(false)].concat());
+    let ran = on_demo("check", &rows, &["--json"]);
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    let bad = &ran.json()["files"][0]["unusable"];
+    assert_eq!((&bad[0]["line"], &bad[1]["line"], &bad[2]), (&2.into(), &3.into(), &Value::Null));
+    assert!(bad[0]["problem"].as_str().expect("text").starts_with("`label` is false"), "{bad}");
+    let run = dir.path().join("run");
+    let ran = mesp(&[&"train", &"--model", &demo_model(), &"--data", &rows, &"--output", &run, &"--steps=1"]);
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    assert!(ran.stderr.contains("kto.jsonl:2: `label` is false") && !run.exists(), "{}", ran.stderr);
+}
+
 /// The shared collection, or `None` with the reason printed.
 #[expect(clippy::print_stderr, reason = "a skipped test says so")]
 fn shared() -> Option<PathBuf> {

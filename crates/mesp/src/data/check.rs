@@ -80,7 +80,7 @@ impl Dataset {
         }
         let Reading { examples, tally, .. } = reading;
         let notes = tally.notes(&rows, options);
-        let document = tally.document.is_some();
+        let (document, left_out) = (tally.document.is_some(), tally.left_out());
         let stops = Stops::new(encoder, stops);
         let mut checked = Checked {
             path,
@@ -97,7 +97,7 @@ impl Dataset {
             lengths: tally.lengths.unwrap_or_default(),
             long: tally.long,
             bare: tally.bare,
-            left_out: tally.left_out,
+            left_out,
             inside: tally.inside,
             notes,
             ..Checked::default()

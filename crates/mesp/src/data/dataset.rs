@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::check::Stops;
 use super::notes::{Tally, counted};
+use super::remarks::Remark;
 use super::rows::{Row, RowReader};
 use super::{Example, Form, Origin, TextEncoder, source};
 use crate::{Error, Result};
@@ -97,7 +98,21 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Reads a file, or in a directory the file `options.in_directory`.
+    /// The file that is read: the one named, or in a directory the file `options.in_directory`, or another of its
+    /// kind, such as `train.json` for `train.jsonl`.
+    ///
+    /// # Errors
+    /// When the directory has no such file.
+    pub fn file(path: &Path, options: &ReadOptions) -> Result<PathBuf> {
+        source::locate(path, options.in_directory)
+    }
+
+    /// Whether a file is one plain text; false also where it cannot be read.
+    pub fn is_document(path: &Path) -> bool {
+        source::kind(path).is_ok_and(|kind| kind == source::Kind::Document)
+    }
+
+    /// Reads a file, or in a directory the file that [`file`](Self::file) names.
     ///
     /// # Errors
     /// When the file cannot be read, when a row cannot be used (with its line), when there is no row, or
@@ -136,7 +151,7 @@ impl Dataset {
         if examples.is_empty() {
             return Err(Error::data(&path, None, "the file holds no row; expected at least one"));
         }
-        let mut notes = tally.notes(&rows, options);
+        let (mut notes, why) = (tally.notes(&rows, options), tally.why_nothing());
         // Rows of tokens are as their maker wanted them.
         if tally.document.is_none() && tally.forms[Form::Tokens as usize] < tally.rows() {
             notes.extend(Stops::new(encoder, &[]).never(&examples));
@@ -144,10 +159,7 @@ impl Dataset {
         let data = Self { path: path.to_path_buf(), examples, notes, document: tally.document.is_some() };
         if data.targets() == 0 {
             let problem = format!("no trainable token in {}", counted(data.examples.len(), "row"));
-            return Err(Error::data(&data.path, None, problem).hint(
-                "every label is -100, stands first in its row, or was cut off by --max-seq-len; expected at least one \
-                 token to predict",
-            ));
+            return Err(Error::data(&data.path, None, problem).hint(why));
         }
         Ok(data)
     }
@@ -171,7 +183,7 @@ impl Dataset {
         source::each_row(&path, kind, &mut |_, text| {
             // A row that is no JSON is reported by `read`.
             needed |= text.starts_with('"')
-                || serde_json::from_str::<Tokenized>(text).is_ok_and(|row| row.input_ids.is_none());
+                || source::json::<Tokenized>(text).is_ok_and(|(row, _)| row.input_ids.is_none());
             Ok(())
         })?;
         Ok(needed)
@@ -232,9 +244,10 @@ impl<'a> Reading<'a> {
     }
 
     fn row(&mut self, rows: &mut RowReader<'_>, line: usize, text: &str) -> Result<()> {
-        let value: Value = serde_json::from_str(text).map_err(|e| self.not_json(line, &e))?;
-        let Row { form, mut tokens, mut labels, left_out, inside } =
+        let (value, odd) = source::json::<Value>(text).map_err(|e| self.not_json(line, &e))?;
+        let Row { form, mut tokens, mut labels, mut remarks, inside } =
             rows.read(&value).map_err(|e| located(e, &self.path, line))?;
+        remarks.extend(odd.then_some(Remark::NotANumber));
         if tokens.is_empty() {
             return Err(Error::data(&self.path, Some(line), "the row has no token; expected at least one"));
         }
@@ -245,7 +258,7 @@ impl<'a> Reading<'a> {
             return Err(Error::data(&self.path, Some(line), problem)
                 .hint("raise --max-seq-len, shorten the row, or choose --long-rows truncate or split"));
         }
-        self.tally.row(form, length, longer, left_out, line);
+        self.tally.row(form, length, longer, remarks, line);
         if inside {
             self.tally.inside.push(line);
         }
@@ -298,6 +311,7 @@ impl<'a> Reading<'a> {
             self.keep(ids, labels, line);
         }
         self.tally.document = Some((tokens.len(), self.examples.len()));
+        self.tally.objects = source::objects_in(text);
         Ok(())
     }
 

@@ -128,7 +128,11 @@ fn reasoning_that_a_template_drops_is_noted() {
     let kept = serde_json::json!({"messages": [user, turn("two", "why")]});
     let directory = write("train.jsonl", format!("{kept}\n{dropped}\n"));
     let data = Dataset::read(directory.path(), Some(&encoder), &ReadOptions::new(VOCAB)).unwrap();
-    assert!(data.notes[1].contains("1 of 2 rows: the chat template leaves out text"), "{:?}", data.notes);
+    assert!(
+        data.notes[1].contains("1 of 2 rows: the chat template leaves out reasoning"),
+        "{:?}",
+        data.notes
+    );
     assert!(data.notes[1].contains("(line 2)"), "{:?}", data.notes);
 }
 

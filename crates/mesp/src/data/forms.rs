@@ -3,8 +3,9 @@
 
 use serde_json::{Map, Value};
 
-use super::turns::type_of;
-use super::{Conversation, PromptStyle};
+use super::remarks::Remark;
+use super::turns::{given, is_blank, type_of};
+use super::{Conversation, PromptStyle, keys};
 use crate::{Error, Result};
 
 /// The forms, in the order in which they are looked for: a row with the keys of two is taken for the first.
@@ -94,18 +95,16 @@ pub(super) fn read(
     style: PromptStyle,
     chats: bool,
 ) -> Result<Said<'_>> {
-    let as_turns = style == PromptStyle::Chat || (style == PromptStyle::Auto && chats);
+    let as_turns = becomes_turns(form, row, style, chats);
     Ok(match form {
         Form::Tokens => Said::Tokens(row),
         Form::Text => Said::Text(string(row, "text")?),
         Form::Messages => Said::Turns(Conversation::from_messages(row)?),
         Form::ShareGpt => Said::Turns(Conversation::from_sharegpt(row)?),
-        Form::Prompt if row["prompt"].is_array() && row["completion"].is_array() => {
-            Said::Turns(Conversation::from_prompt_and_completion(row)?)
-        }
+        Form::Prompt if is_messages(row) => Said::Turns(Conversation::from_prompt_and_completion(row)?),
         Form::Prompt => {
             let (prompt, completion) = (string(row, "prompt")?, string(row, "completion")?);
-            if style == PromptStyle::Chat {
+            if as_turns {
                 Said::Turns(turns(prompt, completion).with_context(row)?)
             } else {
                 Said::Pair { prompt: prompt.to_owned(), completion: completion.to_owned() }
@@ -127,6 +126,35 @@ pub(super) fn read(
     })
 }
 
+/// What is to be told of the keys that [`read`] does not read.
+pub(super) fn unread(
+    form: Form,
+    row: &Map<String, Value>,
+    style: PromptStyle,
+    chats: bool,
+) -> Result<Vec<Remark>> {
+    keys::unread(form, row, becomes_turns(form, row, style, chats))
+}
+
+/// Whether a row becomes a conversation.
+fn becomes_turns(form: Form, row: &Map<String, Value>, style: PromptStyle, chats: bool) -> bool {
+    let asked = style == PromptStyle::Chat;
+    match form {
+        Form::Tokens | Form::Text => false,
+        Form::Messages | Form::ShareGpt => true,
+        Form::Prompt => asked || is_messages(row),
+        Form::Question => asked || (style == PromptStyle::Auto && chats),
+        Form::Instruction => {
+            asked || (style == PromptStyle::Auto && chats) || given(row, "history").is_some()
+        }
+    }
+}
+
+/// Whether prompt and completion are lists of messages.
+fn is_messages(row: &Map<String, Value>) -> bool {
+    row["prompt"].is_array() && row["completion"].is_array()
+}
+
 fn turns(prompt: &str, completion: &str) -> Conversation {
     let mut conversation = Conversation::default();
     conversation.push("user", prompt);
@@ -137,13 +165,14 @@ fn turns(prompt: &str, completion: &str) -> Conversation {
 /// An instruction with its input, after the turns of `history` where there are any.
 fn instruction(row: &Map<String, Value>, as_turns: bool) -> Result<Said<'static>> {
     let optional = |row: &Map<String, Value>, key: &str| -> Result<String> {
-        match row.get(key) {
-            None | Some(Value::Null) => Ok(String::new()),
+        match given(row, key) {
+            None => Ok(String::new()),
             Some(_) => string(row, key).map(str::to_owned),
         }
     };
     let asked = string(row, "instruction")?;
-    let (input, output) = match row.get("instances").filter(|_| !row.contains_key("output")) {
+    let instances = given(row, "instances").filter(|_| row.get("output").is_none_or(Value::is_null));
+    let (input, output) = match instances {
         None => (optional(row, "input")?, string(row, "output")?.to_owned()),
         Some(list) => {
             let one = list.as_array().filter(|list| list.len() == 1).and_then(|list| list[0].as_object());
@@ -157,7 +186,7 @@ fn instruction(row: &Map<String, Value>, as_turns: bool) -> Result<Said<'static>
         }
     };
     let history = history(row)?;
-    if as_turns || !history.is_empty() {
+    if as_turns {
         let mut conversation = Conversation::default();
         for (question, answer) in &history {
             conversation.push("user", question);
@@ -179,7 +208,7 @@ fn instruction(row: &Map<String, Value>, as_turns: bool) -> Result<Said<'static>
 
 /// Earlier turns, as pairs of what was asked and what was answered.
 fn history(row: &Map<String, Value>) -> Result<Vec<(String, String)>> {
-    let Some(list) = row.get("history").filter(|list| !list.is_null()) else { return Ok(Vec::new()) };
+    let Some(list) = given(row, "history") else { return Ok(Vec::new()) };
     let pair = |pair: &Value| match pair.as_array().map(Vec::as_slice) {
         Some([Value::String(asked), Value::String(said)]) => Some((asked.clone(), said.clone())),
         _ => None,
@@ -200,22 +229,57 @@ pub(super) const FORMS: &str = "a row is {\"messages\": [...]}, {\"conversations
                      {\"instruction\": \"...\", \"input\": \"...\", \"output\": \"...\"}, {\"question\": \"...\", \"answer\": \"...\"}, \
                      {\"text\": \"...\"}, or {\"input_ids\": [...], \"labels\": [...]}";
 
+/// Names under which other files have what is asked, what it is asked of, and the answer.
+const ASKED: [&str; 9] =
+    ["prompt", "instruction", "question", "query", "problem", "user", "human", "request", "input"];
+const OF_IT: [&str; 4] = ["input", "context", "inputs", "passage"];
+const ANSWERED: [&str; 12] = [
+    "completion",
+    "output",
+    "answer",
+    "response",
+    "chosen",
+    "target",
+    "solution",
+    "reply",
+    "assistant",
+    "answers",
+    "outputs",
+    "gpt",
+];
+
 /// Rows of other shapes are named with what turns them into a known one.
 fn unknown(row: &Map<String, Value>) -> Error {
+    let found =
+        |list: &[&'static str]| list.iter().copied().find(|key| row.get(*key).is_some_and(Value::is_string));
     let has = |key: &str| row.contains_key(key);
-    let rename = |prompt: &str, completion: &str| {
-        format!("rename `{prompt}` to `prompt` and `{completion}` to `completion`")
-    };
     let advice = if has("chosen") && has("rejected") {
         "preference pairs are not trained here; keep the chosen answer as `completion`".to_owned()
-    } else if has("prompt") && has("response") {
-        rename("prompt", "response")
-    } else if has("input") && has("output") {
-        rename("input", "output")
+    } else if let (Some(asked), Some(answer)) = (found(&ASKED), found(&ANSWERED)) {
+        let of_it = found(&OF_IT).filter(|key| *key != asked);
+        let names = if asked == "instruction" || of_it.is_some() {
+            [(Some(asked), "instruction"), (of_it, "input"), (Some(answer), "output")]
+        } else {
+            [(Some(asked), "prompt"), (None, ""), (Some(answer), "completion")]
+        };
+        let renamed =
+            names.into_iter().filter_map(|(from, to)| from.filter(|from| *from != to).zip(Some(to)));
+        let list: Vec<String> = renamed.map(|(from, to)| format!("`{from}` to `{to}`")).collect();
+        format!("rename {}", list.join(" and "))
+    } else if let Some(turns) = ["conversation", "dialogue", "dialog", "turns", "chat"]
+        .into_iter()
+        .find(|key| row.get(*key).is_some_and(Value::is_array))
+    {
+        format!("rename `{turns}` to `messages`, a list of turns with `role` and `content`")
+    } else if let Some(text) = found(&["content", "document", "story", "body", "passage"]) {
+        format!("rename `{text}` to `text`")
     } else {
         FORMS.to_owned()
     };
-    let mut found: Vec<String> = row.keys().take(8).map(|key| format!("`{key}`")).collect();
+    let shown = |(key, value): (&String, &Value)| {
+        if is_blank(value) { format!("`{key}` ({})", type_of(value)) } else { format!("`{key}`") }
+    };
+    let mut found: Vec<String> = row.iter().take(8).map(shown).collect();
     if found.is_empty() {
         found.push("none".to_owned());
     } else if row.len() > found.len() {

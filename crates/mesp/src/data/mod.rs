@@ -9,15 +9,21 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod batch;
+mod calls;
 mod chat;
 mod check;
 mod dataset;
 mod date;
+mod folder;
 mod forms;
 mod gguf_tokenizer;
+mod keys;
+mod marks;
+mod missing;
 mod named;
 mod notes;
 mod python;
+mod remarks;
 mod rows;
 mod sharegpt;
 pub(crate) mod source;
@@ -27,6 +33,7 @@ mod template;
 pub(crate) mod test_util;
 pub mod token_file;
 mod tokenizer;
+mod told;
 mod turns;
 mod vocabulary;
 
@@ -39,6 +46,7 @@ pub use chat::{ChatFormat, Marked};
 pub use check::Checked;
 pub use dataset::{Dataset, LongRows, PromptStyle, ReadOptions, TrainOn};
 pub use date::Date;
+pub use folder::Folder;
 pub use forms::Form;
 pub use gguf_tokenizer::from_gguf;
 pub(crate) use gguf_tokenizer::{JSON as TOKENIZER_JSON, has_tokenizer};

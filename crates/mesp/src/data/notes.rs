@@ -1,8 +1,11 @@
 //! What a reader of the log should know about a data file, in words.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::forms::Form;
+use super::remarks::Remark;
 use super::rows::RowReader;
-use super::{ChatFormat, LongRows, PromptStyle, ReadOptions, TrainOn};
+use super::{ChatFormat, LongRows, PromptStyle, ReadOptions, TrainOn, told};
 
 /// What was counted while a file was read.
 #[derive(Default)]
@@ -11,6 +14,8 @@ pub(super) struct Tally {
     pub(super) forms: [usize; Form::ALL.len()],
     /// The tokens of a plain text, and its windows.
     pub(super) document: Option<(usize, usize)>,
+    /// Of a plain text that begins like JSON: the lines that are JSON objects, and all lines.
+    pub(super) objects: Option<(usize, usize)>,
     /// The lines of rows longer than the limit, and the length of the longest.
     pub(super) long: Vec<usize>,
     pub(super) longest: usize,
@@ -18,8 +23,8 @@ pub(super) struct Tally {
     pub(super) pieces: usize,
     /// The lines of rows with nothing to train.
     pub(super) bare: Vec<usize>,
-    /// The lines of conversations of which the template left something out.
-    pub(super) left_out: Vec<usize>,
+    /// What is to be told of rows, with their lines.
+    pub(super) remarks: BTreeMap<Remark, Vec<usize>>,
     /// The lines of rows in which what is trained begins inside a token.
     pub(super) inside: Vec<usize>,
     /// Tokens of each row as it is in the file, where they are asked for.
@@ -28,7 +33,7 @@ pub(super) struct Tally {
 
 impl Tally {
     /// Counts a row.
-    pub(super) fn row(&mut self, form: Form, length: usize, long: bool, left_out: bool, line: usize) {
+    pub(super) fn row(&mut self, form: Form, length: usize, long: bool, remarks: Vec<Remark>, line: usize) {
         self.forms[form as usize] += 1;
         if let Some(lengths) = &mut self.lengths {
             lengths.push(length);
@@ -37,14 +42,58 @@ impl Tally {
             self.long.push(line);
             self.longest = self.longest.max(length);
         }
-        if left_out {
-            self.left_out.push(line);
+        for remark in remarks {
+            self.remark(remark, line);
         }
+    }
+
+    /// Counts a remark on a row, once.
+    pub(super) fn remark(&mut self, remark: Remark, line: usize) {
+        let lines = self.remarks.entry(remark).or_default();
+        if lines.last() != Some(&line) {
+            lines.push(line);
+        }
+    }
+
+    /// The lines of rows of which the template leaves something out.
+    pub(super) fn left_out(&self) -> Vec<usize> {
+        let parts = self.remarks.iter().filter(|(remark, _)| matches!(remark, Remark::LeftOut(_)));
+        let mut lines: Vec<usize> = parts.flat_map(|(_, lines)| lines).copied().collect();
+        lines.sort_unstable();
+        lines.dedup();
+        lines
     }
 
     /// Rows of the file.
     pub(super) fn rows(&self) -> usize {
         self.document.map_or_else(|| self.forms.iter().sum(), |(_, windows)| windows)
+    }
+
+    /// Why there is nothing to train, where no row has anything.
+    pub(super) fn why_nothing(&self) -> String {
+        let unheard = self.remarks.iter().filter_map(|(remark, lines)| match remark {
+            Remark::NoAssistant(roles) => Some((roles, lines.len())),
+            _ => None,
+        });
+        let (mut roles, mut rows) = (BTreeSet::new(), 0);
+        for (these, count) in unheard {
+            roles.extend(these);
+            rows += count;
+        }
+        if rows > 0 && rows == self.rows() {
+            let roles: Vec<String> = roles.into_iter().map(|role| format!("`{role}`")).collect();
+            return format!(
+                "no turn has the role `assistant`, and only such turns are trained; found the roles {}: name the model's \
+                 turns `assistant`, or give --train-on all",
+                roles.join(", ")
+            );
+        }
+        let turns = [Form::Messages, Form::ShareGpt].iter().any(|form| self.forms[*form as usize] > 0);
+        let marked = if turns { ", or every turn is marked as not trained" } else { "" };
+        format!(
+            "every label is -100, stands first in its row, or was cut off by --max-seq-len{marked}; expected at least one \
+             token to predict"
+        )
     }
 
     /// What is to be said of the file.
@@ -59,6 +108,12 @@ impl Tally {
                 None => "one row".to_owned(),
             };
             notes.push(format!("plain text, read as one document of {tokens} tokens in {divided}"));
+        }
+        if let Some((objects, lines)) = self.objects {
+            notes.push(format!(
+                "the text begins like JSON, and {objects} of its {lines} lines are JSON objects; if they are meant as rows, \
+                 put one object on each line and name the file .jsonl"
+            ));
         }
         for form in Form::ALL {
             let count = self.forms[form as usize];
@@ -89,14 +144,7 @@ impl Tally {
                 );
             }
         }
-        if !self.left_out.is_empty() {
-            notes.push(format!(
-                "{} of {rows} rows: the chat template leaves out text of the assistant, such as the reasoning of earlier \
-                 turns, which is not trained then ({})",
-                self.left_out.len(),
-                lines(&self.left_out)
-            ));
-        }
+        told::tell(&self.remarks, rows, reader.chat().is_some_and(ChatFormat::has_template), notes);
         if !self.inside.is_empty() {
             notes.push(format!(
                 "{} of {rows} rows: a completion or a turn begins inside a token that begins before it; the token is \
@@ -170,7 +218,7 @@ fn treated(form: Form, reader: &RowReader<'_>, options: &ReadOptions) -> String 
 }
 
 /// Some lines, the first five.
-fn lines(lines: &[usize]) -> String {
+pub(super) fn lines(lines: &[usize]) -> String {
     let shown: Vec<String> = lines.iter().take(5).map(ToString::to_string).collect();
     let more = if lines.len() > shown.len() { ", ..." } else { "" };
     let word = if lines.len() == 1 { "line" } else { "lines" };

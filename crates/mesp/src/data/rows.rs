@@ -5,7 +5,9 @@ use std::ops::Range;
 use serde_json::{Map, Value};
 
 use super::forms::{self, FORMS, Form, Said};
-use super::turns::type_of;
+use super::missing::{Missing, missing};
+use super::remarks::{Part, Remark};
+use super::turns::{DEVELOPER, given, type_of};
 use super::{
     ChatFormat, Conversation, Marked, ReadOptions, TextEncoder, Token, TrainOn, UNTRAINED, in_vocabulary,
 };
@@ -17,8 +19,7 @@ pub(super) struct Row {
     pub(super) form: Form,
     pub(super) tokens: Vec<u32>,
     pub(super) labels: Vec<i32>,
-    /// Whether the template left reasoning or other text of the assistant's turns out.
-    pub(super) left_out: bool,
+    pub(super) remarks: Vec<Remark>,
     /// Whether what is trained begins inside a token.
     pub(super) inside: bool,
 }
@@ -77,31 +78,34 @@ impl<'a> RowReader<'a> {
 
     pub(super) fn read(&mut self, row: &Value) -> Result<Row> {
         let chats = self.encoder.is_some_and(|encoder| encoder.info().chat_template.is_some());
+        let mut remarks = Vec::new();
         let (form, said) = match row {
             Value::String(text) => (Form::Text, Said::Text(text)),
             Value::Object(row) => {
                 let form = Form::of(row)?;
-                (form, forms::read(form, row, self.options.prompt_style, chats)?)
+                let style = self.options.prompt_style;
+                remarks.extend(forms::unread(form, row, style, chats)?);
+                (form, forms::read(form, row, style, chats)?)
             }
             other => {
                 return Err(Error::usage(format!("the row is {}; expected a JSON object", type_of(other)))
                     .hint(FORMS));
             }
         };
-        let (tokens, left_out, inside) = match said {
-            Said::Tokens(row) => return tokenized(row, self.options.vocab_size),
-            Said::Text(text) => (self.text(text)?, false, false),
+        let (tokens, inside) = match said {
+            Said::Tokens(row) => return tokenized(row, self.options.vocab_size, remarks),
+            Said::Text(text) => (self.text(text)?, false),
             Said::Pair { prompt, completion } => {
-                let (tokens, inside) = self.pair(&prompt, &completion)?;
-                (tokens, false, inside)
+                remarks.extend(completion.trim().is_empty().then_some(Remark::EmptyAnswer));
+                self.pair(&prompt, &completion)?
             }
-            Said::Turns(conversation) => self.conversation(conversation)?,
+            Said::Turns(conversation) => self.conversation(conversation, &mut remarks)?,
         };
         self.in_vocabulary(tokens.iter().map(|token| token.0))?;
         let label = |&(id, trained): &(u32, bool)| if trained { id.cast_signed() } else { UNTRAINED };
         let labels = tokens.iter().map(label).collect();
         let tokens = tokens.into_iter().map(|token| token.0).collect();
-        Ok(Row { form, tokens, labels, left_out, inside })
+        Ok(Row { form, tokens, labels, remarks, inside })
     }
 
     /// A text of its own: every token is trained, the one that ends the text included.
@@ -149,8 +153,12 @@ impl<'a> RowReader<'a> {
         Ok((row, spans.inside && !all))
     }
 
-    /// The tokens, whether the template leaves something out, and whether a turn begins inside a token.
-    fn conversation(&mut self, mut conversation: Conversation) -> Result<(Trained, bool, bool)> {
+    /// The tokens, and whether a turn begins inside one.
+    fn conversation(
+        &mut self,
+        mut conversation: Conversation,
+        remarks: &mut Vec<Remark>,
+    ) -> Result<(Trained, bool)> {
         let encoder = self.encoder()?;
         let chat = match &mut self.chat {
             Some(chat) => chat,
@@ -161,11 +169,19 @@ impl<'a> RowReader<'a> {
         }
         let all = self.options.train_on == TrainOn::All;
         // Where all is trained it need not be known where the turns are.
-        let marked = if all {
-            Marked::whole(chat.render(&conversation, false)?)
-        } else {
-            chat.mark(&conversation, encoder)?
+        let mark = |conversation: &Conversation| {
+            if all {
+                chat.render(conversation, false).map(Marked::whole)
+            } else {
+                chat.mark(conversation, encoder)
+            }
         };
+        let Written { conversation, marked, missing } = written(chat, conversation, &mark)?;
+        if let Some(turn) = missing.emptied {
+            return Err(silenced(chat, turn));
+        }
+        remarks.extend(unread_variables(encoder, chat, &conversation));
+        remarks.extend(missing.remarks);
         let beginning = chat.beginning(encoder).map(|id| (id, all));
         let mut spans = Spans::new(&marked.spans);
         let mut tokens: Trained = beginning.into_iter().collect();
@@ -176,7 +192,8 @@ impl<'a> RowReader<'a> {
         let last = conversation.trained.last().is_some_and(|trained| *trained || all);
         let end = encoder.eos_id().filter(|_| chat.open_ended(encoder)).map(|id| (id, last));
         tokens.extend(end);
-        Ok((tokens, conversation.left_out_of(&marked.text), inside))
+        remarks.extend(conversation.remarks);
+        Ok((tokens, inside))
     }
 
     fn in_vocabulary(&self, tokens: impl Iterator<Item = u32>) -> Result<()> {
@@ -184,15 +201,84 @@ impl<'a> RowReader<'a> {
     }
 }
 
+/// A conversation as it was given to the template, and what became of it.
+struct Written {
+    conversation: Conversation,
+    marked: Marked,
+    missing: Missing,
+}
+
+/// Renders a conversation. Where turns of developers do not come through, or the template refuses it, they are given
+/// to it as turns of the system: most templates know no developer.
+fn written(
+    chat: &ChatFormat,
+    conversation: Conversation,
+    mark: &dyn Fn(&Conversation) -> Result<Marked>,
+) -> Result<Written> {
+    let attempt = |conversation: Conversation| {
+        let marked = mark(&conversation)?;
+        let missing = missing(chat, &conversation, &marked.text);
+        Ok(Written { conversation, marked, missing })
+    };
+    let lacks = |outcome: &Result<Written>, parts: &[Part]| match outcome {
+        Ok(written) => parts.iter().any(|part| written.missing.part(part)),
+        Err(_) => true,
+    };
+    let parts = [DEVELOPER, "system"].map(|role| Part::Role(role.to_owned()));
+    let as_system = conversation.with_developer_as_system();
+    let given = attempt(conversation);
+    match as_system.filter(|_| lacks(&given, &parts)).map(attempt) {
+        Some(other) if !lacks(&other, &parts) => other,
+        _ => given,
+    }
+}
+
+fn silenced(chat: &ChatFormat, turn: usize) -> Error {
+    let (who, advice) = if chat.has_template() {
+        (
+            "the model's chat template",
+            "take a model whose chat template writes tool calls, or put one that does",
+        )
+    } else {
+        ("ChatML (the model has no chat template)", "put a chat template that writes tool calls")
+    };
+    let problem = format!(
+        "{who} leaves out the tool call of turn {} of the conversation, and an empty answer would be trained in its place",
+        turn + 1
+    );
+    Error::usage(problem).hint(format!(
+        "{advice} into chat_template.jinja of the model directory; or give the turn \"weight\": 0"
+    ))
+}
+
+/// Variables of a row that stand nowhere in the template's source.
+fn unread_variables<'a>(
+    encoder: &'a TextEncoder,
+    chat: &'a ChatFormat,
+    conversation: &'a Conversation,
+) -> impl Iterator<Item = Remark> + 'a {
+    let info = encoder.info();
+    let sources = [&info.chat_template, &info.tool_template].map(Option::as_deref);
+    let inside = |c: char| c.is_alphanumeric() || c == '_';
+    let reads = move |name: &str| {
+        chat.has_template()
+            && sources
+                .into_iter()
+                .flatten()
+                .any(|source| source.split(|c| !inside(c)).any(|word| word == name))
+    };
+    conversation.variables.keys().filter(move |name| !reads(name)).cloned().map(Remark::Variable)
+}
+
 /// A row that another program tokenized. Nothing is added to it.
-fn tokenized(row: &Map<String, Value>, vocab_size: usize) -> Result<Row> {
+fn tokenized(row: &Map<String, Value>, vocab_size: usize, remarks: Vec<Remark>) -> Result<Row> {
     let size = i64::from(i32::try_from(vocab_size).unwrap_or(i32::MAX));
     let tokens = integers("input_ids", &row["input_ids"], |id| (0..size).contains(&id), vocab_size)?;
     if tokens.is_empty() {
         return Err(Error::usage("`input_ids` is empty; expected at least one token"));
     }
-    let labels = match row.get("labels") {
-        None | Some(Value::Null) => tokens.iter().map(|&id| id as i32).collect(),
+    let labels = match given(row, "labels") {
+        None => tokens.iter().map(|&id| id as i32).collect(),
         Some(labels) => {
             let allowed = |label| label == i64::from(UNTRAINED) || (0..size).contains(&label);
             integers("labels", labels, allowed, vocab_size)?
@@ -223,7 +309,7 @@ fn tokenized(row: &Map<String, Value>, vocab_size: usize) -> Result<Row> {
         form: Form::Tokens,
         tokens: tokens.into_iter().map(|id| id as u32).collect(),
         labels,
-        left_out: false,
+        remarks,
         inside: false,
     })
 }

@@ -199,14 +199,40 @@ fn conversations_that_are_wrong_say_where() {
         let problem = problem(&row);
         assert!(problem.contains(words), "{row}: {problem}");
     }
-    assert!(read(&message(json!({"role": "assistant", "content": null, "tool_calls": []}))).is_ok());
+    // An empty list of calls says no more than none.
+    for calls in [json!([]), json!(null), json!("")] {
+        let problem = problem(&message(json!({"role": "assistant", "content": null, "tool_calls": calls})));
+        assert!(problem.contains("`messages[1]` has no content"), "{problem}");
+    }
+    for (calls, words) in [
+        (json!(7), "`messages[1].tool_calls` is a number; expected a list of calls"),
+        (json!([{"function": {"arguments": {}}}]), "`messages[1].tool_calls[0]` names no function"),
+        (json!(["f"]), "`messages[1].tool_calls[0]` names no function"),
+    ] {
+        let problem = problem(&message(json!({"role": "assistant", "content": "", "tool_calls": calls})));
+        assert!(problem.contains(words), "{problem}");
+    }
 }
 
 #[test]
 fn other_shapes_are_told_what_to_become() {
     for (row, words) in [
         (json!({"q": "q", "a": "a"}), "found the keys `q`, `a`\n  a row is {\"messages\": [...]}"),
-        (json!({"input": "i", "output": "o"}), "rename `input` to `prompt`"),
+        (json!({"input": "i", "output": "o"}), "rename `input` to `prompt` and `output` to `completion`"),
+        (json!({"prompt": "c", "response": "d"}), "\n  rename `response` to `completion`"),
+        (json!({"prompt": "c", "output": "d"}), "\n  rename `output` to `completion`"),
+        (json!({"instruction": "c", "response": "d"}), "\n  rename `response` to `output`"),
+        (json!({"instruction": "c", "completion": "d"}), "\n  rename `completion` to `output`"),
+        (
+            json!({"instruction": "c", "context": "ctx", "response": "d", "category": "qa"}),
+            "\n  rename `context` to `input` and `response` to `output`",
+        ),
+        (
+            json!({"problem": "p", "solution": "s"}),
+            "rename `problem` to `prompt` and `solution` to `completion`",
+        ),
+        (json!({"content": "t"}), "rename `content` to `text`"),
+        (json!({"conversation": []}), "rename `conversation` to `messages`"),
         (json!({"conversations": []}), "`conversations` is an empty list"),
         (
             json!({"conversations": [{"from": "human", "value": "x"}], "chosen": {}, "rejected": {}}),
@@ -224,7 +250,7 @@ fn other_shapes_are_told_what_to_become() {
         ),
         (json!({"prompt": "p"}), "found the keys `prompt`"),
         (json!({"prompt": "p", "chosen": "a", "rejected": "b"}), "preference pairs"),
-        (json!({"text": null}), "found the keys `text`"),
+        (json!({"text": null}), "found the keys `text` (null)"),
         (json!({}), "found the keys none"),
         (json!([1]), "the row is a list; expected a JSON object"),
         (json!({"text": 5}), "`text` is a number; expected a text"),

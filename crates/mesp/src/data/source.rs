@@ -4,6 +4,9 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
+use serde::de::IgnoredAny;
+
+use super::Folder;
 use crate::{Error, Result};
 
 /// How the bytes of a file are to be read.
@@ -17,13 +20,16 @@ pub(crate) enum Kind {
     Document,
 }
 
-/// The file that `path` means: itself, or in a directory the one named `in_directory`.
+/// The file that `path` means: itself, or in a directory the one named `in_directory`, or one of its kind.
 pub(super) fn locate(path: &Path, in_directory: &str) -> Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.to_path_buf());
     }
     let file = path.join(in_directory);
     if file.is_file() {
+        return Ok(file);
+    }
+    if let Some(file) = Folder::open(path)?.named(in_directory) {
         return Ok(file);
     }
     let mut names: Vec<String> = fs::read_dir(path)
@@ -38,20 +44,21 @@ pub(super) fn locate(path: &Path, in_directory: &str) -> Result<PathBuf> {
         .hint("name the data file itself"))
 }
 
-/// Decides by name, and by the first character where the name leaves it open.
-pub(crate) fn kind(path: &Path) -> Result<Kind> {
-    match by_name(path)? {
-        Ok(kind) => Ok(kind),
-        Err(extension) => Ok(by_content(&extension, first_character(path, open(path)?)?)),
-    }
+/// What a name says of a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Name {
+    Lines,
+    Json,
+    Text,
+    Open,
 }
 
-/// The kind that a name stands for, or the extension that leaves it open.
-fn by_name(path: &Path) -> Result<std::result::Result<Kind, String>> {
+fn by_name(path: &Path) -> Result<Name> {
     let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
     match extension.as_str() {
-        "jsonl" | "ndjson" => Ok(Ok(Kind::Lines)),
-        "txt" | "text" | "md" => Ok(Ok(Kind::Document)),
+        "jsonl" | "ndjson" => Ok(Name::Lines),
+        "json" => Ok(Name::Json),
+        "txt" | "text" | "md" => Ok(Name::Text),
         // Read as a document these would train on separators or binary noise without a word.
         "csv" | "tsv" | "parquet" | "arrow" | "xlsx" | "zip" | "gz" | "zst" => {
             let problem =
@@ -59,36 +66,153 @@ fn by_name(path: &Path) -> Result<std::result::Result<Kind, String>> {
             Err(Error::data(path, None, problem)
                 .hint("convert it to JSON lines with `text`, `prompt` and `completion`, or `messages`"))
         }
-        _ => Ok(Err(extension)),
+        _ => Ok(Name::Open),
     }
+}
+
+/// Decides by name and content: JSON is read as rows also in a file whose name says that it is text.
+pub(crate) fn kind(path: &Path) -> Result<Kind> {
+    let name = by_name(path)?;
+    by_content(path, name, &|| Ok(Box::new(open(path)?)))
 }
 
 /// As [`kind`], with the content at hand.
-pub(super) fn kind_of(name: &Path, content: &[u8]) -> Result<Kind> {
-    match by_name(name)? {
-        Ok(kind) => Ok(kind),
-        Err(extension) => Ok(by_content(&extension, first_character(name, content)?)),
+pub(super) fn kind_of(path: &Path, content: &[u8]) -> Result<Kind> {
+    by_content(path, by_name(path)?, &|| Ok(Box::new(content)))
+}
+
+/// A reader from the beginning of a file.
+type Opened<'a> = &'a dyn Fn() -> Result<Box<dyn BufRead + 'a>>;
+
+fn by_content<'a>(path: &Path, name: Name, opened: Opened<'a>) -> Result<Kind> {
+    let first = first_characters(path, opened()?)?;
+    Ok(match (name, first) {
+        (Name::Json, [Some(b'['), _]) => Kind::Array,
+        (Name::Lines | Name::Open, [Some(b'['), Some(b'{')]) => {
+            // A list a line is no array of rows.
+            if several_lists(path, opened()?)? { Kind::Lines } else { Kind::Array }
+        }
+        (Name::Lines | Name::Json, _) | (Name::Open, [Some(b'{'), _]) => Kind::Lines,
+        (Name::Text, [Some(b'['), Some(b'{')]) if begins_an_array(path, opened()?)? => Kind::Array,
+        (Name::Text, [Some(b'{'), _]) if objects(path, opened()?)?.is_some_and(|(n, all)| n == all) => {
+            Kind::Lines
+        }
+        (Name::Text | Name::Open, _) => Kind::Document,
+    })
+}
+
+/// Whether the first line is a whole list, and others follow.
+fn several_lists(path: &Path, reader: impl BufRead) -> Result<bool> {
+    let (mut lists, mut lines) = (false, 0);
+    some_lines(path, reader, &mut |text| {
+        lines += 1;
+        lists |= lines == 1 && serde_json::from_str::<Vec<IgnoredAny>>(text).is_ok();
+        lines < 2 && lists
+    })?;
+    Ok(lists && lines > 1)
+}
+
+/// Whether a text begins as an array whose first element is an object.
+fn begins_an_array(path: &Path, mut reader: impl BufRead) -> Result<bool> {
+    let mut bytes = Vec::new();
+    reader.read_to_end(&mut bytes).map_err(|e| mesp_formats::Error::io("read", path, e))?;
+    let Ok(text) = text_of(path, bytes) else { return Ok(false) };
+    let mut object = None;
+    // The first element ends the search.
+    let _ = each_element(path, &text, &mut |_, element| {
+        object = Some(is_object(element));
+        Err(Error::usage("found"))
+    });
+    Ok(object == Some(true))
+}
+
+/// How many lines are JSON objects, and how many there are; `None` when some line is no text.
+fn objects(path: &Path, reader: impl BufRead) -> Result<Option<(usize, usize)>> {
+    let (mut found, mut lines) = (0, 0);
+    let text = some_lines(path, reader, &mut |text| {
+        lines += 1;
+        found += usize::from(is_object(text));
+        true
+    })?;
+    Ok(text.then_some((found, lines)))
+}
+
+/// For a text that is read as one document though it begins like JSON: how many of how many lines are objects.
+pub(super) fn objects_in(text: &str) -> Option<(usize, usize)> {
+    text.trim_start().starts_with('{').then(|| objects(Path::new(""), text.as_bytes()).ok().flatten())?
+}
+
+fn is_object(text: &str) -> bool {
+    text.starts_with('{') && json::<IgnoredAny>(text).is_ok()
+}
+
+/// Calls `line` with the lines that are not blank until it says no; false where a line is no text.
+fn some_lines(path: &Path, mut reader: impl BufRead, line: &mut dyn FnMut(&str) -> bool) -> Result<bool> {
+    let mut buffer = Vec::new();
+    loop {
+        buffer.clear();
+        let read =
+            reader.read_until(b'\n', &mut buffer).map_err(|e| mesp_formats::Error::io("read", path, e))?;
+        if read == 0 {
+            return Ok(true);
+        }
+        let Ok(text) = std::str::from_utf8(buffer.strip_prefix(BOM).unwrap_or(&buffer)) else {
+            return Ok(false);
+        };
+        if !text.trim().is_empty() && !line(text.trim()) {
+            return Ok(true);
+        }
     }
 }
 
-fn by_content(extension: &str, first: Option<u8>) -> Kind {
-    match first {
-        Some(b'[') if extension == "json" => Kind::Array,
-        Some(b'{') => Kind::Lines,
-        _ if extension == "json" => Kind::Lines,
-        _ => Kind::Document,
-    }
+/// A JSON value. `NaN`, `Infinity` and `-Infinity`, which Python writes and JSON does not have, are read as null; the
+/// second value says whether there were some.
+pub(super) fn json<T: serde::de::DeserializeOwned>(text: &str) -> serde_json::Result<(T, bool)> {
+    serde_json::from_str(text).map(|value| (value, false)).or_else(|error| {
+        let Some(mended) = without_nan(text) else { return Err(error) };
+        serde_json::from_str(&mended).map(|value| (value, true)).map_err(|_| error)
+    })
 }
 
-fn first_character(path: &Path, mut reader: impl BufRead) -> Result<Option<u8>> {
+/// A text with null in place of Python's numbers that are none; nothing if there is no such number.
+fn without_nan(text: &str) -> Option<String> {
+    const NUMBERS: [&str; 3] = ["NaN", "-Infinity", "Infinity"];
+    let mut out = String::new();
+    let (mut quoted, mut escaped, mut done) = (false, false, 0);
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        let byte = bytes[at];
+        if quoted {
+            (quoted, escaped) = (escaped || byte != b'"', !escaped && byte == b'\\');
+        } else if byte == b'"' {
+            quoted = true;
+        } else if let Some(number) = NUMBERS.iter().find(|n| bytes[at..].starts_with(n.as_bytes())) {
+            out.push_str(&text[done..at]);
+            out.push_str("null");
+            at += number.len();
+            done = at;
+            continue;
+        }
+        at += 1;
+    }
+    (done > 0).then(|| out + &text[done..])
+}
+
+/// The first two characters that are no white space.
+fn first_characters(path: &Path, mut reader: impl BufRead) -> Result<[Option<u8>; 2]> {
+    let mut found = [None, None];
     loop {
         let buffer = reader.fill_buf().map_err(|e| mesp_formats::Error::io("read", path, e))?;
         if buffer.is_empty() {
-            return Ok(None);
+            return Ok(found);
         }
-        let mark = |b: &&u8| !b.is_ascii_whitespace() && !BOM.contains(*b);
-        if let Some(&byte) = buffer.iter().find(mark) {
-            return Ok(Some(byte));
+        for byte in buffer.iter().filter(|b| !b.is_ascii_whitespace() && !BOM.contains(*b)) {
+            match found {
+                [None, _] => found[0] = Some(*byte),
+                [first, None] => return Ok([first, Some(*byte)]),
+                both => return Ok(both),
+            }
         }
         let read = buffer.len();
         reader.consume(read);

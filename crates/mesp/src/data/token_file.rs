@@ -22,7 +22,7 @@ use super::{Dataset, Example, Origin, ReadOptions, UNTRAINED};
 use crate::Result;
 
 const MAGIC: [u8; 8] = *b"MESPTOK\n";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Counts changes of what rows become; tokens that were kept under earlier rules are made anew.
 const RULES: u32 = 2;
 

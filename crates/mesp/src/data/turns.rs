@@ -1,8 +1,11 @@
 //! Conversations as rows give them.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value, json};
 
-use super::sharegpt;
+use super::remarks::Remark;
+use super::{calls, marks, sharegpt};
 use crate::{Error, Result};
 
 /// The turns of a conversation, and which of them are trained.
@@ -17,13 +20,23 @@ pub struct Conversation {
     pub(super) trained: Vec<bool>,
     /// Arguments of calls that the row gives as a JSON text: their values, which stand in the messages, and the text.
     pub(super) written: Vec<(Value, String)>,
+    /// What is worth knowing of how the row was read.
+    pub(super) remarks: Vec<Remark>,
 }
 
 impl Conversation {
     /// Adds a turn; turns of the role `assistant` are trained.
     pub fn push(&mut self, role: &str, content: &str) {
-        self.messages.push(json!({ "role": role, "content": content }));
-        self.trained.push(role == "assistant");
+        let turn = Turn {
+            message: json!({ "role": role, "content": content }),
+            trained: role == "assistant",
+        };
+        self.insert(self.len(), turn);
+    }
+
+    fn insert(&mut self, at: usize, turn: Turn) {
+        self.messages.insert(at, turn.message);
+        self.trained.insert(at, turn.trained);
     }
 
     /// The number of turns.
@@ -46,8 +59,17 @@ impl Conversation {
 
     /// Reads the `messages` of a row, and what stands beside them.
     pub(super) fn from_messages(row: &Map<String, Value>) -> Result<Self> {
+        Self::from_list("messages", row)
+    }
+
+    /// Reads `conversations`, lists of `from` and `value`; some files have messages under that name.
+    pub(super) fn from_sharegpt(row: &Map<String, Value>) -> Result<Self> {
+        Self::from_list("conversations", row)
+    }
+
+    fn from_list(key: &str, row: &Map<String, Value>) -> Result<Self> {
         let mut conversation = Self::default();
-        conversation.extend("messages", &row["messages"])?;
+        conversation.extend(key, &row[key])?;
         conversation.with_context(row)
     }
 
@@ -60,43 +82,55 @@ impl Conversation {
         conversation.with_context(row)
     }
 
-    /// Reads `conversations`, lists of `from` and `value`; some files have messages under that name.
-    pub(super) fn from_sharegpt(row: &Map<String, Value>) -> Result<Self> {
-        let key = "conversations";
-        let list = row[key].as_array().filter(|list| !list.is_empty());
-        let mut conversation = Self::default();
-        match list {
-            Some(list) if list[0].get("from").is_some() => {
-                let turns =
-                    list.iter().enumerate().map(|(i, turn)| sharegpt::message(&format!("{key}[{i}]"), turn));
-                conversation.extend(key, &turns.collect::<Result<Value>>()?)?;
-            }
-            _ => conversation.extend(key, &row[key])?,
-        }
-        conversation.with_context(row)
-    }
-
-    /// Adds what a row gives beside its turns: `system`, `tools`, `chat_template_kwargs`.
+    /// Adds what a row gives beside its turns: the keys of [`CONTEXT`].
     pub(super) fn with_context(mut self, row: &Map<String, Value>) -> Result<Self> {
-        self.tools = tools(row)?;
-        if let Some(value) = row.get("system").filter(|value| !value.is_null()) {
+        self.tools = calls::tools(row)?;
+        if let Some(value) = given(row, "system") {
             let Some(system) = value.as_str() else {
                 return Err(Error::usage(format!("`system` is {}; expected a text", type_of(value))));
             };
-            if !system.is_empty() && self.messages.first().is_none_or(|first| first["role"] != "system") {
-                self.messages.insert(0, json!({ "role": "system", "content": system }));
-                self.trained.insert(0, false);
+            let begun = self.messages.first().filter(|first| first["role"] == "system");
+            match begun.map(|first| first["content"] == *system) {
+                Some(true) => {}
+                Some(false) => self.remark(Remark::SecondSystem),
+                None => {
+                    let message = json!({ "role": "system", "content": system });
+                    self.insert(0, Turn { message, trained: false });
+                }
             }
         }
-        match row.get("chat_template_kwargs") {
+        match given(row, "chat_template_kwargs").map(calls::opened) {
             None | Some(Value::Null) => {}
-            Some(Value::Object(variables)) => self.variables.clone_from(variables),
+            Some(Value::Object(variables)) => self.variables = variables,
             Some(other) => {
-                let problem = format!("`chat_template_kwargs` is {}; expected an object", type_of(other));
+                let problem = format!("`chat_template_kwargs` is {}; expected an object", type_of(&other));
                 return Err(Error::usage(problem).hint("these are variables of the chat template"));
             }
         }
+        self.look_over();
         Ok(self)
+    }
+
+    /// Remarks on turns that are read but teach little.
+    fn look_over(&mut self) {
+        if (0..self.len()).all(|turn| self.role(turn) != "assistant") {
+            let mut roles: Vec<String> = (0..self.len()).map(|turn| self.role(turn).to_owned()).collect();
+            roles.sort();
+            roles.dedup();
+            self.remark(Remark::NoAssistant(roles));
+        }
+        let says = |turn: &Value| {
+            ["content", "reasoning_content", "tool_calls"].iter().any(|key| !is_blank(&turn[*key]))
+        };
+        if self.messages.iter().zip(&self.trained).any(|(turn, trained)| *trained && !says(turn)) {
+            self.remark(Remark::EmptyAnswer);
+        }
+    }
+
+    pub(super) fn remark(&mut self, remark: Remark) {
+        if !self.remarks.contains(&remark) {
+            self.remarks.push(remark);
+        }
     }
 
     /// Leaves only the last of the turns that are trained.
@@ -106,25 +140,21 @@ impl Conversation {
         }
     }
 
-    /// Whether something that the model's turns say is missing in a rendering. Templates of models that reason
-    /// leave the reasoning of earlier turns out.
-    pub(super) fn left_out_of(&self, text: &str) -> bool {
-        let trained = self.messages.iter().zip(&self.trained).filter(|(_, trained)| **trained);
-        let mut said = trained.flat_map(|(message, _)| {
-            [message.get("reasoning_content"), message.get("content")]
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_str)
-        });
-        said.any(|said| {
-            let parts = said.split("</think>").map(|part| part.trim().trim_start_matches("<think>").trim());
-            parts.into_iter().any(|part| !text.contains(part))
-        })
+    /// The same with developers as the system; `None` where there is no developer.
+    pub(super) fn with_developer_as_system(&self) -> Option<Self> {
+        let mut other = self.clone();
+        for message in other.messages.iter_mut().filter(|message| message["role"] == DEVELOPER) {
+            message["role"] = "system".into();
+        }
+        other.remark(Remark::DeveloperAsSystem);
+        (0..self.len()).any(|turn| self.role(turn) == DEVELOPER).then_some(other)
     }
 
     fn extend(&mut self, key: &str, list: &Value) -> Result<()> {
+        // In tables a list may stand as a JSON text.
+        let list = if list.is_string() { Cow::Owned(calls::opened(list)) } else { Cow::Borrowed(list) };
         let Some(list) = list.as_array().filter(|list| !list.is_empty()) else {
-            let problem = format!("`{key}` is {}; expected a list of messages", type_of(list));
+            let problem = format!("`{key}` is {}; expected a list of messages", type_of(&list));
             return Err(Error::usage(problem).hint(SHAPE));
         };
         for (index, message) in list.iter().enumerate() {
@@ -133,30 +163,67 @@ impl Conversation {
                 return Err(Error::usage(format!("`{place}` is {}; expected an object", type_of(message)))
                     .hint(SHAPE));
             };
-            let (message, trained) = read_message(&place, object, &mut self.written)?;
-            self.messages.push(message);
-            self.trained.push(trained);
+            let read;
+            let object = if object.contains_key("from") && !object.contains_key("role") {
+                read = sharegpt::message(&place, object)?;
+                &read
+            } else {
+                object
+            };
+            let turn = self.read_message(&place, object)?;
+            self.insert(self.len(), turn);
         }
+        self.remarks.sort();
+        self.remarks.dedup();
         Ok(())
     }
 }
 
+/// The role of those who build an application, between system and user.
+pub(super) const DEVELOPER: &str = "developer";
+
+/// Keys of a row that say something of its conversation.
+pub(super) const CONTEXT: [&str; 4] = ["system", "tools", "functions", "chat_template_kwargs"];
+
+/// Keys of a turn that are read here, or that only tie turns together.
+pub(super) const TURN: [&str; 7] =
+    ["role", "content", "tool_calls", "tool_call_id", "reasoning_content", "thinking", "reasoning"];
+
+struct Turn {
+    message: Value,
+    trained: bool,
+}
+
 const SHAPE: &str = r#"a message is {"role": "user" or "assistant" or "system", "content": "text"}"#;
 
-fn read_message(
-    place: &str,
-    object: &Map<String, Value>,
-    written: &mut Vec<(Value, String)>,
-) -> Result<(Value, bool)> {
+/// The role that templates know for a name of a speaker, in any case of letters.
+pub(super) fn known_role(name: &str) -> Option<&'static str> {
+    Some(match name.trim().to_lowercase().as_str() {
+        "user" | "human" => "user",
+        "assistant" | "gpt" | "model" | "bot" | "ai" | "chatgpt" | "bing" | "bard" => "assistant",
+        "system" => "system",
+        DEVELOPER => DEVELOPER,
+        "tool" | "function" | "observation" | "function_response" => "tool",
+        _ => return None,
+    })
+}
+
+impl Conversation {
+fn read_message(&mut self, place: &str, object: &Map<String, Value>) -> Result<Turn> {
     // Keys without a value stand for absent ones; files made from tables have every key in every turn.
-    let mut message: Map<String, Value> =
-        object.iter().filter(|(_, value)| !value.is_null()).map(|(k, v)| (k.clone(), v.clone())).collect();
-    let Some(role) = object.get("role").and_then(Value::as_str).filter(|role| !role.is_empty()) else {
+    let mut message: Map<String, Value> = object
+        .iter()
+        .filter(|(key, value)| !value.is_null() && *key != "function_call")
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
+    let Some(role) = object.get("role").and_then(Value::as_str).filter(|role| !role.trim().is_empty()) else {
         let found = object.get("role").map_or("missing", type_of);
         return Err(
             Error::usage(format!("`{place}.role` is {found}; expected a text such as `user`")).hint(SHAPE)
         );
     };
+    let role = known_role(role).unwrap_or(role);
+    message.insert("role".into(), role.into());
     // Templates ask whether there is content; an empty text answers as null does and can be joined.
     let data =
         |value: &Value| DATA_ROLES.contains(&role) && !value.as_array().is_some_and(|list| has_parts(list));
@@ -171,14 +238,19 @@ fn read_message(
             return Err(Error::usage(problem).hint(SHAPE));
         }
     };
-    let calls_tools = object.get("tool_calls").is_some_and(|calls| !calls.is_null());
-    let absent = object.get("content").is_none_or(Value::is_null);
-    if absent && !calls_tools {
+    let calls = calls::of_turn(place, object, &mut self.written)?;
+    if object.get("content").is_none_or(Value::is_null) && calls.is_none() {
         return Err(Error::usage(format!("`{place}` has no content; expected a text")).hint(SHAPE));
     }
     message.insert("content".into(), content);
-    if let Some(calls) = message.get_mut("tool_calls").and_then(Value::as_array_mut) {
-        written.extend(calls.iter_mut().filter_map(open_arguments));
+    match calls {
+        Some((calls, odd)) => {
+            message.insert("tool_calls".into(), calls);
+            if odd {
+                self.remark(Remark::OddArguments);
+            }
+        }
+        None => drop(message.shift_remove("tool_calls")),
     }
     // Other names of what templates read as `reasoning_content`.
     let reasoning =
@@ -190,20 +262,13 @@ fn read_message(
         }
         message.insert("reasoning_content".into(), reasoning);
     }
-    let trained = match object.get("weight").or_else(|| object.get("train")) {
-        None | Some(Value::Null) => role == "assistant",
-        Some(Value::Bool(train)) => *train && role == "assistant",
-        Some(weight) => match weight.as_f64() {
-            Some(0.0) => false,
-            Some(1.0) => role == "assistant",
-            _ => {
-                let problem =
-                    format!("`{place}.weight` is {weight}; expected 0 (not trained) or 1 (trained)");
-                return Err(Error::usage(problem));
-            }
-        },
-    };
-    Ok((Value::Object(message), trained))
+    let mark = marks::read(place, object)?;
+    let models = role == "assistant";
+    if mark == Some(true) && !models {
+        self.remark(Remark::MarkOfOthers);
+    }
+    Ok(Turn { message: message.into(), trained: models && mark != Some(false) })
+}
 }
 
 fn text_of_parts(place: &str, parts: &[Value]) -> Result<String> {
@@ -229,25 +294,19 @@ fn has_parts(list: &[Value]) -> bool {
     list.iter().any(|part| part.get("type").and_then(Value::as_str).is_some_and(|kind| PARTS.contains(&kind)))
 }
 
-/// Arguments travel as a JSON text; templates print a mapping. Gives back both where they were a text.
-fn open_arguments(call: &mut Value) -> Option<(Value, String)> {
-    let call = if call.get("function").is_some() { &mut call["function"] } else { call };
-    let text = call.get("arguments").and_then(Value::as_str)?.to_owned();
-    let arguments: Value = serde_json::from_str(&text).ok().filter(Value::is_object)?;
-    call["arguments"] = arguments.clone();
-    Some((arguments, text))
+/// The value of a key, unless it is null or empty: files made from tables have every key in every row.
+pub(super) fn given<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+    object.get(key).filter(|value| !is_blank(value))
 }
 
-fn tools(row: &Map<String, Value>) -> Result<Option<Value>> {
-    match row.get("tools") {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::Array(list)) if list.is_empty() => Ok(None),
-        Some(list @ Value::Array(_)) => Ok(Some(list.clone())),
-        Some(Value::String(text)) => match serde_json::from_str(text) {
-            Ok(list @ Value::Array(_)) => Ok(Some(list)),
-            _ => Err(Error::usage("`tools` is a text that is not a JSON list; expected a list of tools")),
-        },
-        Some(other) => Err(Error::usage(format!("`tools` is {}; expected a list", type_of(other)))),
+/// Whether a value says nothing.
+pub(super) fn is_blank(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.trim().is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
     }
 }
 

@@ -1,10 +1,11 @@
 //! `mesp data check`.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use mesp::data::{Checked, Dataset, Form};
+use mesp::data::{Checked, Dataset, Folder, Form};
 use mesp::source::shape_source;
 use serde_json::{Value, json};
 
@@ -42,23 +43,28 @@ pub(super) fn run(args: &CheckArgs) -> Result<()> {
     }
     let message = match empty {
         _ if bad == 1 => "1 row cannot be used; it is named above".to_owned(),
-        _ if bad > 1 => format!("{bad} rows cannot be used; each is named above"),
+        _ if bad > 1 => format!("{bad} rows cannot be used; they are named above"),
         Some(file) => format!("{}: nothing in it can be trained", file.path.display()),
         None => String::new(),
     };
     Err(Elsewhere { message, status: 2 }.into())
 }
 
-/// The files of a data directory, or the file itself.
+/// The files of a data directory that have a use, or the file itself.
 fn files(data: &Path) -> Result<Vec<PathBuf>> {
     if !data.is_dir() {
         return Ok(vec![data.to_path_buf()]);
     }
-    let names = ["train.jsonl", "valid.jsonl", "eval.jsonl", "test.jsonl"];
-    let found: Vec<PathBuf> = names.iter().map(|name| data.join(name)).filter(|p| p.is_file()).collect();
+    let folder = Folder::open(data)?;
+    let found: Vec<PathBuf> =
+        [&folder.train, &folder.held, &folder.test].into_iter().flatten().cloned().collect();
     if found.is_empty() {
         let problem = format!("{}: expected train.jsonl in this directory, found none", data.display());
         return Err(inputs::usage(problem, "name the data file itself"));
+    }
+    let unused = folder.unused(&found.iter().map(PathBuf::as_path).collect::<Vec<_>>());
+    if !unused.is_empty() {
+        ui::note(format!("{}: not used in training, and not checked: {}", data.display(), unused.join(", ")));
     }
     Ok(found)
 }
@@ -100,13 +106,36 @@ fn text(c: &Checked, limit: Option<usize>) -> String {
         line("no stop token", lines(&c.unstopped));
         line("begin in a token", lines(&c.inside));
         line("nothing to train", lines(&c.bare));
+        line("not all in text", lines(&c.left_out));
     }
     line("unusable", if c.bad.is_empty() { "none".to_owned() } else { c.bad.len().to_string() });
     for note in &c.notes {
         let _ = writeln!(text, "  note: {note}");
     }
-    for error in &c.bad {
-        let _ = writeln!(text, "{error}");
+    text + &problems(&c.bad)
+}
+
+/// Every problem with its lines: where several rows have the same one, it is written once.
+fn problems(bad: &[mesp::Error]) -> String {
+    let mut groups: Vec<(&mesp::Error, Vec<usize>)> = Vec::new();
+    let mut known = HashMap::new();
+    for error in bad {
+        let mesp::Error::Data { line: Some(line), problem, hint, .. } = error else {
+            groups.push((error, Vec::new()));
+            continue;
+        };
+        let at = *known.entry((problem, hint)).or_insert(groups.len());
+        if at == groups.len() {
+            groups.push((error, Vec::new()));
+        }
+        groups[at].1.push(*line);
+    }
+    let mut text = String::new();
+    for (first, places) in groups {
+        let _ = writeln!(text, "{first}");
+        if places.len() > 1 {
+            let _ = writeln!(text, "  rows with this problem: {}", lines(&places));
+        }
     }
     text
 }

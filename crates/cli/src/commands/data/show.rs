@@ -35,6 +35,9 @@ pub(super) fn run(args: &ShowArgs) -> Result<()> {
         Some(rows) => rows,
         None => Dataset::read(data, Some(&encoder), &options)?,
     };
+    if data.is_dir() {
+        inputs::tell_files(data, &all.path, None)?;
+    }
     for note in &all.notes {
         ui::note(format!("{}: {note}", all.path.display()));
     }

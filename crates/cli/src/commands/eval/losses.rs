@@ -26,7 +26,7 @@ struct Outcome<'a> {
 
 pub(super) fn run<R: Real>(args: &EvalArgs) -> Result<()> {
     let dir = inputs::model_path(&args.model)?;
-    let data = &inputs::held_out(inputs::data_file(&args.data)?);
+    let data = &inputs::held_out(inputs::data_file(&args.data)?)?;
     let pool = inputs::pool(args.shared.threads)?;
     let base = Base::parse(&args.model.base)?;
     let Loaded { model, dtype, .. } = inputs::load_model(dir, base)?;
