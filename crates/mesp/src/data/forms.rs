@@ -171,7 +171,7 @@ fn instruction(row: &Map<String, Value>, as_turns: bool) -> Result<Said<'static>
         }
     };
     let asked = string(row, "instruction")?;
-    let instances = given(row, "instances").filter(|_| row.get("output").is_none_or(Value::is_null));
+    let instances = row.get("instances").filter(|_| row.get("output").is_none_or(Value::is_null));
     let (input, output) = match instances {
         None => (optional(row, "input")?, string(row, "output")?.to_owned()),
         Some(list) => {
