@@ -15,7 +15,7 @@ mod gguf;
 mod hf;
 mod shapes;
 
-pub(crate) use files::{beside, copy, retype, untie, with_key};
+pub(crate) use files::{beside, copy, retype, untie};
 pub use gguf::GgufSource;
 pub use hf::HfSource;
 pub use shapes::{HeaderSource, shape_source};

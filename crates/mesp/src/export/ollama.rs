@@ -11,7 +11,7 @@ use mesp_formats::lora::Layout;
 use super::go_template::Pieces;
 use super::{Report, export};
 use crate::adapter::AdapterFile;
-use crate::data::{ChatFormat, Date, TextEncoder, gguf_ends};
+use crate::data::{ChatFormat, Date, TextEncoder};
 use crate::merge::{self, merge};
 use crate::source::{Base, Kind, Opened, open_model, shape_source, text_encoder};
 use crate::{Error, Result};
@@ -116,9 +116,6 @@ fn stops(model: &Path, encoder: &TextEncoder, chat: &ChatFormat) -> Result<Vec<S
     let Opened { file_config, .. } = open_model(model, Base::Mapped)?;
     let mut ids = file_config.eos_token_ids;
     ids.extend(chat.stop_ids(encoder));
-    if Kind::of(model) == Kind::Gguf {
-        ids.extend(gguf_ends(encoder));
-    }
     ids.sort_unstable();
     ids.dedup();
     let texts = ids.into_iter().map(|id| encoder.decode(&[id], false)).collect::<Result<Vec<_>>>()?;

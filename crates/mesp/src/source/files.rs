@@ -100,7 +100,7 @@ pub(crate) fn untie(path: &Path) -> Result<()> {
 }
 
 /// Changes a configuration.
-pub(crate) fn with_key(path: &Path, change: &dyn Fn(&mut serde_json::Value)) -> Result<()> {
+fn with_key(path: &Path, change: &dyn Fn(&mut serde_json::Value)) -> Result<()> {
     let text = std::fs::read_to_string(path).map_err(|e| FileError::io("read", path, e))?;
     let damaged = |e: serde_json::Error| FileError::invalid(path, e.to_string());
     let mut json: serde_json::Value = serde_json::from_str(&text).map_err(damaged)?;
