@@ -132,7 +132,7 @@ pub(crate) struct SharedArgs {
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub(crate) struct ReplaceArgs {
     /// Replace what is at the place of the output; never a file that the command reads
-    #[arg(long)]
+    #[arg(long, help_heading = "General")]
     pub(crate) overwrite: bool,
 }
 

@@ -4,6 +4,7 @@
 //! makes fit, and everything else: what the engine holds beside the arena (rows, norms, tables), and the process
 //! around it (the program's own data, its threads, what the allocator keeps).
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -211,15 +212,19 @@ impl Advice<'_> {
         let mut least = u64::MAX;
         if !settings.auto {
             least = self.as_asked()?;
-            text += &format!("\n  the smallest budget that would do is {} with this method", sized(least));
+            let _ =
+                write!(text, "\n  the smallest budget that would do is {} with this method", sized(least));
         }
         if exact {
             let any = self.smallest(&settings.options, settings.may_spill)?;
             if settings.auto {
-                text += &format!("\n  the smallest budget that would do is {}", sized(any));
+                let _ = write!(text, "\n  the smallest budget that would do is {}", sized(any));
             } else if any < least {
-                text +=
-                    &format!(", and {} with --method auto, without --mlp-rows and --head-rows", sized(any));
+                let _ = write!(
+                    text,
+                    ", and {} with --method auto, without --mlp-rows and --head-rows",
+                    sized(any)
+                );
             }
             least = least.min(any);
             let mut others = Vec::new();
@@ -231,7 +236,7 @@ impl Advice<'_> {
             }
             if !others.is_empty() {
                 let how = if settings.auto { "" } else { ", with --method auto" };
-                text += &format!("\n  other results in less{how}: {}", others.join(", "));
+                let _ = write!(text, "\n  other results in less{how}: {}", others.join(", "));
             }
         }
         if least > limit_bytes {

@@ -133,7 +133,9 @@ impl RunDir {
             replace = true;
         }
         if resume.is_none() {
-            for name in Replaced::NAMES {
+            // Of a folder `model` that is there before a first run nothing is replaced.
+            let kept = |name: &&str| replace || *name != checkpoint::MODEL;
+            for name in Replaced::NAMES.into_iter().filter(kept) {
                 read.spared_by(&path.join(name))?;
             }
         }

@@ -282,13 +282,13 @@ mod tests {
         assert_eq!((a.rows_view(1..3).first, a.view().reshape(6).rows), (3, 2));
         assert_eq!(a.rows_view(1..3).on(&b).first, 3);
         let outside = |f: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_err();
-        assert!(outside(&|| drop(a.rows_view(3..5))));
-        assert!(outside(&|| drop(a.rows_view(2..4).on(&act(2, 5)))));
-        assert!(outside(&|| drop(a.view().reshape(5))));
-        assert!(outside(&|| drop(a.view().reshape(0))));
+        assert!(outside(&|| _ = a.rows_view(3..5)));
+        assert!(outside(&|| _ = a.rows_view(2..4).on(&act(2, 5))));
+        assert!(outside(&|| _ = a.view().reshape(5)));
+        assert!(outside(&|| _ = a.view().reshape(0)));
         // 2^62 rows of 4 values are not none.
         let large = act(1 << 62, 4);
-        assert!(outside(&|| drop(large.view().on(&a))));
+        assert!(outside(&|| _ = large.view().on(&a)));
         assert_eq!(large.view().reshape(8).rows, 1 << 61);
     }
 }

@@ -116,7 +116,7 @@ fn last_good(step: usize, what: &str, whole_steps: bool) -> String {
     match (what, whole_steps) {
         ("loss", _) => format!(
             "the adapter after step {before} has it and is of no use, also where it is kept; the last finite loss was \
-             step {before}'s, of the adapter before: start again, or resume from a checkpoint before step {before}; {lower}"
+             step {before}'s, of the adapter before that step: {lower}, and start again or from an earlier checkpoint"
         ),
         (_, true) => format!("the adapter is as it was after step {before}, and its loss is finite; {lower}"),
         (_, false) => format!(

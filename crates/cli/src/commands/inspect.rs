@@ -52,7 +52,9 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     if !left.is_empty() {
         let _ =
             writeln!(text, "\nleft over by killed processes; the next command that writes there removes it");
-        left.iter().for_each(|path| text += &format!("  {}\n", path.display()));
+        for path in &left {
+            let _ = writeln!(text, "  {}", path.display());
+        }
     }
     document["leftovers"] = left.iter().map(|path| path.display().to_string()).collect();
     if args.shared.json { ui::json(&document) } else { ui::print(&text) }

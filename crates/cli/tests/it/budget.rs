@@ -100,6 +100,7 @@ fn gradients_take_every_kind_of_checkpoint() {
         let output = dir.path().join("grads.safetensors");
         let mut args: Vec<&dyn AsRef<OsStr>> =
             vec![&"grads", &"--model", &model, &"--data", &rows, &"--output", &output, &"--json"];
+        args.push(&"--overwrite");
         args.extend(more.iter().map(|a| a as &dyn AsRef<OsStr>));
         mesp(&args).ok();
         std::fs::read(&output).expect("gradients")

@@ -35,7 +35,7 @@ fn adapters_stand_side_by_side() {
     let file = dir.path().join("rows.jsonl");
     let common: [&dyn AsRef<OsStr>; 9] =
         [&"--model", &model, &"--data", &rows, &"--compute=f64", &"--adapter", &adapter, &"--per-row", &file];
-    let with = |more: &[&dyn AsRef<OsStr>]| eval(&[&common[..], more].concat()).ok();
+    let with = |more: &[&dyn AsRef<OsStr>]| eval(&[&common[..], &[&"--overwrite"], more].concat()).ok();
 
     let losses = read_json(&golden("qwen2/losses.json"));
     let near = |a: &Value, b: &Value| {
@@ -88,7 +88,7 @@ fn choices_are_as_likely_as_transformers_says() {
     for (name, more) in [("text", &[][..]), ("chat", &[&"--chat" as &dyn AsRef<OsStr>])] {
         let common: [&dyn AsRef<OsStr>; 8] =
             [&"--model", &model, &"--task", &task, &"--compute=f32", &"--per-row", &file, &"--batch-size=3"];
-        let ran = eval(&[&common[..], more].concat()).ok();
+        let ran = eval(&[&common[..], &[&"--overwrite"], more].concat()).ok();
         let written = lines(&file);
         for (line, expected) in written.iter().zip(known[name].as_array().expect("questions")) {
             let found = line["loglikelihoods"].as_array().expect("likelihoods");
@@ -121,8 +121,9 @@ fn texts_are_compared_with_their_answers() {
         { "prompt": "The wolf is", "choices": ["gray", "seventeen"], "answer": 0 },
     ]);
     fs::write(&task, rows.to_string()).expect("written");
-    let args: [&dyn AsRef<OsStr>; 8] =
+    let of: [&dyn AsRef<OsStr>; 8] =
         [&"--model", &model, &"--task", &task, &"--chat", &"--max-tokens=40", &"--per-row", &file];
+    let args = [&of[..], &[&"--overwrite"]].concat();
     let document = eval(&[&args[..], &[&"--json"]].concat()).ok().json();
     let model = &document["models"][0];
     assert_eq!((document["questions"].as_u64(), model["adapter"].clone()), (Some(4), Value::Null));

@@ -34,6 +34,7 @@ mod outputs;
 mod overwrite;
 #[cfg(feature = "pull")]
 mod pull;
+mod replaced;
 mod replay;
 mod results;
 mod resume;

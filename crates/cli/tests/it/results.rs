@@ -103,7 +103,14 @@ fn gradients_equal_the_goldens() {
             let (model, rows) = (golden(arch).join("model"), golden(arch).join("rows.jsonl"));
             let (adapter, output) = (golden(arch).join("adapter"), dir.path().join("grads.safetensors"));
             let mut args: Vec<&dyn AsRef<OsStr>> = vec![&"grads", &"--model", &model, &"--data", &rows];
-            args.extend([&"--adapter" as &dyn AsRef<OsStr>, &adapter, &"--output", &output, &"--json"]);
+            args.extend([
+                &"--adapter" as &dyn AsRef<OsStr>,
+                &adapter,
+                &"--output",
+                &output,
+                &"--json",
+                &"--overwrite",
+            ]);
             args.extend(more.iter().map(|a| a as &dyn AsRef<OsStr>));
             let said = mesp(&args).ok().json();
             let (ours, metadata) = tensors(&output);

@@ -1,6 +1,7 @@
 //! Runs the program, and damages files for it.
 
-use std::ffi::OsStr;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -118,4 +119,32 @@ pub(crate) fn tensors(
 pub(crate) fn events(run: &Path) -> Vec<Value> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).expect("metrics");
     text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+}
+
+/// Runs the program with arguments of one kind.
+pub(crate) fn run(args: &[OsString]) -> Ran {
+    let args: Vec<&dyn AsRef<OsStr>> = args.iter().map(|a| a as &dyn AsRef<OsStr>).collect();
+    mesp(&args)
+}
+
+/// Every file below a folder with its bytes.
+pub(crate) fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            all.extend(tree(&path));
+        } else {
+            all.insert(path.clone(), fs::read(&path).expect("a file"));
+        }
+    }
+    all
+}
+
+/// A copy of the demo's model.
+pub(crate) fn copy_demo(to: &Path) {
+    fs::create_dir_all(to).expect("a folder");
+    for entry in fs::read_dir(demo_model()).expect("the demo").flatten() {
+        fs::copy(entry.path(), to.join(entry.file_name())).expect("copied");
+    }
 }

@@ -13,7 +13,7 @@ use super::{Report, export};
 use crate::adapter::AdapterFile;
 use crate::data::{ChatFormat, Date, TextEncoder};
 use crate::merge::{self, merge};
-use crate::source::{Base, Kind, Opened, open_model, shape_source, text_encoder};
+use crate::source::{Base, Opened, open_model, shape_source, text_encoder};
 use crate::{Error, Result};
 
 /// The file that `ollama create` reads.
