@@ -36,21 +36,17 @@ pub(crate) struct RunDir {
     fresh: Fresh,
 }
 
-/// What was not there before: it goes again when the run is refused before it has begun.
+/// A folder that was not there before: it goes again when the run is refused before it has begun. In one that was,
+/// tokens stay for the next try.
 #[derive(Default)]
-struct Fresh {
-    folder: Option<PathBuf>,
-    tokens: Option<PathBuf>,
-}
+struct Fresh(Option<PathBuf>);
 
 impl Drop for Fresh {
     fn drop(&mut self) {
-        // An error is on its way to the user already. Only what this program made goes.
-        if let Some(tokens) = self.tokens.take() {
-            let _ = fs::remove_dir_all(tokens);
-        }
-        if let Some(folder) = self.folder.take() {
-            let _ = fs::remove_dir(folder);
+        if let Some(folder) = self.0.take() {
+            // An error is on its way to the user already. Only what this program made goes.
+            let _ = fs::remove_dir_all(folder.join(tokens::FOLDER));
+            let _ = fs::remove_dir(&folder);
         }
     }
 }
@@ -166,7 +162,7 @@ impl RunDir {
                 create_dir_all(above)?;
             }
             match fs::create_dir(&path) {
-                Ok(()) => fresh.folder = Some(path.clone()),
+                Ok(()) => fresh.0 = Some(path.clone()),
                 // Another process was faster; whose folder it is, the lock says.
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(FileError::io("create the folder", &path, e).into()),
@@ -177,16 +173,13 @@ impl RunDir {
         for folder in ["", CHECKPOINTS, tokens::FOLDER] {
             remove_leftovers(&path.join(folder))?;
         }
-        let tokens = path.join(tokens::FOLDER);
-        fresh.tokens = (!tokens.exists()).then_some(tokens);
         let looked = Self::look(args, read, replaceable)?;
         Ok(Self { old, _lock: lock, fresh, ..looked })
     }
 
     /// Puts what an earlier run of this program wrote there aside, if it is to go. From here on the folder stays.
     pub(crate) fn begin(&mut self) -> Result<()> {
-        self.fresh.folder.take();
-        self.fresh.tokens.take();
+        self.fresh.0.take();
         if self.replace {
             self.old = Replaced::put_aside(&self.path)?;
         }
