@@ -10,7 +10,8 @@ use anyhow::Result;
 use mesp::source::{Base, HfSource};
 use mesp_device::Mapping;
 use mesp_formats::atomic::{leftovers_in, leftovers_of};
-use mesp_formats::lora::{Layout, Lora};
+use mesp_formats::gguf;
+use mesp_formats::lora::{Layout, Lora, Pair};
 use mesp_formats::peft::CONFIG_FILE;
 use mesp_formats::safetensors_file::{self, Header};
 use mesp_formats::{Error as FileError, TokenizerConfig};
@@ -29,7 +30,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     let path = &args.path;
     let has = |name: &str| path.join(name).is_file();
     let (mut document, mut text) = if path.is_file() && is_gguf(path)? {
-        inspect_gguf::file(path)?
+        if is_adapter(path)? { adapter(path)? } else { inspect_gguf::file(path)? }
     } else if path.is_file() {
         tensors(path)?
     } else if has(run_json::FILE) {
@@ -76,6 +77,12 @@ fn is_gguf(path: &Path) -> Result<bool> {
     let open = fs::File::open(path).map_err(|e| FileError::io("open", path, e))?;
     open.take(4).read_to_end(&mut start).map_err(|e| FileError::io("read", path, e))?;
     Ok(start == b"GGUF" || path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")))
+}
+
+/// Whether a GGUF file is an adapter.
+fn is_adapter(path: &Path) -> Result<bool> {
+    let map = Mapping::open(path).map_err(|e| FileError::io("read", path, e))?;
+    Ok(gguf::parse(path, map.bytes())?.str("general.type")? == Some("adapter"))
 }
 
 /// A two-column table of a document's values.
@@ -135,12 +142,12 @@ fn model(dir: &Path) -> Result<(Value, String)> {
     Ok((document, text))
 }
 
-fn adapter(dir: &Path) -> Result<(Value, String)> {
-    let layout = Layout::of(dir)?;
-    let file = layout.tensors(dir);
+fn adapter(path: &Path) -> Result<(Value, String)> {
+    let layout = Layout::of(path)?;
+    let file = layout.tensors(path);
     let map = Mapping::open(&file).map_err(|e| FileError::io("read", &file, e))?;
-    let c = Lora::read(dir, layout, map.bytes())?.config;
-    let header = safetensors_file::parse(&file, map.bytes())?;
+    let Lora { config: c, pairs, .. } = Lora::read(path, layout, map.bytes())?;
+    let numbers = |p: &Pair| (p.rank * (p.input + p.output) + usize::from(p.magnitudes) * p.output) as u64;
     let mut document = json!({
         "kind": "adapter",
         "layout": layout.name(),
@@ -153,8 +160,8 @@ fn adapter(dir: &Path) -> Result<(Value, String)> {
         "rank_pattern": pattern(&c.rank_pattern),
         "alpha_pattern": pattern(&c.alpha_pattern),
         "layers": c.layers,
-        "parameters": parameters(&header),
-        "tensors": header.tensors.len(),
+        "parameters": pairs.iter().map(numbers).sum::<u64>(),
+        "tensors": pairs.iter().map(|p| 2 + usize::from(p.magnitudes)).sum::<usize>(),
         "base_model": c.base_model,
     });
     if let Some(places) = c.places {

@@ -31,7 +31,10 @@ impl Expression {
     /// What is wrong with it otherwise.
     fn new(text: &str, around: impl Fn(&str) -> String) -> Result<Self, String> {
         let compiled = |text: &str| {
-            RegexBuilder::new(text).backtrack_limit(STEPS).build().map_err(|e| format!("it is none: {e}"))
+            RegexBuilder::new(text)
+                .backtrack_limit(STEPS)
+                .build()
+                .map_err(|e| format!("it is no regular expression: {e}"))
         };
         let translated = translated(text);
         // By itself first: parentheses that do not match could match those around.
@@ -133,7 +136,7 @@ mod tests {
     #[test]
     fn what_python_does_not_compile_is_refused() {
         for text in ["(", "a)(b", "[", "*", "(?P<n>a)(?P=m)", "(?<=a*)b\\"] {
-            assert!(Expression::whole(text).unwrap_err().contains("it is none"), "{text}");
+            assert!(Expression::whole(text).unwrap_err().contains("it is no regular expression"), "{text}");
         }
     }
 

@@ -224,7 +224,11 @@ mod tests {
             assert_eq!(of(&[(name, 3)], path).is_some(), fits, "{name}");
         }
         assert_eq!(of(&[("k_proj", 1), ("self_attn.q_proj", 2), ("q_proj", 3)], path), Some(2), "the first");
-        assert!(Pattern::new(vec![("(".to_owned(), 1)]).unwrap_err().starts_with("\"(\": it is none"));
+        assert!(
+            Pattern::new(vec![("(".to_owned(), 1)])
+                .unwrap_err()
+                .starts_with("\"(\": it is no regular expression")
+        );
         let pattern = Pattern::new(vec![("q_proj".to_owned(), 1), ("qproj".to_owned(), 2)]).unwrap();
         assert_eq!(pattern.unused(&[path.to_owned()]), Some("qproj"));
     }

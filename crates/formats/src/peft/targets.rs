@@ -135,7 +135,7 @@ pub(super) fn read(f: &Fields<'_>, layers: Option<Vec<usize>>) -> Result<Targets
             Targets { modules: MODULES.map(str::to_owned).into(), places: None, layers }
         }
         Value::String(text) => {
-            let found = |why: &str| wrong(f, &format!("the expression {}, {why}", quoted(text)));
+            let found = |why: &str| wrong(f, &format!("the expression {}: {why}", quoted(text)));
             if layers.is_some() {
                 let problem = "expected none beside an expression in `target_modules`, which PEFT refuses";
                 return Err(f
@@ -146,7 +146,7 @@ pub(super) fn read(f: &Fields<'_>, layers: Option<Vec<usize>>) -> Result<Targets
             let places = Places { on: Paths::Expression(expression), except: None };
             let modules = places.modules();
             if modules.is_empty() {
-                return Err(found("which is the path of none"));
+                return Err(found("it is the path of none"));
             }
             Targets { modules, places: Some(places), layers: None }
         }
@@ -223,7 +223,7 @@ fn excluded(f: &Fields<'_>) -> Result<Option<Paths>> {
         None => None,
         Some(Value::String(text)) if text.is_empty() => None,
         Some(Value::String(text)) => {
-            let found = |why| wrong(&format!("the expression {}, {why}", quoted(text)));
+            let found = |why| wrong(&format!("the expression {}: {why}", quoted(text)));
             Some(Paths::Expression(Expression::whole(text).map_err(found)?))
         }
         Some(Value::Array(names)) => {
@@ -237,7 +237,8 @@ fn excluded(f: &Fields<'_>) -> Result<Option<Paths>> {
 
 /// Takes modules out of the targets; what excludes none of them says nothing.
 fn exclude(f: &Fields<'_>, targets: &mut Targets, except: Paths) -> Result<()> {
-    let on = targets.places.clone().unwrap_or_else(|| Places::of(targets.modules.clone()));
+    let named = || written(&targets.modules, targets.layers.is_some());
+    let on = targets.places.clone().unwrap_or_else(|| Places::of(named()));
     if !paths().any(|path| on.has(&path) && except.has(&path)) {
         return Ok(());
     }
@@ -251,16 +252,17 @@ fn exclude(f: &Fields<'_>, targets: &mut Targets, except: Paths) -> Result<()> {
     Ok(())
 }
 
+/// Names as a list has them: outside of layers the whole path, where there is a list of layers (see [`listed`]).
+fn written(modules: &[String], some_layers: bool) -> Vec<String> {
+    let name = |module: &String| super::outside(module).filter(|_| some_layers).unwrap_or(module).to_owned();
+    modules.iter().map(name).collect()
+}
+
 /// The keys as they are written.
 pub(super) fn write(config: &AdapterConfig, map: &mut Map<String, Value>) {
-    let name = |module: &String| match super::outside(module) {
-        // See `listed`.
-        Some(path) if config.layers.is_some() => path.to_owned(),
-        _ => module.clone(),
-    };
     let on = match &config.places {
         Some(places) => places.on.to_json(),
-        None => json!(config.target_modules.iter().map(name).collect::<Vec<_>>()),
+        None => json!(written(&config.target_modules, config.layers.is_some())),
     };
     map.insert(TARGETS.to_owned(), on);
     // Versions of PEFT before the key refuse it.

@@ -164,6 +164,10 @@ fn modules_are_those_of_peft() {
         (r#""target_modules":["q_proj","v_proj"],"layers_to_transform":[1]"#, &["1.q_proj", "1.v_proj"]),
         (r#""target_modules":["q_proj","lm_head"],"layers_to_transform":1"#, &["1.q_proj", "lm_head"]),
         (r#""target_modules":["q_proj","embed_tokens"],"layers_to_transform":1"#, &["1.q_proj"]),
+        (
+            r#""target_modules":["q_proj","model.embed_tokens","k_proj"],"layers_to_transform":1,"exclude_modules":["k_proj"]"#,
+            &["1.q_proj", "embed_tokens"],
+        ),
         (r#""target_modules":["q_proj"],"layers_to_transform":[1],"layers_pattern":"layers""#, &["1.q_proj"]),
         (
             r#""target_modules":["q_proj"],"layers_to_transform":[1],"layers_pattern":["h","lay.*s"]"#,
