@@ -82,9 +82,10 @@ pub(crate) struct Loaded {
 pub(crate) fn load_model(path: &Path, base: Base) -> Result<Loaded> {
     hub::weights_are_there(path)?;
     let opened = open_model(path, base)?;
-    say_once(&opened.notes);
     let (dtype, eos) = (opened.dtype, opened.file_config.eos_token_ids.clone());
-    Ok(Loaded { model: Arc::new(opened.load()?), dtype, eos })
+    let (model, notes) = opened.load_with_notes(path)?;
+    say_once(&notes);
+    Ok(Loaded { model: Arc::new(model), dtype, eos })
 }
 
 /// Notes about a model, each once however often it is opened.

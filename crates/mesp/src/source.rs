@@ -8,6 +8,7 @@ use mesp_formats::{Dtype as FileDtype, ModelConfig, TokenizerConfig};
 
 use crate::data::{Prefix, TextEncoder, TokenizerInfo};
 use crate::model::{Config, Model, WeightSource};
+use crate::quantize::Asked;
 use crate::{Error, Result};
 
 mod files;
@@ -89,6 +90,26 @@ impl Opened {
     /// When a weight is missing or has another shape than the configuration says.
     pub fn load(self) -> Result<Model> {
         Model::load(self.config, &*self.source)
+    }
+
+    /// [`load`](Self::load), with what is worth knowing of the files: tensors that the model has no use for, too.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_with_notes(self, path: &Path) -> Result<(Model, Vec<String>)> {
+        let asked = Asked::new(&*self.source);
+        let model = Model::load(self.config, &asked)?;
+        let found = asked.found();
+        let unused = self.source.unused(&found.iter().map(|(name, _)| name.as_str()).collect());
+        let mut notes = self.notes;
+        if let Some(first) = unused.first() {
+            notes.push(format!(
+                "{}: tensors that the model does not use: {}, the first is {first}",
+                path.display(),
+                unused.len()
+            ));
+        }
+        Ok((model, notes))
     }
 }
 

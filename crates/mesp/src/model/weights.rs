@@ -1,5 +1,6 @@
 //! A model's frozen weights, asked for by their checkpoint names.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use mesp_device::{Dtype, Weight};
@@ -23,6 +24,10 @@ pub trait WeightSource {
     fn vector(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>>;
     /// The error for a tensor that the configuration says there must be.
     fn missing(&self, name: &str) -> crate::Error;
+    /// What it has beside the tensors of these names, by its own names.
+    fn unused(&self, _asked: &BTreeSet<&str>) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// A frozen linear layer.

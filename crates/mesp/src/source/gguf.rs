@@ -1,5 +1,6 @@
 //! A GGUF file.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -199,6 +200,14 @@ impl WeightSource for GgufSource {
         // A page brings up to 2 MB with it, and there is a vector in every part of the file.
         self.map.let_go(info.range.clone());
         Ok(Some(values))
+    }
+
+    fn unused(&self, asked: &BTreeSet<&str>) -> Vec<String> {
+        let arch = &self.model.config.model_type;
+        let used: BTreeSet<String> = asked.iter().filter_map(|name| gguf::tensor_name(arch, name)).collect();
+        let rope = [gguf::ROPE_FACTORS, gguf::ROPE_FACTORS_SHORT, gguf::ROPE_FACTORS_LONG];
+        let names = self.file.tensors.iter().map(|t| t.name.as_str());
+        names.filter(|n| !used.contains(*n) && !rope.contains(n)).map(str::to_owned).collect()
     }
 
     fn missing(&self, name: &str) -> Error {

@@ -1,6 +1,6 @@
 //! A Hugging Face directory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -287,5 +287,11 @@ impl WeightSource for HfSource {
         FileError::invalid(&self.dir, format!("tensor {name} is in none of the weight files"))
             .hint("config.json says it should be there; fetch the model's files again")
             .into()
+    }
+
+    fn unused(&self, asked: &BTreeSet<&str>) -> Vec<String> {
+        // Some checkpoints hold a table of the rotation, and a copy of a tied head is no other tensor.
+        let expected = |name: &str| name == HEAD || name.ends_with(".rotary_emb.inv_freq");
+        self.tensors.keys().filter(|n| !asked.contains(n.as_str()) && !expected(n)).cloned().collect()
     }
 }

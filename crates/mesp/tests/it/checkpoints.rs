@@ -304,6 +304,23 @@ fn a_tensor_in_two_files_must_be_the_same() {
     );
 }
 
+/// As transformers reports unexpected keys: a bias that the configuration does not have changes nothing in silence.
+#[test]
+fn tensors_that_are_not_used_are_pointed_out() {
+    let mut more = tensors("llama");
+    more.insert("model.layers.0.mlp.up_proj.bias".to_owned(), Stored(Dtype::F32, vec![1], vec![0; 4]));
+    more.insert("model.layers.0.self_attn.rotary_emb.inv_freq".to_owned(), Stored(Dtype::F32, vec![1], vec![0; 4]));
+    let dir = directory("llama", &[&more]);
+    let notes = |path: &Path| {
+        let opened = open_model(path, Base::Mapped).expect("a model");
+        opened.load_with_notes(path).expect("a model").1
+    };
+    let found = notes(dir.path());
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].ends_with("does not use: 1, the first is model.layers.0.mlp.up_proj.bias"), "{found:?}");
+    assert!(notes(&golden("llama").join("model")).is_empty());
+}
+
 /// transformers attaches an adapter wherever it finds `adapter_config.json`.
 #[test]
 fn an_adapter_beside_a_model_is_pointed_out() {
