@@ -202,3 +202,36 @@ fn json_is_read_as_rows_whatever_the_name() {
     let error = read("r.jsonl", "[{\"text\":\"x\"}]\n[{\"text\":\"y\"}]\n").unwrap_err().to_string();
     assert!(error.contains("r.jsonl:1: the row is a list"), "{error}");
 }
+
+/// Expected: keys, counts and lines of the files by Python's `json`.
+#[test]
+fn little_is_told_of_published_files() {
+    let cases: [(&str, &[&str]); 5] = [
+        (
+            "alpaca-seed/seed_tasks.jsonl",
+            &[
+                "not used: of the rows `id` (175 rows, first line 1), `is_classification` (175 rows, first line 1), \
+               `name` (175 rows, first line 1)",
+            ],
+        ),
+        (
+            "codealpaca/code_alpaca_2k.json",
+            &["2 of 2017 rows: an answer is empty; of it only the end is trained (lines 1187, 9297)"],
+        ),
+        ("llamafactory/identity.json", &[]),
+        (
+            "llm-adapters/ARC-Easy_train.json",
+            &[
+                "not used: of the rows `answer` (2251 rows, first line 2), since each row is read in one form, the \
+               one that is named above",
+            ],
+        ),
+        ("tinystories-sample/tinystories_100.json", &[]),
+    ];
+    let encoder = encoder();
+    for (name, expected) in cases {
+        let Some(path) = super::super::test_util::shared(&format!("datasets/{name}")) else { continue };
+        let data = Dataset::read(&path, Some(&encoder), &ReadOptions::new(VOCAB)).unwrap();
+        assert_eq!(data.notes[1..], *expected, "{name}");
+    }
+}
