@@ -14,7 +14,7 @@ use mesp_formats::hub::{RepoKind, repo_of};
 #[cfg(feature = "pull")]
 use environment::Environment;
 use environment::cache;
-use lookup::{adapter_named, anything};
+use lookup::adapter_named;
 pub(crate) use lookup::{find, weights_are_there};
 
 use crate::args::{BenchCommand, Command, CommonArgs, DataArgs, DataCommand, ModelArgs};
@@ -64,12 +64,7 @@ pub(crate) fn resolve(command: &mut Command) -> Result<()> {
             model(&mut args.model)?;
             args.adapter.iter_mut().try_for_each(adapter)
         }
-        Command::Inspect(args) => {
-            if let Some(found) = anything(&args.path)? {
-                args.path = found;
-            }
-            Ok(())
-        }
+        Command::Inspect(args) => found(RepoKind::Model, &mut args.path, None),
         Command::Bench(args) => bench(&mut args.what),
         Command::InitModel(_)
         | Command::Pull(_)
@@ -167,7 +162,15 @@ fn id(typed: &Path) -> String {
 pub(crate) fn fetching(path: &Path) -> Option<String> {
     let (kind, id) = repo_of(path)?;
     let dataset = if kind == RepoKind::Dataset { " --dataset" } else { "" };
-    Some(format!("`mesp pull {id}{dataset}` fetches what is missing"))
+    let commit = commit_of(path)?;
+    let snapshot = path.ancestors().find(|part| part.ends_with(commit))?;
+    let main = std::fs::read_to_string(snapshot.parent()?.with_file_name("refs").join("main"));
+    let of = if main.is_ok_and(|main| main.trim() == commit) {
+        String::new()
+    } else {
+        format!(" --revision {commit}")
+    };
+    Some(format!("`mesp pull {id}{dataset}{of}` fetches what is missing"))
 }
 
 /// The commit of the snapshot that a path is, or lies in.

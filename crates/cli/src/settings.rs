@@ -94,14 +94,16 @@ impl Settings {
         share("--warmup-ratio", run.warmup_ratio)?;
         share("--momentum", s.momentum)?;
         if let Some(share) = s.eval_split.filter(|share| !(*share > 0.0 && *share < 1.0)) {
-            let problem = format!("--eval-split is {share}, expected a share of the rows: more than 0 and less than 1");
+            let problem =
+                format!("--eval-split is {share}, expected a share of the rows: more than 0 and less than 1");
             return Err(usage(problem, "give --eval-split 0.05 to hold out one row of twenty"));
         }
         if r.sample_tokens == Some(0) {
             return Err(usage("--sample-tokens is 0, expected 1 or more", "leave it out for 64"));
         }
         if let Some(length) = args.data.max_seq_len.filter(|length| *length < 2) {
-            let problem = format!("--max-seq-len is {length}, which leaves nothing to predict, expected 2 or more");
+            let problem =
+                format!("--max-seq-len is {length}, which leaves nothing to predict, expected 2 or more");
             return Err(usage(problem, "leave it out for the default"));
         }
         if !((s.weight_decay as f32).is_finite() && s.weight_decay >= 0.0) {

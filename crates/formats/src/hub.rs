@@ -192,9 +192,8 @@ fn name(path: &Path) -> String {
 }
 
 fn newest(all: &[PathBuf]) -> Option<PathBuf> {
-    let age = |path: &&PathBuf| {
-        fs::metadata(path).and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
-    };
+    let age =
+        |path: &&PathBuf| fs::metadata(path).and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
     all.iter().max_by_key(age).cloned()
 }
 

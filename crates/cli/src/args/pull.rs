@@ -5,6 +5,10 @@ use clap::Args;
 use super::SharedArgs;
 
 #[derive(Debug, Args)]
+#[cfg_attr(
+    not(feature = "pull"),
+    allow(dead_code, reason = "the options are known where the command is not built")
+)]
 pub(crate) struct PullArgs {
     /// The repository, as in Qwen/Qwen2.5-0.5B-Instruct; ORG/NAME@REV is a revision of it, ORG/NAME/FILE a single file
     #[arg(value_name = "ORG/NAME")]

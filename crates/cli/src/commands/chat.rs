@@ -111,7 +111,9 @@ impl Chat<'_> {
             trial.push("user", "?");
             let (tokens, capacity) = (self.language.turn(&trial)?.len(), self.generator.capacity());
             if tokens > capacity {
-                let problem = format!("the system prompt and a word take {tokens} tokens, and there is room for {capacity}");
+                let problem = format!(
+                    "the system prompt and a word take {tokens} tokens, and there is room for {capacity}"
+                );
                 return Err(usage(problem, "shorten it, or give more room with --context"));
             }
         }
@@ -130,7 +132,8 @@ impl Chat<'_> {
                 // That nobody sees it is no reason to end.
                 let _ = write!(io::stderr(), "> ").and_then(|()| io::stderr().flush());
             }
-            let length = typed::read(&mut io::stdin().lock(), most, &mut line).context("cannot read standard input")?;
+            let length = typed::read(&mut io::stdin().lock(), most, &mut line)
+                .context("cannot read standard input")?;
             self.line += 1;
             if length == 0 {
                 if asks {
@@ -140,7 +143,9 @@ impl Chat<'_> {
             }
             if length > line.len() {
                 let room = self.generator.capacity();
-                self.refuse(&format!("expected a line that {room} tokens have room for, found {length} bytes"));
+                self.refuse(&format!(
+                    "expected a line that {room} tokens have room for, found {length} bytes"
+                ));
                 continue;
             }
             match std::str::from_utf8(&line) {
@@ -153,7 +158,9 @@ impl Chat<'_> {
                 },
                 Err(e) => {
                     let (at, found) = (e.valid_up_to(), line[e.valid_up_to()]);
-                    self.refuse(&format!("expected UTF-8 text, found byte 0x{found:02X} after {at} bytes; type it again"));
+                    self.refuse(&format!(
+                        "expected UTF-8 text, found byte 0x{found:02X} after {at} bytes; type it again"
+                    ));
                 }
             }
         }

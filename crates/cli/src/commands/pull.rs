@@ -10,7 +10,10 @@ use crate::inputs::usage;
 #[cfg(not(feature = "pull"))]
 pub(crate) fn run(args: &PullArgs) -> Result<()> {
     let problem = "this program was built without the feature `pull`, and uses no network";
-    Err(usage(problem, format!("build it with that feature, or fetch the files by `hf download {}`", args.id)))
+    Err(usage(
+        problem,
+        format!("build it with that feature, or fetch the files by `hf download {}`", args.id),
+    ))
 }
 
 #[cfg(feature = "pull")]
@@ -62,7 +65,9 @@ pub(crate) fn run(args: &PullArgs) -> Result<()> {
     let as_what = match base {
         _ if args.dataset => format!("--data {}", of(first)),
         Some(base) => format!("--adapter {id}; its model is {base}"),
-        None if has("config.json") || first.to_lowercase().ends_with(".gguf") => format!("--model {}", of(first)),
+        None if has("config.json") || first.to_lowercase().ends_with(".gguf") => {
+            format!("--model {}", of(first))
+        }
         None => return Ok(()),
     };
     ui::note(format!("commands take it as {as_what}"));

@@ -97,7 +97,9 @@ mod tests {
         for number in ["-1", "-1e-4", "-.5", "-inf", "-1,2", "-1MB"] {
             assert_eq!(joined(&["--rate", number, "--json"]), [&format!("--rate={number}"), "--json"]);
         }
-        for same in [&["--rate", "--json"][..], &["--", "--x", "-1"], &["x", "-1"], &["--rate=2", "-1"], &["-", "-h"]] {
+        for same in
+            [&["--rate", "--json"][..], &["--", "--x", "-1"], &["x", "-1"], &["--rate=2", "-1"], &["-", "-h"]]
+        {
             assert_eq!(joined(same), same);
         }
     }
@@ -122,7 +124,8 @@ mod tests {
         fn walk(command: &Command) {
             for arg in command.get_arguments() {
                 let parser = arg.get_value_parser().type_id();
-                let others = [TypeId::of::<f32>(), TypeId::of::<i64>(), TypeId::of::<i32>(), TypeId::of::<u8>()];
+                let others =
+                    [TypeId::of::<f32>(), TypeId::of::<i64>(), TypeId::of::<i32>(), TypeId::of::<u8>()];
                 assert!(!others.into_iter().any(|of| parser == of), "{}", arg.get_id());
             }
             command.get_subcommands().for_each(walk);

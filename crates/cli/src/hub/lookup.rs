@@ -15,17 +15,36 @@ use crate::ui;
 
 /// Ends of names that are files' and no repositories'.
 const FILES: [&str; 13] = [
-    "gguf", "safetensors", "bin", "json", "jsonl", "txt", "text", "md", "csv", "tsv", "parquet", "tokens", "npz",
+    "gguf",
+    "safetensors",
+    "bin",
+    "json",
+    "jsonl",
+    "txt",
+    "text",
+    "md",
+    "csv",
+    "tsv",
+    "parquet",
+    "tokens",
+    "npz",
 ];
 
 /// The path of what was typed, where that is a name in the cache; none where it is a path: one that is there, or a text
 /// that is no name.
 pub(crate) fn find(kind: RepoKind, typed: &Path, revision: Option<&str>) -> Result<Option<PathBuf>> {
+    find_as(kind, kind.name(), typed, revision)
+}
+
+fn find_as(kind: RepoKind, what: &str, typed: &Path, revision: Option<&str>) -> Result<Option<PathBuf>> {
     let name = typed.to_str().filter(|_| !typed.exists()).and_then(RepoName::parse);
     let Some(mut name) = name else {
         return match revision {
             Some(revision) => Err(usage(
-                format!("--revision {revision} is of a model in the Hugging Face cache, and {} is a path", typed.display()),
+                format!(
+                    "--revision {revision} is of a model in the Hugging Face cache, and {} is a path",
+                    typed.display()
+                ),
                 "leave --revision out, or give --model ORG/NAME",
             )),
             None => Ok(None),
@@ -39,7 +58,9 @@ pub(crate) fn find(kind: RepoKind, typed: &Path, revision: Option<&str>) -> Resu
     }
     name.revision = name.revision.or_else(|| revision.map(str::to_owned));
     let Some(cache) = cache() else { return Ok(None) };
-    let is_file = |id: &str| FILES.iter().any(|end| Path::new(id).extension().is_some_and(|e| e.eq_ignore_ascii_case(end)));
+    let is_file = |id: &str| {
+        FILES.iter().any(|end| Path::new(id).extension().is_some_and(|e| e.eq_ignore_ascii_case(end)))
+    };
     // A word alone, or a name with a file's end, is a path unless the cache has a repository of that name.
     let likely = name.id.contains('/') && !is_file(&name.id);
     if !likely && !cache.repo(kind, &name.id).is_dir() {
@@ -47,7 +68,7 @@ pub(crate) fn find(kind: RepoKind, typed: &Path, revision: Option<&str>) -> Resu
     }
     let snapshot = cache
         .snapshot(kind, &name.id, name.revision.as_deref())
-        .map_err(|lost| missing(kind, typed, &name, &cache, lost))?;
+        .map_err(|lost| missing(kind, what, typed, &name, &cache, lost))?;
     let path = match &name.inside {
         Some(inside) => within(typed, &snapshot, inside, &name)?,
         None if kind == RepoKind::Model => whole(&name, snapshot)?,
@@ -59,7 +80,7 @@ pub(crate) fn find(kind: RepoKind, typed: &Path, revision: Option<&str>) -> Resu
 
 /// The same of an adapter.
 pub(crate) fn adapter_named(typed: &Path) -> Result<Option<PathBuf>> {
-    let found = find(RepoKind::Model, typed, None)?;
+    let found = find_as(RepoKind::Model, "adapter", typed, None)?;
     if let Some(path) = &found
         && path.join(CONFIG_FILE).is_file()
         && !["safetensors", "bin"].iter().any(|end| path.join(MODEL_FILE).with_extension(end).exists())
@@ -69,18 +90,15 @@ pub(crate) fn adapter_named(typed: &Path) -> Result<Option<PathBuf>> {
     Ok(found)
 }
 
-/// A model, an adapter or a file of them, for who looks at anything.
-pub(crate) fn anything(typed: &Path) -> Result<Option<PathBuf>> {
-    let likely = typed.to_str().and_then(RepoName::parse).is_some_and(|name| {
-        cache().is_some_and(|cache| cache.repo(RepoKind::Model, &name.id).is_dir())
-    });
-    if likely { find(RepoKind::Model, typed, None) } else { Ok(None) }
-}
-
 /// Refuses a snapshot without weights, for who needs them.
 pub(crate) fn weights_are_there(path: &Path) -> Result<()> {
     let Some((_, id)) = repo_of(path).filter(|_| path.is_dir()) else { return Ok(()) };
-    let any = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
+    let any = [
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+    ];
     if any.iter().any(|file| path.join(file).exists()) || !path.join("config.json").is_file() {
         return Ok(());
     }
@@ -96,18 +114,26 @@ fn incomplete(what: &str, snapshot: &Path, file: &str) -> anyhow::Error {
 }
 
 /// What there is in place of the snapshot that a name asks for.
-fn missing(kind: RepoKind, typed: &Path, name: &RepoName, cache: &HubCache, lost: Lost) -> anyhow::Error {
-    let (id, what, root) = (&name.id, kind.name(), cache.root.display());
+fn missing(
+    kind: RepoKind,
+    what: &str,
+    typed: &Path,
+    name: &RepoName,
+    cache: &HubCache,
+    lost: Lost,
+) -> anyhow::Error {
+    let (id, root) = (&name.id, cache.root.display());
     let (dataset, hf) = match kind {
         RepoKind::Model => ("", ""),
         RepoKind::Dataset => (" --dataset", " --repo-type dataset"),
     };
     let at = name.revision.as_ref().map_or_else(String::new, |revision| format!(" --revision {revision}"));
     let get = format!("`mesp pull {id}{dataset}{at}`");
+    let a = if what.starts_with('a') { "an" } else { "a" };
     match lost {
         Lost::Repo => usage(
             format!(
-                "{}: expected a path or a {what} in the Hugging Face cache, found neither: nothing of that name is \
+                "{}: expected a path, or {a} {what} in the Hugging Face cache, found neither: nothing of that name is \
                  here, and {root} has no {}",
                 typed.display(),
                 cache.repo(kind, id).file_name().unwrap_or_default().to_string_lossy()
@@ -146,7 +172,12 @@ fn within(typed: &Path, snapshot: &Path, inside: &str, name: &RepoName) -> Resul
     let kind = repo_of(snapshot).map_or(RepoKind::Model, |(kind, _)| kind);
     let dataset = if kind == RepoKind::Dataset { " --dataset" } else { "" };
     Err(usage(
-        format!("{}: expected {inside} in {}, found {}", typed.display(), snapshot.display(), list(&names(snapshot))),
+        format!(
+            "{}: expected {inside} in {}, found {}",
+            typed.display(),
+            snapshot.display(),
+            list(&names(snapshot))
+        ),
         format!("`mesp pull {}{dataset} --file {inside}` fetches it", name.id),
     ))
 }
@@ -178,7 +209,8 @@ fn whole(name: &RepoName, snapshot: PathBuf) -> Result<PathBuf> {
     if has("config.json") || has(CONFIG_FILE) {
         return Ok(snapshot);
     }
-    let ggufs: Vec<&String> = files.iter().filter(|file| Path::new(file).extension().is_some_and(|e| e == "gguf")).collect();
+    let ggufs: Vec<&String> =
+        files.iter().filter(|file| Path::new(file).extension().is_some_and(|e| e == "gguf")).collect();
     match ggufs.as_slice() {
         [] => Err(incomplete(&name.id, &snapshot, "config.json")),
         [one] => Ok(snapshot.join(one)),
@@ -193,7 +225,8 @@ fn whole(name: &RepoName, snapshot: PathBuf) -> Result<PathBuf> {
 fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let files = entries.filter(|entry| !entry.path().is_dir());
-    let mut names: Vec<String> = files.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> =
+        files.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }
@@ -201,7 +234,9 @@ fn names(dir: &Path) -> Vec<String> {
 fn list(names: &[String]) -> String {
     match names {
         [] => "no file".to_owned(),
-        [first @ .., _] if names.len() > 12 => format!("{} and {} more", first[..11].join(", "), names.len() - 11),
+        [first @ .., _] if names.len() > 12 => {
+            format!("{} and {} more", first[..11].join(", "), names.len() - 11)
+        }
         _ => names.join(", "),
     }
 }

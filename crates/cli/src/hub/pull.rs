@@ -51,9 +51,13 @@ pub(crate) fn pull(wanted: &Wanted<'_>) -> Result<Pulled> {
     let environment = Environment(&get);
     let id = &wanted.name.id;
     if environment.offline() {
-        return Err(usage(format!("{id}: HF_HUB_OFFLINE is set: nothing is fetched"), "unset it to use the network"));
+        return Err(usage(
+            format!("{id}: HF_HUB_OFFLINE is set: nothing is fetched"),
+            "unset it to use the network",
+        ));
     }
-    let cache = cache().ok_or_else(|| usage("no home folder is known, expected one for the cache", "set HF_HOME"))?;
+    let cache =
+        cache().ok_or_else(|| usage("no home folder is known, expected one for the cache", "set HF_HOME"))?;
     let client = Client::new(&environment, wanted.kind, id)?;
     let revision = wanted.name.revision.as_deref().unwrap_or("main");
     let listing = client.listing(revision)?.map_err(|failure| said(&client, revision, None, failure))?;
@@ -107,7 +111,8 @@ impl Progress {
     }
 
     fn at(&mut self, name: &str, have: u64) {
-        let (done, total, seconds) = (self.before + have, self.total.max(self.before + have), self.started.elapsed().as_secs_f64());
+        let (done, total, seconds) =
+            (self.before + have, self.total.max(self.before + have), self.started.elapsed().as_secs_f64());
         // Two seconds until there is something to say.
         if seconds < 2.0 {
             return;
@@ -170,15 +175,25 @@ fn said(client: &Client, revision: &str, file: Option<&str>, failure: Failure) -
             "name another file, or another revision with --revision",
         ),
         ("RepoNotFound", _) | (_, 401 | 403 | 404) => {
-            let other = if client.kind == RepoKind::Model { "a dataset needs --dataset" } else { "a model needs no --dataset" };
+            let other = if client.kind == RepoKind::Model {
+                "a dataset needs --dataset"
+            } else {
+                "a model needs no --dataset"
+            };
             usage(
-                format!("{what}: expected a {kind} of that name at {hub}, found none that can be read {with} ({answered})"),
-                format!("check the name; {other}; where it is private, set HF_TOKEN to a token that may read it"),
+                format!(
+                    "{what}: expected a {kind} of that name at {hub}, found none that can be read {with} ({answered})"
+                ),
+                format!(
+                    "check the name; {other}; where it is private, set HF_TOKEN to a token that may read it"
+                ),
             )
         }
         (_, 429) => anyhow!(
             "{what}: {hub} has answered too many requests from here ({answered})\n  wait some minutes, or set HF_TOKEN"
         ),
-        _ => anyhow!("{what}: expected the file or the list of files, found an error of {hub} ({answered})\n  try again later"),
+        _ => anyhow!(
+            "{what}: expected the file or the list of files, found an error of {hub} ({answered})\n  try again later"
+        ),
     }
 }

@@ -33,7 +33,10 @@ fn typed(args: &AdapterArgs) -> Result<AdapterConfig> {
     }
     if !sound_alpha(alpha) {
         let problem = format!("--alpha is {alpha}, expected a number above 0 that f32 can hold");
-        return Err(usage(problem, "the adapter's output is multiplied by alpha over rank; leave it out for twice the rank"));
+        return Err(usage(
+            problem,
+            "the adapter's output is multiplied by alpha over rank; leave it out for twice the rank",
+        ));
     }
     let dropout = args.lora_dropout.unwrap_or(0.0);
     if !(0.0..1.0).contains(&dropout) {

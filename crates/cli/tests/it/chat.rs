@@ -55,7 +55,14 @@ fn what_the_template_refuses_is_said() {
     let json = |lines: &str| talk(&model, &[&"--json"], lines.as_bytes()).ok().json();
     let with = json(&format!("{QUESTION}\nforbidden\n/system x\nAnd who are you?\n"));
     let without = json(&format!("{QUESTION}\nAnd who are you?\n"));
-    let ids = |document: &serde_json::Value| document["turns"].as_array().expect("turns").iter().map(|t| t["token_ids"].clone()).collect::<Vec<_>>();
+    let ids = |document: &serde_json::Value| {
+        document["turns"]
+            .as_array()
+            .expect("turns")
+            .iter()
+            .map(|t| t["token_ids"].clone())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(ids(&with), ids(&without));
     let refused = with["refused"].as_array().expect("a list");
     assert_eq!(refused.iter().map(|r| r["line"].as_u64()).collect::<Vec<_>>(), [Some(2), Some(3)]);
@@ -80,7 +87,12 @@ fn what_cannot_be_read_or_does_not_fit_is_said() {
     let document = ran.json();
     let turns = document["turns"].as_array().expect("turns");
     assert_eq!(turns.last().expect("a turn")["text"], ANSWER);
-    let refused: Vec<&str> = document["refused"].as_array().expect("a list").iter().filter_map(|r| r["message"].as_str()).collect();
+    let refused: Vec<&str> = document["refused"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|r| r["message"].as_str())
+        .collect();
     for (at, part) in [
         (0, "expected UTF-8 text, found byte 0xE9 after 3 bytes"),
         (1, "expected a line that 512 tokens have room for, found 200001 bytes"),

@@ -12,7 +12,8 @@ const NEW: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 
 /// Runs the program with a home of its own and only these variables of the hub's.
 fn mesp(home: &Path, set: &[(&str, &Path)], args: &[&str]) -> Ran {
-    let args: Vec<&dyn AsRef<std::ffi::OsStr>> = args.iter().map(|a| a as &dyn AsRef<std::ffi::OsStr>).collect();
+    let args: Vec<&dyn AsRef<std::ffi::OsStr>> =
+        args.iter().map(|a| a as &dyn AsRef<std::ffi::OsStr>).collect();
     let mut command = command(&args);
     for name in ["HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME"] {
         command.env_remove(name);
@@ -129,7 +130,8 @@ fn adapters_rows_and_files_by_their_names() {
     fs::create_dir_all(&rows).expect("a folder");
     fs::copy(golden("qwen2/rows.jsonl"), rows.join("train.jsonl")).expect("copied");
 
-    let eval = ["eval", "--model", "org/model", "--data", "org/rows", "--adapter", "me/adapter", "--with-base"];
+    let eval =
+        ["eval", "--model", "org/model", "--data", "org/rows", "--adapter", "me/adapter", "--with-base"];
     let table = mesp(home, &[], &eval).ok().stdout;
     assert!(table.lines().next().is_some_and(|head| head.contains("me/adapter")), "{table}");
     let train = ["train", "--model", "org/model", "--data", "org/rows", "--steps=1", "--output", "run"];
@@ -141,8 +143,18 @@ fn adapters_rows_and_files_by_their_names() {
         mesp(home, &[], &["eval", "--model", "org/model", "--data", file]).ok();
     }
     let refused = |args: &[&str]| mesp(home, &[], args).failure(home);
-    assert_snapshot!("rows_that_are_not_there", refused(&["eval", "--model", "org/model", "--data", "org/lines"]));
-    assert_snapshot!("file_that_is_not_there", refused(&["eval", "--model", "org/model", "--data", "org/rows/x.jsonl"]));
+    assert_snapshot!(
+        "rows_that_are_not_there",
+        refused(&["eval", "--model", "org/model", "--data", "org/lines"])
+    );
+    assert_snapshot!(
+        "file_that_is_not_there",
+        refused(&["eval", "--model", "org/model", "--data", "org/rows/x.jsonl"])
+    );
+    assert_snapshot!(
+        "adapter_that_is_not_there",
+        refused(&["eval", "--model", "org/model", "--data", "org/rows", "--adapter", "me/other"])
+    );
     fs::remove_file(adapter.join("adapter_model.safetensors")).expect("removed");
     assert_snapshot!("adapter_without_weights", refused(&eval));
     // What looks like a file stays one.

@@ -108,7 +108,8 @@ impl Hub {
 
     /// The program with this hub, and a home of its own.
     pub(crate) fn command(&self, home: &Path, args: &[&str]) -> Command {
-        let args: Vec<&dyn AsRef<std::ffi::OsStr>> = args.iter().map(|a| a as &dyn AsRef<std::ffi::OsStr>).collect();
+        let args: Vec<&dyn AsRef<std::ffi::OsStr>> =
+            args.iter().map(|a| a as &dyn AsRef<std::ffi::OsStr>).collect();
         let mut command = command(&args);
         at_home(&mut command, home).env("HF_ENDPOINT", &self.url);
         command
@@ -127,8 +128,20 @@ impl Hub {
 /// Gives a call a home of its own: no cache, token or proxy of the user's.
 pub(crate) fn at_home<'a>(command: &'a mut Command, home: &Path) -> &'a mut Command {
     for name in [
-        "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN",
-        "HF_TOKEN_PATH", "HF_HUB_OFFLINE", "http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY",
+        "HF_HOME",
+        "HF_HUB_CACHE",
+        "HUGGINGFACE_HUB_CACHE",
+        "XDG_CACHE_HOME",
+        "HF_TOKEN",
+        "HUGGING_FACE_HUB_TOKEN",
+        "HF_TOKEN_PATH",
+        "HF_HUB_OFFLINE",
+        "http_proxy",
+        "HTTP_PROXY",
+        "https_proxy",
+        "HTTPS_PROXY",
+        "all_proxy",
+        "ALL_PROXY",
     ] {
         command.env_remove(name);
     }
@@ -193,7 +206,14 @@ fn answer(stream: &TcpStream, state: &Mutex<State>, at: &str, store: &str) -> Op
     let Some(file) = found else { return head(stream, "404 Not Found", &["X-Error-Code: EntryNotFound"], 0) };
     let commit = format!("X-Repo-Commit: {COMMIT}");
     if !is_large(name) {
-        return content(stream, state, &asked, &repo, name, &[&commit, &format!("ETag: \"{}\"", git_hash(&file))]);
+        return content(
+            stream,
+            state,
+            &asked,
+            &repo,
+            name,
+            &[&commit, &format!("ETag: \"{}\"", git_hash(&file))],
+        );
     }
     let fault = state.lock().expect("the state").faults.get(name).cloned();
     let size = match fault {
@@ -201,7 +221,11 @@ fn answer(stream: &TcpStream, state: &Mutex<State>, at: &str, store: &str) -> Op
         _ => file.len(),
     };
     // Shards of the second kind stay at the hub, by an address that is relative.
-    let place = if name.contains("-00002-") { format!("/store/{repo}//{name}") } else { format!("{store}/store/{repo}//{name}") };
+    let place = if name.contains("-00002-") {
+        format!("/store/{repo}//{name}")
+    } else {
+        format!("{store}/store/{repo}//{name}")
+    };
     let headers = [
         commit.as_str(),
         &format!("X-Linked-Etag: \"{}\"", sha256(&file)),
@@ -240,7 +264,14 @@ fn listing(stream: &TcpStream, state: &Mutex<State>, repo: &str, revision: &str)
 }
 
 /// The bytes of a file, from where they are asked for.
-fn content(stream: &TcpStream, state: &Mutex<State>, asked: &Asked, repo: &str, name: &str, headers: &[&str]) -> Option<()> {
+fn content(
+    stream: &TcpStream,
+    state: &Mutex<State>,
+    asked: &Asked,
+    repo: &str,
+    name: &str,
+    headers: &[&str],
+) -> Option<()> {
     let (mut file, fault) = {
         let mut state = state.lock().expect("the state");
         let fault = state.faults.get(name).cloned();

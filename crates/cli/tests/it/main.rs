@@ -10,9 +10,9 @@ mod bench_step;
 #[cfg(unix)]
 mod browser;
 mod budget;
+mod chat;
 #[cfg(unix)]
 mod dash;
-mod chat;
 mod data;
 mod demo;
 mod estimators;

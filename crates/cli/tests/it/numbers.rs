@@ -90,7 +90,8 @@ const GENERATE: [Case; 14] = [
 fn refused(before: &[&str], typed: &str, expected: &str) {
     let words = typed.split(' ').map(|word| word.replace('\u{1}', " "));
     let all: Vec<String> = before.iter().map(|word| (*word).to_owned()).chain(words).collect();
-    let all: Vec<&dyn AsRef<std::ffi::OsStr>> = all.iter().map(|a| a as &dyn AsRef<std::ffi::OsStr>).collect();
+    let all: Vec<&dyn AsRef<std::ffi::OsStr>> =
+        all.iter().map(|a| a as &dyn AsRef<std::ffi::OsStr>).collect();
     let said = mesp(&all).failure(Path::new("/nowhere"));
     assert!(said.starts_with("exit status 2\n") && said.contains(expected), "{before:?} {typed}: {said}");
 }
@@ -100,12 +101,14 @@ fn of_training() {
     let dir = temporary();
     let (model, rows) = (demo_model(), demo_model().join("../train.jsonl"));
     let (model, rows, output) = (model.to_string_lossy(), rows.to_string_lossy(), dir.path().join("out"));
-    let before = ["train", "--model", &*model, "--data", &*rows, "--output", &output.to_string_lossy()].map(str::to_owned);
+    let before = ["train", "--model", &*model, "--data", &*rows, "--output", &output.to_string_lossy()]
+        .map(str::to_owned);
     let before: Vec<&str> = before.iter().map(String::as_str).collect();
     for (typed, expected) in TRAIN {
         refused(&before, typed, expected);
     }
-    for option in ["--learning-rate", "--alpha", "--steps", "--rank", "--epochs", "--max-grad-norm", "--seed"] {
+    for option in ["--learning-rate", "--alpha", "--steps", "--rank", "--epochs", "--max-grad-norm", "--seed"]
+    {
         for never in NEVER {
             let typed = format!("{option}={}", never.replace(' ', "\u{1}"));
             refused(&before, &typed, &format!("'{option} <"));
@@ -125,9 +128,21 @@ fn of_generation_and_others() {
     }
     refused(&["chat", "--model", &model], "--context 0", "--context is 0, expected 1 or more");
     refused(&["chat", "--model", &model], "--context -1", "expected a whole number");
-    refused(&["data", "show", "--model", &model, "--data", &rows], "--rows 0", "--rows is 0, expected 1 or more");
-    refused(&["data", "show", "--model", &model, "--data", &rows], "--from-line 0", "--from-line is 0, expected 1");
-    refused(&["eval", "--model", &model, "--data", &rows], "--batch-size 0", "--batch-size is 0, expected 1 or more");
+    refused(
+        &["data", "show", "--model", &model, "--data", &rows],
+        "--rows 0",
+        "--rows is 0, expected 1 or more",
+    );
+    refused(
+        &["data", "show", "--model", &model, "--data", &rows],
+        "--from-line 0",
+        "--from-line is 0, expected 1",
+    );
+    refused(
+        &["eval", "--model", &model, "--data", &rows],
+        "--batch-size 0",
+        "--batch-size is 0, expected 1 or more",
+    );
     refused(&["dash"], "--port 65536", "expected a whole number from 0 to 65535");
     refused(&["init-model", "--preset=tiny", "--output=x"], "--seed -1", "expected a whole number");
 }

@@ -45,11 +45,13 @@ fn a_model_comes_and_is_used_by_its_name() {
     let snapshot = repo.join("snapshots").join(COMMIT);
     assert_eq!(document["path"].as_str().map(Path::new), Some(snapshot.as_path()));
     assert_eq!((&document["commit"], &document["kind"]), (&COMMIT.into(), &"model".into()));
-    let files: Vec<&str> = document["files"].as_array().expect("files").iter().filter_map(|f| f["name"].as_str()).collect();
+    let files: Vec<&str> =
+        document["files"].as_array().expect("files").iter().filter_map(|f| f["name"].as_str()).collect();
     let mut sorted = files.clone();
     sorted.sort_unstable();
     assert_eq!(sorted, MODEL);
-    let size: u64 = MODEL.iter().map(|name| fs::metadata(demo_model().join(name)).expect("a file").len()).sum();
+    let size: u64 =
+        MODEL.iter().map(|name| fs::metadata(demo_model().join(name)).expect("a file").len()).sum();
     assert_eq!((document["bytes"].as_u64(), document["fetched_bytes"].as_u64()), (Some(size), Some(size)));
 
     assert_eq!(names(&snapshot), MODEL);
@@ -67,33 +69,66 @@ fn a_model_comes_and_is_used_by_its_name() {
     assert_eq!(names(&repo.join("blobs")), blobs);
     // The token is for the hub alone.
     let log = hub.log();
-    assert!(log.iter().filter(|line| line.starts_with("hub ")).all(|line| line.ends_with("Bearer secret")), "{log:#?}");
+    assert!(
+        log.iter().filter(|line| line.starts_with("hub ")).all(|line| line.ends_with("Bearer secret")),
+        "{log:#?}"
+    );
     let stored: Vec<&String> = log.iter().filter(|line| line.starts_with("store ")).collect();
     assert!(!stored.is_empty() && stored.iter().all(|line| !line.contains("secret")), "{log:#?}");
 
-    let again = hub.mesp(home, &["pull", "org/demo", "--json"]).ok().json();
-    assert_eq!((again["bytes"].as_u64(), again["fetched_bytes"].as_u64()), (Some(size), Some(0)));
+    let again = |expected: u64| {
+        let again = hub.mesp(home, &["pull", "org/demo", "--json"]).ok().json();
+        assert_eq!((again["bytes"].as_u64(), again["fetched_bytes"].as_u64()), (Some(size), Some(expected)));
+    };
+    again(0);
+    // A content that lost its end comes anew.
+    let config =
+        repo.join("blobs").join(git_hash(&fs::read(demo_model().join("config.json")).expect("a file")));
+    fs::write(&config, "{").expect("written");
+    again(868);
+    assert_eq!(fs::read(&config).expect("a file").len(), 868);
 
     // From here on without the network.
     let off = Hub::start();
-    let said = off.mesp(home, &["generate", "--model", "org/demo", "--prompt", "What do you know about the wolf?"]);
+    let said =
+        off.mesp(home, &["generate", "--model", "org/demo", "--prompt", "What do you know about the wolf?"]);
     assert!(said.ok().stdout.starts_with("The wolf is gray and proud."));
     let rows = golden("../assets/demo/train.jsonl");
     let run = home.join("run");
     let (rows, output) = (rows.to_string_lossy(), run.to_string_lossy());
     off.mesp(
         home,
-        &["train", "--model", "org/demo", "--revision=main", "--data", &rows, "--output", &output, "--steps=2", "--batch-size=2"],
+        &[
+            "train",
+            "--model",
+            "org/demo",
+            "--revision=main",
+            "--data",
+            &rows,
+            "--output",
+            &output,
+            "--steps=2",
+            "--batch-size=2",
+        ],
     )
     .ok();
     let document = read_json(&run.join("run.json"));
-    assert_eq!((&document["model"]["path"], &document["model"]["revision"]), (&"org/demo".into(), &COMMIT.into()));
+    assert_eq!(
+        (&document["model"]["path"], &document["model"]["revision"]),
+        (&"org/demo".into(), &COMMIT.into())
+    );
     assert_eq!(read_json(&run.join("adapter_config.json"))["base_model_name_or_path"], "org/demo");
     let card = fs::read_to_string(run.join("README.md")).expect("a card");
-    assert!(card.contains("base_model: \"org/demo\"") && card.contains("LoRA adapter for org/demo"), "{card}");
+    assert!(
+        card.contains("base_model: \"org/demo\"") && card.contains("LoRA adapter for org/demo"),
+        "{card}"
+    );
     let gguf = home.join("adapter.gguf");
     let export = off.mesp(home, &["export", "--adapter", &output, "--output", &gguf.to_string_lossy()]);
-    assert!(export.ok().stdout.contains("peft to gguf") || gguf.is_file(), "the adapter's model is found by its name");
+    assert!(
+        export.ok().stdout.contains("peft to gguf") || gguf.is_file(),
+        "the adapter's model is found by its name"
+    );
     assert_eq!(off.log(), Vec::<String>::new());
 }
 
@@ -110,7 +145,8 @@ fn shards_adapters_rows_and_single_files() {
     hub.file("models/org/files", "a-q8.gguf", "GGUF, longer");
 
     let shards = hub.mesp(home, &["pull", "org/llama", "--json"]).ok().json();
-    let files: Vec<&str> = shards["files"].as_array().expect("files").iter().filter_map(|f| f["name"].as_str()).collect();
+    let files: Vec<&str> =
+        shards["files"].as_array().expect("files").iter().filter_map(|f| f["name"].as_str()).collect();
     assert_eq!(files.iter().filter(|name| name.starts_with("model-0")).count(), 2, "{files:?}");
     let (here, there) = (golden("llama/rows.jsonl"), home.join("grads.safetensors"));
     let (here, there) = (here.to_string_lossy(), there.to_string_lossy());
@@ -131,10 +167,18 @@ fn shards_adapters_rows_and_single_files() {
 
     assert_snapshot!("only_gguf", hub.failure(home, &["pull", "org/files"]));
     let one = hub.mesp(home, &["pull", "org/files", "--file", "a-q8.gguf"]).ok();
-    assert!(one.stdout.ends_with(&format!("files/snapshots/{COMMIT}\n1 file, 12 B (0.00s)\n")) || one.stdout.contains("1 file, 12 B"), "{}", one.stdout);
+    assert!(
+        one.stdout.ends_with(&format!("files/snapshots/{COMMIT}\n1 file, 12 B (0.00s)\n"))
+            || one.stdout.contains("1 file, 12 B"),
+        "{}",
+        one.stdout
+    );
     assert!(one.stderr.contains("--model org/files/a-q8.gguf"), "{}", one.stderr);
     hub.mesp(home, &["pull", "org/files/a-q4.gguf"]).ok();
-    assert_eq!(names(&repo(home, "models--org--files").join("snapshots").join(COMMIT)), ["a-q4.gguf", "a-q8.gguf"]);
+    assert_eq!(
+        names(&repo(home, "models--org--files").join("snapshots").join(COMMIT)),
+        ["a-q4.gguf", "a-q8.gguf"]
+    );
 }
 
 #[test]
@@ -187,7 +231,9 @@ fn what_is_not_what_it_should_be_is_not_kept() {
         assert!(ran.code != 0 && ran.stderr.contains(expected), "{fault:?}: {}", ran.stderr);
         let repo = repo(home.path(), "models--org--demo");
         assert!(!repo.join("snapshots").exists() && !repo.join("refs").exists(), "{fault:?}");
-        let of_weights = |name: &String| name.starts_with(&sha256(&fs::read(demo_model().join("model.safetensors")).expect("weights")));
+        let of_weights = |name: &String| {
+            name.starts_with(&sha256(&fs::read(demo_model().join("model.safetensors")).expect("weights")))
+        };
         let left = names(&repo.join("blobs")).into_iter().find(of_weights);
         assert!(left.is_none_or(|name| name.ends_with(".incomplete")), "{fault:?}");
         hub.heal();
@@ -202,12 +248,20 @@ fn names_that_lead_elsewhere_are_refused() {
         let (hub, home) = (demo(), temporary());
         hub.file("models/org/demo", name, "x");
         let ran = hub.mesp(home.path(), &["pull", "org/demo"]);
-        assert!(ran.code == 2 && ran.stderr.contains("expected names of files below the repository"), "{}", ran.stderr);
+        assert!(
+            ran.code == 2 && ran.stderr.contains("expected names of files below the repository"),
+            "{}",
+            ran.stderr
+        );
         assert!(!home.path().join(".cache").exists());
     }
     let (hub, home) = (Hub::start(), temporary());
     hub.file("models/org/index", "config.json", "{}");
-    hub.file("models/org/index", "model.safetensors.index.json", r#"{"weight_map":{"a":"../../x.safetensors"}}"#);
+    hub.file(
+        "models/org/index",
+        "model.safetensors.index.json",
+        r#"{"weight_map":{"a":"../../x.safetensors"}}"#,
+    );
     let ran = hub.mesp(home.path(), &["pull", "org/index"]);
     assert!(ran.code == 2 && ran.stderr.contains("which the repository does not have"), "{}", ran.stderr);
 }
@@ -235,11 +289,19 @@ fn what_the_hub_refuses() {
     assert!(gone.code == 2 && gone.stderr.contains("expected this file in revision"), "{}", gone.stderr);
     let offline = hub.command(home, &["pull", "org/demo"]).env("HF_HUB_OFFLINE", "1").output();
     assert_eq!(Ran::of(offline.expect("started")).code, 2);
+    let token = hub.command(home, &["pull", "org/demo"]).env("HF_TOKEN", "two words").output();
+    let token = Ran::of(token.expect("started"));
+    assert!(token.code == 2 && token.stderr.contains("the token of HF_TOKEN has spaces"), "{}", token.stderr);
+    assert!(!token.stderr.contains("two words"), "{}", token.stderr);
     let nowhere = hub.command(home, &["pull", "org/demo"]).env("HF_ENDPOINT", "http://127.0.0.1:9").output();
     let nowhere = Ran::of(nowhere.expect("started"));
     assert!(nowhere.code == 1 && nowhere.stderr.contains("check the network"), "{}", nowhere.stderr);
     let wrong = hub.command(home, &["pull", "org/demo"]).env("HF_ENDPOINT", "huggingface.co").output();
-    assert!(Ran::of(wrong.expect("started")).stderr.contains("expected an address such as https://huggingface.co"));
+    assert!(
+        Ran::of(wrong.expect("started"))
+            .stderr
+            .contains("expected an address such as https://huggingface.co")
+    );
 }
 
 /// A download that is killed leaves nothing that looks like a model; the next goes on.
@@ -249,7 +311,12 @@ fn a_killed_download_leaves_no_model() {
     let (hub, home) = (demo(), temporary());
     let home = home.path();
     hub.fault("model.safetensors", Fault::Stalls(300_000));
-    let mut child = hub.command(home, &["pull", "org/demo"]).stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("started");
+    let mut child = hub
+        .command(home, &["pull", "org/demo"])
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("started");
     let content = fs::read(demo_model().join("model.safetensors")).expect("weights");
     let part = repo(home, "models--org--demo").join("blobs").join(format!("{}.incomplete", sha256(&content)));
     let started = Instant::now();
@@ -273,13 +340,24 @@ fn a_killed_download_leaves_no_model() {
 fn two_downloads_at_once_do_each_file_once() {
     let (hub, home) = (demo(), temporary());
     let home = home.path();
-    let start = || hub.command(home, &["pull", "org/demo", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("started");
+    let start = || {
+        hub.command(home, &["pull", "org/demo", "--json"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("started")
+    };
     let both = [start(), start(), start()];
     let came: u64 = both
         .into_iter()
-        .map(|child| Ran::of(child.wait_with_output().expect("it ends")).ok().json()["fetched_bytes"].as_u64().expect("bytes"))
+        .map(|child| {
+            Ran::of(child.wait_with_output().expect("it ends")).ok().json()["fetched_bytes"]
+                .as_u64()
+                .expect("bytes")
+        })
         .sum();
-    let size: u64 = MODEL.iter().map(|name| fs::metadata(demo_model().join(name)).expect("a file").len()).sum();
+    let size: u64 =
+        MODEL.iter().map(|name| fs::metadata(demo_model().join(name)).expect("a file").len()).sum();
     assert_eq!(came, size);
     let snapshots = repo(home, "models--org--demo").join("snapshots");
     assert_eq!(names(&snapshots), [COMMIT]);
@@ -297,7 +375,11 @@ fn no_room_is_said_and_what_came_is_kept() {
     crate::hub_server::at_home(&mut shell, home.path()).env("HF_ENDPOINT", &hub.url).env("LC_ALL", "C");
     let ran = Ran::of(shell.output().expect("a shell"));
     assert_eq!(ran.code, 1, "{}", ran.stderr);
-    assert!(ran.stderr.contains("cannot write ") && ran.stderr.contains("is still to come: make room"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("cannot write ") && ran.stderr.contains("is still to come: make room"),
+        "{}",
+        ran.stderr
+    );
     assert!(!repo(home.path(), "models--org--demo").join("snapshots").exists());
     hub.mesp(home.path(), &["pull", "org/demo"]).ok();
 }

@@ -28,8 +28,25 @@ fn names_are_read() {
         assert_eq!(RepoName::parse(&text).unwrap().to_string(), text);
     }
     for wrong in [
-        "", "/", "/org/name", "./org/name", "../org", "~/m", "org//name", "a--b/c", "a/b..c", "-a/b", "a/b-", "a b/c",
-        "a/b.git", "org/name/../x", "org/name/./x", "org/name@../x", "org/name@", "C:\\models\\x", "org/name/a\\b",
+        "",
+        "/",
+        "/org/name",
+        "./org/name",
+        "../org",
+        "~/m",
+        "org//name",
+        "a--b/c",
+        "a/b..c",
+        "-a/b",
+        "a/b-",
+        "a b/c",
+        "a/b.git",
+        "org/name/../x",
+        "org/name/./x",
+        "org/name@../x",
+        "org/name@",
+        "C:\\models\\x",
+        "org/name/a\\b",
     ] {
         assert_eq!(read(wrong), None, "{wrong}");
     }

@@ -175,7 +175,13 @@ impl RunConfig {
         let fits = |x: f64| x == 0.0 || (x as f32 != 0.0 && (x as f32).is_finite());
         let rate = self.learning_rate;
         let sound = rate >= 0.0 && fits(rate);
-        expected("--learning-rate", sound, rate.to_string(), "0 or more, such as 2e-4", "leave it out for the default")?;
+        expected(
+            "--learning-rate",
+            sound,
+            rate.to_string(),
+            "0 or more, such as 2e-4",
+            "leave it out for the default",
+        )?;
         count("--grad-accum", self.grad_accum > 0, self.grad_accum.to_string())?;
         count("--batch-size", self.batch_size > 0, self.batch_size.to_string())?;
         if let Some(tokens) = self.batch_tokens {
@@ -199,7 +205,13 @@ impl RunConfig {
         }
         if let Some(norm) = self.max_grad_norm {
             let sound = norm > 0.0 && fits(norm);
-            expected("--max-grad-norm", sound, norm.to_string(), "0 or more", "0 never scales gradients down")?;
+            expected(
+                "--max-grad-norm",
+                sound,
+                norm.to_string(),
+                "0 or more",
+                "0 never scales gradients down",
+            )?;
         }
         match self.length {
             Length::Steps(n) => count("--steps", n > 0, n.to_string()),

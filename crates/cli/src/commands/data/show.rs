@@ -23,7 +23,10 @@ const PLAIN: Marks = Marks { begin: "{+", end: "+}" };
 pub(super) fn run(args: &ShowArgs) -> Result<()> {
     for (option, number) in [("--rows", args.rows), ("--from-line", args.from_line)] {
         if number == 0 {
-            return Err(inputs::usage(format!("{option} is 0, expected 1 or more"), "leave it out for the default"));
+            return Err(inputs::usage(
+                format!("{option} is 0, expected 1 or more"),
+                "leave it out for the default",
+            ));
         }
     }
     let model = inputs::given_model(args.model.as_deref())?;

@@ -47,7 +47,9 @@ pub(crate) fn understood(line: &str) -> Typed<'_> {
             let nearest = COMMANDS.into_iter().min_by_key(distance).filter(|command| distance(command) <= 2);
             let plain = !word[1..].contains('/');
             match nearest.filter(|_| plain) {
-                Some(command) => Typed::Note(format!("{word} is no command, the nearest is {command}; {HELP}")),
+                Some(command) => {
+                    Typed::Note(format!("{word} is no command, the nearest is {command}; {HELP}"))
+                }
                 None if rest.is_empty() => {
                     Typed::Note(format!("{word} is no command (a space before it makes it text); {HELP}"))
                 }

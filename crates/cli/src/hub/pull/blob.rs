@@ -67,9 +67,17 @@ impl Store<'_> {
     /// Brings a file's content; `seen` hears how many bytes of it are there.
     pub(super) fn bring(&self, listed: &Listed, seen: &mut dyn FnMut(u64)) -> Result<Blob> {
         let name = &listed.name;
-        let described = self.client.describe(self.commit, name).map_err(|e| said(self.client, self.commit, Some(name), e))?;
-        if let Some(found) = described.commit.as_ref().filter(|found| !found.eq_ignore_ascii_case(self.commit)) {
-            let problem = format!("{}: expected {name} of commit {}, found that of {found}", self.client.id, self.commit);
+        let described = self
+            .client
+            .describe(self.commit, name)
+            .map_err(|e| said(self.client, self.commit, Some(name), e))?;
+        if let Some(found) =
+            described.commit.as_ref().filter(|found| !found.eq_ignore_ascii_case(self.commit))
+        {
+            let problem = format!(
+                "{}: expected {name} of commit {}, found that of {found}",
+                self.client.id, self.commit
+            );
             return Err(usage(problem, "the repository has changed meanwhile: call mesp pull again"));
         }
         let etag = self.etag(listed, described.etag.as_deref())?;
@@ -102,8 +110,14 @@ impl Store<'_> {
         let plain = found.trim_start_matches("W/").trim_matches('"');
         let sound = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if plain.is_empty() || plain.len() > 200 || plain.starts_with('.') || !plain.chars().all(sound) {
-            let problem = format!("{}: expected an etag that names the content of {}, found {found:?}", self.client.id, listed.name);
-            return Err(usage(problem, "check HF_ENDPOINT: without one nothing says whether the file is whole"));
+            let problem = format!(
+                "{}: expected an etag that names the content of {}, found {found:?}",
+                self.client.id, listed.name
+            );
+            return Err(usage(
+                problem,
+                "check HF_ENDPOINT: without one nothing says whether the file is whole",
+            ));
         }
         Ok(plain.to_owned())
     }
@@ -143,7 +157,8 @@ impl Store<'_> {
     ) -> Result<u64> {
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
         let file = open.map_err(|e| FileError::io("create", path, e))?;
-        let mut part = Part { name, path: path.to_path_buf(), file, have: 0, size, expected, hasher: None, cleared: 0 };
+        let mut part =
+            Part { name, path: path.to_path_buf(), file, have: 0, size, expected, hasher: None, cleared: 0 };
         part.go_on()?;
         let (mut fetched, mut tries, mut resumed) = (0, 0, part.have > 0);
         loop {
@@ -177,7 +192,10 @@ impl Store<'_> {
                     if part.have == 0 {
                         let _ = fs::remove_file(path);
                     } else {
-                        ui::note(format!("{name}: {} are kept, and mesp pull goes on there", bytes(part.have)));
+                        ui::note(format!(
+                            "{name}: {} are kept, and mesp pull goes on there",
+                            bytes(part.have)
+                        ));
                     }
                     return Err(error);
                 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use mesp_formats::hub::{RepoKind, is_commit, is_file_name};
 use serde_json::Value;
 use ureq::http::{HeaderMap, Method, Request, Response, Uri};
@@ -88,7 +88,10 @@ impl Client {
             .timeout_recv_response(Some(SILENCE))
             .timeout_per_read(Some(SILENCE));
         if let Some(path) = environment.certificates() {
-            let pem = std::fs::read(&path).with_context(|| format!("cannot read certificates of {}", path.display()))?;
+            let pem = std::fs::read(&path).map_err(|e| {
+                let problem = format!("{}: expected a file of certificates to trust, found none: {e}", path.display());
+                usage(problem, "SSL_CERT_FILE, REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names it; unset them to trust the usual ones")
+            })?;
             let certificates = parse_pem(&pem).filter_map(|item| match item {
                 Ok(PemItem::Certificate(certificate)) => Some(certificate),
                 _ => None,
@@ -97,7 +100,14 @@ impl Client {
             config = config.tls_config(TlsConfig::builder().root_certs(roots).build());
         }
         let agent = config.build().new_agent();
-        Ok(Self { agent, endpoint, token: environment.token(), kind, id: id.to_owned() })
+        let token = environment.token();
+        if let Some((_, from)) =
+            token.as_ref().filter(|(token, _)| !token.bytes().all(|b| b.is_ascii_graphic()))
+        {
+            let problem = format!("the token of {from} has spaces or other characters that no token has");
+            return Err(usage(problem, "a token is one word that begins with hf_"));
+        }
+        Ok(Self { agent, endpoint, token, kind, id: id.to_owned() })
     }
 
     /// The files of a revision.
@@ -118,11 +128,14 @@ impl Client {
         let wrong = |problem: String| {
             usage(format!("{url}: {problem}"), "check HF_ENDPOINT: a hub's answer names a commit and files")
         };
-        let found: Value =
-            serde_json::from_slice(text).map_err(|e| wrong(format!("expected JSON, found something else ({e})")))?;
+        let found: Value = serde_json::from_slice(text)
+            .map_err(|e| wrong(format!("expected JSON, found something else ({e})")))?;
         let commit = found["sha"].as_str().filter(|sha| is_commit(sha));
-        let commit = commit.ok_or_else(|| wrong(format!("expected a commit as `sha`, found {}", found["sha"])))?;
-        let siblings = found["siblings"].as_array().ok_or_else(|| wrong("expected `siblings`, found none".to_owned()))?;
+        let commit =
+            commit.ok_or_else(|| wrong(format!("expected a commit as `sha`, found {}", found["sha"])))?;
+        let siblings = found["siblings"]
+            .as_array()
+            .ok_or_else(|| wrong("expected `siblings`, found none".to_owned()))?;
         let mut files = Vec::new();
         for sibling in siblings {
             let name = sibling["rfilename"].as_str().unwrap_or_default();
@@ -131,7 +144,10 @@ impl Client {
                     "{}: expected names of files below the repository, found {}",
                     self.id, sibling["rfilename"]
                 );
-                return Err(usage(problem, "nothing of this repository is fetched: such a name leads out of its folder"));
+                return Err(usage(
+                    problem,
+                    "nothing of this repository is fetched: such a name leads out of its folder",
+                ));
             }
             let lfs = &sibling["lfs"];
             files.push(Listed {
@@ -244,17 +260,25 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
 fn origin(url: &str) -> Option<(String, String)> {
     let uri: Uri = url.parse().ok()?;
     let scheme = uri.scheme_str().filter(|scheme| ["http", "https"].contains(scheme))?;
-    Some((scheme.to_owned(), uri.authority()?.host().to_owned() + ":" + &uri.port_u16().map_or_else(String::new, |p| p.to_string())))
+    Some((
+        scheme.to_owned(),
+        uri.authority()?.host().to_owned()
+            + ":"
+            + &uri.port_u16().map_or_else(String::new, |p| p.to_string()),
+    ))
 }
 
 /// Where an answer redirects to.
 fn target(url: &str, answer: &Response<Body>) -> Result<String, Failure> {
-    let wrong = |found: &str| Failure::Network(format!("{url}: redirected to {found:?}, expected an address"));
+    let wrong =
+        |found: &str| Failure::Network(format!("{url}: redirected to {found:?}, expected an address"));
     let location = text(answer.headers(), "location").ok_or_else(|| wrong(""))?;
     let next = joined(url, &location);
     match (origin(url), origin(&next)) {
         (Some((before, _)), Some((after, _))) if before == "https" && after == "http" => {
-            Err(Failure::Network(format!("{url}: redirected from https to {next}, which anyone may read and change")))
+            Err(Failure::Network(format!(
+                "{url}: redirected from https to {next}, which anyone may read and change"
+            )))
         }
         (_, Some(_)) => Ok(next),
         _ => Err(wrong(&location)),

@@ -57,13 +57,19 @@ pub(super) fn first(kind: RepoKind, id: &str, listing: &Listing, asked: &[String
         return Ok(rows);
     }
     let template = |name: &str| {
-        name.strip_prefix("additional_chat_templates/").is_some_and(|rest| rest.ends_with(".jinja") && !rest.contains('/'))
+        name.strip_prefix("additional_chat_templates/")
+            .is_some_and(|rest| rest.ends_with(".jinja") && !rest.contains('/'))
     };
-    let mut files: Vec<Listed> =
-        listing.files.iter().filter(|file| SMALL.contains(&file.name.as_str()) || template(&file.name)).cloned().collect();
+    let mut files: Vec<Listed> = listing
+        .files
+        .iter()
+        .filter(|file| SMALL.contains(&file.name.as_str()) || template(&file.name))
+        .cloned()
+        .collect();
     let weights = found("model.safetensors").or_else(|| found(INDEX));
     files.extend(weights.cloned());
-    let adapter = ["adapter_model.safetensors", "adapters.safetensors"].into_iter().any(|name| found(name).is_some());
+    let adapter =
+        ["adapter_model.safetensors", "adapters.safetensors"].into_iter().any(|name| found(name).is_some());
     if weights.is_none() && !adapter {
         return Err(without_weights(id, &listing.files));
     }
@@ -75,7 +81,10 @@ pub(super) fn shards(id: &str, index: &Path, listing: &Listing) -> Result<Vec<Li
     let read: Option<Value> = std::fs::read(index).ok().and_then(|text| serde_json::from_slice(&text).ok());
     let map = read.as_ref().and_then(|index| index.get("weight_map")?.as_object());
     let map = map.ok_or_else(|| {
-        usage(format!("{id}: {INDEX}: expected `weight_map`, found none"), "the repository is damaged: use another revision")
+        usage(
+            format!("{id}: {INDEX}: expected `weight_map`, found none"),
+            "the repository is damaged: use another revision",
+        )
     })?;
     let files: BTreeSet<&str> = map.values().filter_map(Value::as_str).collect();
     let one = |name: &str| {
@@ -100,11 +109,16 @@ fn is_rows(name: &str) -> bool {
 
 fn without_weights(id: &str, files: &[Listed]) -> anyhow::Error {
     let of = |end: &str| -> Vec<Listed> {
-        files.iter().filter(|file| Path::new(&file.name).extension().is_some_and(|e| e == end)).cloned().collect()
+        files
+            .iter()
+            .filter(|file| Path::new(&file.name).extension().is_some_and(|e| e == end))
+            .cloned()
+            .collect()
     };
     let (ggufs, pickles) = (of("gguf"), of("bin"));
     if let Some(one) = ggufs.first() {
-        let problem = format!("{id}: expected model.safetensors or {INDEX}, found GGUF files: {}", names(&ggufs));
+        let problem =
+            format!("{id}: expected model.safetensors or {INDEX}, found GGUF files: {}", names(&ggufs));
         return usage(problem, format!("choose one, as in mesp pull {id} --file {}", one.name));
     }
     if !pickles.is_empty() {
@@ -127,7 +141,11 @@ fn names(files: &[Listed]) -> String {
     match files {
         [] => "no file".to_owned(),
         _ if files.len() > 12 => {
-            format!("{} and {} more", files[..11].iter().map(shown).collect::<Vec<_>>().join(", "), files.len() - 11)
+            format!(
+                "{} and {} more",
+                files[..11].iter().map(shown).collect::<Vec<_>>().join(", "),
+                files.len() - 11
+            )
         }
         _ => files.iter().map(shown).collect::<Vec<_>>().join(", "),
     }

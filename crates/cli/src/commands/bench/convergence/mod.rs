@@ -67,9 +67,12 @@ struct Contest {
 pub(super) fn run(args: &BenchConvergenceArgs) -> Result<()> {
     let name = machine::name(args.results.name.as_deref())?;
     let contestants = contestant::chosen(args)?;
-    for (option, count) in
-        [("--steps", args.steps), ("--factor", args.factor), ("--batch-size", args.batch_size), ("--rank", args.rank)]
-    {
+    for (option, count) in [
+        ("--steps", args.steps),
+        ("--factor", args.factor),
+        ("--batch-size", args.batch_size),
+        ("--rank", args.rank),
+    ] {
         if count == 0 {
             return Err(usage(format!("{option} is 0, expected 1 or more"), "leave it out for the default"));
         }
