@@ -1,5 +1,8 @@
-//! The two streams: results on standard output, everything for people on standard error.
+//! The two streams: results on standard output, everything for people on standard error. Texts of files reach a
+//! terminal through [`visible`].
 
+use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use anyhow::Context as _;
@@ -7,17 +10,54 @@ use serde_json::Value;
 
 /// A line for people. That nobody reads it is no reason to end a run.
 pub(crate) fn note(text: impl AsRef<str>) {
-    let _ = writeln!(io::stderr().lock(), "{}", text.as_ref());
+    let _ = writeln!(io::stderr().lock(), "{}", visible(text.as_ref()));
 }
 
 /// Text of a result.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    print_raw(&visible(text))
+}
+
+/// As [`print`], for text whose control characters are the program's own.
+pub(crate) fn print_raw(text: &str) -> anyhow::Result<()> {
     // Whoever closed it has seen enough.
-    stream(text).map(|_| ())
+    stream_raw(text).map(|_| ())
 }
 
 /// A piece of text that goes on; false when nobody reads it any more.
 pub(crate) fn stream(text: &str) -> anyhow::Result<bool> {
+    stream_raw(&visible(text))
+}
+
+/// A piece of text that goes on, on standard error.
+pub(crate) fn stream_note(text: &str) {
+    let mut out = io::stderr().lock();
+    let _ = out.write_all(visible(text).as_bytes()).and_then(|()| out.flush());
+}
+
+/// Text in which nothing moves the cursor, colours a terminal or turns the direction of reading: control characters
+/// and those that override the direction are spelled. Ends of lines and tabs stay.
+pub(crate) fn visible(text: &str) -> Cow<'_, str> {
+    if !text.contains(acts) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if acts(c) {
+            out.extend(c.escape_unicode());
+        } else {
+            out.push(c);
+        }
+    }
+    Cow::Owned(out)
+}
+
+fn acts(c: char) -> bool {
+    (c.is_control() && c != '\n' && c != '\t')
+        || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+fn stream_raw(text: &str) -> anyhow::Result<bool> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
@@ -36,7 +76,16 @@ pub(crate) fn result(json: bool, text: &str) -> anyhow::Result<()> {
 
 /// The document of `--json`.
 pub(crate) fn json(value: &Value) -> anyhow::Result<()> {
-    print(&format!("{value:#}\n"))
+    let mut text = String::new();
+    // What is left of control characters stands in strings.
+    for c in format!("{value:#}\n").chars() {
+        if acts(c) {
+            let _ = write!(text, "\\u{:04x}", c as u32);
+        } else {
+            text.push(c);
+        }
+    }
+    print_raw(&text)
 }
 
 /// Whether a person watches standard error.
@@ -66,4 +115,16 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
         text.push('\n');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_acts_on_a_terminal() {
+        assert_eq!(visible("a\tb\nü 日本 🙂\u{200f}"), "a\tb\nü 日本 🙂\u{200f}");
+        let attack = "\u{1b}[2J\r\u{8}\u{7f}\u{9b}31m\0\u{202e}";
+        assert_eq!(visible(attack), r"\u{1b}[2J\u{d}\u{8}\u{7f}\u{9b}31m\u{0}\u{202e}");
+    }
 }

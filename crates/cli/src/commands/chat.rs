@@ -225,7 +225,7 @@ impl Chat<'_> {
         let answer = answer(&mut self.generator, self.language, &request, &mut self.sampler, &mut |piece| {
             if json {
                 // Standard output is the document's.
-                let _ = write!(io::stderr(), "{piece}");
+                ui::stream_note(piece);
                 return Ok(true);
             }
             ui::stream(piece)

@@ -34,7 +34,7 @@ pub(crate) fn run(args: &SayArgs) -> Result<()> {
     if !asked.prompts.is_empty() {
         said.answers = answers(args, &asked.prompts)?;
     }
-    ui::print(&serde_json::to_string(&said)?)
+    ui::print_raw(&serde_json::to_string(&said)?)
 }
 
 /// What each token adds to the text before it; a character of several tokens comes with the last of them.

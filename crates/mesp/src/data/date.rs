@@ -2,8 +2,6 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use minijinja::ErrorKind;
-
 /// A moment of the calendar, in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Date {
@@ -56,7 +54,7 @@ impl Date {
     }
 
     /// Python's `strftime`, in the C locale.
-    pub(super) fn strftime(self, format: &str) -> Result<String, minijinja::Error> {
+    pub(super) fn strftime(self, format: &str) -> Result<String, String> {
         let (year, month, day) = self.civil();
         let weekday = (self.days + 4).rem_euclid(7) as usize;
         let of_year = self.days - Self::first_of(year) + 1;
@@ -97,8 +95,7 @@ impl Date {
                 Some('%') => "%".to_owned(),
                 other => {
                     let code = other.map_or_else(|| "%".to_owned(), |c| format!("%{c}"));
-                    let problem = format!("strftime_now: {code} is not supported");
-                    return Err(minijinja::Error::new(ErrorKind::InvalidOperation, problem));
+                    return Err(format!("strftime_now: {code} is not supported"));
                 }
             };
             out.push_str(&text);

@@ -46,6 +46,10 @@ pub(crate) fn has_tokenizer(gguf: &Gguf) -> bool {
 /// # Errors
 /// When the file has no tokenizer, one of a kind that is not supported, or one that contradicts itself.
 pub fn from_gguf(gguf: &Gguf, bytes: &[u8]) -> Result<(Tokenizer, TokenizerInfo)> {
+    super::wall::within(&gguf.path, "reading this file's tokenizer", || read(gguf, bytes))
+}
+
+fn read(gguf: &Gguf, bytes: &[u8]) -> Result<(Tokenizer, TokenizerInfo)> {
     if let (None, Some(text)) = (gguf.value(MODEL), gguf.str(JSON)?) {
         return from_json(gguf, text);
     }

@@ -17,6 +17,7 @@ mod date;
 mod folder;
 mod forms;
 mod gguf_tokenizer;
+mod jinja;
 mod keys;
 mod marks;
 mod missing;
@@ -36,6 +37,7 @@ mod tokenizer;
 mod told;
 mod turns;
 mod vocabulary;
+mod wall;
 
 use std::fmt;
 use std::path::Path;

@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::named;
+use super::{named, wall};
 use crate::{Error, Result};
 
 /// What `tokenizer_config.json` and its companions say about a tokenizer.
@@ -53,6 +53,8 @@ pub struct Token {
 /// A tokenizer with the rules around it: one token at the beginning of a text, never two.
 pub struct TextEncoder {
     inner: tokenizers::Tokenizer,
+    /// The file, for messages.
+    path: PathBuf,
     info: TokenizerInfo,
     bos: Option<u32>,
     eos: Option<u32>,
@@ -69,11 +71,21 @@ impl TextEncoder {
     /// When the file cannot be read or understood, or does not know the tokens that `info` names.
     pub fn from_file(path: &Path, info: TokenizerInfo) -> Result<Self> {
         let bytes = fs::read(path).map_err(|e| mesp_formats::Error::io("read", path, e))?;
+        Self::from_bytes(path, &bytes, info)
+    }
+
+    /// As [`from_file`](Self::from_file), for a file that was read.
+    ///
+    /// # Errors
+    /// When it cannot be understood, or does not know the tokens that `info` names.
+    pub fn from_bytes(path: &Path, bytes: &[u8], info: TokenizerInfo) -> Result<Self> {
         let unreadable = |e: tokenizers::Error| {
             Error::data(path, None, format!("not a tokenizer this program understands: {e}"))
                 .hint("expected the tokenizer.json of a Hugging Face model directory")
         };
-        let inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(unreadable)?;
+        let inner = wall::within(path, "reading this tokenizer", || {
+            tokenizers::Tokenizer::from_bytes(bytes).map_err(unreadable)
+        })?;
         Self::from_tokenizer(path, inner, info)
     }
 
@@ -123,7 +135,8 @@ impl TextEncoder {
             special.chain(info.eos_token.clone()).filter(|t| !t.is_empty()).collect();
         special.sort();
         special.dedup();
-        let mut encoder = Self { inner, info, bos, eos, adds_bos: false, special, ends };
+        let mut encoder =
+            Self { inner, path: path.to_path_buf(), info, bos, eos, adds_bos: false, special, ends };
         let first = encoder.raw("", true)?.get_ids().first().copied();
         encoder.adds_bos = first.is_some() && first == encoder.bos;
         Ok(encoder)
@@ -135,7 +148,9 @@ impl TextEncoder {
     /// # Errors
     /// When the tokenizer refuses the text.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, add_special).map_err(|e| refused(&e))?;
+        let encoding = self.guarded("turning a text into tokens with this tokenizer", || {
+            self.inner.encode_fast(text, add_special).map_err(|e| refused(&e))
+        })?;
         let mut ids = encoding.get_ids().to_vec();
         let (drop, bos) = self.beginning(&ids, add_special);
         ids.splice(..drop, bos);
@@ -165,9 +180,11 @@ impl TextEncoder {
     /// # Errors
     /// When the tokenizer's decoder fails.
     pub fn decode(&self, tokens: &[u32], skip_special: bool) -> Result<String> {
-        self.inner
-            .decode(tokens, skip_special)
-            .map_err(|e| Error::usage(format!("the tokens cannot be decoded: {e}")))
+        self.guarded("turning tokens into text with this tokenizer", || {
+            self.inner
+                .decode(tokens, skip_special)
+                .map_err(|e| Error::usage(format!("the tokens cannot be decoded: {e}")))
+        })
     }
 
     /// The token that begins a text.
@@ -207,7 +224,13 @@ impl TextEncoder {
 
     fn raw(&self, text: &str, add_special: bool) -> Result<tokenizers::Encoding> {
         // `encode` counts in bytes; `encode_char_offsets` would count in characters.
-        self.inner.encode(text, add_special).map_err(|e| refused(&e))
+        self.guarded("turning a text into tokens with this tokenizer", || {
+            self.inner.encode(text, add_special).map_err(|e| refused(&e))
+        })
+    }
+
+    fn guarded<T>(&self, doing: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
+        wall::within(&self.path, doing, run)
     }
 
     /// How many tokens at the front to drop, and which to put there, for exactly one beginning.

@@ -73,6 +73,33 @@ fn files_that_do_not_belong_together_are_named() {
     assert!(TextEncoder::from_file(Path::new("/absent/tokenizer.json"), info()).is_err());
 }
 
+/// Files with which the library `tokenizers` 0.23 panics, when it reads them or when it is given a text.
+#[test]
+fn files_made_to_fail_are_named() {
+    let with = |key: &str, value: serde_json::Value| {
+        let mut json = tokenizer_json(false);
+        json[key] = value;
+        let file = write("tokenizer.json", json.to_string());
+        let path = file.path().join("tokenizer.json");
+        match TextEncoder::from_file(&path, TokenizerInfo::default()) {
+            Err(error) => error.to_string(),
+            Ok(encoder) => encoder.encode("ab\u{e9}", false).unwrap_err().to_string(),
+        }
+    };
+    let map = |text: &str| json!({ "type": "Precompiled", "precompiled_charsmap": text });
+    let model = json!({ "type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"],
+                        "continuing_subword_prefix": "##########" });
+    for (key, value) in [
+        ("normalizer", map("")),
+        ("normalizer", map("BAAAAEFBQUE=")),
+        ("normalizer", map("AQAAAA==")),
+        ("model", model),
+    ] {
+        let error = with(key, value.clone());
+        assert!(error.contains("tokenizer.json: ") && error.contains(" fails: "), "{value}: {error}");
+    }
+}
+
 /// File, first token, last token, and texts with their tokens.
 type Case = (&'static str, &'static str, &'static str, &'static [(&'static str, &'static [u32])]);
 

@@ -39,6 +39,18 @@ impl Conversation {
         self.trained.insert(at, turn.trained);
     }
 
+    /// Reads a row of `messages`, with what stands beside them.
+    ///
+    /// # Errors
+    /// When the text is no such row.
+    pub fn from_json(row: &str) -> Result<Self> {
+        match serde_json::from_str(row) {
+            Ok(Value::Object(row)) if row.contains_key("messages") => Self::from_messages(&row),
+            Ok(_) => Err(Error::usage("expected an object with `messages`")),
+            Err(e) => Err(Error::usage(format!("expected JSON: {e}"))),
+        }
+    }
+
     /// The number of turns.
     pub fn len(&self) -> usize {
         self.messages.len()

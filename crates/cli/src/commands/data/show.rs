@@ -65,9 +65,12 @@ pub(super) fn run(args: &ShowArgs) -> Result<()> {
         let _ = writeln!(
             out,
             "{}: {n} tokens, {trained} of them trained, marked {}so{}",
-            row.origin, marks.begin, marks.end
+            ui::visible(&row.origin.to_string()),
+            marks.begin,
+            marks.end
         );
         for (text, trained) in runs(row, &encoder)? {
+            let text = ui::visible(&text);
             if trained {
                 out.extend([marks.begin, &text, marks.end]);
             } else {
@@ -84,7 +87,7 @@ pub(super) fn run(args: &ShowArgs) -> Result<()> {
             out.push('\n');
         }
     }
-    ui::print(&out)
+    ui::print_raw(&out)
 }
 
 /// Whether the token at a place is predicted and trained. Nothing predicts the first.
