@@ -227,7 +227,7 @@ impl Machine<'_> {
                 let mut numbers = [None; 3];
                 for (number, bound) in numbers.iter_mut().zip(&bounds) {
                     *number = bound.as_ref().map(|b| args::int("range", b)).transpose()?;
-                    if number.is_some_and(|n| n.abs() > i128::from(i64::MAX)) {
+                    if number.is_some_and(|n| i64::try_from(n).is_err()) {
                         return fault("range() of numbers of more than 63 bits is not supported");
                     }
                 }
@@ -251,7 +251,7 @@ impl Machine<'_> {
                 let space = Rc::new(Namespace::default());
                 for (name, value) in dict(given)? {
                     let name = args::text("namespace", &name)?.into();
-                    self.set_field(&space, &name, value)?;
+                    set_field(&space, &name, value)?;
                 }
                 self.keep(super::exec::Kept::Namespace(space.clone()))?;
                 Ok(Value::Namespace(space))
@@ -332,21 +332,21 @@ impl Machine<'_> {
         self.keep(super::exec::Kept::Scope(scope.clone()))?;
         Ok(Value::Macro(Rc::new(Macro { definition: definition.clone(), scope: scope.clone() })))
     }
+}
 
-    pub(super) fn set_field(&self, space: &Rc<Namespace>, name: &ast::Name, value: Value) -> Res<()> {
-        if name.starts_with('_') {
-            return fault(format!(
-                "Chat templates cannot store underscore-prefixed attributes on a namespace, but got '{name}'."
-            ));
-        }
-        let fields: &RefCell<_> = &space.fields;
-        let mut fields = fields.borrow_mut();
-        match fields.iter_mut().find(|(n, _)| n == name) {
-            Some((_, old)) => *old = value,
-            None => fields.push((name.clone(), value)),
-        }
-        Ok(())
+pub(super) fn set_field(space: &Rc<Namespace>, name: &ast::Name, value: Value) -> Res<()> {
+    if name.starts_with('_') {
+        return fault(format!(
+            "Chat templates cannot store underscore-prefixed attributes on a namespace, but got '{name}'."
+        ));
     }
+    let fields: &RefCell<_> = &space.fields;
+    let mut fields = fields.borrow_mut();
+    match fields.iter_mut().find(|(n, _)| n == name) {
+        Some((_, old)) => *old = value,
+        None => fields.push((name.clone(), value)),
+    }
+    Ok(())
 }
 
 /// Pairs of `dict(…)`.

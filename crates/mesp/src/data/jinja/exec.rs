@@ -131,17 +131,17 @@ impl Machine<'_> {
             }
             Kind::Set(target, value) => {
                 let value = self.eval(value, scope)?;
-                self.assign(target, value, scope)?;
+                Self::assign(target, value, scope)?;
             }
             Kind::SetBlock(target, filters, body) => {
                 let (text, flow) = self.capture(body, scope)?;
-                self.assign(target, self.chain(text, filters, scope)?, scope)?;
+                Self::assign(target, self.chain(text, filters, scope)?, scope)?;
                 return Ok(flow);
             }
             Kind::With(values, body) => {
                 let inner = Scope::new(Some(scope.clone()));
                 for (target, value) in values {
-                    self.assign(target, self.eval(value, scope)?, &inner)?;
+                    Self::assign(target, self.eval(value, scope)?, &inner)?;
                 }
                 return self.body(body, &inner, out);
             }
@@ -189,11 +189,11 @@ impl Machine<'_> {
         self.call(&called, given)
     }
 
-    fn assign(&self, target: &Target, value: Value, scope: &Rc<Scope>) -> Res<()> {
+    fn assign(target: &Target, value: Value, scope: &Rc<Scope>) -> Res<()> {
         match target {
             Target::Name(name) => scope.set(name, value),
             Target::Field(name, field) => match scope.get(name) {
-                Some(Value::Namespace(space)) => self.set_field(&space, field, value)?,
+                Some(Value::Namespace(space)) => eval::set_field(&space, field, value)?,
                 _ => return fault(format!("cannot assign attribute on non-namespace object `{name}`")),
             },
             Target::Tuple(list) => {
@@ -203,7 +203,7 @@ impl Machine<'_> {
                     return fault(format!("{expected} values to unpack are expected, and {found} are there"));
                 }
                 for (target, value) in list.iter().zip(values) {
-                    self.assign(target, value, scope)?;
+                    Self::assign(target, value, scope)?;
                 }
             }
         }
@@ -214,7 +214,7 @@ impl Machine<'_> {
     fn passes(&self, definition: &For, item: &Value, scope: &Rc<Scope>) -> Res<bool> {
         let Some(test) = &definition.test else { return Ok(true) };
         let inner = Scope::new(Some(scope.clone()));
-        self.assign(&definition.target, item.clone(), &inner)?;
+        Self::assign(&definition.target, item.clone(), &inner)?;
         Ok(self.eval(test, &inner)?.truth())
     }
 
@@ -261,10 +261,11 @@ impl Machine<'_> {
             meter::work(2)?;
             let inner = Scope::new(Some(scope.clone()));
             inner.set(&self.loop_name, Value::Loop(state.clone()));
-            self.assign(&definition.target, item.clone(), &inner)?;
+            Self::assign(&definition.target, item.clone(), &inner)?;
             if self.body(&definition.body, &inner, out)? == Flow::Break {
-                if let Value::Iter(rest, _) = items {
-                    *rest.borrow_mut() = state.items[at + 1..].to_vec().into_iter();
+                if let Value::Iter(rest) = items {
+                    let left: Vec<Value> = state.items.iter().skip(at + 1).cloned().collect();
+                    *rest.left.borrow_mut() = left.into_iter();
                 }
                 break;
             }

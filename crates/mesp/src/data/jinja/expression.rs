@@ -159,20 +159,26 @@ impl Parser {
         };
         let mut parts = Vec::new();
         self.postfix(&mut parts)?;
-        while filters {
-            let line = self.line();
-            if self.skip_op("|") {
-                self.filter(&mut parts)?;
-            } else if self.skip_name("is") {
-                self.test(&mut parts)?;
-            } else if self.is_op("(") {
-                let args = self.call_args()?;
-                self.link(&mut parts, Postfix { line, kind: P::Call(args) })?;
-            } else {
-                break;
-            }
+        if filters {
+            self.filters_and_tests(&mut parts)?;
         }
         Ok(chain(base, parts))
+    }
+
+    fn filters_and_tests(&mut self, parts: &mut Vec<Postfix>) -> Res<()> {
+        loop {
+            let line = self.line();
+            if self.skip_op("|") {
+                self.filter(parts)?;
+            } else if self.skip_name("is") {
+                self.test(parts)?;
+            } else if self.is_op("(") {
+                let args = self.call_args()?;
+                self.link(parts, Postfix { line, kind: P::Call(args) })?;
+            } else {
+                return Ok(());
+            }
+        }
     }
 
     fn primary(&mut self) -> Res<Expr> {

@@ -68,6 +68,7 @@ pub(super) fn exists(name: &str) -> bool {
     NAMES.contains(&name)
 }
 
+#[expect(clippy::too_many_lines, reason = "a filter each")]
 pub(super) fn apply(name: &str, value: &Value, given: Given) -> Res<Value> {
     meter::work(4)?;
     let what = format!("the filter `{name}`");
@@ -104,7 +105,7 @@ pub(super) fn apply(name: &str, value: &Value, given: Given) -> Res<Value> {
         "center" => {
             let [width] = given.bind(&what, ["width"], 0)?;
             let width = width.map_or(Ok(80), |w| args::int(&what, &w))?;
-            Ok(Value::Str(strings::pad(&*plain(value, &what)?, "center", width, ' ')?))
+            Ok(Value::Str(strings::pad(&plain(value, &what)?, "center", width, ' ')?))
         }
         "title" => {
             let [] = given.bind(&what, [], 0)?;
@@ -364,7 +365,11 @@ fn round(value: &Value, given: [Option<Value>; 2]) -> Res<Value> {
             None => Ok(Value::Float(number::round(x, precision))),
             Some(i) if precision >= 0 => Ok(Value::Int(i)),
             Some(i) => {
-                let Some(scale) = u32::try_from(-precision).ok().and_then(|p| 10i128.checked_pow(p)) else {
+                let Some(scale) = precision
+                    .checked_neg()
+                    .and_then(|p| u32::try_from(p).ok())
+                    .and_then(|p| 10i128.checked_pow(p))
+                else {
                     return Ok(Value::Int(0));
                 };
                 let (below, rest) = (i.div_euclid(scale), i.rem_euclid(scale));

@@ -111,9 +111,9 @@ fn one_percent(kind: char, mut spec: Spec, value: &Value, out: &mut Buffer) -> R
         's' | 'r' | 'a' => {
             let mut text = Buffer::default();
             if kind == 's' {
-                show::write(value, &mut text)?
+                show::write(value, &mut text)?;
             } else {
-                show::repr(value, &mut text)?
+                show::repr(value, &mut text)?;
             }
             if kind == 'a' && !text.text().is_ascii() {
                 return fault("%a of more than ASCII is not supported");
@@ -295,7 +295,7 @@ fn exponential(size: f64, precision: usize) -> String {
     format!("{digits}e{sign}{number:0>2}")
 }
 
-/// The shorter of two notations, without zeros at the end; `dotted` as format() writes a float without a letter.
+/// The shorter of two notations, without zeros at the end; `dotted` as `format()` writes a float without a letter.
 fn general(size: f64, precision: usize, zeros: bool, dotted: bool) -> String {
     let written = exponential(size, precision - 1);
     let exponent: i64 = written.split_once('e').and_then(|(_, e)| e.parse().ok()).unwrap_or(0);

@@ -127,7 +127,7 @@ impl<'a> Lexer<'a> {
     }
 
     /// How long the end of a tag is at this place, with what it takes.
-    fn end(&self, rest: &str, mark: &str) -> Option<usize> {
+    fn end(rest: &str, mark: &str) -> Option<usize> {
         if let Some(after) = rest.strip_prefix('-').and_then(|r| r.strip_prefix(mark)) {
             return Some(rest.len() - after.trim_start_matches(space).len());
         }
@@ -145,7 +145,7 @@ impl<'a> Lexer<'a> {
         let Some(at) = found else { return self.error("a comment `{#` has no end `#}`") };
         let sign = at.checked_sub(1).filter(|s| matches!(rest.as_bytes()[*s], b'-' | b'+'));
         let start = sign.unwrap_or(at);
-        let length = self.end(&rest[start..], "#}").unwrap_or(2);
+        let length = Self::end(&rest[start..], "#}").unwrap_or(2);
         self.skip(start + length);
         Ok(())
     }
@@ -157,7 +157,7 @@ impl<'a> Lexer<'a> {
             let inner = rest[at + 2 + usize::from(sign.is_some())..].trim_start_matches(space);
             let Some(after) = inner.strip_prefix("endraw") else { continue };
             let after = after.trim_start_matches(space);
-            if let Some(length) = self.end(after, "%}") {
+            if let Some(length) = Self::end(after, "%}") {
                 let whole = rest.len() - after.len() + length;
                 let text = self.before(&rest[..at], sign, true);
                 self.push(T::Data(text));
@@ -174,7 +174,7 @@ impl<'a> Lexer<'a> {
         loop {
             let rest = self.rest();
             if open.is_empty()
-                && let Some(length) = self.end(rest, mark)
+                && let Some(length) = Self::end(rest, mark)
             {
                 self.push(last);
                 self.skip(length);

@@ -277,7 +277,7 @@ pub(super) fn same(left: &Value, right: &Value) -> Option<bool> {
         (Value::Namespace(a), Value::Namespace(b)) => Rc::ptr_eq(a, b),
         (Value::Macro(a), Value::Macro(b)) => Rc::ptr_eq(a, b),
         (Value::Loop(a), Value::Loop(b)) => Rc::ptr_eq(a, b),
-        (Value::Iter(a, _), Value::Iter(b, _)) => Rc::ptr_eq(a, b),
+        (Value::Iter(a), Value::Iter(b)) => Rc::ptr_eq(a, b),
         (Value::Cycler(a), Value::Cycler(b)) => Rc::ptr_eq(a, b),
         (Value::Joiner(a), Value::Joiner(b)) => Rc::ptr_eq(a, b),
         (Value::Function(a), Value::Function(b)) => a == b,
@@ -356,10 +356,10 @@ pub(super) fn contains(container: &Value, item: &Value) -> Res<bool> {
             if !other.is_iterable() {
                 return fault(format!("argument of type '{}' is not iterable", other.type_name()));
             }
-            if let Value::Iter(items, _) = other {
+            if let Value::Iter(items) = other {
                 // A generator is used up as far as it is looked at.
                 loop {
-                    let next = items.borrow_mut().next();
+                    let next = items.left.borrow_mut().next();
                     match next {
                         None => return Ok(false),
                         Some(next) if equal(&next, item)? => return Ok(true),

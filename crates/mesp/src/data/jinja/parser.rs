@@ -202,7 +202,7 @@ impl Parser {
             }
             "macro" => {
                 let name = self.expect_name()?;
-                Ok(Kind::Macro(Arc::new(self.definition(name, "endmacro", |p| p.signature())?.1)))
+                Ok(Kind::Macro(Arc::new(self.definition(name, "endmacro", Self::signature)?.1)))
             }
             "call" => {
                 let line = self.line();
@@ -359,7 +359,6 @@ impl Parser {
     }
 
     /// A macro or the body of a call, and what stood between its parameters and the tag's end.
-    #[expect(clippy::type_complexity, reason = "parameters, defaults and the call of a `{% call %}`")]
     fn definition(
         &mut self,
         name: Name,

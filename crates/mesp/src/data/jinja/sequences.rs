@@ -9,6 +9,7 @@ use super::meter::{self, Buffer};
 use super::value::{Text, Value, View, hash};
 use super::{Res, access, checks, fault, filters, ops, show};
 
+#[expect(clippy::too_many_lines, reason = "a filter each")]
 pub(super) fn apply(name: &str, value: &Value, given: Given) -> Res<Value> {
     let what = format!("the filter `{name}`");
     match name {
@@ -34,7 +35,7 @@ pub(super) fn apply(name: &str, value: &Value, given: Given) -> Res<Value> {
         "first" => {
             let [] = given.bind(&what, [], 0)?;
             let first = match value {
-                Value::Iter(items, _) => items.borrow_mut().next(),
+                Value::Iter(items) => items.left.borrow_mut().next(),
                 Value::Str(text) => text.chars().next().map(Value::str).transpose()?,
                 Value::List(items) | Value::Tuple(items) => items.list.first().cloned(),
                 other => other.items()?.into_iter().next(),
@@ -322,7 +323,7 @@ fn batch(value: &Value, size: i128, fill: Option<Value>) -> Res<Value> {
         one.push(item);
     }
     if !one.is_empty() {
-        let missing = (size - one.len() as i128).max(0);
+        let missing = size.saturating_sub(one.len() as i128).max(0);
         if let Some(fill) = fill.filter(|f| missing > 0 && !matches!(f, Value::None)) {
             let missing = usize::try_from(missing).unwrap_or(usize::MAX);
             let _room = meter::take(missing.saturating_mul(size_of::<Value>()))?;

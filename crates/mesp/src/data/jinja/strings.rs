@@ -78,6 +78,7 @@ pub(super) fn call(text: &Text, name: &'static str, given: Given) -> Res<Value> 
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "a method each")]
 fn run(text: &Text, name: &'static str, given: Given) -> Res<Value> {
     let what = format!("str.{name}");
     match name {
@@ -358,7 +359,7 @@ pub(super) fn strip<'a>(text: &'a str, chars: Option<&str>, left: bool, right: b
 /// `center`, `ljust`, `rjust` and `zfill`.
 pub(super) fn pad(text: &str, how: &str, width: i128, fill: char) -> Res<Text> {
     let length = text.chars().count() as i128;
-    let missing = (width - length).max(0);
+    let missing = width.saturating_sub(length).max(0);
     let (fill, before) = match how {
         "ljust" => (fill, 0),
         "rjust" => (fill, missing),

@@ -211,3 +211,58 @@ fn broken_tags_are_refused() {
     }
     assert_eq!(alone("{").unwrap() + &alone("}}").unwrap() + &alone("%}").unwrap(), "{}}%}");
 }
+
+/// Pieces of the golden snippets in places where they do not belong: whatever comes out, nothing panics.
+#[test]
+fn mixed_snippets_do_not_panic() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/chat/jinja.json");
+    let golden: Golden = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let written = &golden.cases[..300];
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut below = |limit: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % limit.max(1)
+    };
+    for _ in 0..4000 {
+        let mut text: Vec<char> = written[below(written.len())].0.chars().collect();
+        for _ in 0..=below(4) {
+            let other: Vec<char> = written[below(written.len())].0.chars().collect();
+            let (from, to, at) = (below(other.len()), below(40), below(text.len()));
+            let cut = below(12).min(text.len() - at);
+            text.splice(at..at + cut, other.into_iter().skip(from).take(to));
+        }
+        let _ = render(&text.into_iter().collect::<String>(), &golden.variables, golden.date);
+    }
+    // The ends of what an integer holds.
+    let least = "(-(2 ** 126) * 2)";
+    for source in [
+        "{{ (N)|round(N) }}",
+        "{{ range(N) }}",
+        "{{ 'a'.center(N) }}",
+        "{{ [1]|batch(N, 1)|list }}",
+        "{{ 'a'[N:N:N] }}",
+        "{{ [1][N] }}",
+        "{{ N // -1 }}",
+        "{{ N % -1 }}",
+        "{{ -N }}",
+        "{{ N|abs }}",
+        "{{ N - 1 }}",
+        "{{ N * N }}",
+        "{{ '%*d' % (N, N) }}",
+        "{{ '{:d}'.format(N) }}",
+        "{{ 'abc'|truncate(N, leeway=N) }}",
+        "{{ [1]|slice(N)|list }}",
+        "{{ 'abc'.find('b', N, N) }}",
+        "{{ [1].index(1, N) }}",
+        "{{ 1.5|round(N) }}",
+        "{{ N ** N }}",
+        "{{ 'a'.split('a', N) }}",
+        "{{ 'a' * N }}",
+        "{{ 'a\\nb'|indent(N) }}",
+        "{{ [1]|tojson(indent=N) }}",
+        "{{ 'a'.expandtabs(N) }}",
+        "{{ '1'|int(0, N) }}",
+    ] {
+        let _ = alone(&source.replace('N', least));
+    }
+}

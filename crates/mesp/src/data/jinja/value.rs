@@ -29,7 +29,7 @@ pub(super) enum Value {
     View(View, Rc<Dict>),
     Range(Rc<Range>),
     /// A generator: what is left of it.
-    Iter(Rc<RefCell<std::vec::IntoIter<Value>>>, Rc<Charge>),
+    Iter(Rc<Generator>),
     Namespace(Rc<Namespace>),
     Method(Rc<Value>, &'static str),
     Function(&'static str),
@@ -37,6 +37,11 @@ pub(super) enum Value {
     Loop(Rc<Loop>),
     Cycler(Rc<Cycler>),
     Joiner(Rc<Joiner>),
+}
+
+pub(super) struct Generator {
+    pub(super) left: RefCell<std::vec::IntoIter<Value>>,
+    _charge: Charge,
 }
 
 /// What is not there.
@@ -262,7 +267,7 @@ impl Value {
 
     pub(super) fn generator(list: Vec<Self>) -> Res<Self> {
         let charge = meter::take(list.len() * size_of::<Self>())?;
-        Ok(Self::Iter(Rc::new(RefCell::new(list.into_iter())), Rc::new(charge)))
+        Ok(Self::Iter(Rc::new(Generator { left: RefCell::new(list.into_iter()), _charge: charge })))
     }
 
     pub(super) fn undefined(message: impl Into<String>) -> Self {
@@ -293,9 +298,10 @@ impl Value {
         match self {
             Self::List(items) | Self::Tuple(items) => items.depth,
             Self::Dict(dict) | Self::View(_, dict) => dict.depth,
-            Self::Iter(items, _) => {
-                items.try_borrow().map_or(1, |i| i.as_slice().iter().map(Self::depth).max().unwrap_or(0) + 1)
-            }
+            Self::Iter(items) => items
+                .left
+                .try_borrow()
+                .map_or(1, |i| i.as_slice().iter().map(Self::depth).max().unwrap_or(0) + 1),
             Self::Cycler(cycler) => cycler.items.iter().map(Self::depth).max().unwrap_or(0) + 1,
             Self::Loop(l) => l.items.iter().map(Self::depth).max().unwrap_or(0) + 1,
             Self::Method(of, _) => of.depth(),
@@ -338,8 +344,7 @@ impl Value {
             Self::Bool(b) => *b,
             Self::Int(i) => *i != 0,
             Self::Float(x) => *x != 0.0,
-            Self::Str(text) => !text.is_empty(),
-            Self::Bytes(text) => !text.is_empty(),
+            Self::Str(text) | Self::Bytes(text) => !text.is_empty(),
             Self::List(items) | Self::Tuple(items) => !items.list.is_empty(),
             Self::Dict(dict) | Self::View(_, dict) => !dict.pairs.is_empty(),
             Self::Range(range) => range.len() > 0,
@@ -394,7 +399,7 @@ impl Value {
                 let _charge = meter::take(range.len() as usize * size_of::<Self>())?;
                 (0..range.len()).map(|i| Self::Int(range.start + i * range.step)).collect()
             }
-            Self::Iter(items, _) => match items.try_borrow_mut() {
+            Self::Iter(items) => match items.left.try_borrow_mut() {
                 Ok(mut items) => std::mem::take(&mut *items).collect(),
                 Err(_) => return fault("generator already executing"),
             },
