@@ -137,8 +137,8 @@ mod tests {
             bos_token: Some("<s>".to_owned()),
             eos_token: Some("</s>".to_owned()),
             chat_template: Some(template.to_owned()),
-            tool_template: None,
             add_bos_token: Some(true),
+            ..TokenizerInfo::default()
         };
         Pieces::of(&ChatFormat::new(&info).expect("a template"), Some("<s>"))
     }

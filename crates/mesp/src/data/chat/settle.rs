@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::locate::PROBE;
 use super::{ChatFormat, Part};
 use crate::data::Conversation;
-use crate::data::python::PythonJson;
+use crate::data::python::float;
 use crate::{Error, Result};
 
 /// How a turn that only calls functions has no content.
@@ -170,9 +170,14 @@ fn has(text: &str, value: &Value) -> bool {
 
 /// `json.dumps` with `ensure_ascii=False`.
 fn dumped(value: &Value, item: &str, key: &str) -> String {
-    let json =
-        PythonJson { indent: None, ascii: false, sort: false, item: item.to_owned(), key: key.to_owned() };
-    let mut text = String::new();
-    json.write(value, 0, &mut text);
-    text
+    let joined = |parts: Vec<String>| parts.join(item);
+    match value {
+        Value::Array(list) => format!("[{}]", joined(list.iter().map(|v| dumped(v, item, key)).collect())),
+        Value::Object(map) => {
+            let pair = |(name, v): (&String, &Value)| format!("{}{key}{}", Value::from(name.as_str()), dumped(v, item, key));
+            format!("{{{}}}", joined(map.iter().map(pair).collect()))
+        }
+        Value::Number(number) if number.is_f64() => float(number.as_f64().unwrap_or_default()),
+        other => other.to_string(),
+    }
 }
