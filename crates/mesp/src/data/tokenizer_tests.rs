@@ -1,3 +1,5 @@
+use serde_json::json;
+
 use super::super::test_util::{BOS, EOS, encoder, encoder_with, info, shared, tokenizer_json, write};
 use super::*;
 use serde_json::json;
