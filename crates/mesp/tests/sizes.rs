@@ -164,9 +164,10 @@ proptest! {
     fn a_number_of_gguf_metadata(key in 0..64usize, size in size(), as_list: bool) {
         let (mut metadata, tensors) = gguf_model();
         let place = key % metadata.len();
-        metadata[place].1 = match as_list {
-            true => Value::Array(Array::i32s(&[size as i32, size as i32])),
-            false => Value::U64(size),
+        metadata[place].1 = if as_list {
+            Value::Array(Array::i32s(&[size as i32, size as i32]))
+        } else {
+            Value::U64(size)
         };
         // The writer reads the alignment itself.
         prop_assume!(metadata[place].0 != "general.alignment");

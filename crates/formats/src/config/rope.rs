@@ -132,10 +132,8 @@ fn one(f: &Fields<'_>, nested: Option<&Fields<'_>>, shape: Shape<'_>) -> Result<
         _ => 10_000.0,
     };
     let theta = base(f, "rope_theta", usual)?;
-    let local_theta = match shape.is_gemma() {
-        true => Some(base(f, "rope_local_base_freq", GEMMA_LOCAL_THETA)?),
-        false => None,
-    };
+    let local_theta =
+        if shape.is_gemma() { Some(base(f, "rope_local_base_freq", GEMMA_LOCAL_THETA)?) } else { None };
     let plain = Rotary { theta, scaling: RopeScaling::Default, local_theta, dim: shape.head_dim };
     let Some(nested) = nested else { return Ok(Rotary { dim: turned(f, None, shape)?, ..plain }) };
     let key = nested.prefix.trim_end_matches('.');

@@ -309,7 +309,10 @@ fn a_tensor_in_two_files_must_be_the_same() {
 fn tensors_that_are_not_used_are_pointed_out() {
     let mut more = tensors("llama");
     more.insert("model.layers.0.mlp.up_proj.bias".to_owned(), Stored(Dtype::F32, vec![1], vec![0; 4]));
-    more.insert("model.layers.0.self_attn.rotary_emb.inv_freq".to_owned(), Stored(Dtype::F32, vec![1], vec![0; 4]));
+    more.insert(
+        "model.layers.0.self_attn.rotary_emb.inv_freq".to_owned(),
+        Stored(Dtype::F32, vec![1], vec![0; 4]),
+    );
     let dir = directory("llama", &[&more]);
     let notes = |path: &Path| {
         let opened = open_model(path, Base::Mapped).expect("a model");
