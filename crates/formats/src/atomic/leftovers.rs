@@ -100,7 +100,9 @@ mod tests {
         let holder = File::open(&held).unwrap();
         holder.try_lock().unwrap();
         let others = [format!(".b.gguf.tmp-{GONE}-0"), format!(".a.gguf.old-{GONE}-0")];
-        others.iter().for_each(|name| fs::write(at(name), "").unwrap());
+        for name in &others {
+            fs::write(at(name), "").unwrap();
+        }
         let mine = sibling(&at("a.gguf"), "tmp").unwrap();
         fs::write(&mine, "of a process that runs").unwrap();
         let mut found = leftovers_of(&at("a.gguf"));
