@@ -68,19 +68,19 @@ impl Replaced {
 
     /// What a process that was killed had put aside: put back, or dropped where its own run has a checkpoint. One that
     /// goes on with the killed run keeps it aside.
-    pub(crate) fn recover(run: &Path, resumes: bool) -> Result<Option<Self>> {
+    pub(crate) fn recover(run: &Path, resumes: bool) -> Option<Self> {
         if !run.join(Self::FOLDER).is_dir() {
-            return Ok(None);
+            return None;
         }
         let old = Self { run: run.to_path_buf(), settled: false };
         let begun = old.run.join(Self::FOLDER).join(ALL).exists();
         if begun && checkpoint::latest(run).is_ok() {
             old.drop_it();
         } else if begun && resumes && run.join(metrics::FILE).is_file() {
-            return Ok(Some(old));
+            return Some(old);
         }
         // Else it goes back as it is dropped.
-        Ok(None)
+        None
     }
 
     /// Removes it.

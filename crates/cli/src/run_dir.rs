@@ -169,7 +169,7 @@ impl RunDir {
             }
         }
         let lock = Lock::take(&path)?;
-        let old = Replaced::recover(&path, args.output.resume.is_some())?;
+        let old = Replaced::recover(&path, args.output.resume.is_some());
         for folder in ["", CHECKPOINTS, tokens::FOLDER] {
             remove_leftovers(&path.join(folder))?;
         }
