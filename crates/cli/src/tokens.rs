@@ -82,7 +82,7 @@ pub(crate) fn key(model: &Path, data: &Path, options: &ReadOptions) -> Result<To
             return Err(no_tokenizer(model));
         }
         let names = ["tokenizer.json"].into_iter().chain(TokenizerConfig::FILES);
-        paths.extend(names.map(|name| folder.join(name)).into_iter().filter(|p| p.is_file()));
+        paths.extend(names.map(|name| folder.join(name)).filter(|p| p.is_file()));
     }
     let open = |path: &PathBuf| File::open(path).map_err(|e| FileError::io("open", path, e));
     let mut files = paths.iter().map(open).collect::<Result<Vec<_>, _>>()?;

@@ -28,7 +28,8 @@ fn read(encoder: &TextEncoder, row: &Value) -> Row {
 fn parts(encoder: &TextEncoder, row: &Row) -> (String, String) {
     let (mut before, mut trained) = (Vec::new(), Vec::new());
     for (token, label) in row.tokens.iter().zip(&row.labels) {
-        if *label == UNTRAINED { &mut before } else { &mut trained }.push(*token);
+        let part = if *label == UNTRAINED { &mut before } else { &mut trained };
+        part.push(*token);
     }
     (encoder.decode(&before, false).unwrap(), encoder.decode(&trained, false).unwrap())
 }

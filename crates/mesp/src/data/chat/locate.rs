@@ -13,6 +13,9 @@ use crate::{Error, Result};
 /// A content that no conversation has.
 pub(super) const PROBE: &str = "\u{F1A03}\u{F1A04}\u{F1A03}";
 
+/// A reasoning that no conversation has.
+const REASON: &str = "\u{F1A05}\u{F1A04}\u{F1A05}";
+
 /// Variables by which templates switch the reasoning on and off.
 const THINKING: [&str; 2] = ["enable_thinking", "thinking"];
 
@@ -53,7 +56,10 @@ impl ChatFormat {
             })
             .or_else(|| {
                 // Without its calls, the turns that answer them may be refused. They stand before the turn's end.
-                let tail = (*full).as_ref()?.rsplit(PROBE).next().filter(|tail| text.ends_with(tail))?;
+                let last = |text: &str, probe: &str| text.rfind(probe).map(|at| at + probe.len());
+                let full = (*full).as_ref()?;
+                let after = last(full, PROBE).max(last(full, REASON))?;
+                let tail = Some(&full[after..]).filter(|tail| text.ends_with(tail))?;
                 let (from, stop) = (text.len() - tail.len(), self.turn_end(encoder)?);
                 text[from..].find(&stop).map(|at| from + at + stop.len()).filter(|end| *end >= start)
             });
@@ -99,7 +105,10 @@ impl ChatFormat {
         full: &str,
         encoder: &TextEncoder,
     ) -> Option<usize> {
-        let said = full.find(PROBE).filter(|at| text.starts_with(&full[..*at]))?;
+        let said = full.find(PROBE).into_iter().chain(full.find(REASON)).min()?;
+        if !text.starts_with(&full[..said]) {
+            return None;
+        }
         let mut other = Conversation::default();
         other.push("user", "a");
         let header = |value: Option<bool>| -> Option<usize> {
@@ -132,16 +141,17 @@ impl ChatFormat {
         let message = messages[turn].as_object_mut()?;
         for key in ["reasoning_content", "thinking", "reasoning"] {
             if message.get(key).is_some_and(Value::is_string) {
-                message.insert(key.to_owned(), PROBE.into());
+                message.insert(key.to_owned(), REASON.into());
             }
         }
         let reasons = conversation.content(turn).contains("</think>");
         let content =
-            if reasons { format!("<think>\n{PROBE}\n</think>\n\n{PROBE}") } else { PROBE.to_owned() };
+            if reasons { format!("<think>\n{REASON}\n</think>\n\n{PROBE}") } else { PROBE.to_owned() };
         message.insert("content".to_owned(), content.into());
         let text = self.render_part(&Part { messages: &messages, ..Part::whole(conversation) })?.ok()?;
-        // Once for the content, and once for the reasoning where the template writes it.
-        (1..=2).contains(&text.matches(PROBE).count()).then_some(text)
+        // What is written twice says nothing of where the turn is.
+        let once = |probe: &str| text.matches(probe).count() <= 1;
+        (once(PROBE) && once(REASON)).then_some(text)
     }
 }
 
