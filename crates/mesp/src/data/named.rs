@@ -41,6 +41,10 @@ pub(super) fn mark(inner: &mut Tokenizer, info: &TokenizerInfo) -> Result<()> {
 
 /// The text of a token, where it stands for itself and not for bytes or a word with its space.
 pub(super) fn spelled(inner: &Tokenizer, id: u32) -> Option<String> {
+    // An added token has its text as it stands, whatever the normalizer makes of it.
+    if let Some(token) = inner.get_added_tokens_decoder().remove(&id) {
+        return Some(token.content);
+    }
     let text = inner.id_to_token(id).filter(|text| !text.is_empty())?;
     (inner.decode(&[id], false).ok()? == text).then_some(text)
 }
