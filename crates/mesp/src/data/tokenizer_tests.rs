@@ -2,7 +2,6 @@ use serde_json::json;
 
 use super::super::test_util::{BOS, EOS, encoder, encoder_with, info, shared, tokenizer_json, write};
 use super::*;
-use serde_json::json;
 
 fn bytes(tokens: &[Token]) -> Vec<Option<(usize, usize)>> {
     tokens.iter().map(|t| t.bytes.clone().map(|b| (b.start, b.end))).collect()
