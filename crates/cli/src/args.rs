@@ -94,6 +94,7 @@ pub(crate) enum Command {
     ///
     /// Commands take what is there by its name: --model ORG/NAME. This is the only command that uses the network. It
     /// goes where HF_ENDPOINT says, with the token of HF_TOKEN or of the token file, into HF_HUB_CACHE or HF_HOME/hub.
+    #[expect(clippy::doc_markdown, reason = "a help text, shown as it stands")]
     Pull(PullArgs),
     /// Look at training data: check it, show what is trained of it, turn it into tokens
     #[command(subcommand)]

@@ -92,7 +92,7 @@ pub fn is_id(id: &str) -> bool {
         && id.split('/').all(sound)
         && !id.contains("--")
         && !id.contains("..")
-        && !id.ends_with(".git")
+        && id.strip_suffix(".git").is_none()
 }
 
 /// Whether a text can be a branch, a tag or a commit, and a path below `refs`.
@@ -173,9 +173,12 @@ impl HubCache {
                 named.or_else(|| by_commit(&all, revision))
             }
         };
-        found.ok_or_else(|| match all.is_empty() {
-            true => Lost::Snapshot(unfinished(&repo)),
-            false => Lost::Revision(revisions(&repo, &all)),
+        found.ok_or_else(|| {
+            if all.is_empty() {
+                Lost::Snapshot(unfinished(&repo))
+            } else {
+                Lost::Revision(revisions(&repo, &all))
+            }
         })
     }
 }

@@ -38,9 +38,9 @@ pub(crate) fn run(args: &PullArgs) -> Result<()> {
     let id = name.id.clone();
     let pulled = pull(&Wanted { kind, name, files: &files })?;
     let (path, total) = (pulled.path.display().to_string(), pulled.files.iter().map(|f| f.size).sum());
-    let came: u64 = pulled.files.iter().map(|file| file.fetched).sum();
+    let came: u64 = pulled.files.iter().map(|file| file.received).sum();
     if args.shared.json {
-        let file = |f: &crate::hub::pull::Fetched| json!({ "name": f.name, "bytes": f.size, "etag": f.etag, "fetched_bytes": f.fetched });
+        let file = |f: &crate::hub::pull::Fetched| json!({ "name": f.name, "bytes": f.size, "etag": f.etag, "fetched_bytes": f.received });
         return ui::json(&json!({
             "id": id,
             "kind": kind.name(),

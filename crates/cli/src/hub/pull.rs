@@ -36,7 +36,7 @@ pub(crate) struct Fetched {
     pub(crate) size: u64,
     pub(crate) etag: String,
     /// Bytes that came over the network.
-    pub(crate) fetched: u64,
+    pub(crate) received: u64,
 }
 
 /// What is there in the end.
@@ -86,7 +86,7 @@ pub(crate) fn pull(wanted: &Wanted<'_>) -> Result<Pulled> {
         name: file.name,
         size: blob.size,
         etag: blob.etag,
-        fetched: blob.fetched,
+        received: blob.fetched,
     });
     Ok(Pulled { path, commit: listing.commit.clone(), files: fetched.collect() })
 }

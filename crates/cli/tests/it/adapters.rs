@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::support::{Ran, copy_model, demo_model, edit_json, golden, mesp, poison, read_json, temporary};
 
 /// A case of the shared collection, or `None` with the reason printed.
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
 fn shared(case: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/cases").join(case);
     if !path.is_dir() {
@@ -205,7 +206,7 @@ fn tensors_and_configuration_are_held_against_each_other() {
     refused_by_all(&model, &excluded, &rows, &["down_proj: expected an adapter of the modules"]);
     let more = with("more", &|c| {
         c["target_modules"] =
-            json!(["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"])
+            json!(["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]);
     });
     refused_by_all(&model, &more, &rows, &["found none of 1, the first is lm_head"]);
     let rank = with("rank", &|c| c["rank_pattern"] = json!({ "(?<=self_attn\\.)q_proj": 3 }));

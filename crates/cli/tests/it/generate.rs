@@ -240,7 +240,11 @@ fn an_adapter_has_a_scale_on_any_base() {
         assert_ne!(said(&[&"--adapter", &adapter, &"--adapter-scale=-1"]), adapted);
     }
     let alone = generate(&model, &[&"--adapter-scale=2"]);
-    assert!(alone.code == 2 && alone.stderr.contains("--adapter <DIR|FILE.gguf|ORG/NAME>"), "{}", alone.stderr);
+    assert!(
+        alone.code == 2 && alone.stderr.contains("--adapter <DIR|FILE.gguf|ORG/NAME>"),
+        "{}",
+        alone.stderr
+    );
 }
 
 #[cfg(unix)]

@@ -158,7 +158,7 @@ pub(crate) fn git_hash(content: &[u8]) -> String {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    bytes.iter().fold(String::new(), |hex, b| hex + &format!("{b:02x}"))
 }
 
 /// Large files lie elsewhere, by SHA-256; all others in git.
@@ -177,9 +177,9 @@ fn read(stream: &TcpStream, state: &Mutex<State>, at: &str) -> Option<Asked> {
         match name.to_ascii_lowercase().as_str() {
             "range" => {
                 asked.range = value.strip_prefix("bytes=").and_then(|r| r.trim_end_matches('-').parse().ok());
-                log += &format!(" {value}");
+                log = log + " " + value;
             }
-            "authorization" => log += &format!(" {value}"),
+            "authorization" => log = log + " " + value,
             _ => {}
         }
     }
@@ -313,7 +313,7 @@ fn content(
 }
 
 fn head(mut stream: &TcpStream, status: &str, headers: &[&str], length: usize) -> Option<()> {
-    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    let headers = headers.iter().fold(String::new(), |all, header| all + header + "\r\n");
     let text = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n");
     stream.write_all(text.as_bytes()).ok()
 }

@@ -139,9 +139,12 @@ fn inspect_lists_tensors_of_every_type() {
         header.tensors.iter().map(|t| (t.name.clone(), t.dtype, t.shape.clone())).collect();
     let count = tensors.len();
     tensors.push(("model.ids".to_owned(), mesp_formats::Dtype::I64, vec![2]));
-    mesp_formats::safetensors_file::write(&path, &tensors, &Default::default(), &mut |i, w| {
-        w.write_all(header.tensors.get(i).map_or(&[0; 16][..], |t| &bytes[t.range.clone()]))
-    })
+    mesp_formats::safetensors_file::write(
+        &path,
+        &tensors,
+        &std::collections::BTreeMap::default(),
+        &mut |i, w| w.write_all(header.tensors.get(i).map_or(&[0; 16][..], |t| &bytes[t.range.clone()])),
+    )
     .expect("weights");
     let found = mesp(&[&"inspect", &model, &"--json"]).ok().json();
     assert_eq!(found["tensors"], count + 1);

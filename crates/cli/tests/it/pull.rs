@@ -321,7 +321,7 @@ fn a_killed_download_leaves_no_model() {
     let part = repo(home, "models--org--demo").join("blobs").join(format!("{}.incomplete", sha256(&content)));
     let started = Instant::now();
     while fs::metadata(&part).map_or(0, |m| m.len()) < 300_000 {
-        assert!(started.elapsed() < Duration::from_secs(60), "it begins");
+        assert!(started.elapsed() < Duration::from_mins(1), "it begins");
         std::thread::sleep(Duration::from_millis(20));
     }
     let signal = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();

@@ -99,7 +99,7 @@ fn a_replacement_that_is_killed_is_undone() {
         let mut child = child.spawn().expect("it starts");
         let since = Instant::now();
         while !until() {
-            assert!(since.elapsed() < Duration::from_secs(120), "it begins");
+            assert!(since.elapsed() < Duration::from_mins(2), "it begins");
             std::thread::sleep(Duration::from_millis(5));
         }
         child.kill().expect("killed");

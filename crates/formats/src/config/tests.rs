@@ -189,6 +189,7 @@ fn layers_differ_as_their_families_say() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn wrong_values_are_named() {
     for (entry, expected) in [
         (r#""hidden_size":null"#, "key `hidden_size`: expected a value, found none"),

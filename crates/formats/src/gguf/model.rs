@@ -66,6 +66,27 @@ fn whole_model(gguf: &Gguf) -> Result<()> {
     Ok(())
 }
 
+/// Refuses what changes the computation and is not computed here.
+fn refuse_unsupported(gguf: &Gguf, arch: &str) -> Result<()> {
+    let key = |name: &str| format!("{arch}.{name}");
+    let refuse = |name: &str, problem: &str| Err(gguf.error(&key(name), problem));
+    if let Some(experts) = gguf.usize(&key("expert_count"))?.filter(|n| *n > 0) {
+        return refuse("expert_count", &format!("expected a dense model, found one of {experts} experts"));
+    }
+    for name in ["attn_logit_softcapping", "final_logit_softcapping", "attention.clamp_kqv"] {
+        if let Some(found) = finite(gguf, &key(name))?.filter(|x| *x != 0.0) {
+            return refuse(name, &format!("expected none, or 0, found {found}: it is not supported"));
+        }
+    }
+    if gguf.bool(&key("attention.causal"))? == Some(false) {
+        return refuse(
+            "attention.causal",
+            "expected true, found false: every token would see those after it",
+        );
+    }
+    Ok(())
+}
+
 /// [`config`]; values that are arrays are read from `bytes`, the whole file.
 fn config_of(gguf: &Gguf, bytes: &[u8]) -> Result<ModelConfig> {
     whole_model(gguf)?;
@@ -82,20 +103,7 @@ fn config_of(gguf: &Gguf, bytes: &[u8]) -> Result<ModelConfig> {
     let size = |name: &str| gguf.required(&key(name), optional(name)?);
     let refuse = |name: &str, problem: &str| Err(gguf.error(&key(name), problem));
 
-    if let Some(experts) = optional("expert_count")?.filter(|n| *n > 0) {
-        return refuse("expert_count", &format!("expected a dense model, found one of {experts} experts"));
-    }
-    for name in ["attn_logit_softcapping", "final_logit_softcapping", "attention.clamp_kqv"] {
-        if let Some(found) = finite(gguf, &key(name))?.filter(|x| *x != 0.0) {
-            return refuse(name, &format!("expected none, or 0, found {found}: it is not supported"));
-        }
-    }
-    if gguf.bool(&key("attention.causal"))? == Some(false) {
-        return refuse(
-            "attention.causal",
-            "expected true, found false: every token would see those after it",
-        );
-    }
+    refuse_unsupported(gguf, arch)?;
     // Before anything is made for each layer or computed from the sizes.
     let within = |name: &str, found: usize, most: usize| {
         if found == 0 || found > most {

@@ -117,7 +117,7 @@ pub(super) fn read(gguf: &Gguf, bytes: &[u8], config: &mut ModelConfig) -> Resul
         (None, Some(_), None) => missing(ROPE_FACTORS_LONG),
         (None, None, Some(_)) => missing(ROPE_FACTORS_SHORT),
         (None, None, None) if said => missing(ROPE_FACTORS_SHORT),
-        (Some(_), None, None) | (None, None, None) if factor.is_some_and(|f| f != 1.0) => {
+        (_, None, None) if factor.is_some_and(|f| f != 1.0) => {
             let problem = "expected 1, or the divisors of longrope beside it, found another number";
             Err(gguf.error(&key("attn_factor"), problem).hint("Use a model without it."))
         }

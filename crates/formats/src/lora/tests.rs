@@ -310,10 +310,7 @@ fn whole_tables_are_told_from_pairs() {
     assert!(same(&[202.0, 203.0], Dtype::F32) && !same(&[202.0, 203.0625], Dtype::F32));
     assert!(same(&[202.0, 203.0], Dtype::BF16) && !same(&[202.0, 204.0], Dtype::BF16));
     // bf16 has 8 bits: 202 + 2^-7 is 202 there.
-    assert_eq!(
-        (rounded(202.007_812_5, Dtype::BF16), rounded(202.007_812_5, Dtype::F32)),
-        (202.0, 202.007_812_5)
-    );
+    assert_eq!((rounded(202.007_81, Dtype::BF16), rounded(202.007_81, Dtype::F32)), (202.0, 202.007_81));
 }
 
 /// Where a tensor holds what is no number, its name is said.

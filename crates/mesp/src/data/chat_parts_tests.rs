@@ -137,7 +137,7 @@ fn calling(content: &Value, arguments: &Value) -> Value {
         {"role": "assistant", "content": "4."}]})
 }
 
-/// A template writes calls where the content is none and takes their arguments for a text, as DeepSeek's does; or
+/// A template writes calls where the content is none and takes their arguments for a text, as `DeepSeek`'s does; or
 /// where there is no content, as some of Mistral's do.
 #[test]
 fn calls_reach_a_template_that_asks_for_no_content() {

@@ -51,7 +51,7 @@ fn nothing_is_told_of_rows_that_are_whole() {
     );
     let plain =
         json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]});
-    assert_eq!(told(None, &[plain.clone()]), [""; 0]);
+    assert_eq!(told(None, std::slice::from_ref(&plain)), [""; 0]);
     assert_eq!(told(Some(LITTLE), &[plain]), [""; 0]);
 }
 
@@ -159,7 +159,7 @@ fn developers_speak_as_the_system_where_a_template_knows_none() {
     let row = json!({"messages": [{"role": "developer", "content": "Be brief."},
         {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]});
     let text = |template: Option<&str>| {
-        let data = read_with(template, &[row.clone()], TrainOn::All).unwrap();
+        let data = read_with(template, std::slice::from_ref(&row), TrainOn::All).unwrap();
         let text = encoder_with(info(), false).decode(&data.examples[0].tokens, false).unwrap();
         (text, data.notes[1..].to_vec())
     };
@@ -186,7 +186,7 @@ fn what_has_no_effect_is_told() {
         {"role": "user", "content": "a", "name": "Bob", "index": 0}, {"role": "assistant", "content": "b", "weight": 1}]});
     let template = format!("{{{{ mood }}}}{ALL}");
     assert_eq!(
-        told(Some(&template), &[row.clone()]),
+        told(Some(&template), std::slice::from_ref(&row)),
         [
             "not used: of the turns `index` (1 row, line 1), `name` (1 row, line 1), which change nothing of the text",
             "not used: of `chat_template_kwargs` `tone` (1 row, line 1), which the chat template does not read",

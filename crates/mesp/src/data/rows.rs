@@ -139,8 +139,9 @@ impl<'a> RowReader<'a> {
         let tokens = encoder.encode_with_offsets(&text, true)?;
         let end = self.missing_end(encoder, tokens.last().map(|token| token.id));
         let all = self.options.train_on == TrainOn::All;
-        let completion = [prompt.len()..text.len()];
-        let mut spans = Spans::new(if completion[0].is_empty() { &[] } else { &completion });
+        let completion = prompt.len()..text.len();
+        let pieces = if completion.is_empty() { &[][..] } else { std::slice::from_ref(&completion) };
+        let mut spans = Spans::new(pieces);
         let mut begun = false;
         let mut row: Trained = Vec::with_capacity(tokens.len() + 1);
         for Token { id, bytes } in tokens {

@@ -84,7 +84,7 @@ pub(super) fn kind_of(path: &Path, content: &[u8]) -> Result<Kind> {
 /// A reader from the beginning of a file.
 type Opened<'a> = &'a dyn Fn() -> Result<Box<dyn BufRead + 'a>>;
 
-fn by_content<'a>(path: &Path, name: Name, opened: Opened<'a>) -> Result<Kind> {
+fn by_content(path: &Path, name: Name, opened: Opened<'_>) -> Result<Kind> {
     let first = first_characters(path, opened()?)?;
     Ok(match (name, first) {
         (Name::Json, [Some(b'['), _]) => Kind::Array,

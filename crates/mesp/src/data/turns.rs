@@ -27,10 +27,8 @@ pub struct Conversation {
 impl Conversation {
     /// Adds a turn; turns of the role `assistant` are trained.
     pub fn push(&mut self, role: &str, content: &str) {
-        let turn = Turn {
-            message: json!({ "role": role, "content": content }),
-            trained: role == "assistant",
-        };
+        let turn =
+            Turn { message: json!({ "role": role, "content": content }), trained: role == "assistant" };
         self.insert(self.len(), turn);
     }
 
@@ -221,66 +219,67 @@ pub(super) fn known_role(name: &str) -> Option<&'static str> {
 }
 
 impl Conversation {
-fn read_message(&mut self, place: &str, object: &Map<String, Value>) -> Result<Turn> {
-    // Keys without a value stand for absent ones; files made from tables have every key in every turn.
-    let mut message: Map<String, Value> = object
-        .iter()
-        .filter(|(key, value)| !value.is_null() && *key != "function_call")
-        .map(|(k, v)| (k.clone(), v.clone()))
-        .collect();
-    let Some(role) = object.get("role").and_then(Value::as_str).filter(|role| !role.trim().is_empty()) else {
-        let found = object.get("role").map_or("missing", type_of);
-        return Err(
-            Error::usage(format!("`{place}.role` is {found}; expected a text such as `user`")).hint(SHAPE)
-        );
-    };
-    let role = known_role(role).unwrap_or(role);
-    message.insert("role".into(), role.into());
-    // Templates ask whether there is content; an empty text answers as null does and can be joined.
-    let data =
-        |value: &Value| DATA_ROLES.contains(&role) && !value.as_array().is_some_and(|list| has_parts(list));
-    let content: Value = match object.get("content") {
-        None | Some(Value::Null) => String::new().into(),
-        Some(Value::String(text)) => text.clone().into(),
-        // What a function gave back may be data; the chat format writes it.
-        Some(value) if data(value) => value.clone(),
-        Some(Value::Array(parts)) => text_of_parts(place, parts)?.into(),
-        Some(other) => {
-            let problem = format!("`{place}.content` is {}; expected a text", type_of(other));
-            return Err(Error::usage(problem).hint(SHAPE));
-        }
-    };
-    let calls = calls::of_turn(place, object, &mut self.written)?;
-    if object.get("content").is_none_or(Value::is_null) && calls.is_none() {
-        return Err(Error::usage(format!("`{place}` has no content; expected a text")).hint(SHAPE));
-    }
-    message.insert("content".into(), content);
-    match calls {
-        Some((calls, odd)) => {
-            message.insert("tool_calls".into(), calls);
-            if odd {
-                self.remark(Remark::OddArguments);
+    fn read_message(&mut self, place: &str, object: &Map<String, Value>) -> Result<Turn> {
+        // Keys without a value stand for absent ones; files made from tables have every key in every turn.
+        let mut message: Map<String, Value> = object
+            .iter()
+            .filter(|(key, value)| !value.is_null() && *key != "function_call")
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
+        let Some(role) = object.get("role").and_then(Value::as_str).filter(|role| !role.trim().is_empty())
+        else {
+            let found = object.get("role").map_or("missing", type_of);
+            return Err(Error::usage(format!("`{place}.role` is {found}; expected a text such as `user`"))
+                .hint(SHAPE));
+        };
+        let role = known_role(role).unwrap_or(role);
+        message.insert("role".into(), role.into());
+        // Templates ask whether there is content; an empty text answers as null does and can be joined.
+        let data = |value: &Value| {
+            DATA_ROLES.contains(&role) && !value.as_array().is_some_and(|list| has_parts(list))
+        };
+        let content: Value = match object.get("content") {
+            None | Some(Value::Null) => String::new().into(),
+            Some(Value::String(text)) => text.clone().into(),
+            // What a function gave back may be data; the chat format writes it.
+            Some(value) if data(value) => value.clone(),
+            Some(Value::Array(parts)) => text_of_parts(place, parts)?.into(),
+            Some(other) => {
+                let problem = format!("`{place}.content` is {}; expected a text", type_of(other));
+                return Err(Error::usage(problem).hint(SHAPE));
             }
+        };
+        let calls = calls::of_turn(place, object, &mut self.written)?;
+        if object.get("content").is_none_or(Value::is_null) && calls.is_none() {
+            return Err(Error::usage(format!("`{place}` has no content; expected a text")).hint(SHAPE));
         }
-        None => drop(message.shift_remove("tool_calls")),
-    }
-    // Other names of what templates read as `reasoning_content`.
-    let reasoning =
-        ["reasoning_content", "thinking", "reasoning"].into_iter().find_map(|key| message.get(key));
-    if let Some(reasoning) = reasoning.cloned() {
-        if !message.contains_key("thinking") {
-            // In front, where transformers puts it: templates may walk over a message.
-            message.shift_insert(0, "thinking".into(), reasoning.clone());
+        message.insert("content".into(), content);
+        match calls {
+            Some((calls, odd)) => {
+                message.insert("tool_calls".into(), calls);
+                if odd {
+                    self.remark(Remark::OddArguments);
+                }
+            }
+            None => drop(message.shift_remove("tool_calls")),
         }
-        message.insert("reasoning_content".into(), reasoning);
+        // Other names of what templates read as `reasoning_content`.
+        let reasoning =
+            ["reasoning_content", "thinking", "reasoning"].into_iter().find_map(|key| message.get(key));
+        if let Some(reasoning) = reasoning.cloned() {
+            if !message.contains_key("thinking") {
+                // In front, where transformers puts it: templates may walk over a message.
+                message.shift_insert(0, "thinking".into(), reasoning.clone());
+            }
+            message.insert("reasoning_content".into(), reasoning);
+        }
+        let mark = marks::read(place, object)?;
+        let models = role == "assistant";
+        if mark == Some(true) && !models {
+            self.remark(Remark::MarkOfOthers);
+        }
+        Ok(Turn { message: message.into(), trained: models && mark != Some(false) })
     }
-    let mark = marks::read(place, object)?;
-    let models = role == "assistant";
-    if mark == Some(true) && !models {
-        self.remark(Remark::MarkOfOthers);
-    }
-    Ok(Turn { message: message.into(), trained: models && mark != Some(false) })
-}
 }
 
 fn text_of_parts(place: &str, parts: &[Value]) -> Result<String> {

@@ -33,7 +33,9 @@ impl Pieces {
         let [system, user, answer, again, another, last] = CONTENTS;
         let render = |turns: &Turns<'_>| {
             let mut conversation = Conversation::default();
-            turns.iter().for_each(|(role, content)| conversation.push(role, content));
+            for (role, content) in *turns {
+                conversation.push(role, content);
+            }
             let text = chat.render(&conversation, true).ok()?;
             Some(bos.and_then(|bos| text.strip_prefix(bos)).unwrap_or(&text).to_owned())
         };

@@ -1,5 +1,6 @@
 //! A folder for `ollama create`: a GGUF file and a Modelfile.
 
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 
@@ -83,7 +84,7 @@ fn talk(model: &Path, notes: &mut Vec<String>) -> Result<String> {
     if chat.has_template() {
         match template(&encoder)? {
             Some((text, dated)) => {
-                out += &format!("TEMPLATE \"\"\"{text}\"\"\"\n");
+                let _ = writeln!(out, "TEMPLATE \"\"\"{text}\"\"\"");
                 if dated {
                     notes.push("the model's template prints the date: the Modelfile has that of today".to_owned());
                 }
@@ -96,7 +97,7 @@ fn talk(model: &Path, notes: &mut Vec<String>) -> Result<String> {
         }
     }
     for stop in stops(model, &encoder, &chat)? {
-        out += &format!("PARAMETER stop {}\n", quoted(&stop)?);
+        let _ = writeln!(out, "PARAMETER stop {}", quoted(&stop)?);
     }
     Ok(out)
 }

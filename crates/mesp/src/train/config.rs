@@ -141,8 +141,6 @@ impl RunConfig {
                 return Err(Error::usage(format!("--update per-block cannot be combined with --max-grad-norm {norm}: the norm is known only after all blocks"))
                     .hint("leave --max-grad-norm out, or use --update accumulate"));
             }
-        }
-        if update == Update::PerBlock {
             for (option, reaction) in [("--on-nonfinite", self.on_non_finite), ("--on-spike", self.on_spike)]
             {
                 if reaction == Reaction::Skip {

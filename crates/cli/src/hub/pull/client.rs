@@ -1,6 +1,7 @@
 //! Requests to a hub: what a repository holds, what a file is, its bytes. Redirects are followed here, since what a
 //! file is stands in the headers of the answer that redirects, and since the token is for the hub alone.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -66,7 +67,7 @@ const REDIRECTS: usize = 10;
 /// A listing is text of so many bytes at most.
 const LISTING: u64 = 64 << 20;
 /// Seconds without a byte after which a connection is given up.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_mins(1);
 
 impl Client {
     pub(crate) fn new(environment: &Environment<'_>, kind: RepoKind, id: &str) -> Result<Self> {
@@ -311,7 +312,7 @@ fn quoted(text: &str, plain: &str) -> String {
         if c.is_ascii_alphanumeric() || "-_.~".contains(c) || plain.contains(c) {
             out.push(c);
         } else {
-            out += &format!("%{byte:02X}");
+            let _ = write!(out, "%{byte:02X}");
         }
     }
     out

@@ -58,7 +58,7 @@ pub(super) fn first(kind: RepoKind, id: &str, listing: &Listing, asked: &[String
     }
     let template = |name: &str| {
         name.strip_prefix("additional_chat_templates/")
-            .is_some_and(|rest| rest.ends_with(".jinja") && !rest.contains('/'))
+            .is_some_and(|rest| rest.strip_suffix(".jinja").is_some() && !rest.contains('/'))
     };
     let mut files: Vec<Listed> = listing
         .files

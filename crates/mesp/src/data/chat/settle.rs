@@ -174,7 +174,9 @@ fn dumped(value: &Value, item: &str, key: &str) -> String {
     match value {
         Value::Array(list) => format!("[{}]", joined(list.iter().map(|v| dumped(v, item, key)).collect())),
         Value::Object(map) => {
-            let pair = |(name, v): (&String, &Value)| format!("{}{key}{}", Value::from(name.as_str()), dumped(v, item, key));
+            let pair = |(name, v): (&String, &Value)| {
+                format!("{}{key}{}", Value::from(name.as_str()), dumped(v, item, key))
+            };
             format!("{{{}}}", joined(map.iter().map(pair).collect()))
         }
         Value::Number(number) if number.is_f64() => float(number.as_f64().unwrap_or_default()),

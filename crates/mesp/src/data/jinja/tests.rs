@@ -41,7 +41,7 @@ fn snippets_render_as_in_python() {
                 refused += 1;
             }
             (found, expected) => {
-                wrong.push(format!("{source}\n  expected {expected:?}\n  found    {found:?}"))
+                wrong.push(format!("{source}\n  expected {expected:?}\n  found    {found:?}"));
             }
         }
     }
