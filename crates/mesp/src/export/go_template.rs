@@ -33,7 +33,7 @@ impl Pieces {
         let [system, user, answer, again, another, last] = CONTENTS;
         let render = |turns: &Turns<'_>| {
             let mut conversation = Conversation::default();
-            for (role, content) in *turns {
+            for (role, content) in turns {
                 conversation.push(role, content);
             }
             let text = chat.render(&conversation, true).ok()?;
