@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Result, bail};
-use mesp::data::{Dataset, Example, Folder, LongRows, PromptStyle, ReadOptions, TextEncoder, TrainOn, split};
+use mesp::data::{
+    Dataset, Example, HELD_OUT, LongRows, PromptStyle, ReadOptions, TEST, TextEncoder, TrainOn, files, split,
+    split_of, unpacks, unused,
+};
 use mesp::model::{Config, Model};
 use mesp::source::{Base, open_model, text_encoder};
 use mesp_device::{Dtype, Threads};
@@ -124,6 +127,7 @@ pub(crate) fn read_options(args: &DataArgs, config: &Config, training: bool) -> 
         },
         append_eos: !args.no_eos,
         prompt_style: args.prompt_style.into(),
+        columns: args.columns.clone().unwrap_or_default(),
         ..ReadOptions::new(config.vocab_size)
     }
 }
@@ -163,7 +167,7 @@ impl Rows {
 
 /// Refuses a data file that is not there.
 pub(crate) fn is_there(data: &Path) -> Result<()> {
-    if data.exists() {
+    if data.exists() || files(data, ReadOptions::new(0).split)?.iter().all(|file| file.exists()) {
         return Ok(());
     }
     let problem = format!("{}: no such data file", data.display());
@@ -181,15 +185,20 @@ pub(crate) enum Held {
 }
 
 impl Held {
-    /// From what was typed, or from a file of held-out rows in a data directory.
-    pub(crate) fn new(args: &ScheduleArgs, data: &Path) -> Self {
+    /// From what was typed, or from the held-out rows of a data directory.
+    ///
+    /// # Errors
+    /// When the held-out rows of a data directory are several sets, or not whole.
+    pub(crate) fn new(args: &ScheduleArgs, data: &Path) -> Result<Self> {
         if let Some(share) = args.eval_split {
-            return Self::Share(share, args.seed);
+            return Ok(Self::Share(share, args.seed));
         }
-        // A directory that cannot be read is reported when its rows are.
-        let beside = || Folder::open(data).ok()?.held;
-        let named = args.eval_data.clone();
-        named.or_else(|| data.is_dir().then(beside).flatten()).map_or(Self::None, Self::File)
+        let file = match &args.eval_data {
+            Some(file) => Some(file.clone()),
+            None if data.is_dir() => split_of(data, HELD_OUT)?,
+            None => None,
+        };
+        Ok(file.map_or(Self::None, Self::File))
     }
 }
 
@@ -212,10 +221,14 @@ pub(crate) fn read_rows(
     for file in [data].into_iter().chain(held.file()) {
         is_there(file)?;
     }
+    // What unpacking takes is kept out of this process, which a preset without a directory cannot do.
+    let unpacked = model.exists();
     let read = |file: &Path| -> Result<Dataset> {
         let data = if let Some(rows) = tokens::given(file, options.vocab_size)? {
             rows
-        } else if Dataset::needs_tokenizer(file, options)? {
+        } else if (unpacked && files(file, options.split)?.iter().any(|file| unpacks(file)))
+            || Dataset::needs_tokenizer(file, options)?
+        {
             tokens::rows(model, file, options, cache)?
         } else {
             Dataset::read(file, None, options)?
@@ -227,7 +240,7 @@ pub(crate) fn read_rows(
     };
     let mut train = read(data)?;
     if data.is_dir() {
-        tell_files(data, &train.path, held.file())?;
+        tell_files(data, data, held.file())?;
     }
     let eval = match held {
         Held::None => Vec::new(),
@@ -246,36 +259,54 @@ pub(crate) fn read_rows(
     Ok(Rows { train: train.examples, eval })
 }
 
-/// Says what the files of a data directory are used for.
+/// Says what the files of a data directory are used for: those of `read`, which lie in it, and those held out.
 pub(crate) fn tell_files(directory: &Path, read: &Path, held: Option<&Path>) -> Result<()> {
-    let used: Vec<&Path> = [read].into_iter().chain(held).collect();
-    let unused = Folder::open(directory)?.unused(&used);
-    let name = |path: &Path| match path.strip_prefix(directory) {
-        Ok(inside) => inside.display().to_string(),
-        Err(_) => path.display().to_string(),
+    let split = ReadOptions::new(0).split;
+    let read = files(read, split)?;
+    let held = held.map(|held| files(held, split)).transpose()?.unwrap_or_default();
+    let unused = unused(directory, &[read.as_slice(), &held].concat())?;
+    let inside = |path: &Path| path.strip_prefix(directory).unwrap_or(path).display().to_string();
+    let named = |files: &[PathBuf]| match files {
+        [first, .., last] => {
+            format!("{} to {} ({} files) are", inside(first), inside(last), files.len())
+        }
+        files => files.iter().map(|file| inside(file) + " is").collect(),
     };
-    let mut said = format!("{}: {} is read", directory.display(), name(read));
-    if let Some(held) = held {
-        let _ = write!(said, ", {} is held out to evaluate", name(held));
+    let mut said = format!("{}: {} read", directory.display(), named(&read));
+    if !held.is_empty() {
+        let _ = write!(said, ", {} held out to evaluate", named(&held));
     }
     if !unused.is_empty() {
-        let _ = write!(said, "; not used: {}", unused.join(", "));
+        let _ = write!(said, "; not used: {}", listed(&unused));
     }
-    if held.is_some() || !unused.is_empty() {
+    if read.len() > 1 || !held.is_empty() || !unused.is_empty() {
         ui::note(said);
     }
     Ok(())
 }
 
-/// The file that is evaluated: of a data directory the one that was not trained on, if there is one.
+/// Names, of many the first.
+pub(crate) fn listed(names: &[String]) -> String {
+    const NAMED: usize = 20;
+    let mut list = names[..names.len().min(NAMED)].join(", ");
+    if names.len() > NAMED {
+        let _ = write!(list, " and {} more", names.len() - NAMED);
+    }
+    list
+}
+
+/// The rows that are evaluated: of a data directory those that were not trained on, if there are some.
 pub(crate) fn held_out(data: &Path) -> Result<PathBuf> {
     if !data.is_dir() {
         return Ok(data.to_path_buf());
     }
-    let folder = Folder::open(data)?;
-    let Some(file) = folder.test.or(folder.held) else { return Ok(data.to_path_buf()) };
-    tell_files(data, &file, None)?;
-    Ok(file)
+    let found = match split_of(data, TEST)? {
+        Some(test) => Some(test),
+        None => split_of(data, HELD_OUT)?,
+    };
+    let Some(rows) = found else { return Ok(data.to_path_buf()) };
+    tell_files(data, &rows, None)?;
+    Ok(rows)
 }
 
 /// Says how long rows are when the model was made for shorter ones.

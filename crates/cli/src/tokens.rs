@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::Result;
 use mesp::data::token_file::{self, TokenKey};
-use mesp::data::{Dataset, LongRows, PromptStyle, ReadOptions, TrainOn};
+use mesp::data::{Dataset, LongRows, PromptStyle, ReadOptions, TrainOn, files, unpacks};
 use mesp::source::{Base, GgufSource, Kind};
 use mesp_device::Mapping;
 use mesp_formats::atomic::create_dir_all;
@@ -65,9 +65,9 @@ pub(crate) fn given(data: &Path, vocab_size: usize) -> Result<Option<Dataset>> {
     Ok(Some(token_file::read(data, &mut BufReader::new(open()?), vocab_size)?.1))
 }
 
-/// What the tokens of a text file depend on: the file, the tokenizer and its settings, the options.
+/// What the tokens of data depend on: its files, the tokenizer and its settings, the options.
 pub(crate) fn key(model: &Path, data: &Path, options: &ReadOptions) -> Result<TokenKey> {
-    let mut paths = vec![Dataset::file(data, options)?];
+    let mut paths = files(data, options.split)?;
     let mut header = None;
     let mut folder = Some(model);
     if Kind::of(model) == Kind::Gguf {
@@ -78,7 +78,8 @@ pub(crate) fn key(model: &Path, data: &Path, options: &ReadOptions) -> Result<To
         header = Some((map, end));
     }
     if let Some(folder) = folder {
-        if !folder.join("tokenizer.json").is_file() {
+        // Where text is read without one the child says so.
+        if !folder.join("tokenizer.json").is_file() && !paths.iter().any(|file| unpacks(file)) {
             return Err(no_tokenizer(model));
         }
         let names = ["tokenizer.json"].into_iter().chain(TokenizerConfig::FILES);
@@ -119,6 +120,9 @@ fn spawn(model: &Path, data: &Path, options: &ReadOptions, output: &Path) -> Res
     args.extend(["--prompt-style", style, "--train-on", trained, "--long-rows", long].map(Into::into));
     if !options.append_eos {
         args.push("--no-eos".into());
+    }
+    if !options.columns.is_empty() {
+        args.push(format!("--columns={}", options.columns).into());
     }
     ui::note(format!("{}: turning text into tokens", data.display()));
     let mut command = Command::new(std::env::current_exe().unwrap_or_else(|_| "mesp".into()));

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use crate::data::source::{Kind, each_row, kind};
-use crate::data::type_of;
+use crate::data::{Columns, Seen, type_of};
 use crate::{Error, Result};
 use exact::Extract;
 
@@ -57,7 +57,7 @@ pub struct Task {
 }
 
 impl Task {
-    /// Reads JSON lines, or a JSON array. `extract` is for rows that have none of their own.
+    /// Reads JSON lines, a JSON array, or a table. `extract` is for rows that have none of their own.
     ///
     /// # Errors
     /// When the file cannot be read, or a row cannot be used, with its line.
@@ -69,10 +69,10 @@ impl Task {
                 .hint(SHAPE));
         }
         let mut items = Vec::new();
-        each_row(path, kind, &mut |line, text| {
-            let item = serde_json::from_str::<Value>(text)
-                .map_err(|e| Error::usage(format!("not JSON: {e}")))
-                .and_then(|row| item(&row, line, extract.as_ref()));
+        let columns = Columns::default();
+        each_row(path, kind, None, &columns, &mut |line, row| {
+            let row = row.value(path, line, &columns, &mut Seen::default());
+            let item = row.and_then(|(row, _)| item(&row, line, extract.as_ref()));
             items.push(item.map_err(|e| at(path, line, e))?);
             Ok(())
         })?;

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use mesp::data::Columns;
 use mesp_device::Elem;
 
 use super::{RunArgs, SharedArgs, size};
@@ -97,15 +98,20 @@ pub(crate) enum LongRowsArg {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Data")]
 pub(crate) struct DataArgs {
-    /// The rows: JSON lines, or a JSON array, with messages, conversations (ShareGPT), prompt and completion,
-    /// instruction and output (Alpaca), question and answer, text, or input_ids and labels; a plain text; a file
-    /// of `mesp data tokenize`; a directory with train.jsonl; or a dataset in the Hugging Face cache, by its name or as
-    /// ORG/NAME/FILE
+    /// The rows: JSON lines, a JSON array, CSV, TSV or Parquet, with messages, conversations (ShareGPT), prompt and
+    /// completion, instruction and output (Alpaca), question and answer, text, or input_ids and labels; a plain text;
+    /// any of these as .gz or .zst; a file of `mesp data tokenize`; a directory with train.jsonl, train.csv,
+    /// train.parquet or shards such as data/train-00000-of-00002.parquet; or a dataset in the Hugging Face cache, by
+    /// its name or as ORG/NAME/FILE
     #[arg(long, value_name = "FILE|DIR|ORG/NAME")]
     pub(crate) data: Option<PathBuf>,
     /// The name that was given, where the rows are in the cache.
     #[arg(skip)]
     pub(crate) named: Option<String>,
+    /// Which columns of the file are meant by the names that rows have: prompt=question,completion=answer
+    /// [default: the names as they are]
+    #[arg(long, value_name = "NAME=COLUMN,...")]
+    pub(crate) columns: Option<Columns>,
     /// The most tokens of a row; a plain text is cut into windows of so many [default: in train and plan 512, or
     /// the longest the model was made for; in grads and eval rows stay whole]
     #[arg(long, value_name = "TOKENS")]
@@ -337,8 +343,8 @@ pub(crate) struct ScheduleArgs {
     /// Seed of the adapter's start and of the order of rows [default: 0]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub(crate) seed: u64,
-    /// Rows that are never trained, to evaluate before and after [default: of a directory given as --data the file
-    /// named eval, valid, validation, val or dev]
+    /// Rows that are never trained, to evaluate before and after, of any kind that --data takes [default: of a
+    /// directory given as --data the rows named eval, valid, validation, val or dev]
     #[arg(long, value_name = "FILE")]
     pub(crate) eval_data: Option<PathBuf>,
     /// Hold out this share of --data, such as 0.05, chosen by --seed; equal rows stay on one side, and of a plain

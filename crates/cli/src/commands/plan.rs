@@ -117,7 +117,7 @@ fn work(args: &CommonArgs, settings: &Settings, model: &Model, threads: usize) -
         }
         return Ok(Work::of_length(length, &settings.run, settings.base, threads));
     };
-    let held = Held::new(&args.schedule, data);
+    let held = Held::new(&args.schedule, data)?;
     // A preset has no tokenizer: its rows are tokens.
     let dir = args.model.model.clone().unwrap_or_default();
     let rows = inputs::read_rows(&dir, data, &held, &options, None)?;

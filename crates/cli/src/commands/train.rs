@@ -56,7 +56,7 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
     let data = inputs::data_file(&common.data)?;
     let settings = Settings::new(common)?;
     inputs::is_there(data)?;
-    let eval = Held::new(&common.schedule, data);
+    let eval = Held::new(&common.schedule, data)?;
     let read = outputs::read_by(common, Some(data), eval.file());
     // A dry run changes nothing, and may be one of several.
     let dir = if args.dry_run {

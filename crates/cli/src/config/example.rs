@@ -24,8 +24,9 @@ const SET: [(&str, &str); 4] = [
 ];
 
 /// Examples of the others.
-const EXAMPLES: [(&str, &str); 64] = [
+const EXAMPLES: [(&str, &str); 65] = [
     ("revision", r#""main"    # where model is a name in the Hugging Face cache"#),
+    ("columns", r#""prompt=question,completion=answer""#),
     ("base", r#""auto""#),
     ("max-seq-len", "512"),
     ("prompt-style", r#""raw""#),

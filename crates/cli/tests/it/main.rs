@@ -41,4 +41,5 @@ mod resume;
 mod runs;
 mod spans;
 mod support;
+mod tables;
 mod tokens;

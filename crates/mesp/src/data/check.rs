@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::dataset::Reading;
 use super::forms::Form;
 use super::rows::RowReader;
-use super::{ChatFormat, Dataset, Example, ReadOptions, TextEncoder, UNTRAINED, source};
+use super::{ChatFormat, Dataset, Example, ReadOptions, TextEncoder, UNTRAINED, layout, source};
 use crate::{Error, Result};
 
 /// What was found in a file. Lines are counted from 1.
@@ -63,9 +63,14 @@ impl Dataset {
         options: &ReadOptions,
         stops: &[u32],
     ) -> Result<Checked> {
-        let path = source::locate(path, options.in_directory)?;
+        let files = layout::files(path, options.split)?;
+        let [path] = files.as_slice() else {
+            let problem = format!("a directory with {} files; they are checked one by one", files.len());
+            return Err(Error::data(path, None, problem).hint("name one of its files"));
+        };
+        let path = path.clone();
         let kind = source::kind(&path)?;
-        let mut reading = Reading::new(path.clone(), options);
+        let mut reading = Reading::new(&path, options);
         reading.tally.lengths = Some(Vec::new());
         let mut bad = Vec::new();
         let mut rows = RowReader::new(encoder, options);
@@ -120,7 +125,7 @@ fn last_pieces(examples: &[Example]) -> impl Iterator<Item = &Example> {
     examples
         .iter()
         .zip(next)
-        .filter(|(e, next)| next.is_none_or(|next| next.origin.line != e.origin.line))
+        .filter(|(e, next)| next.is_none_or(|next| !next.origin.same(&e.origin)))
         .map(|(e, _)| e)
 }
 

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::check::Stops;
+use super::columns::{Columns, Seen};
 use super::notes::{Tally, counted};
 use super::remarks::Remark;
 use super::rows::{Row, RowReader};
-use super::{Example, Form, Origin, TextEncoder, source};
+use super::source::Raw;
+use super::{Example, Form, Origin, TextEncoder, layout, source};
 use crate::{Error, Result};
 
 /// How rows with `prompt` and `completion` become one text.
@@ -65,8 +67,10 @@ pub struct ReadOptions {
     pub append_eos: bool,
     /// How rows with `prompt` and `completion` become one text.
     pub prompt_style: PromptStyle,
-    /// The file that is meant when a directory is given.
-    pub in_directory: &'static str,
+    /// The names of columns in the file.
+    pub columns: Columns,
+    /// The split that is meant when a directory is given.
+    pub split: &'static str,
 }
 
 impl ReadOptions {
@@ -79,7 +83,8 @@ impl ReadOptions {
             train_on: TrainOn::Assistant,
             append_eos: true,
             prompt_style: PromptStyle::Auto,
-            in_directory: "train.jsonl",
+            columns: Columns::default(),
+            split: "train",
         }
     }
 }
@@ -87,7 +92,7 @@ impl ReadOptions {
 /// The rows of a file, in the order of the file.
 #[derive(Debug, Clone)]
 pub struct Dataset {
-    /// The file that was read.
+    /// The file that was read, or the directory of several.
     pub path: PathBuf,
     /// Its rows. A row may have nothing to train; [`Batches`](super::Batches) passes over it.
     pub examples: Vec<Example>,
@@ -98,29 +103,26 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// The file that is read: the one named, or in a directory the file `options.in_directory`, or another of its
-    /// kind, such as `train.json` for `train.jsonl`.
-    ///
-    /// # Errors
-    /// When the directory has no such file.
-    pub fn file(path: &Path, options: &ReadOptions) -> Result<PathBuf> {
-        source::locate(path, options.in_directory)
-    }
-
     /// Whether a file is one plain text; false also where it cannot be read.
     pub fn is_document(path: &Path) -> bool {
         source::kind(path).is_ok_and(|kind| kind == source::Kind::Document)
     }
 
-    /// Reads a file, or in a directory the file that [`file`](Self::file) names.
+    /// Reads a file, or in a directory the files of the split `options.split` ([`files`](super::files)).
     ///
     /// # Errors
     /// When the file cannot be read, when a row cannot be used (with its line), when there is no row, or
     /// when no row has anything to train.
     pub fn read(path: &Path, encoder: Option<&TextEncoder>, options: &ReadOptions) -> Result<Self> {
-        let path = source::locate(path, options.in_directory)?;
-        let kind = source::kind(&path)?;
-        Self::finished(Reading::new(path, options), kind, None, encoder, &mut Err)
+        let mut rows = RowReader::new(encoder, options);
+        let files = layout::files(path, options.split)?;
+        let mut reading = Reading::new(files.first().map_or(path, |file| file), options);
+        for file in &files {
+            reading.file(file, files.len() > 1);
+            reading.all(&mut rows, source::kind(file)?, None, &mut Err)?;
+        }
+        let named = if let [file] = files.as_slice() { file } else { path };
+        Self::finished(named, reading, &rows)
     }
 
     /// Reads a file's content; its name says what kind of file it is.
@@ -134,27 +136,20 @@ impl Dataset {
         options: &ReadOptions,
     ) -> Result<Self> {
         let kind = source::kind_of(name, content)?;
-        Self::finished(Reading::new(name.to_path_buf(), options), kind, Some(content), encoder, &mut Err)
+        let (mut rows, mut reading) = (RowReader::new(encoder, options), Reading::new(name, options));
+        reading.all(&mut rows, kind, Some(content), &mut Err)?;
+        Self::finished(name, reading, &rows)
     }
 
-    fn finished(
-        mut reading: Reading<'_>,
-        kind: source::Kind,
-        content: Option<&[u8]>,
-        encoder: Option<&TextEncoder>,
-        bad: &mut dyn FnMut(Error) -> Result<()>,
-    ) -> Result<Self> {
-        let options = reading.options;
-        let mut rows = RowReader::new(encoder, options);
-        reading.all(&mut rows, kind, content, bad)?;
-        let Reading { path, examples, tally, .. } = reading;
+    fn finished(path: &Path, reading: Reading<'_>, rows: &RowReader<'_>) -> Result<Self> {
+        let Reading { options, examples, tally, .. } = reading;
         if examples.is_empty() {
-            return Err(Error::data(&path, None, "the file holds no row; expected at least one"));
+            return Err(Error::data(path, None, "the file holds no row; expected at least one"));
         }
-        let (mut notes, why) = (tally.notes(&rows, options), tally.why_nothing());
+        let (mut notes, why) = (tally.notes(rows, options), tally.why_nothing());
         // Rows of tokens are as their maker wanted them.
         if tally.document.is_none() && tally.forms[Form::Tokens as usize] < tally.rows() {
-            notes.extend(Stops::new(encoder, &[]).never(&examples));
+            notes.extend(Stops::new(rows.encoder().ok(), &[]).never(&examples));
         }
         let data = Self { path: path.to_path_buf(), examples, notes, document: tally.document.is_some() };
         if data.targets() == 0 {
@@ -170,23 +165,24 @@ impl Dataset {
     /// # Errors
     /// When the file cannot be read.
     pub fn needs_tokenizer(path: &Path, options: &ReadOptions) -> Result<bool> {
-        #[derive(serde::Deserialize)]
-        struct Tokenized {
-            input_ids: Option<serde::de::IgnoredAny>,
-        }
-        let path = source::locate(path, options.in_directory)?;
-        let kind = source::kind(&path)?;
-        if kind == source::Kind::Document {
-            return Ok(true);
-        }
+        // The rest of a file that has text need not be read.
         let mut needed = false;
-        source::each_row(&path, kind, &mut |_, text| {
-            // A row that is no JSON is reported by `read`.
-            needed |= text.starts_with('"')
-                || source::json::<Tokenized>(text).is_ok_and(|(row, _)| row.input_ids.is_none());
-            Ok(())
-        })?;
-        Ok(needed)
+        for file in layout::files(path, options.split)? {
+            let kind = source::kind(&file)?;
+            if kind == source::Kind::Document {
+                return Ok(true);
+            }
+            let outcome = source::each_row(&file, kind, None, &options.columns, &mut |line, row| {
+                // A row that cannot be read is reported by `read`.
+                needed |= is_text(row, &file, line, &options.columns);
+                if needed { Err(Error::usage("found")) } else { Ok(()) }
+            });
+            if needed {
+                return Ok(true);
+            }
+            outcome?;
+        }
+        Ok(false)
     }
 
     /// The number of tokens in all rows.
@@ -200,17 +196,45 @@ impl Dataset {
     }
 }
 
-/// A file that is being read.
+/// Whether a row has no tokens of its own.
+fn is_text(row: Raw<'_>, path: &Path, line: usize, columns: &Columns) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Tokenized {
+        input_ids: Option<serde::de::IgnoredAny>,
+    }
+    match row {
+        Raw::Json(text) if columns.is_empty() => {
+            text.starts_with('"')
+                || source::json::<Tokenized>(text).is_ok_and(|(row, _)| row.input_ids.is_none())
+        }
+        row => row
+            .value(path, line, columns, &mut Seen::default())
+            .is_ok_and(|(row, _)| row.get("input_ids").is_none_or(Value::is_null)),
+    }
+}
+
+/// A file, or several, being read.
 pub(super) struct Reading<'a> {
     pub(super) path: Arc<Path>,
     options: &'a ReadOptions,
     pub(super) tally: Tally,
     pub(super) examples: Vec<Example>,
+    /// The named columns that there are.
+    seen: Seen,
 }
 
 impl<'a> Reading<'a> {
-    pub(super) fn new(path: PathBuf, options: &'a ReadOptions) -> Self {
-        Self { path: Arc::from(path), options, tally: Tally::default(), examples: Vec::new() }
+    pub(super) fn new(path: &Path, options: &'a ReadOptions) -> Self {
+        let tally = Tally::default();
+        Self { path: Arc::from(path), options, tally, examples: Vec::new(), seen: Seen::default() }
+    }
+
+    /// Goes on to a file; its lines are named with it where it is one of several.
+    pub(super) fn file(&mut self, path: &Path, several: bool) {
+        self.path = Arc::from(path);
+        if several {
+            self.tally.file(path);
+        }
     }
 
     /// Reads every row; a bad one goes to `bad`, which may end it.
@@ -227,26 +251,20 @@ impl<'a> Reading<'a> {
         }
         let path = Arc::clone(&self.path);
         if kind == source::Kind::Document {
-            let text = match content {
-                Some(bytes) => source::text_of(&path, bytes.to_vec())?,
-                None => source::text(&path)?,
-            };
-            return self.document(rows, &text);
+            return self.document(rows, &source::text(&path, content)?);
         }
-        let mut row = |line: usize, text: &str| match self.row(rows, line, text) {
+        let columns = &self.options.columns;
+        source::each_row(&path, kind, content, columns, &mut |line, row| match self.row(rows, line, row) {
             Ok(()) => Ok(()),
             Err(error) => bad(error),
-        };
-        match content {
-            Some(bytes) => source::each_row_of(&path, kind, bytes, &mut row),
-            None => source::each_row(&path, kind, &mut row),
-        }
+        })?;
+        self.seen.end(columns).map_err(|e| at_file(e, &path))
     }
 
-    fn row(&mut self, rows: &mut RowReader<'_>, line: usize, text: &str) -> Result<()> {
-        let (value, odd) = source::json::<Value>(text).map_err(|e| self.not_json(line, &e))?;
+    fn row(&mut self, rows: &mut RowReader<'_>, line: usize, row: Raw<'_>) -> Result<()> {
+        let (value, odd) = row.value(&self.path, line, &self.options.columns, &mut self.seen)?;
         let Row { form, mut tokens, mut labels, mut remarks, inside } =
-            rows.read(&value).map_err(|e| located(e, &self.path, line))?;
+            rows.read(&value).map_err(|e| located(self.seen.instead(e), &self.path, line))?;
         remarks.extend(odd.then_some(Remark::NotANumber));
         if tokens.is_empty() {
             return Err(Error::data(&self.path, Some(line), "the row has no token; expected at least one"));
@@ -258,9 +276,10 @@ impl<'a> Reading<'a> {
             return Err(Error::data(&self.path, Some(line), problem)
                 .hint("raise --max-seq-len, shorten the row, or choose --long-rows truncate or split"));
         }
-        self.tally.row(form, length, longer, remarks, line);
+        let place = self.tally.place(line);
+        self.tally.row(form, length, longer, remarks, place);
         if inside {
-            self.tally.inside.push(line);
+            self.tally.inside.push(place);
         }
         let first = self.examples.len();
         if longer && self.options.long_rows == LongRows::Split {
@@ -278,7 +297,7 @@ impl<'a> Reading<'a> {
         }
         self.tally.pieces += self.examples.len() - first - 1;
         if self.examples[first..].iter().all(|example| example.targets() == 0) {
-            self.tally.bare.push(line);
+            self.tally.bare.push(place);
         }
         Ok(())
     }
@@ -310,18 +329,13 @@ impl<'a> Reading<'a> {
             }
             self.keep(ids, labels, line);
         }
-        self.tally.document = Some((tokens.len(), self.examples.len()));
-        self.tally.objects = source::objects_in(text);
+        let before = self.tally.document.map_or(0, |(tokens, _)| tokens);
+        self.tally.document = Some((before + tokens.len(), self.examples.len()));
+        if let Some((objects, lines)) = source::objects_in(text) {
+            let (earlier, of) = self.tally.objects.unwrap_or_default();
+            self.tally.objects = Some((earlier + objects, of + lines));
+        }
         Ok(())
-    }
-
-    fn not_json(&self, line: usize, error: &serde_json::Error) -> Error {
-        let text = error.to_string();
-        let reason = text.split(" at line ").next().unwrap_or_default();
-        let problem = format!("not valid JSON at column {}: {reason}", error.column());
-        // An element of an array may run over several lines.
-        Error::data(&self.path, Some(line + error.line().saturating_sub(1)), problem)
-            .hint("expected one JSON object on each line, or in a .json file one array of objects")
     }
 }
 
@@ -336,8 +350,16 @@ fn pieces(length: usize, limit: usize) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
+/// Says which file has a problem.
+pub(super) fn at_file(error: Error, path: &Path) -> Error {
+    match error {
+        Error::Usage { problem, hint } => Error::Data { path: path.to_path_buf(), line: None, problem, hint },
+        other => other,
+    }
+}
+
 /// Says where a row's problem is.
-fn located(error: Error, path: &Path, line: usize) -> Error {
+pub(super) fn located(error: Error, path: &Path, line: usize) -> Error {
     match error {
         Error::Usage { problem, hint } => {
             Error::Data { path: path.to_path_buf(), line: Some(line), problem, hint }

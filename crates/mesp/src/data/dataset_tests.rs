@@ -194,7 +194,7 @@ fn a_model_without_an_end_is_noted() {
     let data = Dataset::read(
         directory.path(),
         Some(&encoder_without_end()),
-        &ReadOptions { in_directory: "r.jsonl", ..ReadOptions::new(VOCAB) },
+        &ReadOptions { split: "r", ..ReadOptions::new(VOCAB) },
     );
     assert!(data.unwrap().notes[1].contains("no end-of-text token"));
 }
@@ -266,7 +266,7 @@ fn real_files_are_read_or_refused_with_advice() {
         ("datasets/fewglue/COPA.train.jsonl", ":1: the row has no form"),
         ("datasets/llamafactory/dpo_en_demo.json", "preference pairs"),
         ("datasets/llamafactory/dataset_info.json", "dataset_info.json:1: not valid JSON"),
-        ("datasets/sst2/train.tsv", "a .tsv file"),
+        ("datasets/sst2/train.tsv", "the first line names no column that is known"),
         ("datasets/llamafactory", "expected a file train.jsonl"),
     ] {
         let Some(data) = open(name) else { continue };

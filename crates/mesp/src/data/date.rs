@@ -53,6 +53,20 @@ impl Date {
         (era * 400 + year + i64::from(month <= 2), month as usize, day)
     }
 
+    /// The day as ISO 8601 writes it.
+    #[cfg(feature = "parquet")]
+    pub(super) fn iso_day(self) -> String {
+        let (year, month, day) = self.civil();
+        format!("{year:04}-{month:02}-{day:02}")
+    }
+
+    /// Day and time as ISO 8601 writes them, to the second.
+    #[cfg(feature = "parquet")]
+    pub(super) fn iso(self) -> String {
+        let (hour, minute, second) = (self.seconds / 3600, self.seconds / 60 % 60, self.seconds % 60);
+        format!("{}T{hour:02}:{minute:02}:{second:02}", self.iso_day())
+    }
+
     /// Python's `strftime`, in the C locale.
     pub(super) fn strftime(self, format: &str) -> Result<String, String> {
         let (year, month, day) = self.civil();

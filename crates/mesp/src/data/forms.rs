@@ -293,3 +293,32 @@ fn unknown(row: &Map<String, Value>) -> Error {
     ))
     .hint(advice)
 }
+
+/// Every name that a form reads, beside [`Form`]; what `--columns` may give a column, and what tells a table's header
+/// from its first row.
+pub(super) const KEYS: &[&str] = &[
+    "prompt",
+    "completion",
+    "messages",
+    "text",
+    "instruction",
+    "input",
+    "output",
+    "question",
+    "answer",
+    "system",
+    "conversations",
+    "tools",
+    "functions",
+    "history",
+    "instances",
+    "chat_template_kwargs",
+    "input_ids",
+    "labels",
+    "attention_mask",
+    "label",
+    "kto_tag",
+    "weight",
+    "chosen",
+    "rejected",
+];

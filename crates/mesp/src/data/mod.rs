@@ -12,23 +12,28 @@ mod batch;
 mod calls;
 mod chat;
 mod check;
+mod columns;
+mod compressed;
 mod dataset;
 mod date;
-mod folder;
 mod forms;
 mod gguf_tokenizer;
 mod jinja;
 mod keys;
+mod layout;
 mod marks;
 mod missing;
 mod named;
 mod notes;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod python;
 mod remarks;
 mod rows;
 mod sharegpt;
 pub(crate) mod source;
 mod split;
+mod table;
 mod template;
 #[cfg(test)]
 pub(crate) mod test_util;
@@ -46,12 +51,15 @@ use std::sync::Arc;
 pub use batch::{BatchSize, Batches, RaggedBatch};
 pub use chat::{ChatFormat, Marked};
 pub use check::Checked;
+pub use columns::Columns;
+pub(crate) use columns::Seen;
 pub use dataset::{Dataset, LongRows, PromptStyle, ReadOptions, TrainOn};
 pub use date::Date;
-pub use folder::Folder;
 pub use forms::Form;
 pub use gguf_tokenizer::from_gguf;
 pub(crate) use gguf_tokenizer::{JSON as TOKENIZER_JSON, has_tokenizer};
+pub use layout::{HELD_OUT, TEST, all_files, files, split_of, unused};
+pub use source::unpacks;
 pub use split::split;
 pub use tokenizer::{Prefix, TextEncoder, Token, TokenizerInfo};
 pub use turns::Conversation;
@@ -66,8 +74,15 @@ pub const UNTRAINED: i32 = -100;
 pub struct Origin {
     /// The file.
     pub path: Arc<Path>,
-    /// The line on which the row begins, counted from 1.
+    /// The line on which the row begins, counted from 1; in a Parquet file the number of the row.
     pub line: usize,
+}
+
+impl Origin {
+    /// Whether both are the same row.
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        self.line == other.line && (Arc::ptr_eq(&self.path, &other.path) || self.path == other.path)
+    }
 }
 
 impl fmt::Display for Origin {

@@ -1,6 +1,7 @@
 //! What a reader of the log should know about a data file, in words.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use super::forms::Form;
 use super::remarks::Remark;
@@ -27,11 +28,28 @@ pub(super) struct Tally {
     pub(super) remarks: BTreeMap<Remark, Vec<usize>>,
     /// The lines of rows in which what is trained begins inside a token.
     pub(super) inside: Vec<usize>,
+    /// Files, where there are several, and how many lines lie before each: places are counted through all of them.
+    files: Vec<(usize, String)>,
+    /// The furthest place.
+    furthest: usize,
     /// Tokens of each row as it is in the file, where they are asked for.
     pub(super) lengths: Option<Vec<usize>>,
 }
 
 impl Tally {
+    /// Goes on to another of several files.
+    pub(super) fn file(&mut self, path: &Path) {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        self.files.push((self.furthest, name));
+    }
+
+    /// The place of a line: its number, after the lines of earlier files.
+    pub(super) fn place(&mut self, line: usize) -> usize {
+        let place = self.files.last().map_or(0, |(before, _)| *before) + line;
+        self.furthest = self.furthest.max(place);
+        place
+    }
+
     /// Counts a row.
     pub(super) fn row(&mut self, form: Form, length: usize, long: bool, remarks: Vec<Remark>, line: usize) {
         self.forms[form as usize] += 1;
@@ -144,14 +162,14 @@ impl Tally {
                 );
             }
         }
-        told::tell(&self.remarks, rows, reader.chat().is_some_and(ChatFormat::has_template), notes);
+        told::tell(self, rows, reader.chat().is_some_and(ChatFormat::has_template), notes);
         if !self.inside.is_empty() {
             notes.push(format!(
                 "{} of {rows} rows: a completion or a turn begins inside a token that begins before it; the token is \
                  trained, but a prompt that ends there has other tokens ({}); begin completions with the white space at \
                  the prompt's end",
                 self.inside.len(),
-                lines(&self.inside)
+                self.lines(&self.inside)
             ));
         }
         let (limit, longest) = (options.max_seq_len.unwrap_or_default(), self.longest);
@@ -172,9 +190,27 @@ impl Tally {
             notes.push(format!(
                 "{} of {rows} rows have nothing to train ({})",
                 self.bare.len(),
-                lines(&self.bare)
+                self.lines(&self.bare)
             ));
         }
+    }
+}
+
+impl Tally {
+    /// A line, with its file where there are several.
+    pub(super) fn named(&self, place: usize) -> String {
+        match self.files.iter().rev().find(|(before, _)| *before < place) {
+            Some((before, name)) => format!("{name}:{}", place - before),
+            None => place.to_string(),
+        }
+    }
+
+    /// Some lines, the first five.
+    pub(super) fn lines(&self, places: &[usize]) -> String {
+        let shown: Vec<String> = places.iter().take(5).map(|place| self.named(*place)).collect();
+        let more = if places.len() > shown.len() { ", ..." } else { "" };
+        let word = if places.len() == 1 { "line" } else { "lines" };
+        format!("{word} {}{more}", shown.join(", "))
     }
 }
 
@@ -215,14 +251,6 @@ fn treated(form: Form, reader: &RowReader<'_>, options: &ReadOptions) -> String 
             (_, Some(_)) => format!("texts are joined as they stand, messages written with {style}; {pair}"),
         },
     }
-}
-
-/// Some lines, the first five.
-pub(super) fn lines(lines: &[usize]) -> String {
-    let shown: Vec<String> = lines.iter().take(5).map(ToString::to_string).collect();
-    let more = if lines.len() > shown.len() { ", ..." } else { "" };
-    let word = if lines.len() == 1 { "line" } else { "lines" };
-    format!("{word} {}{more}", shown.join(", "))
 }
 
 /// A number with its noun.

@@ -1,12 +1,18 @@
-//! Finds the data file and cuts it into rows, each with the line it begins on.
+//! Decides what kind of file a data file is, and cuts it into rows, each with the line it begins on.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::io::{BufRead, Read as _};
+use std::path::Path;
 
 use serde::de::IgnoredAny;
+use serde_json::{Map, Value};
 
-use super::Folder;
+use super::columns::{Columns, Seen};
+use super::compressed::{
+    self, ROW_LIMIT, TEXT_LIMIT, is_packed, packing, read_line, unpacked, unpacked_name, unreadable,
+};
+use super::dataset::located;
+use super::table;
 use crate::{Error, Result};
 
 /// How the bytes of a file are to be read.
@@ -18,86 +24,170 @@ pub(crate) enum Kind {
     Array,
     /// One plain text.
     Document,
-}
-
-/// The file that `path` means: itself, or in a directory the one named `in_directory`, or one of its kind.
-pub(super) fn locate(path: &Path, in_directory: &str) -> Result<PathBuf> {
-    if !path.is_dir() {
-        return Ok(path.to_path_buf());
-    }
-    let file = path.join(in_directory);
-    if file.is_file() {
-        return Ok(file);
-    }
-    if let Some(file) = Folder::open(path)?.named(in_directory) {
-        return Ok(file);
-    }
-    let mut names: Vec<String> = fs::read_dir(path)
-        .map_err(|e| mesp_formats::Error::io("read", path, e))?
-        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
-        .collect();
-    names.sort();
-    let more = if names.len() > 8 { ", ..." } else { "" };
-    names.truncate(8);
-    let found = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") + more };
-    Err(Error::data(path, None, format!("expected a file {in_directory} in this directory, found {found}"))
-        .hint("name the data file itself"))
+    /// A table as text, its columns named in the first line.
+    Table,
+    /// A Parquet file.
+    Parquet,
 }
 
 /// What a name says of a file.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Name {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Name {
     Lines,
     Json,
     Text,
+    Table,
+    Parquet,
     Open,
 }
 
-fn by_name(path: &Path) -> Result<Name> {
-    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
-    match extension.as_str() {
-        "jsonl" | "ndjson" => Ok(Name::Lines),
-        "json" => Ok(Name::Json),
-        "txt" | "text" | "md" => Ok(Name::Text),
-        // Read as a document these would train on separators or binary noise without a word.
-        "csv" | "tsv" | "parquet" | "arrow" | "xlsx" | "zip" | "gz" | "zst" => {
-            let problem =
-                format!("a .{extension} file; expected JSON lines (.jsonl), a JSON array or plain text");
-            Err(Error::data(path, None, problem)
-                .hint("convert it to JSON lines with `text`, `prompt` and `completion`, or `messages`"))
+/// What the extensions of data files stand for, in the order in which files of one name are preferred. Behind each
+/// may stand `.gz` or `.zst`. Every other place that lists data files asks here.
+pub(super) const EXTENSIONS: [(&str, Name); 11] = [
+    ("jsonl", Name::Lines),
+    ("ndjson", Name::Lines),
+    ("json", Name::Json),
+    ("txt", Name::Text),
+    ("text", Name::Text),
+    ("md", Name::Text),
+    ("parquet", Name::Parquet),
+    ("pq", Name::Parquet),
+    ("csv", Name::Table),
+    ("tsv", Name::Table),
+    ("tab", Name::Table),
+];
+
+/// Files that would be read as plain text, and train on binary noise without a word, with what to do about them.
+pub(super) const REFUSED: [(&str, &str); 11] = [
+    ("arrow", ARROW),
+    ("feather", ARROW),
+    ("orc", "write it as .parquet, for example with pandas.read_orc and to_parquet"),
+    ("avro", "write it as .parquet or .jsonl"),
+    ("pkl", "write it as .parquet, for example with pandas.read_pickle and to_parquet"),
+    ("xlsx", "save the sheet as .csv"),
+    ("xls", "save the sheet as .csv"),
+    ("ods", "save the sheet as .csv"),
+    ("zip", "unpack it; .gz and .zst are read as they are"),
+    ("bz2", "unpack it; .gz and .zst are read as they are"),
+    ("xz", "unpack it; .gz and .zst are read as they are"),
+];
+const ARROW: &str = "write it as Parquet: python -c \"from datasets import Dataset; \
+                     Dataset.from_file('FILE.arrow').to_parquet('train.parquet')\"";
+
+/// A row as it lies in a file.
+pub(crate) enum Raw<'a> {
+    /// JSON, not parsed yet.
+    Json(&'a str),
+    /// The cells of a table by column.
+    Cells(Map<String, Value>),
+    /// A row that cannot be read; the rows after it can.
+    Bad(Error),
+}
+
+impl Raw<'_> {
+    /// The row, its columns under the names that forms know, and whether it holds a number that JSON does not have.
+    pub(crate) fn value(
+        self,
+        path: &Path,
+        line: usize,
+        columns: &Columns,
+        seen: &mut Seen,
+    ) -> Result<(Value, bool)> {
+        let mut odd = false;
+        let (mut value, cells) = match self {
+            Raw::Json(text) => {
+                let value;
+                (value, odd) = json(text).map_err(|e| not_json(path, line, &e))?;
+                (value, false)
+            }
+            Raw::Cells(row) => (Value::Object(row), true),
+            Raw::Bad(error) => return Err(error),
+        };
+        if let Value::Object(row) = &mut value {
+            if !columns.is_empty() {
+                seen.row(columns, row);
+                columns.apply(row);
+            }
+            if cells {
+                odd |= table::open_cells(row).map_err(|e| located(e, path, line))?;
+            }
         }
-        _ => Ok(Name::Open),
+        Ok((value, odd))
     }
+}
+
+fn not_json(path: &Path, line: usize, error: &serde_json::Error) -> Error {
+    let text = error.to_string();
+    let reason = text.split(" at line ").next().unwrap_or_default();
+    let problem = format!("not valid JSON at column {}: {reason}", error.column());
+    // An element of an array may run over several lines.
+    Error::data(path, Some(line + error.line().saturating_sub(1)), problem)
+        .hint("expected one JSON object on each line, or in a .json file one array of objects")
 }
 
 /// Decides by name and content: JSON is read as rows also in a file whose name says that it is text.
 pub(crate) fn kind(path: &Path) -> Result<Kind> {
-    let name = by_name(path)?;
-    by_content(path, name, &|| Ok(Box::new(open(path)?)))
+    kind_with(path, None)
 }
 
 /// As [`kind`], with the content at hand.
-pub(super) fn kind_of(path: &Path, content: &[u8]) -> Result<Kind> {
-    by_content(path, by_name(path)?, &|| Ok(Box::new(content)))
+pub(super) fn kind_of(name: &Path, content: &[u8]) -> Result<Kind> {
+    kind_with(name, Some(content))
 }
 
-/// A reader from the beginning of a file.
-type Opened<'a> = &'a dyn Fn() -> Result<Box<dyn BufRead + 'a>>;
+/// Whether reading a file takes memory beside that of its rows, by its name: pages, windows of what was packed.
+pub fn unpacks(path: &Path) -> bool {
+    is_packed(path) || matches!(by_name(path), Ok(Name::Parquet))
+}
 
-fn by_content(path: &Path, name: Name, opened: Opened<'_>) -> Result<Kind> {
-    let first = first_characters(path, opened()?)?;
+fn by_name(path: &Path) -> Result<Name> {
+    let name = unpacked_name(path);
+    let extension = Path::new(&name).extension().and_then(|e| e.to_str()).unwrap_or_default();
+    if let Some((_, advice)) = REFUSED.iter().find(|(refused, _)| *refused == extension) {
+        let problem = format!(
+            "a .{extension} file; expected JSON lines (.jsonl), a JSON array (.json), .csv, .tsv, .parquet or plain text"
+        );
+        return Err(Error::data(path, None, problem).hint(*advice));
+    }
+    Ok(EXTENSIONS.iter().find(|(known, _)| *known == extension).map_or(Name::Open, |(_, name)| *name))
+}
+
+fn kind_with(path: &Path, content: Option<&[u8]>) -> Result<Kind> {
+    let name = by_name(path)?;
+    match name {
+        Name::Table => return Ok(Kind::Table),
+        Name::Parquet => return Ok(Kind::Parquet),
+        // A text may begin with any letters.
+        Name::Text => {}
+        Name::Lines | Name::Json | Name::Open => {
+            let mut reader = reader(path, content)?;
+            let start = reader.fill_buf().map_err(|e| unreadable(path, None, e))?;
+            if start.starts_with(b"PAR1") {
+                return Ok(Kind::Parquet);
+            }
+            if start.starts_with(b"ARROW1\0\0") {
+                let problem = "an Arrow file; expected JSON lines, .csv, .parquet or plain text";
+                return Err(Error::data(path, None, problem).hint(ARROW));
+            }
+        }
+    }
+    let first = first_characters(path, reader(path, content)?)?;
     Ok(match (name, first) {
         (Name::Json, [Some(b'['), _]) => Kind::Array,
         (Name::Lines | Name::Open, [Some(b'['), Some(b'{')]) => {
             // A list a line is no array of rows.
-            if several_lists(path, opened()?)? { Kind::Lines } else { Kind::Array }
+            if several_lists(path, reader(path, content)?)? { Kind::Lines } else { Kind::Array }
         }
         (Name::Lines | Name::Json, _) | (Name::Open, [Some(b'{'), _]) => Kind::Lines,
-        (Name::Text, [Some(b'['), Some(b'{')]) if begins_an_array(path, opened()?)? => Kind::Array,
-        (Name::Text, [Some(b'{'), _]) if objects(path, opened()?)?.is_some_and(|(n, all)| n == all) => {
+        (Name::Text, [Some(b'['), Some(b'{')]) if begins_an_array(path, reader(path, content)?) => {
+            Kind::Array
+        }
+        (Name::Text, [Some(b'{'), _])
+            if objects(path, reader(path, content)?)?.is_some_and(|(n, all)| n == all) =>
+        {
             Kind::Lines
         }
-        (Name::Text | Name::Open, _) => Kind::Document,
+        _ => Kind::Document,
     })
 }
 
@@ -112,21 +202,18 @@ fn several_lists(path: &Path, reader: impl BufRead) -> Result<bool> {
     Ok(lists && lines > 1)
 }
 
-/// Whether a text begins as an array whose first element is an object.
-fn begins_an_array(path: &Path, mut reader: impl BufRead) -> Result<bool> {
-    let mut bytes = Vec::new();
-    reader.read_to_end(&mut bytes).map_err(|e| mesp_formats::Error::io("read", path, e))?;
-    let Ok(text) = text_of(path, bytes) else { return Ok(false) };
-    let mut object = None;
+/// Whether a text begins as an array whose first element is an object. What else is wrong is found where it is read.
+fn begins_an_array(path: &Path, reader: impl BufRead) -> bool {
+    let mut object = false;
     // The first element ends the search.
-    let _ = each_element(path, &text, &mut |_, element| {
-        object = Some(is_object(element));
+    let _ = each_element(path, reader, &mut |_, element| {
+        object = matches!(element, Raw::Json(text) if is_object(text));
         Err(Error::usage("found"))
     });
-    Ok(object == Some(true))
+    object
 }
 
-/// How many lines are JSON objects, and how many there are; `None` when some line is no text.
+/// How many lines are JSON objects, and how many there are; `None` when some line is no text, or too long for a row.
 fn objects(path: &Path, reader: impl BufRead) -> Result<Option<(usize, usize)>> {
     let (mut found, mut lines) = (0, 0);
     let text = some_lines(path, reader, &mut |text| {
@@ -146,15 +233,14 @@ fn is_object(text: &str) -> bool {
     text.starts_with('{') && json::<IgnoredAny>(text).is_ok()
 }
 
-/// Calls `line` with the lines that are not blank until it says no; false where a line is no text.
+/// Calls `line` with the lines that are not blank until it says no; false where a line is no text, or too long.
 fn some_lines(path: &Path, mut reader: impl BufRead, line: &mut dyn FnMut(&str) -> bool) -> Result<bool> {
     let mut buffer = Vec::new();
     loop {
-        buffer.clear();
-        let read =
-            reader.read_until(b'\n', &mut buffer).map_err(|e| mesp_formats::Error::io("read", path, e))?;
-        if read == 0 {
-            return Ok(true);
+        match read_line(&mut reader, &mut buffer, ROW_LIMIT).map_err(|e| unreadable(path, None, e))? {
+            Some(true) => {}
+            Some(false) => return Ok(true),
+            None => return Ok(false),
         }
         let Ok(text) = std::str::from_utf8(buffer.strip_prefix(BOM).unwrap_or(&buffer)) else {
             return Ok(false);
@@ -203,7 +289,7 @@ fn without_nan(text: &str) -> Option<String> {
 fn first_characters(path: &Path, mut reader: impl BufRead) -> Result<[Option<u8>; 2]> {
     let mut found = [None, None];
     loop {
-        let buffer = reader.fill_buf().map_err(|e| mesp_formats::Error::io("read", path, e))?;
+        let buffer = reader.fill_buf().map_err(|e| unreadable(path, None, e))?;
         if buffer.is_empty() {
             return Ok(found);
         }
@@ -219,19 +305,37 @@ fn first_characters(path: &Path, mut reader: impl BufRead) -> Result<[Option<u8>
     }
 }
 
-const BOM: &[u8] = b"\xEF\xBB\xBF";
+pub(super) const BOM: &[u8] = b"\xEF\xBB\xBF";
 
-fn open(path: &Path) -> Result<BufReader<File>> {
-    Ok(BufReader::new(File::open(path).map_err(|e| mesp_formats::Error::io("open", path, e))?))
+/// A file's content, or content that is at hand, unpacked.
+fn reader<'a>(path: &Path, content: Option<&'a [u8]>) -> Result<Box<dyn BufRead + 'a>> {
+    match content {
+        Some(bytes) => unpacked(bytes).map_err(|e| unreadable(path, None, e)),
+        None => compressed::open(path),
+    }
 }
 
-/// The whole file as text.
-pub(super) fn text(path: &Path) -> Result<String> {
-    text_of(path, fs::read(path).map_err(|e| mesp_formats::Error::io("read", path, e))?)
+/// The whole of a plain text.
+pub(super) fn text(path: &Path, content: Option<&[u8]>) -> Result<String> {
+    text_up_to(path, content, TEXT_LIMIT)
 }
 
-/// Bytes as text.
-pub(super) fn text_of(path: &Path, mut bytes: Vec<u8>) -> Result<String> {
+fn text_up_to(path: &Path, content: Option<&[u8]>, limit: usize) -> Result<String> {
+    let mut bytes = match content {
+        Some(bytes) => bytes.to_vec(),
+        None => fs::read(path).map_err(|e| mesp_formats::Error::io("read", path, e))?,
+    };
+    if packing(&bytes).is_some() {
+        let mut text = Vec::new();
+        let read = unpacked(&bytes[..]).and_then(|r| r.take(limit as u64 + 1).read_to_end(&mut text));
+        if read.map_err(|e| unreadable(path, None, e))? > limit {
+            let problem = format!("the packed text has more than {} MB", limit >> 20);
+            return Err(
+                Error::data(path, None, problem).hint("divide it into rows, {\"text\": \"...\"} a line")
+            );
+        }
+        bytes = text;
+    }
     if bytes.starts_with(BOM) {
         bytes.drain(..BOM.len());
     }
@@ -241,7 +345,7 @@ pub(super) fn text_of(path: &Path, mut bytes: Vec<u8>) -> Result<String> {
     })
 }
 
-fn not_text(path: &Path, line: usize) -> Error {
+pub(super) fn not_text(path: &Path, line: usize) -> Error {
     Error::data(path, Some(line), "these bytes are not UTF-8 text").hint("save the file as UTF-8")
 }
 
@@ -250,49 +354,74 @@ pub(super) fn newlines(bytes: &[u8]) -> usize {
     bytes.split(|&b| b == b'\n').count() - 1
 }
 
-/// Calls `row` with the line and the text of each row; blank lines are no rows.
+/// Calls `row` with the line and the content of each row; blank lines are no rows. `content` is read in place of the
+/// file where it is given. Row by row: the file may be larger than the memory there is.
 pub(crate) fn each_row(
     path: &Path,
     kind: Kind,
-    row: &mut dyn FnMut(usize, &str) -> Result<()>,
+    content: Option<&[u8]>,
+    columns: &Columns,
+    row: &mut dyn FnMut(usize, Raw<'_>) -> Result<()>,
 ) -> Result<()> {
-    if kind == Kind::Array {
-        return each_element(path, &text(path)?, row);
+    match kind {
+        Kind::Parquet => parquet_rows(path, content, columns, row),
+        Kind::Table => table::each_row(path, reader(path, content)?, columns, row),
+        Kind::Array => each_element(path, reader(path, content)?, row),
+        Kind::Lines | Kind::Document => each_line(path, reader(path, content)?, row),
     }
-    // Line by line: the file may be larger than the memory there is.
-    each_line(path, open(path)?, row)
 }
 
-/// As [`each_row`], with the content at hand.
-pub(super) fn each_row_of(
+#[cfg(feature = "parquet")]
+fn parquet_rows(
     path: &Path,
-    kind: Kind,
-    content: &[u8],
-    row: &mut dyn FnMut(usize, &str) -> Result<()>,
+    content: Option<&[u8]>,
+    columns: &Columns,
+    row: &mut dyn FnMut(usize, Raw<'_>) -> Result<()>,
 ) -> Result<()> {
-    if kind == Kind::Array {
-        return each_element(path, &text_of(path, content.to_vec())?, row);
+    if is_packed(path) {
+        let problem = "a packed Parquet file; its rows lie at places that packing hides";
+        return Err(Error::data(path, None, problem)
+            .hint("unpack it with gunzip or unzstd; Parquet files are compressed in themselves"));
     }
-    each_line(path, content, row)
+    if let Some(bytes) = content {
+        return super::parquet::each_row(path, bytes::Bytes::copy_from_slice(bytes), columns, row);
+    }
+    let file = File::open(path).map_err(|e| mesp_formats::Error::io("open", path, e))?;
+    super::parquet::each_row(path, file, columns, row)
+}
+
+#[cfg(not(feature = "parquet"))]
+fn parquet_rows(
+    path: &Path,
+    _: Option<&[u8]>,
+    _: &Columns,
+    _: &mut dyn FnMut(usize, Raw<'_>) -> Result<()>,
+) -> Result<()> {
+    Err(Error::data(path, None, "a Parquet file; this program was built without the feature `parquet`")
+        .hint("build it with default features, or write the rows as .jsonl"))
+}
+
+fn row_too_long(path: &Path, line: usize) -> Error {
+    Error::data(path, Some(line), format!("the row has more than {} MB", ROW_LIMIT >> 20))
+        .hint("divide it into several rows")
 }
 
 fn each_line(
     path: &Path,
     mut reader: impl BufRead,
-    row: &mut dyn FnMut(usize, &str) -> Result<()>,
+    row: &mut dyn FnMut(usize, Raw<'_>) -> Result<()>,
 ) -> Result<()> {
     let mut buffer = Vec::new();
     for line in 1.. {
-        buffer.clear();
-        let read =
-            reader.read_until(b'\n', &mut buffer).map_err(|e| mesp_formats::Error::io("read", path, e))?;
-        if read == 0 {
-            break;
+        match read_line(&mut reader, &mut buffer, ROW_LIMIT).map_err(|e| unreadable(path, Some(line), e))? {
+            Some(true) => {}
+            Some(false) => break,
+            None => return Err(row_too_long(path, line)),
         }
         let bytes = if line == 1 { buffer.strip_prefix(BOM).unwrap_or(&buffer) } else { &buffer };
         let text = std::str::from_utf8(bytes).map_err(|_| not_text(path, line))?.trim();
         if !text.is_empty() {
-            row(line, text)?;
+            row(line, Raw::Json(text))?;
         }
     }
     Ok(())
@@ -300,48 +429,76 @@ fn each_line(
 
 /// Cuts a JSON array into its elements without parsing them, because a parser would not keep their
 /// lines. What is wrong inside an element is found when it is parsed.
-fn each_element(path: &Path, text: &str, row: &mut dyn FnMut(usize, &str) -> Result<()>) -> Result<()> {
+fn each_element(
+    path: &Path,
+    mut reader: impl BufRead,
+    row: &mut dyn FnMut(usize, Raw<'_>) -> Result<()>,
+) -> Result<()> {
     let (mut depth, mut line, mut quoted, mut escaped) = (0usize, 1usize, false, false);
-    let (mut start, mut start_line, mut closed) = (None, 1, false);
-    for (at, byte) in text.bytes().enumerate() {
-        if byte == b'\n' {
-            line += 1;
+    let (mut element, mut start_line, mut closed, mut at) = (Vec::new(), 1, false, 0usize);
+    loop {
+        let chunk = reader.fill_buf().map_err(|e| unreadable(path, Some(line), e))?;
+        let read = chunk.len();
+        if read == 0 {
+            break;
         }
-        if quoted {
-            (quoted, escaped) = (escaped || byte != b'"', !escaped && byte == b'\\');
-            continue;
-        }
-        if byte.is_ascii_whitespace() {
-            continue;
-        }
-        if closed {
-            return Err(Error::data(path, Some(line), "text after the end of the JSON array"));
-        }
-        let ends = depth == 1 && (byte == b',' || byte == b']');
-        if ends {
-            match start.take() {
-                Some(begin) => row(start_line, text[begin..at].trim_end())?,
-                None if byte == b',' => {
+        for &byte in chunk {
+            at += 1;
+            if byte == b'\n' {
+                line += 1;
+            }
+            if quoted {
+                (quoted, escaped) = (escaped || byte != b'"', !escaped && byte == b'\\');
+                element.push(byte);
+                continue;
+            }
+            if byte.is_ascii_whitespace() || (at <= BOM.len() && BOM.contains(&byte)) {
+                if !element.is_empty() {
+                    element.push(byte);
+                }
+                continue;
+            }
+            if closed {
+                return Err(Error::data(path, Some(line), "text after the end of the JSON array"));
+            }
+            if depth == 1 && (byte == b',' || byte == b']') {
+                if !element.is_empty() {
+                    row(start_line, Raw::Json(element_text(path, start_line, &element)?))?;
+                    element.clear();
+                } else if byte == b',' {
                     return Err(Error::data(path, Some(line), "an empty place in the JSON array"));
                 }
-                None => {}
+            } else if depth >= 1 {
+                if element.is_empty() {
+                    start_line = line;
+                }
+                element.push(byte);
             }
-        } else if depth >= 1 && start.is_none() {
-            (start, start_line) = (Some(at), line);
+            match byte {
+                b'"' => quoted = true,
+                b'[' | b'{' => depth += 1,
+                b']' | b'}' => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            closed = depth == 0;
         }
-        match byte {
-            b'"' => quoted = true,
-            b'[' | b'{' => depth += 1,
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => {}
+        reader.consume(read);
+        if element.len() > ROW_LIMIT {
+            return Err(row_too_long(path, start_line));
         }
-        closed = depth == 0;
     }
     if closed {
         return Ok(());
     }
     Err(Error::data(path, Some(line), "the file ends inside the JSON array")
         .hint("the file may be cut short"))
+}
+
+fn element_text<'a>(path: &Path, line: usize, element: &'a [u8]) -> Result<&'a str> {
+    match std::str::from_utf8(element) {
+        Ok(text) => Ok(text.trim_end()),
+        Err(e) => Err(not_text(path, line + newlines(&element[..e.valid_up_to()]))),
+    }
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ pub fn split(data: &mut Dataset, share: f64, seed: u64) -> Result<Dataset> {
     // Rows by what they begin with: pieces of one row stand next to each other and share its line.
     let mut groups: Vec<(u64, usize)> = Vec::with_capacity(data.examples.len());
     for (i, example) in data.examples.iter().enumerate() {
-        let continues = i > 0 && data.examples[i - 1].origin.line == example.origin.line && !data.document;
+        let continues = i > 0 && data.examples[i - 1].origin.same(&example.origin) && !data.document;
         let key = match groups.last() {
             Some((key, _)) if continues => *key,
             _ => hash(&example.tokens, seed),

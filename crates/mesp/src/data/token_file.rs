@@ -5,7 +5,8 @@
 //! | part | content |
 //! |---|---|
 //! | head | `MESPTOK\n`, version `u32`, key `u128` |
-//! | about | the data file's path, `u8` 1 if it is a plain text, `u32` notes, each a text, `u64` rows |
+//! | about | the path of the data, `u8` 1 if it is a plain text, `u32` notes, each a text |
+//! | files | `u32` files, each its path and `u64` rows; the rows of all stand in this order |
 //! | row | line `u64`, tokens `u32`, kind of labels `u8`, the tokens `u32`, labels `i32` where kind is 1 |
 //! | end | FNV-1a of all bytes before, `u64` |
 //!
@@ -22,7 +23,7 @@ use super::{Dataset, Example, Origin, ReadOptions, UNTRAINED};
 use crate::Result;
 
 const MAGIC: [u8; 8] = *b"MESPTOK\n";
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 /// Counts changes of what rows become; tokens that were kept under earlier rules are made anew.
 const RULES: u32 = 2;
 
@@ -81,7 +82,13 @@ pub fn write(out: &mut dyn Write, key: TokenKey, data: &Dataset) -> io::Result<(
     for note in &data.notes {
         text(&mut out, note)?;
     }
-    out.write_all(&(data.examples.len() as u64).to_le_bytes())?;
+    let files: Vec<&[Example]> =
+        data.examples.chunk_by(|a, b| Arc::ptr_eq(&a.origin.path, &b.origin.path)).collect();
+    out.write_all(&length(files.len())?.to_le_bytes())?;
+    for rows in files {
+        text(&mut out, &rows[0].origin.path.to_string_lossy())?;
+        out.write_all(&(rows.len() as u64).to_le_bytes())?;
+    }
     let mut bytes = Vec::new();
     for row in &data.examples {
         bytes.clear();
@@ -145,11 +152,16 @@ pub fn read(path: &Path, input: &mut dyn Read, vocab_size: usize) -> Result<(Tok
     for _ in 0..from.u32()? {
         notes.push(from.text()?);
     }
-    let rows = u64::from_le_bytes(from.array()?);
-    let origin: Arc<Path> = Arc::from(data.as_path());
+    let mut files = Vec::new();
+    for _ in 0..from.u32()? {
+        let path: Arc<Path> = Arc::from(PathBuf::from(from.text()?));
+        files.push((path, u64::from_le_bytes(from.array()?)));
+    }
     let mut examples = Vec::new();
-    for row in 0..rows {
-        examples.push(from.row(row, &origin, vocab_size)?);
+    for (origin, rows) in &files {
+        for _ in 0..*rows {
+            examples.push(from.row(examples.len(), origin, vocab_size)?);
+        }
     }
     examples.shrink_to_fit();
     let expected = from.hash.0;
@@ -220,7 +232,7 @@ impl Source<'_> {
         Ok(words)
     }
 
-    fn row(&mut self, row: u64, origin: &Arc<Path>, vocab_size: usize) -> Result<Example> {
+    fn row(&mut self, row: usize, origin: &Arc<Path>, vocab_size: usize) -> Result<Example> {
         let line = u64::from_le_bytes(self.array()?) as usize;
         let count = self.u32()? as usize;
         let [kind] = self.array()?;

@@ -42,6 +42,17 @@ fn any_dataset() -> impl Strategy<Value = Dataset> {
     })
 }
 
+#[test]
+fn rows_keep_their_files() {
+    let mut data =
+        dataset(vec![(vec![(1, true), (2, true)], 7), (vec![(3, true), (4, false)], 1)], Vec::new());
+    data.examples[1].origin.path = Arc::from(Path::new("folder/other.csv"));
+    let (_, back) = read_back(&written(TokenKey(1), &data), VOCAB).unwrap();
+    let origins: Vec<String> = back.examples.iter().map(|row| row.origin.to_string()).collect();
+    assert_eq!(origins, ["folder/täglich.jsonl:7", "folder/other.csv:1"]);
+    assert_eq!(back.examples, data.examples);
+}
+
 proptest! {
     #[test]
     fn what_is_written_is_read(data in any_dataset(), key: u128) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::notes::lines;
+use super::notes::Tally;
 use super::remarks::{Part, Remark};
 
 /// The remarks of a file, each with the lines of its rows.
@@ -45,7 +45,8 @@ const KEYS: [(Kind, &str, &str); 6] = [
 ];
 
 /// Adds what is to be told of the remarks on `rows` rows; `template` says whether the model has a chat template.
-pub(super) fn tell(remarks: &Remarks, rows: usize, template: bool, notes: &mut Vec<String>) {
+pub(super) fn tell(tally: &Tally, rows: usize, template: bool, notes: &mut Vec<String>) {
+    let remarks: &Remarks = &tally.remarks;
     let writer = if template { "the chat template" } else { "ChatML (the model has no chat template)" };
     for (remark, places) in remarks {
         let said = match remark {
@@ -71,13 +72,13 @@ pub(super) fn tell(remarks: &Remarks, rows: usize, template: bool, notes: &mut V
             }
             _ => continue,
         };
-        notes.push(format!("{} of {rows} rows: {said} ({})", places.len(), lines(places)));
+        notes.push(format!("{} of {rows} rows: {said} ({})", places.len(), tally.lines(places)));
     }
     for (kind, before, after) in KEYS {
         let found: Vec<(&str, &Vec<usize>)> =
             remarks.iter().filter_map(|(remark, places)| Some((kind(remark)?, places))).collect();
         if !found.is_empty() {
-            notes.push(format!("{before} {}{after}", named(&found)));
+            notes.push(format!("{before} {}{after}", named(tally, &found)));
         }
     }
 }
@@ -95,9 +96,9 @@ fn left_out(writer: &str, part: &Part) -> String {
 }
 
 /// Keys with the number of their rows and the first of these.
-fn named(keys: &[(&str, &Vec<usize>)]) -> String {
+fn named(tally: &Tally, keys: &[(&str, &Vec<usize>)]) -> String {
     let one = |(key, places): &(&str, &Vec<usize>)| {
-        let first = places.first().copied().unwrap_or_default();
+        let first = tally.named(places.first().copied().unwrap_or_default());
         match places.len() {
             1 => format!("`{key}` (1 row, line {first})"),
             n => format!("`{key}` ({n} rows, first line {first})"),

@@ -203,6 +203,25 @@ fn json_is_read_as_rows_whatever_the_name() {
     assert!(error.contains("r.jsonl:1: the row is a list"), "{error}");
 }
 
+/// Lines are named with their file where there are several.
+#[test]
+fn rows_of_several_files_are_told_with_their_file() {
+    let directory = tempfile::tempdir().unwrap();
+    for shard in 0..2 {
+        let rows = format!("{{{TURNS}}}\n{{{TURNS},\"mark\":{shard}}}\n{{{TURNS},\"seen\":NaN}}\n");
+        std::fs::write(directory.path().join(format!("train-0000{shard}-of-00002.jsonl")), rows).unwrap();
+    }
+    let data = Dataset::read(directory.path(), Some(&encoder()), &ReadOptions::new(VOCAB)).unwrap();
+    assert_eq!(
+        data.notes[1..],
+        [
+            "2 of 6 rows: NaN or Infinity, which JSON does not have, is read as null (no value) (lines \
+             train-00000-of-00002.jsonl:3, train-00001-of-00002.jsonl:3)",
+            "not used: of the rows `mark` (2 rows, first line train-00000-of-00002.jsonl:2)"
+        ]
+    );
+}
+
 /// Expected: keys, counts and lines of the files by Python's `json`.
 #[test]
 fn little_is_told_of_published_files() {

@@ -1,6 +1,5 @@
-//! A wall around what reads strangers' files with code that may panic: a panic inside is an error with the file's name.
+//! A wall around what reads strangers' files with code of other crates that may panic: a panic inside is an error.
 
-use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::path::Path;
@@ -9,35 +8,39 @@ use std::sync::Once;
 use crate::{Error, Result};
 
 thread_local! {
-    static INSIDE: Cell<bool> = const { Cell::new(false) };
+    /// Whether a panic of this thread is caught, and told by who catches it.
+    static CAUGHT: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `read`, which does `doing` with a file.
-pub(super) fn within<T>(path: &Path, doing: &str, read: impl FnOnce() -> Result<T>) -> Result<T> {
+/// What `work` gives, or what the panic said that ended it. What `work` changes is not to be used after a panic.
+pub(super) fn walled<T>(work: impl FnOnce() -> T) -> std::result::Result<T, String> {
     static HOOK: Once = Once::new();
     // A panic that is caught here is told once, as an error.
     HOOK.call_once(|| {
         let before = take_hook();
-        set_hook(Box::new(move |info| {
-            if !INSIDE.get() {
-                before(info);
+        set_hook(Box::new(move |panic| {
+            if !CAUGHT.get() {
+                before(panic);
             }
         }));
     });
-    let outer = INSIDE.replace(true);
-    // What was being made when the panic came is dropped, never used.
-    let result = catch_unwind(AssertUnwindSafe(read));
-    INSIDE.set(outer);
-    result.unwrap_or_else(|panic| {
-        let problem = format!("{doing} fails: {}", message(&*panic));
-        Err(Error::data(path, None, problem)
-            .hint("the tokenizer is damaged, or made to fail: get it from the model's authors"))
+    let outer = CAUGHT.replace(true);
+    let outcome = catch_unwind(AssertUnwindSafe(work));
+    CAUGHT.set(outer);
+    outcome.map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        text.unwrap_or("for a reason it does not say").to_owned()
     })
 }
 
-fn message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("for a reason it does not say")
+/// Runs `read`, which does `doing` with a file of a tokenizer.
+pub(super) fn within<T>(path: &Path, doing: &str, read: impl FnOnce() -> Result<T>) -> Result<T> {
+    walled(read).unwrap_or_else(|panic| {
+        let problem = format!("{doing} fails: {panic}");
+        Err(Error::data(path, None, problem)
+            .hint("the tokenizer is damaged, or made to fail: get it from the model's authors"))
+    })
 }
 
 #[cfg(test)]
@@ -53,5 +56,15 @@ mod tests {
         let error = within::<()>(path, "reading it", || panic!("so")).unwrap_err().to_string();
         assert!(error.contains("reading it fails: so"), "{error}");
         assert_eq!(within(path, "reading it", || Ok(3)).unwrap(), 3);
+    }
+
+    #[test]
+    fn a_panic_is_its_text() {
+        assert_eq!(walled(|| 3), Ok(3));
+        assert_eq!(
+            walled(|| -> u8 { panic!("index {} is out of bounds", 7) }),
+            Err("index 7 is out of bounds".into())
+        );
+        assert_eq!(walled(|| -> u8 { panic!("plain") }), Err("plain".into()));
     }
 }

@@ -38,7 +38,7 @@ fn rows_that_cannot_be_used() {
     let good = r#"{"prompt": "a", "answer": "b"}"#;
     for (row, expected) in [
         ("[1]", "the row is a list; expected an object"),
-        ("{", "not JSON"),
+        ("{", "not valid JSON"),
         (r#"{"answer": "b"}"#, "expected `prompt` or `question`, found neither"),
         (r#"{"prompt": 3, "answer": "b"}"#, "the prompt is a number"),
         (r#"{"prompt": "a", "question": "a", "answer": "b"}"#, "found both"),

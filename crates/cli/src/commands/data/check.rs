@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use mesp::data::{Checked, Dataset, Folder, Form};
+use mesp::data::{Checked, Dataset, Form, all_files, unused};
 use mesp::source::shape_source;
 use serde_json::{Value, json};
 
@@ -20,9 +19,17 @@ pub(super) fn run(args: &CheckArgs) -> Result<()> {
     let source = shape_source(model)?;
     let options = inputs::read_options(&args.data, &source.config, true);
     inputs::is_there(data)?;
+    let files = all_files(data)?;
+    if data.is_dir() {
+        let unused = unused(data, &files)?;
+        if !unused.is_empty() {
+            let unused = inputs::listed(&unused);
+            ui::note(format!("{}: not used in training, and not checked: {unused}", data.display()));
+        }
+    }
     let mut encoder = None;
     let mut all = Vec::new();
-    for file in files(data)? {
+    for file in files {
         ui::note(format!("{}: reading", file.display()));
         if encoder.is_none() && Dataset::needs_tokenizer(&file, &options)? {
             encoder = Some(inputs::encoder(model)?);
@@ -48,25 +55,6 @@ pub(super) fn run(args: &CheckArgs) -> Result<()> {
         None => String::new(),
     };
     Err(Elsewhere { message, status: 2 }.into())
-}
-
-/// The files of a data directory that have a use, or the file itself.
-fn files(data: &Path) -> Result<Vec<PathBuf>> {
-    if !data.is_dir() {
-        return Ok(vec![data.to_path_buf()]);
-    }
-    let folder = Folder::open(data)?;
-    let found: Vec<PathBuf> =
-        [&folder.train, &folder.held, &folder.test].into_iter().flatten().cloned().collect();
-    if found.is_empty() {
-        let problem = format!("{}: expected train.jsonl in this directory, found none", data.display());
-        return Err(inputs::usage(problem, "name the data file itself"));
-    }
-    let unused = folder.unused(&found.iter().map(PathBuf::as_path).collect::<Vec<_>>());
-    if !unused.is_empty() {
-        ui::note(format!("{}: not used in training, and not checked: {}", data.display(), unused.join(", ")));
-    }
-    Ok(found)
 }
 
 fn share(checked: &Checked) -> f64 {

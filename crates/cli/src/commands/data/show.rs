@@ -39,7 +39,7 @@ pub(super) fn run(args: &ShowArgs) -> Result<()> {
         None => Dataset::read(data, Some(&encoder), &options)?,
     };
     if data.is_dir() {
-        inputs::tell_files(data, &all.path, None)?;
+        inputs::tell_files(data, data, None)?;
     }
     for note in &all.notes {
         ui::note(format!("{}: {note}", all.path.display()));
