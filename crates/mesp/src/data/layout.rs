@@ -216,7 +216,12 @@ fn unnamed(directory: &Path) -> Result<Option<Vec<PathBuf>>> {
     let named = directory.file_name().and_then(|name| name.to_str());
     let named = named.is_some_and(|name| SPLITS.iter().any(|names| names.contains(&name)));
     let rows = |file: &DataFile| named || !["txt", "text", "md", "json"].contains(&file.extension.as_str());
-    let files: Vec<DataFile> = data_files(directory)?.into_iter().filter(rows).collect();
+    let found = data_files(directory)?;
+    // A .json file beside others may be rows or not: which are meant is not guessed.
+    if !named && found.iter().any(|file| file.extension == "json") {
+        return Ok(None);
+    }
+    let files: Vec<DataFile> = found.into_iter().filter(rows).collect();
     if files.is_empty() { Ok(None) } else { alike(directory, files).map(Some) }
 }
 
