@@ -24,7 +24,7 @@ const SET: [(&str, &str); 4] = [
 ];
 
 /// Examples of the others.
-const EXAMPLES: [(&str, &str); 65] = [
+const EXAMPLES: [(&str, &str); 66] = [
     ("revision", r#""main"    # where model is a name in the Hugging Face cache"#),
     ("columns", r#""prompt=question,completion=answer""#),
     ("base", r#""auto""#),
@@ -37,6 +37,7 @@ const EXAMPLES: [(&str, &str); 65] = [
     ("alpha", "16"),
     ("rslora", "false"),
     ("dora", "false"),
+    ("lora-dropout", "0.05"),
     ("rank-pattern", r#""q_proj=16,down_proj=4""#),
     ("alpha-pattern", r#""q_proj=32""#),
     ("layers", r#""0-3,7""#),

@@ -38,6 +38,34 @@ fn from_a_saved_checkpoint_with_activations_in_bf16() {
     resume_at_step_4(&["--activations", "bf16"], Some("activations"));
 }
 
+/// The masks of a resumed run are those of the uninterrupted one.
+#[test]
+fn from_a_saved_checkpoint_with_dropout() {
+    resume_at_step_4(&["--lora-dropout", "0.2"], Some("lora_dropout"));
+}
+
+#[test]
+fn dropout_is_refused_where_it_means_nothing() {
+    for (also, words) in [
+        (&["--lora-dropout", "1"][..], "--lora-dropout is 1, expected a number from 0 to less than 1"),
+        (&["--lora-dropout=-0.1"], "expected a number from 0 to less than 1"),
+        (&["--lora-dropout", "0.1", "--dora"], "cannot be combined with DoRA"),
+        (&["--lora-dropout", "0.1", "--method", "mezo"], "cannot be combined with an estimate"),
+        (&["--lora-dropout", "0.1", "--method", "forward"], "cannot be combined with an estimate"),
+    ] {
+        let dir = temporary();
+        let output = dir.path().join("run");
+        let rows = golden("qwen2/rows.jsonl");
+        let model = golden("qwen2/model");
+        let mut args: Vec<&dyn AsRef<OsStr>> =
+            vec![&"train", &"--model", &model, &"--data", &rows, &"--output", &output];
+        args.extend(also.iter().map(|arg| arg as &dyn AsRef<OsStr>));
+        let ran = mesp(&args);
+        assert!(ran.code == 2 && ran.stderr.contains(words), "{also:?}: {} {}", ran.code, ran.stderr);
+        assert!(!output.exists());
+    }
+}
+
 /// Ranks and scales of single modules, some layers, and A frozen.
 #[test]
 fn from_a_saved_checkpoint_of_a_patterned_adapter() {

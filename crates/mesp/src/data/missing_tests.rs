@@ -67,7 +67,8 @@ fn an_empty_answer_in_place_of_a_call_is_refused() {
     }
     let problem = refused(None, with_call(json!(null)));
     assert!(
-        problem.contains("ChatML (the model has no chat template) leaves out the tool call of turn 2"),
+        problem.contains("messages[1] calls functions (`tool_calls`)")
+            && problem.contains("ChatML has no form for"),
         "{problem}"
     );
     let sharegpt = json!({"conversations": [
@@ -76,7 +77,7 @@ fn an_empty_answer_in_place_of_a_call_is_refused() {
         {"from": "observation", "value": "{\"r\": 2}"},
         {"from": "gpt", "value": "2"}],
         "tools": "[{\"name\": \"f\", \"description\": \"d\", \"parameters\": {}}]"});
-    assert!(refused(None, sharegpt).contains("leaves out the tool call of turn 2"));
+    assert!(refused(None, sharegpt).contains("messages[1] calls functions (`tool_calls`)"));
     let first = json!({"messages": [
         {"role": "user", "content": "T?"},
         {"role": "assistant", "content": null, "function_call": {"name": "f", "arguments": "{}"}},
@@ -130,7 +131,7 @@ fn a_text_that_is_elsewhere_too_does_not_hide_what_is_missing() {
 #[test]
 fn text_beside_a_call_that_is_left_out_is_told() {
     let either = "{% for m in messages %}<{{ m.role }}>{% if m.tool_calls %}{{ m.tool_calls | tojson }}{% else %}\
-                  {{ m.content }}{% endif %}<|im_end|>{% endfor %}{% for t in tools %}{{ t | tojson }}{% endfor %}";
+                  {{ m.content }}{% endif %}<|im_end|>{% endfor %}{% for t in tools or [] %}{{ t | tojson }}{% endfor %}";
     assert_eq!(
         told(Some(either), &[with_call(json!("")), with_call(json!("I look."))]),
         [

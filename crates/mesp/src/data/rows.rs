@@ -179,7 +179,7 @@ impl<'a> RowReader<'a> {
         };
         let Written { conversation, marked, missing } = written(chat, conversation, &mark)?;
         if let Some(turn) = missing.emptied {
-            return Err(silenced(chat, turn));
+            return Err(silenced(turn));
         }
         remarks.extend(unread_variables(encoder, chat, &conversation));
         remarks.extend(missing.remarks);
@@ -234,22 +234,16 @@ fn written(
     }
 }
 
-fn silenced(chat: &ChatFormat, turn: usize) -> Error {
-    let (who, advice) = if chat.has_template() {
-        (
-            "the model's chat template",
-            "take a model whose chat template writes tool calls, or put one that does",
-        )
-    } else {
-        ("ChatML (the model has no chat template)", "put a chat template that writes tool calls")
-    };
+fn silenced(turn: usize) -> Error {
     let problem = format!(
-        "{who} leaves out the tool call of turn {} of the conversation, and an empty answer would be trained in its place",
+        "the model's chat template leaves out the tool call of turn {} of the conversation, and an empty answer would be \
+         trained in its place",
         turn + 1
     );
-    Error::usage(problem).hint(format!(
-        "{advice} into chat_template.jinja of the model directory; or give the turn \"weight\": 0"
-    ))
+    Error::usage(problem).hint(
+        "take a model whose chat template writes tool calls, or put one that does into chat_template.jinja of the model \
+         directory; or give the turn \"weight\": 0",
+    )
 }
 
 /// Variables of a row that stand nowhere in the template's source.

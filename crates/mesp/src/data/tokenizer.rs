@@ -109,7 +109,8 @@ impl TextEncoder {
             named::set_prefix(&mut inner, prefix).map_err(unreadable)?;
         }
         named::mark(&mut inner, &info).map_err(unreadable)?;
-        // The configuration's word where the tokenizer's files name no end.
+        // The configuration's word where the tokenizer's files name no end: its token may be a word, and no marker.
+        let marker = info.eos_token.clone();
         let spelled = |id: &u32| named::spelled(&inner, *id);
         info.eos_token = info.eos_token.or_else(|| info.end_ids.iter().find_map(spelled));
         let id = |token: &str| inner.token_to_id(token);
@@ -131,8 +132,7 @@ impl TextEncoder {
             }
         }
         let special = inner.get_added_tokens_decoder().into_values().filter(|t| t.special).map(|t| t.content);
-        let mut special: Vec<String> =
-            special.chain(info.eos_token.clone()).filter(|t| !t.is_empty()).collect();
+        let mut special: Vec<String> = special.chain(marker).filter(|t| !t.is_empty()).collect();
         special.sort();
         special.dedup();
         let mut encoder =
