@@ -105,17 +105,18 @@ impl Chat<'_> {
     /// The same with another system prompt; where the template refuses it, or there is no room for it, everything stays
     /// as it was.
     fn begin_with(&mut self, system: Option<String>) -> Result<()> {
+        // Also without one: markers that the model has no tokens for are its files' fault, and nothing typed helps.
+        let mut trial = Conversation::default();
         if let Some(system) = &system {
-            let mut trial = Conversation::default();
             trial.push("system", system);
-            trial.push("user", "?");
-            let (tokens, capacity) = (self.language.turn(&trial)?.len(), self.generator.capacity());
-            if tokens > capacity {
-                let problem = format!(
-                    "the system prompt and a word take {tokens} tokens, and there is room for {capacity}"
-                );
-                return Err(usage(problem, "shorten it, or give more room with --context"));
-            }
+        }
+        trial.push("user", "?");
+        let (tokens, capacity) = (self.language.turn(&trial)?.len(), self.generator.capacity());
+        if system.is_some() && tokens > capacity {
+            let problem = format!(
+                "the system prompt and a word take {tokens} tokens, and there is room for {capacity}"
+            );
+            return Err(usage(problem, "shorten it, or give more room with --context"));
         }
         self.system = system;
         self.begin();

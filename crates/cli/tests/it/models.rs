@@ -76,7 +76,15 @@ fn tokens_beyond_the_vocabulary_are_refused_by_every_command() {
     chat.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = chat.spawn().expect("the program starts");
     child.stdin.take().expect("its input").write_all(b"A wolf <|think|>\n").expect("written");
-    check(&Ran::of(child.wait_with_output().expect("it ends")));
+    // What was typed ends no conversation.
+    let ran = Ran::of(child.wait_with_output().expect("it ends"));
+    let expected = "the tokenizer makes token 1026; the model's vocabulary has 1024 tokens";
+    assert!(ran.code == 0 && ran.stderr.contains(expected), "{} {}", ran.code, ran.stderr);
+    // Markers of the chat template that no turn can do without.
+    edit_json(&model.join("tokenizer_config.json"), |c| {
+        c["chat_template"] = json!("{% for m in messages %}<|think|>{{ m.content }}{% endfor %}");
+    });
+    check(&mesp(&[&"chat", &"--model", &model]));
 }
 
 /// What a path names that is no model.

@@ -127,7 +127,6 @@ fn the_end_of_a_turn_stops_generation() {
         &run,
         &"--steps=60",
         &"--learning-rate=1e-2",
-        &"--quiet",
     ]);
     trained.ok();
     let answer = mesp(&[
