@@ -168,7 +168,7 @@ mod tests {
         let most = isize::MAX as usize - 64;
         let layout = Layout::from_size_align(most, 8).expect("a layout");
         // SAFETY: the layout's size is not zero, and nothing comes of it.
-        let ask = || unsafe { heap.alloc(layout) };
+        let ask = || std::hint::black_box(unsafe { heap.alloc(layout) });
         assert!(without_message(ask).is_null());
         assert_eq!(ASKED.load(Relaxed), 0);
         assert!(ask().is_null());

@@ -130,8 +130,8 @@ fn a_text_that_is_elsewhere_too_does_not_hide_what_is_missing() {
 /// Templates of Llama 3.1 and others print either the content or the calls of a turn.
 #[test]
 fn text_beside_a_call_that_is_left_out_is_told() {
-    let either = "{% for m in messages %}<{{ m.role }}>{% if m.tool_calls %}{{ m.tool_calls | tojson }}{% else %}\
-                  {{ m.content }}{% endif %}<|im_end|>{% endfor %}{% for t in tools or [] %}{{ t | tojson }}{% endfor %}";
+    let either = "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}{% for m in messages %}<{{ m.role }}>\
+                  {% if m.tool_calls %}{{ m.tool_calls | tojson }}{% else %}{{ m.content }}{% endif %}<|im_end|>{% endfor %}";
     assert_eq!(
         told(Some(either), &[with_call(json!("")), with_call(json!("I look."))]),
         [

@@ -68,7 +68,13 @@ fn stopped(source: &str, reasons: &[&str]) {
 fn what_is_nested_too_deep_is_refused() {
     let many = |before: &str, each: &str, after: &str| format!("{before}{}{after}", each.repeat(20_000));
     // Jinja2 lets no test follow another.
-    let deep = ["levels deep", "a chain of more than", "cannot follow each other"];
+    let deep = [
+        "levels deep",
+        "a chain of more than",
+        "cannot follow each other",
+        "too many `if`",
+        "ends inside a tag",
+    ];
     for source in [
         many("{{ 1", "+1", " }}"),
         many("{{ 1", "~1", " }}"),
