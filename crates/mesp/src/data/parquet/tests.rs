@@ -86,7 +86,7 @@ fn damage_is_an_error() {
 fn a_schema_is_checked() {
     // FileMetaData { 2: [SchemaElement { 5: children }, ...] }
     let footer = |children: &[u8]| {
-        let mut bytes = vec![0x29, (children.len() as u8) << 4 | 12];
+        let mut bytes = vec![0x29, (children.len() as u8) << 4 | 0xC];
         for count in children {
             bytes.extend([0x55, 2 * count, 0]);
         }

@@ -176,8 +176,8 @@ mod tests {
         // A text and a list longer than the input, and structures without end in each other.
         assert!(walked(&[0x18, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F, 1]).is_err());
         assert!(walked(&[0x19, 0xF5, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F, 1]).is_err());
-        assert!(walked(&[0x1C; 1 << 16]).is_err());
-        assert!(walked(&[0x19; 1 << 16]).is_err());
+        assert!(walked(&vec![0x1C; 1 << 16]).is_err());
+        assert!(walked(&vec![0x19; 1 << 16]).is_err());
         assert!(
             walked(&[0x15, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0]).is_err()
         );
