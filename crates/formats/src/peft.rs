@@ -194,7 +194,7 @@ impl AdapterConfig {
             ("layers_to_transform", json!(self.layers)),
             ("loftq_config", json!({})),
             ("lora_alpha", number(self.lora_alpha)),
-            ("lora_dropout", json!(0.0)),
+            ("lora_dropout", json!(self.lora_dropout)),
             ("megatron_config", Value::Null),
             ("megatron_core", json!("megatron.core")),
             ("modules_to_save", Value::Null),

@@ -19,6 +19,13 @@ pub(super) fn config(args: &AdapterArgs) -> Result<AdapterConfig> {
         let found = peft::load_config(path)?;
         same_or_unsaid(args, &typed, path, &found)?;
         let dropout = args.lora_dropout.unwrap_or(found.dropout);
+        if !(0.0..1.0).contains(&dropout) {
+            let problem = format!(
+                "{}: lora_dropout is {dropout}, expected a number from 0 to less than 1",
+                path.display()
+            );
+            return Err(usage(problem, "give another with --lora-dropout"));
+        }
         return Ok(AdapterConfig { dropout, ..found });
     }
     Ok(typed)

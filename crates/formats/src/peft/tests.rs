@@ -73,6 +73,7 @@ fn files_of_peft_are_read() {
     let config = parse(json).unwrap();
     assert_eq!(config.target_modules, MODULES);
     assert!((config.lora_dropout - 0.05).abs() < 1e-12);
+    assert!(config.to_json().contains("\"lora_dropout\": 0.05,"), "it is kept");
     assert_eq!(config.base_model, None);
 }
 

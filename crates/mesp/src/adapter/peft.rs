@@ -159,7 +159,7 @@ pub fn save<B: Backend>(
 }
 
 /// Reads matrices that [`write_tensors`] wrote into allocated ones, such as a checkpoint's moments. Every matrix must be
-/// there, with its shape, and nothing else. Adapters from elsewhere are read by [`load`](super::file::load).
+/// there, with its shape, and nothing else. Adapters from elsewhere are read by [`load`].
 ///
 /// # Errors
 /// When a tensor is missing, unexpected, or has another shape: an adapter for another model.

@@ -35,7 +35,7 @@ pub enum Contents {
 /// Writes the folder. `progress(done, total)` hears of values of a merged model.
 ///
 /// # Errors
-/// As [`export`] and [`merge`].
+/// As [`export`] and [`merge`](fn@merge).
 pub fn export_ollama(
     adapter: &Path,
     model: &Path,
