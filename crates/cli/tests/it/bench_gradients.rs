@@ -82,7 +82,7 @@ fn what_cannot_be_compared_is_refused() {
         ("--also=x", "NAME=OPTIONS"),
         ("--also=x=--update per-block", "--update per-block"),
         ("--seeds=0", "1, 1 and 2 or more"),
-        ("--step=-1", "positive numbers"),
+        ("--step=-1", "expected a number above 0"),
         ("--reference=bf16", "f64 or f32"),
         ("--preset=no-such-shape", "qwen2.5-0.5b"),
     ] {
@@ -114,6 +114,9 @@ fn the_papers_tables_become_a_page() {
     }
     // What is there is not measured again, and what is no document is said to be none.
     let before = fs::metadata(results.join("memory-paper.json")).expect("a file").modified().expect("a time");
+    let refused = mesp(&args);
+    assert!(refused.code == 2 && refused.stderr.contains("--overwrite"), "{}", refused.stderr);
+    let args = [&args[..], &[&"--overwrite"]].concat();
     let again = mesp(&args).ok();
     assert!(again.stderr.contains("as measured in"), "{}", again.stderr);
     let after = fs::metadata(results.join("memory-paper.json")).expect("a file").modified().expect("a time");
