@@ -59,7 +59,7 @@ impl Process {
         let usual = PROCESS + THREAD * work.threads as u64 + heap;
         let there = work.present + model.resident_bytes() as u64;
         let measured = self.anonymous.map_or(0, |now| now + heap.saturating_sub(there));
-        usual.max(measured) + SLACK
+        usual.max(measured) + SLACK + work.beside
     }
 }
 

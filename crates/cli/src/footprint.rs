@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use mesp::adapter::{BlockPairs, Projection, places};
-use mesp::data::{Batches, Example, Origin};
+use mesp::data::{Batches, Example, Examples, Origin};
 use mesp::method::Estimator;
 use mesp::model::{Batch, Block, Model};
 use mesp::source::Base;
@@ -28,6 +28,8 @@ pub(crate) struct Work {
     pub(crate) present: u64,
     /// Heap that the program held before it began the run, beside its usual share.
     pub(crate) held: u64,
+    /// Anonymous memory of a process that runs while the arena is there.
+    pub(crate) beside: u64,
     /// Optimizer steps, at most.
     pub(crate) steps: usize,
     pub(crate) base: Base,
@@ -39,25 +41,25 @@ pub(crate) struct Work {
 impl Work {
     /// Training on these rows, with evaluation of others.
     pub(crate) fn training(rows: &Rows, run: &RunConfig, base: Base, threads: usize) -> Result<Self> {
-        let Rows { train, eval } = rows;
-        let mut batches = Batches::new(train, run.micro_batch(), run.seed)?;
+        let Rows { train, eval, heap } = rows;
+        let mut batches = Batches::new(&**train, run.micro_batch(), run.seed)?;
         let (steps, count) = run.steps(&mut batches)?;
-        let held_out = (!eval.is_empty()).then(|| match run.batch_tokens {
-            None => largest_batch(eval, run.batch_size),
-            Some(_) => largest_in_order(eval, run),
-        });
-        let shapes = Shapes {
-            train: Some(match run.batch_tokens {
-                None => largest_batch(train, run.batch_size),
-                Some(_) => largest_packed(train, &mut batches, count),
-            }),
-            eval: held_out,
+        let held_out = if eval.count() == 0 {
+            None
+        } else {
+            Some(match run.batch_tokens {
+                None => largest_batch(&**eval, run.batch_size)?,
+                Some(_) => largest_in_order(&**eval, run)?,
+            })
         };
-        let rows: u64 = train.iter().chain(eval).map(row_bytes).sum();
-        // Packing keeps the order of rows and where each batch of it ends.
-        let packing = if run.batch_tokens.is_some() { 2 * size_of::<usize>() * train.len() } else { 0 };
-        let tokens = rows + staged(&shapes) + packing as u64;
-        Ok(Self { shapes, tokens, present: rows, held: 0, steps, base, value_bytes: 4, threads })
+        let train = match run.batch_tokens {
+            None => largest_batch(&**train, run.batch_size)?,
+            Some(_) => largest_packed(&**train, &mut batches, count)?,
+        };
+        let shapes = Shapes { train: Some(train), eval: held_out };
+        let present = *heap as u64;
+        let tokens = present + staged(&shapes) + batches.heap_bytes() as u64;
+        Ok(Self { shapes, tokens, present, held: 0, beside: 0, steps, base, value_bytes: 4, threads })
     }
 
     /// Training on rows of one length that are not there yet.
@@ -71,7 +73,7 @@ impl Work {
         let shapes = Shapes { train: Some(batch), eval: None };
         let tokens = (batch_size * row) as u64 + staged(&shapes);
         let steps = if let Length::Steps(n) = run.length { n } else { 0 };
-        Self { shapes, tokens, held: 0, present: 0, steps, base, value_bytes: 4, threads }
+        Self { shapes, tokens, held: 0, beside: 0, present: 0, steps, base, value_bytes: 4, threads }
     }
 
     /// Bytes of memory that the frozen weights will hold.
@@ -98,38 +100,37 @@ fn staged(shapes: &Shapes) -> u64 {
 }
 
 /// The largest batches among those that a run packs.
-fn largest_packed(rows: &[Example], batches: &mut Batches<'_>, count: usize) -> Batch {
+fn largest_packed(rows: &dyn Examples, batches: &mut Batches<'_>, count: usize) -> Result<Batch> {
     let mut largest = Largest::default();
     let (mut epoch, mut done) = (0, 0);
     while done < count {
-        let all = batches.in_epoch(epoch);
+        let all = batches.in_epoch(epoch)?;
         for i in 0..all.min(count - done) {
-            largest.add(batches.indices(epoch, i).iter().map(|i| &rows[*i]));
+            let places = batches.places(epoch, i)?;
+            let sizes: mesp::Result<Vec<_>> = places.map(|place| rows.size(batches.row(place))).collect();
+            largest.add(sizes?);
         }
         (epoch, done) = (epoch + 1, done + all);
     }
-    largest.batch()
+    Ok(largest.batch())
 }
 
 /// The largest batches of rows that are taken in their order.
-fn largest_in_order(rows: &[Example], run: &RunConfig) -> Batch {
+fn largest_in_order(rows: &dyn Examples, run: &RunConfig) -> Result<Batch> {
     let mut largest = Largest::default();
-    let mut start = 0;
-    for end in run.micro_batch().ends(rows.iter().map(|row| row.tokens.len())) {
-        largest.add(&rows[start..end]);
+    let (mut start, count) = (0, rows.count());
+    while start < count {
+        let end = run.micro_batch().end(start, count, |row| Ok(rows.size(row)?.tokens))?;
+        let sizes: mesp::Result<Vec<_>> = (start..end).map(|row| rows.size(row)).collect();
+        largest.add(sizes?);
         start = end;
     }
-    largest.batch()
+    Ok(largest.batch())
 }
 
 fn weights(model: &Model) -> impl Iterator<Item = &Weight> {
     let linears = model.blocks.iter().flat_map(|b| &b.linears).map(|l| &l.weight);
     linears.chain([&model.embedding]).chain(&model.head)
-}
-
-/// Bytes of one row in memory.
-fn row_bytes(row: &Example) -> u64 {
-    (size_of::<Example>() + 4 * (row.tokens.capacity() + row.labels.capacity())) as u64
 }
 
 /// A run's memory.

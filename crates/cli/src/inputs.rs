@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Result, bail};
 use mesp::data::{
-    Dataset, Example, HELD_OUT, LongRows, PromptStyle, ReadOptions, TEST, TextEncoder, TrainOn, files, split,
-    split_of, unpacks, unused,
+    Dataset, Examples, Gathered, HELD_OUT, LongRows, Part, PromptStyle, ReadOptions, TEST, TextEncoder, TrainOn, files,
+    split, split_of, totals, unpacks, unused,
 };
 use mesp::model::{Config, Model};
 use mesp::source::{Base, open_model, text_encoder};
@@ -142,26 +142,28 @@ impl From<PromptStyleArg> for PromptStyle {
     }
 }
 
-/// Rows in memory.
+/// Rows of a run.
+#[derive(Debug, Clone)]
 pub(crate) struct Rows {
-    pub(crate) train: Vec<Example>,
+    pub(crate) train: Arc<dyn Examples>,
     /// Held out; none where there is no such file.
-    pub(crate) eval: Vec<Example>,
+    pub(crate) eval: Arc<dyn Examples>,
+    /// What they take of the heap.
+    pub(crate) heap: usize,
 }
 
 impl Rows {
     /// How much there is.
-    pub(crate) fn counts(&self) -> Value {
-        let tokens = |rows: &[Example]| rows.iter().map(|r| r.tokens.len()).sum::<usize>();
-        let targets = |rows: &[Example]| rows.iter().map(Example::targets).sum::<usize>();
-        json!({
-            "rows": self.train.len(),
-            "tokens": tokens(&self.train),
-            "target_tokens": targets(&self.train),
-            "eval_rows": self.eval.len(),
-            "eval_tokens": tokens(&self.eval),
-            "eval_target_tokens": targets(&self.eval),
-        })
+    pub(crate) fn counts(&self) -> Result<Value> {
+        let ((train, _), (eval, _)) = (totals(&*self.train)?, totals(&*self.eval)?);
+        Ok(json!({
+            "rows": self.train.count(),
+            "tokens": train.tokens,
+            "target_tokens": train.targets,
+            "eval_rows": self.eval.count(),
+            "eval_tokens": eval.tokens,
+            "eval_target_tokens": eval.targets,
+        }))
     }
 }
 
@@ -223,7 +225,8 @@ pub(crate) fn read_rows(
     }
     // What unpacking takes is kept out of this process, which a preset without a directory cannot do.
     let unpacked = model.exists();
-    let read = |file: &Path| -> Result<Dataset> {
+    let beside = cache.and_then(Path::parent).map_or_else(std::env::temp_dir, Path::to_path_buf);
+    let read = |file: &Path| -> Result<Gathered> {
         let data = if let Some(rows) = tokens::given(file, options.vocab_size)? {
             rows
         } else if (unpacked && files(file, options.split)?.iter().any(|file| unpacks(file)))
@@ -231,32 +234,43 @@ pub(crate) fn read_rows(
         {
             tokens::rows(model, file, options, cache)?
         } else {
-            Dataset::read(file, None, options)?
+            Gathered::read(file, None, options, &beside)?
         };
-        for line in &data.notes {
-            ui::note(format!("{}: {line}", data.path.display()));
+        for line in &data.about.notes {
+            ui::note(format!("{}: {line}", data.about.path.display()));
         }
         Ok(data)
     };
-    let mut train = read(data)?;
+    let train = read(data)?;
     if data.is_dir() {
         tell_files(data, data, held.file())?;
     }
-    let eval = match held {
-        Held::None => Vec::new(),
-        Held::File(file) => read(file)?.examples,
+    let mut heap = train.rows.heap_bytes();
+    let (train, eval): (Arc<dyn Examples>, Arc<dyn Examples>) = match held {
+        Held::None => (train.rows, Arc::new(Vec::new())),
+        Held::File(file) => {
+            let eval = read(file)?.rows;
+            heap += eval.heap_bytes();
+            (train.rows, eval)
+        }
         Held::Share(share, seed) => {
-            let held = split(&mut train, *share, *seed)?.examples;
+            let Gathered { about, rows } = train;
+            let chosen = split(&*rows, about.document, *share, *seed)?;
+            let mut others = chosen.clone();
+            others.invert();
+            let held = Part { all: Arc::clone(&rows), chosen };
+            let left = Part { all: rows, chosen: others };
             ui::note(format!(
                 "{}: {} rows held out to evaluate, {} left to train",
-                train.path.display(),
-                held.len(),
-                train.examples.len()
+                about.path.display(),
+                held.count(),
+                left.count()
             ));
-            held
+            heap += held.heap_bytes() + left.heap_bytes();
+            (Arc::new(left), Arc::new(held))
         }
     };
-    Ok(Rows { train: train.examples, eval })
+    Ok(Rows { train, eval, heap })
 }
 
 /// Says what the files of a data directory are used for: those of `read`, which lie in it, and those held out.
@@ -310,18 +324,15 @@ pub(crate) fn held_out(data: &Path) -> Result<PathBuf> {
 }
 
 /// Says how long rows are when the model was made for shorter ones.
-pub(crate) fn warn_of_length(longest: usize, config: &Config) {
+pub(crate) fn warn_of_length(rows: &dyn Examples, config: &Config) -> Result<()> {
+    let (_, longest) = totals(rows)?;
     if longest > config.max_positions {
         let made = config.max_positions;
         ui::note(format!(
             "rows of up to {longest} tokens; the model was made for {made}: expect higher losses beyond"
         ));
     }
-}
-
-/// Tokens of the longest row.
-pub(crate) fn longest(rows: &[Example]) -> usize {
-    rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0)
+    Ok(())
 }
 
 /// The file of `--data`.

@@ -6,8 +6,10 @@
 //! throughout, so between these points only transient allocations could go unseen.
 
 use std::fs::File;
-use std::io::Read;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::io::{self, Read};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+use std::{process, thread};
 
 use mesp_device::CountingAllocator;
 
@@ -15,6 +17,23 @@ use mesp_device::CountingAllocator;
 static HEAP: CountingAllocator = CountingAllocator::new().when_exhausted(crate::machine::exhausted);
 
 static ANONYMOUS_PEAK: AtomicU64 = AtomicU64::new(0);
+
+/// The most anonymous memory of this process and a child of it together, by what the child was for.
+static WITH_CHILD: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+/// That of a child alone.
+static CHILDS: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
+/// How often a child's memory is read.
+const EVERY: Duration = Duration::from_millis(2);
+
+/// What this program runs itself for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Child {
+    /// Text to tokens, before anything is planned.
+    Tokens,
+    /// Answers and spelled rows, while a run goes on too.
+    Say,
+}
 
 /// High-water marks; resident ones only where the system tells (Linux).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +48,16 @@ pub(crate) struct Marks {
     pub(crate) rss_anonymous_now: Option<u64>,
     /// `VmHWM`.
     pub(crate) rss: Option<u64>,
+    /// The most anonymous memory of this process with a child for tokens, and with one that speaks; 0 without one.
+    pub(crate) with_child: [u64; 2],
+}
+
+impl Marks {
+    /// The most anonymous memory of this process and its children, where the system tells.
+    pub(crate) fn tree(&self) -> Option<u64> {
+        let [tokens, say] = self.with_child;
+        Some(self.rss_anonymous?.max(tokens).max(say))
+    }
 }
 
 /// Training begins: its own high-water mark starts here.
@@ -43,7 +72,7 @@ pub(crate) fn in_use() -> u64 {
 
 /// Reads all marks.
 pub(crate) fn marks() -> Marks {
-    let (anonymous, high_water) = resident().unzip();
+    let (anonymous, high_water) = resident(OWN).unzip();
     let peak = anonymous.map(|now| ANONYMOUS_PEAK.fetch_max(now, Relaxed).max(now));
     Marks {
         heap: HEAP.peak() as u64,
@@ -51,7 +80,37 @@ pub(crate) fn marks() -> Marks {
         rss_anonymous: peak,
         rss_anonymous_now: anonymous,
         rss: high_water,
+        with_child: [Child::Tokens, Child::Say].map(with_child),
     }
+}
+
+/// The most anonymous memory of this process and a child of this kind together.
+pub(crate) fn with_child(kind: Child) -> u64 {
+    WITH_CHILD[kind as usize].load(Relaxed)
+}
+
+/// The most anonymous memory of a child of this kind.
+pub(crate) fn childs(kind: Child) -> u64 {
+    CHILDS[kind as usize].load(Relaxed)
+}
+
+/// Waits for a child's end, and reads what memory it takes until then.
+pub(crate) fn wait(kind: Child, child: process::Child) -> io::Result<process::Output> {
+    let (status, ended) = (format!("/proc/{}/status", child.id()), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Relaxed) {
+                if let (Some((own, _)), Some((childs, _))) = (resident(OWN), resident(&status)) {
+                    WITH_CHILD[kind as usize].fetch_max(own + childs, Relaxed);
+                    CHILDS[kind as usize].fetch_max(childs, Relaxed);
+                }
+                thread::sleep(EVERY);
+            }
+        });
+        let output = child.wait_with_output();
+        ended.store(true, Relaxed);
+        output
+    })
 }
 
 /// Gives free memory back to the system: what a search for a policy has left.
@@ -61,13 +120,15 @@ pub(crate) fn give_back() {
 
 /// `RssAnon` now, where the system tells.
 pub(crate) fn anonymous() -> Option<u64> {
-    resident().map(|(anonymous, _)| anonymous)
+    resident(OWN).map(|(anonymous, _)| anonymous)
 }
 
-/// `RssAnon` and `VmHWM` in bytes. Takes no heap.
-fn resident() -> Option<(u64, u64)> {
+const OWN: &str = "/proc/self/status";
+
+/// `RssAnon` and `VmHWM` of a process in bytes. Takes no heap.
+fn resident(status: &str) -> Option<(u64, u64)> {
     let mut text = [0; 4096];
-    let mut file = File::open("/proc/self/status").ok()?;
+    let mut file = File::open(status).ok()?;
     let mut len = 0;
     while len < text.len() {
         match file.read(&mut text[len..]).ok()? {

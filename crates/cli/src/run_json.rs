@@ -6,7 +6,9 @@
 //! of mapped weights included. `rss_anon_peak_bytes` is the largest `RssAnon` that was read: before the run, after
 //! every optimizer step and evaluation, and at its end; the kernel keeps no mark of its own for it. Buffers stay
 //! allocated between these points, so only transient allocations can go unseen. `anonymous_planned_bytes`, with a
-//! budget, is what the budget was compared with: the plan and the process around it.
+//! budget, is what the budget was compared with: the plan and the process around it. `tree_anon_peak_bytes` is the
+//! largest sum of this process's `RssAnon` and that of a child (one that turns text into tokens, or one that answers
+//! sample prompts), read every 2 ms while a child lives, and `budget_kept` whether that stayed within the budget.
 
 use std::io::Write;
 use std::path::Path;
@@ -173,6 +175,8 @@ impl Report<'_> {
                 "heap_peak_bytes": marks.heap,
                 "heap_training_peak_bytes": marks.heap_training,
                 "rss_anon_peak_bytes": marks.rss_anonymous,
+                "tree_anon_peak_bytes": marks.tree(),
+                "budget_kept": self.budget.zip(marks.tree()).map(|(budget, most)| most <= budget),
                 "rss_peak_bytes": marks.rss,
                 "base_mapped_bytes": footprint.mapped,
                 "ledger": footprint.ledger_json(),

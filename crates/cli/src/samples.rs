@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
-use mesp::data::{Example, UNTRAINED};
+use mesp::data::{Example, Examples, UNTRAINED};
 use mesp::source::{GgufSource, Kind};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Elsewhere;
 use crate::lines::{SampleLine, SampleToken};
+use crate::memory::{self, Child};
 
 /// Tokens of a row that are written at most.
 const TOKENS: usize = 512;
@@ -37,6 +38,7 @@ pub(crate) struct Said {
 }
 
 /// How the program is run for it.
+#[derive(Debug, Clone)]
 pub(crate) struct Speaker {
     pub(crate) model: PathBuf,
     pub(crate) prompts: Vec<String>,
@@ -62,6 +64,15 @@ impl Speaker {
         self.ask(None, &Asked { checked: self.prompts.clone(), ..Asked::default() }).map(|_| ())
     }
 
+    /// What anonymous memory answers take in the process that makes them, besides this one's: they are made once.
+    pub(crate) fn rehearse(&self, adapter: Option<&Path>) -> Result<u64> {
+        if self.prompts.is_empty() {
+            return Ok(0);
+        }
+        self.answers(adapter)?;
+        Ok(memory::childs(Child::Say))
+    }
+
     /// Answers to the prompts, with an adapter or without.
     pub(crate) fn answers(&self, adapter: Option<&Path>) -> Result<Vec<(String, usize)>> {
         let asked = Asked { prompts: self.prompts.clone(), ..Asked::default() };
@@ -69,12 +80,20 @@ impl Speaker {
     }
 
     /// The first rows as they are trained.
-    pub(crate) fn samples(&self, rows: &[Example], count: usize) -> Vec<SampleLine> {
-        let rows: Vec<&Example> = rows.iter().filter(|row| row.targets() > 0).take(count).collect();
+    pub(crate) fn samples(&self, all: &dyn Examples, count: usize) -> Result<Vec<SampleLine>> {
+        let mut rows = Vec::new();
+        for row in 0..all.count() {
+            if rows.len() == count {
+                break;
+            }
+            if all.size(row)?.targets > 0 {
+                rows.push(all.read(row)?);
+            }
+        }
         let cut = |row: &Example| row.tokens[..row.tokens.len().min(TOKENS)].to_vec();
-        let asked = Asked { rows: rows.iter().map(|r| cut(r)).collect(), ..Asked::default() };
+        let asked = Asked { rows: rows.iter().map(cut).collect(), ..Asked::default() };
         let said = if self.can_speak() { self.ask(None, &asked).ok() } else { None };
-        let sample = |(i, row): (usize, &&Example)| {
+        let sample = |(i, row): (usize, &Example)| {
             let text = |t: usize| said.as_ref().and_then(|s| s.rows.get(i)?.get(t).cloned());
             // The label of the first token is never predicted.
             let trained = |t: usize| t > 0 && row.labels[t] != UNTRAINED;
@@ -88,7 +107,7 @@ impl Speaker {
                 cut: row.tokens.len() > TOKENS,
             }
         };
-        rows.iter().enumerate().map(sample).collect()
+        Ok(rows.iter().enumerate().map(sample).collect())
     }
 
     fn ask(&self, adapter: Option<&Path>, asked: &Asked) -> Result<Said> {
@@ -105,7 +124,7 @@ impl Speaker {
             // A child that has ended says itself why.
             let _ = input.write_all(&json);
         }
-        let output = child.wait_with_output()?;
+        let output = memory::wait(Child::Say, child)?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             // Notes may come before it.

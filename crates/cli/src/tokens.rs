@@ -1,17 +1,17 @@
 //! Text to tokens outside this process: a tokenizer may hold more memory than training does, and what it has
 //! allocated does not all go back. The program runs itself as `mesp data tokenize`, and reads the tokens from a
 //! file in the run directory, which a later run with the same data, tokenizer and options finds again, or from
-//! the child's standard output.
+//! a temporary one.
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use anyhow::Result;
-use mesp::data::token_file::{self, TokenKey};
-use mesp::data::{Dataset, LongRows, PromptStyle, ReadOptions, TrainOn, files, unpacks};
+use anyhow::{Context as _, Result};
+use mesp::data::token_file::{self, TokenFile, TokenKey};
+use mesp::data::{Gathered, LongRows, PromptStyle, ReadOptions, TrainOn, files, unpacks};
 use mesp::source::{Base, GgufSource, Kind};
 use mesp_device::Mapping;
 use mesp_formats::atomic::create_dir_all;
@@ -19,7 +19,8 @@ use mesp_formats::{Error as FileError, TokenizerConfig};
 
 use crate::failure::Elsewhere;
 use crate::inputs::{no_tokenizer, usage};
-use crate::ui;
+use crate::memory::Child as For;
+use crate::{memory, ui};
 
 /// The folder of token files in a run directory.
 pub(crate) const FOLDER: &str = "tokens";
@@ -30,39 +31,47 @@ pub(crate) fn rows(
     data: &Path,
     options: &ReadOptions,
     cache: Option<&Path>,
-) -> Result<Dataset> {
-    let key = key(model, data, options)?;
+) -> Result<Gathered> {
     let Some(folder) = cache else {
-        let child = spawn(model, data, options, Path::new("-"))?;
-        return finish(child, data, options.vocab_size);
+        // Opened before it is removed.
+        let folder = tempfile::tempdir().context("cannot make a folder for temporary files")?;
+        return made(model, data, options, &folder.path().join("rows.tokens"));
     };
+    let key = key(model, data, options)?;
     let file = folder.join(format!("{:032x}.tokens", key.0));
-    if let Ok(open) = File::open(&file)
-        && let Ok((found, rows)) = token_file::read(&file, &mut BufReader::new(open), options.vocab_size)
-        && found == key
+    if let Ok(found) = open(&file, options.vocab_size)
+        && found.key() == key
     {
         ui::note(format!("{}: tokens of an earlier run, {}", data.display(), file.display()));
-        return Ok(rows);
+        return Ok(found.into());
     }
     create_dir_all(folder)?;
-    let child = spawn(model, data, options, &file)?;
-    wait(child)?;
-    let open = File::open(&file).map_err(|e| FileError::io("open", &file, e))?;
-    Ok(token_file::read(&file, &mut BufReader::new(open), options.vocab_size)?.1)
+    made(model, data, options, &file)
+}
+
+/// Has a file of tokens made by a process of its own.
+fn made(model: &Path, data: &Path, options: &ReadOptions, file: &Path) -> Result<Gathered> {
+    wait(spawn(model, data, options, file)?)?;
+    Ok(open(file, options.vocab_size)?.into())
+}
+
+fn open(path: &Path, vocab_size: usize) -> mesp::Result<TokenFile> {
+    let file = File::open(path).map_err(|e| FileError::io("open", path, e))?;
+    TokenFile::open(path, file, vocab_size)
 }
 
 /// Reads a token file that was given as data; `None` when it is something else.
-pub(crate) fn given(data: &Path, vocab_size: usize) -> Result<Option<Dataset>> {
+pub(crate) fn given(data: &Path, vocab_size: usize) -> Result<Option<Gathered>> {
     if !data.is_file() {
         return Ok(None);
     }
-    let open = || File::open(data).map_err(|e| FileError::io("open", data, e));
     let mut start = Vec::new();
-    open()?.take(8).read_to_end(&mut start).map_err(|e| FileError::io("read", data, e))?;
+    let file = File::open(data).map_err(|e| FileError::io("open", data, e))?;
+    file.take(8).read_to_end(&mut start).map_err(|e| FileError::io("read", data, e))?;
     if !token_file::is_token_file(&start) {
         return Ok(None);
     }
-    Ok(Some(token_file::read(data, &mut BufReader::new(open()?), vocab_size)?.1))
+    Ok(Some(open(data, vocab_size)?.into()))
 }
 
 /// What the tokens of data depend on: its files, the tokenizer and its settings, the options.
@@ -133,20 +142,9 @@ fn spawn(model: &Path, data: &Path, options: &ReadOptions, output: &Path) -> Res
     })
 }
 
-/// Reads the rows that a child writes.
-fn finish(mut child: Child, data: &Path, vocab_size: usize) -> Result<Dataset> {
-    let rows = child.stdout.take().map(|out| token_file::read(data, &mut BufReader::new(out), vocab_size));
-    // What the child says of its trouble comes before what is missing for it.
-    wait(child)?;
-    match rows {
-        Some(rows) => Ok(rows?.1),
-        None => Err(anyhow::anyhow!("no pipe to the process that turns text into tokens")),
-    }
-}
-
 /// Waits for a child's end; its error is ours.
 fn wait(child: Child) -> Result<()> {
-    let output = child.wait_with_output()?;
+    let output = memory::wait(For::Tokens, child)?;
     if output.status.success() {
         return Ok(());
     }

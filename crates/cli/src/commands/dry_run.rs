@@ -31,7 +31,7 @@ pub(crate) fn run(job: Job<'_>) -> Result<()> {
         let adapter = args.adapter.adapter.as_deref();
         from = start(&mut session, adapter, &settings, output.resume.as_deref())?.step;
     }
-    let mut batches = Batches::new(&rows.train, settings.run.micro_batch(), settings.run.seed)?;
+    let mut batches = Batches::new(&*rows.train, settings.run.micro_batch(), settings.run.seed)?;
     let (steps, _) = settings.run.steps(&mut batches)?;
     if args.shared.json {
         let mut document = about;

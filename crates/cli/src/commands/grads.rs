@@ -1,12 +1,13 @@
 //! `mesp grads`.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use mesp::adapter::peft;
-use mesp::data::Example;
+use mesp::data::{Examples, Part, Subset, totals};
 use mesp::optim::OptimizerKind;
 use mesp::train::{Outcome, RunConfig, Session, Staging, Update};
 use mesp_device::{Cpu, Real, RowStat};
@@ -34,7 +35,7 @@ pub(crate) fn run(args: &GradsArgs) -> Result<()> {
 /// A session that is ready to make gradients of rows.
 pub(super) struct Ready<R: Real> {
     pub(super) session: Session<Cpu<R>>,
-    rows: Vec<Example>,
+    rows: Arc<dyn Examples>,
     batch_size: usize,
     /// Of new adapters and of directions.
     pub(super) seed: u64,
@@ -67,17 +68,21 @@ impl<R: Real> Ready<R> {
         let numbers = Numbers::new(Some(asked), held(settings.base, dtype));
         let read = inputs::read_options(&args.data, &model.config, false);
         let mut rows = inputs::read_rows(dir, data, &Held::None, &read, None)?;
-        rows.train.truncate(limit);
+        let count = rows.train.count();
+        if limit < count {
+            let chosen = Subset::first(limit, count);
+            rows.train = Arc::new(Part { all: rows.train, chosen });
+        }
 
         // All rows are one batch; a smaller --batch-size divides it, which changes memory and not the result.
-        let batch_size = args.schedule.batch_size.unwrap_or(rows.train.len());
+        let batch_size = args.schedule.batch_size.unwrap_or_else(|| rows.train.count());
         if let Some(tokens) = settings.run.batch_tokens {
             let problem = format!("--batch-tokens {tokens} has no meaning here: all rows are one batch");
             return Err(inputs::usage(problem, "give --batch-size to divide it"));
         }
         let run = RunConfig { batch_size, ..settings.run.clone() };
         if evaluates {
-            rows.eval.clone_from(&rows.train);
+            rows.eval = Arc::clone(&rows.train);
         }
         let work = Work {
             held: 0,
@@ -107,21 +112,25 @@ impl<R: Real> Ready<R> {
     }
 
     /// Target tokens of all rows.
-    pub(super) fn targets(&self) -> usize {
-        self.rows.iter().map(Example::targets).sum()
+    pub(super) fn targets(&self) -> Result<usize> {
+        Ok(totals(&*self.rows)?.0.targets)
     }
 
     /// Makes the gradient, or an estimate of it with the random numbers of a step; gives the mean loss.
     pub(super) fn gradient(&mut self, step: u64, done: &mut dyn FnMut(usize)) -> Result<f64> {
-        let targets = self.targets();
+        let targets = self.targets()?;
         let Self { session, rows, batch_size, seed, beside, staging } = self;
+        let mut read = Ok(());
         let Outcome { nats, .. } = session.gradient((*seed, step), targets, &mut |each| {
-            for chunk in rows.chunks(*batch_size) {
-                staging.fill(chunk);
-                each(&staging.batch);
+            for chunk in chunks(rows.count(), *batch_size) {
+                match staging.fill(&**rows, chunk.clone()) {
+                    Ok(()) => each(&staging.batch),
+                    Err(e) => read = Err(e),
+                }
                 done(chunk.len());
             }
         });
+        read?;
         if let Some(e) = session.take_fault() {
             return Err(FileError::io("keep checkpoints in a file in", beside.as_path(), e).into());
         }
@@ -133,20 +142,26 @@ impl<R: Real> Ready<R> {
     }
 
     /// The mean loss of the adapters as they are.
-    pub(super) fn loss(&mut self) -> f64 {
-        let targets = self.targets();
+    pub(super) fn loss(&mut self) -> Result<f64> {
+        let targets = self.targets()?;
         let Self { session, rows, batch_size, staging, .. } = self;
-        let chunks = rows.chunks(*batch_size).map(|chunk| {
-            staging.fill(chunk);
-            session.evaluate(&staging.batch).iter().map(RowStat::nats).sum::<f64>()
-        });
-        chunks.sum::<f64>() / targets as f64
+        let mut nats = 0.0;
+        for chunk in chunks(rows.count(), *batch_size) {
+            staging.fill(&**rows, chunk)?;
+            nats += session.evaluate(&staging.batch).iter().map(RowStat::nats).sum::<f64>();
+        }
+        Ok(nats / targets as f64)
     }
 
     /// Rows, times the passes that an estimate makes over each.
     fn passes(&self) -> usize {
-        self.session.options().estimator.passes() * self.rows.len()
+        self.session.options().estimator.passes() * self.rows.count()
     }
+}
+
+/// So many rows in chunks.
+fn chunks(rows: usize, of: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..rows).step_by(of).map(move |start| start..rows.min(start.saturating_add(of)))
 }
 
 fn grads<R: Real>(args: &CommonArgs) -> Result<()> {
@@ -158,7 +173,7 @@ fn grads<R: Real>(args: &CommonArgs) -> Result<()> {
     let beside = output.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut ready = Ready::<R>::new(args, beside, usize::MAX, false)?;
     let mut counter = Counter::new("gradients", ready.passes() as u64);
-    let (targets, mut done) = (ready.targets(), 0);
+    let (targets, mut done) = (ready.targets()?, 0);
     let loss = ready.gradient(1, &mut |rows| {
         done += rows as u64;
         counter.at(done);

@@ -96,6 +96,7 @@ pub(crate) struct Done {
     marks: Marks,
     planned: u64,
     mapped: u64,
+    budget: Option<u64>,
     output: PathBuf,
     seconds: f64,
 }
@@ -114,6 +115,7 @@ pub(super) struct Ready {
     /// Rows and tokens, counted.
     pub(super) counts: Value,
     pub(super) budget: Option<u64>,
+    pub(super) speaker: Speaker,
 }
 
 /// Reads files, checks them, and plans.
@@ -137,12 +139,12 @@ pub(super) fn prepare(
     settings.hold(Some(dir), dtype)?;
     let options = inputs::read_options(&args.data, &model.config, true);
     let rows = inputs::read_rows(dir, data, eval, &options, cache)?;
-    inputs::warn_of_length(inputs::longest(&rows.train), &model.config);
+    inputs::warn_of_length(&*rows.train, &model.config)?;
     let residency = settings.options.policy.residency;
     let rounded = if residency == Residency::Bf16 { "bf16" } else { "exact" };
     settings.run.identity = [
-        ("data", fingerprint(&rows.train)),
-        ("eval_data", fingerprint(&rows.eval)),
+        ("data", fingerprint(&*rows.train)?),
+        ("eval_data", fingerprint(&*rows.eval)?),
         (COMPUTE, numbers.name().to_owned()),
         ("checkpoints", rounded.to_owned()),
         ("activations", settings.options.policy.activations.name().to_owned()),
@@ -153,6 +155,17 @@ pub(super) fn prepare(
     let mut work = Work::training(&rows, &settings.run, settings.base, pool.count())?;
     work.held = before;
     let budget = args.method.memory_budget;
+    let speaker = Speaker {
+        model: dir.to_path_buf(),
+        prompts: args.run.sample_prompt.clone(),
+        max_tokens: args.run.sample_tokens.unwrap_or(64),
+        compute: numbers.name(),
+        threads: pool.count(),
+    };
+    speaker.check()?;
+    if budget.is_some() {
+        work.beside = speaker.rehearse(args.adapter.adapter.as_deref())?;
+    }
     let per_block = budget::may_step_blocks(args, &settings);
     let footprint = budget::decide(&model, &mut settings, &work, budget, per_block)?.allowed()?;
     let arithmetic = format!("{}{}", numbers.name(), numbers.reason(asked, held));
@@ -171,7 +184,7 @@ pub(super) fn prepare(
         eval: eval.file(),
         budget,
     };
-    let (about, counts) = (about.json(), rows.counts());
+    let (about, counts) = (about.json(), rows.counts()?);
     let model = if settings.base == Base::Mapped {
         model
     } else {
@@ -179,7 +192,7 @@ pub(super) fn prepare(
         drop(model);
         inputs::load_model(dir, settings.base)?.model
     };
-    Ok(Ready { settings, pool, model, rows, work, footprint, numbers, about, counts, budget })
+    Ok(Ready { settings, pool, model, rows, work, footprint, numbers, about, counts, budget, speaker })
 }
 
 /// Runs a job to its end or its interruption.
@@ -188,15 +201,7 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
     let cache = output.path.join(tokens::FOLDER);
     let ready =
         prepare(args, settings, (dir, data, &eval), (Some(&cache), output.resume.as_deref()), before)?;
-    let speaker = Speaker {
-        model: dir.to_path_buf(),
-        prompts: args.run.sample_prompt.clone(),
-        max_tokens: args.run.sample_tokens.unwrap_or(64),
-        compute: ready.numbers.name(),
-        threads: ready.pool.count(),
-    };
-    speaker.check()?;
-    let scene = scene(&ready, args, speaker, &output);
+    let scene = scene(&ready, args, &output)?;
     let Ready { mut settings, pool, model, rows, work, mut footprint, numbers, about, budget, .. } = ready;
     let spill = footprint::spill(&model, &settings.options, &work, &output.path)?;
     settings.run.output = Some(output.path.clone());
@@ -220,8 +225,8 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
 
     interruptible()?;
     let mut watch = Watch::new(metrics, board, scene, losses, &STOP);
-    let (Rows { train, eval }, run) = (&rows, &settings.run);
-    let outcome = train::run(&mut session, train, eval, run, from, &STOP, &mut |event| {
+    let (Rows { train, eval, .. }, run) = (&rows, &settings.run);
+    let outcome = train::run(&mut session, &**train, &**eval, run, from, &STOP, &mut |event| {
         watch.on(event);
         if matches!(event, Event::Event { what: Happening::Checkpoint { .. }, .. }) {
             output.settle();
@@ -246,28 +251,28 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
         total: seconds,
     };
     let json = report.write(&output.path)?;
-    card::write(&output.path, &json, Path::new(&args.data.name(data)), rows.train.len())?;
+    card::write(&output.path, &json, Path::new(&args.data.name(data)), rows.train.count())?;
     let (planned, mapped) = (footprint.planned(), footprint.mapped);
     let output = output.path.clone();
-    Ok(Done { json, losses: watch.losses, summary, marks, planned, mapped, output, seconds })
+    Ok(Done { json, losses: watch.losses, summary, marks, planned, mapped, budget, output, seconds })
 }
 
 /// What events are written with.
-fn scene(ready: &Ready, args: &CommonArgs, speaker: Speaker, output: &RunDir) -> Scene {
-    let Ready { settings, footprint, budget, .. } = ready;
+fn scene(ready: &Ready, args: &CommonArgs, output: &RunDir) -> Result<Scene> {
+    let Ready { settings, footprint, budget, speaker, .. } = ready;
     let (name, policy) = (settings.options.method_name.clone(), policy_json(&settings.options));
     let shown = args.run.samples.unwrap_or(if budget.is_some() { 0 } else { 3 });
     let shown = if output.resume.is_some() { 0 } else { shown };
-    Scene {
+    Ok(Scene {
         settings: ready.about.clone(),
         data: ready.counts.clone(),
         plan: PlanLine::new(footprint, name, policy, *budget, ready.model.config.layers),
-        samples: speaker.samples(&ready.rows.train, shown),
-        speaker,
+        samples: speaker.samples(&*ready.rows.train, shown)?,
+        speaker: speaker.clone(),
         adapter: args.adapter.adapter.clone(),
         output: output.path.clone(),
         memory: (footprint.planned(), *budget),
-    }
+    })
 }
 
 /// An error of what watches a run, with what the run left.
@@ -330,7 +335,7 @@ fn announce(model: &Model, settings: &Settings, arithmetic: &str, footprint: &Fo
     ui::note(format!("plan: {with}, {}{mapped}", footprint.line(4)));
     if let Some(anonymous) = footprint.anonymous {
         ui::note(format!(
-            "budget: kept, {} of anonymous memory with the process around it",
+            "budget: the plan keeps it, with {} of anonymous memory, the process around it included",
             bytes(anonymous)
         ));
     }
@@ -366,6 +371,23 @@ impl Done {
         )
     }
 
+    /// Whether the budget was kept, by the most anonymous memory that this process and its children had.
+    fn verdict(&self) -> Option<String> {
+        let (budget, most) = (self.budget?, self.marks.tree()?);
+        let (most_text, of) = (bytes(most), bytes(budget));
+        if most <= budget {
+            return Some(format!("budget: kept, {most_text} of anonymous memory at most, of {of}"));
+        }
+        let why = match self.marks.with_child {
+            [tokens, _] if tokens == most => {
+                "while another process turned text into tokens: `mesp data tokenize` makes a file of them beforehand"
+            }
+            [_, said] if said == most => "while another process answered --sample-prompt or spelled sample rows",
+            _ => "in this process",
+        };
+        Some(format!("budget: exceeded, {most_text} of anonymous memory at most, of {of}: {why}"))
+    }
+
     /// What a run came to, for people.
     pub(crate) fn closing(&self) -> String {
         let s = &self.summary;
@@ -379,6 +401,9 @@ impl Done {
             let _ = write!(text, "; held-out: {}", change(s.eval_before, s.eval_after));
         }
         let _ = writeln!(text, "\n{}", self.memory_line());
+        if let Some(verdict) = self.verdict() {
+            let _ = writeln!(text, "{verdict}");
+        }
         let full = self.json.get("full").is_some_and(Value::is_object);
         let (what, at) = if full {
             ("model", self.output.join(checkpoint::MODEL))

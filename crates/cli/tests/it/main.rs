@@ -24,6 +24,7 @@ mod hub;
 #[cfg(feature = "pull")]
 mod hub_server;
 mod kills;
+mod large_rows;
 mod limits;
 mod lost_file;
 mod merge;

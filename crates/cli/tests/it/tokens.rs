@@ -136,9 +136,11 @@ fn the_tokenizer_in_a_file_is_used() {
     let tokens = |model: &dyn AsRef<OsStr>, name: &str| {
         let to = dir.path().join(name);
         mesp(&[&"data", &"tokenize", &"--model", model, &"--data", &rows, &"--output", &to, &"--whole"]).ok();
-        let read = mesp::data::token_file::read(&to, &mut &fs::read(&to).expect("tokens")[..], 151_936);
-        let rows = read.expect("rows").1.examples;
-        rows.into_iter().map(|row| (row.tokens, row.labels)).collect::<Vec<_>>()
+        let opened = fs::File::open(&to).expect("tokens");
+        let file = mesp::data::token_file::TokenFile::open(&to, opened, 151_936).expect("rows");
+        let row = |row| mesp::data::Examples::read(&file, row).expect("a row");
+        let rows = (0..mesp::data::Examples::count(&file)).map(row);
+        rows.map(|row| (row.tokens, row.labels)).collect::<Vec<_>>()
     };
     let from_file = tokens(&file, "file.tokens");
     assert!(from_file.len() == 2 && from_file[0].0.len() > 5);

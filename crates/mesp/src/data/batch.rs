@@ -1,6 +1,10 @@
 //! Which rows a step sees, and how they are laid out.
 
-use super::{Example, Origin, UNTRAINED};
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::shuffle::Order;
+use super::{Example, Examples, Origin, Subset, UNTRAINED};
 use crate::{Error, Result};
 
 /// How much a batch holds: as many rows as stay within both limits, and always at least one.
@@ -23,34 +27,28 @@ impl BatchSize {
         Self { rows: usize::MAX, tokens }
     }
 
-    /// Cuts rows, given by their lengths, into batches in their order; gives each batch's end.
-    pub fn ends(self, lengths: impl IntoIterator<Item = usize>) -> Vec<usize> {
-        let mut ends = Vec::new();
-        self.cut(lengths, &mut ends);
-        ends
-    }
-
-    fn cut(self, lengths: impl IntoIterator<Item = usize>, ends: &mut Vec<usize>) {
-        ends.clear();
-        let (mut at, mut rows, mut tokens) = (0, 0, 0usize);
-        for length in lengths {
-            if rows > 0 && (rows >= self.rows || tokens.saturating_add(length) > self.tokens) {
-                ends.push(at);
-                (rows, tokens) = (0, 0);
-            }
-            (at, rows, tokens) = (at + 1, rows + 1, tokens.saturating_add(length));
-        }
-        ends.extend((rows > 0).then_some(at));
-    }
-
-    /// How many of the first rows, given by their lengths, are one batch.
-    pub fn first(self, lengths: impl IntoIterator<Item = usize>) -> usize {
+    /// Where the batch ends that begins with the row at `start` of `count`; `length` gives the tokens of a row.
+    ///
+    /// # Errors
+    /// Those of `length`.
+    pub fn end(
+        self,
+        start: usize,
+        count: usize,
+        mut length: impl FnMut(usize) -> Result<usize>,
+    ) -> Result<usize> {
         let mut tokens = 0usize;
-        let fits = |(i, length): &(usize, usize)| {
-            tokens = tokens.saturating_add(*length);
-            *i == 0 || (*i < self.rows && tokens <= self.tokens)
-        };
-        lengths.into_iter().enumerate().take_while(fits).count()
+        for place in start..count {
+            if place > start {
+                tokens = tokens.saturating_add(length(place)?);
+                if place - start >= self.rows || tokens > self.tokens {
+                    return Ok(place);
+                }
+            } else {
+                tokens = length(place)?;
+            }
+        }
+        Ok(count)
     }
 
     /// Whether a batch's rows depend on how long they are.
@@ -78,21 +76,32 @@ impl From<usize> for BatchSize {
     }
 }
 
+/// Of batches that tokens limit, the beginning of every so many is kept; the others are found from there.
+const MARKED: usize = 64;
+
 /// The order of rows over epochs.
 ///
 /// The order of an epoch follows from the seed and the epoch alone, so a resumed run finds its place by
 /// counting. Rows with nothing to train are passed over; the last batch of an epoch may be smaller. Where tokens
 /// limit a batch, an epoch's number of batches depends on its order.
+///
+/// It takes 4 bytes a row up to 65,536 rows, and of more rows up to a quarter of a byte
+/// ([`heap_bytes`](Self::heap_bytes)).
 #[derive(Debug, Clone)]
 pub struct Batches<'a> {
-    examples: &'a [Example],
+    examples: &'a dyn Examples,
     size: BatchSize,
     seed: u64,
-    /// The rows with targets, in the order of `epoch`.
-    order: Vec<usize>,
+    /// The rows with targets, where there are others.
+    trained: Option<Subset>,
+    /// Their number.
+    rows: usize,
+    /// Their order in `epoch`.
+    order: Order,
     epoch: Option<usize>,
-    /// Where each batch of `epoch` ends in `order`, if tokens limit it.
-    ends: Vec<usize>,
+    /// Where tokens limit batches: the places of `epoch` at which every 64th begins, and the last that was looked for.
+    marks: Vec<u32>,
+    last: (usize, usize),
     /// How many batches there are up to the end of each epoch that was looked at.
     counts: Vec<usize>,
 }
@@ -101,157 +110,208 @@ impl<'a> Batches<'a> {
     /// Prepares batches.
     ///
     /// # Errors
-    /// When `size` leaves no room for a row, or no example has anything to train.
-    pub fn new(examples: &'a [Example], size: impl Into<BatchSize>, seed: u64) -> Result<Self> {
+    /// When `size` leaves no room for a row, when no example has anything to train, or one cannot be read.
+    pub fn new(examples: &'a dyn Examples, size: impl Into<BatchSize>, seed: u64) -> Result<Self> {
         let size = size.into();
         size.check()?;
-        let order: Vec<usize> = (0..examples.len()).filter(|&i| examples[i].targets() > 0).collect();
-        if order.is_empty() {
-            return Err(Error::usage(format!("none of {} rows has a trainable token", examples.len())));
+        let count = examples.count();
+        if u32::try_from(count).is_err() {
+            return Err(Error::usage(format!("{count} rows are given, expected fewer than 2^32")));
+        }
+        // Most data have no row without targets, and need no list of the others.
+        let mut trained: Option<Subset> = None;
+        examples.each_size(&mut |row, size| match &mut trained {
+            Some(trained) if size.targets > 0 => trained.choose(row),
+            None if size.targets == 0 => trained = Some(Subset::first(row, count)),
+            _ => {}
+        })?;
+        let rows = trained.as_mut().map_or(count, |trained| {
+            trained.finish();
+            trained.count()
+        });
+        if rows == 0 {
+            return Err(Error::usage(format!("none of {count} rows has a trainable token")));
         }
         // Room for the most batches there can be: an epoch that begins later allocates nothing.
-        let ends = Vec::with_capacity(if size.packs() { order.len() } else { 0 });
-        Ok(Self { examples, size, seed, order, epoch: None, ends, counts: Vec::new() })
+        let marks = Vec::with_capacity(if size.packs() { rows.div_ceil(MARKED) } else { 0 });
+        let order = Order::of(rows);
+        Ok(Self { examples, size, seed, trained, rows, order, epoch: None, marks, last: (0, 0), counts: vec![] })
     }
 
     /// The number of rows that are trained in an epoch.
     pub fn rows(&self) -> usize {
-        self.order.len()
+        self.rows
+    }
+
+    /// Its bytes on the heap; more once more epochs of packed rows were looked at.
+    pub fn heap_bytes(&self) -> usize {
+        self.trained.as_ref().map_or(0, Subset::heap_bytes)
+            + self.order.heap_bytes()
+            + self.marks.capacity() * size_of::<u32>()
+            + self.counts.capacity() * size_of::<usize>()
     }
 
     /// The number of batches in so many epochs; at least one.
-    pub fn in_epochs(&mut self, epochs: f64) -> usize {
+    ///
+    /// # Errors
+    /// When a row cannot be read.
+    pub fn in_epochs(&mut self, epochs: f64) -> Result<usize> {
         let (whole, part) = (epochs.floor(), epochs.fract());
-        let before = self.through(whole as usize);
-        let rest = if part > 0.0 { self.in_epoch(whole as usize) } else { 0 };
-        (before + (part * rest as f64).round() as usize).max(1)
+        let before = self.through(whole as usize)?;
+        let rest = if part > 0.0 { self.in_epoch(whole as usize)? } else { 0 };
+        Ok((before + (part * rest as f64).round() as usize).max(1))
     }
 
     /// How many epochs so many batches are.
-    pub fn epochs(&mut self, batches: usize) -> f64 {
-        let (epoch, index) = self.place(batches);
-        epoch as f64 + index as f64 / self.in_epoch(epoch) as f64
+    ///
+    /// # Errors
+    /// When a row cannot be read.
+    pub fn epochs(&mut self, batches: usize) -> Result<f64> {
+        let (epoch, index) = self.place(batches)?;
+        Ok(epoch as f64 + index as f64 / self.in_epoch(epoch)? as f64)
     }
 
     /// The number of batches in the first epoch; where rows alone limit a batch, in every epoch.
-    pub fn per_epoch(&mut self) -> usize {
+    ///
+    /// # Errors
+    /// When a row cannot be read.
+    pub fn per_epoch(&mut self) -> Result<usize> {
         self.in_epoch(0)
     }
 
     /// The batches of an epoch.
-    pub fn in_epoch(&mut self, epoch: usize) -> usize {
-        self.through(epoch + 1) - self.through(epoch)
+    ///
+    /// # Errors
+    /// When a row cannot be read.
+    pub fn in_epoch(&mut self, epoch: usize) -> Result<usize> {
+        Ok(self.through(epoch + 1)? - self.through(epoch)?)
     }
 
     /// The batches of the first epochs.
-    fn through(&mut self, epochs: usize) -> usize {
+    fn through(&mut self, epochs: usize) -> Result<usize> {
         if !self.size.packs() {
-            return epochs.saturating_mul(self.order.len().div_ceil(self.size.rows));
+            return Ok(epochs.saturating_mul(self.rows.div_ceil(self.size.rows)));
         }
         while self.counts.len() < epochs {
-            let epoch = self.counts.len();
-            self.shuffle(epoch);
-            let before = self.counts.last().copied().unwrap_or(0);
-            self.counts.push(before + self.ends.len());
+            let in_epoch = self.shuffle(self.counts.len())?;
+            self.counts.push(self.counts.last().copied().unwrap_or(0) + in_epoch);
         }
-        epochs.checked_sub(1).map_or(0, |last| self.counts[last])
+        Ok(epochs.checked_sub(1).map_or(0, |last| self.counts[last]))
     }
 
     /// The epoch and the place in it of a batch, counted from the start of training.
-    fn place(&mut self, batch: usize) -> (usize, usize) {
+    fn place(&mut self, batch: usize) -> Result<(usize, usize)> {
         let mut epoch = if self.size.packs() {
             self.counts.partition_point(|through| *through <= batch)
         } else {
-            batch / self.through(1)
+            batch / self.through(1)?
         };
-        while self.through(epoch + 1) <= batch {
+        while self.through(epoch + 1)? <= batch {
             epoch += 1;
         }
-        (epoch, batch - self.through(epoch))
+        Ok((epoch, batch - self.through(epoch)?))
     }
 
     /// The most rows and the most tokens that one batch can hold, in any epoch.
-    pub fn largest(&self) -> (usize, usize) {
-        let mut lengths: Vec<usize> = self.order.iter().map(|&i| self.examples[i].tokens.len()).collect();
-        lengths.sort_unstable();
-        let longest = lengths.last().copied().unwrap_or(0);
-        let fits = |(rows, sum): (usize, usize), length: &usize| {
-            let sum = sum.saturating_add(*length);
-            (sum <= self.size.tokens).then_some((rows + 1, sum))
-        };
-        let shortest = lengths.iter().try_fold((0, 0), |fit, length| fits(fit, length).ok_or(fit));
-        let (Ok((rows, _)) | Err((rows, _))) = shortest;
+    ///
+    /// # Errors
+    /// When a row cannot be read.
+    pub fn largest(&self) -> Result<(usize, usize)> {
+        let mut lengths: BTreeMap<usize, usize> = BTreeMap::new();
+        self.examples.each_size(&mut |_, size| {
+            if size.targets > 0 {
+                *lengths.entry(size.tokens).or_default() += 1;
+            }
+        })?;
+        let (mut rows, mut tokens) = (0, 0usize);
+        for (length, count) in &lengths {
+            let fit = (self.size.tokens.saturating_sub(tokens)).checked_div(*length).unwrap_or(*count);
+            rows += fit.min(*count);
+            tokens = tokens.saturating_add(length.saturating_mul(fit.min(*count)));
+            if fit < *count {
+                break;
+            }
+        }
         let rows = rows.max(1).min(self.size.rows);
-        let sum = lengths.iter().rev().take(rows).sum::<usize>();
-        (rows, sum.min(self.size.tokens).max(longest))
+        let (mut left, mut sum) = (rows, 0usize);
+        for (length, count) in lengths.iter().rev() {
+            let taken = left.min(*count);
+            sum = sum.saturating_add(length.saturating_mul(taken));
+            left -= taken;
+        }
+        let longest = lengths.last_key_value().map_or(0, |(length, _)| *length);
+        Ok((rows, sum.min(self.size.tokens).max(longest)))
     }
 
-    /// The examples of a batch, as places in the list; `index` counts from 0 within the epoch.
+    /// The places of a batch's rows in the order of an epoch, see [`row`](Self::row); `index` counts from 0 within the
+    /// epoch, whose order is the one that [`row`](Self::row) knows afterwards.
+    ///
+    /// # Errors
+    /// When a row cannot be read.
     ///
     /// # Panics
     /// When `index` is not below [`in_epoch`](Self::in_epoch).
-    pub fn indices(&mut self, epoch: usize, index: usize) -> &[usize] {
+    pub fn places(&mut self, epoch: usize, index: usize) -> Result<Range<usize>> {
         if self.epoch != Some(epoch) {
-            self.shuffle(epoch);
+            self.shuffle(epoch)?;
         }
         if !self.size.packs() {
-            let start = index * self.size.rows;
-            assert!(start < self.order.len(), "batch {index} of {}", self.through(1));
-            return &self.order[start..self.order.len().min(start + self.size.rows)];
+            let start = index.saturating_mul(self.size.rows);
+            assert!(start < self.rows, "batch {index} of {} rows in {:?}", self.rows, self.size);
+            return Ok(start..self.rows.min(start.saturating_add(self.size.rows)));
         }
-        assert!(index < self.ends.len(), "batch {index} of {}", self.ends.len());
-        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.order[start..self.ends[index]]
+        let mark = self.marks.get(index / MARKED).map(|start| (index / MARKED * MARKED, *start as usize));
+        let nearer = self.last.0 <= index && mark.is_some_and(|mark| mark.0 <= self.last.0);
+        let (mut at, mut start) = if nearer { self.last } else { mark.unwrap_or((index, self.rows)) };
+        while at < index {
+            (at, start) = (at + 1, self.end(start)?);
+        }
+        assert!(start < self.rows, "batch {index} of an epoch with fewer");
+        self.last = (index, start);
+        Ok(start..self.end(start)?)
+    }
+
+    /// The row at a place of the order that was looked at last.
+    pub fn row(&self, place: usize) -> usize {
+        let row = self.order.at(place);
+        self.trained.as_ref().map_or(row, |trained| trained.nth(row))
+    }
+
+    /// Where the batch ends that begins at a place.
+    fn end(&self, start: usize) -> Result<usize> {
+        self.size.end(start, self.rows, |place| Ok(self.examples.size(self.row(place))?.tokens))
     }
 
     /// Fills `batch` with the rows of the batch that is `step` batches after the start of training.
-    pub fn fill(&mut self, step: usize, batch: &mut RaggedBatch) {
-        let (epoch, index) = self.place(step);
-        let examples = self.examples;
-        batch.refill(self.indices(epoch, index).iter().map(|&i| &examples[i]));
+    ///
+    /// # Errors
+    /// When a row cannot be read.
+    pub fn fill(&mut self, step: usize, batch: &mut RaggedBatch) -> Result<()> {
+        let (epoch, index) = self.place(step)?;
+        batch.clear();
+        for place in self.places(epoch, index)? {
+            self.examples.append(self.row(place), batch)?;
+        }
+        Ok(())
     }
 
-    /// Fisher and Yates' shuffle, from the rows' own order: what an earlier epoch left does not matter.
-    fn shuffle(&mut self, epoch: usize) {
-        self.order.sort_unstable();
-        let mut random = SplitMix64::new(self.seed, epoch as u64);
-        for last in (1..self.order.len()).rev() {
-            let other = random.below(last as u64 + 1) as usize;
-            self.order.swap(last, other);
-        }
+    /// Goes over to an epoch; gives the number of its batches where tokens limit them.
+    fn shuffle(&mut self, epoch: usize) -> Result<usize> {
+        self.order.shuffle(self.seed, epoch);
         self.epoch = Some(epoch);
+        let (mut batches, mut start) = (0, 0);
         if self.size.packs() {
-            let lengths = self.order.iter().map(|&i| self.examples[i].tokens.len());
-            self.size.cut(lengths, &mut self.ends);
+            self.marks.clear();
+            self.last = (0, 0);
+            while start < self.rows {
+                if batches % MARKED == 0 {
+                    self.marks.push(start as u32);
+                }
+                (batches, start) = (batches + 1, self.end(start)?);
+            }
         }
+        Ok(batches)
     }
-}
-
-/// `SplitMix64` (Steele, Lea and Flood, 2014): a counter through a mixing function.
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    fn new(seed: u64, stream: u64) -> Self {
-        // Mixed apart, so that neighbouring seeds and epochs do not walk the same counter.
-        Self(mix(mix(seed).wrapping_add(stream)))
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        mix(self.0)
-    }
-
-    /// A number below `bound`: the high half of a product, which a remainder by `bound` would not
-    /// spread as evenly. The bias, `bound`/2⁶⁴, is far below what rows could show.
-    fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
-    }
-}
-
-pub(super) fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }
 
 /// Rows end to end, without padding.
@@ -296,38 +356,46 @@ impl RaggedBatch {
     pub fn from_examples(examples: &[&Example]) -> Self {
         let tokens = examples.iter().map(|example| example.tokens.len()).sum();
         let mut batch = Self::with_capacity(examples.len(), tokens);
-        batch.reuse(examples);
+        examples.iter().for_each(|example| batch.push(example));
         batch
     }
 
-    /// Takes these rows in place of the old ones, and allocates only if they do not fit.
-    pub fn reuse(&mut self, examples: &[&Example]) {
-        self.refill(examples.iter().copied());
-    }
-
-    /// As [`reuse`](Self::reuse), from wherever the rows come.
-    ///
-    /// # Panics
-    /// When an example has not as many labels as tokens.
-    pub fn refill<'a>(&mut self, examples: impl IntoIterator<Item = &'a Example>) {
+    /// Takes all rows out and keeps the memory.
+    pub fn clear(&mut self) {
         self.tokens.clear();
         self.labels.clear();
         self.offsets.clear();
         self.offsets.push(0);
         self.origins.clear();
         self.targets = 0;
-        for example in examples {
-            let Example { tokens, labels, origin } = example;
-            assert_eq!(tokens.len(), labels.len(), "{origin}: tokens and labels");
-            self.tokens.extend_from_slice(tokens);
-            self.labels.extend_from_slice(labels.get(1..).unwrap_or_default());
-            if !tokens.is_empty() {
-                self.labels.push(UNTRAINED);
-            }
-            self.offsets.push(self.tokens.len());
-            self.origins.push(origin.clone());
-            self.targets += example.targets();
+    }
+
+    /// Adds a row; allocates only where it does not fit.
+    ///
+    /// # Panics
+    /// When the example has not as many labels as tokens.
+    pub fn push(&mut self, example: &Example) {
+        let Example { tokens, labels, origin } = example;
+        self.tokens.extend_from_slice(tokens);
+        self.labels.extend_from_slice(labels);
+        self.close(origin.clone());
+    }
+
+    /// Makes a row of the tokens and labels that were added at the end, each label beside its token.
+    ///
+    /// # Panics
+    /// When there are not as many labels as tokens.
+    pub(super) fn close(&mut self, origin: Origin) {
+        assert_eq!(self.tokens.len(), self.labels.len(), "{origin}: tokens and labels");
+        let start = self.offsets.last().copied().unwrap_or(0);
+        let labels = &mut self.labels[start..];
+        labels.rotate_left(usize::from(!labels.is_empty()));
+        if let Some(last) = labels.last_mut() {
+            *last = UNTRAINED;
         }
+        self.targets += labels.iter().filter(|label| **label != UNTRAINED).count();
+        self.offsets.push(self.tokens.len());
+        self.origins.push(origin);
     }
 
     /// The number of rows.

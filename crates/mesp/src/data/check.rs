@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::dataset::Reading;
 use super::forms::Form;
+use super::notes::Tally;
 use super::rows::RowReader;
 use super::{ChatFormat, Dataset, Example, ReadOptions, TextEncoder, UNTRAINED, layout, source};
 use crate::{Error, Result};
@@ -70,9 +71,13 @@ impl Dataset {
         };
         let path = path.clone();
         let kind = source::kind(&path)?;
-        let mut reading = Reading::new(&path, options);
-        reading.tally.lengths = Some(Vec::new());
-        let mut bad = Vec::new();
+        let (mut bad, mut examples) = (Vec::new(), Vec::new());
+        let mut keep = |example| {
+            examples.push(example);
+            Ok(())
+        };
+        let mut reading = Reading::new(&path, options, &mut keep);
+        reading.tally = Tally::whole();
         let mut rows = RowReader::new(encoder, options);
         let outcome = reading.all(&mut rows, kind, None, &mut |error| {
             bad.push(error);
@@ -83,7 +88,7 @@ impl Dataset {
             Err(error @ Error::Data { line: Some(_), .. }) => bad.push(error),
             other => other?,
         }
-        let Reading { examples, tally, .. } = reading;
+        let tally = reading.tally;
         let notes = tally.notes(&rows, options);
         let (document, left_out) = (tally.document.is_some(), tally.left_out());
         let stops = Stops::new(encoder, stops);
@@ -100,10 +105,10 @@ impl Dataset {
             tokens: examples.iter().map(|e| e.tokens.len()).sum(),
             trained: examples.iter().map(Example::targets).sum(),
             lengths: tally.lengths.unwrap_or_default(),
-            long: tally.long,
-            bare: tally.bare,
+            long: tally.long.into_list(),
+            bare: tally.bare.into_list(),
             left_out,
-            inside: tally.inside,
+            inside: tally.inside.into_list(),
             notes,
             ..Checked::default()
         };
@@ -163,22 +168,6 @@ impl<'a> Stops<'a> {
         Self { encoder, ids }
     }
 
-    /// What to say where no row trains such a token at its end.
-    pub(super) fn never(&self, examples: &[Example]) -> Option<String> {
-        let encoder = self.encoder?;
-        let mut last = last_pieces(examples).filter(|example| example.targets() > 0).peekable();
-        last.peek()?;
-        if !last.all(|example| self.missing(example)) {
-            return None;
-        }
-        let named = |id: &u32| encoder.decode(&[*id], false).ok().map(|text| format!("`{}`", text.trim()));
-        let names: Vec<String> = self.ids.iter().take(3).filter_map(named).collect();
-        Some(format!(
-            "no row ends what is trained with a token at which generation stops ({}): the model does not learn to end",
-            names.join(", ")
-        ))
-    }
-
     /// Whether what a row trains does not end with one.
     fn missing(&self, example: &Example) -> bool {
         let trained = example.labels.iter().skip(1).rev().filter(|label| **label != UNTRAINED);
@@ -191,6 +180,40 @@ impl<'a> Stops<'a> {
             text.is_some_and(|text| !text.is_empty() && text.trim().is_empty())
         };
         !last.find(|id| !blank(id)).is_some_and(|id| self.ids.contains(&id))
+    }
+}
+
+/// Whether any row ends what is trained with a token at which generation stops, while rows are read.
+#[derive(Default)]
+pub(super) struct Ends<'a> {
+    stops: Option<Stops<'a>>,
+    /// Whether there was a row, and one with such an end.
+    some: bool,
+    stopped: bool,
+}
+
+impl<'a> Ends<'a> {
+    /// Takes the tokenizer of the rows.
+    pub(super) fn know(&mut self, encoder: &'a TextEncoder) {
+        self.stops.get_or_insert_with(|| Stops::new(Some(encoder), &[]));
+    }
+
+    /// Takes the last piece of a row.
+    pub(super) fn row(&mut self, example: &Example) {
+        self.some = true;
+        self.stopped = self.stopped || self.stops.as_ref().is_none_or(|stops| !stops.missing(example));
+    }
+
+    /// What to say where no row has such an end.
+    pub(super) fn never(&self) -> Option<String> {
+        let stops = self.stops.as_ref().filter(|_| self.some && !self.stopped)?;
+        let encoder = stops.encoder?;
+        let named = |id: &u32| encoder.decode(&[*id], false).ok().map(|text| format!("`{}`", text.trim()));
+        let names: Vec<String> = stops.ids.iter().take(3).filter_map(named).collect();
+        Some(format!(
+            "no row ends what is trained with a token at which generation stops ({}): the model does not learn to end",
+            names.join(", ")
+        ))
     }
 }
 

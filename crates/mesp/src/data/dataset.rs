@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::check::Stops;
+use super::check::Ends;
 use super::columns::{Columns, Seen};
+use super::long_row::{self, LongRow};
 use super::notes::{Tally, counted};
 use super::remarks::Remark;
 use super::rows::{Row, RowReader};
 use super::source::Raw;
+use super::token_file::About;
 use super::{Example, Form, Origin, TextEncoder, layout, source};
 use crate::{Error, Result};
 
@@ -114,15 +116,33 @@ impl Dataset {
     /// When the file cannot be read, when a row cannot be used (with its line), when there is no row, or
     /// when no row has anything to train.
     pub fn read(path: &Path, encoder: Option<&TextEncoder>, options: &ReadOptions) -> Result<Self> {
+        let mut examples = Vec::new();
+        let about = Self::each(path, encoder, options, &mut |example| {
+            examples.push(example);
+            Ok(())
+        })?;
+        Ok(Self::new(about, examples))
+    }
+
+    /// Reads rows as [`read`](Self::read) does, and gives each to `keep` as it comes; none but it is in memory.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), and those of `keep`. Where nothing can be trained the rows were given away already.
+    pub fn each(
+        path: &Path,
+        encoder: Option<&TextEncoder>,
+        options: &ReadOptions,
+        keep: &mut dyn FnMut(Example) -> Result<()>,
+    ) -> Result<About> {
         let mut rows = RowReader::new(encoder, options);
         let files = layout::files(path, options.split)?;
-        let mut reading = Reading::new(files.first().map_or(path, |file| file), options);
+        let mut reading = Reading::new(files.first().map_or(path, |file| file), options, keep);
         for file in &files {
             reading.file(file, files.len() > 1);
             reading.all(&mut rows, source::kind(file)?, None, &mut Err)?;
         }
         let named = if let [file] = files.as_slice() { file } else { path };
-        Self::finished(named, reading, &rows)
+        reading.finished(named, &rows)
     }
 
     /// Reads a file's content; its name says what kind of file it is.
@@ -136,27 +156,23 @@ impl Dataset {
         options: &ReadOptions,
     ) -> Result<Self> {
         let kind = source::kind_of(name, content)?;
-        let (mut rows, mut reading) = (RowReader::new(encoder, options), Reading::new(name, options));
+        let mut examples = Vec::new();
+        let mut keep = |example| {
+            examples.push(example);
+            Ok(())
+        };
+        let (mut rows, mut reading) =
+            (RowReader::new(encoder, options), Reading::new(name, options, &mut keep));
         reading.all(&mut rows, kind, Some(content), &mut Err)?;
-        Self::finished(name, reading, &rows)
+        let about = reading.finished(name, &rows)?;
+        Ok(Self::new(about, examples))
     }
 
-    fn finished(path: &Path, reading: Reading<'_>, rows: &RowReader<'_>) -> Result<Self> {
-        let Reading { options, examples, tally, .. } = reading;
-        if examples.is_empty() {
-            return Err(Error::data(path, None, "the file holds no row; expected at least one"));
-        }
-        let (mut notes, why) = (tally.notes(rows, options), tally.why_nothing());
-        // Rows of tokens are as their maker wanted them.
-        if tally.document.is_none() && tally.forms[Form::Tokens as usize] < tally.rows() {
-            notes.extend(Stops::new(rows.encoder().ok(), &[]).never(&examples));
-        }
-        let data = Self { path: path.to_path_buf(), examples, notes, document: tally.document.is_some() };
-        if data.targets() == 0 {
-            let problem = format!("no trainable token in {}", counted(data.examples.len(), "row"));
-            return Err(Error::data(&data.path, None, problem).hint(why));
-        }
-        Ok(data)
+    fn new(about: About, mut examples: Vec<Example>) -> Self {
+        let About { path, document, notes } = about;
+        // Rows are planned by their number.
+        examples.shrink_to_fit();
+        Self { path, examples, notes, document }
     }
 
     /// Whether any row is text. A tokenizer costs more memory than a small training run, so a file of
@@ -203,6 +219,7 @@ fn is_text(row: Raw<'_>, path: &Path, line: usize, columns: &Columns) -> bool {
         input_ids: Option<serde::de::IgnoredAny>,
     }
     match row {
+        Raw::Tokens(_) => false,
         Raw::Json(text) if columns.is_empty() => {
             text.starts_with('"')
                 || source::json::<Tokenized>(text).is_ok_and(|(row, _)| row.input_ids.is_none())
@@ -218,15 +235,32 @@ pub(super) struct Reading<'a> {
     pub(super) path: Arc<Path>,
     options: &'a ReadOptions,
     pub(super) tally: Tally,
-    pub(super) examples: Vec<Example>,
+    /// Takes every row.
+    keep: &'a mut dyn FnMut(Example) -> Result<()>,
+    /// Rows that it was given, their targets, and whether one ends with a token that ends a text.
+    kept: usize,
+    targets: usize,
+    ends: Ends<'a>,
     /// The named columns that there are.
     seen: Seen,
 }
 
 impl<'a> Reading<'a> {
-    pub(super) fn new(path: &Path, options: &'a ReadOptions) -> Self {
-        let tally = Tally::default();
-        Self { path: Arc::from(path), options, tally, examples: Vec::new(), seen: Seen::default() }
+    pub(super) fn new(
+        path: &Path,
+        options: &'a ReadOptions,
+        keep: &'a mut dyn FnMut(Example) -> Result<()>,
+    ) -> Self {
+        Self {
+            path: Arc::from(path),
+            options,
+            tally: Tally::default(),
+            keep,
+            kept: 0,
+            targets: 0,
+            ends: Ends::default(),
+            seen: Seen::default(),
+        }
     }
 
     /// Goes on to a file; its lines are named with it where it is one of several.
@@ -237,10 +271,29 @@ impl<'a> Reading<'a> {
         }
     }
 
+    /// What is to be said of the rows.
+    fn finished(self, path: &Path, rows: &RowReader<'_>) -> Result<About> {
+        let Self { options, tally, kept, targets, ends, .. } = self;
+        if kept == 0 {
+            return Err(Error::data(path, None, "the file holds no row; expected at least one"));
+        }
+        let (mut notes, why) = (tally.notes(rows, options), tally.why_nothing());
+        let document = tally.document.is_some();
+        // Rows of tokens are as their maker wanted them.
+        if !document && tally.forms[Form::Tokens as usize] < tally.rows() {
+            notes.extend(ends.never());
+        }
+        if targets == 0 {
+            let problem = format!("no trainable token in {}", counted(kept, "row"));
+            return Err(Error::data(path, None, problem).hint(why));
+        }
+        Ok(About { path: path.to_path_buf(), document, notes })
+    }
+
     /// Reads every row; a bad one goes to `bad`, which may end it.
     pub(super) fn all(
         &mut self,
-        rows: &mut RowReader<'_>,
+        rows: &mut RowReader<'a>,
         kind: source::Kind,
         content: Option<&[u8]>,
         bad: &mut dyn FnMut(Error) -> Result<()>,
@@ -250,8 +303,11 @@ impl<'a> Reading<'a> {
             return Err(Error::usage(problem).hint("give --max-seq-len 2 or more"));
         }
         let path = Arc::clone(&self.path);
+        if let Ok(encoder) = rows.encoder() {
+            self.ends.know(encoder);
+        }
         if kind == source::Kind::Document {
-            return self.document(rows, &source::text(&path, content)?);
+            return self.document(rows, source::text(&path, content)?.as_str(&path)?);
         }
         let columns = &self.options.columns;
         source::each_row(&path, kind, content, columns, &mut |line, row| match self.row(rows, line, row) {
@@ -262,15 +318,27 @@ impl<'a> Reading<'a> {
     }
 
     fn row(&mut self, rows: &mut RowReader<'_>, line: usize, row: Raw<'_>) -> Result<()> {
+        if let Raw::Tokens(content) = row {
+            let long = long_row::read(content, self.options).map_err(|e| located(e, &self.path, line))?;
+            let remarks = rows.unread(&long.others).map_err(|e| located(e, &self.path, line))?;
+            let read = Read { form: Form::Tokens, length: long.tokens.count, remarks, inside: false };
+            return self.place(line, read, Content::Long(long));
+        }
         let (value, odd) = row.value(&self.path, line, &self.options.columns, &mut self.seen)?;
-        let Row { form, mut tokens, mut labels, mut remarks, inside } =
+        let Row { form, tokens, labels, length, mut remarks, inside } =
             rows.read(&value).map_err(|e| located(self.seen.instead(e), &self.path, line))?;
         remarks.extend(odd.then_some(Remark::NotANumber));
-        if tokens.is_empty() {
+        self.place(line, Read { form, length, remarks, inside }, Content::Lists(tokens, labels))
+    }
+
+    /// Counts a row and gives it away, cut or in pieces where it is too long.
+    fn place(&mut self, line: usize, read: Read, mut content: Content) -> Result<()> {
+        let Read { form, length, remarks, inside } = read;
+        if length == 0 {
             return Err(Error::data(&self.path, Some(line), "the row has no token; expected at least one"));
         }
         let limit = self.options.max_seq_len.unwrap_or(usize::MAX);
-        let (length, longer) = (tokens.len(), tokens.len() > limit);
+        let longer = length > limit;
         if longer && self.options.long_rows == LongRows::Error {
             let problem = format!("the row has {length} tokens; expected at most {limit}");
             return Err(Error::data(&self.path, Some(line), problem)
@@ -279,32 +347,38 @@ impl<'a> Reading<'a> {
         let place = self.tally.place(line);
         self.tally.row(form, length, longer, remarks, place);
         if inside {
-            self.tally.inside.push(place);
+            self.tally.inside.add(place);
         }
-        let first = self.examples.len();
+        let (first, targets) = (self.kept, self.targets);
         if longer && self.options.long_rows == LongRows::Split {
+            let mut carried = None;
             for piece in pieces(length, limit) {
-                self.keep(tokens[piece.clone()].to_vec(), labels[piece].to_vec(), line);
+                let last = piece.end == length;
+                let (tokens, labels) = content.next(piece, &mut carried)?;
+                self.keep(tokens, labels, line, last)?;
             }
         } else {
-            if longer {
-                tokens.truncate(limit);
-                labels.truncate(limit);
-                labels.shrink_to_fit();
-            }
-            tokens.shrink_to_fit();
-            self.keep(tokens, labels, line);
+            let (tokens, labels) = content.next(0..length.min(limit), &mut None)?;
+            self.keep(tokens, labels, line, true)?;
         }
-        self.tally.pieces += self.examples.len() - first - 1;
-        if self.examples[first..].iter().all(|example| example.targets() == 0) {
-            self.tally.bare.push(place);
+        self.tally.pieces += self.kept - first - 1;
+        if self.targets == targets {
+            self.tally.bare.add(place);
         }
         Ok(())
     }
 
-    fn keep(&mut self, tokens: Vec<u32>, labels: Vec<i32>, line: usize) {
+    /// Gives a row away, or a piece of one.
+    fn keep(&mut self, tokens: Vec<u32>, labels: Vec<i32>, line: usize, last: bool) -> Result<()> {
         let origin = Origin { path: Arc::clone(&self.path), line };
-        self.examples.push(Example { tokens, labels, origin });
+        let example = Example { tokens, labels, origin };
+        let targets = example.targets();
+        self.kept += 1;
+        self.targets += targets;
+        if last && targets > 0 {
+            self.ends.row(&example);
+        }
+        (self.keep)(example)
     }
 
     /// Divides a text into windows. Each begins with the last token of the one before, so that every
@@ -313,29 +387,100 @@ impl<'a> Reading<'a> {
         if text.trim().is_empty() {
             return Ok(());
         }
-        let tokens = rows.document(text).map_err(|e| located(e, &self.path, 1))?;
-        let length = self.options.max_seq_len.unwrap_or(tokens.len());
-        let (mut line, mut counted) = (1, 0);
-        for piece in pieces(tokens.len(), length) {
-            let window = &tokens[piece];
-            if let Some(bytes) = window.iter().find_map(|token| token.bytes.clone()) {
-                line += source::newlines(&text.as_bytes()[counted..bytes.start.max(counted)]);
-                counted = counted.max(bytes.start);
+        let length = self.options.max_seq_len.unwrap_or(usize::MAX);
+        let path = Arc::clone(&self.path);
+        let mut window = Window::default();
+        let (mut all, mut line, mut counted) = (0, 1, 0);
+        // The line of a window: that of its first token which has bytes.
+        let mut line_of = |start: Option<usize>| {
+            if let Some(start) = start {
+                line += source::newlines(&text.as_bytes()[counted..start.max(counted)]);
+                counted = counted.max(start);
             }
-            let ids: Vec<u32> = window.iter().map(|token| token.id).collect();
-            let labels = ids.iter().map(|&id| id.cast_signed()).collect();
-            if let Some(lengths) = &mut self.tally.lengths {
-                lengths.push(ids.len());
+            line
+        };
+        rows.document(text, &mut |token| {
+            if window.ids.len() == length {
+                let full = std::mem::take(&mut window);
+                window.push(full.last);
+                self.window(full.ids, line_of(full.first))?;
             }
-            self.keep(ids, labels, line);
+            all += 1;
+            window.push(Some((token.id, token.bytes.map(|bytes| bytes.start))));
+            Ok(())
+        })
+        .map_err(|e| located(e, &path, 1))?;
+        if !window.ids.is_empty() {
+            self.window(window.ids, line_of(window.first))?;
         }
         let before = self.tally.document.map_or(0, |(tokens, _)| tokens);
-        self.tally.document = Some((before + tokens.len(), self.examples.len()));
+        self.tally.document = Some((before + all, self.kept));
         if let Some((objects, lines)) = source::objects_in(text) {
             let (earlier, of) = self.tally.objects.unwrap_or_default();
             self.tally.objects = Some((earlier + objects, of + lines));
         }
         Ok(())
+    }
+
+    fn window(&mut self, ids: Vec<u32>, line: usize) -> Result<()> {
+        let labels = ids.iter().map(|&id| id.cast_signed()).collect();
+        if let Some(lengths) = &mut self.tally.lengths {
+            lengths.push(ids.len());
+        }
+        self.keep(ids, labels, line, false)
+    }
+}
+
+/// What is known of a row that was read.
+struct Read {
+    form: Form,
+    length: usize,
+    remarks: Vec<Remark>,
+    inside: bool,
+}
+
+/// A row's tokens and labels.
+enum Content {
+    Lists(Vec<u32>, Vec<i32>),
+    Long(LongRow),
+}
+
+impl Content {
+    /// Those of the next piece, which begins with the last place of the one before: `carried`.
+    fn next(
+        &mut self,
+        piece: Range<usize>,
+        carried: &mut Option<(u32, i32)>,
+    ) -> Result<(Vec<u32>, Vec<i32>)> {
+        let row = match self {
+            Self::Lists(tokens, labels) => return Ok((tokens[piece.clone()].to_vec(), labels[piece].to_vec())),
+            Self::Long(row) => row,
+        };
+        let (mut tokens, mut labels) = row.next(piece.len() - usize::from(carried.is_some()))?;
+        if let Some((token, label)) = *carried {
+            tokens.insert(0, token);
+            labels.insert(0, label);
+        }
+        *carried = tokens.last().copied().zip(labels.last().copied());
+        Ok((tokens, labels))
+    }
+}
+
+/// Tokens of a plain text that become a row.
+#[derive(Default)]
+struct Window {
+    ids: Vec<u32>,
+    /// Where the first token begins that has bytes.
+    first: Option<usize>,
+    last: Option<(u32, Option<usize>)>,
+}
+
+impl Window {
+    fn push(&mut self, token: Option<(u32, Option<usize>)>) {
+        let Some((id, start)) = token else { return };
+        self.ids.push(id);
+        self.first = self.first.or(start);
+        self.last = token;
     }
 }
 

@@ -8,6 +8,47 @@ use super::remarks::Remark;
 use super::rows::RowReader;
 use super::{ChatFormat, LongRows, PromptStyle, ReadOptions, TrainOn, told};
 
+/// Lines that are kept where all are not asked for: more than any message names.
+const NAMED: usize = 16;
+
+/// Lines of rows: their number, and the first of them.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    count: usize,
+    first: Vec<usize>,
+    last: Option<usize>,
+    /// Whether all are kept.
+    whole: bool,
+}
+
+impl Lines {
+    /// Takes a line, once where it comes again at once.
+    pub(super) fn add(&mut self, line: usize) {
+        if self.last.replace(line) == Some(line) {
+            return;
+        }
+        self.count += 1;
+        if self.whole || self.first.len() < NAMED {
+            self.first.push(line);
+        }
+    }
+
+    /// Their number.
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The first of them, or all.
+    pub(super) fn list(&self) -> &[usize] {
+        &self.first
+    }
+
+    /// The same.
+    pub(super) fn into_list(self) -> Vec<usize> {
+        self.first
+    }
+}
+
 /// What was counted while a file was read.
 #[derive(Default)]
 pub(super) struct Tally {
@@ -18,25 +59,34 @@ pub(super) struct Tally {
     /// Of a plain text that begins like JSON: the lines that are JSON objects, and all lines.
     pub(super) objects: Option<(usize, usize)>,
     /// The lines of rows longer than the limit, and the length of the longest.
-    pub(super) long: Vec<usize>,
+    pub(super) long: Lines,
     pub(super) longest: usize,
     /// Rows that splitting added.
     pub(super) pieces: usize,
     /// The lines of rows with nothing to train.
-    pub(super) bare: Vec<usize>,
+    pub(super) bare: Lines,
     /// What is to be told of rows, with their lines.
-    pub(super) remarks: BTreeMap<Remark, Vec<usize>>,
+    pub(super) remarks: BTreeMap<Remark, Lines>,
     /// The lines of rows in which what is trained begins inside a token.
-    pub(super) inside: Vec<usize>,
+    pub(super) inside: Lines,
     /// Files, where there are several, and how many lines lie before each: places are counted through all of them.
     files: Vec<(usize, String)>,
     /// The furthest place.
     furthest: usize,
     /// Tokens of each row as it is in the file, where they are asked for.
     pub(super) lengths: Option<Vec<usize>>,
+    /// Whether all lines are kept.
+    whole: bool,
 }
 
 impl Tally {
+    /// Keeps the length of every row, and all lines.
+    pub(super) fn whole() -> Self {
+        let lines = || Lines { whole: true, ..Lines::default() };
+        let (long, bare, inside) = (lines(), lines(), lines());
+        Self { long, bare, inside, lengths: Some(Vec::new()), whole: true, ..Self::default() }
+    }
+
     /// Goes on to another of several files.
     pub(super) fn file(&mut self, path: &Path) {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -57,7 +107,7 @@ impl Tally {
             lengths.push(length);
         }
         if long {
-            self.long.push(line);
+            self.long.add(line);
             self.longest = self.longest.max(length);
         }
         for remark in remarks {
@@ -67,16 +117,14 @@ impl Tally {
 
     /// Counts a remark on a row, once.
     pub(super) fn remark(&mut self, remark: Remark, line: usize) {
-        let lines = self.remarks.entry(remark).or_default();
-        if lines.last() != Some(&line) {
-            lines.push(line);
-        }
+        let whole = self.whole;
+        self.remarks.entry(remark).or_insert_with(|| Lines { whole, ..Lines::default() }).add(line);
     }
 
     /// The lines of rows of which the template leaves something out.
     pub(super) fn left_out(&self) -> Vec<usize> {
         let parts = self.remarks.iter().filter(|(remark, _)| matches!(remark, Remark::LeftOut(_)));
-        let mut lines: Vec<usize> = parts.flat_map(|(_, lines)| lines).copied().collect();
+        let mut lines: Vec<usize> = parts.flat_map(|(_, lines)| lines.list()).copied().collect();
         lines.sort_unstable();
         lines.dedup();
         lines
@@ -90,7 +138,7 @@ impl Tally {
     /// Why there is nothing to train, where no row has anything.
     pub(super) fn why_nothing(&self) -> String {
         let unheard = self.remarks.iter().filter_map(|(remark, lines)| match remark {
-            Remark::NoAssistant(roles) => Some((roles, lines.len())),
+            Remark::NoAssistant(roles) => Some((roles, lines.count())),
             _ => None,
         });
         let (mut roles, mut rows) = (BTreeSet::new(), 0);
@@ -163,17 +211,17 @@ impl Tally {
             }
         }
         told::tell(self, rows, reader.chat().is_some_and(ChatFormat::has_template), notes);
-        if !self.inside.is_empty() {
+        if self.inside.count() > 0 {
             notes.push(format!(
                 "{} of {rows} rows: a completion or a turn begins inside a token that begins before it; the token is \
                  trained, but a prompt that ends there has other tokens ({}); begin completions with the white space at \
                  the prompt's end",
-                self.inside.len(),
+                self.inside.count(),
                 self.lines(&self.inside)
             ));
         }
         let (limit, longest) = (options.max_seq_len.unwrap_or_default(), self.longest);
-        let long = self.long.len();
+        let long = self.long.count();
         match options.long_rows {
             _ if long == 0 => {}
             LongRows::Split => notes.push(format!(
@@ -186,10 +234,10 @@ impl Tally {
                  them whole"
             )),
         }
-        if !self.bare.is_empty() {
+        if self.bare.count() > 0 {
             notes.push(format!(
                 "{} of {rows} rows have nothing to train ({})",
-                self.bare.len(),
+                self.bare.count(),
                 self.lines(&self.bare)
             ));
         }
@@ -206,10 +254,10 @@ impl Tally {
     }
 
     /// Some lines, the first five.
-    pub(super) fn lines(&self, places: &[usize]) -> String {
-        let shown: Vec<String> = places.iter().take(5).map(|place| self.named(*place)).collect();
-        let more = if places.len() > shown.len() { ", ..." } else { "" };
-        let word = if places.len() == 1 { "line" } else { "lines" };
+    pub(super) fn lines(&self, lines: &Lines) -> String {
+        let shown: Vec<String> = lines.list().iter().take(5).map(|place| self.named(*place)).collect();
+        let more = if lines.count() > shown.len() { ", ..." } else { "" };
+        let word = if lines.count() == 1 { "line" } else { "lines" };
         format!("{word} {}{more}", shown.join(", "))
     }
 }

@@ -8,24 +8,61 @@ use super::forms::{self, FORMS, Form, Said};
 use super::missing::{Missing, missing};
 use super::remarks::{Part, Remark};
 use super::turns::{DEVELOPER, given, type_of};
+use super::parts::PART;
 use super::{
-    ChatFormat, Conversation, Marked, ReadOptions, TextEncoder, Token, TrainOn, UNTRAINED, in_vocabulary,
+    ChatFormat, Conversation, LongRows, Marked, ReadOptions, TextEncoder, Token, TrainOn, UNTRAINED, in_vocabulary,
 };
 use crate::{Error, Result};
 
-/// A row's tokens with a label beside each.
+/// A row's tokens with a label beside each; of a row that will be cut only those that are left.
 #[derive(Debug)]
 pub(super) struct Row {
     pub(super) form: Form,
     pub(super) tokens: Vec<u32>,
     pub(super) labels: Vec<i32>,
+    /// The tokens that there are.
+    pub(super) length: usize,
     pub(super) remarks: Vec<Remark>,
     /// Whether what is trained begins inside a token.
     pub(super) inside: bool,
 }
 
-/// Tokens, and whether each is trained.
-type Trained = Vec<(u32, bool)>;
+/// Tokens and labels of a row that is being made.
+struct Trained {
+    tokens: Vec<u32>,
+    labels: Vec<i32>,
+    length: usize,
+    /// The most that are kept.
+    most: usize,
+    vocab_size: usize,
+    last: Option<u32>,
+}
+
+impl Trained {
+    fn new(options: &ReadOptions) -> Self {
+        let cut = options.max_seq_len.filter(|_| options.long_rows == LongRows::Truncate);
+        Self {
+            tokens: Vec::new(),
+            labels: Vec::new(),
+            length: 0,
+            most: cut.unwrap_or(usize::MAX),
+            vocab_size: options.vocab_size,
+            last: None,
+        }
+    }
+
+    /// Adds a token.
+    fn push(&mut self, id: u32, trained: bool) -> Result<()> {
+        in_vocabulary([id], self.vocab_size)?;
+        if self.length < self.most {
+            self.tokens.push(id);
+            self.labels.push(if trained { id.cast_signed() } else { UNTRAINED });
+        }
+        self.length += 1;
+        self.last = Some(id);
+        Ok(())
+    }
+}
 
 /// Pieces of a text that are trained, in order, while its tokens are gone through in order.
 struct Spans<'a> {
@@ -76,6 +113,11 @@ impl<'a> RowReader<'a> {
         })
     }
 
+    /// What is to be told of the keys of a row of tokens, given without the lists.
+    pub(super) fn unread(&self, keys: &Map<String, Value>) -> Result<Vec<Remark>> {
+        forms::unread(Form::Tokens, keys, self.options.prompt_style, false)
+    }
+
     pub(super) fn read(&mut self, row: &Value) -> Result<Row> {
         let chats = self.encoder.is_some_and(|encoder| encoder.info().chat_template.is_some());
         let mut remarks = Vec::new();
@@ -92,7 +134,7 @@ impl<'a> RowReader<'a> {
                     .hint(FORMS));
             }
         };
-        let (tokens, inside) = match said {
+        let (row, inside) = match said {
             Said::Tokens(row) => return tokenized(row, self.options.vocab_size, remarks),
             Said::Text(text) => (self.text(text)?, false),
             Said::Pair { prompt, completion } => {
@@ -101,29 +143,39 @@ impl<'a> RowReader<'a> {
             }
             Said::Turns(conversation) => self.conversation(conversation, &mut remarks)?,
         };
-        self.in_vocabulary(tokens.iter().map(|token| token.0))?;
-        let label = |&(id, trained): &(u32, bool)| if trained { id.cast_signed() } else { UNTRAINED };
-        let labels = tokens.iter().map(label).collect();
-        let tokens = tokens.into_iter().map(|token| token.0).collect();
-        Ok(Row { form, tokens, labels, remarks, inside })
+        let Trained { tokens, labels, length, .. } = row;
+        Ok(Row { form, tokens, labels, length, remarks, inside })
     }
 
     /// A text of its own: every token is trained, the one that ends the text included.
     fn text(&self, text: &str) -> Result<Trained> {
         let encoder = self.encoder()?;
-        let mut tokens = encoder.encode(text, true)?;
-        tokens.extend(self.missing_end(encoder, tokens.last().copied()));
-        Ok(tokens.into_iter().map(|id| (id, true)).collect())
+        let mut row = Trained::new(self.options);
+        if text.len() <= PART {
+            // The faster way, without the places of tokens.
+            encoder.encode(text, true)?.into_iter().try_for_each(|id| row.push(id, true))?;
+        } else {
+            encoder.encode_each(text, true, &mut |token| row.push(token.id, true))?;
+        }
+        if let Some(end) = self.missing_end(encoder, row.last) {
+            row.push(end, true)?;
+        }
+        Ok(row)
     }
 
-    /// The whole of a plain text file.
-    pub(super) fn document(&self, text: &str) -> Result<Vec<Token>> {
+    /// The whole of a plain text file, token by token.
+    pub(super) fn document(&self, text: &str, take: &mut dyn FnMut(Token) -> Result<()>) -> Result<()> {
         let encoder = self.encoder()?;
-        let mut tokens = encoder.encode_with_offsets(text, true)?;
-        let end = self.missing_end(encoder, tokens.last().map(|token| token.id));
-        tokens.extend(end.map(|id| Token { id, bytes: None }));
-        self.in_vocabulary(tokens.iter().map(|token| token.id))?;
-        Ok(tokens)
+        let mut last = None;
+        encoder.encode_each(text, true, &mut |token| {
+            in_vocabulary([token.id], self.options.vocab_size)?;
+            last = Some(token.id);
+            take(token)
+        })?;
+        match self.missing_end(encoder, last) {
+            Some(id) => take(Token { id, bytes: None }),
+            None => Ok(()),
+        }
     }
 
     /// The token that ends a text, unless the text spells it already.
@@ -136,21 +188,21 @@ impl<'a> RowReader<'a> {
         let encoder = self.encoder()?;
         // As one text: tokenized apart, the two would meet in tokens that the joined text does not have.
         let text = format!("{prompt}{completion}");
-        let tokens = encoder.encode_with_offsets(&text, true)?;
-        let end = self.missing_end(encoder, tokens.last().map(|token| token.id));
         let all = self.options.train_on == TrainOn::All;
         let completion = prompt.len()..text.len();
         let pieces = if completion.is_empty() { &[][..] } else { std::slice::from_ref(&completion) };
         let mut spans = Spans::new(pieces);
         let mut begun = false;
-        let mut row: Trained = Vec::with_capacity(tokens.len() + 1);
-        for Token { id, bytes } in tokens {
+        let mut row = Trained::new(self.options);
+        encoder.encode_each(&text, true, &mut |Token { id, bytes }| {
             // A token without bytes begins or ends the text; the end belongs to the completion.
             let trained = bytes.as_ref().map_or(begun, |bytes| spans.hold(bytes));
             begun |= bytes.is_some();
-            row.push((id, trained || all));
+            row.push(id, trained || all)
+        })?;
+        if let Some(end) = self.missing_end(encoder, row.last) {
+            row.push(end, true)?;
         }
-        row.extend(end.map(|id| (id, true)));
         Ok((row, spans.inside && !all))
     }
 
@@ -183,22 +235,21 @@ impl<'a> RowReader<'a> {
         }
         remarks.extend(unread_variables(encoder, chat, &conversation));
         remarks.extend(missing.remarks);
-        let beginning = chat.beginning(encoder).map(|id| (id, all));
-        let mut spans = Spans::new(&marked.spans);
-        let mut tokens: Trained = beginning.into_iter().collect();
-        for Token { id, bytes } in encoder.encode_with_offsets(&marked.text, false)? {
-            tokens.push((id, bytes.is_some_and(|bytes| spans.hold(&bytes)) || all));
+        let mut row = Trained::new(self.options);
+        if let Some(id) = chat.beginning(encoder) {
+            row.push(id, all)?;
         }
+        let mut spans = Spans::new(&marked.spans);
+        encoder.encode_each(&marked.text, false, &mut |Token { id, bytes }| {
+            row.push(id, bytes.is_some_and(|bytes| spans.hold(&bytes)) || all)
+        })?;
         let inside = spans.inside;
         let last = conversation.trained.last().is_some_and(|trained| *trained || all);
-        let end = encoder.eos_id().filter(|_| chat.open_ended(encoder)).map(|id| (id, last));
-        tokens.extend(end);
+        if let Some(end) = encoder.eos_id().filter(|_| chat.open_ended(encoder)) {
+            row.push(end, last)?;
+        }
         remarks.extend(conversation.remarks);
-        Ok((tokens, inside))
-    }
-
-    fn in_vocabulary(&self, tokens: impl Iterator<Item = u32>) -> Result<()> {
-        in_vocabulary(tokens, self.options.vocab_size)
+        Ok((row, inside))
     }
 }
 
@@ -265,43 +316,25 @@ fn unread_variables<'a>(
     conversation.variables.keys().filter(move |name| !reads(name)).cloned().map(Remark::Variable)
 }
 
+pub(super) const LABELS: &str = "labels";
+
 /// A row that another program tokenized. Nothing is added to it.
 fn tokenized(row: &Map<String, Value>, vocab_size: usize, remarks: Vec<Remark>) -> Result<Row> {
-    let size = i64::from(i32::try_from(vocab_size).unwrap_or(i32::MAX));
-    let tokens = integers("input_ids", &row["input_ids"], |id| (0..size).contains(&id), vocab_size)?;
-    if tokens.is_empty() {
-        return Err(Error::usage("`input_ids` is empty; expected at least one token"));
-    }
-    let labels = match given(row, "labels") {
-        None => tokens.iter().map(|&id| id as i32).collect(),
-        Some(labels) => {
-            let allowed = |label| label == i64::from(UNTRAINED) || (0..size).contains(&label);
-            integers("labels", labels, allowed, vocab_size)?
-                .into_iter()
-                .map(|label| label as i32)
-                .collect::<Vec<_>>()
-        }
+    let tokens = integers("input_ids", &row["input_ids"], vocab_size)?;
+    let labels = match given(row, LABELS) {
+        None => None,
+        Some(labels) => Some(integers(LABELS, labels, vocab_size)?),
     };
-    if labels.len() != tokens.len() {
-        let problem = format!(
-            "`labels` has {} values and `input_ids` has {}; expected one label beside each token",
-            labels.len(),
-            tokens.len()
-        );
-        return Err(
-            Error::usage(problem).hint("labels align with input_ids; -100 marks a token that is not trained")
-        );
-    }
+    aligned(tokens.len(), labels.as_ref().map(Vec::len))?;
+    let labels = labels.unwrap_or_else(|| tokens.clone()).into_iter().map(|label| label as i32).collect();
     let padded = row
         .get("attention_mask")
         .and_then(Value::as_array)
         .and_then(|mask| mask.iter().position(|value| value.as_i64() == Some(0)));
-    if let Some(at) = padded {
-        let problem = format!("`attention_mask[{at}]` is 0: the row is padded");
-        return Err(Error::usage(problem).hint("store the row without padding; rows may differ in length"));
-    }
+    unpadded(padded)?;
     Ok(Row {
         form: Form::Tokens,
+        length: tokens.len(),
         tokens: tokens.into_iter().map(|id| id as u32).collect(),
         labels,
         remarks,
@@ -309,22 +342,51 @@ fn tokenized(row: &Map<String, Value>, vocab_size: usize, remarks: Vec<Remark>) 
     })
 }
 
-fn integers(key: &str, list: &Value, allowed: impl Fn(i64) -> bool, vocab_size: usize) -> Result<Vec<i64>> {
+/// Refuses labels that are not as many as tokens.
+pub(super) fn aligned(tokens: usize, labels: Option<usize>) -> Result<()> {
+    if tokens == 0 {
+        return Err(Error::usage("`input_ids` is empty; expected at least one token"));
+    }
+    match labels {
+        Some(labels) if labels != tokens => {
+            let problem = format!(
+                "`labels` has {labels} values and `input_ids` has {tokens}; expected one label beside each token"
+            );
+            Err(Error::usage(problem)
+                .hint("labels align with input_ids; -100 marks a token that is not trained"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a row whose mask has a 0 at a place.
+pub(super) fn unpadded(padded: Option<usize>) -> Result<()> {
+    let Some(at) = padded else { return Ok(()) };
+    let problem = format!("`attention_mask[{at}]` is 0: the row is padded");
+    Err(Error::usage(problem).hint("store the row without padding; rows may differ in length"))
+}
+
+fn integers(key: &str, list: &Value, vocab_size: usize) -> Result<Vec<i64>> {
     let Some(values) = list.as_array() else {
         return Err(Error::usage(format!("`{key}` is {}; expected a list of integers", type_of(list))));
     };
-    let one = |(index, value): (usize, &Value)| {
-        value.as_i64().filter(|&number| allowed(number)).ok_or_else(|| {
-            let found = if value.is_number() { value.to_string() } else { type_of(value).to_owned() };
-            let also = if key == "labels" { " or -100 (not trained)" } else { "" };
-            let problem = format!(
-                "`{key}[{index}]` is {found}; expected an integer from 0 to {} (the model's vocabulary){also}",
-                vocab_size.saturating_sub(1)
-            );
-            Error::usage(problem).hint("tokenize the rows with this model's tokenizer")
-        })
-    };
-    values.iter().enumerate().map(one).collect()
+    values.iter().enumerate().map(|(index, value)| integer(key, index, value, vocab_size)).collect()
+}
+
+/// A token of the vocabulary; in `labels` also the mark of what is not trained.
+pub(super) fn integer(key: &str, index: usize, value: &Value, vocab_size: usize) -> Result<i64> {
+    let labels = key == LABELS;
+    let size = i64::from(i32::try_from(vocab_size).unwrap_or(i32::MAX));
+    let allowed = |n: &i64| (0..size).contains(n) || (labels && *n == i64::from(UNTRAINED));
+    value.as_i64().filter(allowed).ok_or_else(|| {
+        let found = if value.is_number() { value.to_string() } else { type_of(value).to_owned() };
+        let also = if labels { " or -100 (not trained)" } else { "" };
+        let problem = format!(
+            "`{key}[{index}]` is {found}; expected an integer from 0 to {} (the model's vocabulary){also}",
+            vocab_size.saturating_sub(1)
+        );
+        Error::usage(problem).hint("tokenize the rows with this model's tokenizer")
+    })
 }
 
 #[cfg(test)]

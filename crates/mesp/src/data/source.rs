@@ -1,9 +1,10 @@
 //! Decides what kind of file a data file is, and cuts it into rows, each with the line it begins on.
 
-use std::fs::{self, File};
-use std::io::{BufRead, Read as _};
+use std::fs::File;
+use std::io::{BufRead, Read};
 use std::path::Path;
 
+use mesp_device::Mapping;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
@@ -12,6 +13,7 @@ use super::compressed::{
     self, ROW_LIMIT, TEXT_LIMIT, is_packed, packing, read_line, unpacked, unpacked_name, unreadable,
 };
 use super::dataset::located;
+use super::long_row::{LONG, Line, is_of_tokens};
 use super::table;
 use crate::{Error, Result};
 
@@ -80,6 +82,8 @@ pub(crate) enum Raw<'a> {
     Json(&'a str),
     /// The cells of a table by column.
     Cells(Map<String, Value>),
+    /// A row of tokens too long to be held, see [`long_row`]; JSON, not parsed yet.
+    Tokens(&'a mut dyn Read),
     /// A row that cannot be read; the rows after it can.
     Bad(Error),
 }
@@ -102,6 +106,7 @@ impl Raw<'_> {
             }
             Raw::Cells(row) => (Value::Object(row), true),
             Raw::Bad(error) => return Err(error),
+            Raw::Tokens(_) => return Err(row_too_long(path, line)),
         };
         if let Value::Object(row) = &mut value {
             if !columns.is_empty() {
@@ -315,34 +320,51 @@ fn reader<'a>(path: &Path, content: Option<&'a [u8]>) -> Result<Box<dyn BufRead 
     }
 }
 
+/// The whole of a plain text: mapped where it lies in a file as it is.
+#[derive(Debug)]
+pub(super) enum Text {
+    Mapped(Mapping),
+    Owned(Vec<u8>),
+}
+
+impl Text {
+    fn bytes(&self) -> &[u8] {
+        let bytes = match self {
+            Self::Mapped(map) => map.bytes(),
+            Self::Owned(bytes) => bytes,
+        };
+        bytes.strip_prefix(BOM).unwrap_or(bytes)
+    }
+
+    /// The text, if it is one.
+    pub(super) fn as_str(&self, path: &Path) -> Result<&str> {
+        let bytes = self.bytes();
+        std::str::from_utf8(bytes).map_err(|e| not_text(path, 1 + newlines(&bytes[..e.valid_up_to()])))
+    }
+}
+
 /// The whole of a plain text.
-pub(super) fn text(path: &Path, content: Option<&[u8]>) -> Result<String> {
+pub(super) fn text(path: &Path, content: Option<&[u8]>) -> Result<Text> {
     text_up_to(path, content, TEXT_LIMIT)
 }
 
-fn text_up_to(path: &Path, content: Option<&[u8]>, limit: usize) -> Result<String> {
-    let mut bytes = match content {
-        Some(bytes) => bytes.to_vec(),
-        None => fs::read(path).map_err(|e| mesp_formats::Error::io("read", path, e))?,
+fn text_up_to(path: &Path, content: Option<&[u8]>, limit: usize) -> Result<Text> {
+    let text = match content {
+        Some(bytes) => Text::Owned(bytes.to_vec()),
+        // An empty file cannot be mapped.
+        None if path.metadata().is_ok_and(|file| file.len() == 0) => Text::Owned(Vec::new()),
+        None => Text::Mapped(Mapping::open(path).map_err(|e| mesp_formats::Error::io("read", path, e))?),
     };
-    if packing(&bytes).is_some() {
-        let mut text = Vec::new();
-        let read = unpacked(&bytes[..]).and_then(|r| r.take(limit as u64 + 1).read_to_end(&mut text));
-        if read.map_err(|e| unreadable(path, None, e))? > limit {
-            let problem = format!("the packed text has more than {} MB", limit >> 20);
-            return Err(
-                Error::data(path, None, problem).hint("divide it into rows, {\"text\": \"...\"} a line")
-            );
-        }
-        bytes = text;
+    if packing(text.bytes()).is_none() {
+        return Ok(text);
     }
-    if bytes.starts_with(BOM) {
-        bytes.drain(..BOM.len());
+    let mut bytes = Vec::new();
+    let read = unpacked(text.bytes()).and_then(|r| r.take(limit as u64 + 1).read_to_end(&mut bytes));
+    if read.map_err(|e| unreadable(path, None, e))? > limit {
+        let problem = format!("the packed text has more than {} MB", limit >> 20);
+        return Err(Error::data(path, None, problem).hint("divide it into rows, {\"text\": \"...\"} a line"));
     }
-    String::from_utf8(bytes).map_err(|e| {
-        let line = 1 + newlines(&e.as_bytes()[..e.utf8_error().valid_up_to()]);
-        not_text(path, line)
-    })
+    Ok(Text::Owned(bytes))
 }
 
 pub(super) fn not_text(path: &Path, line: usize) -> Error {
@@ -367,7 +389,7 @@ pub(crate) fn each_row(
         Kind::Parquet => parquet_rows(path, content, columns, row),
         Kind::Table => table::each_row(path, reader(path, content)?, columns, row),
         Kind::Array => each_element(path, reader(path, content)?, row),
-        Kind::Lines | Kind::Document => each_line(path, reader(path, content)?, row),
+        Kind::Lines | Kind::Document => each_line(path, reader(path, content)?, columns, row),
     }
 }
 
@@ -409,14 +431,30 @@ fn row_too_long(path: &Path, line: usize) -> Error {
 fn each_line(
     path: &Path,
     mut reader: impl BufRead,
+    columns: &Columns,
     row: &mut dyn FnMut(usize, Raw<'_>) -> Result<()>,
 ) -> Result<()> {
     let mut buffer = Vec::new();
     for line in 1.. {
-        match read_line(&mut reader, &mut buffer, ROW_LIMIT).map_err(|e| unreadable(path, Some(line), e))? {
+        let failed = |e| unreadable(path, Some(line), e);
+        match read_line(&mut reader, &mut buffer, LONG).map_err(failed)? {
             Some(true) => {}
             Some(false) => break,
-            None => return Err(row_too_long(path, line)),
+            None if columns.is_empty() && is_of_tokens(&buffer) => {
+                let start = if line == 1 { buffer.strip_prefix(BOM).unwrap_or(&buffer) } else { &buffer };
+                let mut content = Line::new(start, &mut reader);
+                row(line, Raw::Tokens(&mut content))?;
+                content.pass().map_err(failed)?;
+                continue;
+            }
+            None if buffer.ends_with(b"\n") => {}
+            None => {
+                let left = (ROW_LIMIT - LONG) as u64;
+                reader.by_ref().take(left).read_until(b'\n', &mut buffer).map_err(failed)?;
+                if buffer.len() > ROW_LIMIT {
+                    return Err(row_too_long(path, line));
+                }
+            }
         }
         let bytes = if line == 1 { buffer.strip_prefix(BOM).unwrap_or(&buffer) } else { &buffer };
         let text = std::str::from_utf8(bytes).map_err(|_| not_text(path, line))?.trim();

@@ -12,6 +12,7 @@ fn rows(name: &str, content: impl AsRef<[u8]>) -> Result<Vec<(usize, String)>> {
                 Raw::Json(text) => text.to_owned(),
                 Raw::Cells(row) => Value::Object(row).to_string(),
                 Raw::Bad(error) => return Err(error),
+                Raw::Tokens(_) => unreachable!(),
             },
         ));
         Ok(())
@@ -58,7 +59,8 @@ fn what_is_no_text_is_refused() {
     let error = rows("a.jsonl", b"{}\n\xFF\n").unwrap_err().to_string();
     assert!(error.contains("a.jsonl:2: ") && error.contains("UTF-8"), "{error}");
     let directory = write("a.txt", b"one\ntwo \xFF");
-    let error = text(&directory.path().join("a.txt"), None).unwrap_err().to_string();
+    let path = directory.path().join("a.txt");
+    let error = text(&path, None).unwrap().as_str(&path).unwrap_err().to_string();
     assert!(error.contains("a.txt:2: "), "{error}");
     assert!(kind(Path::new("/absent/file.json")).is_err());
 }
@@ -80,7 +82,8 @@ fn packed_files_are_what_they_hold() {
     let table = rows("a.csv.gz", gzip(b"text,id\nb,\n")).unwrap();
     assert_eq!(table, [(2, "{\"text\":\"b\",\"id\":null}".to_owned())]);
     let directory = write("a.txt.gz", gzip(b"one\ntwo"));
-    assert_eq!(text(&directory.path().join("a.txt.gz"), None).unwrap(), "one\ntwo");
+    let path = directory.path().join("a.txt.gz");
+    assert_eq!(text(&path, None).unwrap().as_str(&path).unwrap(), "one\ntwo");
     let error = rows("a.parquet.gz", gzip(b"PAR1")).unwrap_err().to_string();
     assert!(error.contains("a packed Parquet file"), "{error}");
 }

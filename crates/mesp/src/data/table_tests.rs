@@ -18,7 +18,7 @@ fn rows_with(name: &str, text: &[u8], columns: &str) -> Result<Rows> {
             match row {
                 Raw::Cells(row) => Ok(row),
                 Raw::Bad(error) => Err(error),
-                Raw::Json(_) => unreachable!(),
+                Raw::Json(_) | Raw::Tokens(_) => unreachable!(),
             },
         ));
         Ok(())

@@ -1,34 +1,49 @@
-//! Rows as tokens in a compact file, so that a tokenizer need not be in memory while they are used.
+//! Rows as tokens in a compact file, so that neither a tokenizer nor the rows need be in memory while they are used.
 //!
 //! Little-endian throughout. A text is a `u32` length and UTF-8 bytes.
 //!
 //! | part | content |
 //! |---|---|
 //! | head | `MESPTOK\n`, version `u32`, key `u128` |
-//! | about | the path of the data, `u8` 1 if it is a plain text, `u32` notes, each a text |
-//! | files | `u32` files, each its path and `u64` rows; the rows of all stand in this order |
-//! | row | line `u64`, tokens `u32`, kind of labels `u8`, the tokens `u32`, labels `i32` where kind is 1 |
-//! | end | FNV-1a of all bytes before, `u64` |
+//! | rows | of each its tokens `u32`, and its labels `i32` where its entry says so |
+//! | sum | FNV-1a of all bytes before, `u64` |
+//! | entries | of each row where it begins `u64`, its line `u64`, its tokens `u32`, its targets `u32`, how many of its first labels are untrained while the others are the tokens `u32` or 2³² − 1 where labels follow the tokens, its file `u32` |
+//! | about | the path of the data, `u8` 1 if it is a plain text, `u32` notes, each a text, `u32` files, each its path |
+//! | end | where the entries begin `u64`, rows `u64`, FNV-1a of all bytes from the entries to here `u64`, `MESPTEND` |
 //!
-//! Labels of kind 0 are the tokens themselves; of kind 1 they follow; of kind 2 a `u32` says how many of the
-//! first are untrained, and the others are the tokens.
+//! Rows follow each other without gaps in the order of their entries. A file is written from front to end, and read
+//! by position: nothing of it is in memory but the batch that is laid out.
 
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mesp_formats::Error as FileError;
+use tempfile::SpooledTempFile;
 
-use super::{Dataset, Example, Origin, ReadOptions, UNTRAINED};
+use super::fnv::{Fnv64, Fnv128};
+use super::{Example, Examples, Origin, RaggedBatch, ReadOptions, RowSize, UNTRAINED};
 use crate::Result;
 
 const MAGIC: [u8; 8] = *b"MESPTOK\n";
-const VERSION: u32 = 4;
+const END: [u8; 8] = *b"MESPTEND";
+const VERSION: u32 = 5;
 /// Counts changes of what rows become; tokens that were kept under earlier rules are made anew.
 const RULES: u32 = 2;
 
+const HEAD: usize = MAGIC.len() + 4 + 16;
+const ENTRY: usize = 32;
+const TAIL: usize = 4 * 8;
+/// In an entry: the labels follow the tokens.
+const OWN: u32 = u32::MAX;
+/// Bytes of entries that are kept in memory before a temporary file takes them.
+const SPOOL: usize = 1 << 16;
+/// Bytes that are read at a time: on the stack, since a step takes no heap.
+const PART: usize = 4096;
+
 /// What a token file was made from: it is of use only for the same data, tokenizer and options.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TokenKey(pub u128);
 
 impl TokenKey {
@@ -62,60 +77,149 @@ impl TokenKey {
     }
 }
 
+/// What a token file says of its rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    /// The file that was read, or the directory of several.
+    pub path: PathBuf,
+    /// Whether it is one plain text, and its rows are windows of it.
+    pub document: bool,
+    /// What a reader of the log should know.
+    pub notes: Vec<String>,
+}
+
 /// Whether bytes begin a token file.
 pub fn is_token_file(start: &[u8]) -> bool {
     start.starts_with(&MAGIC)
 }
 
-/// Writes rows.
-///
-/// # Errors
-/// When they cannot be written.
-pub fn write(out: &mut dyn Write, key: TokenKey, data: &Dataset) -> io::Result<()> {
-    let mut out = Hashed { inner: out, hash: Fnv64::default() };
-    out.write_all(&MAGIC)?;
-    out.write_all(&VERSION.to_le_bytes())?;
-    out.write_all(&key.0.to_le_bytes())?;
-    text(&mut out, &data.path.to_string_lossy())?;
-    out.write_all(&[u8::from(data.document)])?;
-    out.write_all(&length(data.notes.len())?.to_le_bytes())?;
-    for note in &data.notes {
-        text(&mut out, note)?;
-    }
-    let files: Vec<&[Example]> =
-        data.examples.chunk_by(|a, b| Arc::ptr_eq(&a.origin.path, &b.origin.path)).collect();
-    out.write_all(&length(files.len())?.to_le_bytes())?;
-    for rows in files {
-        text(&mut out, &rows[0].origin.path.to_string_lossy())?;
-        out.write_all(&(rows.len() as u64).to_le_bytes())?;
-    }
-    let mut bytes = Vec::new();
-    for row in &data.examples {
-        bytes.clear();
-        bytes.extend((row.origin.line as u64).to_le_bytes());
-        bytes.extend(length(row.tokens.len())?.to_le_bytes());
-        let masked = row.labels.iter().take_while(|l| **l == UNTRAINED).count();
-        let trained = |from: usize| {
-            row.tokens[from..].iter().zip(&row.labels[from..]).all(|(t, l)| t.cast_signed() == *l)
-        };
-        let kind: u8 = if trained(0) {
-            0
-        } else if trained(masked) {
-            2
-        } else {
-            1
-        };
-        bytes.push(kind);
-        bytes.extend(row.tokens.iter().flat_map(|t| t.to_le_bytes()));
-        match kind {
-            1 => bytes.extend(row.labels.iter().flat_map(|l| l.to_le_bytes())),
-            2 => bytes.extend(length(masked)?.to_le_bytes()),
-            _ => {}
+/// One row's entry.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Entry {
+    start: u64,
+    line: u64,
+    tokens: u32,
+    targets: u32,
+    masked: u32,
+    file: u32,
+}
+
+impl Entry {
+    fn bytes(self) -> [u8; ENTRY] {
+        let mut bytes = [0; ENTRY];
+        bytes[..8].copy_from_slice(&self.start.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.line.to_le_bytes());
+        let words = [self.tokens, self.targets, self.masked, self.file];
+        for (place, word) in bytes[16..].as_chunks_mut::<4>().0.iter_mut().zip(words) {
+            *place = word.to_le_bytes();
         }
-        out.write_all(&bytes)?;
+        bytes
     }
-    let sum = out.hash.0;
-    out.inner.write_all(&sum.to_le_bytes())
+
+    fn read(bytes: &[u8; ENTRY]) -> Self {
+        let words = bytes.as_chunks::<4>().0;
+        let word = |at: usize| u32::from_le_bytes(words[at]);
+        let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 1)) << 32;
+        let [tokens, targets, masked, file] = [4, 5, 6, 7].map(word);
+        Self { start: long(0), line: long(2), tokens, targets, masked, file }
+    }
+
+    /// Bytes of the row.
+    fn length(self) -> u64 {
+        u64::from(self.tokens) * if self.masked == OWN { 8 } else { 4 }
+    }
+
+    fn size(self) -> RowSize {
+        RowSize { tokens: self.tokens as usize, targets: self.targets as usize }
+    }
+}
+
+/// Writes a token file, row by row.
+#[derive(Debug)]
+pub struct TokenWriter<W: Write> {
+    out: Hashed<W>,
+    entries: BufWriter<SpooledTempFile>,
+    files: Vec<Arc<Path>>,
+    rows: u64,
+    at: u64,
+    row: Vec<u8>,
+}
+
+impl<W: Write> TokenWriter<W> {
+    /// Begins a file. Entries of many rows wait in a temporary file in the folder `beside`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn new(out: W, key: TokenKey, beside: &Path) -> io::Result<Self> {
+        let mut out = Hashed { inner: out, hash: Fnv64::default() };
+        out.write_all(&MAGIC)?;
+        out.write_all(&VERSION.to_le_bytes())?;
+        out.write_all(&key.0.to_le_bytes())?;
+        let entries = BufWriter::new(tempfile::spooled_tempfile_in(SPOOL, beside));
+        Ok(Self { out, entries, files: Vec::new(), rows: 0, at: HEAD as u64, row: Vec::new() })
+    }
+
+    /// Adds a row.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn row(&mut self, row: &Example) -> io::Result<()> {
+        let Example { tokens, labels, origin } = row;
+        let size = row.size();
+        let masked = labels.iter().take_while(|l| **l == UNTRAINED).count();
+        let own = tokens[masked..].iter().zip(&labels[masked..]).any(|(t, l)| t.cast_signed() != *l);
+        if self.files.last().is_none_or(|file| !Arc::ptr_eq(file, &origin.path) && *file != origin.path) {
+            self.files.push(Arc::clone(&origin.path));
+        }
+        let entry = Entry {
+            start: self.at,
+            line: origin.line as u64,
+            tokens: length(size.tokens)?,
+            targets: length(size.targets)?,
+            masked: if own { OWN } else { length(masked)? },
+            file: length(self.files.len() - 1)?,
+        };
+        self.row.clear();
+        self.row.extend(tokens.iter().flat_map(|t| t.to_le_bytes()));
+        if own {
+            self.row.extend(labels.iter().flat_map(|l| l.to_le_bytes()));
+        }
+        self.out.write_all(&self.row)?;
+        self.entries.write_all(&entry.bytes())?;
+        self.at += entry.length();
+        self.rows += 1;
+        Ok(())
+    }
+
+    /// Ends the file and gives back what it was written to.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn finish(self, about: &About) -> io::Result<W> {
+        let Self { mut out, entries, files, rows, at, .. } = self;
+        let sum = out.hash.0;
+        out.inner.write_all(&sum.to_le_bytes())?;
+        out.hash = Fnv64::default();
+        let mut entries = entries.into_inner().map_err(io::IntoInnerError::into_error)?;
+        entries.seek(SeekFrom::Start(0))?;
+        io::copy(&mut entries, &mut out)?;
+        text(&mut out, &about.path.to_string_lossy())?;
+        out.write_all(&[u8::from(about.document)])?;
+        out.write_all(&length(about.notes.len())?.to_le_bytes())?;
+        for note in &about.notes {
+            text(&mut out, note)?;
+        }
+        out.write_all(&length(files.len())?.to_le_bytes())?;
+        for file in files {
+            text(&mut out, &file.to_string_lossy())?;
+        }
+        out.write_all(&(at + 8).to_le_bytes())?;
+        out.write_all(&rows.to_le_bytes())?;
+        let sum = out.hash.0;
+        out.write_all(&sum.to_le_bytes())?;
+        out.write_all(&END)?;
+        Ok(out.inner)
+    }
 }
 
 fn length(n: usize) -> io::Result<u32> {
@@ -128,70 +232,303 @@ fn text(out: &mut impl Write, text: &str) -> io::Result<()> {
     out.write_all(text.as_bytes())
 }
 
-/// Reads rows, with the key they were written under. `path` is for messages; tokens and labels must lie below
-/// `vocab_size`. Nothing is allocated for a length that the bytes do not bear out.
-///
-/// # Errors
-/// When the bytes are not a token file of this version, are damaged or cut short, or hold a token that the model
-/// does not have.
-pub fn read(path: &Path, input: &mut dyn Read, vocab_size: usize) -> Result<(TokenKey, Dataset)> {
-    let mut from = Source { input, hash: Fnv64::default(), path };
-    if from.array::<8>()? != MAGIC {
-        return Err(from.wrong("expected a file of tokens, found something else"));
-    }
-    let version = from.u32()?;
-    if version != VERSION {
-        return Err(
-            from.wrong(&format!("expected a file of tokens of version {VERSION}, found version {version}"))
-        );
-    }
-    let key = TokenKey(u128::from_le_bytes(from.array()?));
-    let data: PathBuf = from.text()?.into();
-    let [document] = from.array()?;
-    let mut notes = Vec::new();
-    for _ in 0..from.u32()? {
-        notes.push(from.text()?);
-    }
-    let mut files = Vec::new();
-    for _ in 0..from.u32()? {
-        let path: Arc<Path> = Arc::from(PathBuf::from(from.text()?));
-        files.push((path, u64::from_le_bytes(from.array()?)));
-    }
-    let mut examples = Vec::new();
-    for (origin, rows) in &files {
-        for _ in 0..*rows {
-            examples.push(from.row(examples.len(), origin, vocab_size)?);
+/// The rows of a token file, read where they lie.
+#[derive(Debug)]
+pub struct TokenFile {
+    file: File,
+    path: PathBuf,
+    vocab_size: usize,
+    key: TokenKey,
+    about: About,
+    files: Vec<Arc<Path>>,
+    rows: usize,
+    /// Where the entries begin.
+    entries: u64,
+}
+
+impl TokenFile {
+    /// Opens a file and goes through it once. `path` is for messages; tokens and labels must lie below `vocab_size`.
+    /// Nothing is allocated for a length that the file does not have.
+    ///
+    /// # Errors
+    /// When it is not a token file of this version, is damaged or cut short, or holds a token that the model does not
+    /// have.
+    pub fn open(path: &Path, file: File, vocab_size: usize) -> Result<Self> {
+        let size = file.metadata().map_err(|e| FileError::io("read", path, e))?.len();
+        let about = About { path: PathBuf::new(), document: false, notes: Vec::new() };
+        let (key, files) = (TokenKey::default(), Vec::new());
+        let path = path.to_path_buf();
+        let mut new = Self { file, path, vocab_size, key, about, files, rows: 0, entries: 0 };
+        let mut head = new.cursor(0, size);
+        if head.array::<8>()? != MAGIC {
+            return Err(new.wrong("expected a file of tokens, found something else"));
         }
+        let version = head.u32()?;
+        if version != VERSION {
+            let problem = format!("expected a file of tokens of version {VERSION}, found version {version}");
+            return Err(new.wrong(&problem));
+        }
+        let key = TokenKey(u128::from_le_bytes(head.array()?));
+        let Some(tail) = size.checked_sub(TAIL as u64) else { return Err(new.cut()) };
+        let mut end = new.cursor(tail, size);
+        let (entries, rows, _) = (end.u64()?, end.u64()?, end.u64()?);
+        if end.array()? != END {
+            return Err(new.cut());
+        }
+        let about = rows.checked_mul(ENTRY as u64).and_then(|bytes| entries.checked_add(bytes));
+        let Some(about) = about.filter(|at| *at <= tail && entries >= HEAD as u64 + 8) else {
+            return Err(new.wrong("expected an entry for each row, found fewer bytes"));
+        };
+        let mut end = new.cursor(about, tail);
+        let path: PathBuf = end.text()?.into();
+        let [document] = end.array()?;
+        let mut notes = Vec::new();
+        for _ in 0..end.u32()? {
+            notes.push(end.text()?);
+        }
+        let mut files: Vec<Arc<Path>> = Vec::new();
+        for _ in 0..end.u32()? {
+            files.push(Arc::from(PathBuf::from(end.text()?)));
+        }
+        if end.at != tail {
+            return Err(new.wrong("expected its end, found more bytes"));
+        }
+        new.rows = usize::try_from(rows).map_err(|_| new.wrong("it has more rows than this machine can count"))?;
+        (new.entries, new.key, new.files) = (entries, key, files);
+        new.about = About { path, document: document == 1, notes };
+        new.verify(size)?;
+        Ok(new)
     }
-    examples.shrink_to_fit();
-    let expected = from.hash.0;
-    if u64::from_le_bytes(from.array()?) != expected {
-        return Err(from.wrong("expected the check sum of its content, found another"));
+
+    /// The key it was written under.
+    pub fn key(&self) -> TokenKey {
+        self.key
     }
-    Ok((key, Dataset { path: data, examples, notes, document: document == 1 }))
-}
 
-struct Source<'a> {
-    input: &'a mut dyn Read,
-    hash: Fnv64,
-    path: &'a Path,
-}
+    /// What it says of its rows.
+    pub fn about(&self) -> &About {
+        &self.about
+    }
 
-impl Source<'_> {
+    /// Goes through all rows, their entries, and both sums.
+    fn verify(&self, size: u64) -> Result<()> {
+        let mut rows = self.cursor(0, self.entries);
+        rows.array::<HEAD>()?;
+        let mut entries = self.cursor(self.entries, size);
+        for row in 0..self.rows {
+            let entry = Entry::read(&entries.array()?);
+            if entry.start != rows.at || entry.length() > self.entries - 8 - rows.at {
+                return Err(self.row_wrong(row, "expected to begin where the row before ends, found another place"));
+            }
+            if entry.file as usize >= self.files.len() {
+                return Err(self.row_wrong(row, &format!("expected one of {} files", self.files.len())));
+            }
+            let (count, mut targets) = (entry.tokens as usize, 0);
+            self.words(row, count, false, &mut |part| rows.fill(part), &mut |_| {})?;
+            if entry.masked == OWN {
+                let mut first = true;
+                self.words(row, count, true, &mut |part| rows.fill(part), &mut |word| {
+                    targets += u32::from(!first && word.cast_signed() != UNTRAINED);
+                    first = false;
+                })?;
+            } else {
+                targets = entry.tokens.saturating_sub(entry.masked.max(1));
+            }
+            if targets != entry.targets {
+                let problem = format!("expected {} trained tokens, found {targets}", entry.targets);
+                return Err(self.row_wrong(row, &problem));
+            }
+        }
+        if rows.at + 8 != self.entries {
+            return Err(self.wrong("expected the end of its rows, found more bytes"));
+        }
+        let (sum, found) = (rows.hash.0, rows.u64()?);
+        let mut part = [0; PART];
+        while entries.at < size - 16 {
+            let n = usize::try_from(size - 16 - entries.at).map_or(PART, |left| left.min(PART));
+            entries.fill(&mut part[..n])?;
+        }
+        if (sum, entries.hash.0) != (found, entries.u64()?) {
+            return Err(self.wrong("expected the check sums of its content, found others"));
+        }
+        Ok(())
+    }
+
     fn wrong(&self, problem: &str) -> crate::Error {
-        FileError::invalid(self.path, problem).hint("remove it; it is made again from the data").into()
+        FileError::invalid(&self.path, problem).hint("remove it; it is made again from the data").into()
     }
 
-    fn fill(&mut self, bytes: &mut [u8]) -> Result<()> {
-        match self.input.read_exact(bytes) {
+    fn row_wrong(&self, row: usize, problem: &str) -> crate::Error {
+        self.wrong(&format!("row {row}: {problem}"))
+    }
+
+    fn cut(&self) -> crate::Error {
+        self.wrong("expected more bytes, found the end of the file")
+    }
+
+    fn cursor(&self, at: u64, end: u64) -> Cursor<'_> {
+        let bytes = BufReader::with_capacity(1 << 16, Bytes { file: &self.file, at, end });
+        Cursor { from: self, bytes, at, hash: Fnv64::default() }
+    }
+
+    /// Fills a part of memory from a place of the file.
+    fn fill(&self, mut at: u64, mut part: &mut [u8]) -> Result<()> {
+        while !part.is_empty() {
+            match read_at(&self.file, part, at) {
+                Ok(0) => return Err(self.cut()),
+                Ok(n) => (at, part) = (at + n as u64, &mut part[n..]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(FileError::io("read", &self.path, e).into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&self, row: usize) -> Result<Entry> {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        let mut bytes = [0; ENTRY];
+        self.fill(self.entries + (row * ENTRY) as u64, &mut bytes)?;
+        Ok(Entry::read(&bytes))
+    }
+
+    /// Reads so many tokens or labels of a row, part by part, and holds them against the vocabulary: also after the
+    /// file was verified, since another program may have changed it.
+    fn words(
+        &self,
+        row: usize,
+        count: usize,
+        labels: bool,
+        fill: &mut dyn FnMut(&mut [u8]) -> Result<()>,
+        each: &mut dyn FnMut(u32),
+    ) -> Result<()> {
+        let (mut left, mut part) = (count, [0; PART]);
+        while left > 0 {
+            let n = left.min(PART / 4);
+            fill(&mut part[..4 * n])?;
+            for word in part[..4 * n].as_chunks().0 {
+                let word = u32::from_le_bytes(*word);
+                if word as usize >= self.vocab_size && !(labels && word.cast_signed() == UNTRAINED) {
+                    let problem = format!("expected tokens below {}, found others", self.vocab_size);
+                    return Err(self.row_wrong(row, &problem));
+                }
+                each(word);
+            }
+            left -= n;
+        }
+        Ok(())
+    }
+
+    /// Adds a row's tokens and labels to lists.
+    fn lists(&self, row: usize, tokens: &mut Vec<u32>, labels: &mut Vec<i32>) -> Result<Origin> {
+        let entry = self.entry(row)?;
+        let (first, count, mut at) = (tokens.len(), entry.tokens as usize, entry.start);
+        let mut fill = |part: &mut [u8]| {
+            self.fill(at, part)?;
+            at += part.len() as u64;
+            Ok(())
+        };
+        self.words(row, count, false, &mut fill, &mut |word| tokens.push(word))?;
+        if entry.masked == OWN {
+            self.words(row, count, true, &mut fill, &mut |word| labels.push(word.cast_signed()))?;
+        } else {
+            let masked = count.min(entry.masked as usize);
+            labels.extend(std::iter::repeat_n(UNTRAINED, masked));
+            labels.extend(tokens[first + masked..].iter().map(|token| token.cast_signed()));
+        }
+        let Some(path) = self.files.get(entry.file as usize) else {
+            return Err(self.row_wrong(row, "the file was changed while it was read"));
+        };
+        Ok(Origin { path: Arc::clone(path), line: entry.line as usize })
+    }
+}
+
+impl Examples for TokenFile {
+    fn count(&self) -> usize {
+        self.rows
+    }
+
+    fn size(&self, row: usize) -> Result<RowSize> {
+        Ok(self.entry(row)?.size())
+    }
+
+    fn append(&self, row: usize, batch: &mut RaggedBatch) -> Result<()> {
+        let origin = self.lists(row, &mut batch.tokens, &mut batch.labels)?;
+        batch.close(origin);
+        Ok(())
+    }
+
+    fn read(&self, row: usize) -> Result<Example> {
+        let (mut tokens, mut labels) = (Vec::new(), Vec::new());
+        let origin = self.lists(row, &mut tokens, &mut labels)?;
+        Ok(Example { tokens, labels, origin })
+    }
+
+    fn each_size(&self, visit: &mut dyn FnMut(usize, RowSize)) -> Result<()> {
+        let mut part = [0; PART];
+        for first in (0..self.rows).step_by(PART / ENTRY) {
+            let n = (self.rows - first).min(PART / ENTRY);
+            self.fill(self.entries + (first * ENTRY) as u64, &mut part[..n * ENTRY])?;
+            for (row, entry) in part[..n * ENTRY].as_chunks().0.iter().enumerate() {
+                visit(first + row, Entry::read(entry).size());
+            }
+        }
+        Ok(())
+    }
+
+    fn heap_bytes(&self) -> usize {
+        let texts = self.about.notes.iter().map(String::capacity).sum::<usize>();
+        let paths = self.files.iter().map(|path| path.as_os_str().len() + 4 * size_of::<usize>()).sum::<usize>();
+        size_of::<Self>() + self.path.capacity() + self.about.path.capacity() + texts + paths
+    }
+}
+
+/// What is read at a place; a file of ours is read from one thread.
+fn read_at(file: &File, part: &mut [u8], at: u64) -> io::Result<usize> {
+    #[cfg(unix)]
+    return std::os::unix::fs::FileExt::read_at(file, part, at);
+    #[cfg(not(unix))]
+    {
+        let mut file = file;
+        file.seek(SeekFrom::Start(at))?;
+        file.read(part)
+    }
+}
+
+/// Bytes of a file from a place on.
+struct Bytes<'a> {
+    file: &'a File,
+    at: u64,
+    end: u64,
+}
+
+impl Read for Bytes<'_> {
+    fn read(&mut self, part: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.end.saturating_sub(self.at)).unwrap_or(usize::MAX);
+        let n = part.len().min(left);
+        let read = read_at(self.file, &mut part[..n], self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+/// The same, with a sum of what was read.
+struct Cursor<'a> {
+    from: &'a TokenFile,
+    bytes: BufReader<Bytes<'a>>,
+    at: u64,
+    hash: Fnv64,
+}
+
+impl Cursor<'_> {
+    fn fill(&mut self, part: &mut [u8]) -> Result<()> {
+        match self.bytes.read_exact(part) {
             Ok(()) => {
-                self.hash.add(bytes);
+                self.hash.add(part);
+                self.at += part.len() as u64;
                 Ok(())
             }
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
-                Err(self.wrong("expected more bytes, found the end of the file"))
-            }
-            Err(e) => Err(FileError::io("read", self.path, e).into()),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(self.from.cut()),
+            Err(e) => Err(FileError::io("read", &self.from.path, e).into()),
         }
     }
 
@@ -205,65 +542,30 @@ impl Source<'_> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
+    fn u64(&mut self) -> Result<u64> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+
     fn text(&mut self) -> Result<String> {
         let mut left = self.u32()? as usize;
-        let (mut bytes, mut part) = (Vec::new(), [0; 4096]);
+        let (mut bytes, mut part) = (Vec::new(), [0; PART]);
         while left > 0 {
-            let n = left.min(part.len());
+            let n = left.min(PART);
             self.fill(&mut part[..n])?;
             bytes.extend_from_slice(&part[..n]);
             left -= n;
         }
-        String::from_utf8(bytes).map_err(|_| self.wrong("expected UTF-8 text, found other bytes"))
-    }
-
-    fn words(&mut self, count: usize) -> Result<Vec<u32>> {
-        let (mut left, mut words, mut part) = (count, Vec::new(), [0; 4096]);
-        while left > 0 {
-            let n = left.min(part.len() / 4);
-            self.fill(&mut part[..4 * n])?;
-            if words.is_empty() && count <= part.len() / 4 {
-                words.reserve_exact(count);
-            }
-            words.extend(part[..4 * n].as_chunks().0.iter().map(|b| u32::from_le_bytes(*b)));
-            left -= n;
-        }
-        words.shrink_to_fit();
-        Ok(words)
-    }
-
-    fn row(&mut self, row: usize, origin: &Arc<Path>, vocab_size: usize) -> Result<Example> {
-        let line = u64::from_le_bytes(self.array()?) as usize;
-        let count = self.u32()? as usize;
-        let [kind] = self.array()?;
-        let tokens = self.words(count)?;
-        let masked = match kind {
-            0 => 0,
-            2 => self.u32()? as usize,
-            1 => count,
-            _ => return Err(self.wrong(&format!("row {row}: expected labels of kind 0 to 2, found {kind}"))),
-        };
-        let labels: Vec<i32> = if kind == 1 {
-            self.words(count)?.into_iter().map(u32::cast_signed).collect()
-        } else {
-            let label = |(i, t): (usize, &u32)| if i < masked { UNTRAINED } else { t.cast_signed() };
-            tokens.iter().enumerate().map(label).collect()
-        };
-        let known = |t: &u32| (*t as usize) < vocab_size;
-        let labelled = |l: &i32| *l == UNTRAINED || u32::try_from(*l).is_ok_and(|t| known(&t));
-        if !(tokens.iter().all(known) && labels.iter().all(labelled)) {
-            return Err(self.wrong(&format!("row {row}: expected tokens below {vocab_size}, found others")));
-        }
-        Ok(Example { tokens, labels, origin: Origin { path: Arc::clone(origin), line } })
+        String::from_utf8(bytes).map_err(|_| self.from.wrong("expected UTF-8 text, found other bytes"))
     }
 }
 
-struct Hashed<'a> {
-    inner: &'a mut dyn Write,
+#[derive(Debug)]
+struct Hashed<W> {
+    inner: W,
     hash: Fnv64,
 }
 
-impl Write for Hashed<'_> {
+impl<W: Write> Write for Hashed<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = self.inner.write(bytes)?;
         self.hash.add(&bytes[..n]);
@@ -272,36 +574,6 @@ impl Write for Hashed<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
-    }
-}
-
-/// FNV-1a: enough to tell files apart and damage from none; it keeps nobody from forging either.
-struct Fnv64(u64);
-
-impl Default for Fnv64 {
-    fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Fnv64 {
-    fn add(&mut self, bytes: &[u8]) {
-        self.0 = bytes.iter().fold(self.0, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
-    }
-}
-
-struct Fnv128(u128);
-
-impl Default for Fnv128 {
-    fn default() -> Self {
-        Self(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d)
-    }
-}
-
-impl Fnv128 {
-    fn add(&mut self, bytes: &[u8]) {
-        const PRIME: u128 = (1 << 88) | 0x13b;
-        self.0 = bytes.iter().fold(self.0, |h, b| (h ^ u128::from(*b)).wrapping_mul(PRIME));
     }
 }
 

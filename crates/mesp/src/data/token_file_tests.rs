@@ -6,7 +6,13 @@ use super::*;
 
 const VOCAB: usize = 1000;
 
-fn dataset(rows: Vec<(Vec<(u32, bool)>, usize)>, notes: Vec<String>) -> Dataset {
+#[derive(Debug)]
+struct Rows {
+    about: About,
+    examples: Vec<Example>,
+}
+
+fn dataset(rows: Vec<(Vec<(u32, bool)>, usize)>, notes: Vec<String>) -> Rows {
     let path = Path::new("folder/täglich.jsonl");
     let origin: Arc<Path> = Arc::from(path);
     let example = |(row, line): (Vec<(u32, bool)>, usize)| Example {
@@ -14,25 +20,35 @@ fn dataset(rows: Vec<(Vec<(u32, bool)>, usize)>, notes: Vec<String>) -> Dataset 
         labels: row.iter().map(|(t, on)| if *on { t.cast_signed() } else { UNTRAINED }).collect(),
         origin: Origin { path: Arc::clone(&origin), line },
     };
-    Dataset {
-        path: path.to_path_buf(),
-        examples: rows.into_iter().map(example).collect(),
-        notes,
-        document: false,
-    }
+    let about = About { path: path.to_path_buf(), document: false, notes };
+    Rows { about, examples: rows.into_iter().map(example).collect() }
 }
 
-fn written(key: TokenKey, data: &Dataset) -> Vec<u8> {
+fn written(key: TokenKey, data: &Rows) -> Vec<u8> {
     let mut bytes = Vec::new();
-    write(&mut bytes, key, data).unwrap();
+    let mut writer = TokenWriter::new(&mut bytes, key, &std::env::temp_dir()).unwrap();
+    data.examples.iter().for_each(|row| writer.row(row).unwrap());
+    writer.finish(&data.about).unwrap();
     bytes
 }
 
-fn read_back(bytes: &[u8], vocab: usize) -> Result<(TokenKey, Dataset)> {
-    read(Path::new("rows.tokens"), &mut &bytes[..], vocab)
+fn read_back(bytes: &[u8], vocab: usize) -> Result<(TokenKey, Rows)> {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(bytes).unwrap();
+    let file = TokenFile::open(Path::new("rows.tokens"), file, vocab)?;
+    let examples = (0..file.count()).map(|row| file.read(row)).collect::<Result<Vec<_>>>()?;
+    // As they stand in a batch, and by their sizes.
+    let (mut batch, mut sizes) = (RaggedBatch::default(), Vec::new());
+    (0..file.count()).for_each(|row| file.append(row, &mut batch).unwrap());
+    assert_eq!(batch, RaggedBatch::from_examples(&examples.iter().collect::<Vec<_>>()));
+    file.each_size(&mut |row, size| sizes.push((row, size))).unwrap();
+    for (row, example) in examples.iter().enumerate() {
+        assert_eq!((file.size(row).unwrap(), sizes[row]), (example.size(), (row, example.size())));
+    }
+    Ok((file.key(), Rows { about: file.about().clone(), examples }))
 }
 
-fn any_dataset() -> impl Strategy<Value = Dataset> {
+fn any_dataset() -> impl Strategy<Value = Rows> {
     let row = prop::collection::vec((0..VOCAB as u32, any::<bool>()), 0..40);
     let masked = (0..30usize, 0..3000usize)
         .prop_map(|(from, len)| (0..len).map(|i| ((i * 7 % VOCAB) as u32, i >= from)).collect::<Vec<_>>());
@@ -58,7 +74,7 @@ proptest! {
     fn what_is_written_is_read(data in any_dataset(), key: u128) {
         let (found, back) = read_back(&written(TokenKey(key), &data), VOCAB).unwrap();
         prop_assert_eq!(found, TokenKey(key));
-        prop_assert_eq!((back.path, back.examples, back.notes), (data.path, data.examples, data.notes));
+        prop_assert_eq!((back.about, back.examples), (data.about, data.examples));
     }
 
     #[test]
@@ -79,6 +95,24 @@ proptest! {
         headed.extend(VERSION.to_le_bytes());
         headed.extend(bytes);
         let _ = read_back(&headed, VOCAB);
+    }
+}
+
+/// Also where the sums are right.
+#[test]
+fn entries_that_lead_elsewhere_are_refused() {
+    let data = dataset(vec![(vec![(1, true), (2, true)], 7), (vec![(3, true), (4, false)], 9)], Vec::new());
+    let bytes = written(TokenKey(1), &data);
+    let tail = bytes.len() - TAIL;
+    let entries = u64::from_le_bytes(bytes[tail..][..8].try_into().unwrap()) as usize;
+    for (at, word) in [(0, 999), (16, u32::MAX), (20, 2), (24, 2), (24, OWN), (28, 1), (ENTRY, 28)] {
+        let mut bytes = bytes.clone();
+        bytes[entries + at..][..4].copy_from_slice(&word.to_le_bytes());
+        let mut sum = Fnv64::default();
+        sum.add(&bytes[entries..tail + 16]);
+        bytes[tail + 16..][..8].copy_from_slice(&sum.0.to_le_bytes());
+        let error = read_back(&bytes, VOCAB).expect_err("a wrong entry").to_string();
+        assert!(error.contains("row ") || error.contains("expected"), "{at}: {error}");
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::parts::{PART, in_parts};
 use super::{named, wall};
 use crate::{Error, Result};
 
@@ -148,6 +149,9 @@ impl TextEncoder {
     /// # Errors
     /// When the tokenizer refuses the text.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
+        if text.len() > PART {
+            return Ok(self.encode_with_offsets(text, add_special)?.into_iter().map(|token| token.id).collect());
+        }
         let encoding = self.guarded("turning a text into tokens with this tokenizer", || {
             self.inner.encode_fast(text, add_special).map_err(|e| refused(&e))
         })?;
@@ -163,6 +167,46 @@ impl TextEncoder {
     /// # Errors
     /// When the tokenizer refuses the text.
     pub fn encode_with_offsets(&self, text: &str, add_special: bool) -> Result<Vec<Token>> {
+        let mut tokens = Vec::new();
+        self.encode_each(text, add_special, &mut |token| {
+            tokens.push(token);
+            Ok(())
+        })?;
+        Ok(tokens)
+    }
+
+    /// As [`encode_with_offsets`](Self::encode_with_offsets), each token given to `take`. Of a long text only a part is
+    /// looked at at a time, whatever its length.
+    ///
+    /// # Errors
+    /// When the tokenizer refuses the text, or takes more than 4 MB of it as one piece; those of `take`.
+    pub fn encode_each(
+        &self,
+        text: &str,
+        add_special: bool,
+        take: &mut dyn FnMut(Token) -> Result<()>,
+    ) -> Result<()> {
+        if text.len() <= PART {
+            return self.whole(text, add_special)?.into_iter().try_for_each(take);
+        }
+        // What the tokenizer adds around any text; the beginning depends on the text's own.
+        let around = if add_special { self.whole("a", true)? } else { Vec::new() };
+        let begins = around.iter().take_while(|token| token.bytes.is_none()).count();
+        let ends = around.iter().skip(begins).filter(|token| token.bytes.is_none());
+        let mut first = true;
+        in_parts(text, PART, &|part| self.whole(part, false), &mut |token| {
+            if std::mem::take(&mut first) && add_special {
+                let spelled = Some(token.id) == self.bos && self.wants_bos();
+                let added = around[..begins].iter().filter(|added| !(spelled && Some(added.id) == self.bos));
+                added.cloned().try_for_each(&mut *take)?;
+            }
+            take(token)
+        })?;
+        ends.cloned().try_for_each(take)
+    }
+
+    /// The tokens of a text, all at once.
+    fn whole(&self, text: &str, add_special: bool) -> Result<Vec<Token>> {
         let encoding = self.raw(text, add_special)?;
         let places = encoding.get_offsets().iter().zip(encoding.get_special_tokens_mask());
         let token = |(&id, (&(start, end), &added)): (&u32, (&(usize, usize), &u32))| Token {

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::notes::Tally;
+use super::notes::{Lines, Tally};
 use super::remarks::{Part, Remark};
 
 /// The remarks of a file, each with the lines of its rows.
-type Remarks = BTreeMap<Remark, Vec<usize>>;
+type Remarks = BTreeMap<Remark, Lines>;
 
 /// Keys of one kind that are named.
 const NAMED: usize = 8;
@@ -72,10 +72,10 @@ pub(super) fn tell(tally: &Tally, rows: usize, template: bool, notes: &mut Vec<S
             }
             _ => continue,
         };
-        notes.push(format!("{} of {rows} rows: {said} ({})", places.len(), tally.lines(places)));
+        notes.push(format!("{} of {rows} rows: {said} ({})", places.count(), tally.lines(places)));
     }
     for (kind, before, after) in KEYS {
-        let found: Vec<(&str, &Vec<usize>)> =
+        let found: Vec<(&str, &Lines)> =
             remarks.iter().filter_map(|(remark, places)| Some((kind(remark)?, places))).collect();
         if !found.is_empty() {
             notes.push(format!("{before} {}{after}", named(tally, &found)));
@@ -96,10 +96,10 @@ fn left_out(writer: &str, part: &Part) -> String {
 }
 
 /// Keys with the number of their rows and the first of these.
-fn named(tally: &Tally, keys: &[(&str, &Vec<usize>)]) -> String {
-    let one = |(key, places): &(&str, &Vec<usize>)| {
-        let first = tally.named(places.first().copied().unwrap_or_default());
-        match places.len() {
+fn named(tally: &Tally, keys: &[(&str, &Lines)]) -> String {
+    let one = |(key, places): &(&str, &Lines)| {
+        let first = tally.named(places.list().first().copied().unwrap_or_default());
+        match places.count() {
             1 => format!("`{key}` (1 row, line {first})"),
             n => format!("`{key}` ({n} rows, first line {first})"),
         }

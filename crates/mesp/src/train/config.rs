@@ -96,7 +96,7 @@ impl RunConfig {
     ///
     /// # Errors
     /// When there are more than [`MOST_BATCHES`], or where rows are packed than [`MOST_PACKED`]: each of those is
-    /// looked at before the run begins.
+    /// looked at before the run begins. When a row cannot be read.
     pub fn steps(&self, batches: &mut Batches<'_>) -> Result<(usize, usize)> {
         let most = if self.batch_tokens.is_some() { MOST_PACKED } else { MOST_BATCHES };
         let too_many = |micro: f64| self.too_many(micro, most);
@@ -106,11 +106,11 @@ impl RunConfig {
                 _ => Err(too_many(n as f64 * self.grad_accum as f64)),
             },
             Length::Epochs(e) => {
-                let about = e * batches.per_epoch() as f64;
+                let about = e * batches.per_epoch()? as f64;
                 if about > most as f64 {
                     return Err(too_many(about));
                 }
-                let micro = batches.in_epochs(e);
+                let micro = batches.in_epochs(e)?;
                 Ok((micro.div_ceil(self.grad_accum), micro))
             }
         }

@@ -1,9 +1,14 @@
 //! Losses of rows, forward only.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::ops::Range;
+
 use mesp_device::Backend;
 
 use super::Session;
-use crate::data::{BatchSize, Example, RaggedBatch};
+use crate::Result;
+use crate::data::{BatchSize, Examples, RaggedBatch, RowSize};
 use crate::model::Batch;
 
 /// What some rows came to.
@@ -46,25 +51,35 @@ pub struct Staging {
 
 impl Staging {
     /// Takes these rows in place of the old ones.
-    pub fn fill<'a>(&mut self, rows: impl IntoIterator<Item = &'a Example>) {
-        self.ragged.refill(rows);
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn fill(&mut self, examples: &dyn Examples, rows: Range<usize>) -> Result<()> {
+        self.ragged.clear();
+        for row in rows {
+            examples.append(row, &mut self.ragged)?;
+        }
         self.batch.fill(&self.ragged.tokens, &self.ragged.labels, &self.ragged.offsets);
+        Ok(())
     }
 }
 
 /// Evaluates rows in their order, as many at a time as `size` allows; `row(index, score)` is called for each.
+///
+/// # Errors
+/// When a row cannot be read.
 pub fn evaluate<B: Backend>(
     session: &mut Session<B>,
-    examples: &[Example],
+    examples: &dyn Examples,
     size: impl Into<BatchSize>,
     staging: &mut Staging,
     row: &mut dyn FnMut(usize, Score),
-) -> Score {
-    let size = size.into();
+) -> Result<Score> {
+    let (size, count) = (size.into(), examples.count());
     let (mut total, mut first) = (Score::default(), 0);
-    while first < examples.len() {
-        let chunk = &examples[first..][..size.first(examples[first..].iter().map(|e| e.tokens.len()))];
-        staging.fill(chunk);
+    while first < count {
+        let end = size.end(first, count, |row| Ok(examples.size(row)?.tokens))?;
+        staging.fill(examples, first..end)?;
         let batch = &staging.batch;
         let stats = if batch.targets() > 0 { session.evaluate(batch) } else { &[] };
         let mut next = 0;
@@ -78,40 +93,74 @@ pub fn evaluate<B: Backend>(
             row(first + r, score);
             total.add(score);
         }
-        first += chunk.len();
+        first = end;
     }
-    total
+    Ok(total)
 }
 
 /// The largest batch that `batch_size` rows of `examples` can make, for a plan: the most tokens, the most
 /// targets and the most probabilities that any of them together have.
-pub fn largest_batch(examples: &[Example], batch_size: usize) -> Batch {
-    let top = |mut values: Vec<usize>| {
-        values.sort_unstable_by(|a, b| b.cmp(a));
-        values.truncate(batch_size.max(1));
-        values
-    };
-    let lengths = top(examples.iter().map(|e| e.tokens.len()).collect());
-    let targets: usize = top(examples.iter().map(Example::targets).collect()).iter().sum();
+///
+/// # Errors
+/// When a row cannot be read.
+pub fn largest_batch(examples: &dyn Examples, batch_size: usize) -> Result<Batch> {
+    let most = batch_size.clamp(1, examples.count().max(1));
+    let (mut lengths, mut targets) = (Top::new(most), Top::new(most));
+    examples.each_size(&mut |_, size| {
+        lengths.take(size.tokens);
+        targets.take(size.targets);
+    })?;
+    let (lengths, targets) = (lengths.descending(), targets.descending());
     let mut offsets = vec![0];
     for length in &lengths {
         offsets.push(offsets[offsets.len() - 1] + length);
     }
     let probs = lengths.iter().map(|l| l * l).sum();
-    Batch::for_plan(offsets[offsets.len() - 1], targets, probs, &offsets)
+    Ok(Batch::for_plan(offsets[offsets.len() - 1], targets.iter().sum(), probs, &offsets))
+}
+
+/// The largest of many numbers.
+struct Top {
+    most: usize,
+    heap: BinaryHeap<Reverse<usize>>,
+}
+
+impl Top {
+    fn new(most: usize) -> Self {
+        Self { most, heap: BinaryHeap::new() }
+    }
+
+    fn take(&mut self, number: usize) {
+        if self.heap.len() < self.most {
+            self.heap.push(Reverse(number));
+        } else if let Some(mut least) = self.heap.peek_mut()
+            && least.0 < number
+        {
+            *least = Reverse(number);
+        }
+    }
+
+    fn descending(self) -> Vec<usize> {
+        // Sorted by what is reversed: the largest number first.
+        self.heap.into_sorted_vec().into_iter().map(|Reverse(number)| number).collect()
+    }
 }
 
 /// A number that changes with the rows, their order, and what of them is trained, for telling whether a run goes
 /// on with the data that it began with (FNV-1a, 64 bits).
-pub fn fingerprint(examples: &[Example]) -> String {
+///
+/// # Errors
+/// When a row cannot be read.
+pub fn fingerprint(examples: &dyn Examples) -> Result<String> {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut take = |value: u64| hash = (hash ^ value).wrapping_mul(0x0100_0000_01b3);
-    for row in examples {
+    for row in 0..examples.count() {
+        let row = examples.read(row)?;
         take(row.tokens.len() as u64);
         row.tokens.iter().for_each(|t| take(u64::from(*t)));
         row.labels.iter().for_each(|l| take(u64::from(l.cast_unsigned()) | 1 << 40));
     }
-    format!("{hash:016x}")
+    Ok(format!("{hash:016x}"))
 }
 
 /// A batch as large in each respect as the largest of several, for a plan.
@@ -127,14 +176,14 @@ pub struct Largest {
 
 impl Largest {
     /// Takes a batch into account.
-    pub fn add<'a>(&mut self, rows: impl IntoIterator<Item = &'a Example>) {
+    pub fn add(&mut self, rows: impl IntoIterator<Item = RowSize>) {
         self.scratch.clear();
         self.scratch.push(0);
         let (mut targets, mut end) = (0, 0);
         for row in rows {
-            end += row.tokens.len();
+            end += row.tokens;
             self.scratch.push(end);
-            targets += row.targets();
+            targets += row.targets;
         }
         self.targets = self.targets.max(targets);
         self.probs = self.probs.max(mesp_device::probs_len(&self.scratch));

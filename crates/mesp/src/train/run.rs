@@ -15,7 +15,7 @@ use super::replay::{self, Replay};
 use super::step::{self, Micro};
 use super::whole::{self, History};
 use super::{Event, Happening, RunConfig, Session, Update};
-use crate::data::{Batches, Example};
+use crate::data::{Batches, Examples};
 use crate::method::{Bounds, Directional, Estimator};
 use crate::optim::Schedule;
 use crate::{Error, Result};
@@ -58,18 +58,18 @@ pub struct Summary {
 ///
 /// # Errors
 /// [`Error::NonFinite`] when a loss or gradient is not a number, [`Error::Spike`] where one is to end the run;
-/// files that cannot be written.
+/// files that cannot be read or written.
 pub fn run<B: Backend>(
     session: &mut Session<B>,
-    train: &[Example],
-    eval: &[Example],
+    train: &dyn Examples,
+    eval: &dyn Examples,
     config: &RunConfig,
     from: Progress,
     stop: &AtomicBool,
     emit: &mut dyn FnMut(&Event),
 ) -> Result<Summary> {
     config.check(session.options().update)?;
-    if eval.is_empty() && (config.patience.is_some() || config.load_best) {
+    if eval.count() == 0 && (config.patience.is_some() || config.load_best) {
         let option = if config.load_best { "--load-best-at-end" } else { "--early-stopping-patience" };
         return Err(Error::usage(format!("{option} needs held-out rows, and there are none"))
             .hint("give them with --eval-data"));
@@ -116,11 +116,11 @@ struct Loop<'a> {
 }
 
 impl<'a> Loop<'a> {
-    fn new(train: &'a [Example], config: &RunConfig, from: Progress) -> Result<Self> {
+    fn new(train: &'a dyn Examples, config: &RunConfig, from: Progress) -> Result<Self> {
         let mut batches = Batches::new(train, config.micro_batch(), config.seed)?;
         let (total_steps, total_batches) = config.steps(&mut batches)?;
         // Every epoch's batches are counted here, and none while steps run.
-        batches.epochs(total_batches);
+        batches.epochs(total_batches)?;
         let warmup = (config.warmup_ratio * total_steps as f64).ceil() as usize;
         let schedule =
             Schedule { peak: config.learning_rate, warmup, total: total_steps, kind: config.schedule };
@@ -186,13 +186,13 @@ impl<'a> Loop<'a> {
     fn steps<B: Backend>(
         &mut self,
         session: &mut Session<B>,
-        eval: &[Example],
+        eval: &dyn Examples,
         config: &RunConfig,
         stop: &AtomicBool,
         emit: &mut dyn FnMut(&Event),
     ) -> Result<()> {
         if self.progress.step == 0 && self.progress.evaluated.is_none() {
-            self.evaluate(session, eval, config, emit);
+            self.evaluate(session, eval, config, emit)?;
         }
         while self.progress.step < self.total_steps && !self.exhausted(config) {
             if stop.load(Ordering::Relaxed) {
@@ -218,7 +218,7 @@ impl<'a> Loop<'a> {
             }
         }
         let evaluated = self.progress.evaluated.is_some_and(|e| e.step == self.progress.step);
-        if !evaluated && self.evaluate(session, eval, config, emit) && config.eval_every.is_some() {
+        if !evaluated && self.evaluate(session, eval, config, emit)? && config.eval_every.is_some() {
             self.save(session, config, true, emit)?;
         }
         Ok(())
@@ -257,7 +257,7 @@ impl<'a> Loop<'a> {
         let mean = recent.iter().sum::<f64>() / recent.len() as f64;
         emit(&Event::Train {
             step: p.step,
-            epoch: self.batches.epochs(end),
+            epoch: self.batches.epochs(end)?,
             loss: step.loss,
             learning_rate: rate,
             grad_norm: step.norm,
@@ -274,7 +274,7 @@ impl<'a> Loop<'a> {
     fn evaluate_on_the_way<B: Backend>(
         &mut self,
         session: &mut Session<B>,
-        eval: &[Example],
+        eval: &dyn Examples,
         config: &RunConfig,
         emit: &mut dyn FnMut(&Event),
     ) -> Result<bool> {
@@ -282,20 +282,20 @@ impl<'a> Loop<'a> {
         if let (true, Some(dir)) = (adapter_at_eval, &config.output) {
             checkpoint::save_adapter(session, dir, config.base_model.as_deref())?;
         }
-        Ok(self.evaluate(session, eval, config, emit))
+        self.evaluate(session, eval, config, emit)
     }
 
     fn evaluate<B: Backend>(
         &mut self,
         session: &mut Session<B>,
-        eval: &[Example],
+        eval: &dyn Examples,
         config: &RunConfig,
         emit: &mut dyn FnMut(&Event),
-    ) -> bool {
-        if eval.is_empty() {
-            return false;
+    ) -> Result<bool> {
+        if eval.count() == 0 {
+            return Ok(false);
         }
-        let score = evaluate(session, eval, config.micro_batch(), &mut self.staging, &mut |_, _| {});
+        let score = evaluate(session, eval, config.micro_batch(), &mut self.staging, &mut |_, _| {})?;
         let best = self.progress.evaluate(score.loss(), config.min_delta);
         emit(&Event::Eval {
             step: self.progress.step,
@@ -305,7 +305,7 @@ impl<'a> Loop<'a> {
             best,
             patience_left: config.patience.map(|n| n.saturating_sub(self.progress.patience.used)),
         });
-        best
+        Ok(best)
     }
 
     fn tell(&self, what: Happening, emit: &mut dyn FnMut(&Event)) {

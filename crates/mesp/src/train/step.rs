@@ -58,12 +58,15 @@ pub(super) fn step<B: Backend>(
     emit: &mut dyn FnMut(&Event),
 ) -> Result<Stepped> {
     let accumulates = descent.is_none() && session.options().update == Update::Accumulate;
-    let targets = source.targets();
+    let targets = source.targets()?;
     let measured = match &descent {
         Some(logged) => source.probe(session, logged, targets),
         None => source.backpropagate(session, targets, rate),
     };
-    let Measured { nats, mut norm, tokens, no_numbers, slopes } = measured;
+    if measured.is_err() {
+        session.zero_grads();
+    }
+    let Measured { nats, mut norm, tokens, no_numbers, slopes } = measured?;
     if let Some(e) = session.take_fault() {
         session.zero_grads();
         let dir = config.output.clone().unwrap_or_default();
@@ -78,7 +81,7 @@ pub(super) fn step<B: Backend>(
     if loss.is_finite() && norm.is_finite() {
         let before = progress.norms;
         if let Some(mean) = progress.norms.spike(norm, config.spike_factor) {
-            let (rows, action) = (source.origins(), config.on_spike);
+            let (rows, action) = (source.origins()?, config.on_spike);
             let shown = rows.join(", ");
             let what = Happening::Spike { grad_norm: norm, mean, rows, action };
             emit(&Event::Event { step, message: what.message(step), what });
@@ -92,7 +95,7 @@ pub(super) fn step<B: Backend>(
         progress.skipped = 0;
     } else {
         let (what, value) = if loss.is_finite() { ("gradient norm", norm) } else { ("loss", loss) };
-        let rows = if no_numbers.is_empty() { source.origins() } else { few(no_numbers) };
+        let rows = if no_numbers.is_empty() { source.origins()? } else { few(no_numbers) };
         let shown = rows.join(", ");
         progress.skipped += 1;
         let too_many = progress.skipped > SKIPS;
@@ -137,28 +140,33 @@ fn without_loss<B: Backend>(session: &Session<B>, batch: &Batch) -> impl Iterato
 
 impl Micro<'_, '_> {
     /// Target tokens.
-    fn targets(&mut self) -> usize {
+    fn targets(&mut self) -> Result<usize> {
         let mut targets = 0;
         for i in self.range.clone() {
-            self.batches.fill(i, &mut self.staging.ragged);
+            self.batches.fill(i, &mut self.staging.ragged)?;
             targets += self.staging.ragged.targets;
         }
-        targets
+        Ok(targets)
     }
 
     /// Lays out a micro-batch.
-    fn stage(&mut self, i: usize) -> &Batch {
+    fn stage(&mut self, i: usize) -> Result<&Batch> {
         let Staging { ragged, batch } = &mut *self.staging;
-        self.batches.fill(i, ragged);
+        self.batches.fill(i, ragged)?;
         batch.fill(&ragged.tokens, &ragged.labels, &ragged.offsets);
-        batch
+        Ok(batch)
     }
 
     /// Forward and backward.
-    fn backpropagate<B: Backend>(&mut self, session: &mut Session<B>, targets: usize, rate: f64) -> Measured {
+    fn backpropagate<B: Backend>(
+        &mut self,
+        session: &mut Session<B>,
+        targets: usize,
+        rate: f64,
+    ) -> Result<Measured> {
         let mut all = Measured { nats: 0.0, norm: 0.0, tokens: 0, no_numbers: vec![], slopes: vec![] };
         for i in self.range.clone() {
-            let batch = self.stage(i);
+            let batch = self.stage(i)?;
             all.tokens += batch.rows() as u64;
             let outcome = if session.options().update == Update::Accumulate {
                 session.accumulate(batch, targets)
@@ -174,31 +182,41 @@ impl Micro<'_, '_> {
                     .extend(without_loss(session, batch).map(|row| ragged.origins[row].to_string()));
             }
         }
-        all
+        Ok(all)
     }
 
     /// Slopes along random directions. The step's norm is their root mean square.
-    fn probe<B: Backend>(&mut self, session: &mut Session<B>, logged: &Logged, targets: usize) -> Measured {
+    fn probe<B: Backend>(
+        &mut self,
+        session: &mut Session<B>,
+        logged: &Logged,
+        targets: usize,
+    ) -> Result<Measured> {
         let Logged { descent, .. } = logged;
         let at = (descent.seed(), session.steps() + 1);
+        let mut read = Ok(());
         let probed = session.slopes(descent.along(), at, targets, &mut |each| {
             for i in self.range.clone() {
-                each(self.stage(i));
+                match self.stage(i) {
+                    Ok(batch) => each(batch),
+                    Err(e) => read = Err(e),
+                }
             }
         });
+        read?;
         let norm = probed.norm();
         let Probed { nats, tokens, slopes } = probed;
-        Measured { nats, norm, tokens, no_numbers: vec![], slopes }
+        Ok(Measured { nats, norm, tokens, no_numbers: vec![], slopes })
     }
 
     /// Where the step's rows were read.
-    fn origins(&mut self) -> Vec<String> {
+    fn origins(&mut self) -> Result<Vec<String>> {
         let mut names = Vec::new();
         for i in self.range.clone() {
-            self.batches.fill(i, &mut self.staging.ragged);
+            self.batches.fill(i, &mut self.staging.ragged)?;
             names.extend(self.staging.ragged.origins.iter().map(Origin::to_string));
         }
-        few(names)
+        Ok(few(names))
     }
 }
 

@@ -266,7 +266,7 @@ fn train(
         checkpoint::load(&mut session, path, config).expect("a checkpoint")
     });
     let mut losses = Vec::new();
-    run(&mut session, &rows, &[], config, from, &AtomicBool::new(false), &mut |event| {
+    run(&mut session, &rows, &Vec::new(), config, from, &AtomicBool::new(false), &mut |event| {
         if let mesp::train::Event::Train { loss, .. } = event {
             losses.push(*loss);
         }

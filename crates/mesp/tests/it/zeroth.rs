@@ -223,7 +223,7 @@ pub(crate) fn train(
         Progress::default()
     };
     let stop = AtomicBool::new(false);
-    run(&mut session, &rows, &[], &config, from, &stop, &mut |_| {}).expect("a run");
+    run(&mut session, &rows, &Vec::new(), &config, from, &stop, &mut |_| {}).expect("a run");
     session
 }
 

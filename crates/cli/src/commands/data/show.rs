@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::IsTerminal;
 
 use anyhow::Result;
-use mesp::data::{Dataset, Example, TextEncoder, UNTRAINED};
+use mesp::data::{Example, Gathered, TextEncoder, UNTRAINED};
 use mesp::source::shape_source;
 use serde_json::{Value, json};
 
@@ -34,33 +34,38 @@ pub(super) fn run(args: &ShowArgs) -> Result<()> {
     let options = inputs::read_options(&args.data, &shape_source(model)?.config, true);
     inputs::is_there(data)?;
     let encoder = inputs::encoder(model)?;
-    let all = match tokens::given(data, options.vocab_size)? {
+    let Gathered { about, rows: all } = match tokens::given(data, options.vocab_size)? {
         Some(rows) => rows,
-        None => Dataset::read(data, Some(&encoder), &options)?,
+        None => Gathered::read(data, Some(&encoder), &options, &std::env::temp_dir())?,
     };
     if data.is_dir() {
         inputs::tell_files(data, data, None)?;
     }
-    for note in &all.notes {
-        ui::note(format!("{}: {note}", all.path.display()));
+    for note in &about.notes {
+        ui::note(format!("{}: {note}", about.path.display()));
     }
-    let rows: Vec<&Example> =
-        all.examples.iter().filter(|row| row.origin.line >= args.from_line).take(args.rows).collect();
+    let mut rows = Vec::new();
+    for row in 0..all.count() {
+        if rows.len() == args.rows {
+            break;
+        }
+        rows.extend(Some(all.read(row)?).filter(|row| row.origin.line >= args.from_line));
+    }
     if rows.is_empty() {
-        let problem = format!("{}: no row from line {} on", all.path.display(), args.from_line);
+        let problem = format!("{}: no row from line {} on", about.path.display(), args.from_line);
         return Err(inputs::usage(problem, "give --from-line a line of the file"));
     }
     if args.shared.json {
         let rows = rows.iter().map(|row| document(row, &encoder)).collect::<Result<Vec<_>>>()?;
         return ui::json(
-            &json!({ "path": all.path.display().to_string(), "rows": rows, "notes": all.notes }),
+            &json!({ "path": about.path.display().to_string(), "rows": rows, "notes": about.notes }),
         );
     }
     let terminal =
         std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     let marks = if terminal { COLOURED } else { PLAIN };
     let mut out = String::new();
-    for row in rows {
+    for row in &rows {
         let (n, trained) = (row.tokens.len(), row.targets());
         let _ = writeln!(
             out,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use mesp::data::Example;
+use mesp::data::Examples;
 use mesp::source::Base;
 use mesp::train::Score;
 use mesp_device::Real;
@@ -33,12 +33,12 @@ pub(super) fn run<R: Real>(args: &EvalArgs) -> Result<()> {
     let numbers = Numbers::new(args.compute, held(base, dtype));
     let options = inputs::read_options(&args.data, &model.config, false);
     let rows = inputs::read_rows(dir, data, &Held::None, &options, None)?.train;
-    inputs::warn_of_length(inputs::longest(&rows), &model.config);
+    inputs::warn_of_length(&*rows, &model.config)?;
 
     let scorer = Scorer { model: &model, numbers, pool: &pool, batch_size: args.batch_size };
     let mut outcomes = Vec::new();
     for adapter in models(args) {
-        let (total, scores) = scorer.score::<R>(adapter, &rows)?;
+        let (total, scores) = scorer.score::<R>(adapter, &*rows)?;
         if !total.loss().is_finite() {
             let with = adapter.map_or_else(String::new, |dir| format!(" with {}", dir.display()));
             bail!(
@@ -49,22 +49,25 @@ pub(super) fn run<R: Real>(args: &EvalArgs) -> Result<()> {
         outcomes.push(Outcome { adapter, total, rows: scores });
     }
     if let Some(path) = &args.per_row {
-        report::write_lines(path, outcomes.iter().flat_map(|outcome| lines(outcome, &rows)))?;
+        report::write_lines(path, outcomes.iter().flat_map(|outcome| lines(outcome, &*rows)))?;
     }
     if args.shared.json {
         return ui::json(&document(&outcomes));
     }
     ui::result(
         args.per_row.as_deref().is_some_and(outputs::is_standard),
-        &ui::table(&table(&outcomes, rows.len())),
+        &ui::table(&table(&outcomes, rows.count())),
     )
 }
 
 /// A line a row for `--per-row`.
-fn lines<'a>(outcome: &'a Outcome<'_>, rows: &'a [Example]) -> impl Iterator<Item = Value> + 'a {
-    outcome.rows.iter().zip(rows).enumerate().map(|(index, (score, row))| {
-        let some = score.targets > 0;
-        json!({
+fn lines<'a>(
+    outcome: &'a Outcome<'_>,
+    rows: &'a dyn Examples,
+) -> impl Iterator<Item = Result<Value>> + 'a {
+    outcome.rows.iter().enumerate().map(|(index, score)| {
+        let (row, some) = (rows.read(index)?, score.targets > 0);
+        Ok(json!({
             "row": index,
             "file": row.origin.path.display().to_string(),
             "line": row.origin.line,
@@ -73,7 +76,7 @@ fn lines<'a>(outcome: &'a Outcome<'_>, rows: &'a [Example]) -> impl Iterator<Ite
             "accuracy": some.then(|| score.accuracy()),
             "target_tokens": score.targets,
             "tokens": row.tokens.len(),
-        })
+        }))
     })
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use mesp::adapter::peft;
-use mesp::data::Example;
+use mesp::data::Examples;
 use mesp::method::{Estimator, Method};
 use mesp::model::Model;
 use mesp::optim::{OptimizerKind, Trained};
@@ -62,8 +62,8 @@ struct Scorer<'a> {
 
 impl Scorer<'_> {
     /// What all rows came to, and each.
-    fn score<R: Real>(&self, adapter: Option<&Path>, rows: &[Example]) -> Result<(Score, Vec<Score>)> {
-        let shapes = Shapes { train: None, eval: Some(largest_batch(rows, self.batch_size)) };
+    fn score<R: Real>(&self, adapter: Option<&Path>, rows: &dyn Examples) -> Result<(Score, Vec<Score>)> {
+        let shapes = Shapes { train: None, eval: Some(largest_batch(rows, self.batch_size)?) };
         let options = session_options(given_adapter(adapter, &self.model.config)?);
         let plan = plan(self.model, &options, &shapes, size_of::<R>(), self.pool.count())?;
         let be = machine::cpu::<R>(plan, Arc::clone(self.pool))?.with_compute(self.numbers.compute());
@@ -72,13 +72,13 @@ impl Scorer<'_> {
             let (be, params, _) = session.state_mut();
             peft::load(be, adapter, params, self.model)?;
         }
-        let mut scores = vec![Score::default(); rows.len()];
-        let mut counter = Counter::new("evaluating", rows.len() as u64);
+        let mut scores = vec![Score::default(); rows.count()];
+        let mut counter = Counter::new("evaluating", rows.count() as u64);
         let total =
             evaluate(&mut session, rows, self.batch_size, &mut Staging::default(), &mut |i, score| {
                 scores[i] = score;
                 counter.at(i as u64 + 1);
-            });
+            })?;
         Ok((total, scores))
     }
 }

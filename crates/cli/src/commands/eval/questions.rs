@@ -56,7 +56,7 @@ pub(super) fn run<R: Real>(args: &EvalArgs, file: &Path) -> Result<()> {
     let numbers = Numbers::new(args.compute, held(base, loaded.dtype));
     let language = Language::open(dir, loaded.model.config.vocab_size)?;
     let choices = choice_rows(&task, &language, args.task.chat, loaded.model.config.vocab_size)?;
-    inputs::warn_of_length(inputs::longest(&choices), &loaded.model.config);
+    inputs::warn_of_length(&choices, &loaded.model.config)?;
     let scorer = Scorer { model: &loaded.model, numbers, pool: &pool, batch_size: args.batch_size };
     let mut outcomes = Vec::new();
     for adapter in models(args) {
@@ -73,7 +73,7 @@ pub(super) fn run<R: Real>(args: &EvalArgs, file: &Path) -> Result<()> {
         outcomes.push(outcome(adapter, &task, &likelihoods, &texts));
     }
     if let Some(path) = &args.per_row {
-        report::write_lines(path, outcomes.iter().flat_map(|outcome| outcome.lines.iter().cloned()))?;
+        report::write_lines(path, outcomes.iter().flat_map(|outcome| outcome.lines.iter().cloned().map(Ok)))?;
     }
     if args.shared.json {
         return ui::json(&document(&task, &outcomes));

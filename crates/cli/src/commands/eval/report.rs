@@ -32,13 +32,21 @@ pub(super) fn line<T>(name: &str, of: &[T], value: impl Fn(&T) -> String) -> Vec
 }
 
 /// Writes JSON lines.
-pub(super) fn write_lines(path: &Path, lines: impl Iterator<Item = Value>) -> Result<()> {
-    Ok(write_atomic(path, |out| {
+pub(super) fn write_lines(path: &Path, lines: impl Iterator<Item = Result<Value>>) -> Result<()> {
+    let mut trouble = None;
+    let written = write_atomic(path, |out| {
         for line in lines {
-            writeln!(out, "{line}")?;
+            match line {
+                Ok(line) => writeln!(out, "{line}")?,
+                Err(e) => {
+                    trouble = Some(e);
+                    return Err(std::io::Error::other("a line cannot be made"));
+                }
+            }
         }
         Ok(())
-    })?)
+    });
+    trouble.map_or(Ok(written?), Err)
 }
 
 #[cfg(test)]

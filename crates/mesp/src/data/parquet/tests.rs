@@ -16,7 +16,7 @@ fn rows(bytes: &[u8], columns: &Columns) -> Result<Vec<Value>> {
         match row {
             Raw::Cells(row) => rows.push(Value::Object(row)),
             Raw::Bad(error) => return Err(error),
-            Raw::Json(_) => unreachable!(),
+            Raw::Json(_) | Raw::Tokens(_) => unreachable!(),
         }
         Ok(())
     })?;

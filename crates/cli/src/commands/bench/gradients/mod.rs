@@ -202,7 +202,7 @@ fn compare<R: Real>(
             let moved: Vec<Vec<f64>> =
                 moved.map(|(t, g)| t.iter().zip(g).map(|(t, g)| t + scale * g).collect()).collect();
             put(exact, &moved);
-            compared.gains.push(reference.loss - exact.loss());
+            compared.gains.push(reference.loss - exact.loss()?);
         }
         counter.at(seed as u64);
     }

@@ -1,0 +1,141 @@
+//! Rows wherever they lie: in memory, in a file of tokens, some of either.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use super::{Example, RaggedBatch, Subset};
+use crate::Result;
+
+/// How large a row is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RowSize {
+    /// Its tokens.
+    pub tokens: usize,
+    /// The positions that are predicted and trained, [`Example::targets`].
+    pub targets: usize,
+}
+
+/// Rows that can be read in any order. Reading fails where they lie in a file that fails.
+pub trait Examples: Debug {
+    /// How many there are.
+    fn count(&self) -> usize;
+
+    /// How large a row is.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn size(&self, row: usize) -> Result<RowSize>;
+
+    /// Adds a row to a batch. Allocates only where it does not fit.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn append(&self, row: usize, batch: &mut RaggedBatch) -> Result<()>;
+
+    /// A row of its own.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn read(&self, row: usize) -> Result<Example>;
+
+    /// The size of every row, in their order.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    fn each_size(&self, visit: &mut dyn FnMut(usize, RowSize)) -> Result<()> {
+        for row in 0..self.count() {
+            visit(row, self.size(row)?);
+        }
+        Ok(())
+    }
+
+    /// Its bytes on the heap.
+    fn heap_bytes(&self) -> usize;
+}
+
+impl Example {
+    /// How large it is.
+    pub fn size(&self) -> RowSize {
+        RowSize { tokens: self.tokens.len(), targets: self.targets() }
+    }
+}
+
+impl Examples for Vec<Example> {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn size(&self, row: usize) -> Result<RowSize> {
+        Ok(self[row].size())
+    }
+
+    fn append(&self, row: usize, batch: &mut RaggedBatch) -> Result<()> {
+        batch.push(&self[row]);
+        Ok(())
+    }
+
+    fn read(&self, row: usize) -> Result<Example> {
+        Ok(self[row].clone())
+    }
+
+    fn heap_bytes(&self) -> usize {
+        let one = |row: &Example| 4 * (row.tokens.capacity() + row.labels.capacity());
+        self.capacity() * size_of::<Example>() + self.iter().map(one).sum::<usize>()
+    }
+}
+
+/// Some of the rows of `all`.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// The rows it is a part of.
+    pub all: Arc<dyn Examples>,
+    /// Which of them.
+    pub chosen: Subset,
+}
+
+impl Examples for Part {
+    fn count(&self) -> usize {
+        self.chosen.count()
+    }
+
+    fn size(&self, row: usize) -> Result<RowSize> {
+        self.all.size(self.chosen.nth(row))
+    }
+
+    fn append(&self, row: usize, batch: &mut RaggedBatch) -> Result<()> {
+        self.all.append(self.chosen.nth(row), batch)
+    }
+
+    fn read(&self, row: usize) -> Result<Example> {
+        self.all.read(self.chosen.nth(row))
+    }
+
+    fn each_size(&self, visit: &mut dyn FnMut(usize, RowSize)) -> Result<()> {
+        let mut next = 0;
+        self.all.each_size(&mut |row, size| {
+            if self.chosen.has(row) {
+                visit(next, size);
+                next += 1;
+            }
+        })
+    }
+
+    /// Those of the choice; the rows themselves are counted where they are held.
+    fn heap_bytes(&self) -> usize {
+        self.chosen.heap_bytes()
+    }
+}
+
+/// Tokens and targets of all rows, and the tokens of the longest.
+///
+/// # Errors
+/// When a row cannot be read.
+pub fn totals(rows: &dyn Examples) -> Result<(RowSize, usize)> {
+    let (mut sum, mut longest) = (RowSize::default(), 0);
+    rows.each_size(&mut |_, size| {
+        sum.tokens += size.tokens;
+        sum.targets += size.targets;
+        longest = longest.max(size.tokens);
+    })?;
+    Ok((sum, longest))
+}
