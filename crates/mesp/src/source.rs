@@ -16,6 +16,7 @@ mod gguf;
 mod hf;
 mod shapes;
 
+pub use files::is_small_file;
 pub(crate) use files::{beside, copy, retype, untie};
 pub use gguf::GgufSource;
 pub use hf::HfSource;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::Result;
+use mesp::source::is_small_file;
 use mesp_formats::hub::RepoKind;
 use serde_json::Value;
 
@@ -13,24 +14,9 @@ use crate::sizes::bytes;
 
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
-/// Files of a model and of an adapter, beside the weights.
-const SMALL: [&str; 15] = [
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-    "chat_template.json",
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "adapters.safetensors",
-];
+/// Files of an adapter, its weights last.
+const ADAPTER: [&str; 3] = ["adapter_config.json", ADAPTER_WEIGHTS[0], ADAPTER_WEIGHTS[1]];
+const ADAPTER_WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapters.safetensors"];
 
 /// Ends of files of rows; each may be compressed.
 const ROWS: [&str; 8] = ["jsonl", "json", "csv", "tsv", "parquet", "txt", "text", "md"];
@@ -56,20 +42,11 @@ pub(super) fn first(kind: RepoKind, id: &str, listing: &Listing, asked: &[String
         }
         return Ok(rows);
     }
-    let template = |name: &str| {
-        name.strip_prefix("additional_chat_templates/")
-            .is_some_and(|rest| rest.strip_suffix(".jinja").is_some() && !rest.contains('/'))
-    };
-    let mut files: Vec<Listed> = listing
-        .files
-        .iter()
-        .filter(|file| SMALL.contains(&file.name.as_str()) || template(&file.name))
-        .cloned()
-        .collect();
+    let wanted = |file: &&Listed| is_small_file(&file.name) || ADAPTER.contains(&file.name.as_str());
+    let mut files: Vec<Listed> = listing.files.iter().filter(wanted).cloned().collect();
     let weights = found("model.safetensors").or_else(|| found(INDEX));
     files.extend(weights.cloned());
-    let adapter =
-        ["adapter_model.safetensors", "adapters.safetensors"].into_iter().any(|name| found(name).is_some());
+    let adapter = ADAPTER_WEIGHTS.into_iter().any(|name| found(name).is_some());
     if weights.is_none() && !adapter {
         return Err(without_weights(id, &listing.files));
     }
