@@ -172,6 +172,7 @@ pub fn tokenizer_info(dir: &Path) -> Result<TokenizerInfo> {
         chat_template: config.chat_template,
         tool_template: config.tool_template,
         add_bos_token: config.add_bos_token,
+        named_tokens: config.named_tokens,
         special_tokens: config.special_tokens,
         end_tokens: config.end_tokens,
         end_ids: config.end_ids,

@@ -20,6 +20,8 @@ pub struct TokenizerInfo {
     pub tool_template: Option<String>,
     /// Whether a text gets `bos_token`; `None` leaves it to `tokenizer.json`.
     pub add_bos_token: Option<bool>,
+    /// Special tokens by name, such as `pad_token`, as chat templates read them.
+    pub named_tokens: Vec<(String, String)>,
     /// The texts of all tokens that the model's files name as special. Those of the vocabulary are found in a text.
     pub special_tokens: Vec<String>,
     /// More tokens that end a text, by their texts.
