@@ -155,13 +155,14 @@ fn conversations_with_tools_have_a_template_of_their_own() {
     assert_eq!(chat.render(&conversation, false).unwrap(), "plainu");
 }
 
-/// What a row says of the template's variables reaches it, and the variables of the program stay.
+/// What a row says of the template's variables reaches it, in place of the model's tokens too, as in transformers; the
+/// conversation stays.
 #[test]
 fn rows_give_variables() {
     let chat = format(Some("{{ mood }}{{ bos_token }}{{ messages | length }}"));
-    let row = json!({"messages": [{"role": "user", "content": "u"}], "chat_template_kwargs": {"mood": "x", "bos_token": "y"}});
+    let row = json!({"messages": [{"role": "user", "content": "u"}], "chat_template_kwargs": {"mood": "x", "bos_token": "y", "messages": []}});
     let conversation = Conversation::from_messages(row.as_object().unwrap()).unwrap();
-    assert_eq!(chat.render(&conversation, false).unwrap(), "x<s>1");
+    assert_eq!(chat.render(&conversation, false).unwrap(), "xy1");
 }
 
 #[derive(serde::Deserialize)]
