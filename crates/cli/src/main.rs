@@ -16,6 +16,7 @@ mod hub;
 mod inputs;
 mod lines;
 mod machine;
+mod made_with;
 mod memory;
 mod metrics;
 mod numbers;

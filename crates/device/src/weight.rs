@@ -257,7 +257,7 @@ impl Weight {
     }
 
     /// Lets its pages go: they are read from the file again when they are needed.
-    pub(crate) fn done_with(&self) {
+    pub fn done_with(&self) {
         if let Storage::Mapped(map, range) = &self.storage {
             map.let_go(range.clone());
         }

@@ -47,6 +47,12 @@ pub struct TokenizerConfig {
 }
 
 impl TokenizerConfig {
+    /// The file of a model folder that names its special tokens first.
+    pub const FILE: &str = CONFIG_FILE;
+    /// The one with the chat template, where it is not in [`FILE`](Self::FILE).
+    pub const TEMPLATE: &str = TEMPLATE_FILE;
+    /// The one that names the tokens at which generation ends, where `config.json` does not.
+    pub const GENERATION: &str = MODEL_FILES[1];
     /// The files of a model folder that [`read`](Self::read) reads where they are there.
     pub const FILES: [&str; 6] =
         [CONFIG_FILE, MAP_FILE, MODEL_FILES[0], MODEL_FILES[1], TEMPLATE_FILE, TOOL_TEMPLATE_FILE];

@@ -12,6 +12,7 @@ use crate::quantize::Asked;
 use crate::{Error, Result};
 
 mod files;
+pub mod fingerprint;
 mod gguf;
 mod hf;
 mod shapes;

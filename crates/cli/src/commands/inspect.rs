@@ -179,11 +179,34 @@ fn checkpoint(dir: &Path) -> Result<(Value, String)> {
         map.insert("step".to_owned(), state["progress"]["step"].clone());
         map.insert("tokens".to_owned(), state["progress"]["tokens"].clone());
         map.insert("settings".to_owned(), state["fixed"].clone());
+        map.insert("made_with".to_owned(), state["made_with"].clone());
     }
-    let mut text = document.clone();
-    let settings = text.as_object_mut().and_then(|map| map.remove("settings")).unwrap_or_default();
-    let text = format!("{}settings\n{}", listed(&text), listed(&settings));
+    let mut brief = document.clone();
+    let mut part = |name| brief.as_object_mut().and_then(|map| map.remove(name)).unwrap_or_default();
+    let (settings, made_with) = (part("settings"), made_with(&part("made_with")));
+    let mut text = format!("{}settings\n{}", listed(&brief), listed(&settings));
+    if !made_with.is_null() {
+        let _ = write!(text, "made with\n{}", listed(&made_with));
+    }
     Ok((document, text))
+}
+
+/// What a checkpoint was made with, a line each: fingerprints with what has them, options with their values.
+fn made_with(made: &Value) -> Value {
+    let line = |(name, value): (&String, &Value)| {
+        let shown = match value {
+            Value::Object(mark) => {
+                json!(format!("{} ({})", mark["print"].as_str()?, mark["of"].as_str()?))
+            }
+            Value::Array(options) => {
+                let option = |o: &Value| Some(format!("{} {}", o[0].as_str()?, o[1].as_str()?));
+                options.iter().filter_map(option).collect::<Vec<_>>().join(", ").into()
+            }
+            other => other.clone(),
+        };
+        Some((name.clone(), shown))
+    };
+    made.as_object().map_or(Value::Null, |map| map.iter().filter_map(line).collect::<Map<_, _>>().into())
 }
 
 fn finished_run(dir: &Path) -> Result<(Value, String)> {
@@ -194,6 +217,7 @@ fn finished_run(dir: &Path) -> Result<(Value, String)> {
         "kind": "run",
         "status": run["status"],
         "model": run["model"]["path"],
+        "weights": run["model"]["fingerprint"]["weights"],
         "arch": run["model"]["arch"],
         "method": run["method"],
         "steps": run["steps"],

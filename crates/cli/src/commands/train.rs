@@ -24,10 +24,9 @@ use crate::failure::Interrupted;
 use crate::footprint::{self, Footprint, Work};
 use crate::inputs::{self, Held, Loaded, Rows, usage};
 use crate::lines::PlanLine;
-use crate::machine;
 use crate::memory::{self, Marks};
 use crate::metrics::Metrics;
-use crate::numbers::{COMPUTE, Numbers, held};
+use crate::numbers::{BASE, COMPUTE, Numbers, held, rounded};
 use crate::outputs;
 use crate::run_dir::RunDir;
 use crate::run_json::{About, Report};
@@ -35,7 +34,7 @@ use crate::samples::Speaker;
 use crate::settings::{SURROGATE, Settings, policy_json};
 use crate::sizes::{bytes, duration};
 use crate::tensorboard::Board;
-use crate::{card, hub, tokens, ui};
+use crate::{card, hub, machine, made_with, tokens, ui};
 
 /// Set by the first interrupt.
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -130,21 +129,25 @@ pub(super) fn prepare(
     settings.fit(&model.config)?;
     if let Some(path) = &args.adapter.adapter {
         peft::check(path, &model)?;
+        made_with::note_other_base(Some(path), (&model, dtype), dir);
     }
     let asked = Numbers::resumed(args.method.compute, resume)?;
     let held = held(settings.base, dtype);
     let numbers = Numbers::single(asked, held)?;
     settings.hold(Some(dir), dtype)?;
     let options = inputs::read_options(&args.data, &model.config, true);
+    // First, so that rows have the memory that this took.
+    settings.run.made_with = made_with::of(args, (&model, dir), (data, eval), &options, resume)?;
     let rows = inputs::read_rows(dir, data, eval, &options, cache)?;
     inputs::warn_of_length(inputs::longest(&rows.train), &model.config);
     let residency = settings.options.policy.residency;
-    let rounded = if residency == Residency::Bf16 { "bf16" } else { "exact" };
+    let waiting = if residency == Residency::Bf16 { "bf16" } else { "exact" };
     settings.run.identity = [
-        ("data", fingerprint(&rows.train)),
-        ("eval_data", fingerprint(&rows.eval)),
+        (checkpoint::DATA, fingerprint(&rows.train)),
+        (checkpoint::EVAL_DATA, fingerprint(&rows.eval)),
+        (BASE, rounded(settings.base, dtype).to_owned()),
         (COMPUTE, numbers.name().to_owned()),
-        ("checkpoints", rounded.to_owned()),
+        ("checkpoints", waiting.to_owned()),
         ("activations", settings.options.policy.activations.name().to_owned()),
     ]
     .map(|(name, value)| (name.to_owned(), value))
@@ -291,7 +294,9 @@ pub(super) fn start(
     resume: Option<&Path>,
 ) -> Result<Progress> {
     if let Some(checkpoint) = resume {
-        return Ok(checkpoint::load(session, checkpoint, &settings.run)?);
+        let progress = checkpoint::load(session, checkpoint, &settings.run)?;
+        checkpoint::remarks(session, checkpoint, &settings.run)?.iter().for_each(ui::note);
+        return Ok(progress);
     }
     if let Some(path) = adapter {
         let model = Arc::clone(session.model());

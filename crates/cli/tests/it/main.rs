@@ -26,6 +26,7 @@ mod hub_server;
 mod kills;
 mod limits;
 mod lost_file;
+mod made_with;
 mod merge;
 mod models;
 mod no_space;
