@@ -58,7 +58,9 @@ pub fn weights(model: &Model, extent: Extent) -> String {
             }
             Part::Vector(values) => {
                 hash.write(format!("\0{}\0", values.len()).as_bytes());
-                values.iter().for_each(|x| hash.write(&x.to_le_bytes()));
+                for value in values {
+                    hash.write(&value.to_le_bytes());
+                }
             }
         }
     });

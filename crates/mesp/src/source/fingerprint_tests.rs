@@ -41,13 +41,14 @@ fn samples_lie_all_over_a_matrix() {
     let (rows, cols) = (64, 128);
     let hashed = |at: Option<usize>, extent: Extent| {
         let mut bytes = vec![0; rows * cols * 2];
-        at.into_iter().for_each(|at| bytes[at] = 1);
+        if let Some(at) = at {
+            bytes[at] = 1;
+        }
         let weight = Weight::owned(Dtype::Bf16, rows, cols, bytes);
         let mut hash = XxHash64::with_seed(0);
-        if extent == Extent::All {
-            whole(&mut hash, &weight)
-        } else {
-            samples(&mut hash, &weight)
+        match extent {
+            Extent::All => whole(&mut hash, &weight),
+            Extent::Samples => samples(&mut hash, &weight),
         }
         digits(&hash)
     };
