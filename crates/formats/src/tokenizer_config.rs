@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::Result;
 use crate::json::{Fields, parse_object, read_text_if_present, shown};
+use crate::regular::TOKENIZER_CONFIG_LIMIT as LIMIT;
 
 const TEMPLATE_FILE: &str = "chat_template.jinja";
 const TOOL_TEMPLATE_FILE: &str = "additional_chat_templates/tool_use.jinja";
@@ -55,7 +56,7 @@ impl TokenizerConfig {
     pub fn read(dir: &Path) -> Result<Self> {
         let object = |name: &str| -> Result<Option<Map<String, Value>>> {
             let path = dir.join(name);
-            read_text_if_present(&path)?.map(|text| parse_object(&path, &text)).transpose()
+            read_text_if_present(&path, LIMIT)?.map(|text| parse_object(&path, &text)).transpose()
         };
         let map = object(CONFIG_FILE)?.unwrap_or_default();
         let mut config = Self::of(&dir.join(CONFIG_FILE), &map)?;
@@ -79,10 +80,10 @@ impl TokenizerConfig {
             }
         }
         // Newer versions of transformers write this file and read it before the key.
-        if let Some(template) = read_text_if_present(&dir.join(TEMPLATE_FILE))? {
+        if let Some(template) = read_text_if_present(&dir.join(TEMPLATE_FILE), LIMIT)? {
             (config.chat_template, config.tool_template) = (Some(template), None);
         }
-        if let Some(template) = read_text_if_present(&dir.join(TOOL_TEMPLATE_FILE))? {
+        if let Some(template) = read_text_if_present(&dir.join(TOOL_TEMPLATE_FILE), LIMIT)? {
             config.tool_template = Some(template);
         }
         Ok(config)

@@ -58,7 +58,7 @@ pub use date::Date;
 pub use forms::Form;
 pub use gguf_tokenizer::from_gguf;
 pub(crate) use gguf_tokenizer::{JSON as TOKENIZER_JSON, has_tokenizer};
-pub use layout::{HELD_OUT, TEST, all_files, files, split_of, unused};
+pub use layout::{HELD_OUT, TEST, all_files, files, refuse_stream, split_of, unused};
 pub use source::unpacks;
 pub use split::split;
 pub use tokenizer::{Prefix, TextEncoder, Token, TokenizerInfo};

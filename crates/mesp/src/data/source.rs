@@ -1,6 +1,6 @@
 //! Decides what kind of file a data file is, and cuts it into rows, each with the line it begins on.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufRead, Read as _};
 use std::path::Path;
 
@@ -386,7 +386,7 @@ fn parquet_rows(
     if let Some(bytes) = content {
         return super::parquet::each_row(path, bytes::Bytes::copy_from_slice(bytes), columns, row);
     }
-    let file = File::open(path).map_err(|e| mesp_formats::Error::io("open", path, e))?;
+    let file = super::layout::open(path)?;
     super::parquet::each_row(path, file, columns, row)
 }
 

@@ -1,8 +1,9 @@
 //! Text to tokens and back, as the model's `tokenizer.json` says.
 
-use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+
+use mesp_formats::regular;
 
 use super::{named, wall};
 use crate::{Error, Result};
@@ -70,7 +71,7 @@ impl TextEncoder {
     /// # Errors
     /// When the file cannot be read or understood, or does not know the tokens that `info` names.
     pub fn from_file(path: &Path, info: TokenizerInfo) -> Result<Self> {
-        let bytes = fs::read(path).map_err(|e| mesp_formats::Error::io("read", path, e))?;
+        let bytes = regular::read(path, regular::VOCABULARY_LIMIT)?;
         Self::from_bytes(path, &bytes, info)
     }
 

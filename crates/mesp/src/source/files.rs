@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use mesp_formats::atomic::write_atomic;
-use mesp_formats::{Dtype, Error as FileError};
+use mesp_formats::{Dtype, Error as FileError, regular};
 
 use crate::Result;
 
@@ -82,8 +82,17 @@ pub(crate) fn beside(model: &Path, to: &Path) -> Result<()> {
 pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
     let Some(name) = from.file_name() else { return Ok(()) };
     // Read and written, so that a link becomes a file and nothing is half there.
-    let bytes = std::fs::read(from).map_err(|e| FileError::io("read", from, e))?;
-    Ok(write_atomic(&to.join(name), |out| out.write_all(&bytes))?)
+    let mut file = regular::open(from)?;
+    let to = to.join(name);
+    let size = file.metadata().map_err(|e| FileError::io("read", from, e))?.len();
+    if size > regular::VOCABULARY_LIMIT {
+        let problem = format!(
+            "expected a file beside a model of at most {} bytes, found {size}",
+            regular::VOCABULARY_LIMIT
+        );
+        return Err(FileError::invalid(from, problem).hint("Move it out of the model's folder.").into());
+    }
+    Ok(write_atomic(&to, |out| std::io::copy(&mut file, out).map(|_| ()))?)
 }
 
 /// Puts a type into a configuration.
@@ -101,7 +110,7 @@ pub(crate) fn untie(path: &Path) -> Result<()> {
 
 /// Changes a configuration.
 fn with_key(path: &Path, change: &dyn Fn(&mut serde_json::Value)) -> Result<()> {
-    let text = std::fs::read_to_string(path).map_err(|e| FileError::io("read", path, e))?;
+    let text = regular::read_text(path, regular::CONFIG_LIMIT)?;
     let damaged = |e: serde_json::Error| FileError::invalid(path, e.to_string());
     let mut json: serde_json::Value = serde_json::from_str(&text).map_err(damaged)?;
     change(&mut json);

@@ -195,6 +195,7 @@ fn steps(output: &Path) -> Result<Vec<usize>> {
             let Some(step) = number.and_then(|n| n.parse::<usize>().ok()) else { continue };
             let path = output.join(name(step));
             StagedDir::recover(&path)?;
+            mesp_formats::regular::refuse_other(&path.join(STATE))?;
             if path.join(STATE).is_file() && !found.contains(&step) {
                 found.push(step);
             }
@@ -303,7 +304,7 @@ pub fn identity(checkpoint: &Path) -> Result<BTreeMap<String, String>> {
 
 fn read_state(checkpoint: &Path) -> Result<State> {
     let file = checkpoint.join(STATE);
-    let text = std::fs::read_to_string(&file).map_err(|e| FileError::io("read", &file, e))?;
+    let text = mesp_formats::regular::read_text(&file, mesp_formats::regular::CONFIG_LIMIT)?;
     let damaged = |e: serde_json::Error| FileError::invalid(&file, format!("not a checkpoint's state: {e}"));
     let state: State = serde_json::from_str(&text).map_err(damaged)?;
     if state.schema > SCHEMA {

@@ -8,13 +8,14 @@
 //! and without a forward pass (MeZO, section 2.1). Where all weights were trained, the model takes the adapter's place.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use mesp_device::{Backend, Distribution, Elem};
 use mesp_formats::Error as FileError;
 use mesp_formats::atomic::write_atomic;
 use mesp_formats::peft::{Pattern, Places};
+use mesp_formats::regular;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -39,6 +40,8 @@ fn difference() -> String {
 
 /// Far more than any header.
 const LONGEST_HEADER: u32 = 1 << 20;
+/// Bytes of a log at most: millions of steps.
+const LONGEST_LOG: u64 = 256 << 20;
 
 /// What fixes a run besides its slopes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -411,10 +414,7 @@ pub struct Contents {
 /// # Errors
 /// When it is not a log, or a record in its middle is damaged.
 pub fn read(path: &Path) -> Result<Contents> {
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|mut f| f.read_to_end(&mut bytes))
-        .map_err(|e| FileError::io("read", path, e))?;
+    let bytes = regular::read(path, LONGEST_LOG)?;
     parse(&bytes).map_err(|problem| FileError::invalid(path, problem).into())
 }
 
