@@ -11,11 +11,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory as _, FromArgMatches as _};
-use mesp_formats::Error as FileError;
+use mesp_formats::regular;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::args::Cli;
+
+/// Bytes of a file at most: it has some dozen options.
+const LIMIT: u64 = 1 << 20;
 
 /// The commands that take a file.
 const COMMANDS: [&str; 3] = ["train", "plan", "grads"];
@@ -49,7 +52,7 @@ fn read(mut command: Command, typed: &[OsString]) -> Result<Result<ArgMatches, c
     };
     let Some(path) = sub.get_one::<PathBuf>("config") else { return Ok(Ok(matches)) };
     command.build();
-    let text = std::fs::read_to_string(path).map_err(|e| FileError::io("read", path, e))?;
+    let text = regular::read_text(path, LIMIT)?;
     let file = ConfigFile { path, text: &text };
     // Where the subcommand's own options begin: before them stands nothing but its name.
     let at = typed.iter().position(|a| a == name).map_or(typed.len(), |at| at + 1);

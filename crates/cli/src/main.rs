@@ -7,6 +7,7 @@ mod args;
 mod budget;
 mod card;
 mod chart;
+mod child;
 mod commands;
 mod config;
 mod failure;
@@ -14,6 +15,7 @@ mod footprint;
 mod home;
 mod hub;
 mod inputs;
+mod interrupt;
 mod lines;
 mod machine;
 mod memory;
@@ -38,7 +40,8 @@ use args::Command;
 
 fn main() -> ExitCode {
     mesp_device::report_signals();
-    let parsed = config::parse().and_then(|mut cli| {
+    let parsed = interrupt::listen().and_then(|()| child::follow_parent()).and_then(|()| {
+        let mut cli = config::parse()?;
         hub::resolve(&mut cli.command)?;
         Ok(cli)
     });

@@ -4,7 +4,7 @@ use std::fs::{self, File, Metadata};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use mesp_formats::atomic::{is_stream, remove_leftovers_of};
+use mesp_formats::atomic::{StagedDir, is_stream, remove_leftovers_of};
 
 use crate::args::CommonArgs;
 use crate::inputs::usage;
@@ -183,6 +183,8 @@ pub(crate) fn folder(output: &Path, inputs: &Inputs, overwrite: bool) -> Result<
         return Err(found_a_file(output));
     }
     remove_leftovers_of(output);
+    // A replacement that was cut off: the old folder is there again, and is looked at as such.
+    StagedDir::recover(output)?;
     let mut entries = fs::read_dir(output).into_iter().flatten().flatten().peekable();
     if entries.peek().is_none() {
         return Ok(());

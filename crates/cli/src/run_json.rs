@@ -27,6 +27,8 @@ use crate::settings::{Settings, estimator_json, policy_json, update_name};
 
 /// The file's name in a run directory.
 pub(crate) const FILE: &str = "run.json";
+/// Its bytes at most: it has the time of every step.
+pub(crate) const LIMIT: u64 = 32 << 20;
 
 /// What a run is, before it begins.
 pub(crate) struct About<'a> {

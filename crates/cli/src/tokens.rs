@@ -4,10 +4,8 @@
 //! the child's standard output.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::{BufReader, Read};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 
 use anyhow::Result;
 use mesp::data::token_file::{self, TokenKey};
@@ -15,8 +13,9 @@ use mesp::data::{Dataset, LongRows, PromptStyle, ReadOptions, TrainOn, files, un
 use mesp::source::{Base, GgufSource, Kind};
 use mesp_device::Mapping;
 use mesp_formats::atomic::create_dir_all;
-use mesp_formats::{Error as FileError, TokenizerConfig};
+use mesp_formats::{Error as FileError, TokenizerConfig, regular};
 
+use crate::child::{self, Bound};
 use crate::failure::Elsewhere;
 use crate::inputs::{no_tokenizer, usage};
 use crate::ui;
@@ -37,7 +36,7 @@ pub(crate) fn rows(
         return finish(child, data, options.vocab_size);
     };
     let file = folder.join(format!("{:032x}.tokens", key.0));
-    if let Ok(open) = File::open(&file)
+    if let Ok(open) = regular::open(&file)
         && let Ok((found, rows)) = token_file::read(&file, &mut BufReader::new(open), options.vocab_size)
         && found == key
     {
@@ -47,7 +46,7 @@ pub(crate) fn rows(
     create_dir_all(folder)?;
     let child = spawn(model, data, options, &file)?;
     wait(child)?;
-    let open = File::open(&file).map_err(|e| FileError::io("open", &file, e))?;
+    let open = regular::open(&file)?;
     Ok(token_file::read(&file, &mut BufReader::new(open), options.vocab_size)?.1)
 }
 
@@ -56,7 +55,7 @@ pub(crate) fn given(data: &Path, vocab_size: usize) -> Result<Option<Dataset>> {
     if !data.is_file() {
         return Ok(None);
     }
-    let open = || File::open(data).map_err(|e| FileError::io("open", data, e));
+    let open = || regular::open(data);
     let mut start = Vec::new();
     open()?.take(8).read_to_end(&mut start).map_err(|e| FileError::io("read", data, e))?;
     if !token_file::is_token_file(&start) {
@@ -85,8 +84,7 @@ pub(crate) fn key(model: &Path, data: &Path, options: &ReadOptions) -> Result<To
         let names = ["tokenizer.json"].into_iter().chain(TokenizerConfig::FILES);
         paths.extend(names.map(|name| folder.join(name)).filter(|p| p.is_file()));
     }
-    let open = |path: &PathBuf| File::open(path).map_err(|e| FileError::io("open", path, e));
-    let mut files = paths.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    let mut files = paths.iter().map(|path| regular::open(path)).collect::<Result<Vec<_>, _>>()?;
     let mut head = header.as_ref().map(|(map, end)| map.bytes().get(..*end).unwrap_or_default());
     let listed = paths.iter().zip(&mut files).map(|(path, file)| (path.as_path(), file as &mut dyn Read));
     let headed = head.iter_mut().map(|head| (model, head as &mut dyn Read));
@@ -94,7 +92,10 @@ pub(crate) fn key(model: &Path, data: &Path, options: &ReadOptions) -> Result<To
 }
 
 /// Starts the program again for one file.
-fn spawn(model: &Path, data: &Path, options: &ReadOptions, output: &Path) -> Result<Child> {
+fn spawn(model: &Path, data: &Path, options: &ReadOptions, output: &Path) -> Result<Bound> {
+    // Its standard input is another than ours.
+    let ours = ["/dev", "/proc"].iter().any(|folder| data.starts_with(folder));
+    let data = &if ours { std::fs::canonicalize(data).unwrap_or_else(|_| data.into()) } else { data.into() };
     let mut args: Vec<OsString> =
         ["data", "tokenize", "--quiet", "--overwrite", "--model"].map(Into::into).into();
     args.extend([model.into(), "--data".into(), data.into(), "--output".into(), output.into()]);
@@ -125,17 +126,17 @@ fn spawn(model: &Path, data: &Path, options: &ReadOptions, output: &Path) -> Res
         args.push(format!("--columns={}", options.columns).into());
     }
     ui::note(format!("{}: turning text into tokens", data.display()));
-    let mut command = Command::new(std::env::current_exe().unwrap_or_else(|_| "mesp".into()));
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.spawn().map_err(|e| {
+    let mut command = child::program();
+    command.args(args);
+    Bound::start(command).map_err(|e| {
         let problem = format!("this program could not be started again to turn text into tokens: {e}");
         usage(problem, "give a file that `mesp data tokenize` has made")
     })
 }
 
 /// Reads the rows that a child writes.
-fn finish(mut child: Child, data: &Path, vocab_size: usize) -> Result<Dataset> {
-    let rows = child.stdout.take().map(|out| token_file::read(data, &mut BufReader::new(out), vocab_size));
+fn finish(mut child: Bound, data: &Path, vocab_size: usize) -> Result<Dataset> {
+    let rows = child.stdout().map(|out| token_file::read(data, &mut BufReader::new(out), vocab_size));
     // What the child says of its trouble comes before what is missing for it.
     wait(child)?;
     match rows {
@@ -145,8 +146,8 @@ fn finish(mut child: Child, data: &Path, vocab_size: usize) -> Result<Dataset> {
 }
 
 /// Waits for a child's end; its error is ours.
-fn wait(child: Child) -> Result<()> {
-    let output = child.wait_with_output()?;
+fn wait(child: Bound) -> Result<()> {
+    let output = child.wait()?;
     if output.status.success() {
         return Ok(());
     }

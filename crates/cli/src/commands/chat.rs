@@ -52,7 +52,7 @@ pub(crate) fn run(args: &ChatArgs) -> Result<()> {
     let planned = generator.backend().plan().bytes();
     ui::note(format!("room for {capacity} tokens, planned {}; {HELP}", bytes(planned as u64)));
     let stops = language.stops(&loaded.eos);
-    interrupt::listen()?;
+    interrupt::listen();
     let mut chat = Chat {
         args,
         language: &language,

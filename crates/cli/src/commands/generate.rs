@@ -45,7 +45,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
         Request { prompt: &prompt, max_tokens: args.max_tokens, stops: &stops, texts: &args.speak.stop };
     let mut sampler = Sampler::new(args.speak.sampling());
 
-    interrupt::listen()?;
+    interrupt::listen();
     let mut counter = Counter::new("generating", args.max_tokens as u64);
     let mut said = 0;
     let shown = !args.shared.json;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use mesp::adapter::peft;
 use mesp::method::Estimator;
 use mesp::model::Model;
@@ -35,7 +35,7 @@ use crate::samples::Speaker;
 use crate::settings::{SURROGATE, Settings, policy_json};
 use crate::sizes::{bytes, duration};
 use crate::tensorboard::Board;
-use crate::{card, hub, tokens, ui};
+use crate::{card, hub, interrupt, tokens, ui};
 
 /// Set by the first interrupt.
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -209,6 +209,8 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
     }
     let mut session = Session::new(be, Arc::clone(&model), settings.options.clone(), work.shapes.targets());
     let from = start(&mut session, args.adapter.adapter.as_deref(), &settings, output.resume.as_deref())?;
+    // From here on an interrupt waits for the step: what is there of the run stays, and is whole.
+    interruptible();
     // Everything that is read was read.
     output.begin()?;
     let (metrics, losses) = match &output.resume {
@@ -218,7 +220,6 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
     let board = args.run.tensorboard.then(|| Board::open(&output.path, from.step)).transpose()?;
     let prepare = started.elapsed().as_secs_f64();
 
-    interruptible()?;
     let mut watch = Watch::new(metrics, board, scene, losses, &STOP);
     let (Rows { train, eval }, run) = (&rows, &settings.run);
     let outcome = train::run(&mut session, train, eval, run, from, &STOP, &mut |event| {
@@ -337,14 +338,13 @@ fn announce(model: &Model, settings: &Settings, arithmetic: &str, footprint: &Fo
 }
 
 /// The first interrupt asks the run to stop after its step, the second ends the program.
-fn interruptible() -> Result<()> {
-    ctrlc::set_handler(|| {
+fn interruptible() {
+    interrupt::instead(|| {
         if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
+            interrupt::end();
         }
         ui::note("finishing this step, then writing a checkpoint (interrupt again to stop at once)");
-    })
-    .context("cannot listen for interrupts")
+    });
 }
 
 impl Done {

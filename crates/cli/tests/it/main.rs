@@ -13,8 +13,13 @@ mod budget;
 mod chat;
 #[cfg(unix)]
 mod dash;
+#[cfg(unix)]
+mod dash_server;
+#[cfg(unix)]
+mod dash_trouble;
 mod data;
 mod demo;
+mod endless;
 mod estimators;
 mod eval;
 mod full;
@@ -24,6 +29,7 @@ mod hub;
 #[cfg(feature = "pull")]
 mod hub_server;
 mod kills;
+mod leftovers;
 mod limits;
 mod lost_file;
 mod merge;
@@ -40,6 +46,7 @@ mod results;
 mod resume;
 mod runs;
 mod spans;
+mod starts;
 mod support;
 mod tables;
 mod tokens;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use mesp_formats::hub::RepoKind;
+use mesp_formats::regular;
 use serde_json::Value;
 
 use super::client::{Listed, Listing};
@@ -78,7 +79,8 @@ pub(super) fn first(kind: RepoKind, id: &str, listing: &Listing, asked: &[String
 
 /// The files that an index of weights names.
 pub(super) fn shards(id: &str, index: &Path, listing: &Listing) -> Result<Vec<Listed>> {
-    let read: Option<Value> = std::fs::read(index).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let text = regular::read(index, regular::INDEX_LIMIT).ok();
+    let read: Option<Value> = text.and_then(|text| serde_json::from_slice(&text).ok());
     let map = read.as_ref().and_then(|index| index.get("weight_map")?.as_object());
     let map = map.ok_or_else(|| {
         usage(
