@@ -25,7 +25,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Listens, from the program's start on.
 pub(crate) fn listen() -> Result<()> {
-    ctrlc::set_handler(now).context("cannot listen for interrupts")
+    ctrlc::set_handler(now).context("cannot listen for interrupts")?;
+    mesp_device::ignore_hangups_again();
+    Ok(())
 }
 
 /// What an interrupt does from now on.

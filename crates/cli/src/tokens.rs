@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::io::{BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use mesp::data::token_file::{self, TokenKey};
@@ -67,6 +67,7 @@ pub(crate) fn given(data: &Path, vocab_size: usize) -> Result<Option<Dataset>> {
 /// What the tokens of data depend on: its files, the tokenizer and its settings, the options.
 pub(crate) fn key(model: &Path, data: &Path, options: &ReadOptions) -> Result<TokenKey> {
     let mut paths = files(data, options.split)?;
+    let rows = paths.len();
     let mut header = None;
     let mut folder = Some(model);
     if Kind::of(model) == Kind::Gguf {
@@ -84,7 +85,11 @@ pub(crate) fn key(model: &Path, data: &Path, options: &ReadOptions) -> Result<To
         let names = ["tokenizer.json"].into_iter().chain(TokenizerConfig::FILES);
         paths.extend(names.map(|name| folder.join(name)).filter(|p| p.is_file()));
     }
-    let mut files = paths.iter().map(|path| regular::open(path)).collect::<Result<Vec<_>, _>>()?;
+    // All of a file goes into the key: of those beside the rows no more than is read of them.
+    let limit = |at: usize| if at < rows { u64::MAX } else { regular::VOCABULARY_LIMIT };
+    let open = |(at, path)| regular::open_within(path, limit(at));
+    let mut files =
+        paths.iter().map(PathBuf::as_path).enumerate().map(open).collect::<Result<Vec<_>, _>>()?;
     let mut head = header.as_ref().map(|(map, end)| map.bytes().get(..*end).unwrap_or_default());
     let listed = paths.iter().zip(&mut files).map(|(path, file)| (path.as_path(), file as &mut dyn Read));
     let headed = head.iter_mut().map(|head| (model, head as &mut dyn Read));

@@ -51,6 +51,19 @@ pub fn open_inside(folder: &Path, name: &str) -> Result<File> {
     open_by(&whole, no_follow()).map_err(|e| about(&path, "open", e))
 }
 
+/// [`open`] for a file of at most `limit` bytes.
+///
+/// # Errors
+/// As [`open`], and when it has more.
+pub fn open_within(path: &Path, limit: u64) -> Result<File> {
+    let file = open(path)?;
+    let size = file.metadata().map_err(|e| Error::io("read", path, e))?.len();
+    if size > limit {
+        return Err(too_large(path, limit, &format!("one of {}; nothing of it was read", megabytes(size))));
+    }
+    Ok(file)
+}
+
 /// Reads a small file.
 ///
 /// # Errors
@@ -66,21 +79,22 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
 /// When it has more than `limit` bytes, or the system refuses.
 pub fn read_from(file: &File, path: &Path, limit: u64) -> Result<Vec<u8>> {
     let size = file.metadata().map_err(|e| Error::io("read", path, e))?.len();
-    let too_large = |found: String| {
-        let limit = megabytes(limit);
-        Error::invalid(path, format!("expected a file of at most {limit}, found {found}"))
-            .hint("The file is damaged, or another than was meant: check the path.")
-    };
     if size > limit {
-        return Err(too_large(format!("one of {}; nothing of it was read", megabytes(size))));
+        return Err(too_large(path, limit, &format!("one of {}; nothing of it was read", megabytes(size))));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
     // One byte over the limit says that there are more.
     file.take(limit + 1).read_to_end(&mut bytes).map_err(|e| Error::io("read", path, e))?;
     if bytes.len() as u64 > limit {
-        return Err(too_large(format!("one that grows; reading stopped after {}", megabytes(limit))));
+        let found = format!("one that grows; reading stopped after {}", megabytes(limit));
+        return Err(too_large(path, limit, &found));
     }
     Ok(bytes)
+}
+
+fn too_large(path: &Path, limit: u64, found: &str) -> Error {
+    Error::invalid(path, format!("expected a file of at most {}, found {found}", megabytes(limit)))
+        .hint("The file is damaged, or another than was meant: check the path.")
 }
 
 /// Reads a small file of text.

@@ -76,7 +76,9 @@ fn left_over(path: &Path) -> Vec<PathBuf> {
     }
     left.extend(Replaced::left_in(path));
     left.extend(
-        [path, &path.join(checkpoints::MODEL)].into_iter().filter_map(|path| StagedDir::previous(path)),
+        [path.to_path_buf(), path.join(checkpoints::MODEL)]
+            .iter()
+            .filter_map(|path| StagedDir::previous(path)),
     );
     left
 }

@@ -122,7 +122,7 @@ fn no_client_keeps_another_from_the_page() {
         stream.read_to_string(&mut answer).expect("an answer, no reset");
         assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     }
-    assert!(since.elapsed() < Duration::from_secs(60));
+    assert!(since.elapsed() < Duration::from_mins(1));
     #[cfg(target_os = "linux")]
     {
         let status = std::fs::read_to_string(format!("/proc/{}/status", dash.child.id())).expect("status");

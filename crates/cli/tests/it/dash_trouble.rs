@@ -57,6 +57,9 @@ impl Follower {
     }
 }
 
+/// A run's name, what is said of it, and what makes the thing in the place of its events.
+type Odd<'a> = (&'a str, &'a str, &'a dyn Fn(&Path));
+
 fn is_root() -> bool {
     File::open("/proc/self/status").is_ok_and(|status| {
         BufReader::new(status).lines().map_while(Result::ok).any(|line| line.starts_with("Uid:\t0\t"))
@@ -71,9 +74,8 @@ fn one_run_in_trouble_is_no_trouble_of_the_others() {
     fs::write(dir.path().join("secret"), "{\"type\":\"train\",\"step\":1,\"loss\":1}\n".repeat(9))
         .expect("written");
     append(&at("good"), &(beginning(50) + &train(1)));
-    let _socket;
     // What stands in the place of the events, and what is said of it.
-    let make: [(&str, &str, &dyn Fn(&Path)); 7] = [
+    let make: [Odd<'_>; 7] = [
         ("pipe", "found a pipe", &|path| pipe(path)),
         ("zero", "a link that leaves it", &|path| symlink("/dev/zero", path).expect("a link")),
         ("link", "a link that leaves it", &|path| symlink(dir.path().join("secret"), path).expect("a link")),
@@ -81,7 +83,7 @@ fn one_run_in_trouble_is_no_trouble_of_the_others() {
         ("loop", "cannot open", &|path| symlink("metrics.jsonl", path).expect("a link")),
         ("folder", "found a folder", &|path| fs::create_dir(path).expect("a folder")),
         ("sparse", "expected at most", &|path| {
-            File::create(path).and_then(|f| f.set_len(1 << 40)).expect("a file")
+            File::create(path).and_then(|f| f.set_len(1 << 40)).expect("a file");
         }),
     ];
     for (name, _, make) in &make {
@@ -89,13 +91,14 @@ fn one_run_in_trouble_is_no_trouble_of_the_others() {
         make(&at(name).join("metrics.jsonl"));
     }
     fs::create_dir(at("socket")).expect("a folder");
-    _socket = std::os::unix::net::UnixListener::bind(at("socket").join("metrics.jsonl")).expect("a socket");
+    let _socket =
+        std::os::unix::net::UnixListener::bind(at("socket").join("metrics.jsonl")).expect("a socket");
     let mut troubles: Vec<(&str, &str)> = make.iter().map(|(name, said, _)| (*name, *said)).collect();
     troubles.push(("socket", "found a socket"));
     if !is_root() {
         fs::create_dir(at("closed")).expect("a folder");
         append(&at("closed"), &train(1));
-        fs::set_permissions(at("closed").join("metrics.jsonl"), Permissions::from_mode(0)).expect("set");
+        fs::set_permissions(at("closed").join("metrics.jsonl"), Permissions::from_mode(0o000)).expect("set");
         troubles.push(("closed", "cannot open"));
     }
     // Of a summary too.

@@ -138,6 +138,12 @@ fn what_is_no_file_is_refused_in_every_place() {
     let before = below(dir.path());
     for place in PLACES {
         for (x, parts) in &kinds {
+            // Rows are read one by one, however many there are.
+            if x.ends_with("sparse")
+                && ["--data X", "--eval-data X", "--task X"].iter().any(|p| place.contains(p))
+            {
+                continue;
+            }
             let what = format!("{place} with {}", x.display());
             let said = refused(&what, &args(dir.path(), place, x));
             assert!(parts.iter().any(|part| said.contains(part)), "{what}: {said}");
@@ -176,11 +182,11 @@ const FILES: [(&str, &str); 14] = [
     ("run/adapter_model.safetensors", "eval --model M --data ROWS --adapter RUN"),
     ("run/run.json", "inspect RUN"),
     (
-        "run/checkpoints/step-2/state.json",
+        "run/checkpoints/step-1/state.json",
         "train --model M --data ROWS --output RUN --steps 2 --rank 1 --save-every 1 --resume",
     ),
     (
-        "run/checkpoints/step-2/adapter_model.safetensors",
+        "run/checkpoints/step-1/adapter_model.safetensors",
         "train --model M --data ROWS --output RUN --steps 2 --rank 1 --save-every 1 --resume",
     ),
     ("options.toml", "plan --config OPTIONS"),
@@ -196,6 +202,10 @@ fn enormous_files_are_refused_in_little_memory() {
     for (content, from) in contents(&odd) {
         for (file, line) in FILES {
             let what = format!("{line} with {file}: {content}");
+            // Rows are read one by one, however many there are.
+            if file == "rows.jsonl" && content == "sparse" {
+                continue;
+            }
             let (path, kept) = (dir.path().join(file), dir.path().join("kept"));
             let was = fs::rename(&path, &kept).is_ok();
             fs::rename(&from, &path).expect("in its place");
@@ -203,7 +213,7 @@ fn enormous_files_are_refused_in_little_memory() {
             let (ended, resident) = ends(&what, &args(dir.path(), &line, Path::new("")));
             let said = ended.stderr;
             // A chat template may be any text, and is not run for rows of text.
-            let may_be = file.ends_with(".jinja") && ["nested", "claims"].contains(&content);
+            let may_be = file == "m/chat_template.jinja" && ["nested", "claims"].contains(&content);
             // A folder in the place of a file that a model need not have is none.
             let optional = [
                 "m/generation_config.json",
@@ -221,7 +231,7 @@ fn enormous_files_are_refused_in_little_memory() {
                 let named = path.file_name().expect("a name").to_string_lossy();
                 assert!(said.contains(&*named) || content == "folder", "{what}: {said}");
                 let large = ["sparse", "gigabyte", "line"].contains(&content);
-                if large && !file.ends_with(".safetensors") && file != "rows.jsonl" {
+                if large && !file.contains("safetensors") && file != "rows.jsonl" {
                     assert!(
                         said.contains("expected a file of at most")
                             && said.contains("nothing of it was read"),

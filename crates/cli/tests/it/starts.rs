@@ -189,3 +189,23 @@ fn no_child_outlives_a_killed_run() {
     }
     assert!(!below(&output).iter().any(|name| name.ends_with(".tokens")), "it did not go on to its end");
 }
+
+/// Under `nohup` the end of the terminal is no interrupt: it was told to ignore that.
+#[test]
+fn a_hangup_that_is_ignored_stays_ignored() {
+    let dir = temporary();
+    let (rows, output) = (rows(dir.path()), dir.path().join("run"));
+    let plain = command_of(&train(&rows, &output, &["--steps=100000"]));
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(plain.get_program()).args(plain.get_args());
+    let mut running = Running::start(&mut shell);
+    let begun = || fs::read_to_string(output.join("metrics.jsonl")).map_or(0, |text| text.lines().count());
+    assert!(running.until(|| begun() > 10));
+    running.signal("HUP");
+    let before = begun();
+    assert!(running.until(|| begun() > before + 20), "it goes on");
+    running.signal("TERM");
+    let ran = running.end();
+    assert_eq!(ran.code, 130, "{}", ran.stderr);
+    assert_eq!(read_json(&output.join("run.json"))["status"], "interrupted");
+}

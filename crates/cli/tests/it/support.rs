@@ -175,14 +175,6 @@ impl Running {
     pub(crate) fn start_with(command: &mut Command) -> Self {
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = child.expect("the program starts");
-        fn taken(stream: Option<impl Read + Send + 'static>) -> Option<JoinHandle<Vec<u8>>> {
-            let mut stream = stream?;
-            Some(thread::spawn(move || {
-                let mut all = Vec::new();
-                let _ = stream.read_to_end(&mut all);
-                all
-            }))
-        }
         let said = [taken(child.stdout.take()), taken(child.stderr.take())];
         Self { child, said, since: Instant::now() }
     }
@@ -248,6 +240,16 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What a stream gives, up to its end.
+fn taken(stream: Option<impl Read + Send + 'static>) -> Option<JoinHandle<Vec<u8>>> {
+    let mut stream = stream?;
+    Some(thread::spawn(move || {
+        let mut all = Vec::new();
+        let _ = stream.read_to_end(&mut all);
+        all
+    }))
 }
 
 /// How a program ended.

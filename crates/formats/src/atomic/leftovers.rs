@@ -101,7 +101,7 @@ fn is_left(path: &Path, temporary: &Temporary<'_>) -> bool {
 }
 
 /// After this time a writer holds what it writes.
-const BEGUN: Duration = Duration::from_secs(60);
+const BEGUN: Duration = Duration::from_mins(1);
 
 /// Whether a process goes on, as far as the system tells.
 fn runs(process: &str) -> bool {
@@ -198,7 +198,7 @@ mod tests {
     fn a_number_that_was_given_again_keeps_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let (left, held) = ["a", "b"].map(|name| sibling(&dir.path().join(name), "tmp").unwrap()).into();
-        let hour = std::time::SystemTime::now() - Duration::from_secs(3600);
+        let hour = std::time::SystemTime::now() - Duration::from_hours(1);
         let make = |path: &Path| {
             let file = File::create(path).unwrap();
             file.set_modified(hour).unwrap();

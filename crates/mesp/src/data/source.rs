@@ -1,6 +1,5 @@
 //! Decides what kind of file a data file is, and cuts it into rows, each with the line it begins on.
 
-use std::fs;
 use std::io::{BufRead, Read as _};
 use std::path::Path;
 
@@ -315,6 +314,9 @@ fn reader<'a>(path: &Path, content: Option<&'a [u8]>) -> Result<Box<dyn BufRead 
     }
 }
 
+/// The bytes of a plain text at most: it is held as a whole.
+const PLAIN_LIMIT: u64 = 4 << 30;
+
 /// The whole of a plain text.
 pub(super) fn text(path: &Path, content: Option<&[u8]>) -> Result<String> {
     text_up_to(path, content, TEXT_LIMIT)
@@ -323,7 +325,7 @@ pub(super) fn text(path: &Path, content: Option<&[u8]>) -> Result<String> {
 fn text_up_to(path: &Path, content: Option<&[u8]>, limit: usize) -> Result<String> {
     let mut bytes = match content {
         Some(bytes) => bytes.to_vec(),
-        None => fs::read(path).map_err(|e| mesp_formats::Error::io("read", path, e))?,
+        None => mesp_formats::regular::read(path, PLAIN_LIMIT)?,
     };
     if packing(&bytes).is_some() {
         let mut text = Vec::new();

@@ -82,16 +82,8 @@ pub(crate) fn beside(model: &Path, to: &Path) -> Result<()> {
 pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
     let Some(name) = from.file_name() else { return Ok(()) };
     // Read and written, so that a link becomes a file and nothing is half there.
-    let mut file = regular::open(from)?;
+    let mut file = regular::open_within(from, regular::VOCABULARY_LIMIT)?;
     let to = to.join(name);
-    let size = file.metadata().map_err(|e| FileError::io("read", from, e))?.len();
-    if size > regular::VOCABULARY_LIMIT {
-        let problem = format!(
-            "expected a file beside a model of at most {} bytes, found {size}",
-            regular::VOCABULARY_LIMIT
-        );
-        return Err(FileError::invalid(from, problem).hint("Move it out of the model's folder.").into());
-    }
     Ok(write_atomic(&to, |out| std::io::copy(&mut file, out).map(|_| ()))?)
 }
 

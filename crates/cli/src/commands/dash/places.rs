@@ -100,7 +100,10 @@ impl Place {
         if let Some((is, _)) = open.all.get_mut(&self.number) {
             *is = state;
         }
-        let streams = open.all.values().filter(|(is, _)| *is == State::Listening).count();
+        let listens = |(is, connection): &&(State, Arc<Connection>)| {
+            *is == State::Listening && !connection.evicted.load(Ordering::Relaxed)
+        };
+        let streams = open.all.values().filter(listens).count();
         if state == State::Listening && streams > MOST_STREAMS {
             open.evict(Some(State::Listening));
         }

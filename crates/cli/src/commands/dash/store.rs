@@ -66,6 +66,9 @@ pub(super) struct Watch {
     trouble: Option<String>,
 }
 
+/// What `run.json` says; none where there is none that can be read.
+struct Told(Option<String>);
+
 /// How much of the store someone has.
 #[derive(Default)]
 pub(super) struct Cursor {
@@ -139,12 +142,12 @@ impl Store {
         let mut json = format!(r#"{{"count":{},"runs":["#, runs.len());
         let mut whole = true;
         for (id, (run, seen)) in runs.iter().zip(&mut cursor.runs).enumerate() {
-            if json.len() >= most {
+            if json.len() >= most && !json.ends_with('[') {
                 whole = false;
                 break;
             }
             let known = lock(&run.known);
-            if let Some((fields, all)) = known.record.news(seen, most - json.len()) {
+            if let Some((fields, all)) = known.record.news(seen, most.saturating_sub(json.len())) {
                 whole &= all;
                 if !json.ends_with('[') {
                     json.push(',');
@@ -208,7 +211,7 @@ impl Watch {
         let parsing = lock(&store.parsing);
         let mut known = lock(&self.run.known);
         let mut changed = false;
-        if let Some(summary) = summary {
+        if let Some(Told(summary)) = summary {
             known.record.set_summary(summary);
             changed = true;
         }
@@ -245,7 +248,7 @@ impl Watch {
     }
 
     /// What `run.json` says, if that has changed.
-    fn summary(&mut self, store: &Store) -> Option<Option<String>> {
+    fn summary(&mut self, store: &Store) -> Option<Told> {
         let path = self.run.path.join(run_json::FILE);
         let opened = match regular::open_inside(&self.run.path, run_json::FILE) {
             Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound && !path.is_symlink() => {
@@ -273,7 +276,7 @@ impl Watch {
             self.trouble = Some(e.to_string());
             None
         });
-        (before != (self.summary, self.trouble.clone())).then_some(json)
+        (before != (self.summary, self.trouble.clone())).then_some(Told(json))
     }
 }
 
@@ -345,12 +348,16 @@ mod tests {
         fs::write(at("a").join(metrics::FILE), "{\"type\":\"train\",\"step\":1,\"loss\":2}\n")
             .expect("a line");
         fs::write(at("a").join(run_json::FILE), r#"{"seconds":{"total":3,"steps":[1,2]}}"#).expect("a file");
-        watches.iter_mut().for_each(|watch| _ = watch.poll(&store));
+        for watch in &mut watches {
+            watch.poll(&store);
+        }
         let next = news(&store, &mut cursor).expect("news");
         assert_eq!(next["runs"].as_array().map(Vec::len), Some(1));
         assert_eq!(next["runs"][0]["tables"]["train"]["columns"]["loss"][0], 2);
         assert_eq!(next["runs"][0]["summary"]["seconds"], serde_json::json!({"total": 3}));
-        watches.iter_mut().for_each(|watch| _ = watch.poll(&store));
+        for watch in &mut watches {
+            watch.poll(&store);
+        }
         assert_eq!(news(&store, &mut cursor), None, "nothing has changed");
     }
 
