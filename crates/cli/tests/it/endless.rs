@@ -248,6 +248,14 @@ fn enormous_files_are_refused_in_little_memory() {
     }
 }
 
+/// Whether a process takes SIGTERM itself: before that, in its first milliseconds, the system ends it.
+fn listens(status: &str) -> bool {
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    caught
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & (1 << 14) != 0)
+}
+
 /// Commands that would go on for long end at once when they are told to, and leave nothing half-written.
 #[test]
 fn a_termination_ends_every_command_at_once() {
@@ -269,8 +277,10 @@ fn a_termination_ends_every_command_at_once() {
         "chat --model M",
     ] {
         for signal in ["TERM", "INT"] {
-            let running =
+            let mut running =
                 Running::start_with(command_of(&args(dir.path(), line, &many)).stdin(Stdio::piped()));
+            let status = format!("/proc/{}/status", running.id());
+            assert!(running.until(|| listens(&fs::read_to_string(&status).unwrap_or_default())), "{line}");
             std::thread::sleep(Duration::from_millis(250));
             running.signal(signal);
             let ended =
