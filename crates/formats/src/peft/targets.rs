@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::{Map, Value, json};
 
-use super::expression::{Expression, LAYERS, paths};
+use super::expression::{Expression, module_at, paths};
 use super::{AdapterConfig, MODULES, OUTSIDE, path};
 use crate::json::{Fields, quoted, shown};
 use crate::{Error, Result};
@@ -26,6 +26,14 @@ impl Paths {
         match self {
             Self::Expression(expression) => expression.fits(path),
             Self::Names(names) => names.iter().any(|name| ends_in(path, name)),
+        }
+    }
+
+    /// The same for one of [`paths`], with its place.
+    fn has_at(&self, place: usize, path: &str) -> bool {
+        match self {
+            Self::Expression(expression) => expression.fits_at(place),
+            Self::Names(_) => self.has(path),
         }
     }
 
@@ -96,11 +104,21 @@ impl Places {
         }
     }
 
+    /// As [`has`](Self::has) for one of [`paths`], with its place.
+    fn has_at(&self, place: usize, path: &str) -> bool {
+        self.on.has_at(place, path) && !self.except.as_ref().is_some_and(|except| except.has_at(place, path))
+    }
+
     /// Names of the modules, from [`MODULES`] and [`OUTSIDE`], that it has in any layer.
     fn modules(&self) -> Vec<String> {
-        let inside = MODULES.into_iter().filter(|m| (0..LAYERS).any(|layer| self.has(&path(layer, m))));
-        let outside = OUTSIDE.into_iter().filter(|(_, path)| self.has(path)).map(|(module, _)| module);
-        inside.chain(outside).map(str::to_owned).collect()
+        let all: [&str; MODULES.len() + OUTSIDE.len()] =
+            std::array::from_fn(|i| MODULES.get(i).copied().unwrap_or_else(|| OUTSIDE[i - MODULES.len()].0));
+        let mut found = [false; MODULES.len() + OUTSIDE.len()];
+        paths(|place, path| {
+            found[module_at(place)] |= self.has_at(place, path);
+            found.contains(&false)
+        });
+        all.into_iter().zip(found).filter(|(_, found)| *found).map(|(module, _)| module.to_owned()).collect()
     }
 }
 
@@ -181,7 +199,9 @@ fn listed(f: &Fields<'_>, list: &[Value], layers: Option<Vec<usize>>) -> Result<
         } else if MODULES.contains(&name) {
             vec![name.to_owned()]
         } else {
-            let found = Places::of(vec![name.to_owned()]).modules();
+            // Most names of a list that are none of these are no paths either.
+            let known = MODULES.into_iter().any(|module| name.ends_with(module));
+            let found = if known { Places::of(vec![name.to_owned()]).modules() } else { vec![] };
             alone &= found.is_empty();
             whole |= !found.is_empty() && name.starts_with("model.layers.");
             found
@@ -239,7 +259,12 @@ fn excluded(f: &Fields<'_>) -> Result<Option<Paths>> {
 fn exclude(f: &Fields<'_>, targets: &mut Targets, except: Paths) -> Result<()> {
     let named = || written(&targets.modules, targets.layers.is_some());
     let on = targets.places.clone().unwrap_or_else(|| Places::of(named()));
-    if !paths().any(|path| on.has(&path) && except.has(&path)) {
+    let mut says = false;
+    paths(|place, path| {
+        says = on.has_at(place, path) && except.has_at(place, path);
+        !says
+    });
+    if !says {
         return Ok(());
     }
     let places = Places { on: on.on, except: Some(except) };

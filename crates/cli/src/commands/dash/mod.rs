@@ -37,6 +37,15 @@ const OTHERS: u16 = 20;
 const EVERY: Duration = Duration::from_millis(250);
 const SCAN: usize = 8;
 
+/// What a page gets of a run's folder, all at once.
+pub(crate) fn news_of(path: &Path) -> Option<String> {
+    let store = Store::new(vec![path.to_owned()]);
+    store.scan();
+    store.poll();
+    store.finish();
+    store.news(&mut store::Cursor::default(), Duration::ZERO)
+}
+
 pub(crate) fn run(args: &DashArgs) -> Result<()> {
     let store = Arc::new(Store::new(roots(&args.runs)?));
     store.scan();
