@@ -30,7 +30,9 @@ pub fn adapter_config(bytes: &[u8]) {
         0 => json!({ "target_modules": on, "rank_pattern": { key: 3 } }),
         1 => json!({ "target_modules": on, "exclude_modules": except, "alpha_pattern": { key: 3 } }),
         2 => json!({ "target_modules": names(on), "exclude_modules": names(except) }),
-        _ => json!({ "target_modules": names(on), "exclude_modules": except, "layers_to_transform": [key.len()] }),
+        _ => {
+            json!({ "target_modules": names(on), "exclude_modules": except, "layers_to_transform": [key.len()] })
+        }
     };
     let mut config = entries;
     config["peft_type"] = "LORA".into();
@@ -38,7 +40,8 @@ pub fn adapter_config(bytes: &[u8]) {
     if choice % 4 == 2 {
         // PEFT's rule for lists: a module's path is a name, or ends in one after a point.
         let named = |list: &str, path: &str| {
-            list.split(',').any(|name| path.strip_suffix(name).is_some_and(|p| p.is_empty() || p.ends_with('.')))
+            list.split(',')
+                .any(|name| path.strip_suffix(name).is_some_and(|p| p.is_empty() || p.ends_with('.')))
         };
         for (layer, module) in places() {
             let path = path(layer, module);
@@ -168,4 +171,3 @@ fn again(lora: &Lora, bytes: &[u8], layout: Layout, write: Write<'_>) {
         }
     });
 }
-

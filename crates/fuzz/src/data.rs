@@ -13,8 +13,7 @@ use crate::text;
 /// The demo's tokenizer, with a chat template.
 pub(crate) fn encoder(template: Option<&str>) -> TextEncoder {
     let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/demo/model/tokenizer.json"));
-    let info =
-        TokenizerInfo { chat_template: template.map(str::to_owned), ..TokenizerInfo::default() };
+    let info = TokenizerInfo { chat_template: template.map(str::to_owned), ..TokenizerInfo::default() };
     TextEncoder::from_file(path, info).expect("the demo's tokenizer")
 }
 

@@ -98,7 +98,9 @@ fn replay(name: &str) {
                 let length = if name == "parquet" {
                     changed.resize(size + 16, 0);
                     let seed = numbers.next();
-                    mutate_parquet(&mut changed, size, seed, &mut |data, size| change(data, size, &mut numbers))
+                    mutate_parquet(&mut changed, size, seed, &mut |data, size| {
+                        change(data, size, &mut numbers)
+                    })
                 } else {
                     change(&mut changed, size, &mut numbers)
                 };

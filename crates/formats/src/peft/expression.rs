@@ -40,8 +40,7 @@ impl Expression {
         let translated = translated(text);
         // By itself first: parentheses that do not match could match those around.
         Expr::parse_tree(&translated).map_err(wrong)?;
-        let regex =
-            RegexBuilder::new(&around(&translated)).backtrack_limit(STEPS).build().map_err(wrong)?;
+        let regex = RegexBuilder::new(&around(&translated)).backtrack_limit(STEPS).build().map_err(wrong)?;
         let (mut places, mut endless) = ([0; _], None);
         paths(|place, path| {
             match regex.is_match(path) {
@@ -192,7 +191,7 @@ mod tests {
         });
         assert_eq!(count, PLACES);
         // Of eleven layers `up_proj` and `gate_up_proj`... and the head.
-// Eleven layers, and in each `up_proj`, `qkv_proj` and `gate_up_proj`.
+        // Eleven layers, and in each `up_proj`, `qkv_proj` and `gate_up_proj`.
         assert_eq!((fits.len(), fits.last().unwrap().as_str()), (34, "lm_head"), "{fits:?}");
     }
 
