@@ -15,6 +15,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -61,9 +62,10 @@ def run(target, programs, args):
     with tempfile.TemporaryDirectory() as corpus:
         command = ["nice", "-n", "19", str(programs / target), corpus, f"fuzz/seeds/{target}"]
         command += options + [f"-artifact_prefix={artifacts}/"]
-        begin = time.monotonic()
+        begin, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         ran = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        seconds = time.monotonic() - begin
+        seconds, after = time.monotonic() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+        processor_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     log = ran.stderr.decode(errors="replace")
     (artifacts / "log").write_text(log)
     inputs = number(r"stat::number_of_executed_units:\s+(\d+)", log) or number(r"^#(\d+)\s", log) or 0
@@ -86,6 +88,7 @@ def run(target, programs, args):
         "inputs": inputs,
         "seconds": round(seconds, 1),
         "inputs_per_second": round(inputs / seconds, 1),
+        "processor_seconds": round(processor_seconds, 1),
         "coverage": {"edges": number(r"\bcov: (\d+)", log), "features": number(r"\bft: (\d+)", log)},
         "corpus": number(r"\bcorp: (\d+)/", log),
         "slowest_seconds": number(r"stat::slowest_unit_time_sec:\s+(\d+)", log),
@@ -101,6 +104,7 @@ def keep(entry, output):
         "definitions": {
             "inputs": "inputs that the target was run with, seeds included (libFuzzer's number_of_executed_units)",
             "seconds": "wall time of the process at nice 19, on a machine that may have done other work",
+            "processor_seconds": "of the process, user and system",
             "coverage": "edges and features that libFuzzer counted at the end, of the target and all crates in it",
             "corpus": "inputs that were kept because each reached something new",
             "slowest_seconds": "of one input, whole seconds",

@@ -20,7 +20,7 @@ pub(super) struct Expression {
     text: String,
     regex: Regex,
     /// A bit for each of [`paths`] that it is for: they are asked for again and again.
-    places: [u64; PLACES.div_ceil(64)],
+    places: Box<[u64; PLACES.div_ceil(64)]>,
 }
 
 impl Expression {
@@ -41,7 +41,7 @@ impl Expression {
         // By itself first: parentheses that do not match could match those around.
         Expr::parse_tree(&translated).map_err(wrong)?;
         let regex = RegexBuilder::new(&around(&translated)).backtrack_limit(STEPS).build().map_err(wrong)?;
-        let (mut places, mut endless) = ([0; _], None);
+        let (mut places, mut endless) = (Box::new([0; _]), None);
         paths(|place, path| {
             match regex.is_match(path) {
                 Ok(fits) => places[place / 64] |= u64::from(fits) << (place % 64),
