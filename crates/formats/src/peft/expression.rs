@@ -7,7 +7,9 @@ use fancy_regex::{Expr, Regex, RegexBuilder};
 use super::{MODULES, OUTSIDE, parent};
 
 /// Layers in which a name or an expression is tried, more than models have: the number of a model's is not known here.
-pub(super) const LAYERS: usize = 256;
+/// Under a fuzzer fewer: its instruments make a match many times as slow, and one layer is matched as another.
+#[allow(unexpected_cfgs, reason = "cargo-fuzz sets it")]
+pub(super) const LAYERS: usize = if cfg!(fuzzing) { 16 } else { 256 };
 /// Paths that are tried, those of [`paths`].
 const PLACES: usize = LAYERS * MODULES.len() + OUTSIDE.len();
 /// Steps that a match of one path may take where an expression needs backtracking: such a match can take a number
