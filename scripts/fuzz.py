@@ -57,6 +57,8 @@ def run(target, programs, args):
     artifacts = ROOT / "fuzz/artifacts" / target
     artifacts.mkdir(parents=True, exist_ok=True)
     options = [f"-seed={args.seed}", f"-runs={args.runs}", f"-timeout={TIMEOUT}", "-print_final_stats=1"]
+    # Names of functions that are reached first would be looked up in 100 MB of debug information.
+    options += ["-print_funcs=0", "-reload=0"]
     if args.seconds:
         options.append(f"-max_total_time={args.seconds}")
     with tempfile.TemporaryDirectory() as corpus:
@@ -69,7 +71,7 @@ def run(target, programs, args):
     log = ran.stderr.decode(errors="replace")
     (artifacts / "log").write_text(log)
     inputs = number(r"stat::number_of_executed_units:\s+(\d+)", log) or number(r"^#(\d+)\s", log) or 0
-    # What was tried, of what was tried in vain, in the last words of a run that fails.
+    # A run that fails says in one line what it found.
     finding = None
     if ran.returncode:
         lines = re.findall(r"^(?:SUMMARY: |==\d+== ?ERROR: |thread .* panicked ).*$", log, re.MULTILINE)
