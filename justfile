@@ -26,6 +26,10 @@ interop *families: _peers
     cargo build --release -p mesp-cli
     {{ peers }}/bin/python scripts/interop.py --mesp target/release/mesp "$@"
 
+# Fuzz targets under libFuzzer, into results/fuzz.json; needs a nightly compiler and cargo-fuzz
+fuzz *args:
+    scripts/fuzz.py "$@"
+
 # Computes the goldens again and compares
 golden: _peers
     {{ peers }}/bin/python golden/generate.py --check

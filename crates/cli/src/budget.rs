@@ -25,8 +25,8 @@ use crate::settings::Settings;
 use crate::sizes::{Bytes, bytes};
 
 /// Anonymous memory of a process that does nothing: the program's data, the allocator, what reading the command line
-/// leaves behind. Measured with two threads, in builds for tests: 0.65 MB to 1.15 MB above what is planned.
-const PROCESS: u64 = 1_000_000;
+/// leaves behind. Measured with two threads, in builds for tests: 0.65 MB to 1.2 MB above what is planned.
+const PROCESS: u64 = 1_050_000;
 /// What one more thread touches of its stack and of the allocator. Measured: up to 100 kB.
 const THREAD: u64 = 120_000;
 /// Beyond what is measured when the budget is looked at: what a step allocates for a moment, and what the search

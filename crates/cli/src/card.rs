@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use mesp_formats::atomic::write_atomic;
+use mesp_formats::regular;
 use serde_json::Value;
 
 /// The file's name in a run directory.
@@ -15,7 +16,8 @@ const MARK: &str = "<!-- written by mesp train; a file without this line is left
 /// Writes the card of a finished run from its `run.json`.
 pub(crate) fn write(dir: &Path, run: &Value, data: &Path, rows: usize) -> Result<()> {
     let path = dir.join(FILE);
-    if path.exists() && !std::fs::read_to_string(&path).unwrap_or_default().contains(MARK) {
+    let card = || regular::read_text(&path, regular::CONFIG_LIMIT).unwrap_or_default();
+    if path.exists() && !card().contains(MARK) {
         return Ok(());
     }
     let text = text(run, data, rows);

@@ -11,11 +11,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory as _, FromArgMatches as _};
-use mesp_formats::Error as FileError;
+use mesp_formats::regular;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::args::Cli;
+
+/// Bytes of a file at most: it has some dozen options.
+const LIMIT: u64 = 1 << 20;
 
 /// The commands that take a file.
 const COMMANDS: [&str; 3] = ["train", "plan", "grads"];
@@ -24,7 +27,12 @@ const NOT_HERE: [&str; 3] = ["config", "help", "version"];
 
 /// The command line, with the options of the file that it names.
 pub(crate) fn parse() -> Result<Cli> {
-    let typed = values::joined(std::env::args_os().collect());
+    Ok(parse_from(std::env::args_os().collect())?.unwrap_or_else(|e| e.exit()))
+}
+
+/// The same of words that were typed.
+pub(crate) fn parse_from(typed: Vec<OsString>) -> Result<Result<Cli, clap::Error>> {
+    let typed = values::joined(typed);
     // What all commands together can be told takes several times the memory that one needs. Whatever is not
     // plainly understood (help is asked for, something is wrong) is read again by all of it.
     let name = typed.get(1).and_then(|name| name.to_str()).unwrap_or_default();
@@ -32,10 +40,10 @@ pub(crate) fn parse() -> Result<Cli> {
         && let Ok(matches) = read(values::checked(command), &typed)?
         && let Ok(cli) = Cli::from_arg_matches(&matches)
     {
-        return Ok(cli);
+        return Ok(Ok(cli));
     }
-    let matches = read(values::checked(Cli::command()), &typed)?.unwrap_or_else(|e| e.exit());
-    Ok(Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit()))
+    let matches = read(values::checked(Cli::command()), &typed)?;
+    Ok(matches.and_then(|matches| Cli::from_arg_matches(&matches)))
 }
 
 /// What was typed, and before it the options of the file that it names.
@@ -49,7 +57,7 @@ fn read(mut command: Command, typed: &[OsString]) -> Result<Result<ArgMatches, c
     };
     let Some(path) = sub.get_one::<PathBuf>("config") else { return Ok(Ok(matches)) };
     command.build();
-    let text = std::fs::read_to_string(path).map_err(|e| FileError::io("read", path, e))?;
+    let text = regular::read_text(path, LIMIT)?;
     let file = ConfigFile { path, text: &text };
     // Where the subcommand's own options begin: before them stands nothing but its name.
     let at = typed.iter().position(|a| a == name).map_or(typed.len(), |at| at + 1);
@@ -57,6 +65,17 @@ fn read(mut command: Command, typed: &[OsString]) -> Result<Result<ArgMatches, c
     all.extend(file.options(&command, name, sub)?);
     all.extend_from_slice(&typed[at..]);
     Ok(command.try_get_matches_from_mut(all))
+}
+
+/// What a file's text adds to what was typed, a command that takes such a file.
+pub(crate) fn options(path: &Path, text: &str, typed: &[OsString]) -> Result<Vec<OsString>> {
+    let mut command = values::checked(Cli::command());
+    let matches = command.try_get_matches_from_mut(typed)?;
+    command.build();
+    let Some((name, sub)) = matches.subcommand().filter(|(name, _)| COMMANDS.contains(name)) else {
+        return Ok(Vec::new());
+    };
+    ConfigFile { path, text }.options(&command, name, sub)
 }
 
 struct ConfigFile<'a> {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use crate::ui;
+use crate::{interrupt, ui};
 
 /// The run cannot be done in the memory it may have.
 #[derive(Debug)]
@@ -46,6 +46,7 @@ impl std::error::Error for Interrupted {}
 
 /// Says what went wrong, and gives the exit status.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    interrupt::wait_for_end();
     if error.is::<Interrupted>() {
         ui::note(error.to_string());
     } else {
@@ -70,7 +71,7 @@ fn status(error: &anyhow::Error) -> u8 {
         return 3;
     }
     if error.is::<Interrupted>() {
-        return 130;
+        return interrupt::STATUS;
     }
     if let Some(elsewhere) = error.downcast_ref::<Elsewhere>() {
         return elsewhere.status;

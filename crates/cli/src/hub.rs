@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use mesp_formats::hub::{RepoKind, repo_of};
+use mesp_formats::regular;
 
 #[cfg(feature = "pull")]
 use environment::Environment;
@@ -164,7 +165,7 @@ pub(crate) fn fetching(path: &Path) -> Option<String> {
     let dataset = if kind == RepoKind::Dataset { " --dataset" } else { "" };
     let commit = commit_of(path)?;
     let snapshot = path.ancestors().find(|part| part.ends_with(commit))?;
-    let main = std::fs::read_to_string(snapshot.parent()?.with_file_name("refs").join("main"));
+    let main = regular::read_text(&snapshot.parent()?.with_file_name("refs").join("main"), 1 << 16);
     let of = if main.is_ok_and(|main| main.trim() == commit) {
         String::new()
     } else {

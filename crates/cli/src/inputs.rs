@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Result, bail};
 use mesp::data::{
-    Dataset, Examples, Gathered, HELD_OUT, LongRows, Part, PromptStyle, ReadOptions, TEST, TextEncoder, TrainOn, files,
-    split, split_of, totals, unpacks, unused,
+    Dataset, Examples, Gathered, HELD_OUT, LongRows, Part, PromptStyle, ReadOptions, TEST, TextEncoder,
+    TrainOn, files, refuse_stream, split, split_of, totals, unpacks, unused,
 };
 use mesp::model::{Config, Model};
 use mesp::source::{Base, open_model, text_encoder};
 use mesp_device::{Dtype, Threads};
+use mesp_formats::regular;
 use rayon::ThreadPool;
 use serde_json::{Value, json};
 
@@ -102,7 +103,8 @@ pub(crate) fn encoder(model: &Path) -> Result<TextEncoder> {
 
 /// What text without a tokenizer is answered.
 pub(crate) fn no_tokenizer(model: &Path) -> anyhow::Error {
-    let problem = format!("{}: expected the model's tokenizer.json, found none", model.display());
+    let found = regular::other_than_file(&model.join("tokenizer.json")).unwrap_or("none");
+    let problem = format!("{}: expected the model's tokenizer.json, found {found}", model.display());
     let get = hub::fetching(model).unwrap_or_else(|| "put the model's tokenizer.json there".to_owned());
     usage(problem, format!("{get}, or use rows with input_ids and labels"))
 }
@@ -169,6 +171,7 @@ impl Rows {
 
 /// Refuses a data file that is not there.
 pub(crate) fn is_there(data: &Path) -> Result<()> {
+    refuse_stream(data)?;
     if data.exists() || files(data, ReadOptions::new(0).split)?.iter().all(|file| file.exists()) {
         return Ok(());
     }

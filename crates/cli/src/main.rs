@@ -1,74 +1,7 @@
-//! The `mesp` program: it reads options and files, calls the library, and says what happened.
-//!
-//! What was typed is in [`args`]; [`settings`] turns it into what it means; each command has a file under
-//! [`commands`]. Results go to standard output, everything for people to standard error.
-
-mod args;
-mod budget;
-mod card;
-mod chart;
-mod commands;
-mod config;
-mod failure;
-mod footprint;
-mod home;
-mod hub;
-mod inputs;
-mod lines;
-mod machine;
-mod memory;
-mod metrics;
-mod numbers;
-mod outputs;
-mod progress;
-mod replaced;
-mod run_dir;
-mod run_json;
-mod samples;
-mod settings;
-mod sizes;
-mod step_memory;
-mod tensorboard;
-mod tokens;
-mod ui;
+//! The `mesp` program: see the library beside it.
 
 use std::process::ExitCode;
 
-use args::Command;
-
 fn main() -> ExitCode {
-    mesp_device::report_signals();
-    let parsed = config::parse().and_then(|mut cli| {
-        hub::resolve(&mut cli.command)?;
-        Ok(cli)
-    });
-    let cli = match parsed {
-        Ok(cli) => cli,
-        Err(error) => return failure::report(&error),
-    };
-    let done = match &cli.command {
-        Command::Train(args) => commands::train::run(args),
-        Command::Plan(args) => commands::plan::run(args),
-        Command::Grads(args) => commands::grads::run(args),
-        Command::Eval(args) => commands::eval::run(args),
-        Command::Generate(args) => commands::generate::run(args),
-        Command::Chat(args) => commands::chat::run(args),
-        Command::InitModel(args) => commands::init_model::run(args),
-        Command::Quantize(args) => commands::quantize::run(args),
-        Command::Merge(args) => commands::merge::run(args),
-        Command::Export(args) => commands::export::run(args),
-        Command::Pull(args) => commands::pull::run(args),
-        Command::Data(command) => commands::data::run(command),
-        Command::Inspect(args) => commands::inspect::run(args),
-        Command::Bench(args) => commands::bench::run(args),
-        Command::Dash(args) => commands::dash::run(args),
-        Command::Report(args) => commands::dash::report(args),
-        Command::InitConfig(args) => config::example::run(args),
-        Command::Say(args) => commands::say::run(args),
-        Command::Replay(args) => commands::replay::run(args),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failure::report(&error),
-    }
+    mesp_cli::main()
 }

@@ -19,9 +19,9 @@ static HEAP: CountingAllocator = CountingAllocator::new().when_exhausted(crate::
 static ANONYMOUS_PEAK: AtomicU64 = AtomicU64::new(0);
 
 /// The most anonymous memory of this process and a child of it together, by what the child was for.
-static WITH_CHILD: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+static WITH_CHILD: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
 /// That of a child alone.
-static CHILDS: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+static CHILDS: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
 
 /// How often a child's memory is read.
 const EVERY: Duration = Duration::from_millis(2);
@@ -33,6 +33,8 @@ pub(crate) enum Child {
     Tokens,
     /// Answers and spelled rows, while a run goes on too.
     Say,
+    /// A command that is measured, which is no part of a run.
+    Measured,
 }
 
 /// High-water marks; resident ones only where the system tells (Linux).

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use mesp_formats::Error as FileError;
+use mesp_formats::{Error as FileError, regular};
 use serde::{Deserialize, Serialize};
 
 /// The file's name in a run directory.
@@ -71,6 +71,11 @@ impl Metrics {
 
     fn open(dir: &Path, how: &OpenOptions) -> mesp::Result<Self> {
         let path = dir.join(FILE);
+        // Opening a pipe waits for somebody who reads it, and nothing is kept there.
+        if let Some(found) = regular::other_than_file(&path).filter(|found| *found != "a device") {
+            let problem = format!("expected a file or nothing to write events to, found {found}");
+            return Err(FileError::invalid(&path, problem).hint("Move it away.").into());
+        }
         let file = how.open(&path).map_err(|e| FileError::io("open", &path, e))?;
         let len = file.metadata().map_err(|e| FileError::io("read", &path, e))?.len();
         Ok(Self { path, file, len, line: Vec::with_capacity(1024) })

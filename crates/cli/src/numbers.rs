@@ -13,6 +13,9 @@ use crate::inputs::usage;
 /// The name of the number type among what a resumed run has in common with its beginning.
 pub(crate) const COMPUTE: &str = "compute";
 
+/// Likewise of what weights are rounded to before they are used.
+pub(crate) const BASE: &str = "base";
+
 /// The number types of a computation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Numbers {
@@ -75,6 +78,14 @@ impl Numbers {
             Self::Bf16 => mesp_device::Compute::Bf16,
             Self::F32 | Self::F64 => mesp_device::Compute::Full,
         }
+    }
+}
+
+/// What weights that are stored in one type are rounded to by being held in another; none where every value stays.
+pub(crate) fn rounded(base: Base, stored: Dtype) -> &'static str {
+    match base {
+        Base::Resident(dtype) if dtype != stored && dtype != Dtype::F32 => dtype.name(),
+        _ => "none",
     }
 }
 

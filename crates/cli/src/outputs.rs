@@ -4,7 +4,8 @@ use std::fs::{self, File, Metadata};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use mesp_formats::atomic::{is_stream, remove_leftovers_of};
+use mesp_formats::TokenizerConfig;
+use mesp_formats::atomic::{StagedDir, is_stream, remove_leftovers_of};
 
 use crate::args::CommonArgs;
 use crate::inputs::usage;
@@ -14,14 +15,6 @@ use crate::ui;
 const MODEL: &str = "config.json";
 /// Ends of names of what is read from a model's folder.
 const MODEL_ENDS: [&str; 6] = ["json", "safetensors", "jinja", "model", "txt", "bin"];
-/// Beside a GGUF file.
-const BESIDE: [&str; 5] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "generation_config.json",
-    "special_tokens_map.json",
-];
 /// What is read from an adapter's folder, or a checkpoint's, beside names that begin with `adapter`.
 const ADAPTER: [&str; 6] = [
     "README.md",
@@ -50,7 +43,9 @@ impl Inputs {
         let ends = |name: &str| MODEL_ENDS.iter().any(|end| has_end(name, end));
         let mut all = self.add("--model", path, &ends);
         if let Some(folder) = path.filter(|path| path.is_file()).and_then(Path::parent) {
-            all.0.extend(BESIDE.map(|name| ("--model", folder.join(name))));
+            // A tokenizer that the file does not have may lie beside it.
+            let beside = ["tokenizer.json"].into_iter().chain(TokenizerConfig::FILES);
+            all.0.extend(beside.map(|name| ("--model", folder.join(name))));
         }
         all
     }
@@ -183,6 +178,8 @@ pub(crate) fn folder(output: &Path, inputs: &Inputs, overwrite: bool) -> Result<
         return Err(found_a_file(output));
     }
     remove_leftovers_of(output);
+    // A replacement that was cut off: the old folder is there again, and is looked at as such.
+    StagedDir::recover(output)?;
     let mut entries = fs::read_dir(output).into_iter().flatten().flatten().peekable();
     if entries.peek().is_none() {
         return Ok(());

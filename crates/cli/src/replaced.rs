@@ -10,6 +10,7 @@ use mesp::train::{checkpoint, replay};
 use mesp_formats::Error as FileError;
 use mesp_formats::atomic::create_dir_all;
 use mesp_formats::peft::{CONFIG_FILE, MODEL_FILE};
+use mesp_formats::regular;
 use serde_json::Value;
 
 use crate::run_dir::{CHECKPOINTS, LOCK};
@@ -62,7 +63,7 @@ impl Replaced {
     /// Where one lies that a process which is gone was about to replace.
     pub(crate) fn left_in(run: &Path) -> Option<PathBuf> {
         let aside = Some(run.join(Self::FOLDER)).filter(|folder| folder.is_dir())?;
-        let held = File::open(run.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_err());
+        let held = regular::open(&run.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_err());
         (!held).then_some(aside)
     }
 
@@ -126,7 +127,7 @@ impl Drop for Replaced {
 /// Whether what has one of the names is a run's: a folder `model` only where the run that is there trained one.
 pub(crate) fn is_of_run(run: &Path, name: &str) -> bool {
     let trained_model = || {
-        let text = fs::read(run.join(run_json::FILE)).unwrap_or_default();
+        let text = regular::read(&run.join(run_json::FILE), run_json::LIMIT).unwrap_or_default();
         serde_json::from_slice::<Value>(&text).is_ok_and(|document| document["full"].is_object())
     };
     fs::symlink_metadata(run.join(name)).is_ok() && (name != checkpoint::MODEL || trained_model())

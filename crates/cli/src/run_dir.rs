@@ -1,17 +1,22 @@
 //! The run directory: what may be written where, and where a run goes on.
 
 use std::fs::{self, File, TryLockError};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::Result;
 use mesp::train::{checkpoint, replay};
 use mesp_formats::Error as FileError;
 use mesp_formats::atomic::{create_dir_all, remove_leftovers};
 use mesp_formats::peft::{CONFIG_FILE, MODEL_FILE};
+use mesp_formats::regular;
 
 use crate::args::CommonArgs;
 use crate::inputs::usage;
+use crate::interrupt::{self, Undo};
 use crate::outputs::{self, Inputs};
 use crate::replaced::{Replaced, is_of_run};
 use crate::{metrics, run_json, tokens, ui};
@@ -29,60 +34,99 @@ pub(crate) struct RunDir {
     pub(crate) resume: Option<PathBuf>,
     /// Whether a run that is there goes.
     replace: bool,
-    /// The run that was there, until this one has something to show.
+    /// The run that was there, until this one has something to show. Put back before the folder is let go.
     old: Option<Replaced>,
-    /// Held while the run writes; let go before what is fresh goes.
-    _lock: Option<Lock>,
-    fresh: Fresh,
+    held: Option<Held>,
 }
 
-/// A folder that was not there before: it goes again when the run is refused before it has begun. In one that was,
-/// tokens stay for the next try.
-#[derive(Default)]
-struct Fresh(Option<PathBuf>);
+/// A folder that a run writes to: no other may until this goes, however the process ends.
+struct Held {
+    place: Arc<Place>,
+    /// The mark, locked; none where the file system has no locks, which is no reason to refuse.
+    _lock: Option<File>,
+    _undo: Undo,
+}
 
-impl Drop for Fresh {
-    fn drop(&mut self) {
-        if let Some(folder) = self.0.take() {
-            // An error is on its way to the user already. Only what this program made goes.
-            let _ = fs::remove_dir_all(folder.join(tokens::FOLDER));
-            let _ = fs::remove_dir(&folder);
+/// What is undone of a folder when its run ends, or is refused before it has begun.
+struct Place {
+    folder: PathBuf,
+    /// It was not there before. In one that was, tokens stay for the next try.
+    fresh: AtomicBool,
+}
+
+impl Place {
+    /// In this order: tokens go while nobody else may make some, and the folder only if nobody has taken it since.
+    fn undo(&self) {
+        let fresh = self.fresh.load(Ordering::Relaxed);
+        // An error is on its way to the user already. Only what this program made goes.
+        if fresh {
+            let _ = fs::remove_dir_all(self.folder.join(tokens::FOLDER));
+        } else {
+            let _ = remove_leftovers(&self.folder.join(tokens::FOLDER));
+        }
+        let _ = fs::remove_file(self.folder.join(LOCK));
+        if fresh {
+            let _ = fs::remove_dir(&self.folder);
         }
     }
 }
 
-/// The mark of a folder that a run writes to; it goes with this, however the process ends.
-struct Lock {
-    path: PathBuf,
-    _file: File,
-}
-
-impl Drop for Lock {
+impl Drop for Held {
     fn drop(&mut self) {
-        // Gone before the lock is; a file that stays does no harm.
-        let _ = fs::remove_file(&self.path);
+        // Before the lock is let go.
+        self.place.undo();
     }
 }
 
-impl Lock {
-    /// No other run may write to a folder until this goes. A file system without locks is no reason to refuse.
-    fn take(folder: &Path) -> Result<Option<Self>> {
+impl Held {
+    /// Takes a folder; none where it is gone. `fresh` says that this process made it.
+    fn take(folder: &Path, fresh: bool) -> Result<Option<Self>> {
         let path = folder.join(LOCK);
-        loop {
+        regular::refuse_other(&path)?;
+        let lock = loop {
             let open = File::options().create(true).append(true).open(&path);
-            let file = open.map_err(|e| FileError::io("create", &path, e))?;
+            let mut file = match open {
+                Err(e) if e.kind() == ErrorKind::NotFound && !folder.exists() => return Ok(None),
+                open => open.map_err(|e| FileError::io("create", &path, e))?,
+            };
             match file.try_lock() {
                 // Whoever held it before may have removed the name in between: then this is nobody's lock.
-                Ok(()) if outputs::is_at(&file, &path) => return Ok(Some(Self { path, _file: file })),
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => {
-                    let problem = format!("{}: another run is writing there", folder.display());
-                    return Err(usage(problem, "wait for it to end, or name another folder with --output"));
+                Ok(()) if outputs::is_at(&file, &path) => {
+                    // For others to read; that they cannot is no reason to refuse.
+                    let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", this_process()));
+                    break Some(file);
                 }
-                Err(TryLockError::Error(_)) => return Ok(None),
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(taken(folder)),
+                Err(TryLockError::Error(_)) => break None,
             }
-        }
+        };
+        let place = Arc::new(Place { folder: folder.to_path_buf(), fresh: AtomicBool::new(fresh) });
+        let undone = Arc::clone(&place);
+        Ok(Some(Self { place, _lock: lock, _undo: interrupt::undo(move || undone.undo()) }))
     }
+}
+
+/// Says who writes to a folder.
+fn taken(folder: &Path) -> anyhow::Error {
+    // Its number is written just after the lock is taken.
+    let told = (0..20).find_map(|turn| {
+        if turn > 0 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let text = regular::read_text(&folder.join(LOCK), 1000).ok()?;
+        Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+    });
+    let holder = told.unwrap_or_else(|| "its number is not known".to_owned());
+    let problem = format!("{}: another run is writing there ({holder})", folder.display());
+    usage(problem, "wait for it to end, or name another folder with --output")
+}
+
+/// This process, as another may look for it.
+fn this_process() -> String {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let at = if host.trim().is_empty() { String::new() } else { format!(" on {}", host.trim()) };
+    format!("process {}{at}", std::process::id())
 }
 
 impl RunDir {
@@ -109,7 +153,8 @@ impl RunDir {
                 found => Some(found?),
             },
             Some(Some(given)) if !given.is_dir() => {
-                let problem = format!("{}: expected a checkpoint folder, found none", given.display());
+                let found = regular::other_than_file(given).unwrap_or("none");
+                let problem = format!("{}: expected a checkpoint folder, found {found}", given.display());
                 return Err(usage(problem, "checkpoints are in checkpoints/step-N/ of a run's folder"));
             }
             Some(Some(given)) if outputs::is_same_file(given, &path) => {
@@ -143,7 +188,7 @@ impl RunDir {
             );
             return Err(usage(problem, "name another folder with --output, or move that away"));
         }
-        Ok(Self { path, resume, replace, old: None, _lock: None, fresh: Fresh::default() })
+        Ok(Self { path, resume, replace, old: None, held: None })
     }
 
     /// The same, and takes the directory: no other run may write there until this process ends, however it ends.
@@ -154,32 +199,44 @@ impl RunDir {
         mut replaceable: impl FnMut(&Path) -> bool,
     ) -> Result<Self> {
         let path = place(args)?;
-        let mut fresh = Fresh::default();
-        if !path.is_dir() {
-            // Nothing is made for a command that is refused.
-            Self::look(args, read, &mut replaceable)?;
-            if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
-                create_dir_all(above)?;
+        let held = loop {
+            let mut fresh = false;
+            if !path.is_dir() {
+                // Nothing is made for a command that is refused.
+                Self::look(args, read, &mut replaceable)?;
+                if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
+                    create_dir_all(above)?;
+                }
+                match fs::create_dir(&path) {
+                    Ok(()) => fresh = true,
+                    // Another process was faster; whose folder it is, the lock says.
+                    Err(e) if e.kind() == ErrorKind::AlreadyExists && (path.is_dir() || !path.exists()) => {}
+                    Err(e) => return Err(FileError::io("create the folder", &path, e).into()),
+                }
             }
-            match fs::create_dir(&path) {
-                Ok(()) => fresh.0 = Some(path.clone()),
-                // Another process was faster; whose folder it is, the lock says.
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(FileError::io("create the folder", &path, e).into()),
+            // One that was refused has taken its folder away again: once more.
+            let held = Held::take(&path, fresh).inspect_err(|_| {
+                if fresh {
+                    let _ = fs::remove_dir(&path);
+                }
+            })?;
+            if let Some(held) = held {
+                break held;
             }
-        }
-        let lock = Lock::take(&path)?;
+        };
         let old = Replaced::recover(&path, args.output.resume.is_some());
         for folder in ["", CHECKPOINTS, tokens::FOLDER] {
             remove_leftovers(&path.join(folder))?;
         }
         let looked = Self::look(args, read, replaceable)?;
-        Ok(Self { old, _lock: lock, fresh, ..looked })
+        Ok(Self { old, held: Some(held), ..looked })
     }
 
     /// Puts what an earlier run of this program wrote there aside, if it is to go. From here on the folder stays.
     pub(crate) fn begin(&mut self) -> Result<()> {
-        self.fresh.0.take();
+        if let Some(held) = &self.held {
+            held.place.fresh.store(false, Ordering::Relaxed);
+        }
         if self.replace {
             self.old = Replaced::put_aside(&self.path)?;
         }

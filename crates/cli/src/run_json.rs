@@ -23,12 +23,15 @@ use mesp_formats::peft::Pattern;
 use serde_json::{Map, Value, json};
 
 use crate::footprint::Footprint;
+use crate::made_with;
 use crate::memory::Marks;
 use crate::numbers::Numbers;
 use crate::settings::{Settings, estimator_json, policy_json, update_name};
 
 /// The file's name in a run directory.
 pub(crate) const FILE: &str = "run.json";
+/// Its bytes at most: it has the time of every step.
+pub(crate) const LIMIT: u64 = 32 << 20;
 
 /// What a run is, before it begins.
 pub(crate) struct About<'a> {
@@ -52,6 +55,7 @@ impl About<'_> {
         let (options, run) = (&settings.options, &settings.run);
         let adapter = &options.adapter;
         let targets: Vec<&str> = adapter.targets.iter().map(|p| p.name()).collect();
+        let (model, rows) = made_with::json(run);
         let full = options.whole.map(|elem| json!({ "type": elem.name() }));
         let fields = json!({
             "model": {
@@ -61,6 +65,7 @@ impl About<'_> {
                 "parameters": config.parameters(),
                 "base": options.whole.map_or(base_name(settings.base), Elem::name),
                 "stored": dtype_name(self.dtype),
+                "fingerprint": model,
             },
             "full": full,
             "adapter": options.whole.is_none().then(|| json!({
@@ -96,6 +101,7 @@ impl About<'_> {
             "seed": run.seed,
             "data": self.data,
             "eval_data": self.eval.map(|p| p.display().to_string()),
+            "data_fingerprint": rows,
             "eval_every": run.eval_every,
             "save_every": run.save_every,
             "early_stopping_patience": run.patience,
@@ -213,13 +219,7 @@ pub(crate) fn base_name(base: Base) -> &'static str {
 
 /// A number type by its name on the command line.
 pub(crate) fn dtype_name(dtype: Dtype) -> &'static str {
-    match dtype {
-        Dtype::F16 => "f16",
-        Dtype::Bf16 => "bf16",
-        Dtype::Q8_0 => "q8_0",
-        Dtype::Q4_0 => "q4_0",
-        _ => "f32",
-    }
+    dtype.name()
 }
 
 /// Seconds to the tenth of a millisecond.

@@ -3,13 +3,14 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context as _, Result};
 use mesp::data::{Example, Examples, UNTRAINED};
 use mesp::source::{GgufSource, Kind};
 use serde::{Deserialize, Serialize};
 
+use crate::child;
 use crate::failure::Elsewhere;
 use crate::lines::{SampleLine, SampleToken};
 use crate::memory::{self, Child};
@@ -111,7 +112,7 @@ impl Speaker {
     }
 
     fn ask(&self, adapter: Option<&Path>, asked: &Asked) -> Result<Said> {
-        let mut command = Command::new(std::env::current_exe().unwrap_or_else(|_| "mesp".into()));
+        let mut command = child::program();
         command.args(["say", "--compute", self.compute, "--model"]).arg(&self.model);
         command.args(["--max-tokens", &self.max_tokens.to_string(), "--threads", &self.threads.to_string()]);
         if let Some(dir) = adapter {

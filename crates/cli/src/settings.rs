@@ -16,7 +16,7 @@ use mesp::model::Config;
 use mesp::optim::{OptimizerKind, ScheduleKind, Trained};
 use mesp::source::Base;
 use mesp::tape::{Policy, Residency, Tiles};
-use mesp::train::{Length, Options, Reaction, RunConfig, Update};
+use mesp::train::{Length, MadeWith, Options, Reaction, RunConfig, Update};
 use mesp_device::Elem;
 use serde_json::{Value, json};
 
@@ -88,6 +88,7 @@ impl Settings {
             output: None,
             adapter_at_eval: !r.sample_prompt.is_empty(),
             identity: BTreeMap::new(),
+            made_with: MadeWith::default(),
             base_model: args.model.name(),
         };
         run.check(update)?;

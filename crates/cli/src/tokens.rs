@@ -4,10 +4,8 @@
 //! a temporary one.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result};
 use mesp::data::token_file::{self, TokenFile, TokenKey};
@@ -15,12 +13,13 @@ use mesp::data::{Gathered, LongRows, PromptStyle, ReadOptions, TrainOn, files, u
 use mesp::source::{Base, GgufSource, Kind};
 use mesp_device::Mapping;
 use mesp_formats::atomic::create_dir_all;
-use mesp_formats::{Error as FileError, TokenizerConfig};
+use mesp_formats::{Error as FileError, TokenizerConfig, regular};
 
+use crate::child::{self, Bound};
 use crate::failure::Elsewhere;
 use crate::inputs::{no_tokenizer, usage};
 use crate::memory::Child as For;
-use crate::{memory, ui};
+use crate::ui;
 
 /// The folder of token files in a run directory.
 pub(crate) const FOLDER: &str = "tokens";
@@ -56,8 +55,7 @@ fn made(model: &Path, data: &Path, options: &ReadOptions, file: &Path) -> Result
 }
 
 fn open(path: &Path, vocab_size: usize) -> mesp::Result<TokenFile> {
-    let file = File::open(path).map_err(|e| FileError::io("open", path, e))?;
-    TokenFile::open(path, file, vocab_size)
+    TokenFile::open(path, regular::open(path)?, vocab_size)
 }
 
 /// Reads a token file that was given as data; `None` when it is something else.
@@ -66,7 +64,7 @@ pub(crate) fn given(data: &Path, vocab_size: usize) -> Result<Option<Gathered>> 
         return Ok(None);
     }
     let mut start = Vec::new();
-    let file = File::open(data).map_err(|e| FileError::io("open", data, e))?;
+    let file = regular::open(data)?;
     file.take(8).read_to_end(&mut start).map_err(|e| FileError::io("read", data, e))?;
     if !token_file::is_token_file(&start) {
         return Ok(None);
@@ -77,6 +75,7 @@ pub(crate) fn given(data: &Path, vocab_size: usize) -> Result<Option<Gathered>> 
 /// What the tokens of data depend on: its files, the tokenizer and its settings, the options.
 pub(crate) fn key(model: &Path, data: &Path, options: &ReadOptions) -> Result<TokenKey> {
     let mut paths = files(data, options.split)?;
+    let rows = paths.len();
     let mut header = None;
     let mut folder = Some(model);
     if Kind::of(model) == Kind::Gguf {
@@ -94,8 +93,11 @@ pub(crate) fn key(model: &Path, data: &Path, options: &ReadOptions) -> Result<To
         let names = ["tokenizer.json"].into_iter().chain(TokenizerConfig::FILES);
         paths.extend(names.map(|name| folder.join(name)).filter(|p| p.is_file()));
     }
-    let open = |path: &PathBuf| File::open(path).map_err(|e| FileError::io("open", path, e));
-    let mut files = paths.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    // All of a file goes into the key: of those beside the rows no more than is read of them.
+    let limit = |at: usize| if at < rows { u64::MAX } else { regular::VOCABULARY_LIMIT };
+    let open = |(at, path)| regular::open_within(path, limit(at));
+    let mut files =
+        paths.iter().map(PathBuf::as_path).enumerate().map(open).collect::<Result<Vec<_>, _>>()?;
     let mut head = header.as_ref().map(|(map, end)| map.bytes().get(..*end).unwrap_or_default());
     let listed = paths.iter().zip(&mut files).map(|(path, file)| (path.as_path(), file as &mut dyn Read));
     let headed = head.iter_mut().map(|head| (model, head as &mut dyn Read));
@@ -103,7 +105,10 @@ pub(crate) fn key(model: &Path, data: &Path, options: &ReadOptions) -> Result<To
 }
 
 /// Starts the program again for one file.
-fn spawn(model: &Path, data: &Path, options: &ReadOptions, output: &Path) -> Result<Child> {
+fn spawn(model: &Path, data: &Path, options: &ReadOptions, output: &Path) -> Result<Bound> {
+    // Its standard input is another than ours.
+    let ours = ["/dev", "/proc"].iter().any(|folder| data.starts_with(folder));
+    let data = &if ours { std::fs::canonicalize(data).unwrap_or_else(|_| data.into()) } else { data.into() };
     let mut args: Vec<OsString> =
         ["data", "tokenize", "--quiet", "--overwrite", "--model"].map(Into::into).into();
     args.extend([model.into(), "--data".into(), data.into(), "--output".into(), output.into()]);
@@ -134,17 +139,17 @@ fn spawn(model: &Path, data: &Path, options: &ReadOptions, output: &Path) -> Res
         args.push(format!("--columns={}", options.columns).into());
     }
     ui::note(format!("{}: turning text into tokens", data.display()));
-    let mut command = Command::new(std::env::current_exe().unwrap_or_else(|_| "mesp".into()));
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.spawn().map_err(|e| {
+    let mut command = child::program();
+    command.args(args);
+    Bound::start(command).map_err(|e| {
         let problem = format!("this program could not be started again to turn text into tokens: {e}");
         usage(problem, "give a file that `mesp data tokenize` has made")
     })
 }
 
 /// Waits for a child's end; its error is ours.
-fn wait(child: Child) -> Result<()> {
-    let output = memory::wait(For::Tokens, child)?;
+fn wait(child: Bound) -> Result<()> {
+    let output = child.wait(For::Tokens)?;
     if output.status.success() {
         return Ok(());
     }

@@ -36,7 +36,7 @@ pub use mesp_kernels::{
     random_bits,
 };
 pub use plan::{Entry, Plan, ProgramPlan, TooLarge};
-pub use signals::report_signals;
+pub use signals::{ignore_hangups_again, report_signals};
 pub use spill::Spill;
 pub use still::Still;
 pub use timed::{OpCost, Timed, process_cpu_time};

@@ -16,6 +16,13 @@ pub fn report_signals() {
     unix::install();
 }
 
+/// Ignores the end of a terminal again where it was ignored at the program's start, as `nohup` has it: for a program
+/// that has set a handler since.
+pub fn ignore_hangups_again() {
+    #[cfg(unix)]
+    unix::ignore_hangups_again();
+}
+
 /// A mapped file that the handler knows, as long as this lives.
 #[derive(Debug)]
 pub(crate) struct Registered(#[cfg(unix)] Option<usize>);
@@ -68,6 +75,16 @@ mod unix {
         }
     }; PLACES];
 
+    /// Whether the end of the terminal was ignored when the program began.
+    static HANGUPS_IGNORED: AtomicBool = AtomicBool::new(false);
+
+    pub(super) fn ignore_hangups_again() {
+        if HANGUPS_IGNORED.load(SeqCst) {
+            // SAFETY: to ignore a signal calls nothing of ours.
+            unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+        }
+    }
+
     /// Whether a thread is telling what was lost.
     static SPEAKING: AtomicBool = AtomicBool::new(false);
 
@@ -111,6 +128,9 @@ mod unix {
         unsafe {
             libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
             let mut action: libc::sigaction = std::mem::zeroed();
+            libc::sigaction(libc::SIGHUP, ptr::null(), &raw mut action);
+            HANGUPS_IGNORED.store(action.sa_sigaction == libc::SIG_IGN, SeqCst);
+            action = std::mem::zeroed();
             action.sa_sigaction = lost_page as *const () as usize;
             action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
             libc::sigemptyset(&raw mut action.sa_mask);

@@ -22,7 +22,7 @@ impl Spill {
     /// # Errors
     /// When the file cannot be made or there is no room for it.
     pub fn create(dir: &Path, slots: usize, slot_bytes: usize) -> io::Result<Self> {
-        let path = dir.join(format!(".mesp-checkpoints-{}", std::process::id()));
+        let path = dir.join(format!(".mesp-checkpoints.tmp-{}-0", std::process::id()));
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
         std::fs::remove_file(&path)?;
         let spill = Self { file, slot_bytes: slot_bytes as u64 };

@@ -23,8 +23,12 @@ impl Mapping {
     /// Maps a whole file.
     ///
     /// # Errors
-    /// When the file cannot be opened or mapped; an empty file cannot be.
+    /// When the file cannot be opened or mapped; an empty file cannot be, and nothing but a regular one.
     pub fn open(path: &Path) -> std::io::Result<Self> {
+        // Before it is opened, which of a pipe waits for somebody who writes to it.
+        if !std::fs::metadata(path)?.is_file() {
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is no regular file"));
+        }
         let file = File::open(path)?;
         // SAFETY: the mapping is read-only and private. Another process that truncates the file under us
         // ends this one by a signal, which `report_signals` explains; it cannot make us write.
@@ -257,7 +261,7 @@ impl Weight {
     }
 
     /// Lets its pages go: they are read from the file again when they are needed.
-    pub(crate) fn done_with(&self) {
+    pub fn done_with(&self) {
         if let Storage::Mapped(map, range) = &self.storage {
             map.let_go(range.clone());
         }

@@ -13,9 +13,12 @@ use crate::{Error, Result};
 
 mod leftovers;
 mod staged_dir;
+mod unfinished;
 
 pub use leftovers::{leftovers_in, leftovers_of, remove_leftovers, remove_leftovers_of};
 pub use staged_dir::{StagedDir, remove_dir};
+use unfinished::Unfinished;
+pub use unfinished::{Stopped, remove_unfinished};
 
 /// Writes a file under a temporary name and renames it into place. What takes bytes as they come
 /// ([`is_stream`]) is written to as it stands.
@@ -45,11 +48,11 @@ pub(crate) fn write_atomic_checked(
         )
         .hint("Name a file in a folder."));
     }
-    let temporary = Temporary(sibling(path, "tmp")?);
+    let temporary = Unfinished::new(sibling(path, "tmp")?);
     let file = OpenOptions::new()
         .write(true)
         .create_new(true)
-        .open(&temporary.0)
+        .open(temporary.path())
         .map_err(|e| Error::io("create", path, e))?;
     // Held while it is written: what nobody holds is left over. A file system without locks has none to hold.
     let _ = file.try_lock();
@@ -59,7 +62,9 @@ pub(crate) fn write_atomic_checked(
     writer.get_ref().sync_all().map_err(|e| Error::io("flush to disk", path, e))?;
     // Closed before the rename: some systems refuse to rename an open file.
     drop(writer);
-    fs::rename(&temporary.0, path).map_err(|e| Error::io("rename a temporary file to", path, e))?;
+    temporary.finish(|temporary| {
+        fs::rename(temporary, path).map_err(|e| Error::io("rename a temporary file to", path, e))
+    })?;
     sync_dir(parent_of(path))
 }
 
@@ -96,17 +101,14 @@ pub fn create_dir_all(path: &Path) -> Result<()> {
     })
 }
 
-/// A file that goes when this goes. After a successful rename there is nothing left under its name.
-struct Temporary(PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        // An error is on its way to the user already, or the name is free: nothing to add.
-        let _ = fs::remove_file(&self.0);
-    }
+/// A hidden name in the folder of `path` that no other writer uses, and that [`leftovers_of`] the path knows.
+///
+/// # Errors
+/// When the path ends in no name.
+pub fn temporary_name(path: &Path) -> Result<PathBuf> {
+    sibling(path, "tmp")
 }
 
-/// A hidden name in the folder of `path` that no other writer uses.
 fn sibling(path: &Path, kind: &str) -> Result<PathBuf> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);

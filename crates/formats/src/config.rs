@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use crate::json::{Fields, parse_object, read_text, read_text_if_present};
+use crate::regular::CONFIG_LIMIT;
 use crate::{Dtype, Error, Result};
 
 mod check;
@@ -199,7 +200,7 @@ impl ModelConfig {
         let path = dir.join("config.json");
         let mut config = parse(&path, &read_text(&path)?)?;
         let path = dir.join("generation_config.json");
-        if let Some(text) = read_text_if_present(&path)? {
+        if let Some(text) = read_text_if_present(&path, CONFIG_LIMIT)? {
             let map = parse_object(&path, &text)?;
             for id in Fields::new(&path, &map).token_ids("eos_token_id")? {
                 if !config.eos_token_ids.contains(&id) {

@@ -6,6 +6,11 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
+use crate::regular;
+
+/// Bytes of a reference at most: it holds a commit.
+const REFERENCE_LIMIT: u64 = 4096;
+
 /// What a repository holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RepoKind {
@@ -161,7 +166,7 @@ impl HubCache {
         }
         let snapshots = repo.join("snapshots");
         let named = |revision: &str| {
-            let commit = fs::read_to_string(repo.join("refs").join(revision)).ok()?;
+            let commit = regular::read_text(&repo.join("refs").join(revision), REFERENCE_LIMIT).ok()?;
             let commit = commit.trim();
             is_commit(commit).then(|| snapshots.join(commit)).filter(|dir| dir.is_dir())
         };
@@ -221,7 +226,9 @@ fn revisions(repo: &Path, all: &[PathBuf]) -> Vec<String> {
         for path in fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
             if path.is_dir() {
                 folders.push(path);
-            } else if let (Ok(commit), Ok(name)) = (fs::read_to_string(&path), path.strip_prefix(&refs)) {
+            } else if let (Ok(commit), Ok(name)) =
+                (regular::read_text(&path, REFERENCE_LIMIT), path.strip_prefix(&refs))
+            {
                 known.push(name.to_string_lossy().replace('\\', "/"));
                 named.push(commit.trim().to_owned());
             }

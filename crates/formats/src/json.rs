@@ -4,24 +4,19 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::{Error, Result};
+use crate::{Error, Result, regular};
 
 /// How much of a found value an error message repeats.
 const SHOWN_CHARS: usize = 80;
 
-/// A file's text.
+/// A configuration's text.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
-    String::from_utf8(bytes).map_err(|e| {
-        let at = e.utf8_error().valid_up_to();
-        Error::invalid(path, format!("expected UTF-8 text, found another byte at offset {at}"))
-            .hint("The file is damaged or not a text file: get it again.")
-    })
+    regular::read_text(path, regular::CONFIG_LIMIT)
 }
 
-/// A file's text, or `None` where there is no such file.
-pub(crate) fn read_text_if_present(path: &Path) -> Result<Option<String>> {
-    match read_text(path) {
+/// A text of so many bytes at most, or `None` where there is no such file.
+pub(crate) fn read_text_if_present(path: &Path, limit: u64) -> Result<Option<String>> {
+    match regular::read_text(path, limit) {
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
         other => other.map(Some),
     }

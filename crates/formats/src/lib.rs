@@ -13,6 +13,7 @@
 //! | [`tokenizer_config`] | `tokenizer_config.json`, `chat_template.jinja` |
 //! | [`peft`] | `adapter_config.json`, names in `adapter_model.safetensors` |
 //! | [`lora`] | adapters of PEFT, llama.cpp and mlx-lm as one list |
+//! | [`regular`] | files that are read: regular ones, small ones within a limit |
 //! | [`atomic`] | files and folders that are either complete or absent |
 
 // A test that meets an error has failed; unwrapping says so in the fewest words.
@@ -28,6 +29,7 @@ mod json;
 pub mod lora;
 pub mod model_dir;
 pub mod peft;
+pub mod regular;
 pub mod safetensors_file;
 mod stored;
 pub mod tokenizer_config;

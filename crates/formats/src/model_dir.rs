@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::json::{Fields, parse_object, quoted, read_text, shown};
-use crate::{Error, Result};
+use crate::json::{Fields, parse_object, quoted, shown};
+use crate::{Error, Result, regular};
 
 mod write;
 
@@ -38,7 +38,8 @@ impl ModelDir {
         if !index_path.is_file() {
             return Err(no_weights(dir));
         }
-        let (files, index) = parse_index(&index_path, &read_text(&index_path)?)?;
+        let (files, index) =
+            parse_index(&index_path, &regular::read_text(&index_path, regular::INDEX_LIMIT)?)?;
         let shards: Vec<PathBuf> = files.iter().map(|file| dir.join(file)).collect();
         let missing: Vec<&str> =
             files.iter().zip(&shards).filter(|(_, path)| !path.is_file()).map(|(f, _)| f.as_str()).collect();
@@ -67,8 +68,14 @@ fn check_is_model(dir: &Path) -> Result<()> {
             .hint("Check the path; a model folder holds config.json, tokenizer.json and *.safetensors."));
     }
     if !dir.is_dir() {
-        return Err(Error::invalid(dir, "expected a model folder, found a file")
-            .hint("Name the folder that holds the file."));
+        let (found, advice) = match regular::other_than_file(dir) {
+            Some(found) => (found, "Check the path; a model is a folder or a GGUF file."),
+            None => ("a file", "Name the folder that holds the file."),
+        };
+        return Err(Error::invalid(dir, format!("expected a model folder, found {found}")).hint(advice));
+    }
+    for name in ["config.json", SINGLE, INDEX] {
+        regular::refuse_other(&dir.join(name))?;
     }
     if !dir.join("config.json").is_file() {
         let adapter = dir.join("adapter_config.json").is_file();

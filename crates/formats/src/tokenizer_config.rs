@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::Result;
 use crate::json::{Fields, parse_object, read_text_if_present, shown};
+use crate::regular::TOKENIZER_CONFIG_LIMIT as LIMIT;
 
 const TEMPLATE_FILE: &str = "chat_template.jinja";
 const TOOL_TEMPLATE_FILE: &str = "additional_chat_templates/tool_use.jinja";
@@ -27,6 +28,9 @@ pub struct TokenizerConfig {
     pub chat_template: Option<String>,
     /// Another one for conversations with tools: `tool_use` of a list, or of `additional_chat_templates/`.
     pub tool_template: Option<String>,
+    /// Special tokens by name, such as `pad_token`: transformers' `special_tokens_map`, but for what the tokenizer's
+    /// class adds to it.
+    pub named_tokens: Vec<(String, String)>,
     /// The texts of all special tokens that the files name.
     pub special_tokens: Vec<String>,
     /// The texts of all end tokens that the files name; they differ where a model was changed.
@@ -44,6 +48,12 @@ pub struct TokenizerConfig {
 }
 
 impl TokenizerConfig {
+    /// The file of a model folder that names its special tokens first.
+    pub const FILE: &str = CONFIG_FILE;
+    /// The one with the chat template, where it is not in [`FILE`](Self::FILE).
+    pub const TEMPLATE: &str = TEMPLATE_FILE;
+    /// The one that names the tokens at which generation ends, where `config.json` does not.
+    pub const GENERATION: &str = MODEL_FILES[1];
     /// The files of a model folder that [`read`](Self::read) reads where they are there.
     pub const FILES: [&str; 6] =
         [CONFIG_FILE, MAP_FILE, MODEL_FILES[0], MODEL_FILES[1], TEMPLATE_FILE, TOOL_TEMPLATE_FILE];
@@ -55,7 +65,7 @@ impl TokenizerConfig {
     pub fn read(dir: &Path) -> Result<Self> {
         let object = |name: &str| -> Result<Option<Map<String, Value>>> {
             let path = dir.join(name);
-            read_text_if_present(&path)?.map(|text| parse_object(&path, &text)).transpose()
+            read_text_if_present(&path, LIMIT)?.map(|text| parse_object(&path, &text)).transpose()
         };
         let map = object(CONFIG_FILE)?.unwrap_or_default();
         let mut config = Self::of(&dir.join(CONFIG_FILE), &map)?;
@@ -79,10 +89,10 @@ impl TokenizerConfig {
             }
         }
         // Newer versions of transformers write this file and read it before the key.
-        if let Some(template) = read_text_if_present(&dir.join(TEMPLATE_FILE))? {
+        if let Some(template) = read_text_if_present(&dir.join(TEMPLATE_FILE), LIMIT)? {
             (config.chat_template, config.tool_template) = (Some(template), None);
         }
-        if let Some(template) = read_text_if_present(&dir.join(TOOL_TEMPLATE_FILE))? {
+        if let Some(template) = read_text_if_present(&dir.join(TOOL_TEMPLATE_FILE), LIMIT)? {
             config.tool_template = Some(template);
         }
         Ok(config)
@@ -107,6 +117,7 @@ impl TokenizerConfig {
             eos_token,
             chat_template,
             tool_template,
+            named_tokens: by_name(map),
             special_tokens: named(map),
             tokenizer_class: f.str("tokenizer_class")?.map(str::to_owned),
             legacy: f.bool("legacy")?,
@@ -134,6 +145,14 @@ impl TokenizerConfig {
                 self.end_tokens.push(text);
             }
         }
+        if first {
+            for (name, text) in by_name(names) {
+                match self.named_tokens.iter_mut().find(|(known, _)| *known == name) {
+                    Some((_, known)) => *known = text,
+                    None => self.named_tokens.push((name, text)),
+                }
+            }
+        }
         for text in named(names) {
             if !self.special_tokens.contains(&text) {
                 self.special_tokens.push(text);
@@ -143,11 +162,25 @@ impl TokenizerConfig {
     }
 }
 
+/// A token as a string, or as an object with its text under `content`.
+fn text_of(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| value.get("content")?.as_str())
+}
+
+/// The special tokens in a file that have names: keys that end in `_token`, and those of `extra_special_tokens` where
+/// that is an object.
+fn by_name(map: &Map<String, Value>) -> Vec<(String, String)> {
+    let token = |(name, value): (&String, &Value)| Some((name.clone(), text_of(value)?.to_owned()));
+    let extra = map.get("extra_special_tokens").and_then(Value::as_object);
+    let keys = map.iter().filter(|(key, _)| key.ends_with("_token"));
+    keys.chain(extra.into_iter().flatten()).filter_map(token).collect()
+}
+
 /// The texts of the special tokens in a file: under keys that end in `_token`, in the lists and maps of further
 /// ones, and among the added tokens those that are special.
 fn named(map: &Map<String, Value>) -> Vec<String> {
     fn text(value: &Value) -> Option<&str> {
-        value.as_str().or_else(|| value.get("content")?.as_str()).filter(|text| !text.is_empty())
+        text_of(value).filter(|text| !text.is_empty())
     }
     let mut found: Vec<&str> = Vec::new();
     for (key, value) in map {
@@ -173,11 +206,10 @@ fn named(map: &Map<String, Value>) -> Vec<String> {
     texts
 }
 
-/// A token as a string, or as an object with its text under `content`.
+/// The token of a key.
 fn token(f: &Fields<'_>, key: &str) -> Result<Option<String>> {
     let Some(value) = f.value(key) else { return Ok(None) };
-    let text = value.as_str().or_else(|| value.get("content")?.as_str());
-    let Some(text) = text else {
+    let Some(text) = text_of(value) else {
         let problem = format!("expected a string or an object with a `content`, found {}", shown(value));
         return Err(f.error(key, &problem));
     };
@@ -259,6 +291,58 @@ mod tests {
         write("config.json", r#"{"eos_token_id":"x"}"#);
         let error = TokenizerConfig::read(dir.path()).unwrap_err().to_string();
         assert!(error.contains("config.json") && error.contains("`eos_token_id`"), "{error}");
+    }
+
+    /// What a template sees of these files in transformers 5.24, with `PreTrainedTokenizerFast`.
+    #[test]
+    fn tokens_have_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let tokens = |config: &str, map: &str| {
+            for (name, json) in [(CONFIG_FILE, config), (MAP_FILE, map)] {
+                std::fs::write(dir.path().join(name), json).unwrap();
+            }
+            let mut tokens = TokenizerConfig::read(dir.path()).unwrap().named_tokens;
+            tokens.sort();
+            tokens.iter().map(|(name, text)| format!("{name}={text}")).collect::<Vec<_>>().join(" ")
+        };
+        let listed = r#""added_tokens_decoder":{"0":{"content":"<e>","special":true}}"#;
+        for (config, map, expected) in [
+            (
+                r#"{"pad_token":"<e>","eos_token":"<i>","unk_token":null,"add_bos_token":false}"#,
+                "{}",
+                "eos_token=<i> pad_token=<e>",
+            ),
+            (
+                r#"{"pad_token":{"content":"<e>"},"mask_token":"<m>","cls_token":"<c>","sep_token":"<s>",
+                    "additional_special_tokens":["<x>"],"foo_token":"<foo>"}"#,
+                "{}",
+                "cls_token=<c> foo_token=<foo> mask_token=<m> pad_token=<e> sep_token=<s>",
+            ),
+            (
+                r#"{"extra_special_tokens":{"image_token":"<i>","boi":"<b>"}}"#,
+                "{}",
+                "boi=<b> image_token=<i>",
+            ),
+            (
+                r#"{"pad_token":"<e>"}"#,
+                r#"{"pad_token":"<p>","unk_token":{"content":"<u>"},"foo_token":"<f>"}"#,
+                "foo_token=<f> pad_token=<p> unk_token=<u>",
+            ),
+            (
+                &format!(r#"{{"pad_token":"<e>",{listed}}}"#),
+                r#"{"pad_token":"<p>","unk_token":"<u>"}"#,
+                "pad_token=<e>",
+            ),
+            (
+                &format!(r#"{{"foo_token":"<foo>",{listed}}}"#),
+                r#"{"pad_token":"<p>","extra_special_tokens":{"image_token":"<i>"}}"#,
+                "foo_token=<foo>",
+            ),
+            ("{}", r#"{"extra_special_tokens":{"image_token":"<i>"}}"#, "image_token=<i>"),
+            (r#"{"pad_token":""}"#, "{}", "pad_token="),
+        ] {
+            assert_eq!(tokens(config, map), expected, "{config} {map}");
+        }
     }
 
     #[test]

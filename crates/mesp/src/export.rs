@@ -8,11 +8,11 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
-use mesp_formats::Error as FileError;
 use mesp_formats::atomic::{StagedDir, write_atomic};
 use mesp_formats::gguf;
 use mesp_formats::lora::{Layout, Pair, write_gguf, write_mlx, write_peft};
 use mesp_formats::peft::{MODULES, Matrix};
+use mesp_formats::regular;
 
 use crate::adapter::AdapterFile;
 use crate::adapter::file::reordered;
@@ -110,7 +110,7 @@ pub fn export(adapter: &Path, to: Layout, model: Option<&Path>, output: &Path) -
             }
             let card = adapter.join("README.md");
             if card.is_file() {
-                let text = std::fs::read(&card).map_err(|e| FileError::io("read", &card, e))?;
+                let text = regular::read(&card, regular::CONFIG_LIMIT)?;
                 write_atomic(&staged.path().join("README.md"), |out| io::Write::write_all(out, &text))?;
             }
             staged.commit()?;

@@ -14,7 +14,7 @@ use crate::{Result, rng};
 mod gguf;
 mod presets;
 
-pub use gguf::write_gguf;
+pub use gguf::{rows_beside, write_gguf};
 pub use presets::{PRESETS, preset};
 
 /// How a tensor starts.

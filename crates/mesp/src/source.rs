@@ -12,10 +12,12 @@ use crate::quantize::Asked;
 use crate::{Error, Result};
 
 mod files;
+pub mod fingerprint;
 mod gguf;
 mod hf;
 mod shapes;
 
+pub use files::is_small_file;
 pub(crate) use files::{beside, copy, retype, untie};
 pub use gguf::GgufSource;
 pub use hf::HfSource;
@@ -171,6 +173,7 @@ pub fn tokenizer_info(dir: &Path) -> Result<TokenizerInfo> {
         chat_template: config.chat_template,
         tool_template: config.tool_template,
         add_bos_token: config.add_bos_token,
+        named_tokens: config.named_tokens,
         special_tokens: config.special_tokens,
         end_tokens: config.end_tokens,
         end_ids: config.end_ids,

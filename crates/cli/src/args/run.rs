@@ -77,6 +77,10 @@ pub(crate) struct RunArgs {
     /// How many times the running mean of the norms is a spike; 0 for none [default: 10]
     #[arg(long, value_name = "FACTOR")]
     pub(crate) spike_factor: Option<f64>,
+    /// Read every byte of the model's weights for the fingerprint that checkpoints hold, and with --resume compare all
+    /// of them; without it, samples of each matrix are read and compared
+    #[arg(long)]
+    pub(crate) verify: bool,
     /// Write event files for TensorBoard into --output too
     #[arg(long)]
     pub(crate) tensorboard: bool,

@@ -16,7 +16,7 @@ use crate::failure;
 use crate::inputs::{self, usage};
 use crate::numbers::{Numbers, held};
 use crate::sizes::bytes;
-use crate::ui;
+use crate::{made_with, ui};
 
 /// The longest conversation, unless told otherwise.
 const CONTEXT: usize = 4096;
@@ -48,11 +48,12 @@ pub(crate) fn run(args: &ChatArgs) -> Result<()> {
     }
     let pool = inputs::pool(args.shared.threads)?;
     let (adapter, scale) = (args.speak.adapter.as_deref(), args.speak.adapter_scale.unwrap_or(1.0));
+    made_with::note_other_base(adapter, (&loaded.model, loaded.dtype), dir);
     let generator = generator(&loaded, adapter, scale, capacity, numbers, &pool)?;
     let planned = generator.backend().plan().bytes();
     ui::note(format!("room for {capacity} tokens, planned {}; {HELP}", bytes(planned as u64)));
     let stops = language.stops(&loaded.eos);
-    interrupt::listen()?;
+    interrupt::listen();
     let mut chat = Chat {
         args,
         language: &language,

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use anyhow::Result;
 use mesp::source::Base;
-use mesp_formats::atomic::{create_dir_all, write_atomic};
+use mesp_formats::atomic::{create_dir_all, remove_leftovers_of, write_atomic};
+use mesp_formats::regular;
 use serde_json::Value;
 
 use super::speak::{Language, Request, Spelling, generator, greedy};
@@ -97,6 +98,7 @@ pub(crate) fn run(common: &CommonArgs, started: Instant) -> Result<()> {
 pub(super) fn write_files(folder: &Path) -> Result<()> {
     create_dir_all(&folder.join("model"))?;
     for (name, content) in FILES {
+        remove_leftovers_of(&folder.join(name));
         write_atomic(&folder.join(name), |out| std::io::Write::write_all(out, content))?;
     }
     Ok(())
@@ -120,7 +122,8 @@ fn with_defaults(common: &CommonArgs) -> CommonArgs {
 fn is_demo(dir: &Path) -> bool {
     let model = dir.join(FOLDER).join("model");
     let trained_on = || -> Option<bool> {
-        let run: Value = serde_json::from_slice(&std::fs::read(dir.join(run_json::FILE)).ok()?).ok()?;
+        let run: Value =
+            serde_json::from_slice(&regular::read(&dir.join(run_json::FILE), run_json::LIMIT).ok()?).ok()?;
         Some(run["model"]["path"].as_str()? == model.display().to_string())
     };
     model.is_dir() && trained_on().unwrap_or(!dir.join(run_json::FILE).exists())

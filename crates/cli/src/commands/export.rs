@@ -15,7 +15,7 @@ use crate::inputs::{self, usage};
 use crate::outputs::{self, Inputs};
 use crate::progress::Counter;
 use crate::sizes::count;
-use crate::{hub, ui};
+use crate::{hub, made_with, ui};
 
 pub(crate) fn run(args: &ExportArgs) -> Result<()> {
     let output = &args.output;
@@ -48,6 +48,9 @@ pub(crate) fn run(args: &ExportArgs) -> Result<()> {
         outputs::file(output, &read, args.replace.overwrite)?;
     } else {
         outputs::folder(output, &read, args.replace.overwrite)?;
+    }
+    if let Some(model) = &model {
+        made_with::note_base_of(&args.adapter, model)?;
     }
     let pool = inputs::conversion_pool(args.shared.threads)?;
     let report = match to {

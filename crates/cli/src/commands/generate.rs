@@ -12,7 +12,7 @@ use crate::inputs::{self, usage};
 use crate::numbers::{Numbers, held};
 use crate::progress::Counter;
 use crate::sizes::bytes;
-use crate::ui;
+use crate::{made_with, ui};
 
 pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     speak::check(&args.speak)?;
@@ -38,6 +38,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     speak::note_of_context(prompt.len(), args.max_tokens, &loaded.model.config);
     let pool = inputs::pool(args.shared.threads)?;
     let (adapter, scale) = (args.speak.adapter.as_deref(), args.speak.adapter_scale.unwrap_or(1.0));
+    made_with::note_other_base(adapter, (&loaded.model, loaded.dtype), dir);
     let room = speak::room(prompt.len(), args.max_tokens, &loaded.model.config);
     let mut generator = generator(&loaded, adapter, scale, room, numbers, &pool)?;
     let stops = language.stops(&loaded.eos);
@@ -45,7 +46,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
         Request { prompt: &prompt, max_tokens: args.max_tokens, stops: &stops, texts: &args.speak.stop };
     let mut sampler = Sampler::new(args.speak.sampling());
 
-    interrupt::listen()?;
+    interrupt::listen();
     let mut counter = Counter::new("generating", args.max_tokens as u64);
     let mut said = 0;
     let shown = !args.shared.json;

@@ -23,7 +23,7 @@ use crate::numbers::{Numbers, held};
 use crate::outputs;
 use crate::progress::Counter;
 use crate::settings::Settings;
-use crate::ui;
+use crate::{made_with, ui};
 
 pub(crate) fn run(args: &GradsArgs) -> Result<()> {
     match args.common.method.compute {
@@ -64,6 +64,7 @@ impl<R: Real> Ready<R> {
         let pool = inputs::pool(args.shared.threads)?;
         let Loaded { model, dtype, .. } = inputs::load_model(dir, settings.base)?;
         settings.fit(&model.config)?;
+        made_with::note_other_base(args.adapter.adapter.as_deref(), (&model, dtype), dir);
         let asked = args.method.compute.unwrap_or(Compute::F32);
         let numbers = Numbers::new(Some(asked), held(settings.base, dtype));
         let read = inputs::read_options(&args.data, &model.config, false);

@@ -1,13 +1,12 @@
 //! `mesp init-model`.
 
-use std::fs;
 use std::time::Instant;
 
 use anyhow::Result;
-use mesp::init_model::{preset, write, write_gguf};
+use mesp::init_model::{preset, rows_beside, write, write_gguf};
 use mesp::model::Config;
-use mesp_formats::atomic::{StagedDir, write_atomic};
-use mesp_formats::{Error as FileError, config};
+use mesp_formats::atomic::{StagedDir, remove_leftovers_of, write_atomic};
+use mesp_formats::{config, regular};
 use serde_json::json;
 
 use crate::args::InitModelArgs;
@@ -18,14 +17,14 @@ use crate::sizes::{count, duration};
 use crate::ui;
 
 pub(crate) fn run(args: &InitModelArgs) -> Result<()> {
-    let read = |path| fs::read(path).map_err(|e| FileError::io("read", path, e));
     let shape = match (&args.preset, &args.config) {
         (Some(name), _) => preset(name)?,
-        (None, Some(path)) => config::parse(path, &String::from_utf8_lossy(&read(path)?))?,
+        (None, Some(path)) => config::parse(path, &regular::read_text(path, regular::CONFIG_LIMIT)?)?,
         (None, None) => return Err(usage("no shape was given", "give --preset NAME or --config FILE")),
     };
     let parameters = Config::new(&shape)?.parameters();
-    let tokenizer = args.tokenizer.as_ref().map(read).transpose()?;
+    let read = |path| regular::read(path, regular::VOCABULARY_LIMIT);
+    let tokenizer = args.tokenizer.as_deref().map(read).transpose()?;
     let pool = inputs::conversion_pool(args.shared.threads)?;
     let started = Instant::now();
     let mut counter = Counter::new("writing weights", parameters);
@@ -52,6 +51,7 @@ pub(crate) fn run(args: &InitModelArgs) -> Result<()> {
             return Err(usage(problem, "put a tokenizer.json beside the file: it is used"));
         }
         outputs::file(output, &read_here, args.replace.overwrite)?;
+        remove_leftovers_of(&rows_beside(output));
         let ty = args.dtype.tensor_type();
         pool.install(|| write_gguf(output, &shape, ty, args.seed, &mut progress))?
     };

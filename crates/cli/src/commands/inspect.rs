@@ -2,19 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use mesp::source::{Base, HfSource};
+use mesp::train::checkpoint as checkpoints;
 use mesp_device::Mapping;
-use mesp_formats::atomic::{leftovers_in, leftovers_of};
+use mesp_formats::atomic::{StagedDir, leftovers_in, leftovers_of};
 use mesp_formats::gguf;
 use mesp_formats::lora::{Layout, Lora, Pair};
 use mesp_formats::peft::CONFIG_FILE;
 use mesp_formats::safetensors_file::{self, Header};
-use mesp_formats::{Error as FileError, TokenizerConfig};
+use mesp_formats::{Error as FileError, TokenizerConfig, regular};
 use serde_json::{Map, Value, json};
 
 use super::inspect_gguf;
@@ -28,6 +28,9 @@ use crate::{run_json, tokens, ui};
 
 pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     let path = &args.path;
+    for name in [run_json::FILE, "state.json", CONFIG_FILE, "config.json"] {
+        regular::refuse_other(&path.join(name))?;
+    }
     let has = |name: &str| path.join(name).is_file();
     let (mut document, mut text) = if path.is_file() && is_gguf(path)? {
         if is_adapter(path)? { adapter(path)? } else { inspect_gguf::file(path)? }
@@ -43,10 +46,14 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
         model(path)?
     } else {
         let found = if path.exists() { "none of their files" } else { "nothing" };
-        let problem = format!(
+        let found = regular::other_than_file(path).filter(|_| !path.is_dir()).unwrap_or(found);
+        let mut problem = format!(
             "{}: expected a model, an adapter, a checkpoint, a run or a safetensors file, found {found}",
             path.display()
         );
+        for left in left_over(path) {
+            let _ = write!(problem, "\n  left over by a killed process: {}", left.display());
+        }
         return Err(usage(problem, "check the path"));
     };
     let left = left_over(path);
@@ -68,14 +75,18 @@ fn left_over(path: &Path) -> Vec<PathBuf> {
         left.extend(leftovers_in(&path.join(folder)));
     }
     left.extend(Replaced::left_in(path));
+    left.extend(
+        [path.to_path_buf(), path.join(checkpoints::MODEL)]
+            .iter()
+            .filter_map(|path| StagedDir::previous(path)),
+    );
     left
 }
 
 /// Whether a file begins as GGUF, or is called so.
 fn is_gguf(path: &Path) -> Result<bool> {
     let mut start = Vec::new();
-    let open = fs::File::open(path).map_err(|e| FileError::io("open", path, e))?;
-    open.take(4).read_to_end(&mut start).map_err(|e| FileError::io("read", path, e))?;
+    regular::open(path)?.take(4).read_to_end(&mut start).map_err(|e| FileError::io("read", path, e))?;
     Ok(start == b"GGUF" || path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")))
 }
 
@@ -179,11 +190,34 @@ fn checkpoint(dir: &Path) -> Result<(Value, String)> {
         map.insert("step".to_owned(), state["progress"]["step"].clone());
         map.insert("tokens".to_owned(), state["progress"]["tokens"].clone());
         map.insert("settings".to_owned(), state["fixed"].clone());
+        map.insert("made_with".to_owned(), state["made_with"].clone());
     }
-    let mut text = document.clone();
-    let settings = text.as_object_mut().and_then(|map| map.remove("settings")).unwrap_or_default();
-    let text = format!("{}settings\n{}", listed(&text), listed(&settings));
+    let mut brief = document.clone();
+    let mut part = |name| brief.as_object_mut().and_then(|map| map.remove(name)).unwrap_or_default();
+    let (settings, made_with) = (part("settings"), made_with(&part("made_with")));
+    let mut text = format!("{}settings\n{}", listed(&brief), listed(&settings));
+    if !made_with.is_null() {
+        let _ = write!(text, "made with\n{}", listed(&made_with));
+    }
     Ok((document, text))
+}
+
+/// What a checkpoint was made with, a line each: fingerprints with what has them, options with their values.
+fn made_with(made: &Value) -> Value {
+    let line = |(name, value): (&String, &Value)| {
+        let shown = match value {
+            Value::Object(mark) => {
+                json!(format!("{} ({})", mark["print"].as_str()?, mark["of"].as_str()?))
+            }
+            Value::Array(options) => {
+                let option = |o: &Value| Some(format!("{} {}", o[0].as_str()?, o[1].as_str()?));
+                options.iter().filter_map(option).collect::<Vec<_>>().join(", ").into()
+            }
+            other => other.clone(),
+        };
+        Some((name.clone(), shown))
+    };
+    made.as_object().map_or(Value::Null, |map| map.iter().filter_map(line).collect::<Map<_, _>>().into())
 }
 
 fn finished_run(dir: &Path) -> Result<(Value, String)> {
@@ -194,6 +228,7 @@ fn finished_run(dir: &Path) -> Result<(Value, String)> {
         "kind": "run",
         "status": run["status"],
         "model": run["model"]["path"],
+        "weights": run["model"]["fingerprint"]["weights"],
         "arch": run["model"]["arch"],
         "method": run["method"],
         "steps": run["steps"],
@@ -255,7 +290,7 @@ fn header(path: &Path) -> Result<Header> {
 }
 
 fn read_json(path: &Path) -> Result<Value> {
-    let text = fs::read(path).map_err(|e| FileError::io("read", path, e))?;
+    let text = regular::read(path, run_json::LIMIT)?;
     let value =
         serde_json::from_slice(&text).map_err(|e| FileError::invalid(path, format!("expected JSON: {e}")))?;
     Ok(value)

@@ -11,7 +11,7 @@ use crate::inputs;
 use crate::outputs::{self, Inputs};
 use crate::progress::Counter;
 use crate::sizes::{bytes, duration};
-use crate::{memory, ui};
+use crate::{made_with, memory, ui};
 
 pub(crate) fn run(args: &MergeArgs) -> Result<()> {
     let started = Instant::now();
@@ -22,6 +22,7 @@ pub(crate) fn run(args: &MergeArgs) -> Result<()> {
     } else {
         outputs::folder(&args.output, &read, args.replace.overwrite)?;
     }
+    made_with::note_base_of(&args.adapter, model)?;
     let options = Options { ty: args.ty.map(FileType::tensor_type), max_shard: args.max_shard_size.0 };
     let pool = inputs::conversion_pool(args.shared.threads)?;
     let mut counter: Option<Counter> = None;

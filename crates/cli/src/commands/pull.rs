@@ -20,20 +20,18 @@ pub(crate) fn run(args: &PullArgs) -> Result<()> {
 pub(crate) fn run(args: &PullArgs) -> Result<()> {
     use std::time::Instant;
 
-    use anyhow::Context as _;
     use serde_json::json;
 
     use crate::hub::pull::{Wanted, pull};
     use crate::sizes::{bytes, duration};
-    use crate::ui;
+    use crate::{interrupt, ui};
 
     let started = Instant::now();
     let (name, files) = wanted(args)?;
-    ctrlc::set_handler(|| {
+    interrupt::instead(|| {
         ui::note("interrupted; the same command goes on where it stopped");
-        std::process::exit(130);
-    })
-    .context("cannot listen for interrupts")?;
+        interrupt::end();
+    });
     let kind = if args.dataset { RepoKind::Dataset } else { RepoKind::Model };
     let id = name.id.clone();
     let pulled = pull(&Wanted { kind, name, files: &files })?;

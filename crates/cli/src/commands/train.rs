@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use mesp::adapter::peft;
 use mesp::method::Estimator;
 use mesp::model::Model;
@@ -24,10 +24,9 @@ use crate::failure::Interrupted;
 use crate::footprint::{self, Footprint, Work};
 use crate::inputs::{self, Held, Loaded, Rows, usage};
 use crate::lines::PlanLine;
-use crate::machine;
 use crate::memory::{self, Marks};
 use crate::metrics::Metrics;
-use crate::numbers::{COMPUTE, Numbers, held};
+use crate::numbers::{BASE, COMPUTE, Numbers, held, rounded};
 use crate::outputs;
 use crate::run_dir::RunDir;
 use crate::run_json::{About, Report};
@@ -35,7 +34,7 @@ use crate::samples::Speaker;
 use crate::settings::{SURROGATE, Settings, policy_json};
 use crate::sizes::{bytes, duration};
 use crate::tensorboard::Board;
-use crate::{card, hub, tokens, ui};
+use crate::{card, hub, interrupt, machine, made_with, tokens, ui};
 
 /// Set by the first interrupt.
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -96,7 +95,6 @@ pub(crate) struct Done {
     marks: Marks,
     planned: u64,
     mapped: u64,
-    budget: Option<u64>,
     output: PathBuf,
     seconds: f64,
 }
@@ -132,21 +130,25 @@ pub(super) fn prepare(
     settings.fit(&model.config)?;
     if let Some(path) = &args.adapter.adapter {
         peft::check(path, &model)?;
+        made_with::note_other_base(Some(path), (&model, dtype), dir);
     }
     let asked = Numbers::resumed(args.method.compute, resume)?;
     let held = held(settings.base, dtype);
     let numbers = Numbers::single(asked, held)?;
     settings.hold(Some(dir), dtype)?;
     let options = inputs::read_options(&args.data, &model.config, true);
+    // First, so that rows have the memory that this took.
+    settings.run.made_with = made_with::of(args, (&model, dir), (data, eval), &options, resume)?;
     let rows = inputs::read_rows(dir, data, eval, &options, cache)?;
     inputs::warn_of_length(&*rows.train, &model.config)?;
     let residency = settings.options.policy.residency;
-    let rounded = if residency == Residency::Bf16 { "bf16" } else { "exact" };
+    let waiting = if residency == Residency::Bf16 { "bf16" } else { "exact" };
     settings.run.identity = [
-        ("data", fingerprint(&*rows.train)?),
-        ("eval_data", fingerprint(&*rows.eval)?),
+        (checkpoint::DATA, fingerprint(&*rows.train)?),
+        (checkpoint::EVAL_DATA, fingerprint(&*rows.eval)?),
+        (BASE, rounded(settings.base, dtype).to_owned()),
         (COMPUTE, numbers.name().to_owned()),
-        ("checkpoints", rounded.to_owned()),
+        ("checkpoints", waiting.to_owned()),
         ("activations", settings.options.policy.activations.name().to_owned()),
     ]
     .map(|(name, value)| (name.to_owned(), value))
@@ -214,6 +216,8 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
     }
     let mut session = Session::new(be, Arc::clone(&model), settings.options.clone(), work.shapes.targets());
     let from = start(&mut session, args.adapter.adapter.as_deref(), &settings, output.resume.as_deref())?;
+    // From here on an interrupt waits for the step: what is there of the run stays, and is whole.
+    interruptible();
     // Everything that is read was read.
     output.begin()?;
     let (metrics, losses) = match &output.resume {
@@ -223,7 +227,6 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
     let board = args.run.tensorboard.then(|| Board::open(&output.path, from.step)).transpose()?;
     let prepare = started.elapsed().as_secs_f64();
 
-    interruptible()?;
     let mut watch = Watch::new(metrics, board, scene, losses, &STOP);
     let (Rows { train, eval, .. }, run) = (&rows, &settings.run);
     let outcome = train::run(&mut session, &**train, &**eval, run, from, &STOP, &mut |event| {
@@ -252,9 +255,12 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
     };
     let json = report.write(&output.path)?;
     card::write(&output.path, &json, Path::new(&args.data.name(data)), rows.train.count())?;
+    if let Some(verdict) = verdict(budget, &marks) {
+        ui::note(verdict);
+    }
     let (planned, mapped) = (footprint.planned(), footprint.mapped);
     let output = output.path.clone();
-    Ok(Done { json, losses: watch.losses, summary, marks, planned, mapped, budget, output, seconds })
+    Ok(Done { json, losses: watch.losses, summary, marks, planned, mapped, output, seconds })
 }
 
 /// What events are written with.
@@ -296,7 +302,9 @@ pub(super) fn start(
     resume: Option<&Path>,
 ) -> Result<Progress> {
     if let Some(checkpoint) = resume {
-        return Ok(checkpoint::load(session, checkpoint, &settings.run)?);
+        let progress = checkpoint::load(session, checkpoint, &settings.run)?;
+        checkpoint::remarks(session, checkpoint, &settings.run)?.iter().for_each(ui::note);
+        return Ok(progress);
     }
     if let Some(path) = adapter {
         let model = Arc::clone(session.model());
@@ -342,14 +350,30 @@ fn announce(model: &Model, settings: &Settings, arithmetic: &str, footprint: &Fo
 }
 
 /// The first interrupt asks the run to stop after its step, the second ends the program.
-fn interruptible() -> Result<()> {
-    ctrlc::set_handler(|| {
+fn interruptible() {
+    interrupt::instead(|| {
         if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
+            interrupt::end();
         }
         ui::note("finishing this step, then writing a checkpoint (interrupt again to stop at once)");
-    })
-    .context("cannot listen for interrupts")
+    });
+}
+
+/// Whether the budget was kept, by the most anonymous memory that this process and its children had.
+fn verdict(budget: Option<u64>, marks: &Marks) -> Option<String> {
+    let (budget, most) = (budget?, marks.tree()?);
+    let (most_text, of) = (bytes(most), bytes(budget));
+    if most <= budget {
+        return Some(format!("budget: kept, {most_text} of anonymous memory at most, of {of}"));
+    }
+    let why = match marks.with_child {
+        [tokens, _] if tokens == most => {
+            "while another process turned text into tokens: `mesp data tokenize` makes a file of them beforehand"
+        }
+        [_, said] if said == most => "while another process answered --sample-prompt or spelled sample rows",
+        _ => "in this process",
+    };
+    Some(format!("budget: exceeded, {most_text} of anonymous memory at most, of {of}: {why}"))
 }
 
 impl Done {
@@ -371,23 +395,6 @@ impl Done {
         )
     }
 
-    /// Whether the budget was kept, by the most anonymous memory that this process and its children had.
-    fn verdict(&self) -> Option<String> {
-        let (budget, most) = (self.budget?, self.marks.tree()?);
-        let (most_text, of) = (bytes(most), bytes(budget));
-        if most <= budget {
-            return Some(format!("budget: kept, {most_text} of anonymous memory at most, of {of}"));
-        }
-        let why = match self.marks.with_child {
-            [tokens, _] if tokens == most => {
-                "while another process turned text into tokens: `mesp data tokenize` makes a file of them beforehand"
-            }
-            [_, said] if said == most => "while another process answered --sample-prompt or spelled sample rows",
-            _ => "in this process",
-        };
-        Some(format!("budget: exceeded, {most_text} of anonymous memory at most, of {of}: {why}"))
-    }
-
     /// What a run came to, for people.
     pub(crate) fn closing(&self) -> String {
         let s = &self.summary;
@@ -401,9 +408,6 @@ impl Done {
             let _ = write!(text, "; held-out: {}", change(s.eval_before, s.eval_after));
         }
         let _ = writeln!(text, "\n{}", self.memory_line());
-        if let Some(verdict) = self.verdict() {
-            let _ = writeln!(text, "{verdict}");
-        }
         let full = self.json.get("full").is_some_and(Value::is_object);
         let (what, at) = if full {
             ("model", self.output.join(checkpoint::MODEL))

@@ -13,7 +13,7 @@ use crate::outputs::{self, Inputs};
 use crate::ui;
 
 /// Options that say what a call is to do rather than what the run is.
-const CALLS: [&str; 7] = ["config", "dry-run", "help", "json", "overwrite", "resume", "version"];
+const CALLS: [&str; 8] = ["config", "dry-run", "help", "json", "overwrite", "resume", "verify", "version"];
 
 /// Values to start from, by option. The others are left out until they are wanted.
 const SET: [(&str, &str); 4] = [

@@ -59,7 +59,7 @@ impl Environment<'_> {
             return None;
         }
         let file = self.path("HF_TOKEN_PATH").or_else(|| Some(self.home()?.join("token")))?;
-        let token = std::fs::read_to_string(&file).ok()?.trim().to_owned();
+        let token = mesp_formats::regular::read_text(&file, 1 << 16).ok()?.trim().to_owned();
         (!token.is_empty()).then(|| (token, file.display().to_string()))
     }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use mesp_formats::hub::{HubCache, Lost, RepoKind, RepoName, repo_of};
 use mesp_formats::peft::{CONFIG_FILE, MODEL_FILE};
+use mesp_formats::regular;
 use serde_json::Value;
 
 use super::{cache, fetching};
@@ -243,7 +244,8 @@ fn list(names: &[String]) -> String {
 
 /// The files that an index names; what is wrong with it is said where it is read.
 fn shards(index: &Path) -> BTreeSet<String> {
-    let index: Option<Value> = fs::read(index).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let text = regular::read(index, regular::INDEX_LIMIT).ok();
+    let index: Option<Value> = text.and_then(|text| serde_json::from_slice(&text).ok());
     let map = index.as_ref().and_then(|index| index.get("weight_map")?.as_object());
     map.into_iter().flatten().filter_map(|(_, file)| Some(file.as_str()?.to_owned())).collect()
 }

@@ -18,15 +18,11 @@ pub(super) fn config(args: &AdapterArgs) -> Result<AdapterConfig> {
     if let Some(path) = &args.adapter {
         let found = peft::load_config(path)?;
         same_or_unsaid(args, &typed, path, &found)?;
-        let dropout = args.lora_dropout.unwrap_or(found.dropout);
-        if !(0.0..1.0).contains(&dropout) {
-            let problem = format!(
-                "{}: lora_dropout is {dropout}, expected a number from 0 to less than 1",
-                path.display()
-            );
-            return Err(usage(problem, "give another with --lora-dropout"));
+        if args.lora_dropout.is_none() {
+            let named = format!("{}: lora_dropout", path.display());
+            in_range(&named, found.dropout, "give another with --lora-dropout")?;
         }
-        return Ok(AdapterConfig { dropout, ..found });
+        return Ok(AdapterConfig { dropout: args.lora_dropout.unwrap_or(found.dropout), ..found });
     }
     Ok(typed)
 }
@@ -46,10 +42,7 @@ fn typed(args: &AdapterArgs) -> Result<AdapterConfig> {
         ));
     }
     let dropout = args.lora_dropout.unwrap_or(0.0);
-    if !(0.0..1.0).contains(&dropout) {
-        let problem = format!("--lora-dropout is {dropout}, expected a number from 0 to less than 1");
-        return Err(usage(problem, "0 is none; 0.05 and 0.1 are usual"));
-    }
+    in_range("--lora-dropout", dropout, "0 is none; 0.05 and 0.1 are usual")?;
     Ok(AdapterConfig {
         dora: args.dora,
         dropout,
@@ -60,6 +53,14 @@ fn typed(args: &AdapterArgs) -> Result<AdapterConfig> {
         layers: args.layers.as_deref().map(layers).transpose()?,
         ..AdapterConfig::new(rank, alpha, args.rslora, targets)
     })
+}
+
+/// Refuses what is no probability, and 1, which would leave nothing of an input.
+fn in_range(name: &str, dropout: f64, advice: &str) -> Result<()> {
+    if (0.0..1.0).contains(&dropout) {
+        return Ok(());
+    }
+    Err(usage(format!("{name} is {dropout}, expected a number from 0 to less than 1"), advice))
 }
 
 /// With 0, and with what is 0 or infinite in f32, nothing would be trained.

@@ -26,7 +26,8 @@ fn rows(count: usize) -> String {
     let mut text = String::new();
     for i in 0..count {
         let ids: Vec<usize> = (0..3 + i % 11).map(|t| (i * 31 + t * 17) % 500).collect();
-        let labels = if i % 7 == 3 { format!(", \"labels\": {:?}", vec![-100; ids.len()]) } else { String::new() };
+        let labels =
+            if i % 7 == 3 { format!(", \"labels\": {:?}", vec![-100; ids.len()]) } else { String::new() };
         let _ = writeln!(text, "{{\"input_ids\": {ids:?}{labels}}}");
     }
     text
@@ -40,7 +41,14 @@ fn where_rows_lie_changes_no_bit() {
     fs::write(at("rows.jsonl"), rows(60)).expect("rows");
     let model = demo_model();
     mesp(&[
-        &"data", &"tokenize", &"--model", &model, &"--data", &at("rows.jsonl"), &"--output", &at("rows.tokens"),
+        &"data",
+        &"tokenize",
+        &"--model",
+        &model,
+        &"--data",
+        &at("rows.jsonl"),
+        &"--output",
+        &at("rows.tokens"),
         &"--whole",
     ])
     .ok();
@@ -73,7 +81,11 @@ fn memory_does_not_grow_with_rows() {
         assert!(ran.stderr.contains("budget: the plan keeps it"), "{}", ran.stderr);
         let run = ran.json();
         assert_eq!(run["memory"]["budget_kept"], true, "{:#}", run["memory"]);
-        assert!(bytes(&run, "heap_training_peak_bytes") <= bytes(&run, "planned_bytes"), "{:#}", run["memory"]);
+        assert!(
+            bytes(&run, "heap_training_peak_bytes") <= bytes(&run, "planned_bytes"),
+            "{:#}",
+            run["memory"]
+        );
         of.push(bytes(&run, "planned_bytes"));
         assert!(fs::read_dir(at("run")).expect("a run").count() < 8, "no file of rows stays");
     }
@@ -86,13 +98,14 @@ fn one_long_row_takes_no_memory() {
     let dir = temporary();
     let data = dir.path().join("rows.jsonl");
     let ids = "7,".repeat(3_000_000);
-    fs::write(&data, format!("{{\"input_ids\":[{}7]}}\n{{\"input_ids\":[1,2,3,4,5]}}\n", ids)).expect("rows");
+    fs::write(&data, format!("{{\"input_ids\":[{ids}7]}}\n{{\"input_ids\":[1,2,3,4,5]}}\n")).expect("rows");
     let more = ["--steps=2", "--max-seq-len=128", "--memory-budget=5500000"];
     let ran = train(&data, &dir.path().join("run"), &more).ok();
     assert!(ran.stderr.contains("1 of 2 rows cut to 128 tokens (the longest has 3000001)"), "{}", ran.stderr);
     let run = ran.json();
     assert_eq!(run["memory"]["budget_kept"], true, "{:#}", run["memory"]);
-    let split = train(&data, &dir.path().join("run"), &["--steps=2", "--max-seq-len=128", "--long-rows=split"]).ok();
+    let split =
+        train(&data, &dir.path().join("run"), &["--steps=2", "--max-seq-len=128", "--long-rows=split"]).ok();
     // Pieces begin with the last token of the one before: 127 new tokens each.
     let pieces = (3_000_001_usize - 1).div_ceil(127);
     assert!(split.stderr.contains(&format!("1 of 2 rows split into {pieces} of")), "{}", split.stderr);

@@ -3,10 +3,10 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
-use crate::support::{Ran, command, copy_model, edit_json, golden, mesp, temporary};
+use crate::support::{Ran, Running, command, copy_model, edit_json, golden, mesp, temporary};
 
 /// The program in 4 GB of address space: what it asks for by a number that was typed is not there.
 fn bounded(args: &[&str]) -> Command {
@@ -25,21 +25,9 @@ fn within(kilobytes: usize, args: &[&dyn AsRef<std::ffi::OsStr>]) -> Command {
 
 /// Its exit status; none where it goes on after some seconds, which a long run may.
 fn ends(mut command: Command, what: &str) -> Option<(i32, String)> {
-    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child: Child = child.spawn().expect("it starts");
-    let since = Instant::now();
-    while since.elapsed() < Duration::from_secs(20) {
-        if child.try_wait().expect("a child").is_some() {
-            let output = child.wait_with_output().expect("ended");
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            let code = output.status.code().unwrap_or_else(|| panic!("{what}: killed by a signal: {said}"));
-            return Some((code, said));
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    child.kill().expect("killed");
-    child.wait().expect("gone");
-    None
+    let ended = Running::start(&mut command).end_within(Duration::from_secs(20))?;
+    let code = ended.status.code().unwrap_or_else(|| panic!("{what}: killed by a signal: {}", ended.stderr));
+    Some((code, ended.stderr))
 }
 
 /// Numbers at the edges of what sums and products of sizes can hold, and between them.

@@ -2,10 +2,8 @@
 #![cfg(unix)]
 
 use std::fs;
-use std::process::Stdio;
-use std::time::{Duration, Instant};
 
-use crate::support::{Ran, command, mesp, temporary};
+use crate::support::{Running, command, mesp, temporary};
 
 #[test]
 fn a_model_that_shrinks_ends_the_run_with_its_name() {
@@ -26,16 +24,11 @@ fn a_model_that_shrinks_ends_the_run_with_its_name() {
         &"--save-every=1",
         &"--max-seq-len=64",
     ]);
-    let mut child = training.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program");
+    let mut training = Running::start(&mut training);
     let checkpoint = run.join("checkpoints/step-1");
-    let begun = Instant::now();
-    while !checkpoint.is_dir() {
-        let ended = child.try_wait().expect("a child");
-        assert!(ended.is_none() && begun.elapsed() < Duration::from_mins(5), "{ended:?}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    assert!(training.until(|| checkpoint.is_dir()), "it makes steps");
     fs::File::options().write(true).open(&file).expect("the model").set_len(4096).expect("cut");
-    let ran = Ran::of(child.wait_with_output().expect("it ends"));
+    let ran = training.end();
     assert_eq!(ran.code, 1, "{}", ran.stderr);
     let message = format!("error: {}: expected the file to stay as it was", file.display());
     assert!(ran.stderr.contains(&message), "{}", ran.stderr);

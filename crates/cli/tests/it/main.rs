@@ -13,8 +13,13 @@ mod budget;
 mod chat;
 #[cfg(unix)]
 mod dash;
+#[cfg(unix)]
+mod dash_server;
+#[cfg(unix)]
+mod dash_trouble;
 mod data;
 mod demo;
+mod endless;
 mod estimators;
 mod eval;
 mod full;
@@ -25,8 +30,10 @@ mod hub;
 mod hub_server;
 mod kills;
 mod large_rows;
+mod leftovers;
 mod limits;
 mod lost_file;
+mod made_with;
 mod merge;
 mod models;
 mod no_space;
@@ -41,6 +48,7 @@ mod results;
 mod resume;
 mod runs;
 mod spans;
+mod starts;
 mod support;
 mod tables;
 mod tokens;

@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::{Ran, command, demo_model, mesp, temporary};
+use crate::support::{Ran, below, command, demo_model, mesp, temporary};
 
 /// The program where no file may be longer than so many blocks of 512 bytes.
 fn within(blocks: usize, args: &[&dyn AsRef<OsStr>]) -> Ran {
@@ -33,17 +33,6 @@ fn train(dir: &Path, blocks: usize, model: &Path, rows: &Path, more: &[&str]) ->
     let failure = within(blocks, &args).failure(dir);
     assert!(failure.starts_with("exit status 1\n"), "{failure}");
     failure
-}
-
-/// Everything below a folder, by its path in it.
-fn below(dir: &Path) -> Vec<String> {
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        names.push(entry.file_name().to_string_lossy().into_owned());
-        names.extend(below(&entry.path()));
-    }
-    names.sort();
-    names
 }
 
 #[test]

@@ -181,6 +181,41 @@ fn shards_adapters_rows_and_single_files() {
     );
 }
 
+/// What `from_pretrained` of tokenizers and processors reads in transformers 5.24, and nothing else.
+#[test]
+fn all_small_files_of_a_model_come() {
+    let (hub, home) = (demo(), temporary());
+    let small = [
+        "additional_chat_templates/rag.jinja",
+        "chat_template.jinja",
+        "chat_template.json",
+        "merges.txt",
+        "preprocessor_config.json",
+        "processor_config.json",
+        "special_tokens_map.json",
+        "tekken.json",
+        "tokenizer.model",
+        "video_preprocessor_config.json",
+        "vocab.json",
+    ];
+    let other = [
+        "additional_chat_templates/a/b.jinja",
+        "additional_chat_templates/x.txt",
+        "other.json",
+        "training_args.bin",
+    ];
+    for name in small.iter().chain(&other) {
+        hub.file("models/org/demo", name, "{}");
+    }
+    let document = hub.mesp(home.path(), &["pull", "org/demo", "--json"]).ok().json();
+    let mut found: Vec<&str> =
+        document["files"].as_array().expect("files").iter().filter_map(|f| f["name"].as_str()).collect();
+    found.sort_unstable();
+    let mut expected = [&MODEL[..], &small].concat();
+    expected.sort_unstable();
+    assert_eq!(found, expected);
+}
+
 #[test]
 fn a_broken_connection_goes_on_where_it_broke() {
     let (hub, home) = (demo(), temporary());

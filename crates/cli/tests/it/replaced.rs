@@ -3,10 +3,10 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
-use std::time::{Duration, Instant};
 
-use crate::support::{Ran, command, copy_demo, copy_model, demo_model, poison, run, temporary, tree};
+use crate::support::{
+    Ran, Running, command, copy_demo, copy_model, demo_model, poison, run, temporary, tree,
+};
 
 fn train(model: &Path, data: &Path, output: &Path, more: &[&str]) -> Ran {
     let mut args: Vec<OsString> = vec!["train".into(), "--model".into(), model.into(), "--data".into()];
@@ -95,15 +95,9 @@ fn a_replacement_that_is_killed_is_undone() {
             &"--steps=1000000",
             &"--rank=1",
         ]);
-        let child = child.args(more).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut child = child.spawn().expect("it starts");
-        let since = Instant::now();
-        while !until() {
-            assert!(since.elapsed() < Duration::from_mins(2), "it begins");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        child.kill().expect("killed");
-        child.wait().expect("gone");
+        let mut child = Running::start(child.args(more));
+        assert!(child.until(until), "it begins");
+        child.kill();
     };
     let aside = output.join(".mesp-replaced");
     killed_after(&[], &|| aside.join("all").exists() && output.join("metrics.jsonl").exists());
@@ -115,40 +109,4 @@ fn a_replacement_that_is_killed_is_undone() {
     // Once there is a checkpoint the old run is gone for good.
     killed_after(&["--save-every=1"], &|| output.join("checkpoints/step-3").is_dir());
     assert!(!aside.exists() && !output.join("run.json").exists());
-}
-
-#[test]
-fn of_runs_that_begin_together_one_wins() {
-    let dir = temporary();
-    let (model, rows, output) = (demo_model(), dir.path().join("rows.jsonl"), dir.path().join("run"));
-    fs::write(&rows, "{\"text\":\"How do I make tea?\"}\n").expect("written");
-    let start = || {
-        let mut one = command(&[
-            &"train",
-            &"--model",
-            &model,
-            &"--data",
-            &rows,
-            &"--output",
-            &output,
-            &"--steps=20",
-            &"--rank=1",
-        ]);
-        one.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts")
-    };
-    let children: Vec<_> = (0..4).map(|_| start()).collect();
-    let ran: Vec<_> = children.into_iter().map(|c| Ran::of(c.wait_with_output().expect("it ends"))).collect();
-    assert_eq!(
-        ran.iter().filter(|r| r.code == 0).count(),
-        1,
-        "{:?}",
-        ran.iter().map(|r| &r.stderr).collect::<Vec<_>>()
-    );
-    for loser in ran.iter().filter(|r| r.code != 0) {
-        let known = ["another run is writing there", "a run is there already"];
-        assert_eq!(loser.code, 2, "{}", loser.stderr);
-        assert!(known.iter().any(|text| loser.stderr.contains(text)), "{}", loser.stderr);
-    }
-    assert!(output.join("run.json").is_file() && output.join("tokens").is_dir());
-    assert!(!output.join("run.lock").exists());
 }

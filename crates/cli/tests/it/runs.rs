@@ -4,12 +4,11 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
 
 use serde_json::Value;
 
 use crate::support::{
-    Ran, command, copy_model, demo_model, events, golden, mesp, poison, read_json, temporary,
+    Ran, Running, command, copy_model, demo_model, events, golden, mesp, poison, read_json, temporary,
 };
 
 #[expect(clippy::ptr_arg, reason = "a Path is unsized, and the list holds trait objects")]
@@ -314,16 +313,11 @@ fn samples_and_answers_are_written_down() {
 }
 
 /// Starts a run and waits until it has made some steps.
-fn under_way(args: &[&dyn AsRef<OsStr>], run: &Path, temporary: &Path) -> Child {
-    let mut child = command(args);
-    child.env("TMPDIR", temporary).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = child.spawn().expect("it starts");
-    let begun = std::time::Instant::now();
-    while fs::read_to_string(run.join("metrics.jsonl")).map_or(0, |text| text.lines().count()) < 20 {
-        assert!(begun.elapsed().as_secs() < 120, "it makes steps");
-        std::thread::sleep(std::time::Duration::from_millis(3));
-    }
-    child
+fn under_way(args: &[&dyn AsRef<OsStr>], run: &Path, temporary: &Path) -> Running {
+    let mut running = Running::start(command(args).env("TMPDIR", temporary));
+    let steps = || fs::read_to_string(run.join("metrics.jsonl")).map_or(0, |text| text.lines().count());
+    assert!(running.until(|| steps() >= 20), "it makes steps");
+    running
 }
 
 #[cfg(unix)]
@@ -336,7 +330,7 @@ fn a_folder_that_vanishes_loses_no_step() {
 
     let child = under_way(&args(&run, &files, &steps), &run, dir.path());
     fs::rename(&run, dir.path().join("gone")).expect("moved");
-    let ran = Ran::of(child.wait_with_output().expect("it ends")).ok();
+    let ran = child.end().ok();
     assert!(ran.stderr.contains("the run directory has vanished"), "{}", ran.stderr);
     assert_eq!(adapter(&run), adapter(&whole));
     assert!(events(&run).iter().any(|e| e["kind"] == "folder_made_again"));
@@ -347,7 +341,7 @@ fn a_folder_that_vanishes_loses_no_step() {
     let child = under_way(&args(&run, &files, &steps), &run, dir.path());
     fs::rename(&run, dir.path().join("gone-too")).expect("moved");
     fs::write(&run, "").expect("a file in its place");
-    let ran = Ran::of(child.wait_with_output().expect("it ends"));
+    let ran = child.end();
     // Between the two calls the folder may have been made again: then it is full, and the write failed.
     assert_eq!(ran.code, 1, "{}", ran.stderr);
     let place = ran.stderr.split("was written to ").nth(1).expect("a place").split(": --resume").next();
@@ -392,9 +386,10 @@ fn one_run_at_a_time_writes_to_a_folder_and_a_termination_is_an_interrupt() {
     let second = mesp(&args(&run, &files, &["--steps", "2"]));
     assert_eq!(second.code, 2, "{}", second.stderr);
     assert!(second.stderr.contains("another run is writing there"), "{}", second.stderr);
-    let status = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
-    assert!(status.expect("kill").success());
-    let ran = Ran::of(child.wait_with_output().expect("it ends"));
+    let holder = format!("another run is writing there (process {}", child.id());
+    assert!(second.stderr.contains(&holder), "{}", second.stderr);
+    child.signal("TERM");
+    let ran = child.end();
     assert_eq!(ran.code, 130, "{}", ran.stderr);
     let steps = read_json(&run.join("run.json"))["steps"].as_u64().expect("steps");
     assert!(run.join(format!("checkpoints/step-{steps}/state.json")).is_file());

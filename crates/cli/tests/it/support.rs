@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -147,4 +150,134 @@ pub(crate) fn copy_demo(to: &Path) {
     for entry in fs::read_dir(demo_model()).expect("the demo").flatten() {
         fs::copy(entry.path(), to.join(entry.file_name())).expect("copied");
     }
+}
+
+/// The program with arguments of one kind.
+pub(crate) fn command_of<A: AsRef<OsStr>>(args: &[A]) -> Command {
+    let args: Vec<&dyn AsRef<OsStr>> = args.iter().map(|a| a as &dyn AsRef<OsStr>).collect();
+    command(&args)
+}
+
+/// A program that runs beside the test, and goes with it. What it says is taken as it comes.
+pub(crate) struct Running {
+    child: Child,
+    said: [Option<JoinHandle<Vec<u8>>>; 2],
+    since: Instant,
+}
+
+impl Running {
+    /// Starts a program; its standard input is empty where the command has none.
+    pub(crate) fn start(command: &mut Command) -> Self {
+        Self::start_with(command.stdin(Stdio::null()))
+    }
+
+    /// As [`start`](Self::start), with the standard input that the command has.
+    pub(crate) fn start_with(command: &mut Command) -> Self {
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = child.expect("the program starts");
+        let said = [taken(child.stdout.take()), taken(child.stderr.take())];
+        Self { child, said, since: Instant::now() }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it goes on.
+    pub(crate) fn goes_on(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_none()
+    }
+
+    /// Waits until something is so; false where the program ends before.
+    pub(crate) fn until(&mut self, mut so: impl FnMut() -> bool) -> bool {
+        while !so() {
+            if !self.goes_on() {
+                return so();
+            }
+            assert!(self.since.elapsed() < Duration::from_mins(3), "what is waited for comes");
+            thread::sleep(Duration::from_millis(2));
+        }
+        true
+    }
+
+    /// Sends a signal by its name.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.id().to_string()]).status();
+        assert!(sent.expect("kill").success());
+    }
+
+    /// Kills it.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("gone");
+    }
+
+    /// Its end; none where it goes on after this time, and is killed.
+    pub(crate) fn end_within(mut self, time: Duration) -> Option<Ended> {
+        let since = Instant::now();
+        while self.goes_on() {
+            if since.elapsed() > time {
+                return None;
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        let [stdout, stderr] = self.said.each_mut().map(|said| {
+            let bytes = said.take().expect("taken once").join().expect("read");
+            String::from_utf8_lossy(&bytes).into_owned()
+        });
+        Some(Ended { status: self.child.wait().expect("ended"), stdout, stderr })
+    }
+
+    /// Its end.
+    pub(crate) fn end(self) -> Ran {
+        let ended = self.end_within(Duration::from_mins(3)).expect("it ends");
+        Ran { code: ended.status.code().expect("an exit status"), stdout: ended.stdout, stderr: ended.stderr }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a stream gives, up to its end.
+fn taken(stream: Option<impl Read + Send + 'static>) -> Option<JoinHandle<Vec<u8>>> {
+    let mut stream = stream?;
+    Some(thread::spawn(move || {
+        let mut all = Vec::new();
+        let _ = stream.read_to_end(&mut all);
+        all
+    }))
+}
+
+/// How a program ended.
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Names of everything in a folder and below it, by their ways in it.
+pub(crate) fn below(dir: &Path) -> Vec<String> {
+    fn add(root: &Path, dir: &Path, names: &mut Vec<String>) {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            names.push(path.strip_prefix(root).expect("below").to_string_lossy().into_owned());
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                add(root, &path, names);
+            }
+        }
+    }
+    let mut names = Vec::new();
+    add(dir, dir, &mut names);
+    names.sort();
+    names
+}
+
+/// Makes a pipe with a name.
+#[cfg(unix)]
+pub(crate) fn make_pipe(path: &Path) {
+    assert!(Command::new("mkfifo").arg(path).status().expect("mkfifo").success());
 }

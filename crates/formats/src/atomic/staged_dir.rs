@@ -2,9 +2,10 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::{create_dir_all, name_of, parent_of, sibling, sync_dir};
+use super::{Unfinished, create_dir_all, leftovers, name_of, parent_of, sibling, sync_dir};
 use crate::{Error, Result};
 
 /// A folder written under a temporary name; [`commit`](Self::commit) renames it into place.
@@ -21,10 +22,9 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct StagedDir {
     final_path: PathBuf,
-    staged: PathBuf,
+    staged: Unfinished,
     /// Locked while this is written to, where folders can be opened and locked.
     _held: Option<File>,
-    committed: bool,
 }
 
 impl StagedDir {
@@ -40,43 +40,52 @@ impl StagedDir {
                 .hint("Move the file away, or name another folder."));
         }
         Self::recover(&final_path)?;
-        let staged = sibling(&final_path, "staged")?;
-        fs::create_dir(&staged).map_err(|e| Error::io("create the folder", &staged, e))?;
-        let held = File::open(&staged).ok().filter(|folder| folder.try_lock().is_ok());
-        Ok(Self { final_path, staged, _held: held, committed: false })
+        let staged = Unfinished::new(sibling(&final_path, "staged")?);
+        let path = staged.path();
+        fs::create_dir(path).map_err(|e| Error::io("create the folder", path, e))?;
+        let held = File::open(path).ok().filter(|folder| folder.try_lock().is_ok());
+        Ok(Self { final_path, staged, _held: held })
     }
 
     /// The folder to write into, until [`commit`](Self::commit).
     pub fn path(&self) -> &Path {
-        &self.staged
+        self.staged.path()
     }
 
     /// Flushes everything to disk and renames the folder into place.
     ///
     /// # Errors
     /// When the system refuses; the folder at the final path is then as it was before.
-    pub fn commit(mut self) -> Result<()> {
-        sync_tree(&self.staged)?;
-        let previous = previous_of(&self.final_path)?;
-        let replaces = self.final_path.exists();
-        if replaces {
-            fs::rename(&self.final_path, &previous)
-                .map_err(|e| Error::io("rename, to replace it, the folder", &self.final_path, e))?;
-        }
-        if let Err(e) = fs::rename(&self.staged, &self.final_path) {
+    pub fn commit(self) -> Result<()> {
+        let Self { final_path, staged, _held } = self;
+        sync_tree(staged.path())?;
+        let previous = previous_of(&final_path)?;
+        let replaces = staged.finish(|staged| {
+            let replaces = final_path.exists();
             if replaces {
-                // Where this fails too, `recover` finds the old folder.
-                let _ = fs::rename(&previous, &self.final_path);
+                fs::rename(&final_path, &previous)
+                    .map_err(|e| Error::io("rename, to replace it, the folder", &final_path, e))?;
             }
-            return Err(Error::io("rename a temporary folder to", &self.final_path, e));
-        }
-        self.committed = true;
+            if let Err(e) = fs::rename(staged, &final_path) {
+                if replaces {
+                    // Where this fails too, `recover` finds the old folder.
+                    let _ = fs::rename(&previous, &final_path);
+                }
+                return Err(Error::io("rename a temporary folder to", &final_path, e));
+            }
+            Ok(replaces)
+        })?;
         // The old folder may go only when the new name is on disk.
-        sync_dir(parent_of(&self.final_path))?;
+        sync_dir(parent_of(&final_path))?;
         if replaces {
             fs::remove_dir_all(&previous).map_err(|e| Error::io("remove the folder", &previous, e))?;
         }
         Ok(())
+    }
+
+    /// Where the old folder lies that a process which is gone was replacing.
+    pub fn previous(final_path: &Path) -> Option<PathBuf> {
+        previous_of(final_path).ok().filter(|path| path.is_dir() && !leftovers::is_written(final_path))
     }
 
     /// Undoes or finishes a replacement of `final_path` that was cut off; true where the old folder was put back.
@@ -85,7 +94,8 @@ impl StagedDir {
     /// When a folder cannot be renamed or removed.
     pub fn recover(final_path: &Path) -> Result<bool> {
         let previous = previous_of(final_path)?;
-        if !previous.is_dir() {
+        // Another process may be between the two renames.
+        if !previous.is_dir() || leftovers::is_written(final_path) {
             return Ok(false);
         }
         if final_path.exists() {
@@ -99,15 +109,6 @@ impl StagedDir {
     }
 }
 
-impl Drop for StagedDir {
-    fn drop(&mut self) {
-        if !self.committed {
-            // An error is on its way to the user already; a hidden leftover does no harm.
-            let _ = fs::remove_dir_all(&self.staged);
-        }
-    }
-}
-
 /// Removes a folder; cut off, it leaves the whole folder or none under its name.
 ///
 /// # Errors
@@ -115,10 +116,13 @@ impl Drop for StagedDir {
 pub fn remove_dir(path: &Path) -> Result<()> {
     let removed = sibling(path, "removed")?;
     fs::rename(path, &removed).map_err(|e| Error::io("rename, to remove it, the folder", path, e))?;
-    fs::remove_dir_all(&removed).map_err(|e| Error::io("remove the folder", &removed, e))
+    match fs::remove_dir_all(&removed) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io("remove the folder", &removed, e)),
+        _ => Ok(()),
+    }
 }
 
-fn previous_of(path: &Path) -> Result<PathBuf> {
+pub(super) fn previous_of(path: &Path) -> Result<PathBuf> {
     // Hidden: a folder of the user's is not called that.
     let mut name = OsString::from(".");
     name.push(name_of(path)?);

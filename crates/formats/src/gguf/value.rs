@@ -215,8 +215,8 @@ impl Array {
         Self { data: Data::Owned(self.encoded(file).to_vec()), ..*self }
     }
 
-    /// Empty where `file` is another file than the array's.
-    fn encoded<'a>(&'a self, file: &'a [u8]) -> &'a [u8] {
+    /// The elements as they lie in a file. Empty where `file` is another file than the array's.
+    pub fn encoded<'a>(&'a self, file: &'a [u8]) -> &'a [u8] {
         match &self.data {
             Data::InFile(range) => file.get(range.clone()).unwrap_or_default(),
             Data::Owned(bytes) => bytes,

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use crate::peft::{AdapterConfig, CONFIG_FILE, MODEL_FILE, Matrix, PICKLED_FILE};
 use crate::safetensors_file::TensorInfo;
-use crate::{Dtype, Error, Result, Stored};
+use crate::{Dtype, Error, Result, Stored, regular};
 
 mod gguf;
 mod mlx;
@@ -59,7 +59,12 @@ impl Layout {
         } else if has(mlx::MODEL_FILE) {
             Ok(Self::Mlx)
         } else {
-            let found = if !path.exists() {
+            for name in [MODEL_FILE, mlx::MODEL_FILE, CONFIG_FILE] {
+                regular::refuse_other(&path.join(name))?;
+            }
+            let found = if let Some(found) = regular::other_than_file(path).filter(|_| !path.is_dir()) {
+                found
+            } else if !path.exists() {
                 "nothing"
             } else if has(PICKLED_FILE) {
                 return Err(crate::peft::pickled(path));

@@ -1,11 +1,17 @@
 //! Regular expressions for paths of modules, in the syntax of Python's `re`, which PEFT matches them with.
 
-use fancy_regex::{Regex, RegexBuilder};
+use std::fmt::Write as _;
 
-use super::{MODULES, OUTSIDE, path};
+use fancy_regex::{Expr, Regex, RegexBuilder};
+
+use super::{MODULES, OUTSIDE, parent};
 
 /// Layers in which a name or an expression is tried, more than models have: the number of a model's is not known here.
-pub(super) const LAYERS: usize = 256;
+/// Under a fuzzer fewer: its instruments make a match many times as slow, and one layer is matched as another.
+#[allow(unexpected_cfgs, reason = "cargo-fuzz sets it")]
+pub(super) const LAYERS: usize = if cfg!(fuzzing) { 16 } else { 256 };
+/// Paths that are tried, those of [`paths`].
+const PLACES: usize = LAYERS * MODULES.len() + OUTSIDE.len();
 /// Steps that a match of one path may take where an expression needs backtracking: such a match can take a number
 /// that is exponential in the path's length, and expressions come with files from elsewhere.
 const STEPS: usize = 20_000;
@@ -15,6 +21,8 @@ const STEPS: usize = 20_000;
 pub(super) struct Expression {
     text: String,
     regex: Regex,
+    /// A bit for each of [`paths`] that it is for: they are asked for again and again.
+    places: Box<[u64; PLACES.div_ceil(64)]>,
 }
 
 impl Expression {
@@ -30,26 +38,34 @@ impl Expression {
 
     /// What is wrong with it otherwise.
     fn new(text: &str, around: impl Fn(&str) -> String) -> Result<Self, String> {
-        let compiled = |text: &str| {
-            RegexBuilder::new(text)
-                .backtrack_limit(STEPS)
-                .build()
-                .map_err(|e| format!("it is no regular expression: {e}"))
-        };
+        let wrong = |e: fancy_regex::Error| format!("it is no regular expression: {e}");
         let translated = translated(text);
         // By itself first: parentheses that do not match could match those around.
-        compiled(&translated)?;
-        let expression = Self { text: text.to_owned(), regex: compiled(&around(&translated))? };
+        Expr::parse_tree(&translated).map_err(wrong)?;
+        let regex = RegexBuilder::new(&around(&translated)).backtrack_limit(STEPS).build().map_err(wrong)?;
+        let (mut places, mut endless) = (Box::new([0; _]), None);
+        paths(|place, path| {
+            match regex.is_match(path) {
+                Ok(fits) => places[place / 64] |= u64::from(fits) << (place % 64),
+                Err(_) => endless = Some(path.to_owned()),
+            }
+            endless.is_none()
+        });
         // A match that is cut off has no answer, so those that can be cut off are refused here.
-        match paths().find(|path| expression.regex.is_match(path).is_err()) {
+        match endless {
             Some(path) => Err(format!("it takes more than {STEPS} steps to be matched with {path}")),
-            None => Ok(expression),
+            None => Ok(Self { text: text.to_owned(), regex, places }),
         }
     }
 
     /// Whether it is for this path.
     pub(super) fn fits(&self, path: &str) -> bool {
         self.regex.is_match(path).unwrap_or(false)
+    }
+
+    /// The same by the path's place among [`paths`].
+    pub(super) fn fits_at(&self, place: usize) -> bool {
+        self.places[place / 64] >> (place % 64) & 1 == 1
     }
 
     /// As it was given.
@@ -64,10 +80,35 @@ impl PartialEq for Expression {
     }
 }
 
-/// Paths of everything that may have an adapter, in more layers than models have.
-pub(super) fn paths() -> impl Iterator<Item = String> {
-    let inside = (0..LAYERS).flat_map(|layer| MODULES.map(|module| path(layer, module)));
-    inside.chain(OUTSIDE.map(|(_, path)| path.to_owned()))
+/// Goes through the paths of everything that may have an adapter, each with its place, in more layers than models have,
+/// for as long as `each` gives true.
+pub(super) fn paths(mut each: impl FnMut(usize, &str) -> bool) {
+    let after = MODULES.map(|module| format!(".{}.{module}", parent(module)));
+    // One text is changed for all, since there are thousands.
+    let mut path = String::new();
+    for (layer, place) in (0..LAYERS).zip((0..).step_by(MODULES.len())) {
+        path.clear();
+        let _ = write!(path, "model.layers.{layer}");
+        let before = path.len();
+        for (module, after) in after.iter().enumerate() {
+            path.truncate(before);
+            path.push_str(after);
+            if !each(place + module, &path) {
+                return;
+            }
+        }
+    }
+    for (place, (_, path)) in (LAYERS * MODULES.len()..).zip(OUTSIDE) {
+        if !each(place, path) {
+            return;
+        }
+    }
+}
+
+/// The number of the module at a place of [`paths`], among [`MODULES`] and after them [`OUTSIDE`].
+pub(super) fn module_at(place: usize) -> usize {
+    let inside = LAYERS * MODULES.len();
+    if place < inside { place % MODULES.len() } else { MODULES.len() + place - inside }
 }
 
 /// Sets of characters as this engine writes them: in Python's, `[`, `&&`, `--` and `~~` are characters.
@@ -131,6 +172,29 @@ mod tests {
         ] {
             assert_eq!(Expression::whole(text).unwrap().fits(PATH), fits, "{text}");
         }
+    }
+
+    /// What is kept of the paths is what a match says, and places are those of the modules.
+    #[test]
+    fn places_are_those_of_paths() {
+        let expression = Expression::whole(r".*\.(3|1\d)\..*(?<!_attn\.)[ku].*|lm_head").unwrap();
+        let (mut count, mut fits) = (0, Vec::new());
+        paths(|place, path| {
+            assert_eq!(place, count);
+            let all: Vec<_> = MODULES.into_iter().chain(OUTSIDE.map(|(module, _)| module)).collect();
+            let module = all[module_at(place)];
+            assert_eq!(path, super::super::path(place / MODULES.len(), module), "{module}");
+            assert_eq!(expression.fits_at(place), expression.fits(path), "{path}");
+            if expression.fits_at(place) {
+                fits.push(path.to_owned());
+            }
+            count += 1;
+            true
+        });
+        assert_eq!(count, PLACES);
+        // Of eleven layers `up_proj` and `gate_up_proj`... and the head.
+        // Eleven layers, and in each `up_proj`, `qkv_proj` and `gate_up_proj`.
+        assert_eq!((fits.len(), fits.last().unwrap().as_str()), (34, "lm_head"), "{fits:?}");
     }
 
     #[test]

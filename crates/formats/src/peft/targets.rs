@@ -1,11 +1,12 @@
 //! `target_modules` and `exclude_modules`: which modules have an adapter.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde_json::{Map, Value, json};
 
-use super::expression::{Expression, LAYERS, paths};
-use super::{AdapterConfig, MODULES, OUTSIDE, path};
+use super::expression::{Expression, module_at, paths};
+use super::{AdapterConfig, MODULES, OUTSIDE, parse_tensor_name, path};
 use crate::json::{Fields, quoted, shown};
 use crate::{Error, Result};
 
@@ -26,6 +27,14 @@ impl Paths {
         match self {
             Self::Expression(expression) => expression.fits(path),
             Self::Names(names) => names.iter().any(|name| ends_in(path, name)),
+        }
+    }
+
+    /// The same for one of [`paths`], with its place.
+    fn has_at(&self, place: usize, path: &str) -> bool {
+        match self {
+            Self::Expression(expression) => expression.fits_at(place),
+            Self::Names(_) => self.has(path),
         }
     }
 
@@ -96,11 +105,21 @@ impl Places {
         }
     }
 
+    /// As [`has`](Self::has) for one of [`paths`], with its place.
+    fn has_at(&self, place: usize, path: &str) -> bool {
+        self.on.has_at(place, path) && !self.except.as_ref().is_some_and(|except| except.has_at(place, path))
+    }
+
     /// Names of the modules, from [`MODULES`] and [`OUTSIDE`], that it has in any layer.
     fn modules(&self) -> Vec<String> {
-        let inside = MODULES.into_iter().filter(|m| (0..LAYERS).any(|layer| self.has(&path(layer, m))));
-        let outside = OUTSIDE.into_iter().filter(|(_, path)| self.has(path)).map(|(module, _)| module);
-        inside.chain(outside).map(str::to_owned).collect()
+        let all: [&str; MODULES.len() + OUTSIDE.len()] =
+            std::array::from_fn(|i| MODULES.get(i).copied().unwrap_or_else(|| OUTSIDE[i - MODULES.len()].0));
+        let mut found = [false; MODULES.len() + OUTSIDE.len()];
+        paths(|place, path| {
+            found[module_at(place)] |= self.has_at(place, path);
+            found.contains(&false)
+        });
+        all.into_iter().zip(found).filter(|(_, found)| *found).map(|(module, _)| module.to_owned()).collect()
     }
 }
 
@@ -168,6 +187,14 @@ fn wrong(f: &Fields<'_>, found: &str) -> Error {
         .hint("Train or convert the adapter with target modules from that list.")
 }
 
+/// The module whose whole path a name is.
+fn module_of(path: &str) -> Option<String> {
+    match OUTSIDE.into_iter().find(|(_, outside)| *outside == path) {
+        Some((module, _)) => Some(module.to_owned()),
+        None => Some(parse_tensor_name(&format!("base_model.model.{path}.lora_A.weight"))?.1),
+    }
+}
+
 /// A list of names and paths. What no module is called is left out, as PEFT does where another name is found.
 fn listed(f: &Fields<'_>, list: &[Value], layers: Option<Vec<usize>>) -> Result<Targets> {
     let (mut names, mut modules) = (Vec::with_capacity(list.len()), Vec::new());
@@ -177,19 +204,21 @@ fn listed(f: &Fields<'_>, list: &[Value], layers: Option<Vec<usize>>) -> Result<
         let outside = OUTSIDE.into_iter().find(|(module, path)| name == *module || name == *path);
         let found = if let Some((module, path)) = outside {
             // A list of layers leaves out what only ends in a name and is in no layer.
-            if layers.is_some() && name != path { vec![] } else { vec![module.to_owned()] }
+            (layers.is_none() || name == path).then(|| module.to_owned())
         } else if MODULES.contains(&name) {
-            vec![name.to_owned()]
+            Some(name.to_owned())
         } else {
-            let found = Places::of(vec![name.to_owned()]).modules();
-            alone &= found.is_empty();
-            whole |= !found.is_empty() && name.starts_with("model.layers.");
+            let path = module_of(name);
+            whole |= path.is_some();
+            // Most names of a list that are none of these are no paths either. A name ends in one module's.
+            let ends = || MODULES.into_iter().any(|module| name.ends_with(module));
+            let found = path
+                .or_else(|| if ends() { Places::of(vec![name.to_owned()]).modules().pop() } else { None });
+            alone &= found.is_none();
             found
         };
-        if !found.is_empty() {
+        if let Some(module) = found {
             names.push(name.to_owned());
-        }
-        for module in found {
             if !modules.contains(&module) {
                 modules.push(module);
             }
@@ -201,15 +230,26 @@ fn listed(f: &Fields<'_>, list: &[Value], layers: Option<Vec<usize>>) -> Result<
     }
     match layers {
         // A whole path counts in whatever layer it is.
-        Some(layers) if whole => {
-            let all = layers.iter().flat_map(|layer| MODULES.map(|module| path(*layer, module)));
-            let mut paths: Vec<String> = all.filter(|p| names.iter().any(|name| ends_in(p, name))).collect();
-            names.retain(|name| name.starts_with("model.") && !paths.contains(name));
-            paths.append(&mut names);
-            Ok(Targets { modules, places: Some(Places::of(paths)), layers: None })
-        }
+        Some(layers) if whole => Ok(spelled(&names, &layers)),
         layers => Ok(Targets { modules, places: (!alone).then(|| Places::of(names)), layers }),
     }
+}
+
+/// Names in some layers, and whole paths, as whole paths.
+fn spelled(names: &[String], layers: &[usize]) -> Targets {
+    let (mut seen, mut paths, mut modules) = (BTreeSet::new(), Vec::new(), Vec::new());
+    for name in names {
+        let here = layers.iter().flat_map(|layer| MODULES.map(|module| path(*layer, module)));
+        let these = match module_of(name) {
+            Some(_) => vec![name.clone()],
+            None => here.filter(|path| ends_in(path, name)).collect(),
+        };
+        for path in these.into_iter().filter(|path| seen.insert(path.clone())) {
+            modules.extend(module_of(&path).filter(|module| !modules.contains(module)));
+            paths.push(path);
+        }
+    }
+    Targets { modules, places: Some(Places::of(paths)), layers: None }
 }
 
 /// The key `exclude_modules`, where it says something.
@@ -239,7 +279,12 @@ fn excluded(f: &Fields<'_>) -> Result<Option<Paths>> {
 fn exclude(f: &Fields<'_>, targets: &mut Targets, except: Paths) -> Result<()> {
     let named = || written(&targets.modules, targets.layers.is_some());
     let on = targets.places.clone().unwrap_or_else(|| Places::of(named()));
-    if !paths().any(|path| on.has(&path) && except.has(&path)) {
+    let mut says = false;
+    paths(|place, path| {
+        says = on.has_at(place, path) && except.has_at(place, path);
+        !says
+    });
+    if !says {
         return Ok(());
     }
     let places = Places { on: on.on, except: Some(except) };

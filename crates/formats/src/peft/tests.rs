@@ -179,6 +179,17 @@ fn modules_are_those_of_peft() {
             r#""target_modules":["v_proj","model.layers.0.self_attn.q_proj"],"layers_to_transform":[1]"#,
             &["0.q_proj", "1.v_proj"],
         ),
+        // So it does outside of layers, where `lm_head` is one.
+        (
+            r#""target_modules":["model.layers.0.self_attn.q_proj","lm_head","v_proj","embed_tokens","9.mlp.up_proj"],
+                "layers_to_transform":[1]"#,
+            &["0.q_proj", "1.v_proj", "lm_head"],
+        ),
+        (
+            r#""target_modules":["v_proj","model.layers.0.mlp.up_proj","model.layers.300.mlp.up_proj"],
+                "layers_to_transform":[1,299]"#,
+            &["0.up_proj", "1.v_proj"],
+        ),
         (
             r#""target_modules":["embed_tokens","q_proj"],"exclude_modules":["embed_tokens"]"#,
             &["0.q_proj", "1.q_proj"],

@@ -135,7 +135,18 @@ impl<'a> Batches<'a> {
         // Room for the most batches there can be: an epoch that begins later allocates nothing.
         let marks = Vec::with_capacity(if size.packs() { rows.div_ceil(MARKED) } else { 0 });
         let order = Order::of(rows);
-        Ok(Self { examples, size, seed, trained, rows, order, epoch: None, marks, last: (0, 0), counts: vec![] })
+        Ok(Self {
+            examples,
+            size,
+            seed,
+            trained,
+            rows,
+            order,
+            epoch: None,
+            marks,
+            last: (0, 0),
+            counts: vec![],
+        })
     }
 
     /// The number of rows that are trained in an epoch.
@@ -356,7 +367,9 @@ impl RaggedBatch {
     pub fn from_examples(examples: &[&Example]) -> Self {
         let tokens = examples.iter().map(|example| example.tokens.len()).sum();
         let mut batch = Self::with_capacity(examples.len(), tokens);
-        examples.iter().for_each(|example| batch.push(example));
+        for example in examples {
+            batch.push(example);
+        }
         batch
     }
 

@@ -17,7 +17,8 @@ pub struct ChatFormat {
     template: Option<Template>,
     /// The template of conversations with tools, where the model has one for them.
     tool_template: Option<Template>,
-    bos: String,
+    /// Special tokens by name, as `apply_chat_template` of transformers has them as variables.
+    tokens: Vec<(String, Value)>,
     eos: String,
     /// What ends a turn in `ChatML`.
     end: String,
@@ -49,12 +50,19 @@ impl ChatFormat {
     /// When the template is not one this program understands.
     pub fn new(info: &TokenizerInfo) -> Result<Self> {
         let compiled = |source: &Option<String>| source.as_deref().map(Template::new).transpose();
-        let text = |token: &Option<String>| token.clone().unwrap_or_default();
+        let ends = [("bos_token", &info.bos_token), ("eos_token", &info.eos_token)];
+        let mut tokens: Vec<(String, Value)> = ends
+            .into_iter()
+            .filter_map(|(name, token)| Some((name, token.as_ref().filter(|text| !text.is_empty())?)))
+            .map(|(name, text)| (name.to_owned(), text.as_str().into()))
+            .collect();
+        let others = info.named_tokens.iter().filter(|(name, _)| ends.iter().all(|(end, _)| end != name));
+        tokens.extend(others.map(|(name, text)| (name.clone(), text.as_str().into())));
         Ok(Self {
             template: compiled(&info.chat_template)?,
             tool_template: compiled(&info.tool_template)?,
-            bos: text(&info.bos_token),
-            eos: text(&info.eos_token),
+            tokens,
+            eos: info.eos_token.clone().unwrap_or_default(),
             end: END.to_owned(),
         })
     }
@@ -211,8 +219,7 @@ impl ChatFormat {
             messages: part.messages,
             tools: part.conversation.tools.as_ref(),
             variables: part.variables,
-            bos: &self.bos,
-            eos: &self.eos,
+            tokens: &self.tokens,
             generation_prompt: part.prompt,
             marks: part.marks,
         }))

@@ -50,6 +50,28 @@ fn a_model_without_a_template_speaks_chatml() {
     assert!(!chat.spells_markers(&encoder));
 }
 
+/// The text of transformers 5.24 for these special tokens, with `bos_token="<y>"` and `pad_token="<z>"` in the call.
+#[test]
+fn a_template_sees_every_special_token_by_its_name() {
+    let template =
+        "{{ eos_token }} {{ pad_token }} {{ bos_token }} {{ image_token }}{{ mask_token is defined }}";
+    let named = [("pad_token", "<p>"), ("image_token", "<i>"), ("eos_token", "<another>")];
+    let info = TokenizerInfo {
+        chat_template: Some(template.to_owned()),
+        named_tokens: named.map(|(name, text)| (name.to_owned(), text.to_owned())).into(),
+        ..info()
+    };
+    let chat = ChatFormat::new(&info).unwrap();
+    let row = json!({ "messages": [{ "role": "user", "content": "x" }] });
+    let text = |row: &serde_json::Value| {
+        chat.render(&Conversation::from_messages(row.as_object().unwrap()).unwrap(), false).unwrap()
+    };
+    assert_eq!(text(&row), "<|endoftext|> <p> <s> <i>False");
+    let mut given = row.clone();
+    given["chat_template_kwargs"] = json!({ "bos_token": "<y>", "pad_token": "<z>" });
+    assert_eq!(text(&given), "<|endoftext|> <z> <y> <i>False");
+}
+
 #[test]
 fn an_answer_ends_where_the_template_ends_a_turn() {
     let chat = |after: &str| {
@@ -133,13 +155,14 @@ fn conversations_with_tools_have_a_template_of_their_own() {
     assert_eq!(chat.render(&conversation, false).unwrap(), "plainu");
 }
 
-/// What a row says of the template's variables reaches it, and the variables of the program stay.
+/// What a row says of the template's variables reaches it, in place of the model's tokens too, as in transformers; the
+/// conversation stays.
 #[test]
 fn rows_give_variables() {
     let chat = format(Some("{{ mood }}{{ bos_token }}{{ messages | length }}"));
-    let row = json!({"messages": [{"role": "user", "content": "u"}], "chat_template_kwargs": {"mood": "x", "bos_token": "y"}});
+    let row = json!({"messages": [{"role": "user", "content": "u"}], "chat_template_kwargs": {"mood": "x", "bos_token": "y", "messages": []}});
     let conversation = Conversation::from_messages(row.as_object().unwrap()).unwrap();
-    assert_eq!(chat.render(&conversation, false).unwrap(), "x<s>1");
+    assert_eq!(chat.render(&conversation, false).unwrap(), "xy1");
 }
 
 #[derive(serde::Deserialize)]

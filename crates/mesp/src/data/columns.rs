@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde_json::{Map, Value};
 
-use super::forms::KEYS;
+use super::forms::{KEYS, cell};
 use crate::{Error, Result};
 
 /// Which names the parts of a row have in a file: `prompt=question,completion=answer`.
@@ -35,9 +35,9 @@ impl FromStr for Columns {
                     return Err(Error::usage(problem).hint("as in prompt=question,completion=answer"));
                 }
             };
-            if !KEYS.contains(&to) {
-                let problem =
-                    format!("no form of row has the name {to:?}; the names are {}", nearest(to, KEYS));
+            if cell(to).is_none() {
+                let names = nearest(to, &KEYS.map(|(name, _)| name));
+                let problem = format!("no form of row has the name {to:?}; the names are {names}");
                 return Err(Error::usage(problem).hint(
                     "the name that rows are to have stands first, the file's own second: prompt=question",
                 ));

@@ -2,7 +2,6 @@
 //!
 //! What a file is packed with is told by its first bytes: no text begins with them.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
@@ -10,6 +9,7 @@ use flate2::bufread::MultiGzDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
+use super::layout;
 use crate::{Error, Result};
 
 /// What follows the extension of packed files.
@@ -36,7 +36,7 @@ pub(super) fn is_packed(path: &Path) -> bool {
 
 /// A file's content.
 pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead>> {
-    let file = File::open(path).map_err(|e| mesp_formats::Error::io("open", path, e))?;
+    let file = layout::open(path)?;
     unpacked(BufReader::new(file)).map_err(|e| unreadable(path, None, e))
 }
 

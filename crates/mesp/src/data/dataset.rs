@@ -453,7 +453,9 @@ impl Content {
         carried: &mut Option<(u32, i32)>,
     ) -> Result<(Vec<u32>, Vec<i32>)> {
         let row = match self {
-            Self::Lists(tokens, labels) => return Ok((tokens[piece.clone()].to_vec(), labels[piece].to_vec())),
+            Self::Lists(tokens, labels) => {
+                return Ok((tokens[piece.clone()].to_vec(), labels[piece].to_vec()));
+            }
             Self::Long(row) => row,
         };
         let (mut tokens, mut labels) = row.next(piece.len() - usize::from(carried.is_some()))?;

@@ -16,7 +16,7 @@ pub struct RowSize {
 }
 
 /// Rows that can be read in any order. Reading fails where they lie in a file that fails.
-pub trait Examples: Debug {
+pub trait Examples: Debug + Send + Sync {
     /// How many there are.
     fn count(&self) -> usize;
 

@@ -294,31 +294,50 @@ fn unknown(row: &Map<String, Value>) -> Error {
     .hint(advice)
 }
 
-/// Every name that a form reads, beside [`Form`]; what `--columns` may give a column, and what tells a table's header
-/// from its first row.
-pub(super) const KEYS: &[&str] = &[
-    "prompt",
-    "completion",
-    "messages",
-    "text",
-    "instruction",
-    "input",
-    "output",
-    "question",
-    "answer",
-    "system",
-    "conversations",
-    "tools",
-    "functions",
-    "history",
-    "instances",
-    "chat_template_kwargs",
-    "input_ids",
-    "labels",
-    "attention_mask",
-    "label",
-    "kto_tag",
-    "weight",
-    "chosen",
-    "rejected",
+/// How a table, whose cells are texts, holds the values of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cell {
+    /// A text.
+    Text,
+    /// A list or an object, as JSON.
+    Json,
+    /// A text, or a list of messages as JSON.
+    TextOrTurns,
+    /// Whether an answer is good: a truth value or a number.
+    Mark,
+}
+
+/// Every name that a form or a question reads, beside [`Form`]; what `--columns` may give a column, what tells a
+/// table's header from its first row, and how a table holds its values.
+pub(super) const KEYS: [(&str, Cell); 25] = [
+    ("prompt", Cell::TextOrTurns),
+    ("completion", Cell::TextOrTurns),
+    ("messages", Cell::Json),
+    ("text", Cell::Text),
+    ("instruction", Cell::Text),
+    ("input", Cell::Text),
+    ("output", Cell::Text),
+    ("question", Cell::Text),
+    ("answer", Cell::Text),
+    ("choices", Cell::Json),
+    ("system", Cell::Text),
+    ("conversations", Cell::Json),
+    ("tools", Cell::Json),
+    ("functions", Cell::Json),
+    ("history", Cell::Json),
+    ("instances", Cell::Json),
+    ("chat_template_kwargs", Cell::Json),
+    ("input_ids", Cell::Json),
+    ("labels", Cell::Json),
+    ("attention_mask", Cell::Json),
+    ("label", Cell::Mark),
+    ("kto_tag", Cell::Mark),
+    ("weight", Cell::Mark),
+    ("chosen", Cell::TextOrTurns),
+    ("rejected", Cell::TextOrTurns),
 ];
+
+/// How a table holds the values of a name, if it is one that is read.
+pub(super) fn cell(name: &str) -> Option<Cell> {
+    KEYS.iter().find(|(key, _)| *key == name).map(|(_, cell)| *cell)
+}

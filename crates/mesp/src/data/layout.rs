@@ -1,8 +1,10 @@
 //! The files that a directory of data has, as `datasets` lays them out: `train.jsonl`, `data/train-00000-of-00002.parquet`,
 //! `train/…`, and the same for other splits.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+
+use mesp_formats::regular;
 
 use super::compressed::{is_packed, unpacked_name};
 use super::source::{EXTENSIONS, Name, REFUSED};
@@ -31,6 +33,7 @@ pub fn files(path: &Path, split: &str) -> Result<Vec<PathBuf>> {
     if path.is_file() {
         return Ok(vec![path.to_path_buf()]);
     }
+    refuse_stream(path)?;
     if !path.is_dir() {
         let (folder, name) = (path.parent(), path.file_name().and_then(|name| name.to_str()));
         return match (folder, name) {
@@ -61,6 +64,23 @@ pub fn files(path: &Path, split: &str) -> Result<Vec<PathBuf>> {
          as data/{split}-00000-of-00002.parquet), found {found}"
     );
     Err(Error::data(path, None, problem).hint("name the data file itself"))
+}
+
+/// Refuses what gives its bytes once, or without an end: data are read several times.
+///
+/// # Errors
+/// When it is a pipe, a device or a socket.
+pub fn refuse_stream(path: &Path) -> Result<()> {
+    let Some(found) = regular::other_than_file(path).filter(|_| !path.is_dir()) else { return Ok(()) };
+    let problem =
+        format!("expected a data file or a directory of them, found {found}: data are read several times");
+    Err(Error::data(path, None, problem).hint("write what it gives to a file first, and name that"))
+}
+
+/// Opens a data file.
+pub(super) fn open(path: &Path) -> Result<File> {
+    refuse_stream(path)?;
+    Ok(regular::open(path)?)
 }
 
 /// The rows of the first of some splits that a directory has: its one file, or `DIR/split` where it has several.

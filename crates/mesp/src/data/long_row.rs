@@ -278,7 +278,11 @@ impl<'de> Visitor<'de> for List<'_> {
             return Err(A::Error::custom("refused"));
         }
         drop(written);
-        if key == LABELS { found.labels = Some(numbers) } else { found.tokens = Some(numbers) }
+        if key == LABELS {
+            found.labels = Some(numbers);
+        } else {
+            found.tokens = Some(numbers);
+        }
         Ok(())
     }
 }

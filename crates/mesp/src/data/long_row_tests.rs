@@ -36,7 +36,8 @@ fn a_long_line_gives_the_rows_of_a_short_one() {
             assert_eq!(long.notes, short.notes);
         }
     }
-    let [long, short] = both(true, 500).map(|row| read(&row, &cut(64, LongRows::Error)).unwrap_err().to_string());
+    let [long, short] =
+        both(true, 500).map(|row| read(&row, &cut(64, LongRows::Error)).unwrap_err().to_string());
     assert_eq!(long, short);
     assert!(long.contains("r.jsonl:1") && long.contains("500 tokens"), "{long}");
 }
@@ -54,8 +55,10 @@ fn faults_are_named_as_those_of_a_short_line() {
         let [long, short] = both(true, 500);
         // The first place in the long line has more space behind it.
         let long = if from == "0, " { long.replacen("[0,", "[1000,", 1) } else { long.replacen(from, to, 1) };
-        let short = if from == "0, " { short.replacen("[0,", "[1000,", 1) } else { short.replacen(from, to, 1) };
-        let [long, short] = [long, short].map(|row| read(&row, &cut(64, LongRows::Truncate)).unwrap_err().to_string());
+        let short =
+            if from == "0, " { short.replacen("[0,", "[1000,", 1) } else { short.replacen(from, to, 1) };
+        let [long, short] =
+            [long, short].map(|row| read(&row, &cut(64, LongRows::Truncate)).unwrap_err().to_string());
         if from == "}\n" {
             assert!(long.contains("r.jsonl:1") && long.contains("not valid JSON"), "{long}");
         } else {

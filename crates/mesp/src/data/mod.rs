@@ -67,7 +67,7 @@ pub use forms::Form;
 pub use gather::Gathered;
 pub use gguf_tokenizer::from_gguf;
 pub(crate) use gguf_tokenizer::{JSON as TOKENIZER_JSON, has_tokenizer};
-pub use layout::{HELD_OUT, TEST, all_files, files, split_of, unused};
+pub use layout::{HELD_OUT, TEST, all_files, files, refuse_stream, split_of, unused};
 pub use source::unpacks;
 pub use split::split;
 pub use subset::Subset;

@@ -22,7 +22,7 @@ use serde_json::{Map, Value};
 use super::columns::{self, Columns};
 use super::compressed::ROW_LIMIT;
 use super::dataset::{at_file, located};
-use super::forms::KEYS;
+use super::forms::cell;
 use super::source::Raw;
 use super::wall::walled;
 use crate::{Error, Result};
@@ -59,7 +59,7 @@ pub(super) fn each_row<R: ChunkReader + 'static>(
     let read: Vec<&(String, Node)> = schema
         .parts
         .iter()
-        .filter(|(name, node)| KEYS.contains(&columns.renamed(name)) || !has_bytes(node, &schema.kinds))
+        .filter(|(name, node)| cell(columns.renamed(name)).is_some() || !has_bytes(node, &schema.kinds))
         .collect();
     let mut number = 0;
     for group in metadata.row_groups() {

@@ -12,7 +12,8 @@ fn texts() -> Vec<String> {
     let mut letters = |n: usize| -> String {
         (0..n)
             .map(|_| {
-                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                random =
+                    random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 char::from(b'a' + (random >> 33) as u8 % 26)
             })
             .collect()

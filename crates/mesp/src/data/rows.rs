@@ -6,11 +6,12 @@ use serde_json::{Map, Value};
 
 use super::forms::{self, FORMS, Form, Said};
 use super::missing::{Missing, missing};
+use super::parts::PART;
 use super::remarks::{Part, Remark};
 use super::turns::{DEVELOPER, given, type_of};
-use super::parts::PART;
 use super::{
-    ChatFormat, Conversation, LongRows, Marked, ReadOptions, TextEncoder, Token, TrainOn, UNTRAINED, in_vocabulary,
+    ChatFormat, Conversation, LongRows, Marked, ReadOptions, TextEncoder, Token, TrainOn, UNTRAINED,
+    in_vocabulary,
 };
 use crate::{Error, Result};
 

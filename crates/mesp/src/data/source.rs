@@ -1,6 +1,5 @@
 //! Decides what kind of file a data file is, and cuts it into rows, each with the line it begins on.
 
-use std::fs::File;
 use std::io::{BufRead, Read};
 use std::path::Path;
 
@@ -343,17 +342,28 @@ impl Text {
     }
 }
 
+/// The bytes of a plain text at most.
+const PLAIN_LIMIT: u64 = 4 << 30;
+
 /// The whole of a plain text.
 pub(super) fn text(path: &Path, content: Option<&[u8]>) -> Result<Text> {
     text_up_to(path, content, TEXT_LIMIT)
 }
 
 fn text_up_to(path: &Path, content: Option<&[u8]>, limit: usize) -> Result<Text> {
-    let text = match content {
-        Some(bytes) => Text::Owned(bytes.to_vec()),
-        // An empty file cannot be mapped.
-        None if path.metadata().is_ok_and(|file| file.len() == 0) => Text::Owned(Vec::new()),
-        None => Text::Mapped(Mapping::open(path).map_err(|e| mesp_formats::Error::io("read", path, e))?),
+    let failed = |e| mesp_formats::Error::io("read", path, e);
+    let text = if let Some(bytes) = content {
+        Text::Owned(bytes.to_vec())
+    } else {
+        match mesp_formats::regular::open(path)?.metadata().map_err(failed)?.len() {
+            // An empty file cannot be mapped.
+            0 => Text::Owned(Vec::new()),
+            size if size > PLAIN_LIMIT => {
+                let problem = format!("the text has {size} bytes, expected at most {} GB", PLAIN_LIMIT >> 30);
+                return Err(Error::data(path, None, problem).hint("divide it into several files"));
+            }
+            _ => Text::Mapped(Mapping::open(path).map_err(failed)?),
+        }
     };
     if packing(text.bytes()).is_none() {
         return Ok(text);
@@ -408,7 +418,7 @@ fn parquet_rows(
     if let Some(bytes) = content {
         return super::parquet::each_row(path, bytes::Bytes::copy_from_slice(bytes), columns, row);
     }
-    let file = File::open(path).map_err(|e| mesp_formats::Error::io("open", path, e))?;
+    let file = super::layout::open(path)?;
     super::parquet::each_row(path, file, columns, row)
 }
 

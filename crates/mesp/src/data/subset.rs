@@ -102,7 +102,9 @@ mod tests {
         fn the_kth_is_the_kth(rows in 0usize..3000, chosen in prop::collection::btree_set(0usize..3000, 0..400)) {
             let chosen: Vec<usize> = chosen.into_iter().filter(|row| *row < rows).collect();
             let mut subset = Subset::none_of(rows);
-            chosen.iter().for_each(|row| subset.choose(*row));
+            for row in &chosen {
+                subset.choose(*row);
+            }
             subset.finish();
             prop_assert_eq!(subset.count(), chosen.len());
             for (k, row) in chosen.iter().enumerate() {

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::columns::{self, Columns};
 use super::compressed::{ROW_LIMIT, read_line, unpacked_name, unreadable};
 use super::dataset::located;
-use super::forms::KEYS;
+use super::forms::{Cell, cell};
 use super::source::{BOM, Raw, json, not_text};
 use crate::{Error, Result};
 
@@ -97,7 +97,7 @@ impl<'a, R: BufRead> Records<'a, R> {
                 break;
             }
         }
-        let known = |name: &str| KEYS.contains(&columns.renamed(name));
+        let known = |name: &str| cell(columns.renamed(name)).is_some();
         let fits = |delimiter: &u8| {
             let names = cells_of(&self.line, *delimiter);
             (names.iter().filter(|name| known(name)).count(), names.len())
@@ -224,55 +224,41 @@ fn cells_of(line: &[u8], delimiter: u8) -> Vec<String> {
     begins.zip(&ends[..fields]).map(cell).collect()
 }
 
-/// Names whose values are lists or objects; a table holds these as JSON.
-const NESTED: &[&str] = &[
-    "messages",
-    "conversations",
-    "tools",
-    "functions",
-    "history",
-    "instances",
-    "chat_template_kwargs",
-    "input_ids",
-    "labels",
-    "attention_mask",
-    "choices",
-];
-/// Names whose values say whether an answer is good: truth values and numbers.
-const MARKS: &[&str] = &["label", "kto_tag", "weight"];
-/// Names whose values are texts or lists of messages.
-const EITHER: &[&str] = &["prompt", "completion", "chosen", "rejected"];
-
 /// Reads the cells that hold JSON where the row's forms ask for more than a text; says whether they hold a number
 /// that JSON does not have.
 pub(super) fn open_cells(row: &mut Map<String, Value>) -> Result<bool> {
     let mut odd = false;
     for (name, value) in row.iter_mut() {
         let Some(text) = value.as_str().map(str::trim) else { continue };
-        let nested = NESTED.contains(&name.as_str()) && text.starts_with(['[', '{']);
-        if nested {
-            let (opened, not_numbers) = json(text).map_err(|e| not_json(name, text, &e))?;
-            *value = opened;
-            odd |= not_numbers;
-        } else if EITHER.contains(&name.as_str()) && text.starts_with('[') {
-            // A text may begin like this too.
-            let list = json::<Vec<Map<String, Value>>>(text).ok();
-            let turns = |(list, _): &(Vec<Map<_, _>>, _)| list.iter().all(|turn| turn.contains_key("role"));
-            if let Some((list, not_numbers)) = list.filter(turns) {
-                *value = list.into_iter().map(Value::Object).collect();
+        match cell(name) {
+            Some(Cell::Json) if text.starts_with(['[', '{']) => {
+                let (opened, not_numbers) = json(text).map_err(|e| not_json(name, text, &e))?;
+                *value = opened;
                 odd |= not_numbers;
             }
-        } else if MARKS.contains(&name.as_str()) {
+            Some(Cell::TextOrTurns) if text.starts_with('[') => {
+                // A text may begin like this too.
+                let list = json::<Vec<Map<String, Value>>>(text).ok();
+                let turns =
+                    |(list, _): &(Vec<Map<_, _>>, _)| list.iter().all(|turn| turn.contains_key("role"));
+                if let Some((list, not_numbers)) = list.filter(turns) {
+                    *value = list.into_iter().map(Value::Object).collect();
+                    odd |= not_numbers;
+                }
+            }
             // As pandas reads a column of truth values or of numbers.
-            *value = match text {
-                "true" | "True" | "TRUE" => true.into(),
-                "false" | "False" | "FALSE" => false.into(),
-                other => match (other.parse::<i64>(), other.parse::<f64>()) {
-                    (Ok(number), _) => number.into(),
-                    (_, Ok(number)) => number.into(),
-                    _ => continue,
-                },
-            };
+            Some(Cell::Mark) => {
+                *value = match text {
+                    "true" | "True" | "TRUE" => true.into(),
+                    "false" | "False" | "FALSE" => false.into(),
+                    other => match (other.parse::<i64>(), other.parse::<f64>()) {
+                        (Ok(number), _) => number.into(),
+                        (_, Ok(number)) => number.into(),
+                        _ => continue,
+                    },
+                };
+            }
+            _ => {}
         }
     }
     Ok(odd)

@@ -26,8 +26,8 @@ pub(super) struct Inputs<'a> {
     pub(super) tools: Option<&'a Value>,
     /// Further variables.
     pub(super) variables: &'a serde_json::Map<String, Value>,
-    pub(super) bos: &'a str,
-    pub(super) eos: &'a str,
+    /// The special tokens that the model has, by name.
+    pub(super) tokens: &'a [(String, Value)],
     pub(super) generation_prompt: bool,
     /// Whether to leave [`MARKS`] in the text.
     pub(super) marks: bool,
@@ -44,7 +44,6 @@ impl Template {
     }
 
     pub(super) fn render(&self, inputs: &Inputs<'_>) -> Result<String> {
-        let (bos, eos) = (Value::from(inputs.bos), Value::from(inputs.eos));
         let prompt = Value::from(inputs.generation_prompt);
         // `tools` and `documents` are there in any case, since `apply_chat_template` has them as parameters.
         let mut variables: Vec<(&str, Option<&Value>)> =
@@ -52,12 +51,9 @@ impl Template {
         if !inputs.variables.contains_key("documents") {
             variables.push(("documents", None));
         }
-        // A token that the model does not have is not defined.
-        for (name, token) in [("bos_token", &bos), ("eos_token", &eos)] {
-            if token.as_str().is_some_and(|text| !text.is_empty()) {
-                variables.push((name, Some(token)));
-            }
-        }
+        // A token that the model does not have is not defined; a row's variables come before the model's.
+        let tokens = inputs.tokens.iter().filter(|(name, _)| !inputs.variables.contains_key(name));
+        variables.extend(tokens.map(|(name, text)| (name.as_str(), Some(text))));
         let rendered = self.program.render(&Context {
             variables,
             more: inputs.variables,

@@ -293,7 +293,8 @@ impl TokenFile {
         if end.at != tail {
             return Err(new.wrong("expected its end, found more bytes"));
         }
-        new.rows = usize::try_from(rows).map_err(|_| new.wrong("it has more rows than this machine can count"))?;
+        new.rows =
+            usize::try_from(rows).map_err(|_| new.wrong("it has more rows than this machine can count"))?;
         (new.entries, new.key, new.files) = (entries, key, files);
         new.about = About { path, document: document == 1, notes };
         new.verify(size)?;
@@ -318,7 +319,9 @@ impl TokenFile {
         for row in 0..self.rows {
             let entry = Entry::read(&entries.array()?);
             if entry.start != rows.at || entry.length() > self.entries - 8 - rows.at {
-                return Err(self.row_wrong(row, "expected to begin where the row before ends, found another place"));
+                return Err(
+                    self.row_wrong(row, "expected to begin where the row before ends, found another place")
+                );
             }
             if entry.file as usize >= self.files.len() {
                 return Err(self.row_wrong(row, &format!("expected one of {} files", self.files.len())));
@@ -477,7 +480,8 @@ impl Examples for TokenFile {
 
     fn heap_bytes(&self) -> usize {
         let texts = self.about.notes.iter().map(String::capacity).sum::<usize>();
-        let paths = self.files.iter().map(|path| path.as_os_str().len() + 4 * size_of::<usize>()).sum::<usize>();
+        let paths =
+            self.files.iter().map(|path| path.as_os_str().len() + 4 * size_of::<usize>()).sum::<usize>();
         size_of::<Self>() + self.path.capacity() + self.about.path.capacity() + texts + paths
     }
 }

@@ -27,7 +27,9 @@ fn dataset(rows: Vec<(Vec<(u32, bool)>, usize)>, notes: Vec<String>) -> Rows {
 fn written(key: TokenKey, data: &Rows) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut writer = TokenWriter::new(&mut bytes, key, &std::env::temp_dir()).unwrap();
-    data.examples.iter().for_each(|row| writer.row(row).unwrap());
+    for row in &data.examples {
+        writer.row(row).unwrap();
+    }
     writer.finish(&data.about).unwrap();
     bytes
 }

@@ -1,8 +1,9 @@
 //! Text to tokens and back, as the model's `tokenizer.json` says.
 
-use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+
+use mesp_formats::regular;
 
 use super::parts::{PART, in_parts};
 use super::{named, wall};
@@ -21,6 +22,8 @@ pub struct TokenizerInfo {
     pub tool_template: Option<String>,
     /// Whether a text gets `bos_token`; `None` leaves it to `tokenizer.json`.
     pub add_bos_token: Option<bool>,
+    /// Special tokens by name, such as `pad_token`, as chat templates read them.
+    pub named_tokens: Vec<(String, String)>,
     /// The texts of all tokens that the model's files name as special. Those of the vocabulary are found in a text.
     pub special_tokens: Vec<String>,
     /// More tokens that end a text, by their texts.
@@ -71,7 +74,7 @@ impl TextEncoder {
     /// # Errors
     /// When the file cannot be read or understood, or does not know the tokens that `info` names.
     pub fn from_file(path: &Path, info: TokenizerInfo) -> Result<Self> {
-        let bytes = fs::read(path).map_err(|e| mesp_formats::Error::io("read", path, e))?;
+        let bytes = regular::read(path, regular::VOCABULARY_LIMIT)?;
         Self::from_bytes(path, &bytes, info)
     }
 
@@ -150,7 +153,11 @@ impl TextEncoder {
     /// When the tokenizer refuses the text.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
         if text.len() > PART {
-            return Ok(self.encode_with_offsets(text, add_special)?.into_iter().map(|token| token.id).collect());
+            return Ok(self
+                .encode_with_offsets(text, add_special)?
+                .into_iter()
+                .map(|token| token.id)
+                .collect());
         }
         let encoding = self.guarded("turning a text into tokens with this tokenizer", || {
             self.inner.encode_fast(text, add_special).map_err(|e| refused(&e))

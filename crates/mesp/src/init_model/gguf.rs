@@ -13,6 +13,11 @@ use crate::{Error, Result};
 /// Values that are drawn at once, or one row.
 const CHUNK: usize = 1 << 20;
 
+/// Where the rows for a GGUF file go.
+pub fn rows_beside(path: &Path) -> PathBuf {
+    path.with_extension("random_rows.jsonl")
+}
+
 /// Writes a GGUF file without a tokenizer, and beside it `STEM.random_rows.jsonl`, whose path is given back.
 /// Matrices have type `ty`, or F16 where their rows are not whole blocks; the rest is F32. The values before
 /// rounding are those that [`write`](super::write()) draws from the same seed, in the file's order of rows.
@@ -71,7 +76,7 @@ pub fn write_gguf(
         }
         Ok(())
     })?;
-    let rows = path.with_extension("random_rows.jsonl");
+    let rows = rows_beside(path);
     write_rows(&rows, shape.vocab_size, seed)?;
     Ok(rows)
 }

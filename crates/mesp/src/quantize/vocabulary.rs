@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use mesp_formats::gguf::{ADD_BOS, CHAT_TEMPLATE, MOST_ENDS, SpecialTokens, Value, tokenizer_metadata};
-use mesp_formats::{Error as FileError, ModelConfig};
+use mesp_formats::{Error as FileError, ModelConfig, regular};
 use serde_json::Value as Json;
 
 use crate::Result;
@@ -27,7 +27,7 @@ pub(super) fn metadata(
         return Ok(numbers(&special(file, None, notes)));
     };
     let path = dir.join("tokenizer.json");
-    let text = std::fs::read_to_string(&path).map_err(|e| FileError::io("read", &path, e))?;
+    let text = regular::read_text(&path, regular::VOCABULARY_LIMIT)?;
     let json: Json = serde_json::from_str(&text).map_err(|e| FileError::invalid(&path, e.to_string()))?;
     let special = special(file, Some(&encoder), notes);
     match tokenizer_metadata(&path, &json, file.vocab_size, &special) {

@@ -4,13 +4,13 @@ use std::io::Write;
 use std::path::Path;
 
 use mesp_formats::atomic::write_atomic;
-use mesp_formats::{Dtype, Error as FileError};
+use mesp_formats::{Dtype, Error as FileError, regular};
 
 use crate::Result;
 
 /// Files of a model that are neither weights nor about how it came to be: shape, generation, vocabulary, templates,
 /// processors of inputs.
-const NAMES: [&str; 23] = [
+const NAMES: [&str; 22] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -27,7 +27,6 @@ const NAMES: [&str; 23] = [
     "tekken.json",
     "chat_template.jinja",
     "chat_template.json",
-    TEMPLATES,
     "processor_config.json",
     "preprocessor_config.json",
     "feature_extractor_config.json",
@@ -35,7 +34,7 @@ const NAMES: [&str; 23] = [
     "video_preprocessor_config.json",
     "audio_processor_config.json",
 ];
-/// A folder of them.
+/// A folder of further ones.
 const TEMPLATES: &str = "additional_chat_templates";
 /// How code begins that `auto_map` of `config.json` names.
 const CODE: [&str; 6] =
@@ -43,12 +42,19 @@ const CODE: [&str; 6] =
 /// How terms begin under which the model is passed on.
 const TERMS: [&str; 6] = ["license", "licence", "notice", "copying", "use_policy", "acceptable_use_policy"];
 
+/// Whether a name below a model's folder, parts with `/` between them, is that of one of these files.
+pub fn is_small_file(name: &str) -> bool {
+    let template = |rest: &str| rest.strip_suffix(".jinja").is_some_and(|name| !name.contains('/'));
+    let inside = |name: &str| name.strip_prefix(TEMPLATES)?.strip_prefix('/').map(template);
+    NAMES.contains(&name) || inside(name) == Some(true)
+}
+
 /// Whether a file belongs to a model that is made from one. A list of what does: a folder also holds what tells of the
 /// base alone (its card), of a run, or an adapter, which transformers would put on the new model.
 fn belongs(name: &str) -> bool {
     let lower = name.to_lowercase();
     let ends = |end: &str| lower.ends_with(end);
-    NAMES.contains(&name)
+    is_small_file(name)
         || ends(".tiktoken")
         || (ends(".py") && CODE.iter().any(|start| lower.starts_with(start)))
         || TERMS.iter().any(|start| lower.starts_with(start))
@@ -59,17 +65,17 @@ pub(crate) fn beside(model: &Path, to: &Path) -> Result<()> {
     for entry in std::fs::read_dir(model).map_err(|e| FileError::io("list the folder", model, e))? {
         let path = entry.map_err(|e| FileError::io("list the folder", model, e))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if !belongs(&name) {
-            continue;
-        }
         if !path.is_dir() {
-            copy(&path, to)?;
+            if belongs(&name) {
+                copy(&path, to)?;
+            }
         } else if name == TEMPLATES {
             let inner = to.join(&*name);
             mesp_formats::atomic::create_dir_all(&inner)?;
             for file in std::fs::read_dir(&path).map_err(|e| FileError::io("list the folder", &path, e))? {
                 let file = file.map_err(|e| FileError::io("list the folder", &path, e))?.path();
-                if file.extension().is_some_and(|e| e == "jinja") {
+                let inside = file.file_name().unwrap_or_default().to_string_lossy();
+                if is_small_file(&format!("{TEMPLATES}/{inside}")) {
                     copy(&file, &inner)?;
                 }
             }
@@ -82,8 +88,9 @@ pub(crate) fn beside(model: &Path, to: &Path) -> Result<()> {
 pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
     let Some(name) = from.file_name() else { return Ok(()) };
     // Read and written, so that a link becomes a file and nothing is half there.
-    let bytes = std::fs::read(from).map_err(|e| FileError::io("read", from, e))?;
-    Ok(write_atomic(&to.join(name), |out| out.write_all(&bytes))?)
+    let mut file = regular::open_within(from, regular::VOCABULARY_LIMIT)?;
+    let to = to.join(name);
+    Ok(write_atomic(&to, |out| std::io::copy(&mut file, out).map(|_| ()))?)
 }
 
 /// Puts a type into a configuration.
@@ -101,7 +108,7 @@ pub(crate) fn untie(path: &Path) -> Result<()> {
 
 /// Changes a configuration.
 fn with_key(path: &Path, change: &dyn Fn(&mut serde_json::Value)) -> Result<()> {
-    let text = std::fs::read_to_string(path).map_err(|e| FileError::io("read", path, e))?;
+    let text = regular::read_text(path, regular::CONFIG_LIMIT)?;
     let damaged = |e: serde_json::Error| FileError::invalid(path, e.to_string());
     let mut json: serde_json::Value = serde_json::from_str(&text).map_err(damaged)?;
     change(&mut json);

@@ -4,7 +4,7 @@
 //! OUTPUT/adapter_config.json, adapter_model.safetensors      the adapter, in PEFT's layout
 //! OUTPUT/checkpoints/step-N/                                 the same, and
 //!     first_moment.safetensors, second_moment.safetensors    the optimizer's state, shaped and named alike
-//!     state.json                                             progress, and what must not change
+//!     state.json                                             progress, what must not change, what it was made with
 //! ```
 //! Where all weights are trained, a checkpoint has `slopes.replay` in the adapter's place: with what the run started
 //! from it is the weights, to the bit, and a thousandth of a thousandth of their size. At the end they are written, to
@@ -21,11 +21,16 @@ use mesp_formats::{Error as FileError, peft as names};
 use serde::{Deserialize, Serialize};
 
 use super::whole::History;
-use super::{Length, Progress, RunConfig, Session, replay};
+use super::{Length, MadeWith, Progress, RunConfig, Session, replay};
 use crate::adapter::peft;
 use crate::method::Estimator;
 use crate::optim::Trained;
 use crate::{Error, Result};
+
+mod compare;
+
+use compare::differences;
+pub use compare::remarks;
 
 /// What a resumed run must have in common with the one that wrote the checkpoint, or it would not be the
 /// same run.
@@ -91,7 +96,15 @@ struct State {
     schema: u32,
     progress: Progress,
     fixed: Fixed,
+    /// None in checkpoints of earlier versions.
+    #[serde(default)]
+    made_with: Option<MadeWith>,
 }
+
+/// Of [`RunConfig::identity`], the fingerprint of the rows.
+pub const DATA: &str = "data";
+/// The same of those that are held out.
+pub const EVAL_DATA: &str = "eval_data";
 
 const STATE: &str = "state.json";
 /// Before 2, steps and updates were the same.
@@ -169,7 +182,9 @@ pub fn save<B: Backend>(
     for (name, moments) in MOMENTS.iter().zip(session.optimizer_states()) {
         peft::write_tensors(session.backend(), &staged.path().join(name), moments, &BTreeMap::new())?;
     }
-    let state = State { schema: SCHEMA, progress: progress.clone(), fixed: fixed(session, config) };
+    let (progress, fixed, made_with) =
+        (progress.clone(), fixed(session, config), Some(config.made_with.clone()));
+    let state = State { schema: SCHEMA, progress, fixed, made_with };
     let file = staged.path().join(STATE);
     let json = serde_json::to_vec_pretty(&state).map_err(|e| FileError::invalid(&file, e.to_string()))?;
     write_atomic(&file, |out| std::io::Write::write_all(out, &json))?;
@@ -195,6 +210,7 @@ fn steps(output: &Path) -> Result<Vec<usize>> {
             let Some(step) = number.and_then(|n| n.parse::<usize>().ok()) else { continue };
             let path = output.join(name(step));
             StagedDir::recover(&path)?;
+            mesp_formats::regular::refuse_other(&path.join(STATE))?;
             if path.join(STATE).is_file() && !found.contains(&step) {
                 found.push(step);
             }
@@ -269,19 +285,22 @@ pub fn load_trained<B: Backend>(session: &mut Session<B>, checkpoint: &Path) -> 
 /// Restores adapters and optimizer state, and gives the progress to go on from.
 ///
 /// # Errors
-/// When a file is missing or damaged, or the run's settings differ from the checkpoint's: the message names
-/// the setting.
+/// When a file is missing or damaged, or the run's settings, model or rows differ from the checkpoint's: the message
+/// names all that differ.
 pub fn load<B: Backend>(session: &mut Session<B>, checkpoint: &Path, config: &RunConfig) -> Result<Progress> {
     let mut state = read_state(checkpoint)?;
     if state.schema < SCHEMA {
         state.progress.updates = state.progress.step as u64;
     }
-    if let Some((key, was, is)) = difference(&state.fixed, &fixed(session, config)) {
-        return Err(Error::usage(format!(
-            "{}: the checkpoint was written with {key} {was}, this run has {is}",
-            checkpoint.display()
-        ))
-        .hint("resume with the settings the run began with, or start a new run with --adapter"));
+    let found = differences(&state, &fixed(session, config), config);
+    if found.iter().any(|d| d.matters) {
+        let list: Vec<&str> = found.iter().map(|d| d.text.as_str()).collect();
+        let problem =
+            format!("{}: the checkpoint was written with {}", checkpoint.display(), list.join("\n  with "));
+        let advice =
+            "resume with the settings, the model and the rows that the run began with, or start a new run";
+        let adapter = if session.whole().is_none() { " with --adapter" } else { "" };
+        return Err(Error::usage(problem).hint(format!("{advice}{adapter}")));
     }
     load_trained(session, checkpoint)?;
     let model = session.model().config.clone();
@@ -291,6 +310,14 @@ pub fn load<B: Backend>(session: &mut Session<B>, checkpoint: &Path, config: &Ru
     }
     session.set_steps(state.progress.updates);
     Ok(state.progress)
+}
+
+/// What a checkpoint was made with; none where an earlier version wrote it.
+///
+/// # Errors
+/// When its state cannot be read.
+pub fn made_with(checkpoint: &Path) -> Result<Option<MadeWith>> {
+    Ok(read_state(checkpoint)?.made_with)
 }
 
 /// What the run that wrote a checkpoint fixed by [`RunConfig::identity`].
@@ -303,7 +330,7 @@ pub fn identity(checkpoint: &Path) -> Result<BTreeMap<String, String>> {
 
 fn read_state(checkpoint: &Path) -> Result<State> {
     let file = checkpoint.join(STATE);
-    let text = std::fs::read_to_string(&file).map_err(|e| FileError::io("read", &file, e))?;
+    let text = mesp_formats::regular::read_text(&file, mesp_formats::regular::CONFIG_LIMIT)?;
     let damaged = |e: serde_json::Error| FileError::invalid(&file, format!("not a checkpoint's state: {e}"));
     let state: State = serde_json::from_str(&text).map_err(damaged)?;
     if state.schema > SCHEMA {
@@ -313,15 +340,4 @@ fn read_state(checkpoint: &Path) -> Result<State> {
             .into());
     }
     Ok(state)
-}
-
-/// The first setting that differs, with both values.
-fn difference(was: &Fixed, is: &Fixed) -> Option<(String, String, String)> {
-    let values = |f: &Fixed| serde_json::to_value(f).unwrap_or_default();
-    let (was, is) = (values(was), values(is));
-    let map = was.as_object()?;
-    // An older checkpoint may not have them all.
-    map.iter()
-        .find(|(k, v)| is.get(k).is_some_and(|is| is != *v))
-        .map(|(k, v)| (k.clone(), v.to_string(), is[k].to_string()))
 }

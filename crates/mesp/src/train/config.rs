@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::Update;
+use super::{MadeWith, Update};
 use crate::data::{BatchSize, Batches};
 use crate::optim::ScheduleKind;
 use crate::{Error, Result};
@@ -82,6 +82,8 @@ pub struct RunConfig {
     pub adapter_at_eval: bool,
     /// What else must not change when the run is resumed, by name: the rows, the number type.
     pub identity: BTreeMap<String, String>,
+    /// What the run is made with besides; a checkpoint made with something else is refused, or that is noted.
+    pub made_with: MadeWith,
     /// For the adapter's configuration.
     pub base_model: Option<String>,
 }

@@ -8,13 +8,14 @@
 //! and without a forward pass (MeZO, section 2.1). Where all weights were trained, the model takes the adapter's place.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use mesp_device::{Backend, Distribution, Elem};
 use mesp_formats::Error as FileError;
 use mesp_formats::atomic::write_atomic;
 use mesp_formats::peft::{Pattern, Places};
+use mesp_formats::regular;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -39,6 +40,8 @@ fn difference() -> String {
 
 /// Far more than any header.
 const LONGEST_HEADER: u32 = 1 << 20;
+/// Bytes of a log at most: millions of steps.
+const LONGEST_LOG: u64 = 256 << 20;
 
 /// What fixes a run besides its slopes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -385,13 +388,22 @@ fn record(to: &mut Vec<u8>, before: u32, slopes: &[f32]) -> u32 {
     check
 }
 
-/// Writes a whole log, of the slopes of all steps.
+/// A whole log, of the slopes of all steps; `path` is for error messages only.
+///
+/// # Errors
+/// When the header cannot be written as JSON.
+pub fn to_bytes(path: &Path, header: &Replay, slopes: &[f32]) -> Result<Vec<u8>> {
+    let mut bytes = head(path, header)?;
+    slopes.chunks(header.directions.max(1)).fold(0, |before, step| record(&mut bytes, before, step));
+    Ok(bytes)
+}
+
+/// Writes what [`to_bytes`] gives.
 ///
 /// # Errors
 /// When it cannot be written; what stood there before stays.
 pub(super) fn write(path: &Path, header: &Replay, slopes: &[f32]) -> Result<()> {
-    let mut bytes = head(path, header)?;
-    slopes.chunks(header.directions.max(1)).fold(0, |before, step| record(&mut bytes, before, step));
+    let bytes = to_bytes(path, header, slopes)?;
     Ok(write_atomic(path, |out| out.write_all(&bytes))?)
 }
 
@@ -411,15 +423,20 @@ pub struct Contents {
 /// # Errors
 /// When it is not a log, or a record in its middle is damaged.
 pub fn read(path: &Path) -> Result<Contents> {
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|mut f| f.read_to_end(&mut bytes))
-        .map_err(|e| FileError::io("read", path, e))?;
-    parse(&bytes).map_err(|problem| FileError::invalid(path, problem).into())
+    let bytes = regular::read(path, LONGEST_LOG)?;
+    parse(path, &bytes)
 }
 
-/// As [`read`], from bytes; the error says what is wrong.
-fn parse(bytes: &[u8]) -> std::result::Result<Contents, String> {
+/// As [`read`], from bytes; `path` is for error messages only.
+///
+/// # Errors
+/// As [`read`].
+pub fn parse(path: &Path, bytes: &[u8]) -> Result<Contents> {
+    parsed(bytes).map_err(|problem| FileError::invalid(path, problem).into())
+}
+
+/// The error says what is wrong.
+fn parsed(bytes: &[u8]) -> std::result::Result<Contents, String> {
     let (magic, rest) = bytes.split_at_checked(8).ok_or("too short for a replay log")?;
     if magic != MAGIC {
         return Err(format!("not a replay log, expected it to begin with {:?}", "MESPRPL1"));
@@ -433,6 +450,10 @@ fn parse(bytes: &[u8]) -> std::result::Result<Contents, String> {
     let header: Replay = serde_json::from_slice(json).map_err(|e| format!("its header is damaged: {e}"))?;
     if header.directions == 0 || header.directions > 1 << 16 {
         return Err(format!("{} directions a step, expected 1 to 65536", header.directions));
+    }
+    // Single precision does not hold every number that JSON does.
+    if let Some(bound) = header.bounds.iter().find(|bound| !bound.is_finite()) {
+        return Err(format!("its header is damaged: a bound of {bound}, expected a finite one"));
     }
     let size = 4 * (header.directions + 1);
     let (mut slopes, mut before) = (Vec::new(), 0);

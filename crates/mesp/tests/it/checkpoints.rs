@@ -9,6 +9,7 @@ use mesp::adapter::AdapterConfig;
 use mesp::data::{Dataset, RaggedBatch, ReadOptions};
 use mesp::model::{Batch, Model};
 use mesp::quantize::quantize;
+use mesp::source::fingerprint::{self, Extent};
 use mesp::source::{Base, open_model, shape_source};
 use mesp::train::Options;
 use mesp_formats::gguf::TensorType;
@@ -332,4 +333,113 @@ fn an_adapter_beside_a_model_is_pointed_out() {
     std::fs::write(dir.path().join("adapter_config.json"), "{}").expect("a file");
     let notes = open(dir.path()).expect("a model").1;
     assert!(notes[0].contains("an adapter lies beside the model (adapter_config.json)"), "{notes:?}");
+}
+
+fn prints(path: &Path) -> [String; 3] {
+    let (model, _) = open(path).expect("a model");
+    [
+        fingerprint::weights(&model, Extent::Samples),
+        fingerprint::weights(&model, Extent::All),
+        fingerprint::shape(&model.config),
+    ]
+}
+
+/// XXH64 by Python's xxhash of each tensor's name, type, shape and bytes, in the order of the model.
+#[test]
+fn a_fingerprint_is_of_names_types_shapes_and_values() {
+    assert_eq!(prints(&golden("qwen2").join("model"))[1], "bd404192f3a8c520");
+}
+
+/// What the engine computes with is the same: the files are not.
+#[test]
+fn a_fingerprint_is_that_of_the_tensors_wherever_they_lie() {
+    let all = tensors("qwen2");
+    let expected = prints(&golden("qwen2").join("model"));
+    let (mut one, mut two) = (Tensors::new(), Tensors::new());
+    for (i, (name, tensor)) in all.iter().enumerate() {
+        let part = if i % 3 == 0 { &mut one } else { &mut two };
+        part.insert(name.clone(), tensor.clone());
+    }
+    let mut headed = all.clone();
+    headed.insert("lm_head.weight".to_owned(), all["model.embed_tokens.weight"].clone());
+    headed.insert("model.rotary_emb.inv_freq".to_owned(), Stored(Dtype::F32, vec![1], vec![0; 4]));
+    let bare =
+        all.iter().map(|(name, t)| (name.trim_start_matches("model.").to_owned(), t.clone())).collect();
+    for (how, files) in [
+        ("copied", &[&all][..]),
+        ("in shards", &[&one, &two]),
+        ("in other shards", &[&two, &one]),
+        ("with what is not used", &[&headed]),
+        ("without a prefix", &[&bare]),
+    ] {
+        assert_eq!(prints(directory("qwen2", files).path()), expected, "{how}");
+    }
+    let to = tempfile::tempdir().expect("a folder");
+    let file = to.path().join("m.gguf");
+    quantize(&golden("qwen2").join("model"), &file, TensorType::F32, &mut |_, _| {}).expect("a file");
+    let gguf = prints(&file);
+    assert_eq!(gguf[..2], expected[..2], "the same numbers in a GGUF file");
+}
+
+#[test]
+fn other_weights_types_and_settings_have_other_fingerprints() {
+    let all = tensors("qwen2");
+    let expected = prints(&golden("qwen2").join("model"));
+    // A change of the last bits all over one matrix or vector, as training makes it.
+    for name in [
+        "model.layers.1.mlp.up_proj.weight",
+        "model.embed_tokens.weight",
+        "model.norm.weight",
+        "model.layers.0.self_attn.q_proj.bias",
+    ] {
+        let mut other = all.clone();
+        let bytes = &mut other.get_mut(name).expect("a tensor").2;
+        bytes.as_chunks_mut::<4>().0.iter_mut().for_each(|b| b[0] ^= 1);
+        let found = prints(directory("qwen2", &[&other]).path());
+        assert!(found[0] != expected[0] && found[1] != expected[1] && found[2] == expected[2], "{name}");
+    }
+    // One number of one matrix: all bytes show it, samples need not.
+    let mut unseen = 0;
+    for at in (0..5120).step_by(512) {
+        let mut other = all.clone();
+        other.get_mut("model.layers.1.mlp.up_proj.weight").expect("a tensor").2[at] ^= 1;
+        let found = prints(directory("qwen2", &[&other]).path());
+        assert_ne!(found[1], expected[1], "byte {at}");
+        unseen += usize::from(found[0] == expected[0]);
+    }
+    assert!(unseen > 0);
+    // Two matrices that have changed places.
+    let mut swapped = all.clone();
+    let [gate, up] = ["gate", "up"].map(|p| format!("model.layers.0.mlp.{p}_proj.weight"));
+    swapped.insert(gate.clone(), all[&up].clone());
+    swapped.insert(up, all[&gate].clone());
+    assert_ne!(prints(directory("qwen2", &[&swapped]).path())[0], expected[0]);
+    // The same values in another type.
+    let mut half = all.clone();
+    let table = half.get_mut("model.embed_tokens.weight").expect("a tensor");
+    table.0 = Dtype::F64;
+    let wide = |b: &[u8; 4]| f64::from(f32::from_le_bytes(*b)).to_le_bytes();
+    table.2 = table.2.as_chunks::<4>().0.iter().flat_map(wide).collect();
+    assert_eq!(prints(directory("qwen2", &[&half]).path()), expected, "held as what it was rounded to");
+    let table = half.get_mut("model.embed_tokens.weight").expect("a tensor");
+    *table = all["model.embed_tokens.weight"].clone();
+    table.0 = Dtype::BF16;
+    table.2 = table.2.as_chunks::<4>().0.iter().flat_map(|b| [b[2], b[3]]).collect();
+    assert_ne!(prints(directory("qwen2", &[&half]).path())[0], expected[0]);
+    // Of the configuration what is computed with counts, and no more.
+    for (key, value, same) in [
+        ("rms_norm_eps", serde_json::json!(1e-5), false),
+        ("rope_parameters", serde_json::json!({"rope_type": "default", "rope_theta": 7777.0}), false),
+        ("transformers_version", serde_json::json!("9.9"), true),
+    ] {
+        let dir = directory("qwen2", &[&all]);
+        let file = dir.path().join("config.json");
+        let text = std::fs::read_to_string(&file).expect("config.json");
+        let mut config: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        config[key] = value;
+        std::fs::write(&file, config.to_string()).expect("written");
+        let found = prints(dir.path());
+        assert_eq!(found[..2], expected[..2], "{key}");
+        assert_eq!(found[2] == expected[2], same, "{key}");
+    }
 }

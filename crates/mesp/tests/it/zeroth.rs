@@ -199,6 +199,7 @@ pub(crate) fn config(dir: &std::path::Path, steps: usize) -> RunConfig {
         spike_factor: 0.0,
         adapter_at_eval: false,
         identity: std::collections::BTreeMap::new(),
+        made_with: mesp::train::MadeWith::default(),
         output: Some(dir.to_owned()),
         base_model: None,
     }

@@ -1,17 +1,16 @@
 //! Models to measure with, made once and kept, and this program as a process of its own.
 
 use std::ffi::OsString;
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use mesp_formats::Error as FileError;
-use mesp_formats::atomic::{create_dir_all, write_atomic};
+use mesp_formats::atomic::{create_dir_all, remove_leftovers_of, write_atomic};
 use serde_json::{Value, json};
 
-use crate::ui;
+use crate::child::Bound;
+use crate::{memory, ui};
 
 /// This program.
 pub(super) fn program() -> Result<PathBuf> {
@@ -31,12 +30,13 @@ pub(super) fn random(program: &Path, cache: &Path, preset: &str, dtype: &str) ->
     let path = cache.join(format!("{preset}-{dtype}{suffix}"));
     if !path.exists() {
         ui::note(format!("writing {preset} in {dtype} with random weights"));
-        // Under another name until it is whole.
-        let part = cache.join(format!("part-{}-{preset}-{dtype}{suffix}", std::process::id()));
-        let to: [OsString; 2] = ["--output".into(), part.clone().into()];
+        // It has its name when it is whole; another process may have been faster.
+        let to: [OsString; 2] = ["--output".into(), path.clone().into()];
         let options = [format!("--preset={preset}"), format!("--type={dtype}")];
-        call(program, cache, "init-model", &to, &options)?;
-        fs::rename(&part, &path).map_err(|e| FileError::io("rename", &part, e))?;
+        let made = call(program, cache, "init-model", &to, &options);
+        if !path.exists() {
+            made?;
+        }
     }
     Ok(path)
 }
@@ -44,6 +44,7 @@ pub(super) fn random(program: &Path, cache: &Path, preset: &str, dtype: &str) ->
 /// Rows of a length, of tokens that mean nothing.
 pub(super) fn rows(cache: &Path, vocabulary: usize, tokens: usize) -> Result<PathBuf> {
     let path = cache.join(format!("rows-{vocabulary}-{tokens}.jsonl"));
+    remove_leftovers_of(&path);
     write_atomic(&path, |out| {
         for row in 1..=4 {
             let tokens: Vec<usize> = (0..tokens).map(|t| (row * 7919 + t * 104_729) % vocabulary).collect();
@@ -64,7 +65,8 @@ pub(super) fn call(
 ) -> Result<Value> {
     let mut process = Command::new(program);
     process.arg(command).args(files).args(options).arg("--json");
-    let done = process.output().with_context(|| format!("cannot start mesp {command}"))?;
+    let done = Bound::start(process).and_then(|child| child.wait(memory::Child::Measured));
+    let done = done.with_context(|| format!("cannot start mesp {command}"))?;
     if !done.status.success() {
         bail!("mesp {command} {}: {}", options.join(" "), last_words(&done.stderr, cache));
     }

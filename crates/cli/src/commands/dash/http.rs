@@ -1,4 +1,5 @@
-//! As much of HTTP/1.1 as one page for one reader takes: GET, no bodies, one request a connection.
+//! As much of HTTP/1.1 as one page for one reader takes: GET, no bodies, one request a connection. What is refused gets an
+//! answer, never a connection that is reset.
 //!
 //! Who asks is checked before what is asked for. A page on another site can make a browser ask a local server,
 //! directly or after its name is rebound to this machine; the one shows in `Origin`, the other in `Host`.
@@ -18,7 +19,10 @@ pub(super) enum Refusal {
     Foreign,
     NotFound,
     Method,
+    /// It has a body, and no request has one here.
+    Body,
     TooLong,
+    LongTarget,
     Slow,
     /// Too many are being answered.
     Busy,
@@ -34,6 +38,8 @@ impl Refusal {
             }
             Self::NotFound => ("404 Not Found", "there is nothing here; the page is at /"),
             Self::Method => ("405 Method Not Allowed", "only GET is understood here"),
+            Self::Body => ("413 Content Too Large", "no request has a body here"),
+            Self::LongTarget => ("414 URI Too Long", "the address is too long; the page is at /"),
             Self::TooLong => ("431 Request Header Fields Too Large", "the request's head is too long"),
             Self::Slow => ("408 Request Timeout", "the request did not come in time"),
             Self::Busy => ("503 Service Unavailable", "too many pages are open; close some"),
@@ -41,16 +47,18 @@ impl Refusal {
     }
 }
 
-/// Reads a request's head, up to the empty line. `wait` is called before every read.
+/// Reads a request's head, up to the empty line; none where the connection ends before the first byte. `wait` is called
+/// before every read.
 pub(super) fn read_head<S: Read>(
     stream: &mut S,
     mut wait: impl FnMut(&S) -> io::Result<()>,
-) -> Result<Vec<u8>, Refusal> {
+) -> Result<Option<Vec<u8>>, Refusal> {
     let mut head = Vec::with_capacity(1024);
     let mut part = [0; 1024];
     loop {
         wait(stream).map_err(|_| Refusal::Slow)?;
         match stream.read(&mut part) {
+            Ok(0) if head.is_empty() => return Ok(None),
             Ok(0) => return Err(Refusal::Malformed),
             Ok(n) => head.extend_from_slice(&part[..n]),
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
@@ -58,10 +66,15 @@ pub(super) fn read_head<S: Read>(
         }
         if let Some(end) = head.windows(4).position(|w| w == b"\r\n\r\n") {
             head.truncate(end);
-            return Ok(head);
+            return Ok(Some(head));
+        }
+        // Another protocol, TLS most likely: it would wait for an answer of its own kind.
+        if head.iter().any(|b| b.is_ascii_control() && !b"\r\n\t".contains(b)) {
+            return Err(Refusal::Malformed);
         }
         if head.len() > LONGEST_HEAD {
-            return Err(Refusal::TooLong);
+            let line = head.windows(2).any(|w| w == b"\r\n");
+            return Err(if line { Refusal::TooLong } else { Refusal::LongTarget });
         }
     }
 }
@@ -77,7 +90,7 @@ pub(super) fn path(head: &[u8], port: u16) -> Result<&str, Refusal> {
     else {
         return Err(Refusal::Malformed);
     };
-    let mut host = None;
+    let (mut host, mut body) = (None, false);
     for line in lines {
         let (name, value) = line.split_once(':').ok_or(Refusal::Malformed)?;
         let value = value.trim();
@@ -92,8 +105,11 @@ pub(super) fn path(head: &[u8], port: u16) -> Result<&str, Refusal> {
             }
             // What browsers say where they send no origin: images, frames and links of other sites.
             "sec-fetch-site" if value == "cross-site" => return Err(Refusal::Foreign),
-            "content-length" if value != "0" => return Err(Refusal::Malformed),
-            "transfer-encoding" | "expect" => return Err(Refusal::Malformed),
+            "content-length" if value.is_empty() || !value.bytes().all(|b| b.is_ascii_digit()) => {
+                return Err(Refusal::Malformed);
+            }
+            "content-length" => body |= value.bytes().any(|b| b != b'0'),
+            "transfer-encoding" => body = true,
             _ => {}
         }
     }
@@ -102,6 +118,9 @@ pub(super) fn path(head: &[u8], port: u16) -> Result<&str, Refusal> {
     }
     if method != "GET" {
         return Err(Refusal::Method);
+    }
+    if body {
+        return Err(Refusal::Body);
     }
     if !target.starts_with('/') || target.contains(|c: char| c.is_control()) {
         return Err(Refusal::Malformed);
@@ -168,7 +187,7 @@ mod tests {
 
     #[test]
     fn others_are_not() {
-        use Refusal::{Foreign, Malformed, Method};
+        use Refusal::{Body, Foreign, Malformed, Method};
         for (head, refusal) in [
             ("Host: evil.example:6377", Foreign),
             ("Host: 127.0.0.1", Foreign),
@@ -185,13 +204,17 @@ mod tests {
             ("Host: 127.0.0.1:6377\r\nSec-Fetch-Site: cross-site", Foreign),
             ("Accept: */*", Malformed),
             ("Host: 127.0.0.1:6377\r\nHost: 127.0.0.1:6377", Malformed),
-            ("Host: 127.0.0.1:6377\r\nContent-Length: 4", Malformed),
-            ("Host: 127.0.0.1:6377\r\nTransfer-Encoding: chunked", Malformed),
+            ("Host: 127.0.0.1:6377\r\nContent-Length: 4", Body),
             ("Host: 127.0.0.1:6377\r\nno colon", Malformed),
             ("Host : 127.0.0.1:6377", Malformed),
+            ("Host: 127.0.0.1:6377\r\nContent-Length: 5000000000", Body),
+            ("Host: 127.0.0.1:6377\r\nTransfer-Encoding: chunked", Body),
+            ("Host: 127.0.0.1:6377\r\nContent-Length: -1", Malformed),
         ] {
             assert_eq!(ask(&format!("GET / HTTP/1.1\r\n{head}")), Err(refusal), "{head}");
         }
+        let with_body = "POST / HTTP/1.1\r\nHost: 127.0.0.1:6377\r\nContent-Length: 9";
+        assert_eq!(ask(with_body), Err(Method), "what is wrong with it before its body");
         for (line, refusal) in [
             ("POST / HTTP/1.1", Method),
             ("HEAD / HTTP/1.1", Method),
@@ -210,11 +233,13 @@ mod tests {
     #[test]
     fn heads_have_an_end() {
         let read = |mut bytes: &[u8]| read_head(&mut bytes, |_| Ok(()));
-        assert_eq!(
-            read(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nmore").as_deref(),
-            Ok(&b"GET / HTTP/1.1\r\nHost: a"[..])
-        );
+        let head = b"GET / HTTP/1.1\r\nHost: a";
+        assert_eq!(read(&[&head[..], b"\r\n\r\nmore"].concat()), Ok(Some(head.to_vec())));
+        assert_eq!(read(b""), Ok(None));
         assert_eq!(read(b"GET / HTTP/1.1\r\n"), Err(Refusal::Malformed));
-        assert_eq!(read(&vec![b'a'; 2 * LONGEST_HEAD]), Err(Refusal::TooLong));
+        assert_eq!(read(&vec![b'a'; 2 * LONGEST_HEAD]), Err(Refusal::LongTarget));
+        let long = [&b"GET / HTTP/1.1\r\nX: "[..], &vec![b'a'; 2 * LONGEST_HEAD]].concat();
+        assert_eq!(read(&long), Err(Refusal::TooLong));
+        assert_eq!(read(b"\x16\x03\x01\x02\x00\x01"), Err(Refusal::Malformed), "TLS");
     }
 }

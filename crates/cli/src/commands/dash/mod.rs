@@ -5,14 +5,17 @@
 
 mod http;
 mod page;
+mod places;
 mod record;
 mod report;
 mod serve;
 mod store;
+mod summary;
 mod tail;
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -20,12 +23,13 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use mesp_formats::regular;
 use serde_json::{Value, json};
 
 use crate::args::DashArgs;
 use crate::inputs::usage;
-use crate::{run_dir, ui};
-use store::{MOST_RUNS, Store};
+use crate::{interrupt, run_dir, ui};
+use store::{MOST_RUNS, Run, Store, Watch};
 
 pub(crate) use report::run as report;
 
@@ -35,23 +39,36 @@ const OTHERS: u16 = 20;
 
 /// How often runs are read, and how many times before new ones are looked for.
 const EVERY: Duration = Duration::from_millis(250);
-const SCAN: usize = 8;
+const SCAN: u32 = 8;
+
+/// The stack of a thread that reads a run, or answers.
+const STACK: usize = 512 << 10;
+
+/// What a page gets of a run's folder, all at once.
+pub(crate) fn news_of(path: &Path) -> Option<String> {
+    let store = Store::new(vec![path.to_owned()]);
+    for mut watch in store.scan() {
+        watch.finish(&store);
+    }
+    store.news(&mut store::Cursor::default(), Duration::ZERO, usize::MAX)
+}
 
 pub(crate) fn run(args: &DashArgs) -> Result<()> {
     let store = Arc::new(Store::new(roots(&args.runs)?));
-    store.scan();
+    for watch in store.scan() {
+        follow(&store, watch);
+    }
     let listener = listen(args.port)?;
     let address = format!("http://{}/", listener.local_addr().context("the port has no address")?);
     // Anything after this is of use to nobody who waits for the address.
-    ctrlc::set_handler(|| std::process::exit(0)).context("cannot listen for interrupts")?;
-    let follower = Arc::clone(&store);
-    thread::Builder::new().name("follow".to_owned()).spawn(move || {
-        for turn in 1_usize.. {
-            follower.poll();
-            if turn.is_multiple_of(SCAN) {
-                follower.scan();
+    interrupt::instead(|| std::process::exit(0));
+    let scanner = Arc::clone(&store);
+    thread::Builder::new().name("scan".to_owned()).spawn(move || {
+        loop {
+            thread::sleep(EVERY * SCAN);
+            for watch in scanner.scan() {
+                follow(&scanner, watch);
             }
-            thread::sleep(EVERY);
         }
     })?;
     announce(args, &store, &address)?;
@@ -61,11 +78,35 @@ pub(crate) fn run(args: &DashArgs) -> Result<()> {
     Ok(serve::serve(&listener, store)?)
 }
 
+/// Reads a run in a thread of its own: a disk that does not answer, or a fault here, keeps no other from being read.
+fn follow(store: &Arc<Store>, mut watch: Watch) {
+    let (run, whole) = (watch.run(), Arc::clone(store));
+    let read = move || {
+        loop {
+            while watch.poll(&whole) {}
+            thread::sleep(EVERY);
+        }
+    };
+    let (of, told) = (Arc::clone(&run), Arc::clone(store));
+    let thread = thread::Builder::new().name("follow".to_owned()).stack_size(STACK).spawn(move || {
+        if catch_unwind(AssertUnwindSafe(read)).is_err() {
+            let path = of.path.display();
+            told.trouble(
+                &of,
+                Some(format!("{path}: a fault of this program ended its reading; start it again")),
+            );
+        }
+    });
+    if let Err(e) = thread {
+        store.trouble(&run, Some(format!("{}: cannot be watched: {e}", run.path.display())));
+    }
+}
+
 fn announce(args: &DashArgs, store: &Store, address: &str) -> Result<()> {
     let runs = store.runs();
     let shown = match &runs[..] {
         [] => "no run yet; one that begins will appear".to_owned(),
-        [(name, _)] => name.clone(),
+        [run] => run.name.clone(),
         many if many.len() == MOST_RUNS => format!("{MOST_RUNS} runs, as many as one page takes"),
         many => format!("{} runs", many.len()),
     };
@@ -79,8 +120,8 @@ fn announce(args: &DashArgs, store: &Store, address: &str) -> Result<()> {
 }
 
 /// Runs by name and directory.
-fn runs_json(runs: &[(String, PathBuf)]) -> Vec<Value> {
-    runs.iter().map(|(name, path)| json!({ "name": name, "path": path.display().to_string() })).collect()
+fn runs_json(runs: &[Arc<Run>]) -> Vec<Value> {
+    runs.iter().map(|run| json!({ "name": run.name, "path": run.path.display().to_string() })).collect()
 }
 
 /// The folders to look into: those given, or the one of a run that names none, or the current one.
@@ -90,7 +131,8 @@ fn roots(given: &[PathBuf]) -> Result<Vec<PathBuf>> {
         return Ok(vec![if usual.is_dir() { usual.to_owned() } else { PathBuf::from(".") }]);
     }
     if let Some(path) = given.iter().find(|path| !path.is_dir()) {
-        let found = if path.exists() { "a file" } else { "nothing" };
+        let found =
+            regular::other_than_file(path).unwrap_or(if path.exists() { "a file" } else { "nothing" });
         let problem =
             format!("{}: expected a run's folder or a folder of runs, found {found}", path.display());
         return Err(usage(problem, "give the folder that `mesp train --output` named"));

@@ -28,15 +28,20 @@ pub(crate) fn run(args: &ReportArgs) -> Result<()> {
     }
     outputs::file(&output, &read, args.replace.overwrite)?;
     let store = Store::new(roots);
-    store.scan();
+    let watches = store.scan();
     let runs = store.runs();
     if runs.is_empty() {
         let problem = format!("{}: expected a run with its metrics.jsonl, found none", looked.join(", "));
         return Err(usage(problem, "give the folder that `mesp train --output` named"));
     }
-    store.poll();
-    store.finish();
-    let data = store.news(&mut Cursor::default(), Duration::ZERO).unwrap_or_else(|| "null".to_owned());
+    for mut watch in watches {
+        watch.finish(&store);
+        if let Some(trouble) = watch.run().trouble() {
+            ui::note(format!("left out of the report: {trouble}"));
+        }
+    }
+    let news = store.news(&mut Cursor::default(), Duration::ZERO, usize::MAX);
+    let data = news.unwrap_or_else(|| "null".to_owned());
     let document = page::report(&page::nonce(), &data);
     write_atomic(&output, |out| std::io::Write::write_all(out, document.as_bytes()))?;
     let shown = output.display().to_string();

@@ -39,7 +39,8 @@ fn tokenize(args: &TokenizeArgs) -> Result<()> {
     let encoder =
         if Dataset::needs_tokenizer(data, &options)? { Some(inputs::encoder(model)?) } else { None };
     let key = tokens::key(model, data, &options)?;
-    let mut made = Made { encoder: encoder.as_ref(), options, counts: (0, RowSize::default()), trouble: None };
+    let mut made =
+        Made { encoder: encoder.as_ref(), options, counts: (0, RowSize::default()), trouble: None };
     if outputs::is_standard(output) {
         let mut out = BufWriter::new(io::stdout().lock());
         let written = made.write(data, key, &mut out, &std::env::temp_dir()).and_then(|_| out.flush());

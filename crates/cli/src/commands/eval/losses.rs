@@ -15,7 +15,7 @@ use crate::inputs::{self, Held, Loaded};
 use crate::numbers::{Numbers, held};
 use crate::outputs;
 use crate::sizes::count;
-use crate::ui;
+use crate::{made_with, ui};
 
 /// What the rows came to with one model.
 struct Outcome<'a> {
@@ -38,6 +38,7 @@ pub(super) fn run<R: Real>(args: &EvalArgs) -> Result<()> {
     let scorer = Scorer { model: &model, numbers, pool: &pool, batch_size: args.batch_size };
     let mut outcomes = Vec::new();
     for adapter in models(args) {
+        made_with::note_other_base(adapter, (&model, dtype), dir);
         let (total, scores) = scorer.score::<R>(adapter, &*rows)?;
         if !total.loss().is_finite() {
             let with = adapter.map_or_else(String::new, |dir| format!(" with {}", dir.display()));
@@ -61,10 +62,7 @@ pub(super) fn run<R: Real>(args: &EvalArgs) -> Result<()> {
 }
 
 /// A line a row for `--per-row`.
-fn lines<'a>(
-    outcome: &'a Outcome<'_>,
-    rows: &'a dyn Examples,
-) -> impl Iterator<Item = Result<Value>> + 'a {
+fn lines<'a>(outcome: &'a Outcome<'_>, rows: &'a dyn Examples) -> impl Iterator<Item = Result<Value>> + 'a {
     outcome.rows.iter().enumerate().map(|(index, score)| {
         let (row, some) = (rows.read(index)?, score.targets > 0);
         Ok(json!({

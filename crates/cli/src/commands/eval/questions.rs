@@ -19,7 +19,7 @@ use crate::inputs::{self, Loaded, usage};
 use crate::numbers::{Numbers, held};
 use crate::outputs;
 use crate::progress::Counter;
-use crate::ui;
+use crate::{made_with, ui};
 
 /// Tokens of an answer, unless told otherwise.
 const ANSWER: usize = 256;
@@ -60,6 +60,7 @@ pub(super) fn run<R: Real>(args: &EvalArgs, file: &Path) -> Result<()> {
     let scorer = Scorer { model: &loaded.model, numbers, pool: &pool, batch_size: args.batch_size };
     let mut outcomes = Vec::new();
     for adapter in models(args) {
+        made_with::note_other_base(adapter, (&loaded.model, loaded.dtype), dir);
         let likelihoods = if choices.is_empty() {
             Vec::new()
         } else {

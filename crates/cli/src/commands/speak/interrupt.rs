@@ -3,9 +3,7 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use anyhow::{Context as _, Result};
-
-use crate::ui;
+use crate::{interrupt, ui};
 
 const IDLE: u8 = 0;
 const ANSWERING: u8 = 1;
@@ -14,14 +12,13 @@ const STOPPED: u8 = 2;
 static STATE: AtomicU8 = AtomicU8::new(IDLE);
 
 /// Listens from now on.
-pub(crate) fn listen() -> Result<()> {
-    ctrlc::set_handler(|| {
+pub(crate) fn listen() {
+    interrupt::instead(|| {
         if STATE.compare_exchange(ANSWERING, STOPPED, Ordering::Relaxed, Ordering::Relaxed).is_err() {
             ui::note("");
-            std::process::exit(130);
+            interrupt::end();
         }
-    })
-    .context("cannot listen for interrupts")
+    });
 }
 
 /// An answer begins, or ended.

@@ -89,7 +89,7 @@ impl Client {
             .timeout_recv_response(Some(SILENCE))
             .timeout_per_read(Some(SILENCE));
         if let Some(path) = environment.certificates() {
-            let pem = std::fs::read(&path).map_err(|e| {
+            let pem = mesp_formats::regular::read(&path, mesp_formats::regular::CONFIG_LIMIT).map_err(|e| {
                 let problem = format!("{}: expected a file of certificates to trust, found none: {e}", path.display());
                 usage(problem, "SSL_CERT_FILE, REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names it; unset them to trust the usual ones")
             })?;

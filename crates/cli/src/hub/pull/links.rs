@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use mesp_formats::Error as FileError;
-use mesp_formats::atomic::{create_dir_all, write_atomic};
+use mesp_formats::atomic::{create_dir_all, remove_leftovers_of, temporary_name, write_atomic};
 use mesp_formats::hub::is_commit;
 
 /// Makes the snapshot of a commit, or adds to it: files by name, each with its content's name.
@@ -15,8 +15,8 @@ pub(super) fn snapshot(repo: &Path, commit: &str, files: &[(&str, &str)]) -> Res
     let path = all.join(commit);
     create_dir_all(&all)?;
     if !path.exists() {
-        let staged = all.join(format!(".{commit}.{}", std::process::id()));
-        let _ = fs::remove_dir_all(&staged);
+        remove_leftovers_of(&path);
+        let staged = temporary_name(&path)?;
         fill(repo, &staged, files)?;
         if fs::rename(&staged, &path).is_ok() {
             return Ok(path);
@@ -38,8 +38,8 @@ fn fill(repo: &Path, folder: &Path, files: &[(&str, &str)]) -> Result<()> {
         if fs::read_link(&link).is_ok_and(|found| found == target) {
             continue;
         }
-        let temporary = link.with_file_name(format!(".{etag}.{}", std::process::id()));
-        let _ = fs::remove_file(&temporary);
+        remove_leftovers_of(&link);
+        let temporary = temporary_name(&link)?;
         let made = point(&target, &blob, &temporary).and_then(|()| fs::rename(&temporary, &link));
         made.map_err(|e| {
             let _ = fs::remove_file(&temporary);
@@ -70,5 +70,6 @@ pub(super) fn reference(repo: &Path, revision: &str, commit: &str) -> Result<()>
     }
     let path = repo.join("refs").join(revision);
     create_dir_all(path.parent().unwrap_or(repo))?;
+    remove_leftovers_of(&path);
     Ok(write_atomic(&path, |out| out.write_all(commit.as_bytes()))?)
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::Result;
+use mesp::source::is_small_file;
 use mesp_formats::hub::RepoKind;
+use mesp_formats::regular;
 use serde_json::Value;
 
 use super::client::{Listed, Listing};
@@ -13,24 +15,9 @@ use crate::sizes::bytes;
 
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
-/// Files of a model and of an adapter, beside the weights.
-const SMALL: [&str; 15] = [
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-    "chat_template.json",
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "adapters.safetensors",
-];
+/// Files of an adapter, its weights last.
+const ADAPTER: [&str; 3] = ["adapter_config.json", ADAPTER_WEIGHTS[0], ADAPTER_WEIGHTS[1]];
+const ADAPTER_WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapters.safetensors"];
 
 /// Ends of files of rows; each may be compressed.
 const ROWS: [&str; 8] = ["jsonl", "json", "csv", "tsv", "parquet", "txt", "text", "md"];
@@ -56,20 +43,11 @@ pub(super) fn first(kind: RepoKind, id: &str, listing: &Listing, asked: &[String
         }
         return Ok(rows);
     }
-    let template = |name: &str| {
-        name.strip_prefix("additional_chat_templates/")
-            .is_some_and(|rest| rest.strip_suffix(".jinja").is_some() && !rest.contains('/'))
-    };
-    let mut files: Vec<Listed> = listing
-        .files
-        .iter()
-        .filter(|file| SMALL.contains(&file.name.as_str()) || template(&file.name))
-        .cloned()
-        .collect();
+    let wanted = |file: &&Listed| is_small_file(&file.name) || ADAPTER.contains(&file.name.as_str());
+    let mut files: Vec<Listed> = listing.files.iter().filter(wanted).cloned().collect();
     let weights = found("model.safetensors").or_else(|| found(INDEX));
     files.extend(weights.cloned());
-    let adapter =
-        ["adapter_model.safetensors", "adapters.safetensors"].into_iter().any(|name| found(name).is_some());
+    let adapter = ADAPTER_WEIGHTS.into_iter().any(|name| found(name).is_some());
     if weights.is_none() && !adapter {
         return Err(without_weights(id, &listing.files));
     }
@@ -78,7 +56,8 @@ pub(super) fn first(kind: RepoKind, id: &str, listing: &Listing, asked: &[String
 
 /// The files that an index of weights names.
 pub(super) fn shards(id: &str, index: &Path, listing: &Listing) -> Result<Vec<Listed>> {
-    let read: Option<Value> = std::fs::read(index).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let text = regular::read(index, regular::INDEX_LIMIT).ok();
+    let read: Option<Value> = text.and_then(|text| serde_json::from_slice(&text).ok());
     let map = read.as_ref().and_then(|index| index.get("weight_map")?.as_object());
     let map = map.ok_or_else(|| {
         usage(

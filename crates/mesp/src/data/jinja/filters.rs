@@ -70,7 +70,8 @@ pub(super) fn exists(name: &str) -> bool {
 
 #[expect(clippy::too_many_lines, reason = "a filter each")]
 pub(super) fn apply(name: &str, value: &Value, given: Given) -> Res<Value> {
-    meter::work(4)?;
+    // Most of them go through the text.
+    meter::work(4 + value.as_str().map_or(0, |text| text.len() as u64 / 16))?;
     let what = format!("the filter `{name}`");
     match name {
         "default" | "d" => {

@@ -73,7 +73,8 @@ impl Charge {
             self.0 += bytes;
             Ok(())
         })?;
-        work(bytes as u64 / 32)
+        // Also what adds little has to be paid for: a text can grow a character at a time.
+        work(1 + bytes as u64 / 32)
     }
 }
 

@@ -188,6 +188,13 @@ fn memory_and_work_have_limits() {
         "{% set s = range(99999)|list %}{% for a in range(90000) %}{{ -1 in s }}{% endfor %}",
         "{% set s = 'a' * 10 ** 6 %}{% for a in range(90000) %}{{ ('a' * 1000 ~ 'b') in s }}{% endfor %}",
         "{% macro f(n) %}{{ f(n - 1) if n > 0 }}{{ f(n - 1) if n > 0 }}{% endmacro %}{{ f(40) }}",
+        // Each step costs little, and there are many in one.
+        "{% set s = 'x' * 4 * 10 ** 6 %}{% for a in range(90000) %}{% if s|replace('x', 'y') %}{% endif %}{% endfor %}",
+        "{% set s = '<' * 10 ** 6 %}{% for a in range(90000) %}{% if s|forceescape %}{% endif %}{% endfor %}",
+        "{% set s = 'x ' * 10 ** 6 %}{% for a in range(90000) %}{% if s|wordcount %}{% endif %}{% endfor %}",
+        "{% set s = 'x ' * 10 ** 6 %}{% for a in range(90000) %}{% if s|length %}{% endif %}{% endfor %}",
+        "{% set s = 'x ' * 10 ** 6 %}{% for a in range(90000) %}{% if s|int %}{% endif %}{% endfor %}",
+        "{% set s = 'x' * 10 ** 6 %}{% for a in range(90000) %}{% if s.join(['a', 'b']) %}{% endif %}{% endfor %}",
     ] {
         stopped(source, &limits);
     }

@@ -1,10 +1,11 @@
 //! A run of a contestant, in a process of its own, and what it measured.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
+use mesp_formats::atomic::{create_dir_all, remove_leftovers_of, temporary_name};
 use serde_json::Value;
 
 use super::super::models;
@@ -65,7 +66,12 @@ impl Trial {
 
 /// Runs a contestant for so many steps.
 pub(super) fn run(track: &Track, who: &Contestant, rate: f64, steps: usize, every: usize) -> Result<Trial> {
-    let output = track.cache.join(format!("run-{}", std::process::id()));
+    let name = track.cache.join("run");
+    remove_leftovers_of(&name);
+    let output = temporary_name(&name)?;
+    create_dir_all(&output)?;
+    // Held as long as it is in use.
+    let _held = File::open(&output).ok().filter(|folder| folder.try_lock().is_ok());
     let mut files = track.files.clone();
     files.extend(["--output".into(), output.clone().into()]);
     let mut options = who.options.clone();

@@ -3,7 +3,6 @@
 mod page;
 
 use std::ffi::OsString;
-use std::fs;
 use std::io::Write;
 use std::path::Path;
 
@@ -14,7 +13,7 @@ use serde_json::{Value, json};
 use super::models;
 use crate::args::BenchPaperArgs;
 use crate::outputs::{self, Inputs};
-use crate::ui;
+use crate::{run_json, ui};
 
 /// The three measurements that the page is made of.
 struct Documents {
@@ -82,7 +81,7 @@ fn measured(args: &BenchPaperArgs, cache: &Path, what: &str, mut options: Vec<St
     let path = args.results.join(document(what));
     if path.is_file() && !args.again {
         ui::note(format!("{what}: as measured in {}", path.display()));
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = mesp_formats::regular::read_text(&path, run_json::LIMIT)?;
         return serde_json::from_str(&text).with_context(|| {
             format!("{}: expected a document of mesp bench {what}; --again measures it anew", path.display())
         });

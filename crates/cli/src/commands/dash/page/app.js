@@ -92,6 +92,7 @@ function head(live, notes) {
   bar.setAttribute("aria-valuenow", Math.round(share) || 0);
   bar.firstElementChild.style.width = `${share || 0}%`;
   if (focused.trouble) notes.push(focused.trouble);
+  if (focused.thinned) notes.push(`${focused.thinned} events of this run are left out of the charts: it has more than this page keeps.`);
   if (focused.torn) notes.push(`${focused.torn} ${focused.torn === 1 ? "line" : "lines"} of metrics.jsonl cannot be read and ${focused.torn === 1 ? "is" : "are"} left out.`);
   const key = notes.join("\n");
   if (part("trouble").shown !== key) {

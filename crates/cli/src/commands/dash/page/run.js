@@ -22,7 +22,7 @@ export class Run {
   /** Takes what the program says is new. */
   apply(news) {
     if (news.reset) this.clear();
-    Object.assign(this, { name: news.name, path: news.path, modified: news.modified, trouble: news.trouble, torn: news.torn });
+    Object.assign(this, { name: news.name, path: news.path, modified: news.modified, trouble: news.trouble, torn: news.torn, thinned: news.thinned });
     if ("summary" in news) this.summary = news.summary;
     for (const [name, { from, columns }] of Object.entries(news.tables)) {
       const table = (this.tables[name] ??= { rows: 0, columns: {} });
@@ -37,9 +37,9 @@ export class Run {
     }
     for (const [kind, { gone, list }] of Object.entries(news.items)) {
       const known = (this.kinds[kind] ??= { gone: 0, list: [] });
-      known.list.push(...list);
       known.list.splice(0, Math.max(0, gone - known.gone));
       known.gone = gone;
+      for (const one of list) known.list.push(one);
     }
     this.cache = {};
     this.version = (this.version ?? 0) + 1;
@@ -96,6 +96,7 @@ export class Run {
 
   /** Where the run stands: done, interrupted, failed, live, silent or waiting, and in words. */
   status(now) {
+    if (this.trouble) return ["failed", "in trouble"];
     const begun = this.kinds.run?.list.length ?? 0;
     const end = this.items("end").at(-1);
     // An end before the newest beginning is that of an earlier process.
