@@ -95,8 +95,9 @@ fn shape(args: &PlanArgs) -> Result<(Arc<Model>, Dtype, String)> {
     Ok((Arc::new(model), source.dtype, args.common.model.name().unwrap_or_default()))
 }
 
-/// No batch has more: far beyond what any machine trains on at once, and counts of bytes stay small enough to add.
-const MOST_TOKENS: usize = 1 << 26;
+/// No batch has more: far beyond what a machine trains on at once. A plan goes through all tiles of all blocks under
+/// many policies, some 20 s for as many tokens of a small model, and holds some 40 bytes a token.
+const MOST_TOKENS: usize = 1 << 20;
 
 /// From the rows where they are given, else from one length for all of them.
 fn work(args: &CommonArgs, settings: &Settings, model: &Model, threads: usize) -> Result<Work> {

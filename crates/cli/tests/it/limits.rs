@@ -8,17 +8,12 @@ use std::time::Duration;
 
 use crate::support::{Ran, Running, command, copy_model, edit_json, golden, mesp, temporary};
 
-/// The program in 4 GB of address space: what it asks for by a number that was typed is not there.
-fn bounded(args: &[&str]) -> Command {
-    let args: Vec<&dyn AsRef<std::ffi::OsStr>> =
-        args.iter().map(|a| a as &dyn AsRef<std::ffi::OsStr>).collect();
-    within(4_000_000, &args)
-}
-
-fn within(kilobytes: usize, args: &[&dyn AsRef<std::ffi::OsStr>]) -> Command {
+/// The program within so many kilobytes of data and of address space.
+fn within((data, space): (usize, usize), args: &[&dyn AsRef<std::ffi::OsStr>]) -> Command {
     let plain = command(args);
     let mut shell = Command::new("sh");
-    shell.args(["-c", "ulimit -v \"$1\"; shift; exec \"$@\"", "sh", &kilobytes.to_string()]);
+    let limits = "ulimit -d \"$1\"; ulimit -v \"$2\"; shift 2; exec \"$@\"";
+    shell.args(["-c", limits, "sh", &data.to_string(), &space.to_string()]);
     shell.arg(plain.get_program()).args(plain.get_args()).env("LC_ALL", "C");
     shell
 }
@@ -43,64 +38,88 @@ fn drawn() -> Vec<u64> {
     numbers
 }
 
-/// All numeric options of train with one number each; `plan` and `eval` too.
+/// Options of a command that take a value: whatever is added is tried as well.
+fn options(command: &str) -> Vec<String> {
+    let help = mesp_alone(&[command, "--help"]);
+    let long = |line: &str| {
+        let line = line.strip_prefix("  ")?.trim_start();
+        let line = line.split_once(", ").map_or(line, |(_, long)| long);
+        let (name, value) = line.split_once(' ')?;
+        (name.starts_with("--") && value.starts_with('<')).then(|| name.to_owned())
+    };
+    help.lines().filter_map(long).collect()
+}
+
+/// What the program says without the options that other calls get.
+fn mesp_alone(args: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_mesp")).args(args).env("LC_ALL", "C").output();
+    String::from_utf8(output.expect("the program starts").stdout).expect("text")
+}
+
+/// A number for each option of each command that reads a model, in 50 MB of data and 4 GB of address space: what is
+/// asked for by a number that was typed is not there.
 #[test]
 fn no_number_ends_in_an_abort() {
     let dir = temporary();
-    let (model, output) = (golden("qwen2/model"), dir.path().join("run"));
+    let text = |path: &Path| path.to_str().expect("text").to_owned();
+    let (model, demo) = (text(&golden("qwen2/model")), text(&golden("../assets/demo/model")));
     let rows = dir.path().join("rows.jsonl");
     fs::write(&rows, "{\"input_ids\":[1,2,3,4,5]}\n").expect("written");
-    let text = |path: &Path| path.to_str().expect("text").to_owned();
-    let (model, rows, output) = (text(&model), text(&rows), text(&output));
-    let train = ["train", "--model", &model, "--data", &rows, "--output", &output, "--overwrite"];
-    let one = ["--steps", "1"];
-    let cases: [(&str, Vec<&str>, &str); 22] = [
-        ("train", one.to_vec(), "--rank"),
-        ("train", one.to_vec(), "--rank-pattern=q_proj"),
-        ("train", one.to_vec(), "--batch-size"),
-        ("train", one.to_vec(), "--batch-tokens"),
-        ("train", one.to_vec(), "--grad-accum"),
-        ("train", one.to_vec(), "--max-seq-len"),
-        ("train", one.to_vec(), "--mlp-rows"),
-        ("train", one.to_vec(), "--head-rows"),
-        ("train", one.to_vec(), "--eval-every"),
-        ("train", one.to_vec(), "--save-total-limit"),
-        ("train", one.to_vec(), "--samples"),
-        ("train", one.to_vec(), "--seed"),
-        ("train", vec![], "--steps"),
-        ("train", vec![], "--epochs"),
-        ("train", vec!["--batch-tokens=64"], "--epochs"),
-        ("train", vec!["--steps=1", "--method=mezo"], "--rank"),
-        ("train", vec!["--steps=1", "--method=mezo"], "--directions"),
-        ("plan", vec![], "--rank"),
-        ("plan", vec![], "--max-seq-len"),
-        ("plan", vec![], "--batch-size"),
-        ("eval", vec![], "--batch-size"),
-        ("eval", vec![], "--max-seq-len"),
+    let rows = text(&rows);
+    let [run, grads, random, gguf] =
+        ["run", "grads.safetensors", "random", "q.gguf"].map(|name| text(&dir.path().join(name)));
+    let train = ["train", "--model", &model, "--data", &rows, "--output", &run, "--overwrite"];
+    let with = |more: &[&'static str]| [&train[..], more].concat();
+    let commands = [
+        with(&["--steps=1"]),
+        with(&[]),
+        with(&["--batch-tokens=64"]),
+        with(&["--steps=1", "--method=mezo"]),
+        vec!["plan", "--model", &model],
+        vec!["plan", "--preset", "tiny"],
+        vec!["grads", "--model", &model, "--data", &rows, "--output", &grads, "--overwrite"],
+        vec!["eval", "--model", &model, "--data", &rows],
+        vec!["generate", "--model", &demo, "--prompt", "Who"],
+        vec!["chat", "--model", &demo],
+        vec!["init-model", "--preset=tiny", "--output", &random, "--overwrite"],
+        vec!["quantize", "--model", &model, "--type=q8_0", "--output", &gguf, "--overwrite"],
     ];
-    for (name, more, option) in cases {
-        for (i, number) in drawn().into_iter().enumerate() {
-            // Each option with a part of them: together all of them with all kinds of option.
-            if (i + option.len()) % 3 != 0 && number != u64::MAX && number != 1 << 62 {
+    // What names a file, a model or a folder is none of these.
+    let named =
+        ["--model", "--preset", "--data", "--output", "--adapter", "--eval-data", "--config", "--threads"];
+    let numbers = drawn();
+    let mut tried = 0;
+    for (c, args) in commands.iter().enumerate() {
+        for (o, option) in options(args[0]).iter().enumerate() {
+            let given = args.iter().any(|arg| arg.split('=').next() == Some(option));
+            if given || named.contains(&option.as_str()) {
                 continue;
             }
-            let number = format!("{option}={number}");
-            let mut args: Vec<&str> = match name {
-                "train" => train.to_vec(),
-                "plan" => vec!["plan", "--model", &model],
-                _ => vec!["eval", "--model", &model, "--data", &rows],
-            };
-            args.extend(&more);
-            args.push(&number);
-            let what = format!("{name} {more:?} {number}");
-            let Some((code, said)) = ends(bounded(&args), &what) else {
-                panic!("{what}: it goes on");
-            };
-            assert!([0, 1, 2, 3].contains(&code), "{what}: {code}: {said}");
-            assert!(!said.contains("panicked") && !said.contains("memory allocation of"), "{what}: {said}");
-            assert!(code == 0 || said.contains("error: "), "{what}: {said}");
+            for (n, number) in numbers.iter().enumerate() {
+                // Each option with a part of them: together all of them with all kinds of option.
+                if (n + o + c) % 5 != 0 && *number != u64::MAX && *number != 1 << 62 {
+                    continue;
+                }
+                let pattern = if option.ends_with("-pattern") { "q_proj=" } else { "" };
+                let number = format!("{option}={pattern}{number}");
+                let mut all: Vec<&dyn AsRef<std::ffi::OsStr>> =
+                    args.iter().map(|a| a as &dyn AsRef<std::ffi::OsStr>).collect();
+                all.push(&number);
+                let what = format!("{args:?} {number}");
+                let Some((code, said)) = ends(within((50_000, 4_000_000), &all), &what) else {
+                    panic!("{what}: it goes on");
+                };
+                tried += 1;
+                assert!([0, 1, 2, 3].contains(&code), "{what}: {code}: {said}");
+                assert!(
+                    !said.contains("panicked") && !said.contains("memory allocation of"),
+                    "{what}: {said}"
+                );
+                assert!(code == 0 || said.contains("error: "), "{what}: {said}");
+            }
         }
     }
+    assert!(tried > 1000, "{tried}");
 }
 
 /// What the fault was: 2^62 values of 4 bytes are no bytes in a number of 64 bits.
@@ -176,7 +195,9 @@ fn a_plan_beyond_the_machine_is_refused() {
     for more in [&["--rank=400000"][..], &["--rank=400000", "--dry-run"]] {
         let more: Vec<&dyn AsRef<std::ffi::OsStr>> =
             more.iter().map(|a| a as &dyn AsRef<std::ffi::OsStr>).collect();
-        let ran = Ran::of(within(1_500_000, &[&train[..], &more[..]].concat()).output().expect("a shell"));
+        let ran = Ran::of(
+            within((1_500_000, 1_500_000), &[&train[..], &more[..]].concat()).output().expect("a shell"),
+        );
         assert_eq!(ran.code, 3, "{}", ran.stderr);
         for part in ["the plan needs ", "the system gives ", "ulimit -v", "largest items"] {
             assert!(ran.stderr.contains(part), "{}", ran.stderr);
@@ -185,7 +206,7 @@ fn a_plan_beyond_the_machine_is_refused() {
     }
     // A plan is made all the same, and says so.
     let plan: [&dyn AsRef<std::ffi::OsStr>; 5] = [&"plan", &"--model", &model, &"--rank=400000", &"--json"];
-    let ran = Ran::of(within(1_500_000, &plan).output().expect("a shell")).ok();
+    let ran = Ran::of(within((1_500_000, 1_500_000), &plan).output().expect("a shell")).ok();
     assert_eq!(ran.json()["memory"]["fits"], false, "{}", ran.stdout);
     assert!(ran.json()["memory"]["system_bytes"].as_u64() < Some(1_500_000 << 10));
     let fits = mesp(&[&"plan", &"--model", &model, &"--json"]).ok().json();
@@ -194,7 +215,7 @@ fn a_plan_beyond_the_machine_is_refused() {
     let model = golden("../assets/demo/model");
     let args: [&dyn AsRef<std::ffi::OsStr>; 6] =
         [&"generate", &"--model", &model, &"--prompt=Who", &"--max-tokens", &"100000"];
-    let ran = Ran::of(within(250_000, &args).output().expect("a shell"));
+    let ran = Ran::of(within((250_000, 250_000), &args).output().expect("a shell"));
     assert_eq!(ran.code, 3, "{}", ran.stderr);
     assert!(ran.stderr.contains("the system gives "), "{}", ran.stderr);
 }
