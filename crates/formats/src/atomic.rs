@@ -26,19 +26,23 @@ pub use unfinished::{Stopped, remove_unfinished};
 /// # Errors
 /// When the file cannot be written, or `f` fails; the file under `path` is then as it was before.
 pub fn write_atomic(path: &Path, f: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>) -> Result<()> {
-    write_atomic_checked(path, |w| f(w).map_err(|e| Error::io("write", path, e)))
+    write_atomic_with(path, |w| f(w).map_err(|e| Error::io("write", path, e)))
 }
 
-/// [`write_atomic`] for a writer that has errors of its own.
-pub(crate) fn write_atomic_checked(
+/// [`write_atomic`] for a writer that has errors of its own, and a result.
+///
+/// # Errors
+/// Those of `f`, and when the file cannot be written; the file under `path` is then as it was before.
+pub fn write_atomic_with<T, E: From<Error>>(
     path: &Path,
-    f: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
-) -> Result<()> {
+    f: impl FnOnce(&mut BufWriter<File>) -> std::result::Result<T, E>,
+) -> std::result::Result<T, E> {
     if is_stream(path) {
         let file = OpenOptions::new().append(true).open(path).map_err(|e| Error::io("open", path, e))?;
         let mut writer = BufWriter::new(file);
-        f(&mut writer)?;
-        return writer.flush().map_err(|e| Error::io("write", path, e));
+        let made = f(&mut writer)?;
+        writer.flush().map_err(|e| Error::io("write", path, e))?;
+        return Ok(made);
     }
     // A rename would put a file in a socket's or a disk's place.
     if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
@@ -46,7 +50,8 @@ pub(crate) fn write_atomic_checked(
             path,
             "expected a file or a free name to write to, found a socket or a disk",
         )
-        .hint("Name a file in a folder."));
+        .hint("Name a file in a folder.")
+        .into());
     }
     let temporary = Unfinished::new(sibling(path, "tmp")?);
     let file = OpenOptions::new()
@@ -57,7 +62,7 @@ pub(crate) fn write_atomic_checked(
     // Held while it is written: what nobody holds is left over. A file system without locks has none to hold.
     let _ = file.try_lock();
     let mut writer = BufWriter::new(file);
-    f(&mut writer)?;
+    let made = f(&mut writer)?;
     writer.flush().map_err(|e| Error::io("write", path, e))?;
     writer.get_ref().sync_all().map_err(|e| Error::io("flush to disk", path, e))?;
     // Closed before the rename: some systems refuse to rename an open file.
@@ -65,7 +70,8 @@ pub(crate) fn write_atomic_checked(
     temporary.finish(|temporary| {
         fs::rename(temporary, path).map_err(|e| Error::io("rename a temporary file to", path, e))
     })?;
-    sync_dir(parent_of(path))
+    sync_dir(folder_of(path))?;
+    Ok(made)
 }
 
 /// Whether what is written to a path goes somewhere as it comes, and no file is there to be replaced: a device such
@@ -125,7 +131,8 @@ fn name_of(path: &Path) -> Result<&OsStr> {
     })
 }
 
-fn parent_of(path: &Path) -> &Path {
+/// The folder that a path names something in: `.` for a name alone.
+pub fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

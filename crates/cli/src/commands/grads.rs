@@ -171,7 +171,7 @@ fn grads<R: Real>(args: &CommonArgs) -> Result<()> {
     };
     let read = outputs::read_by(args, args.data.data.as_deref(), None);
     outputs::file(output, &read, args.output.overwrite)?;
-    let beside = output.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let beside = mesp_formats::atomic::folder_of(output);
     let mut ready = Ready::<R>::new(args, beside, usize::MAX, false)?;
     let mut counter = Counter::new("gradients", ready.passes() as u64);
     let (targets, mut done) = (ready.targets()?, 0);

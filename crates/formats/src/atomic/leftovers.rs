@@ -28,7 +28,7 @@ pub fn remove_leftovers(dir: &Path) -> Result<usize> {
 /// Temporary files and folders that writers of `path` have left: processes that are gone.
 pub fn leftovers_of(path: &Path) -> Vec<PathBuf> {
     let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return Vec::new() };
-    left_in(super::parent_of(path), Some(name))
+    left_in(super::folder_of(path), Some(name))
 }
 
 /// Those that lie in a folder, whatever they were to become.
@@ -50,7 +50,7 @@ fn left_in(dir: &Path, name: Option<&str>) -> Vec<PathBuf> {
 /// Whether a process is writing what is to become `path`.
 pub(super) fn is_written(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str());
-    let entries = fs::read_dir(super::parent_of(path)).into_iter().flatten().flatten();
+    let entries = fs::read_dir(super::folder_of(path)).into_iter().flatten().flatten();
     entries.into_iter().any(|entry| {
         let found = entry.file_name();
         let temporary = found.to_str().and_then(parts);

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::{Unfinished, create_dir_all, leftovers, name_of, parent_of, sibling, sync_dir};
+use super::{Unfinished, create_dir_all, folder_of, leftovers, name_of, sibling, sync_dir};
 use crate::{Error, Result};
 
 /// A folder written under a temporary name; [`commit`](Self::commit) renames it into place.
@@ -34,7 +34,7 @@ impl StagedDir {
     /// When a folder cannot be made, or a file stands at `final_path`.
     pub fn new(final_path: impl AsRef<Path>) -> Result<Self> {
         let final_path = final_path.as_ref().to_path_buf();
-        create_dir_all(parent_of(&final_path))?;
+        create_dir_all(folder_of(&final_path))?;
         if final_path.exists() && !final_path.is_dir() {
             return Err(Error::invalid(&final_path, "expected a folder or nothing, found a file")
                 .hint("Move the file away, or name another folder."));
@@ -76,7 +76,7 @@ impl StagedDir {
             Ok(replaces)
         })?;
         // The old folder may go only when the new name is on disk.
-        sync_dir(parent_of(&final_path))?;
+        sync_dir(folder_of(&final_path))?;
         if replaces {
             fs::remove_dir_all(&previous).map_err(|e| Error::io("remove the folder", &previous, e))?;
         }
@@ -104,7 +104,7 @@ impl StagedDir {
             return Ok(false);
         }
         fs::rename(&previous, final_path).map_err(|e| Error::io("rename the folder", &previous, e))?;
-        sync_dir(parent_of(final_path))?;
+        sync_dir(folder_of(final_path))?;
         Ok(true)
     }
 }

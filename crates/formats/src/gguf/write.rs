@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::value::{ARRAY_ID, Data};
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, ElementType, TensorType, Value};
-use crate::atomic::write_atomic_checked;
+use crate::atomic::write_atomic_with;
 use crate::json::quoted;
 use crate::{Error, Result};
 
@@ -34,7 +34,7 @@ pub fn write(
         .filter(|n| n.is_power_of_two())
         .ok_or_else(|| Error::invalid(path, format!("key \"{ALIGNMENT_KEY}\": expected a power of two")))?;
     let (header, sizes) = header(path, metadata, tensors, alignment)?;
-    write_atomic_checked(path, |w| {
+    write_atomic_with(path, |w| {
         let io = |e| Error::io("write", path, e);
         w.write_all(&header).map_err(io)?;
         pad(w, header.len(), alignment).map_err(io)?;

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::{LENGTH_BYTES, MAX_HEADER, METADATA_KEY, byte_size};
-use crate::atomic::write_atomic_checked;
+use crate::atomic::write_atomic_with;
 use crate::json::quoted;
 use crate::{Dtype, Error, Result};
 
@@ -24,7 +24,7 @@ pub fn write(
     fill: &mut dyn FnMut(usize, &mut dyn Write) -> io::Result<()>,
 ) -> Result<()> {
     let (header, sizes) = header(path, tensors, metadata)?;
-    write_atomic_checked(path, |w| {
+    write_atomic_with(path, |w| {
         let io = |e| Error::io("write", path, e);
         w.write_all(&(header.len() as u64).to_le_bytes()).map_err(io)?;
         w.write_all(header.as_bytes()).map_err(io)?;

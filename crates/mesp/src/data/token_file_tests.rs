@@ -1,7 +1,11 @@
+use std::io::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use super::super::fnv::Fnv64;
+use super::super::{Example, Examples, Origin, RaggedBatch, UNTRAINED};
 use super::*;
 
 const VOCAB: usize = 1000;

@@ -6,12 +6,12 @@ mod show;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use mesp::data::token_file::{About, TokenKey, TokenWriter};
 use mesp::data::{Dataset, ReadOptions, RowSize, TextEncoder};
 use mesp::source::shape_source;
 use mesp_formats::Error as FileError;
-use mesp_formats::atomic::write_atomic;
+use mesp_formats::atomic::{folder_of, write_atomic_with};
 use serde_json::json;
 
 use crate::args::{DataCommand, TokenizeArgs};
@@ -39,25 +39,16 @@ fn tokenize(args: &TokenizeArgs) -> Result<()> {
     let encoder =
         if Dataset::needs_tokenizer(data, &options)? { Some(inputs::encoder(model)?) } else { None };
     let key = tokens::key(model, data, &options)?;
-    let mut made =
-        Made { encoder: encoder.as_ref(), options, counts: (0, RowSize::default()), trouble: None };
+    let mut made = Made { encoder: encoder.as_ref(), options, counts: (0, RowSize::default()) };
     if outputs::is_standard(output) {
+        let name = Path::new("standard output");
         let mut out = BufWriter::new(io::stdout().lock());
-        let written = made.write(data, key, &mut out, &std::env::temp_dir()).and_then(|_| out.flush());
-        let written = written.map_err(|e| FileError::io("write", "standard output", e).into());
-        return made.trouble.map_or(written, |trouble| Err(trouble.into()));
+        made.write(data, key, (name, &mut out), &std::env::temp_dir())?;
+        return Ok(out.flush().map_err(|e| FileError::io("write", name, e))?);
     }
-    let beside = output.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut about = None;
-    let written = write_atomic(output, |out| {
-        about = Some(made.write(data, key, out, beside)?);
-        Ok(())
-    });
-    if let Some(trouble) = made.trouble {
-        return Err(trouble.into());
-    }
-    written?;
-    let About { path, notes, .. } = about.context("nothing was written")?;
+    let beside = folder_of(output);
+    let About { path, notes, .. } =
+        write_atomic_with(output, |out| made.write(data, key, (output, out), beside))?;
     if args.quiet {
         return Ok(());
     }
@@ -88,36 +79,28 @@ struct Made<'a> {
     options: ReadOptions,
     /// Rows, and their tokens.
     counts: (usize, RowSize),
-    /// Why rows could not be read; the writer's own error says nothing then.
-    trouble: Option<mesp::Error>,
 }
 
 impl Made<'_> {
     /// Reads rows and writes each as it comes.
-    fn write(&mut self, data: &Path, key: TokenKey, out: &mut dyn Write, beside: &Path) -> io::Result<About> {
-        let mut writer = TokenWriter::new(out, key, beside)?;
-        let mut failed = None;
-        let Self { encoder, options, counts, trouble } = self;
-        let read = Dataset::each(data, *encoder, options, &mut |example| {
+    fn write(
+        &mut self,
+        data: &Path,
+        key: TokenKey,
+        (output, out): (&Path, &mut dyn Write),
+        beside: &Path,
+    ) -> mesp::Result<About> {
+        let failed = |e| FileError::io("write", output, e);
+        let mut writer = TokenWriter::new(out, key, beside).map_err(failed)?;
+        let Self { encoder, options, counts } = self;
+        let about = Dataset::each(data, *encoder, options, &mut |example| {
             let size = example.size();
             counts.0 += 1;
             counts.1.tokens += size.tokens;
             counts.1.targets += size.targets;
-            writer.row(&example).map_err(|e| {
-                failed = Some(e);
-                mesp::Error::usage("rows cannot be written")
-            })
-        });
-        match (read, failed) {
-            (_, Some(e)) => Err(e),
-            (Err(e), None) => {
-                *trouble = Some(e);
-                Err(io::Error::other("rows cannot be read"))
-            }
-            (Ok(about), None) => {
-                writer.finish(&about)?;
-                Ok(about)
-            }
-        }
+            Ok(writer.row(&example).map_err(failed)?)
+        })?;
+        writer.finish(&about).map_err(failed)?;
+        Ok(about)
     }
 }

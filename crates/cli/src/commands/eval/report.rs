@@ -4,7 +4,8 @@ use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::Result;
-use mesp_formats::atomic::write_atomic;
+use mesp_formats::Error as FileError;
+use mesp_formats::atomic::write_atomic_with;
 use serde_json::{Value, json};
 
 use crate::hub;
@@ -33,20 +34,12 @@ pub(super) fn line<T>(name: &str, of: &[T], value: impl Fn(&T) -> String) -> Vec
 
 /// Writes JSON lines.
 pub(super) fn write_lines(path: &Path, lines: impl Iterator<Item = Result<Value>>) -> Result<()> {
-    let mut trouble = None;
-    let written = write_atomic(path, |out| {
+    write_atomic_with(path, |out| {
         for line in lines {
-            match line {
-                Ok(line) => writeln!(out, "{line}")?,
-                Err(e) => {
-                    trouble = Some(e);
-                    return Err(std::io::Error::other("a line cannot be made"));
-                }
-            }
+            writeln!(out, "{}", line?).map_err(|e| FileError::io("write", path, e))?;
         }
         Ok(())
-    });
-    trouble.map_or(Ok(written?), Err)
+    })
 }
 
 #[cfg(test)]
