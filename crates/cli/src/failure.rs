@@ -44,6 +44,11 @@ impl std::error::Error for Elsewhere {}
 impl std::error::Error for OverBudget {}
 impl std::error::Error for Interrupted {}
 
+/// An error of usage with advice.
+pub(crate) fn usage(problem: impl Into<String>, advice: impl Into<String>) -> anyhow::Error {
+    mesp::Error::usage(problem).hint(advice).into()
+}
+
 /// Says what went wrong, and gives the exit status.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     interrupt::wait_for_end();

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use mesp::adapter::{BlockPairs, Projection, places};
+use mesp::adapter::{BlockPairs, places};
+use mesp::arch::Module;
 use mesp::data::{Batches, Example, Examples, Origin};
 use mesp::method::Estimator;
 use mesp::model::{Batch, Block, Model};
@@ -197,9 +198,9 @@ fn around(plan: &Plan, model: &Model, options: &Options, work: &Work) -> u64 {
     let block = size_of::<Block>() + size_of::<Tape>();
     let pairs = sets * places(&model.config) * size_of::<BlockPairs>();
     let each = 2 + usize::from(options.adapter.dora);
-    let times = |p: &Projection| if Projection::OUTSIDE.contains(p) { 1 } else { layers };
-    let has = |p: &&Projection| options.adapter.has(**p, &model.config);
-    let mut named = each * Projection::MODULES.iter().filter(has).map(times).sum::<usize>() * NAMED;
+    let times = |p: &Module| if Module::OUTSIDE.contains(p) { 1 } else { layers };
+    let has = |p: &&Module| options.adapter.has(**p, &model.config);
+    let mut named = each * Module::MODULES.iter().filter(has).map(times).sum::<usize>() * NAMED;
     let (mut models, mut slopes) = (0, 0);
     if options.whole.is_some() {
         model.parts(&mut |_, _| named += NAMED);

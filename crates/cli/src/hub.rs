@@ -118,7 +118,7 @@ fn model(args: &mut ModelArgs) -> Result<()> {
 fn named(model: Option<&mut PathBuf>, revision: Option<&str>) -> Result<()> {
     match (model, revision) {
         (Some(path), _) => found(RepoKind::Model, path, revision),
-        (None, Some(revision)) => Err(crate::inputs::usage(
+        (None, Some(revision)) => Err(crate::failure::usage(
             format!("--revision {revision} is of a model in the Hugging Face cache, and no model was given"),
             "give --model ORG/NAME, or leave --revision out",
         )),

@@ -6,30 +6,27 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Result, bail};
+use mesp::arch::Config;
 use mesp::data::{
     Dataset, Examples, Gathered, HELD_OUT, LongRows, Part, PromptStyle, ReadOptions, TEST, TextEncoder,
     TrainOn, files, refuse_stream, split, split_of, totals, unpacks, unused,
 };
-use mesp::model::{Config, Model};
+use mesp::model::Model;
 use mesp::source::{Base, open_model, text_encoder};
 use mesp_device::{Dtype, Threads};
-use mesp_formats::regular;
 use rayon::ThreadPool;
 use serde_json::{Value, json};
 
 use crate::args::{DataArgs, LongRowsArg, ModelArgs, PromptStyleArg, ScheduleArgs, TrainOnArg};
-use crate::{hub, tokens, ui};
+use crate::failure::usage;
+use crate::tokens::{self, no_tokenizer};
+use crate::{hub, ui};
 
 /// The longest rows of a training run, unless told otherwise.
 const DEFAULT_LENGTH: usize = 512;
 
 /// More threads than the largest machines have cores: a slip.
 const MOST_THREADS: usize = 1024;
-
-/// An error of usage with advice.
-pub(crate) fn usage(problem: impl Into<String>, advice: impl Into<String>) -> anyhow::Error {
-    mesp::Error::usage(problem).hint(advice).into()
-}
 
 /// Threads to train and to generate with: as many as asked for, or as there are cores.
 pub(crate) fn pool(threads: Option<usize>) -> Result<Arc<Threads>> {
@@ -99,14 +96,6 @@ pub(crate) fn say_once(notes: &[String]) {
 /// Reads a model's tokenizer.
 pub(crate) fn encoder(model: &Path) -> Result<TextEncoder> {
     text_encoder(model)?.ok_or_else(|| no_tokenizer(model))
-}
-
-/// What text without a tokenizer is answered.
-pub(crate) fn no_tokenizer(model: &Path) -> anyhow::Error {
-    let found = regular::other_than_file(&model.join("tokenizer.json")).unwrap_or("none");
-    let problem = format!("{}: expected the model's tokenizer.json, found {found}", model.display());
-    let get = hub::fetching(model).unwrap_or_else(|| "put the model's tokenizer.json there".to_owned());
-    usage(problem, format!("{get}, or use rows with input_ids and labels"))
 }
 
 /// How rows are read for a command.

@@ -28,6 +28,7 @@ mod outputs;
 mod progress;
 mod replaced;
 mod run_dir;
+mod run_files;
 mod run_json;
 mod samples;
 mod settings;

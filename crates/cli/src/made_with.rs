@@ -16,8 +16,7 @@ use serde_json::{Value, json};
 
 use crate::args::{CommonArgs, DataArgs};
 use crate::inputs::{self, Held};
-use crate::run_json::{self, dtype_name};
-use crate::{hub, ui};
+use crate::{hub, run_files, ui};
 
 /// Of a model in `dir` and of rows. With `--verify` every byte of the weights is read, else samples of each matrix.
 pub(crate) fn of(
@@ -106,7 +105,7 @@ fn is_text(data: &Path, options: &ReadOptions) -> Result<bool> {
 
 /// What the run that made an adapter says of its base, if a run of this program did and its folder is whole.
 fn trained_on(adapter: &Path) -> Option<Value> {
-    let run: Value = serde_json::from_slice(&std::fs::read(adapter.join(run_json::FILE)).ok()?).ok()?;
+    let run: Value = serde_json::from_slice(&std::fs::read(adapter.join(run_files::DOCUMENT)).ok()?).ok()?;
     run["model"]["fingerprint"]["weights"].is_string().then(|| run["model"].clone())
 }
 
@@ -117,7 +116,7 @@ pub(crate) fn note_other_base(adapter: Option<&Path>, (model, stored): (&Model, 
         return;
     };
     let held = model.blocks.iter().flat_map(|b| &b.linears).any(|linear| linear.weight.dtype() == stored);
-    if !held || base["stored"].as_str() != Some(dtype_name(stored)) {
+    if !held || base["stored"].as_str() != Some(stored.name()) {
         return;
     }
     let (was, is) = (base["fingerprint"]["weights"].as_str(), fingerprint::weights(model, Extent::Samples));

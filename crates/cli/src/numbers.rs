@@ -8,7 +8,7 @@ use mesp::train::checkpoint;
 use mesp_device::Dtype;
 
 use crate::args::Compute;
-use crate::inputs::usage;
+use crate::failure::usage;
 
 /// The name of the number type among what a resumed run has in common with its beginning.
 pub(crate) const COMPUTE: &str = "compute";

@@ -8,7 +8,7 @@ use mesp_formats::TokenizerConfig;
 use mesp_formats::atomic::{StagedDir, is_stream, remove_leftovers_of};
 
 use crate::args::CommonArgs;
-use crate::inputs::usage;
+use crate::failure::usage;
 use crate::ui;
 
 /// Files that tell a model's folder what it is, beside its weights and its tokenizer.

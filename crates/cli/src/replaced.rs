@@ -13,7 +13,7 @@ use mesp_formats::peft::{CONFIG_FILE, MODEL_FILE};
 use mesp_formats::regular;
 use serde_json::Value;
 
-use crate::run_dir::{CHECKPOINTS, LOCK};
+use crate::run_files::{self, CHECKPOINTS, LOCK};
 use crate::{metrics, run_json, tensorboard, ui};
 
 /// A run that was put aside, in a folder of the run directory.
@@ -35,7 +35,7 @@ impl Replaced {
         MODEL_FILE,
         CONFIG_FILE,
         metrics::FILE,
-        run_json::FILE,
+        run_files::DOCUMENT,
         replay::FILE,
         CHECKPOINTS,
         checkpoint::MODEL,
@@ -127,7 +127,7 @@ impl Drop for Replaced {
 /// Whether what has one of the names is a run's: a folder `model` only where the run that is there trained one.
 pub(crate) fn is_of_run(run: &Path, name: &str) -> bool {
     let trained_model = || {
-        let text = regular::read(&run.join(run_json::FILE), run_json::LIMIT).unwrap_or_default();
+        let text = regular::read(&run.join(run_files::DOCUMENT), run_json::LIMIT).unwrap_or_default();
         serde_json::from_slice::<Value>(&text).is_ok_and(|document| document["full"].is_object())
     };
     fs::symlink_metadata(run.join(name)).is_ok() && (name != checkpoint::MODEL || trained_model())

@@ -15,17 +15,15 @@ use mesp_formats::peft::{CONFIG_FILE, MODEL_FILE};
 use mesp_formats::regular;
 
 use crate::args::CommonArgs;
-use crate::inputs::usage;
+use crate::failure::usage;
 use crate::interrupt::{self, Undo};
 use crate::outputs::{self, Inputs};
 use crate::replaced::{Replaced, is_of_run};
-use crate::{metrics, run_json, tokens, ui};
+use crate::run_files::{self, CHECKPOINTS, LOCK};
+use crate::{metrics, tokens, ui};
 
 /// The directory of a run that names none.
 pub(crate) const DEFAULT: &str = "mesp-out";
-
-pub(crate) const CHECKPOINTS: &str = "checkpoints";
-pub(crate) const LOCK: &str = "run.lock";
 
 /// Where a run goes, and how it begins there.
 pub(crate) struct RunDir {
@@ -277,7 +275,7 @@ fn place(args: &CommonArgs) -> Result<PathBuf> {
 
 /// What says that a run is in a folder.
 fn run_in(path: &Path) -> Option<&'static str> {
-    let names = [MODEL_FILE, CONFIG_FILE, run_json::FILE, CHECKPOINTS, replay::FILE, Replaced::FOLDER];
+    let names = [MODEL_FILE, CONFIG_FILE, run_files::DOCUMENT, CHECKPOINTS, replay::FILE, Replaced::FOLDER];
     let filled =
         || fs::metadata(path.join(metrics::FILE)).is_ok_and(|there| there.is_file() && there.len() > 0);
     names.into_iter().find(|name| path.join(name).exists()).or_else(|| filled().then_some(metrics::FILE))

@@ -14,7 +14,7 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::Result;
-use mesp::model::Config;
+use mesp::arch::Config;
 use mesp::source::Base;
 use mesp::train::{Summary, checkpoint};
 use mesp_device::{Dtype, Elem};
@@ -26,10 +26,9 @@ use crate::footprint::Footprint;
 use crate::made_with;
 use crate::memory::Marks;
 use crate::numbers::Numbers;
+use crate::run_files;
 use crate::settings::{Settings, estimator_json, policy_json, update_name};
 
-/// The file's name in a run directory.
-pub(crate) const FILE: &str = "run.json";
 /// Its bytes at most: it has the time of every step.
 pub(crate) const LIMIT: u64 = 32 << 20;
 
@@ -64,7 +63,7 @@ impl About<'_> {
                 "arch": config.arch,
                 "parameters": config.parameters(),
                 "base": options.whole.map_or(base_name(settings.base), Elem::name),
-                "stored": dtype_name(self.dtype),
+                "stored": self.dtype.name(),
                 "fingerprint": model,
             },
             "full": full,
@@ -199,7 +198,7 @@ impl Report<'_> {
     /// Writes the document into the run directory.
     pub(crate) fn write(&self, dir: &Path) -> Result<Value> {
         let json = self.json(dir);
-        write_atomic(&dir.join(FILE), |out| writeln!(out, "{json:#}"))?;
+        write_atomic(&dir.join(run_files::DOCUMENT), |out| writeln!(out, "{json:#}"))?;
         Ok(json)
     }
 }
@@ -213,13 +212,8 @@ pub(crate) fn step_work(footprint: &Footprint, passes: usize) -> u64 {
 pub(crate) fn base_name(base: Base) -> &'static str {
     match base {
         Base::Mapped => "mapped",
-        Base::Resident(dtype) => dtype_name(dtype),
+        Base::Resident(dtype) => dtype.name(),
     }
-}
-
-/// A number type by its name on the command line.
-pub(crate) fn dtype_name(dtype: Dtype) -> &'static str {
-    dtype.name()
 }
 
 /// Seconds to the tenth of a millisecond.

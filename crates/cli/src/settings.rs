@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
-use mesp::adapter::{AdapterConfig, peft};
+use mesp::adapter::AdapterConfig;
+use mesp::arch::Config;
 use mesp::method::{Estimator, Method};
-use mesp::model::Config;
 use mesp::optim::{OptimizerKind, ScheduleKind, Trained};
 use mesp::source::Base;
 use mesp::tape::{Policy, Residency, Tiles};
@@ -21,7 +21,7 @@ use mesp_device::Elem;
 use serde_json::{Value, json};
 
 use crate::args::{CommonArgs, MethodArgs, UpdateArg};
-use crate::inputs::usage;
+use crate::failure::usage;
 
 /// The meaning of the common options.
 pub(crate) struct Settings {
@@ -221,7 +221,10 @@ fn trained(args: &CommonArgs, exact: bool) -> Result<Trained> {
 
 /// What an adapter to compute with is on a model; without one, none.
 pub(crate) fn given_adapter(adapter: Option<&Path>, config: &Config) -> Result<AdapterConfig> {
-    Ok(adapter.map_or_else(|| Ok(AdapterConfig::none()), |path| peft::load_config(path)?.on(config))?)
+    Ok(adapter.map_or_else(
+        || Ok(AdapterConfig::none()),
+        |path| mesp::source::load_adapter_config(path)?.on(config),
+    )?)
 }
 
 /// A policy as JSON: names of what is kept, sizes of tiles (null for all rows at once).

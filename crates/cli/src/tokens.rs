@@ -13,13 +13,14 @@ use mesp::data::{Gathered, LongRows, PromptStyle, ReadOptions, TrainOn, files, u
 use mesp::source::{Base, GgufSource, Kind};
 use mesp_device::Mapping;
 use mesp_formats::atomic::create_dir_all;
-use mesp_formats::{Error as FileError, TokenizerConfig, regular};
+use mesp_formats::regular;
+use mesp_formats::{Error as FileError, TokenizerConfig};
 
 use crate::child::{self, Bound};
 use crate::failure::Elsewhere;
-use crate::inputs::{no_tokenizer, usage};
+use crate::failure::usage;
 use crate::memory::Child as For;
-use crate::ui;
+use crate::{hub, ui};
 
 /// The folder of token files in a run directory.
 pub(crate) const FOLDER: &str = "tokens";
@@ -162,4 +163,12 @@ fn wait(child: Bound) -> Result<()> {
     };
     let status = output.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
     Err(Elsewhere { message, status }.into())
+}
+
+/// What text without a tokenizer is answered.
+pub(crate) fn no_tokenizer(model: &Path) -> anyhow::Error {
+    let found = regular::other_than_file(&model.join("tokenizer.json")).unwrap_or("none");
+    let problem = format!("{}: expected the model's tokenizer.json, found {found}", model.display());
+    let get = hub::fetching(model).unwrap_or_else(|| "put the model's tokenizer.json there".to_owned());
+    usage(problem, format!("{get}, or use rows with input_ids and labels"))
 }

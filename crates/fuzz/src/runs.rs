@@ -5,9 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mesp::adapter::{AdapterConfig, Projection};
+use mesp::adapter::AdapterConfig;
+use mesp::arch::{Config, Module};
 use mesp::method::{Estimator, Method};
-use mesp::model::{Batch, Config, Model};
+use mesp::model::{Batch, Model};
 use mesp::optim::{OptimizerKind, ScheduleKind, Trained};
 use mesp::source::{Base, HfSource};
 use mesp::train::{
@@ -62,7 +63,7 @@ impl Checkpoint {
         let model = Arc::new(Model::load(config, &source).expect("a model"));
         let layers = Some(vec![1]);
         let options = Options {
-            adapter: AdapterConfig { layers, ..AdapterConfig::new(1, 2.0, false, vec![Projection::K]) },
+            adapter: AdapterConfig { layers, ..AdapterConfig::new(1, 2.0, false, vec![Module::K]) },
             adapter_type: Elem::Full,
             method_name: "fuzz".to_owned(),
             policy: Method::Mesp.policy(),

@@ -14,9 +14,8 @@ use mesp_formats::lora::{Layout, Pair, write_gguf, write_mlx, write_peft};
 use mesp_formats::peft::{MODULES, Matrix};
 use mesp_formats::regular;
 
-use crate::adapter::AdapterFile;
-use crate::adapter::file::reordered;
-use crate::model::Config;
+use crate::arch::Config;
+use crate::source::adapter::{AdapterFile, reordered};
 use crate::source::shape_source;
 use crate::{Error, Result};
 

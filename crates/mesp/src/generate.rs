@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use mesp_device::{Backend, Class, Dry, Elem, Label, Plan, Program};
 
-use crate::adapter::{self, AdapterConfig, BlockPairs, Projection, dora, persistent_pairs};
+use crate::adapter::{self, AdapterConfig, BlockPairs, dora, persistent_pairs};
+use crate::arch::Module;
 use crate::data::in_vocabulary;
 use crate::model::{self, Batch, BlockRun, Cache, Model};
 use crate::tape::{Site, Tape, Tiles};
@@ -67,7 +68,7 @@ impl<B: Backend> Generator<B> {
         let c = &model.config;
         let mut params =
             persistent_pairs(&mut be, c, adapter, Elem::Full, Label::new(Class::Adapter, "lora"));
-        dora::measure(&mut be, &model, &mut params);
+        dora::measure(&mut be, &model.config, model.blocks.iter().map(|b| &b.linears), &mut params);
         let mut cache = |name| be.persist(capacity, c.kv_cols(), Label::new(Class::Cache, name));
         let caches = (0..c.layers).map(|_| Cache { k: cache("k"), v: cache("v") }).collect();
         let tapes = (0..c.layers).map(|_| Tape::default()).collect();
@@ -142,7 +143,7 @@ impl<B: Backend> Generator<B> {
         if std::mem::take(&mut self.changed) {
             self.be.begin(Program(1));
             for (block, pairs) in self.model.blocks.iter().zip(&mut self.params) {
-                dora::refresh(&mut self.be, &self.model.config, block, pairs);
+                dora::refresh(&mut self.be, &self.model.config, &block.linears, pairs);
             }
         }
         self.be.begin(Program(0));
@@ -152,8 +153,7 @@ impl<B: Backend> Generator<B> {
         self.batch.positions.extend((past..past + n).map(|p| p as u32));
         self.batch.offsets.clear();
         self.batch.offsets.extend([0, n]);
-        let [head, table] =
-            Projection::OUTSIDE.map(|p| adapter::outside(&self.params, p, &self.model.config));
+        let [head, table] = Module::OUTSIDE.map(|p| adapter::outside(&self.params, p, &self.model.config));
         let mut x = model::embed(&mut self.be, &self.model, table, &self.batch, Class::WithinBlock);
         for (l, tape) in self.tapes.iter_mut().enumerate() {
             tape.put(Site::BlockIn, x);

@@ -7,8 +7,7 @@ use mesp_formats::atomic::{create_dir_all, write_atomic};
 use mesp_formats::{Dtype, ModelConfig, safetensors_file};
 use rayon::prelude::*;
 
-use crate::adapter::Projection;
-use crate::model::{Config, POST_NORMS};
+use crate::arch::{Config, Module, POST_NORMS};
 use crate::{Result, rng};
 
 mod gguf;
@@ -41,7 +40,7 @@ fn tensors(c: &Config) -> Vec<(String, Vec<usize>, Start)> {
     for l in 0..c.layers {
         let at = format!("model.layers.{l}");
         all.push((format!("{at}.{attn_norm}.weight"), vec![d], norm));
-        for p in Projection::INSIDE.into_iter().filter(|p| p.exists(c)) {
+        for p in Module::INSIDE.into_iter().filter(|p| p.exists(c)) {
             let (out, input) = p.shape(c);
             let name = p.path(l);
             all.push((format!("{name}.weight"), vec![out, input], random));

@@ -1,6 +1,7 @@
 //! Memory-efficient structured backpropagation: exact LoRA fine-tuning in a planned amount of memory.
 
 pub mod adapter;
+pub mod arch;
 pub mod data;
 mod error;
 pub mod export;

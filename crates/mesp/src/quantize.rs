@@ -4,17 +4,16 @@
 //! architectures that llama.cpp rotates in neighbours the rows of q and k are reordered; norms around 1 are
 //! written with the 1.
 
-use std::cell::RefCell;
 use std::io;
 use std::path::Path;
 
-use mesp_device::Weight;
 use mesp_formats::gguf::{self, TensorType, Value, can_quantize, quantize_row};
 use mesp_formats::{Error as FileError, ModelConfig};
 
-use crate::merge::{Change, UNTIED};
-use crate::model::{Config, EMBEDDING, HEAD, Model, WeightSource};
-use crate::source::{Base, HfSource};
+use crate::arch::{Config, EMBEDDING, HEAD};
+use crate::model::Model;
+use crate::source::delta::{Change, UNTIED};
+use crate::source::{Asked, Base, HfSource};
 use crate::{Error, Result};
 
 pub(crate) mod convert;
@@ -166,45 +165,6 @@ pub(crate) fn not_finite(path: &Path, name: &str, row: usize, ty: TensorType) ->
     FileError::invalid(path, problem)
         .hint("the weights are damaged, or need a wider type: bf16 or f32")
         .into()
-}
-
-/// Passes a model's questions on and keeps them: names and shapes, in order.
-pub(crate) struct Asked<'a> {
-    source: &'a dyn WeightSource,
-    found: RefCell<Vec<(String, Vec<usize>)>>,
-}
-
-impl<'a> Asked<'a> {
-    pub(crate) fn new(source: &'a dyn WeightSource) -> Self {
-        Self { source, found: RefCell::default() }
-    }
-
-    /// What was asked for and found.
-    pub(crate) fn found(self) -> Vec<(String, Vec<usize>)> {
-        self.found.into_inner()
-    }
-}
-
-impl WeightSource for Asked<'_> {
-    fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Option<Weight>> {
-        let weight = self.source.matrix(name, rows, cols)?;
-        if weight.is_some() {
-            self.found.borrow_mut().push((name.to_owned(), vec![rows, cols]));
-        }
-        Ok(weight)
-    }
-
-    fn vector(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
-        let values = self.source.vector(name, len)?;
-        if values.is_some() {
-            self.found.borrow_mut().push((name.to_owned(), vec![len]));
-        }
-        Ok(values)
-    }
-
-    fn missing(&self, name: &str) -> Error {
-        self.source.missing(name)
-    }
 }
 
 /// What is written, in order: what the engine asks a source for, so that nothing is missing or has another shape.

@@ -6,17 +6,22 @@ use mesp_device::Dtype;
 use mesp_formats::gguf::TensorType;
 use mesp_formats::{Dtype as FileDtype, ModelConfig, TokenizerConfig};
 
+use crate::arch::Config;
 use crate::data::{Prefix, TextEncoder, TokenizerInfo};
-use crate::model::{Config, Model, WeightSource};
-use crate::quantize::Asked;
+use crate::model::{Model, WeightSource};
 use crate::{Error, Result};
 
+pub(crate) mod adapter;
+mod asked;
+pub(crate) mod delta;
 mod files;
 pub mod fingerprint;
 mod gguf;
 mod hf;
 mod shapes;
 
+pub use adapter::{AdapterFile, check_adapter, load_adapter, load_adapter_config};
+pub(crate) use asked::Asked;
 pub use files::is_small_file;
 pub(crate) use files::{beside, copy, retype, untie};
 pub use gguf::GgufSource;

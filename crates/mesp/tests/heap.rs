@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use mesp::adapter::{AdapterConfig, Projection};
+use mesp::adapter::AdapterConfig;
+use mesp::arch::Module;
 use mesp::method::{Directional, Estimator, Slope, Subset};
 use mesp::model::Batch;
 use mesp::tape::Policy;
@@ -89,7 +90,7 @@ fn no_heap_after_step_one() {
         let mut case = Case::load(arch);
         // Of every other one the head and the embeddings have adapters, too.
         if i % 2 == 0 {
-            case.adapter.targets.extend(Projection::OUTSIDE);
+            case.adapter.targets.extend(Module::OUTSIDE);
         }
         let vocab = case.model.config.vocab_size;
         let large = random_batch(&[70, 1, 150], vocab, 1);

@@ -20,6 +20,7 @@ use crate::memory;
 use crate::numbers::Numbers;
 use crate::outputs;
 use crate::run_dir::RunDir;
+use crate::run_files;
 use crate::run_json;
 use crate::settings::Settings;
 use crate::ui;
@@ -123,10 +124,11 @@ fn is_demo(dir: &Path) -> bool {
     let model = dir.join(FOLDER).join("model");
     let trained_on = || -> Option<bool> {
         let run: Value =
-            serde_json::from_slice(&regular::read(&dir.join(run_json::FILE), run_json::LIMIT).ok()?).ok()?;
+            serde_json::from_slice(&regular::read(&dir.join(run_files::DOCUMENT), run_json::LIMIT).ok()?)
+                .ok()?;
         Some(run["model"]["path"].as_str()? == model.display().to_string())
     };
-    model.is_dir() && trained_on().unwrap_or(!dir.join(run_json::FILE).exists())
+    model.is_dir() && trained_on().unwrap_or(!dir.join(run_files::DOCUMENT).exists())
 }
 
 /// What the model answers.

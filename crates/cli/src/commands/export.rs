@@ -11,7 +11,8 @@ use rayon::ThreadPool;
 use serde_json::json;
 
 use crate::args::{ExportArgs, FileType, LayoutArg};
-use crate::inputs::{self, usage};
+use crate::failure::usage;
+use crate::inputs;
 use crate::outputs::{self, Inputs};
 use crate::progress::Counter;
 use crate::sizes::count;

@@ -16,8 +16,9 @@ use serde_json::json;
 
 use crate::args::{CommonArgs, Compute, GradsArgs};
 use crate::budget;
+use crate::failure::usage;
 use crate::footprint::{self, Work};
-use crate::inputs::{self, Held, Loaded, usage};
+use crate::inputs::{self, Held, Loaded};
 use crate::machine;
 use crate::numbers::{Numbers, held};
 use crate::outputs;
@@ -79,7 +80,7 @@ impl<R: Real> Ready<R> {
         let batch_size = args.schedule.batch_size.unwrap_or_else(|| rows.train.count());
         if let Some(tokens) = settings.run.batch_tokens {
             let problem = format!("--batch-tokens {tokens} has no meaning here: all rows are one batch");
-            return Err(inputs::usage(problem, "give --batch-size to divide it"));
+            return Err(crate::failure::usage(problem, "give --batch-size to divide it"));
         }
         let run = RunConfig { batch_size, ..settings.run.clone() };
         if evaluates {
@@ -104,7 +105,7 @@ impl<R: Real> Ready<R> {
         if let Some(adapter) = &args.adapter.adapter {
             let model = Arc::clone(session.model());
             let (be, params, _) = session.state_mut();
-            peft::load(be, adapter, params, &model)?;
+            mesp::source::load_adapter(be, adapter, params, &model)?;
         } else {
             session.init_adapters(run.seed);
         }

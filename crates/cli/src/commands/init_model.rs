@@ -3,14 +3,15 @@
 use std::time::Instant;
 
 use anyhow::Result;
+use mesp::arch::Config;
 use mesp::init_model::{preset, rows_beside, write, write_gguf};
-use mesp::model::Config;
 use mesp_formats::atomic::{StagedDir, remove_leftovers_of, write_atomic};
 use mesp_formats::{config, regular};
 use serde_json::json;
 
 use crate::args::InitModelArgs;
-use crate::inputs::{self, usage};
+use crate::failure::usage;
+use crate::inputs;
 use crate::outputs::{self, Inputs};
 use crate::progress::Counter;
 use crate::sizes::{count, duration};

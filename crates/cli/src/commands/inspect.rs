@@ -19,16 +19,16 @@ use serde_json::{Map, Value, json};
 
 use super::inspect_gguf;
 use crate::args::InspectArgs;
-use crate::inputs::usage;
+use crate::failure::usage;
 use crate::replaced::Replaced;
-use crate::run_dir::CHECKPOINTS;
-use crate::run_json::{dtype_name, pattern};
+use crate::run_files::{self, CHECKPOINTS};
+use crate::run_json::pattern;
 use crate::sizes::{bytes, count};
 use crate::{run_json, tokens, ui};
 
 pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     let path = &args.path;
-    for name in [run_json::FILE, "state.json", CONFIG_FILE, "config.json"] {
+    for name in [run_files::DOCUMENT, "state.json", CONFIG_FILE, "config.json"] {
         regular::refuse_other(&path.join(name))?;
     }
     let has = |name: &str| path.join(name).is_file();
@@ -36,7 +36,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
         if is_adapter(path)? { adapter(path)? } else { inspect_gguf::file(path)? }
     } else if path.is_file() {
         tensors(path)?
-    } else if has(run_json::FILE) {
+    } else if has(run_files::DOCUMENT) {
         finished_run(path)?
     } else if has("state.json") {
         checkpoint(path)?
@@ -131,7 +131,7 @@ fn model(dir: &Path) -> Result<(Value, String)> {
         "kind": "model",
         "arch": c.arch,
         "parameters": c.parameters(),
-        "dtype": dtype_name(source.dtype()),
+        "dtype": source.dtype().name(),
         "tensors": tensors.len(),
         "types": types,
         "weight_bytes": size,
@@ -221,7 +221,7 @@ fn made_with(made: &Value) -> Value {
 }
 
 fn finished_run(dir: &Path) -> Result<(Value, String)> {
-    let run = read_json(&dir.join(run_json::FILE))?;
+    let run = read_json(&dir.join(run_files::DOCUMENT))?;
     // All weights were trained where there is none.
     let adapter = if run["full"].is_null() { adapter(dir)?.0 } else { Value::Null };
     let brief = json!({

@@ -10,7 +10,6 @@ use mesp_formats::gguf::Value as Metadata;
 use serde_json::{Value, json};
 
 use super::inspect::listed;
-use crate::run_json::dtype_name;
 use crate::sizes::bytes;
 use crate::ui;
 
@@ -34,7 +33,7 @@ pub(super) fn file(path: &Path) -> Result<(Value, String)> {
         "version": header.version,
         "arch": c.arch,
         "parameters": c.parameters(),
-        "dtype": dtype_name(source.dtype()),
+        "dtype": source.dtype().name(),
         "tensors": header.tensors.len(),
         "weight_bytes": size,
         "vocab_size": c.vocab_size,

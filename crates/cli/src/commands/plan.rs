@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use anyhow::Result;
+use mesp::arch::Config;
 use mesp::init_model::preset;
 use mesp::method::Method;
-use mesp::model::{Config, Model, ShapeSource};
+use mesp::model::{Model, ShapeSource};
 use mesp::source::shape_source;
 use mesp::train::Options;
 use mesp_device::Dtype;
@@ -16,11 +17,12 @@ use super::sites::{self, SiteRow, sites};
 
 use crate::args::{CommonArgs, PlanArgs};
 use crate::budget::{self, Decision, Process};
+use crate::failure::usage;
 use crate::footprint::{self, Footprint, Work};
-use crate::inputs::{self, Held, usage};
+use crate::inputs::{self, Held};
 use crate::machine::Room;
 use crate::numbers::{Numbers, held};
-use crate::run_json::{dtype_name, step_work};
+use crate::run_json::step_work;
 use crate::settings::{Settings, policy_json, update_name};
 use crate::sizes::{Bytes, bytes, count};
 use crate::ui;
@@ -168,7 +170,7 @@ impl Planned {
             self.name,
             model.config.arch,
             count(model.config.parameters()),
-            dtype_name(self.dtype),
+            self.dtype.name(),
             trained,
             options.method_name,
             self.arithmetic,

@@ -5,7 +5,7 @@ use anyhow::Result;
 use mesp_formats::hub::{RepoKind, RepoName, is_revision};
 
 use crate::args::PullArgs;
-use crate::inputs::usage;
+use crate::failure::usage;
 
 #[cfg(not(feature = "pull"))]
 pub(crate) fn run(args: &PullArgs) -> Result<()> {

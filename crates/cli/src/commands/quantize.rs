@@ -8,7 +8,8 @@ use mesp::source::Kind;
 use serde_json::json;
 
 use crate::args::QuantizeArgs;
-use crate::inputs::{self, usage};
+use crate::failure::usage;
+use crate::inputs;
 use crate::outputs::{self, Inputs};
 use crate::progress::Counter;
 use crate::sizes::{bytes, duration};

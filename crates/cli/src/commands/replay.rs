@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use mesp::adapter::peft;
 use mesp::method::{Estimator, Method};
 use mesp::optim::{OptimizerKind, Trained};
 use mesp::source::Base;
@@ -13,7 +12,8 @@ use mesp_formats::peft::{CONFIG_FILE, MODEL_FILE};
 use serde_json::json;
 
 use crate::args::ReplayArgs;
-use crate::inputs::{self, usage};
+use crate::failure::usage;
+use crate::inputs;
 use crate::machine;
 use crate::outputs::{self, Inputs};
 use crate::ui;
@@ -66,7 +66,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
     let mut session = Session::new(be, Arc::clone(&model), options, 0);
     if let Some(path) = &args.adapter {
         let (be, params, _) = session.state_mut();
-        peft::load(be, path, params, &model)?;
+        mesp::source::load_adapter(be, path, params, &model)?;
     } else {
         session.init_adapters(header.seed);
     }

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::Result;
-use mesp::adapter::peft;
 use mesp::method::Estimator;
 use mesp::model::Model;
 use mesp::source::Base;
@@ -21,8 +20,9 @@ use super::{demo, dry_run};
 use crate::args::{CommonArgs, TrainArgs};
 use crate::budget;
 use crate::failure::Interrupted;
+use crate::failure::usage;
 use crate::footprint::{self, Footprint, Work};
-use crate::inputs::{self, Held, Loaded, Rows, usage};
+use crate::inputs::{self, Held, Loaded, Rows};
 use crate::lines::PlanLine;
 use crate::memory::{self, Marks};
 use crate::metrics::Metrics;
@@ -129,7 +129,7 @@ pub(super) fn prepare(
     let Loaded { model, dtype, .. } = inputs::load_model(dir, Base::Mapped)?;
     settings.fit(&model.config)?;
     if let Some(path) = &args.adapter.adapter {
-        peft::check(path, &model)?;
+        mesp::source::check_adapter(path, &model)?;
         made_with::note_other_base(Some(path), (&model, dtype), dir);
     }
     let asked = Numbers::resumed(args.method.compute, resume)?;
@@ -309,7 +309,7 @@ pub(super) fn start(
     if let Some(path) = adapter {
         let model = Arc::clone(session.model());
         let (be, params, _) = session.state_mut();
-        peft::load(be, path, params, &model)?;
+        mesp::source::load_adapter(be, path, params, &model)?;
     } else {
         session.init_adapters(settings.run.seed);
     }

@@ -11,7 +11,7 @@ use mesp_formats::regular;
 use serde_json::Value;
 
 use super::{cache, fetching};
-use crate::inputs::usage;
+use crate::failure::usage;
 use crate::ui;
 
 /// Ends of names that are files' and no repositories'.

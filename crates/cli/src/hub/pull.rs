@@ -18,7 +18,7 @@ use mesp_formats::hub::{RepoKind, RepoName};
 use self::blob::{Blob, Store};
 use self::client::{Client, Failure, Listed};
 use super::{Environment, cache};
-use crate::inputs::usage;
+use crate::failure::usage;
 use crate::progress::Line;
 use crate::sizes::{bytes, duration};
 

@@ -5,18 +5,19 @@ use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::Result;
-use mesp::adapter::{AdapterConfig, Projection, peft};
+use mesp::adapter::AdapterConfig;
+use mesp::arch::Module;
 use mesp_formats::peft::Pattern;
 
 use crate::args::AdapterArgs;
-use crate::inputs::usage;
+use crate::failure::usage;
 use crate::ui;
 
 /// The adapter's settings: those of the adapter to start from, or new ones.
 pub(super) fn config(args: &AdapterArgs) -> Result<AdapterConfig> {
     let typed = typed(args)?;
     if let Some(path) = &args.adapter {
-        let found = peft::load_config(path)?;
+        let found = mesp::source::load_adapter_config(path)?;
         same_or_unsaid(args, &typed, path, &found)?;
         if args.lora_dropout.is_none() {
             let named = format!("{}: lora_dropout", path.display());
@@ -118,9 +119,9 @@ fn same_or_unsaid(
     found: &AdapterConfig,
 ) -> Result<()> {
     // Of an adapter from elsewhere, all linear layers are those of models with fused ones, too.
-    let fused = |p: &Projection| matches!(p, Projection::Qkv | Projection::GateUp);
+    let fused = |p: &Module| matches!(p, Module::Qkv | Module::GateUp);
     let names = |c: &AdapterConfig| {
-        let all = Projection::ALL.iter().all(|p| c.targets.contains(p));
+        let all = Module::ALL.iter().all(|p| c.targets.contains(p));
         let named = c.targets.iter().filter(|p| !(all && fused(p)));
         named.map(|p| p.name()).collect::<Vec<_>>().join(",")
     };

@@ -7,7 +7,7 @@ use mesp_device::Elem;
 use serde_json::{Value, json};
 
 use crate::args::{CommonArgs, UpdateArg, ZerothArgs};
-use crate::inputs::usage;
+use crate::failure::usage;
 
 /// The estimator of `--method`.
 pub(super) fn estimator(args: &CommonArgs) -> Result<Estimator> {

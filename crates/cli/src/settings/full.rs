@@ -8,7 +8,7 @@ use mesp_device::{Dtype, Elem};
 
 use super::{Settings, Trains};
 use crate::args::CommonArgs;
-use crate::inputs::usage;
+use crate::failure::usage;
 
 /// Refuses what is an adapter's.
 pub(super) fn refuse(args: &CommonArgs) -> Result<()> {

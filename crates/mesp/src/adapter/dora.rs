@@ -9,8 +9,8 @@
 
 use mesp_device::{Act, Backend, Class, Form, Label};
 
-use super::{BlockPairs, Projection};
-use crate::model::{Block, Config, Model};
+use super::BlockPairs;
+use crate::arch::{Config, Linear, Module};
 
 const NORMS: Label = Label::new(Class::Adapter, "dora_norms");
 const FACTORS: Label = Label::new(Class::WithinBlock, "dora_factors");
@@ -27,21 +27,25 @@ pub struct Norms {
 }
 
 /// The layers in a matrix of the checkpoint.
-fn parts(module: Projection, c: &Config) -> impl Iterator<Item = Projection> {
+fn parts(module: Module, c: &Config) -> impl Iterator<Item = Module> {
     let fused = c.family.fused;
-    Projection::ALL.into_iter().filter(move |p| p.carrier(fused) == module)
+    Module::ALL.into_iter().filter(move |p| p.carrier(fused) == module)
 }
 
-/// Takes the norms of all weights that have magnitudes.
-pub fn measure<B: Backend>(be: &mut B, model: &Model, blocks: &mut [BlockPairs]) {
-    let c = &model.config;
-    for (block, pairs) in model.blocks.iter().zip(blocks) {
-        for (module, pair) in Projection::MODULES.into_iter().zip(pairs) {
+/// Takes the norms of all weights that have magnitudes, of the layers of each block.
+pub fn measure<'a, B: Backend>(
+    be: &mut B,
+    c: &Config,
+    blocks: impl Iterator<Item = &'a [Linear; 7]>,
+    pairs: &mut [BlockPairs],
+) {
+    for (linears, pairs) in blocks.zip(pairs) {
+        for (module, pair) in Module::MODULES.into_iter().zip(pairs) {
             let Some(pair) = pair.as_mut().filter(|pair| pair.m.is_some()) else { continue };
             let out = pair.b.rows();
             let [mut squares, gain, inverse] = std::array::from_fn(|_| be.persist(out, 1, NORMS));
             for p in parts(module, c) {
-                be.row_squares(squares.rows_mut(p.rows(c)), &block.linear(p).weight);
+                be.row_squares(squares.rows_mut(p.rows(c)), &linears[p as usize].weight);
             }
             pair.norms = Some(Norms { squares, gain, inverse });
         }
@@ -49,8 +53,8 @@ pub fn measure<B: Backend>(be: &mut B, model: &Model, blocks: &mut [BlockPairs])
 }
 
 /// Takes the norms of a block's adapted weights from A, B and m as they are now.
-pub fn refresh<B: Backend>(be: &mut B, c: &Config, block: &Block, pairs: &mut BlockPairs) {
-    for (module, pair) in Projection::MODULES.into_iter().zip(pairs) {
+pub fn refresh<B: Backend>(be: &mut B, c: &Config, linears: &[Linear; 7], pairs: &mut BlockPairs) {
+    for (module, pair) in Module::MODULES.into_iter().zip(pairs) {
         let Some(pair) = pair else { continue };
         let (Some(m), Some(norms)) = (&pair.m, &mut pair.norms) else { continue };
         let (a, r) = (&pair.a, pair.a.rows());
@@ -59,7 +63,7 @@ pub fn refresh<B: Backend>(be: &mut B, c: &Config, block: &Block, pairs: &mut Bl
         for part in parts(module, c) {
             let rows = part.rows(c);
             let mut p = be.alloc(r, rows.len(), FACTORS);
-            be.linear(p.view_mut(), a.view(), &block.linear(part).weight, None, false);
+            be.linear(p.view_mut(), a.view(), &linears[part as usize].weight, None, false);
             let to = (norms.gain.rows_mut(rows.clone()), norms.inverse.rows_mut(rows.clone()));
             let factors = (m.rows_view(rows.clone()), norms.squares.rows_view(rows.clone()));
             be.dora_gains(to, factors, pair.b.rows_view(rows), (p.view(), g.view()), pair.scale);

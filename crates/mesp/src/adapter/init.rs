@@ -2,7 +2,8 @@
 
 use mesp_device::Backend;
 
-use super::{BlockPairs, Projection};
+use super::BlockPairs;
+use crate::arch::Module;
 use crate::rng;
 
 /// PEFT's start: A uniform in ±1/√in (Kaiming uniform with a = √5), of embeddings normal; B zero, magnitudes the norms of
@@ -13,13 +14,13 @@ pub fn init<B: Backend>(be: &mut B, blocks: &mut [BlockPairs], seed: u64) {
             let Some(pair) = pair else { continue };
             let bound = 1.0 / (pair.a.cols() as f64).sqrt();
             // Those of the fused matrices lie beyond those of any layer.
-            let (layers, inside) = (Projection::ALL.len(), Projection::INSIDE.len());
+            let (layers, inside) = (Module::ALL.len(), Module::INSIDE.len());
             let stream = match p {
                 _ if p < layers => l * layers + p,
                 _ if p < inside => (1 << 31) + 2 * l + p - layers,
                 _ => (1 << 32) + p,
             } as u64;
-            if p == Projection::Embed as usize {
+            if p == Module::Embed as usize {
                 be.load(pair.a.view_mut(), &mut |i| rng::normal(seed, stream, i as u64));
             } else {
                 be.load(pair.a.view_mut(), &mut |i| {

@@ -21,7 +21,7 @@ use mesp_device::{Act, Backend, Class, Dropout, Form, Label, View, ViewMut};
 use super::PairView;
 use std::ops::Range;
 
-use crate::model::Linear;
+use crate::arch::Linear;
 
 const Z: Label = Label::new(Class::WithinBlock, "dora_z");
 

@@ -1,7 +1,6 @@
 //! Low-rank adapters (LoRA; Hu et al. 2021): where they sit, how they start, how they compute.
 
 pub mod dora;
-pub(crate) mod file;
 mod init;
 pub mod lora;
 pub mod peft;
@@ -9,164 +8,14 @@ pub mod peft;
 use std::ops::Range;
 
 use mesp_device::{Act, Backend, Dropout, Elem, Label, Layout, View};
-use mesp_formats::peft::{Pattern, Places, path as peft_path};
+use mesp_formats::peft::{Pattern, Places};
 
 pub use dora::Norms;
-pub use file::AdapterFile;
 pub use init::init;
 pub use mesp_formats::peft::Matrix;
 
-use crate::model::Config;
+use crate::arch::{Config, Module};
 use crate::{Error, Result};
-
-/// A linear layer that an adapter may sit on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Projection {
-    /// `q_proj`
-    Q,
-    /// `k_proj`
-    K,
-    /// `v_proj`
-    V,
-    /// `o_proj`
-    O,
-    /// `gate_proj`
-    Gate,
-    /// `up_proj`
-    Up,
-    /// `down_proj`
-    Down,
-    /// `qkv_proj`: queries, keys and values from one matrix
-    Qkv,
-    /// `gate_up_proj`: gate and up from one matrix
-    GateUp,
-    /// `lm_head`, outside the blocks
-    Head,
-    /// `embed_tokens`, outside the blocks: its adapter is one of the table `[words, features]`
-    Embed,
-}
-
-impl Projection {
-    /// The layers of a block, in the order of its forward. Where some are fused, each is a part of the whole.
-    pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
-
-    /// Everything in a block that an adapter may sit on.
-    pub const INSIDE: [Self; 9] =
-        [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down, Self::Qkv, Self::GateUp];
-
-    /// Everything outside the blocks that an adapter may sit on.
-    pub const OUTSIDE: [Self; 2] = [Self::Head, Self::Embed];
-
-    /// Everything that an adapter may sit on.
-    pub const MODULES: [Self; 11] = [
-        Self::Q,
-        Self::K,
-        Self::V,
-        Self::O,
-        Self::Gate,
-        Self::Up,
-        Self::Down,
-        Self::Qkv,
-        Self::GateUp,
-        Self::Head,
-        Self::Embed,
-    ];
-
-    /// Whether it is outside the blocks.
-    pub const fn outside(self) -> bool {
-        matches!(self, Self::Head | Self::Embed)
-    }
-
-    /// Which of the lists of pairs it is in, for a layer: first those of the blocks, then the head's, then the
-    /// embeddings' ([`places`]).
-    pub const fn place(self, layer: usize, c: &Config) -> usize {
-        match self {
-            Self::Head => c.layers,
-            Self::Embed => c.layers + 1,
-            _ => layer,
-        }
-    }
-
-    /// The checkpoint's matrix that a layer is in, and its adapter with it.
-    #[must_use]
-    pub const fn carrier(self, fused: bool) -> Self {
-        match self {
-            Self::Q | Self::K | Self::V if fused => Self::Qkv,
-            Self::Gate | Self::Up if fused => Self::GateUp,
-            other => other,
-        }
-    }
-
-    /// Whether a model's checkpoint has a matrix of its own for it.
-    pub fn exists(self, c: &Config) -> bool {
-        if c.family.fused { self == self.carrier(true) } else { !matches!(self, Self::Qkv | Self::GateUp) }
-    }
-
-    /// A layer's rows of its carrier.
-    pub fn rows(self, c: &Config) -> Range<usize> {
-        let before = match self {
-            _ if self == self.carrier(c.family.fused) => 0,
-            Self::K => c.q_cols(),
-            Self::V => c.q_cols() + c.kv_cols(),
-            Self::Up => c.intermediate_size,
-            _ => 0,
-        };
-        before..before + self.shape(c).0
-    }
-
-    /// The checkpoint name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Q => "q_proj",
-            Self::K => "k_proj",
-            Self::V => "v_proj",
-            Self::O => "o_proj",
-            Self::Gate => "gate_proj",
-            Self::Up => "up_proj",
-            Self::Down => "down_proj",
-            Self::Qkv => "qkv_proj",
-            Self::GateUp => "gate_up_proj",
-            Self::Head => "lm_head",
-            Self::Embed => "embed_tokens",
-        }
-    }
-
-    /// The checkpoint's path of the module, of one in a block in a layer.
-    pub fn path(self, layer: usize) -> String {
-        peft_path(layer, self.name())
-    }
-
-    /// The projection of a name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::MODULES.into_iter().find(|p| p.name() == name)
-    }
-
-    /// Output and input features.
-    pub fn shape(self, c: &Config) -> (usize, usize) {
-        let (d, q, k, i) = (c.hidden_size, c.q_cols(), c.kv_cols(), c.intermediate_size);
-        match self {
-            Self::Q => (q, d),
-            Self::K | Self::V => (k, d),
-            Self::O => (d, q),
-            Self::Gate | Self::Up => (i, d),
-            Self::Down => (d, i),
-            Self::Qkv => (q + 2 * k, d),
-            Self::GateUp => (2 * i, d),
-            Self::Head | Self::Embed => (c.vocab_size, d),
-        }
-    }
-
-    /// Whether the frozen layer has a bias.
-    pub fn has_bias(self, c: &Config) -> bool {
-        match self {
-            Self::Q | Self::K | Self::V | Self::Qkv => c.family.qkv_bias,
-            Self::O => c.family.o_bias,
-            Self::Gate | Self::Up | Self::Down | Self::GateUp => c.family.mlp_bias,
-            Self::Head | Self::Embed => false,
-        }
-    }
-}
 
 /// The largest rank: more than any layer of a model has rows or columns.
 const MOST_RANK: usize = 1 << 20;
@@ -185,7 +34,7 @@ pub struct AdapterConfig {
     /// `lora_dropout`: the probability with which a value of a layer's input is hidden from the adapter in training.
     pub dropout: f64,
     /// Which projections carry an adapter, in order.
-    pub targets: Vec<Projection>,
+    pub targets: Vec<Module>,
     /// r of some modules, by their names.
     pub ranks: Pattern<usize>,
     /// `lora_alpha` of some modules.
@@ -221,7 +70,7 @@ impl AdapterConfig {
     }
 
     /// The same rank and alpha for all modules, in every layer.
-    pub const fn new(rank: usize, alpha: f64, rslora: bool, targets: Vec<Projection>) -> Self {
+    pub const fn new(rank: usize, alpha: f64, rslora: bool, targets: Vec<Module>) -> Self {
         Self {
             rank,
             alpha,
@@ -236,8 +85,8 @@ impl AdapterConfig {
         }
     }
 
-    /// What a matrix carries, if it does, by its place ([`Projection::place`]).
-    pub fn slot(&self, place: usize, p: Projection, c: &Config) -> Option<Slot> {
+    /// What a matrix carries, if it does, by its place ([`Module::place`]).
+    pub fn slot(&self, place: usize, p: Module, c: &Config) -> Option<Slot> {
         if !self.has(p, c) || p.place(place, c) != place || (!p.outside() && place >= c.layers) {
             return None;
         }
@@ -256,7 +105,7 @@ impl AdapterConfig {
 
     /// Paths of the modules that carry adapters.
     pub fn paths(&self, c: &Config) -> Vec<String> {
-        let all = (0..places(c)).flat_map(|l| Projection::MODULES.map(|p| (l, p)));
+        let all = (0..places(c)).flat_map(|l| Module::MODULES.map(|p| (l, p)));
         all.filter(|(l, p)| self.slot(*l, *p, c).is_some()).map(|(l, p)| p.path(l)).collect()
     }
 
@@ -293,7 +142,7 @@ impl AdapterConfig {
     }
 
     /// Whether a matrix of a model's checkpoint carries an adapter.
-    pub fn has(&self, p: Projection, c: &Config) -> bool {
+    pub fn has(&self, p: Module, c: &Config) -> bool {
         p.exists(c) && self.targets.iter().any(|target| target.carrier(c.family.fused) == p)
     }
 
@@ -308,9 +157,9 @@ impl AdapterConfig {
             let problem = format!("the adapter's rank is {rank}, expected 1 to {MOST_RANK}");
             return Err(Error::usage(problem).hint("ranks are far smaller than the layers: 4 to 256"));
         }
-        let wrong = |p: &&Projection| {
+        let wrong = |p: &&Module| {
             // An expression may be for several models.
-            let all = || Projection::ALL.iter().all(|p| self.targets.contains(p));
+            let all = || Module::ALL.iter().all(|p| self.targets.contains(p));
             !p.exists(c) && self.places.is_none() && !(c.family.fused && all())
         };
         if let Some(p) = self.targets.iter().find(|p| self.dora && p.outside()) {
@@ -318,7 +167,7 @@ impl AdapterConfig {
                 "DoRA cannot be computed with on {}: its magnitudes are of linear layers in blocks",
                 p.name()
             );
-            let merge = if *p == Projection::Head { "mesp merge" } else { "PEFT" };
+            let merge = if *p == Module::Head { "mesp merge" } else { "PEFT" };
             let hint =
                 format!("leave it out of the target modules, or fold the adapter into its base by {merge}");
             return Err(Error::usage(problem).hint(hint));
@@ -330,16 +179,15 @@ impl AdapterConfig {
             return Err(Error::usage(problem));
         }
         let Some(p) = self.targets.iter().find(wrong) else { return Ok(()) };
-        let known: Vec<_> =
-            Projection::MODULES.into_iter().filter(|p| p.exists(c)).map(Projection::name).collect();
+        let known: Vec<_> = Module::MODULES.into_iter().filter(|p| p.exists(c)).map(Module::name).collect();
         let (name, arch, known) = (p.name(), &c.arch, known.join(", "));
         Err(Error::usage(format!("a {arch} model has no module {name}, expected {known}, or all-linear")))
     }
 
     /// Trainable parameters on a model.
     pub fn parameters(&self, c: &Config) -> u64 {
-        let all = (0..places(c)).flat_map(|l| Projection::MODULES.map(|p| (l, p)));
-        let each = |(l, p): (usize, Projection)| {
+        let all = (0..places(c)).flat_map(|l| Module::MODULES.map(|p| (l, p)));
+        let each = |(l, p): (usize, Module)| {
             let (out, input) = p.shape(c);
             let magnitudes = if self.dora { out } else { 0 };
             let of = |slot: Slot| (slot.rank as u64).saturating_mul((out + input) as u64);
@@ -352,14 +200,14 @@ impl AdapterConfig {
     ///
     /// # Errors
     /// When a name is not that of a module, or there is none.
-    pub fn parse_targets(list: &str) -> Result<Vec<Projection>> {
+    pub fn parse_targets(list: &str) -> Result<Vec<Module>> {
         let mut targets = Vec::new();
         for name in list.split(',').map(str::trim).filter(|n| !n.is_empty()) {
-            match (name, Projection::from_name(name)) {
-                ("all-linear", _) => targets.extend(Projection::ALL),
+            match (name, Module::from_name(name)) {
+                ("all-linear", _) => targets.extend(Module::ALL),
                 (_, Some(p)) => targets.push(p),
                 _ => {
-                    let known = Projection::MODULES.map(Projection::name).join(", ");
+                    let known = Module::MODULES.map(Module::name).join(", ");
                     return Err(Error::usage(format!(
                         "target module {name:?} is unknown, expected {known}, or all-linear"
                     )));
@@ -410,7 +258,7 @@ pub struct PairView<'a> {
 
 impl Pair {
     /// As a layer sees it.
-    pub fn of(&self, p: Projection, c: &Config) -> PairView<'_> {
+    pub fn of(&self, p: Module, c: &Config) -> PairView<'_> {
         let rows = p.rows(c);
         let gain = self.norms.as_ref().map(|n| [&n.gain, &n.inverse].map(|x| x.rows_view(rows.clone())));
         PairView { a: self.a.view(), b: self.b.rows_view(rows), scale: self.scale, dropout: None, gain }
@@ -448,16 +296,16 @@ impl Pair {
     }
 }
 
-/// The pairs of a block, or of what is outside of blocks, by [`Projection`].
+/// The pairs of a block, or of what is outside of blocks, by [`Module`].
 pub type BlockPairs = [Option<Pair>; 11];
 
 /// Lists of pairs of a model: one a block, the head's, the embeddings'.
 pub const fn places(c: &Config) -> usize {
-    c.layers + Projection::OUTSIDE.len()
+    c.layers + Module::OUTSIDE.len()
 }
 
 /// The pair of a module outside the blocks.
-pub fn outside<'a>(pairs: &'a [BlockPairs], p: Projection, c: &Config) -> Option<&'a Pair> {
+pub fn outside<'a>(pairs: &'a [BlockPairs], p: Module, c: &Config) -> Option<&'a Pair> {
     pairs.get(p.place(0, c))?[p as usize].as_ref()
 }
 
@@ -468,10 +316,10 @@ pub fn block_pairs(
     place: usize,
     mut alloc: impl FnMut(Matrix, usize, usize) -> Act,
 ) -> BlockPairs {
-    Projection::MODULES.map(|p| {
+    Module::MODULES.map(|p| {
         let Slot { rank, scale } = adapter.slot(place, p, c)?;
         let (out, input) = p.shape(c);
-        let turned = c.rope.layout == Layout::Interleaved && matches!(p, Projection::Q | Projection::K);
+        let turned = c.rope.layout == Layout::Interleaved && matches!(p, Module::Q | Module::K);
         let interleaved = turned.then_some(c.head_dim);
         Some(Pair {
             a: alloc(Matrix::A, rank, input),

@@ -13,13 +13,12 @@ use mesp_formats::peft::{self, Matrix};
 use mesp_formats::safetensors_file;
 use mesp_formats::{AdapterConfig as FileConfig, Dtype, Error as FileError, gguf};
 
-pub use super::file::{check, load, load_config};
-use super::{AdapterConfig, BlockPairs, Projection};
-use crate::model::Config;
+use super::{AdapterConfig, BlockPairs};
+use crate::arch::{Config, Module};
 use crate::{Error, Result};
 
 /// Where a matrix's rows are, against another order.
-pub(super) struct Rows {
+pub(crate) struct Rows {
     /// Rows of a head, of one for all where the order is the same.
     map: Vec<usize>,
     /// Whether rows are columns in the file.
@@ -33,7 +32,7 @@ impl Rows {
     }
 
     /// Of a matrix in a file, against its order in memory.
-    pub(super) fn in_file(matrix: Matrix, interleaved: Option<usize>, turned: bool) -> Self {
+    pub(crate) fn in_file(matrix: Matrix, interleaved: Option<usize>, turned: bool) -> Self {
         Self { map: Self::head(matrix, interleaved, gguf::to_interleaved), turned }
     }
 
@@ -42,7 +41,7 @@ impl Rows {
     }
 
     /// The place of a row.
-    pub(super) fn at(&self, row: usize) -> usize {
+    pub(crate) fn at(&self, row: usize) -> usize {
         let head = self.map.len();
         row / head * head + self.map[row % head]
     }
@@ -51,7 +50,7 @@ impl Rows {
 /// Every matrix with its PEFT name and its rows in memory, in the order in which they are written.
 fn named(blocks: &[BlockPairs]) -> impl Iterator<Item = (String, &Act, Rows)> {
     blocks.iter().enumerate().flat_map(|(l, block)| {
-        Projection::MODULES
+        Module::MODULES
             .into_iter()
             .zip(block)
             .filter_map(move |(p, pair)| Some((l, p, pair.as_ref()?)))
@@ -124,8 +123,8 @@ fn shape(name: &str, act: &Act) -> Vec<usize> {
 
 /// Names of the matrices that carry adapters.
 fn modules(blocks: &[BlockPairs]) -> Vec<String> {
-    let on = |p: &Projection| blocks.iter().any(|block| block[*p as usize].is_some());
-    Projection::MODULES.into_iter().filter(on).map(|p| p.name().to_owned()).collect()
+    let on = |p: &Module| blocks.iter().any(|block| block[*p as usize].is_some());
+    Module::MODULES.into_iter().filter(on).map(|p| p.name().to_owned()).collect()
 }
 
 /// Writes an adapter directory.
@@ -184,7 +183,7 @@ pub fn read_tensors<B: Backend>(
         if layer >= layers {
             return Err(wrong(format!("tensor {} is of layer {layer}, the model has {layers}", tensor.name)));
         }
-        let pair = Projection::from_name(&module)
+        let pair = Module::from_name(&module)
             .and_then(|p| blocks.get_mut(p.place(layer, config))?[p as usize].as_mut());
         let Some(pair) = pair else {
             return Err(wrong(format!("tensor {} is not among the target modules", tensor.name)));

@@ -11,9 +11,9 @@ use mesp_formats::lora::Layout;
 
 use super::go_template::Pieces;
 use super::{Report, export};
-use crate::adapter::AdapterFile;
 use crate::data::{ChatFormat, Date, TextEncoder};
 use crate::merge::{self, merge};
+use crate::source::AdapterFile;
 use crate::source::{Base, Opened, open_model, shape_source, text_encoder};
 use crate::{Error, Result};
 

@@ -7,7 +7,7 @@ use mesp_formats::{Dtype, ModelConfig};
 use rayon::prelude::*;
 
 use super::{Start, fill, tensors, write_rows};
-use crate::model::Config;
+use crate::arch::Config;
 use crate::{Error, Result};
 
 /// Values that are drawn at once, or one row.

@@ -7,10 +7,13 @@ use mesp_formats::atomic::{StagedDir, write_atomic};
 use mesp_formats::gguf::{self, TensorType, to_halves};
 use mesp_formats::{Dtype, Error as FileError, ModelConfig, Stored, model_dir};
 
-use super::{Change, Options, Report, UNTIED, sixteen_bits};
-use crate::model::{Config, EMBEDDING, HEAD, Model};
+use super::{Options, Report, sixteen_bits};
+use crate::arch::{Config, EMBEDDING, HEAD};
+use crate::model::Model;
 use crate::quantize::convert::{Job, Squares, convert, count};
-use crate::quantize::{Asked, not_finite};
+use crate::quantize::not_finite;
+use crate::source::Asked;
+use crate::source::delta::{Change, UNTIED};
 use crate::source::untie as said_untied;
 use crate::source::{Base, GgufSource, HfSource, beside, copy, kernel_dtype, retype, tensor_type};
 use crate::{Error, Result};
@@ -48,7 +51,7 @@ pub(super) fn from_directory(
     if unties {
         untie(&mut jobs);
     }
-    for name in change.names.keys() {
+    for name in change.names() {
         if let Some((_, dtype, _)) = others.iter().find(|(other, ..)| other == name) {
             let problem =
                 format!("tensor {name} is stored as {}, which an adapter cannot be added to", dtype.name());

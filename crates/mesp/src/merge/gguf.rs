@@ -8,11 +8,12 @@ use mesp_formats::Error as FileError;
 use mesp_formats::gguf::{self, TensorInfo, TensorType, Value, to_interleaved};
 
 use super::directory::merged;
-use super::{Change, Options, Report, UNTIED, sixteen_bits};
+use super::{Options, Report, sixteen_bits};
 use crate::Result;
-use crate::model::{EMBEDDING, HEAD};
+use crate::arch::{EMBEDDING, HEAD};
 use crate::quantize::convert::{Job, convert};
 use crate::quantize::{not_finite, write};
+use crate::source::delta::{Change, UNTIED};
 use crate::source::{Base, GgufSource, HfSource, tensor_type};
 
 pub(super) fn from_directory(
@@ -48,7 +49,7 @@ pub(super) fn from_file(
     let config = source.model_config()?;
     let mut notes = Vec::new();
     let names: BTreeMap<String, &String> =
-        change.names.keys().filter_map(|hf| Some((gguf::tensor_name(&config.arch, hf)?, hf))).collect();
+        change.names().filter_map(|hf| Some((gguf::tensor_name(&config.arch, hf)?, hf))).collect();
     let bits = |ty: TensorType| 8.0 * ty.block_bytes() as f64 / ty.block_len() as f64;
     let (mut narrow, mut widened) = (0, None);
     // A head of its own is made from the embeddings.

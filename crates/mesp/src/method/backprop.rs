@@ -3,7 +3,8 @@
 use mesp_device::{Act, Backend, Class, Dropout, Elem, Label, RowStat, Still};
 
 use super::Shift;
-use crate::adapter::{BlockPairs, Projection, dora, outside};
+use crate::adapter::{BlockPairs, dora, outside};
+use crate::arch::Module;
 use crate::model::{self, Batch, BlockRun, HeadAdapter, Model};
 use crate::tape::{Policy, Residency, Site, SiteSet, Tape};
 
@@ -82,22 +83,22 @@ impl Backprop {
             }
         };
         let c = &model.config;
-        let [head, table] = Projection::OUTSIDE.map(|p| p.place(0, c));
-        let mut x = model::embed(be, model, outside(adapters, Projection::Embed, c), batch, class);
+        let [head, table] = Module::OUTSIDE.map(|p| p.place(0, c));
+        let mut x = model::embed(be, model, outside(adapters, Module::Embed, c), batch, class);
         for (l, tape) in self.tapes.iter_mut().enumerate() {
             let keep = if l == last && keep_last { across.and(within) } else { across };
             will_need(be, model, l + 1);
             self.saved[l] = save(be, residency, l, &mut x);
             tape.keep_across(across);
             tape.put(Site::BlockIn, x);
-            dora::refresh(be, &model.config, &model.blocks[l], &mut adapters[l]);
+            dora::refresh(be, &model.config, &model.blocks[l].linears, &mut adapters[l]);
             x = model::forward_block(be, &run(model, &adapters[l], l, batch, policy, dropout), tape, keep);
         }
-        if let Some(pair) = outside(adapters, Projection::Head, c) {
+        if let Some(pair) = outside(adapters, Module::Head, c) {
             let grads = sink.begin(be, head, &adapters[head]);
             let adapter = HeadAdapter {
                 pair: Some(pair),
-                grad: grads[Projection::Head as usize].as_mut(),
+                grad: grads[Module::Head as usize].as_mut(),
                 dropout: dropout.map(|mask| mask.stream(head as u64)),
             };
             model::head(be, model, adapter, &mut x, batch, Some(gradient), tiles, stats);
@@ -105,7 +106,7 @@ impl Backprop {
         } else {
             model::head(be, model, HeadAdapter::default(), &mut x, batch, Some(gradient), tiles, stats);
         }
-        let embeds = outside(adapters, Projection::Embed, c).is_some();
+        let embeds = outside(adapters, Module::Embed, c).is_some();
         // From here on x is dL/dx.
         for (l, tape) in self.tapes.iter_mut().enumerate().rev() {
             let size = (batch.rows(), model.config.hidden_size);
@@ -126,9 +127,9 @@ impl Backprop {
             run.backward(be, tape, within, &mut x, grads, l > 0 || embeds);
             sink.end(be, l, &mut adapters[l]);
         }
-        if let Some(pair) = outside(adapters, Projection::Embed, c) {
+        if let Some(pair) = outside(adapters, Module::Embed, c) {
             let grads = sink.begin(be, table, &adapters[table]);
-            if let Some(grad) = &mut grads[Projection::Embed as usize] {
+            if let Some(grad) = &mut grads[Module::Embed as usize] {
                 model::embed_backward(be, model, pair, grad, &mut x, batch);
             }
             sink.end(be, table, &mut adapters[table]);
@@ -147,10 +148,10 @@ impl Backprop {
         stats: &mut [RowStat],
     ) {
         let mut x = self.forward(be, model, adapters, shift, batch);
-        let moved = moved(be, shift, Projection::Head, model, adapters);
+        let moved = moved(be, shift, Module::Head, model, adapters);
         let pair = match &moved {
-            Some(pairs) => pairs[Projection::Head as usize].as_ref(),
-            None => outside(adapters, Projection::Head, &model.config),
+            Some(pairs) => pairs[Module::Head as usize].as_ref(),
+            None => outside(adapters, Module::Head, &model.config),
         };
         let adapter = HeadAdapter { pair, ..HeadAdapter::default() };
         model::head(be, model, adapter, &mut x, batch, None, self.policy.tiles, stats);
@@ -166,10 +167,10 @@ impl Backprop {
         shift: Option<Shift<'_>>,
         batch: &Batch,
     ) -> Act {
-        let moved = moved(be, shift, Projection::Embed, model, adapters);
+        let moved = moved(be, shift, Module::Embed, model, adapters);
         let pair = match &moved {
-            Some(pairs) => pairs[Projection::Embed as usize].as_ref(),
-            None => outside(adapters, Projection::Embed, &model.config),
+            Some(pairs) => pairs[Module::Embed as usize].as_ref(),
+            None => outside(adapters, Module::Embed, &model.config),
         };
         let mut x = model::embed(be, model, pair, batch, Class::WithinBlock);
         free(be, moved);
@@ -177,7 +178,7 @@ impl Backprop {
             will_need(be, model, l + 1);
             tape.keep_across(SiteSet::EMPTY);
             tape.put(Site::BlockIn, x);
-            dora::refresh(be, &model.config, &model.blocks[l], &mut adapters[l]);
+            dora::refresh(be, &model.config, &model.blocks[l].linears, &mut adapters[l]);
             let moved = shift.and_then(|s| s.moved(be, l, &adapters[l]));
             let pairs = moved.as_ref().unwrap_or(&adapters[l]);
             let run = run(model, pairs, l, batch, self.policy, None);
@@ -192,7 +193,7 @@ impl Backprop {
 fn moved<B: Backend>(
     be: &mut B,
     shift: Option<Shift<'_>>,
-    p: Projection,
+    p: Module,
     model: &Model,
     adapters: &[BlockPairs],
 ) -> Option<BlockPairs> {

@@ -13,7 +13,8 @@ use mesp_device::{Backend, Distribution, Noise};
 
 use super::Subset;
 use super::bounds::Bounds;
-use crate::adapter::{BlockPairs, Projection, matrices, matrices_mut};
+use crate::adapter::{BlockPairs, matrices, matrices_mut};
+use crate::arch::Module;
 use crate::{Error, Result};
 
 /// How a slope is made.
@@ -228,6 +229,6 @@ pub fn masked<B: Backend>(
 
 /// The stream of a block's i-th matrix, with its bound: matrices are counted through all blocks.
 pub(super) fn tensor(noise: Noise, block: usize, i: usize, bounds: &Bounds) -> Noise {
-    let tensor = (block * 2 * Projection::INSIDE.len() + i) as u32;
+    let tensor = (block * 2 * Module::INSIDE.len() + i) as u32;
     Noise { tensor, below: bounds.of(block, i), ..noise }
 }

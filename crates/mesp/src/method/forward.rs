@@ -13,7 +13,8 @@ use mesp_device::{Backend, Class, Dual, Label, RowStat, Tangents};
 use super::backprop::{run, will_need};
 use super::directional::tensor;
 use super::{Backprop, Bounds, Ray};
-use crate::adapter::{BlockPairs, Projection, matrices, outside, pairs_like};
+use crate::adapter::{BlockPairs, matrices, outside, pairs_like};
+use crate::arch::Module;
 use crate::model::{self, Batch, HeadAdapter, Model};
 use crate::tape::{Site, SiteSet};
 
@@ -33,12 +34,12 @@ impl Backprop {
     ) -> f64 {
         let policy = self.policy;
         let c = &model.config;
-        let [head, table] = Projection::OUTSIDE.map(|p| p.place(0, c));
+        let [head, table] = Module::OUTSIDE.map(|p| p.place(0, c));
         let moves = |place: usize| ray.blocks.has(place) && adapters[place].iter().any(Option::is_some);
         let mut dual = Dual::new(be, tangents);
         let moved = if moves(table) { &adapters[table..=table] } else { &[] };
         attach(&mut dual, moved, (ray, bounds), table);
-        let pair = outside(adapters, Projection::Embed, c);
+        let pair = outside(adapters, Module::Embed, c);
         let mut x = if moves(table) {
             model::embed(&mut dual, model, pair, batch, Class::WithinBlock)
         } else {
@@ -65,7 +66,7 @@ impl Backprop {
             detach(&mut dual, moved);
         }
         let tangent = Dual::new(be, tangents).detach(&x);
-        let pair = outside(adapters, Projection::Head, c);
+        let pair = outside(adapters, Module::Head, c);
         let mut grads = moves(head).then(|| {
             pairs_like(&adapters[head], false, |rows, cols| {
                 let mut grad = be.alloc(rows, cols, Label::new(Class::Gradient, "lora_grad"));
@@ -73,7 +74,7 @@ impl Backprop {
                 grad
             })
         });
-        let grad = grads.as_mut().and_then(|grads| grads[Projection::Head as usize].as_mut());
+        let grad = grads.as_mut().and_then(|grads| grads[Module::Head as usize].as_mut());
         let adapter = HeadAdapter { pair, grad, dropout: None };
         model::head(be, model, adapter, &mut x, batch, Some(gradient), policy.tiles, stats);
         // From here on x is dL/dx.

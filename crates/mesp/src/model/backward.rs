@@ -26,7 +26,8 @@ use mesp_device::{Act, Backend, Class, Elem, Label, Probs, View, ViewMut};
 
 use super::BlockRun;
 use super::block::h_of;
-use crate::adapter::{BlockPairs, Projection, lora};
+use crate::adapter::{BlockPairs, lora};
+use crate::arch::Module;
 use crate::tape::{Lifted, Rules, Site, SiteSet, Tape};
 
 const DH: Label = Label::new(Class::WithinBlock, "lora_dh");
@@ -57,7 +58,7 @@ impl BlockRun<'_> {
     /// that no norm follows.
     pub fn existing(&self, sites: SiteSet) -> SiteSet {
         let mut absent = SiteSet::EMPTY;
-        for p in Projection::INSIDE {
+        for p in Module::INSIDE {
             if self.pairs[p as usize].is_none() {
                 absent = absent.with(h_of(p));
             }
@@ -124,16 +125,16 @@ impl BlockRun<'_> {
         tape.materialize(be, self, sites, within, rows.clone());
         let dm =
             post_norm.map(|w| self.before_norm(be, tape, Site::MlpOut, dy.rows_view(rows.clone()), w, rows));
-        let dm = self.own_gain(be, tape, Projection::Down, (dm, dy.rows_view(rows.clone())), grads, rows);
+        let dm = self.own_gain(be, tape, Module::Down, (dm, dy.rows_view(rows.clone())), grads, rows);
         if !whole.has(Site::MlpOut) {
             tape.free(be, Site::MlpOut);
         }
         let d_out = dm.as_ref().map_or_else(|| dy.rows_view(rows.clone()), Act::view);
 
         // down: y = u + linear(a)
-        let dh = self.adapter_gradients(be, tape, &[(Projection::Down, d_out)], Site::Act, grads, rows);
-        let down = self.block.linear(Projection::Down);
-        let adapter = self.pair(Projection::Down).zip(dh.as_ref().map(Act::view));
+        let dh = self.adapter_gradients(be, tape, &[(Module::Down, d_out)], Site::Act, grads, rows);
+        let down = self.block.linear(Module::Down);
+        let adapter = self.pair(Module::Down).zip(dh.as_ref().map(Act::view));
         let mut da = GradOf::new(self, be, tape, Site::Act, whole, rows);
         lora::input_grad(be, da.view_mut(rows), d_out, down, adapter, false, rows.start);
         free(be, dh);
@@ -150,14 +151,14 @@ impl BlockRun<'_> {
         }
 
         // gate, up = linear(n2)
-        let parts = [(Projection::Gate, Site::Gate), (Projection::Up, Site::Up)];
+        let parts = [(Module::Gate, Site::Gate), (Module::Up, Site::Up)];
         for (p, site) in parts {
             let mut g = tape.lift(site);
             self.through_gain(be, tape, (p, Site::MlpNorm), g.view_mut(rows), grads, rows);
             tape.lower(g);
         }
         let [gate, up] = parts.map(|(_, g)| tape.lift(g));
-        let g = [(Projection::Gate, gate.view(rows)), (Projection::Up, up.view(rows))];
+        let g = [(Module::Gate, gate.view(rows)), (Module::Up, up.view(rows))];
         let dh = self.shared_gradients(be, tape, g, Site::MlpNorm, grads, rows);
         tape.lower(gate);
         tape.lower(up);
@@ -199,12 +200,12 @@ impl BlockRun<'_> {
         // u = x + linear(o), or with a norm between
         let dp = post_norm.map(|w| self.before_norm(be, tape, Site::AttnProj, du.view(), w, &all));
         tape.free(be, Site::AttnProj);
-        let dp = self.own_gain(be, tape, Projection::O, (dp, du.view()), grads, &all);
+        let dp = self.own_gain(be, tape, Module::O, (dp, du.view()), grads, &all);
         let d_out = dp.as_ref().map_or_else(|| du.view(), Act::view);
-        let dh = self.adapter_gradients(be, tape, &[(Projection::O, d_out)], Site::AttnOut, grads, &all);
+        let dh = self.adapter_gradients(be, tape, &[(Module::O, d_out)], Site::AttnOut, grads, &all);
         let mut d_o = be.alloc(n, c.q_cols(), label("d_attn_out"));
-        let adapter = self.pair(Projection::O).zip(dh.as_ref().map(Act::view));
-        lora::input_grad(be, d_o.view_mut(), d_out, self.block.linear(Projection::O), adapter, false, 0);
+        let adapter = self.pair(Module::O).zip(dh.as_ref().map(Act::view));
+        lora::input_grad(be, d_o.view_mut(), d_out, self.block.linear(Module::O), adapter, false, 0);
         free(be, dh);
         free(be, dp);
 
@@ -276,7 +277,7 @@ impl BlockRun<'_> {
             }
             tape.free_all(be, raw);
         }
-        let parts = [Projection::Q, Projection::K, Projection::V];
+        let parts = [Module::Q, Module::K, Module::V];
         if need_dx || parts.iter().any(|p| self.pair(*p).is_some()) {
             tape.materialize(be, self, SiteSet::of(&[Site::AttnNorm]), SiteSet::EMPTY, all.clone());
         }
@@ -308,7 +309,7 @@ impl BlockRun<'_> {
         &self,
         be: &mut B,
         tape: &mut Tape,
-        (p, x): (Projection, Site),
+        (p, x): (Module, Site),
         dy: ViewMut<'_>,
         grads: &mut BlockPairs,
         rows: &Range<usize>,
@@ -332,7 +333,7 @@ impl BlockRun<'_> {
         &self,
         be: &mut B,
         tape: &mut Tape,
-        p: Projection,
+        p: Module,
         (own, stream): (Option<Act>, View<'_>),
         grads: &mut BlockPairs,
         rows: &Range<usize>,
@@ -346,7 +347,7 @@ impl BlockRun<'_> {
             be.copy(copy.view_mut(), stream);
             copy
         });
-        let x = if p == Projection::O { Site::AttnOut } else { Site::Act };
+        let x = if p == Module::O { Site::AttnOut } else { Site::Act };
         self.through_gain(be, tape, (p, x), own.view_mut(), grads, rows);
         Some(own)
     }
@@ -357,7 +358,7 @@ impl BlockRun<'_> {
         &self,
         be: &mut B,
         tape: &mut Tape,
-        parts: [(Projection, View<'_>); N],
+        parts: [(Module, View<'_>); N],
         x: Site,
         grads: &mut BlockPairs,
         rows: &Range<usize>,
@@ -376,7 +377,7 @@ impl BlockRun<'_> {
         &self,
         be: &mut B,
         tape: &mut Tape,
-        parts: &[(Projection, View<'_>)],
+        parts: &[(Module, View<'_>)],
         x: Site,
         grads: &mut BlockPairs,
         rows: &Range<usize>,

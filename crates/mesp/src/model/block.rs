@@ -10,8 +10,9 @@ use std::ops::Range;
 
 use mesp_device::{Act, Attention, Backend, Class, Compute, Dropout, Elem, Label, Rope, View};
 
-use super::{Batch, Block, Config};
-use crate::adapter::{BlockPairs, PairView, Projection, lora};
+use super::{Batch, Block};
+use crate::adapter::{BlockPairs, PairView, lora};
+use crate::arch::{Config, Module};
 use crate::tape::{Rules, Site, SiteSet, Tape, Tiles};
 
 /// Keys and values of the tokens before the batch's, for generation.
@@ -44,14 +45,14 @@ pub struct BlockRun<'a> {
 
 impl<'a> BlockRun<'a> {
     /// A projection's adapter.
-    pub(super) fn pair(&self, p: Projection) -> Option<PairView<'a>> {
+    pub(super) fn pair(&self, p: Module) -> Option<PairView<'a>> {
         let carrier = self.carrier(p);
         let pair = self.pairs[carrier as usize].as_ref()?.of(p, self.config);
         Some(PairView { dropout: self.dropout.map(|mask| mask.stream(carrier as u64)), ..pair })
     }
 
     /// The matrix that a projection is in.
-    pub(super) fn carrier(&self, p: Projection) -> Projection {
+    pub(super) fn carrier(&self, p: Module) -> Module {
         p.carrier(self.config.family.fused)
     }
 
@@ -77,7 +78,7 @@ impl<'a> BlockRun<'a> {
     }
 
     /// The site of a projection's h, if it has an adapter.
-    pub(super) fn h_site(&self, p: Projection) -> SiteSet {
+    pub(super) fn h_site(&self, p: Module) -> SiteSet {
         if self.pair(p).is_some() { SiteSet::of(&[h_of(self.carrier(p))]) } else { SiteSet::EMPTY }
     }
 
@@ -97,7 +98,7 @@ impl<'a> BlockRun<'a> {
         &self,
         be: &mut B,
         tape: &mut Tape,
-        p: Projection,
+        p: Module,
         from: Site,
         to: Site,
         rows: &Range<usize>,
@@ -124,7 +125,7 @@ impl<'a> BlockRun<'a> {
         &self,
         be: &mut B,
         y: mesp_device::ViewMut<'_>,
-        p: Projection,
+        p: Module,
         x: View<'_>,
         h: Option<View<'_>>,
     ) {
@@ -134,33 +135,33 @@ impl<'a> BlockRun<'a> {
 }
 
 /// The site of a projection's h.
-pub(super) const fn h_of(p: Projection) -> Site {
+pub(super) const fn h_of(p: Module) -> Site {
     match p {
-        Projection::Q => Site::HQ,
-        Projection::K => Site::HK,
-        Projection::V => Site::HV,
-        Projection::O => Site::HO,
-        Projection::Gate => Site::HGate,
-        Projection::Up => Site::HUp,
-        Projection::Down => Site::HDown,
-        Projection::Qkv => Site::HQkv,
-        Projection::GateUp => Site::HGateUp,
-        Projection::Head | Projection::Embed => unreachable!(),
+        Module::Q => Site::HQ,
+        Module::K => Site::HK,
+        Module::V => Site::HV,
+        Module::O => Site::HO,
+        Module::Gate => Site::HGate,
+        Module::Up => Site::HUp,
+        Module::Down => Site::HDown,
+        Module::Qkv => Site::HQkv,
+        Module::GateUp => Site::HGateUp,
+        Module::Head | Module::Embed => unreachable!(),
     }
 }
 
 /// The projection of an h and the site that it multiplies.
-const fn of_h(site: Site) -> Option<(Projection, Site)> {
+const fn of_h(site: Site) -> Option<(Module, Site)> {
     match site {
-        Site::HQkv => Some((Projection::Qkv, Site::AttnNorm)),
-        Site::HGateUp => Some((Projection::GateUp, Site::MlpNorm)),
-        Site::HQ => Some((Projection::Q, Site::AttnNorm)),
-        Site::HK => Some((Projection::K, Site::AttnNorm)),
-        Site::HV => Some((Projection::V, Site::AttnNorm)),
-        Site::HO => Some((Projection::O, Site::AttnOut)),
-        Site::HGate => Some((Projection::Gate, Site::MlpNorm)),
-        Site::HUp => Some((Projection::Up, Site::MlpNorm)),
-        Site::HDown => Some((Projection::Down, Site::Act)),
+        Site::HQkv => Some((Module::Qkv, Site::AttnNorm)),
+        Site::HGateUp => Some((Module::GateUp, Site::MlpNorm)),
+        Site::HQ => Some((Module::Q, Site::AttnNorm)),
+        Site::HK => Some((Module::K, Site::AttnNorm)),
+        Site::HV => Some((Module::V, Site::AttnNorm)),
+        Site::HO => Some((Module::O, Site::AttnOut)),
+        Site::HGate => Some((Module::Gate, Site::MlpNorm)),
+        Site::HUp => Some((Module::Up, Site::MlpNorm)),
+        Site::HDown => Some((Module::Down, Site::Act)),
         _ => None,
     }
 }
@@ -173,18 +174,18 @@ impl<B: Backend> Rules<B> for BlockRun<'_> {
             Site::AttnNorm => SiteSet::of(&[Site::BlockIn]),
             Site::Q if norm => SiteSet::of(&[Site::QRaw]),
             Site::K if norm => SiteSet::of(&[Site::KRaw]),
-            Site::Q | Site::QRaw => self.h_site(Projection::Q).with(Site::AttnNorm),
-            Site::K | Site::KRaw => self.h_site(Projection::K).with(Site::AttnNorm),
-            Site::V => self.h_site(Projection::V).with(Site::AttnNorm),
+            Site::Q | Site::QRaw => self.h_site(Module::Q).with(Site::AttnNorm),
+            Site::K | Site::KRaw => self.h_site(Module::K).with(Site::AttnNorm),
+            Site::V => self.h_site(Module::V).with(Site::AttnNorm),
             Site::AttnOut | Site::Lse => SiteSet::of(&[Site::Q, Site::K, Site::V]),
             Site::Probs => SiteSet::of(&[Site::Q, Site::K, Site::Lse]),
             Site::Mid if post => SiteSet::of(&[Site::AttnProj, Site::BlockIn]),
-            Site::AttnProj => self.h_site(Projection::O).with(Site::AttnOut),
-            Site::MlpOut => self.h_site(Projection::Down).with(Site::Act),
-            Site::Mid => self.h_site(Projection::O).with(Site::AttnOut).with(Site::BlockIn),
+            Site::AttnProj => self.h_site(Module::O).with(Site::AttnOut),
+            Site::MlpOut => self.h_site(Module::Down).with(Site::Act),
+            Site::Mid => self.h_site(Module::O).with(Site::AttnOut).with(Site::BlockIn),
             Site::MlpNorm => SiteSet::of(&[Site::Mid]),
-            Site::Gate => self.h_site(Projection::Gate).with(Site::MlpNorm),
-            Site::Up => self.h_site(Projection::Up).with(Site::MlpNorm),
+            Site::Gate => self.h_site(Module::Gate).with(Site::MlpNorm),
+            Site::Up => self.h_site(Module::Up).with(Site::MlpNorm),
             Site::Act => SiteSet::of(&[Site::Gate, Site::Up]),
             Site::HQkv
             | Site::HQ
@@ -257,16 +258,16 @@ impl<B: Backend> Rules<B> for BlockRun<'_> {
                 let (out, rest) = tape.split(site, &rows);
                 lora::project(be, out, rest.view(from, &rows), pair, rows.start);
             }
-            Site::QRaw => self.project(be, tape, Projection::Q, Site::AttnNorm, site, &rows),
-            Site::KRaw => self.project(be, tape, Projection::K, Site::AttnNorm, site, &rows),
-            Site::V => self.project(be, tape, Projection::V, Site::AttnNorm, site, &rows),
-            Site::AttnProj => self.project(be, tape, Projection::O, Site::AttnOut, site, &rows),
-            Site::MlpOut => self.project(be, tape, Projection::Down, Site::Act, site, &rows),
-            Site::Gate => self.project(be, tape, Projection::Gate, Site::MlpNorm, site, &rows),
-            Site::Up => self.project(be, tape, Projection::Up, Site::MlpNorm, site, &rows),
+            Site::QRaw => self.project(be, tape, Module::Q, Site::AttnNorm, site, &rows),
+            Site::KRaw => self.project(be, tape, Module::K, Site::AttnNorm, site, &rows),
+            Site::V => self.project(be, tape, Module::V, Site::AttnNorm, site, &rows),
+            Site::AttnProj => self.project(be, tape, Module::O, Site::AttnOut, site, &rows),
+            Site::MlpOut => self.project(be, tape, Module::Down, Site::Act, site, &rows),
+            Site::Gate => self.project(be, tape, Module::Gate, Site::MlpNorm, site, &rows),
+            Site::Up => self.project(be, tape, Module::Up, Site::MlpNorm, site, &rows),
             Site::Q | Site::K => {
                 let (raw, p) =
-                    if site == Site::Q { (Site::QRaw, Projection::Q) } else { (Site::KRaw, Projection::K) };
+                    if site == Site::Q { (Site::QRaw, Module::Q) } else { (Site::KRaw, Module::K) };
                 if let Some(norms) = &block.qk_norm {
                     tape.open(be, self, site, &rows);
                     let (out, rest) = tape.split(site, &rows);
@@ -305,8 +306,8 @@ impl<B: Backend> Rules<B> for BlockRun<'_> {
                     be.rms_norm_add(out, rest.view(Site::AttnProj, &rows), norm, c.eps);
                     return;
                 }
-                let h = self.pair(Projection::O).map(|_| rest.view(Site::HO, &rows));
-                self.add_linear(be, out, Projection::O, rest.view(Site::AttnOut, &rows), h);
+                let h = self.pair(Module::O).map(|_| rest.view(Site::HO, &rows));
+                self.add_linear(be, out, Module::O, rest.view(Site::AttnOut, &rows), h);
             }
             Site::Act => {
                 if spare.has(Site::Gate) && !tape.alive().has(Site::Act) {

@@ -4,7 +4,8 @@ use mesp_device::{Act, Attention, Backend, Class, Form, Label};
 
 use super::head::{logits, projected};
 use super::{Batch, BlockRun, Cache, Model};
-use crate::adapter::{Pair, Projection};
+use crate::adapter::Pair;
+use crate::arch::Module;
 use crate::tape::{Site, SiteSet, Tape};
 
 /// x of the first block, `[N, d]`: rows of the table, `E[w] + s·B[w]·A` with an adapter, which need not be made for
@@ -80,7 +81,7 @@ pub fn forward_block<B: Backend>(be: &mut B, run: &BlockRun<'_>, tape: &mut Tape
     tape.reserve(be, run, keep.common(SiteSet::MLP), n);
     let post_norm = run.block.post_norms.as_ref().map(|norms| &norms[1]);
     let last = SiteSet::of(&[if post_norm.is_some() { Site::MlpOut } else { Site::Act }]);
-    let targets = if post_norm.is_some() { last } else { run.h_site(Projection::Down).and(last) };
+    let targets = if post_norm.is_some() { last } else { run.h_site(Module::Down).and(last) };
     let mark = be.mark();
     for start in (0..n).step_by(run.tiles.mlp_rows.min(n)) {
         let rows = start..(start + run.tiles.mlp_rows.min(n)).min(n);
@@ -93,8 +94,8 @@ pub fn forward_block<B: Backend>(be: &mut B, run: &BlockRun<'_>, tape: &mut Tape
         if let Some(norm) = post_norm {
             be.rms_norm_add(y, rest.view(Site::MlpOut, &rows), norm, run.config.eps);
         } else {
-            let h = run.pair(Projection::Down).map(|_| rest.view(Site::HDown, &rows));
-            run.add_linear(be, y, Projection::Down, rest.view(Site::Act, &rows), h);
+            let h = run.pair(Module::Down).map(|_| rest.view(Site::HDown, &rows));
+            run.add_linear(be, y, Module::Down, rest.view(Site::Act, &rows), h);
         }
         tape.free_all(be, SiteSet::MLP.without(keep));
     }

@@ -5,19 +5,14 @@
 mod backward;
 mod batch;
 mod block;
-mod config;
 mod decoder;
-mod family;
 mod head;
 mod parts;
 mod weights;
 
 pub use batch::Batch;
 pub use block::{BlockRun, Cache};
-pub use config::{Config, Sees, Turn};
 pub use decoder::{decode_block, embed, embed_backward, forward_block, last_logits};
-pub use family::Family;
 pub use head::{HeadAdapter, head};
 pub use parts::{Changed, Name, Part, Seen};
-pub use weights::{Block, Linear, Model, ShapeSource, WeightSource};
-pub(crate) use weights::{EMBEDDING, HEAD, POST_NORMS};
+pub use weights::{Block, Model, ShapeSource, WeightSource};

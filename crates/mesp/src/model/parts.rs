@@ -5,8 +5,7 @@ use std::fmt;
 use mesp_device::Weight;
 
 use super::Model;
-use super::weights::{EMBEDDING, HEAD, POST_NORMS};
-use crate::adapter::Projection;
+use crate::arch::{EMBEDDING, HEAD, Module, POST_NORMS};
 
 /// Which tensor. As text it is the checkpoint's name, of a part of a fused matrix that of the whole: its parts follow
 /// each other in the order of their rows.
@@ -21,9 +20,9 @@ pub enum Name {
     /// A norm of a block, by its path in the block.
     BlockNorm(usize, &'static str),
     /// A layer's matrix; whether it is a part of a fused one.
-    Weight(usize, Projection, bool),
+    Weight(usize, Module, bool),
     /// A layer's bias.
-    Bias(usize, Projection, bool),
+    Bias(usize, Module, bool),
 }
 
 impl Name {
@@ -79,7 +78,7 @@ macro_rules! walk {
                     $f(Name::BlockNorm(l, name), Part::Vector(norm));
                 }
             }
-            for (linear, p) in (&$($mutable)? block.linears).into_iter().zip(Projection::ALL) {
+            for (linear, p) in (&$($mutable)? block.linears).into_iter().zip(Module::ALL) {
                 $f(Name::Weight(l, p, family.fused), Part::Matrix(&$($mutable)? linear.weight));
                 if let Some(bias) = &$($mutable)? linear.bias {
                     $f(Name::Bias(l, p, family.fused), Part::Vector(bias));

@@ -1,13 +1,11 @@
 //! A model's frozen weights, asked for by their checkpoint names.
 
 use std::collections::BTreeSet;
-use std::ops::Range;
 
 use mesp_device::{Dtype, Weight};
 
-use super::config::{Config, Sees};
 use crate::Result;
-use crate::adapter::Projection;
+use crate::arch::{Config, EMBEDDING, HEAD, Linear, Module, POST_NORMS, Sees};
 
 /// Where weights come from: files, or nothing but shapes. The model knows names and shapes; a source knows
 /// a file format.
@@ -30,23 +28,6 @@ pub trait WeightSource {
     }
 }
 
-/// A frozen linear layer.
-#[derive(Debug, Clone)]
-pub struct Linear {
-    /// `[out, in]`.
-    pub weight: Weight,
-    /// `[out]`.
-    pub bias: Option<Vec<f32>>,
-}
-
-impl Linear {
-    /// Some of its outputs.
-    fn rows(&self, rows: Range<usize>) -> Self {
-        let bias = self.bias.as_ref().map(|bias| bias[rows.clone()].to_vec());
-        Self { weight: self.weight.rows_range(rows), bias }
-    }
-}
-
 /// The frozen weights of a block.
 #[derive(Debug, Clone)]
 pub struct Block {
@@ -58,7 +39,7 @@ pub struct Block {
     pub post_norms: Option<[Vec<f32>; 2]>,
     /// `q_norm` and `k_norm` `[D]`, where the family has them.
     pub qk_norm: Option<[Vec<f32>; 2]>,
-    /// By [`Projection`].
+    /// By [`Module`].
     pub linears: [Linear; 7],
     /// Which keys its queries see, and how both are turned.
     pub sees: Sees,
@@ -66,7 +47,7 @@ pub struct Block {
 
 impl Block {
     /// A projection's layer.
-    pub fn linear(&self, p: Projection) -> &Linear {
+    pub fn linear(&self, p: Module) -> &Linear {
         &self.linears[p as usize]
     }
 }
@@ -85,11 +66,6 @@ pub struct Model {
     /// Blocks, the first first.
     pub blocks: Vec<Block>,
 }
-
-pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
-pub(crate) const HEAD: &str = "lm_head.weight";
-/// Of the attention's and of the MLP's output.
-pub(crate) const POST_NORMS: [&str; 2] = ["post_attention_layernorm", "post_feedforward_layernorm"];
 
 impl Model {
     /// Takes all weights from a source.
@@ -119,7 +95,7 @@ impl Model {
         let norm = norm_vector("model.norm.weight", d)?;
         let block = |l: usize| -> Result<Block> {
             let at = format!("model.layers.{l}");
-            let linear = |p: Projection| -> Result<Linear> {
+            let linear = |p: Module| -> Result<Linear> {
                 let (out, input) = p.shape(&config);
                 let name = p.path(l);
                 let weight = matrix(&format!("{name}.weight"), out, input)?;
@@ -129,15 +105,13 @@ impl Model {
             let [q, k, v, o, gate, up, down] = if config.family.fused {
                 // Views of the checkpoint's matrices, each its own rows.
                 let [qkv, o, gate_up, down] =
-                    [Projection::Qkv, Projection::O, Projection::GateUp, Projection::Down].map(linear);
+                    [Module::Qkv, Module::O, Module::GateUp, Module::Down].map(linear);
                 let (qkv, gate_up) = (qkv?, gate_up?);
-                let [q, k, v] =
-                    [Projection::Q, Projection::K, Projection::V].map(|p| Ok(qkv.rows(p.rows(&config))));
-                let [gate, up] =
-                    [Projection::Gate, Projection::Up].map(|p| Ok(gate_up.rows(p.rows(&config))));
+                let [q, k, v] = [Module::Q, Module::K, Module::V].map(|p| Ok(qkv.rows(p.rows(&config))));
+                let [gate, up] = [Module::Gate, Module::Up].map(|p| Ok(gate_up.rows(p.rows(&config))));
                 [q, k, v, o, gate, up, down]
             } else {
-                Projection::ALL.map(linear)
+                Module::ALL.map(linear)
             };
             let head_norm = |which| norm_vector(&format!("{at}.self_attn.{which}.weight"), config.head_dim);
             let layer_norm = |which: &str| norm_vector(&format!("{at}.{which}.weight"), d);

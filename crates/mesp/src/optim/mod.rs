@@ -6,7 +6,8 @@ use mesp_device::{AdamW, Backend, Class, Label, Sgd};
 
 pub use schedule::{Schedule, ScheduleKind};
 
-use crate::adapter::{BlockPairs, Matrix, Pair, Projection, pairs_like};
+use crate::adapter::{BlockPairs, Matrix, Pair, pairs_like};
+use crate::arch::Module;
 use crate::{Error, Result, rng};
 
 /// Which update, with its own settings. Steps as PyTorch's optimizers of the same names.
@@ -127,7 +128,7 @@ impl Optimizer {
             let mut states = states.iter_mut().map(|s| s[block][p].as_mut().map(Pair::matrices_mut));
             let mut states = [states.next().flatten(), states.next().flatten()];
             for ((matrix, p), (_, g)) in param.matrices_mut().zip(grad.matrices()) {
-                let key = rng::bits(*seed, step, (block * 2 * Projection::ALL.len() + i) as u64);
+                let key = rng::bits(*seed, step, (block * 2 * Module::ALL.len() + i) as u64);
                 // Of matrices that may be in bf16.
                 i += usize::from(matrix != Matrix::M);
                 let [first, second] = states.each_mut().map(|s| Some(s.as_mut()?.next()?.1.view_mut()));

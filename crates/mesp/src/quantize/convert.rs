@@ -7,7 +7,7 @@ use mesp_formats::gguf::{TensorType, dequantize_row, quantize_row};
 use rayon::prelude::*;
 
 use super::TypeError;
-use crate::merge::Delta;
+use crate::source::delta::Delta;
 
 /// Values that are converted at once.
 const CHUNK: usize = 1 << 20;

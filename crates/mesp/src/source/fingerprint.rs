@@ -16,8 +16,9 @@ use twox_hash::XxHash64;
 
 use super::{Base, GgufSource, Kind, prefix};
 use crate::Result;
+use crate::arch::Config;
 use crate::data::TOKENIZER_JSON;
-use crate::model::{Config, Model, Part};
+use crate::model::{Model, Part};
 use crate::rng;
 
 /// How much of each matrix is read. Norms and biases are read whole in any case.

@@ -9,8 +9,9 @@ use mesp_formats::gguf::{self, Gguf, GgufModel, TensorInfo, TensorType};
 use mesp_formats::{Error as FileError, ModelConfig, RopeScaling};
 
 use super::{Base, encode, in_file, most_bytes, tensor_dtype};
+use crate::arch::Config;
 use crate::data::{TextEncoder, TokenizerInfo, from_gguf, has_tokenizer};
-use crate::model::{Config, WeightSource};
+use crate::model::WeightSource;
 use crate::{Error, Result};
 
 /// Weights of a GGUF file, mapped.

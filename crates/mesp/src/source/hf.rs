@@ -9,7 +9,8 @@ use mesp_formats::safetensors_file::{self, TensorInfo};
 use mesp_formats::{Dtype as FileDtype, Error as FileError, ModelConfig, ModelDir, Stored};
 
 use super::{Base, encode, in_file, kernel_dtype, most_bytes};
-use crate::model::{Config, EMBEDDING, HEAD, WeightSource};
+use crate::arch::{Config, EMBEDDING, HEAD};
+use crate::model::WeightSource;
 use crate::{Error, Result};
 
 struct Shard {

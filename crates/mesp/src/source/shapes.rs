@@ -6,7 +6,8 @@ use mesp_device::{Dtype, Weight};
 use mesp_formats::ModelConfig;
 
 use super::{Base, GgufSource, HfSource, Kind, kernel_dtype, read_config};
-use crate::model::{Config, ShapeSource, WeightSource};
+use crate::arch::Config;
+use crate::model::{ShapeSource, WeightSource};
 use crate::{Error, Result};
 
 /// The headers of a model's files: each weight with its own type, none with values.

@@ -107,7 +107,7 @@ impl<B: Backend> Session<B> {
         let (c, a) = (&model.config, &options.adapter);
         let label = Label::new(Class::Adapter, "lora");
         let mut params = persistent_pairs(&mut be, c, a, options.adapter_type, label);
-        dora::measure(&mut be, &model, &mut params);
+        dora::measure(&mut be, c, model.blocks.iter().map(|b| &b.linears), &mut params);
         let exact = options.training && options.estimator.backpropagates();
         let accumulates = exact && options.update == Update::Accumulate;
         let grads = if accumulates || options.gradients {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use mesp::adapter::Projection;
+use mesp::arch::Module;
 use mesp::method::Method;
 use mesp::model::Batch;
 use mesp::tape::{Policy, Tiles};
@@ -21,7 +21,7 @@ fn halved(policy: Policy) -> Policy {
 
 fn run(case: &Case, policy: Policy, batch: &Batch, threads: usize) -> Answer {
     let mut options = case.options(policy);
-    options.adapter.targets = Projection::ALL.to_vec();
+    options.adapter.targets = Module::ALL.to_vec();
     let mut session = session_for::<f32>(&case.model, options, &shapes(batch), threads);
     randomize_adapters(&mut session);
     let answer = answer(&mut session, batch);
@@ -74,7 +74,7 @@ fn all_gradients<R: mesp_device::Real>(
     (compute, activations): (Compute, Elem),
 ) -> Vec<f64> {
     let mut options = case.options(Policy { activations, ..mesp_policy() });
-    options.adapter.targets = Projection::ALL.to_vec();
+    options.adapter.targets = Module::ALL.to_vec();
     let plan = plan(&case.model, &options, &shapes(batch), size_of::<R>(), 1).expect("a plan");
     let pool = Threads::new(1).expect("threads");
     let cpu = Cpu::<R>::new(plan, Arc::new(pool)).with_compute(compute);

@@ -1,7 +1,8 @@
 //! Adapters with ranks and scales of their own, on some of the layers, with magnitudes, or with a frozen A: exact,
 //! planned, and the same under every policy.
 
-use mesp::adapter::{AdapterConfig, Projection, matrices_mut, peft};
+use mesp::adapter::{AdapterConfig, matrices_mut, peft};
+use mesp::arch::Module;
 use mesp::method::Method;
 use mesp::optim::{OptimizerKind, Trained};
 use mesp::tape::{Policy, Tiles};
@@ -24,9 +25,9 @@ fn pattern<T: Copy>(entries: &[(&str, T)]) -> Pattern<T> {
 /// Another rank on the attention's input, on one layer's output and on what follows, another alpha, and no adapter
 /// in the first layer; of one kind on the head and on embeddings, too.
 fn kind(case: &Case, name: &str) -> AdapterConfig {
-    let mut targets = Projection::ALL.to_vec();
+    let mut targets = Module::ALL.to_vec();
     if name == "head and embeddings" {
-        targets.extend(Projection::OUTSIDE);
+        targets.extend(Module::OUTSIDE);
     }
     let plain = AdapterConfig::new(4, 6.0, name.starts_with("rsLoRA"), targets);
     AdapterConfig {
@@ -52,15 +53,15 @@ fn modules_have_their_own() {
     let case = Case::load("qwen2");
     let c = &case.model.config;
     let slot = |name: &str, layer, p| kind(&case, name).slot(layer, p, c).map(|slot| (slot.rank, slot.scale));
-    assert_eq!(slot("patterns", 0, Projection::Q), None);
-    assert_eq!(slot("patterns", 1, Projection::Q), Some((7, 6.0 / 7.0)));
-    assert_eq!(slot("patterns", 1, Projection::O), Some((1, 3.0)));
-    assert_eq!(slot("patterns", 2, Projection::O), Some((4, 0.75)));
-    assert_eq!(slot("rsLoRA with patterns", 2, Projection::Gate), Some((4, 5.75)));
-    assert_eq!(slot("rsLoRA with patterns", 2, Projection::Down), Some((2, 6.0 / 2f64.sqrt())));
-    assert_eq!(slot("head and embeddings", c.layers, Projection::Head), Some((5, 6.0 / 5.0)));
-    assert_eq!(slot("head and embeddings", c.layers + 1, Projection::Embed), Some((4, 0.5)));
-    assert_eq!(slot("head and embeddings", 0, Projection::Head), None);
+    assert_eq!(slot("patterns", 0, Module::Q), None);
+    assert_eq!(slot("patterns", 1, Module::Q), Some((7, 6.0 / 7.0)));
+    assert_eq!(slot("patterns", 1, Module::O), Some((1, 3.0)));
+    assert_eq!(slot("patterns", 2, Module::O), Some((4, 0.75)));
+    assert_eq!(slot("rsLoRA with patterns", 2, Module::Gate), Some((4, 5.75)));
+    assert_eq!(slot("rsLoRA with patterns", 2, Module::Down), Some((2, 6.0 / 2f64.sqrt())));
+    assert_eq!(slot("head and embeddings", c.layers, Module::Head), Some((5, 6.0 / 5.0)));
+    assert_eq!(slot("head and embeddings", c.layers + 1, Module::Embed), Some((4, 0.5)));
+    assert_eq!(slot("head and embeddings", 0, Module::Head), None);
     let adapter = kind(&case, "head and embeddings");
     assert_eq!(adapter.unused(c), None);
     let typo = AdapterConfig { alphas: pattern(&[("qproj", 2.0)]), ..adapter.clone() };
@@ -195,7 +196,7 @@ fn what_is_saved_is_read() {
             randomize_adapters(&mut first);
             let dir = tempfile::tempdir().expect("a folder");
             peft::save(first.backend(), dir.path(), &adapter, None, first.params()).expect("an adapter");
-            let mut read = peft::load_config(dir.path()).expect("settings");
+            let mut read = mesp::source::load_adapter_config(dir.path()).expect("settings");
             // What is written is what the model has.
             assert_eq!(read.paths(&case.model.config), adapter.paths(&case.model.config));
             read.targets.clone_from(&adapter.targets);

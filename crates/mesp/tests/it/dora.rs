@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use mesp::adapter::{AdapterConfig, Matrix, Projection, matrices_mut, peft};
+use mesp::adapter::{AdapterConfig, Matrix, matrices_mut, peft};
+use mesp::arch::Module;
 use mesp::merge::{Options as MergeOptions, merge};
 use mesp::method::{Directional, Estimator, Method};
 use mesp::quantize::quantize;
@@ -24,7 +25,7 @@ const GOLDENS: [&str; 4] = ["qwen2", "llama", "gemma3_text", "phi3"];
 
 /// A golden with PEFT's DoRA adapter in place of its LoRA.
 fn case(arch: &str) -> Case {
-    let adapter = peft::load_config(&golden("dora").join(arch)).expect("PEFT's settings");
+    let adapter = mesp::source::load_adapter_config(&golden("dora").join(arch)).expect("PEFT's settings");
     assert!(adapter.dora);
     Case { adapter, ..Case::load(arch) }
 }
@@ -49,7 +50,7 @@ fn compare<R: Real>(arch: &str, file: &str, tolerance: f64) {
     assert!((loss - reference).abs() <= 1e-6 * reference, "{arch}: loss {loss}, PyTorch {reference}");
     for t in &header.tensors {
         let (layer, module, matrix) = parse_tensor_name(&t.name).expect("PEFT's name");
-        let p = Projection::from_name(&module).expect("a projection");
+        let p = Module::from_name(&module).expect("a projection");
         let pair = session.grads()[layer][p as usize].as_ref().expect("an adapter");
         let (_, act) = pair.matrices().find(|(m, _)| *m == matrix).expect("a matrix");
         let ours = values(session.backend(), act);
@@ -81,7 +82,7 @@ fn f64_gradients_equal_pefts() {
 fn left_out(
     session: &Session<Cpu<f64>>,
     source: &mut MemorySource,
-    (layer, p, matrix): (usize, Projection, Matrix),
+    (layer, p, matrix): (usize, Module, Matrix),
     d: &[f64],
 ) -> f64 {
     let be = session.backend();
@@ -125,13 +126,11 @@ fn gradients_and_what_they_leave_out_equal_differences() {
         randomize_adapters(&mut session);
         session.accumulate(&case.batch, case.batch.targets());
         let mut source = MemorySource::read(&case.dir.join("model"));
-        let places: Vec<(usize, Projection, Matrix)> = session
+        let places: Vec<(usize, Module, Matrix)> = session
             .params()
             .iter()
             .enumerate()
-            .flat_map(|(l, block)| {
-                Projection::MODULES.into_iter().zip(block).map(move |(p, pair)| (l, p, pair))
-            })
+            .flat_map(|(l, block)| Module::MODULES.into_iter().zip(block).map(move |(p, pair)| (l, p, pair)))
             .filter_map(|(l, p, pair)| Some((l, p, pair.as_ref()?)))
             .flat_map(|(l, p, pair)| pair.matrices().map(move |(m, _)| (l, p, m)).collect::<Vec<_>>())
             .collect();
@@ -214,7 +213,7 @@ fn merged_models_and_files_say_the_same() {
             session_for::<f64>(&on_file.model, on_file.options(mesp_policy()), &on_file.shapes(), 1);
         on_file.read_adapter(&mut read, &again.join(MODEL_FILE)).expect("the same adapter");
         assert_eq!(parameters(&read), parameters(&here), "{arch}");
-        assert_eq!(peft::load_config(&again).expect("settings"), on_file.adapter);
+        assert_eq!(mesp::source::load_adapter_config(&again).expect("settings"), on_file.adapter);
     }
 }
 

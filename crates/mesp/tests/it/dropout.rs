@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use mesp::adapter::{AdapterConfig, PairView, Projection, lora, matrices_mut};
+use mesp::adapter::{AdapterConfig, PairView, lora, matrices_mut};
+use mesp::arch::Module;
 use mesp::method::Method;
 use mesp::model::Batch;
 use mesp::rng;
@@ -17,8 +18,8 @@ use crate::support::{
 
 /// A case's options with dropout, adapters on everything that a model has, its head included.
 fn options(case: &Case, p: f64, policy: Policy) -> Options {
-    let mut targets = Projection::ALL.map(|p| p.carrier(case.model.config.family.fused)).to_vec();
-    targets.extend([Projection::Head, Projection::Embed]);
+    let mut targets = Module::ALL.map(|p| p.carrier(case.model.config.family.fused)).to_vec();
+    targets.extend([Module::Head, Module::Embed]);
     targets.sort_unstable();
     targets.dedup();
     let adapter = AdapterConfig { dropout: p, targets, ..case.adapter.clone() };

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mesp::adapter::{Projection, peft};
-use mesp::model::{Config, Model, WeightSource};
+use mesp::adapter::peft;
+use mesp::arch::{Config, Module};
+use mesp::model::{Model, WeightSource};
 use mesp::quantize::{Report, quantize};
 use mesp::source::{Base, GgufSource, HfSource, Kind, open_model, shape_source, tensor_dtype, text_encoder};
 use mesp_device::{Act, Backend, Class, Cpu, Dry, Dtype, Label, Layout, Mapping, Program, Threads, Weight};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mesp::adapter::Projection;
+use mesp::arch::Module;
 use mesp_device::{Mapping, Real};
 use mesp_formats::peft::{Matrix, parse_tensor_name};
 use mesp_formats::safetensors_file;
@@ -21,7 +21,7 @@ fn compare<R: Real>(arch: &str, file: &str) -> (f64, f64, BTreeMap<String, f64>)
     assert_eq!(header.metadata["target_tokens"], outcome.targets.to_string());
     let errors = header.tensors.iter().map(|t| {
         let (layer, module, matrix) = parse_tensor_name(&t.name).expect("PEFT name");
-        let p = Projection::from_name(&module).expect("projection");
+        let p = Module::from_name(&module).expect("projection");
         let pair = session.grads()[layer][p as usize].as_ref().expect("adapter");
         let act = if matrix == Matrix::A { &pair.a } else { &pair.b };
         let ours = values(session.backend(), act);

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mesp::adapter::{AdapterConfig, Projection, matrices_mut, peft};
+use mesp::adapter::{AdapterConfig, matrices_mut, peft};
+use mesp::arch::Module;
 use mesp::generate::{Generator, plan_generation};
 use mesp::merge::{Options as MergeOptions, merge};
 use mesp::method::{Directional, Estimator, Subset};
@@ -36,7 +37,10 @@ fn golden_loss(arch: &str) -> f64 {
 
 /// A golden with PEFT's adapter in place of its own.
 fn case(arch: &str) -> Case {
-    Case { adapter: peft::load_config(&adapter(arch)).expect("PEFT's settings"), ..Case::load(arch) }
+    Case {
+        adapter: mesp::source::load_adapter_config(&adapter(arch)).expect("PEFT's settings"),
+        ..Case::load(arch)
+    }
 }
 
 fn session<R: Real>(case: &Case, arch: &str, options: Options) -> Session<Cpu<R>> {
@@ -58,12 +62,12 @@ fn compare<R: Real>(arch: &str, file: &str, tolerance: f64) {
     assert!((loss - reference).abs() <= 1e-6 * reference, "{arch}: loss {loss}, PyTorch {reference}");
     for t in &header.tensors {
         let (layer, module, matrix) = parse_tensor_name(&t.name).expect("PEFT's name");
-        let p = Projection::from_name(&module).expect("a projection");
+        let p = Module::from_name(&module).expect("a projection");
         let place = p.place(layer, &case.model.config);
         let pair = session.grads()[place][p as usize].as_ref().expect("an adapter");
         let (_, act) = pair.matrices().find(|(m, _)| *m == matrix).expect("a matrix");
         let mut ours = values(session.backend(), act);
-        if p == Projection::Embed {
+        if p == Module::Embed {
             let (rows, cols) = (act.rows(), act.cols());
             ours = (0..rows * cols).map(|i| ours[i % rows * cols + i / rows]).collect();
         }
@@ -175,7 +179,7 @@ fn files_of_bases_and_adapters_say_the_same() {
             session_for::<f64>(&on_file.model, on_file.options(mesp_policy()), &on_file.shapes(), 1);
         on_file.read_adapter(&mut read, &again.join(MODEL_FILE)).expect("the same adapter");
         assert_eq!(parameters(&read), parameters(&here), "{arch}");
-        assert_eq!(peft::load_config(&again).expect("settings"), on_file.adapter);
+        assert_eq!(mesp::source::load_adapter_config(&again).expect("settings"), on_file.adapter);
     }
 }
 

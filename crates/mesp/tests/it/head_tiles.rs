@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mesp::adapter::Projection;
+use mesp::arch::Module;
 use mesp::model::Model;
 use mesp::rng;
 use mesp::tape::{Policy, Tiles};
@@ -25,7 +25,7 @@ fn tiles_of_the_vocabulary_change_no_bit() {
     source.tensors.insert("model.embed_tokens.weight".to_owned(), (vec![VOCAB, d], table));
     let model = Arc::new(Model::load(config, &source).expect("a model"));
     let batch = random_batch(&[70, 1, 33], VOCAB, 4);
-    let run = |targets: &[Projection], threads, head_rows, head_vocab| {
+    let run = |targets: &[Module], threads, head_rows, head_vocab| {
         let tiles = Tiles { head_rows, head_vocab, ..Tiles::DEFAULT };
         let mut options = case.options(Policy { tiles, ..mesp_policy() });
         options.adapter.targets = targets.to_vec();
@@ -33,7 +33,7 @@ fn tiles_of_the_vocabulary_change_no_bit() {
         randomize_adapters(&mut session);
         answer(&mut session, &batch)
     };
-    for targets in [&Projection::ALL[..], &Projection::MODULES[9..]] {
+    for targets in [&Module::ALL[..], &Module::MODULES[9..]] {
         let whole = run(targets, 2, usize::MAX, usize::MAX);
         for (rows, vocab) in [(usize::MAX, 1024), (usize::MAX, 2048), (16, 1024), (7, usize::MAX)] {
             assert!(run(targets, 2, rows, vocab) == whole, "{targets:?}: {rows} rows, {vocab} words");

@@ -15,6 +15,7 @@ mod gradients_f64;
 mod greedy;
 mod head;
 mod head_tiles;
+mod imports;
 mod lcsb;
 mod merge;
 mod merge_identity;

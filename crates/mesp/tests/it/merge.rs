@@ -168,7 +168,7 @@ fn rows_of_llama_are_turned_in_gguf_only() {
         let parsed = gguf::parse(&file, &bytes).expect("a header");
         let there = parsed.tensor("blk.1.attn_k.weight.lora_b").expect("B");
         let session = case.session::<f32>(case.options(mesp_policy()), 1);
-        let pair = session.params()[1][mesp::adapter::Projection::K as usize].as_ref().expect("a pair");
+        let pair = session.params()[1][mesp::arch::Module::K as usize].as_ref().expect("a pair");
         let values = crate::support::values(session.backend(), &pair.b);
         let c = &case.model.config;
         let map: Vec<usize> =

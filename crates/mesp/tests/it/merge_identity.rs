@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use mesp::adapter::{AdapterConfig, Projection};
+use mesp::adapter::AdapterConfig;
+use mesp::arch::Module;
 use mesp::model::Model;
 use mesp_device::Real;
 
@@ -16,7 +17,7 @@ fn merged(case: &Case) -> Model {
     let mut source = MemorySource::read(&case.dir.join("model"));
     let config = &case.model.config;
     for (l, block) in session.params().iter().enumerate().take(config.layers) {
-        for p in Projection::INSIDE.into_iter().filter(|p| p.exists(config)) {
+        for p in Module::INSIDE.into_iter().filter(|p| p.exists(config)) {
             let pair = block[p as usize].as_ref().expect("an adapter on every matrix");
             let (out, input, r) = (pair.b.rows(), pair.a.cols(), case.adapter.rank);
             let scale = pair.scale;

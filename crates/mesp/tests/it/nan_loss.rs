@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mesp::adapter::Projection;
+use mesp::arch::Module;
 use mesp::method::Method;
 use mesp::model::Model;
 
@@ -22,7 +22,7 @@ fn nan_weights_give_a_nan_loss() {
         let places = places(&source);
         // Fused matrices are two where others are five.
         let kinds = if places.iter().any(|name| name.contains("qkv_proj")) { 9 } else { 11 };
-        assert!(places.contains(&weight_name(0, Projection::Down)) && places.len() >= kinds, "{places:?}");
+        assert!(places.contains(&weight_name(0, Module::Down)) && places.len() >= kinds, "{places:?}");
         for name in places {
             let mut source = source.clone();
             // Of the table the row of a token that occurs.
@@ -49,7 +49,7 @@ fn nan_weights_give_a_nan_loss() {
 fn a_nan_adapter_gives_a_nan_loss() {
     let case = Case::load("qwen3");
     for method in Method::ALL {
-        for p in Projection::ALL {
+        for p in Module::ALL {
             let mut session = case.session::<f32>(case.options(method.policy()), 2);
             let (be, params, _) = session.state_mut();
             let pair = params[1][p as usize].as_mut().expect("an adapter");

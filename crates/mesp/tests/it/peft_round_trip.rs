@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use mesp::adapter::{AdapterConfig, Projection, peft};
+use mesp::adapter::{AdapterConfig, peft};
+use mesp::arch::Module;
 use mesp_device::Mapping;
 use mesp_formats::peft::{MODEL_FILE, metadata};
 use mesp_formats::safetensors_file;
@@ -52,7 +53,11 @@ fn what_is_saved_is_read() {
         let name = "some/base";
         peft::save(first.backend(), &dir, &case.adapter, Some(name), first.params()).expect("an adapter");
 
-        assert_eq!(peft::load_config(&dir).expect("settings"), case.adapter, "rank, alpha, rslora, targets");
+        assert_eq!(
+            mesp::source::load_adapter_config(&dir).expect("settings"),
+            case.adapter,
+            "rank, alpha, rslora, targets"
+        );
         let config = std::fs::read_to_string(dir.join("adapter_config.json")).expect("settings");
         assert!(config.contains(name), "{config}");
         let file = dir.join(MODEL_FILE);
@@ -116,7 +121,7 @@ fn more_layers_are_refused() {
 #[test]
 fn other_targets_are_refused() {
     let case = Case::load("qwen2");
-    let adapter = AdapterConfig { targets: vec![Projection::Q, Projection::V], ..case.adapter.clone() };
+    let adapter = AdapterConfig { targets: vec![Module::Q, Module::V], ..case.adapter.clone() };
     let text = refusal(&case, &adapter, &case.adapter_file());
     assert!(text.contains("_proj.lora_") && text.contains("is not among the target modules"), "{text}");
 }

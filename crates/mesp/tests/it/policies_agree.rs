@@ -5,7 +5,7 @@
 
 use std::sync::LazyLock;
 
-use mesp::adapter::Projection;
+use mesp::arch::Module;
 use mesp::method::Method;
 use mesp::model::Batch;
 use mesp::tape::{Policy, Residency, SiteSet, Tiles};
@@ -18,7 +18,7 @@ use crate::support::{
 
 static CASES: LazyLock<[Case; 7]> = LazyLock::new(|| ARCHS.map(Case::load));
 
-fn run(case: &Case, batch: &Batch, targets: &[Projection], policy: Policy) -> Answer {
+fn run(case: &Case, batch: &Batch, targets: &[Module], policy: Policy) -> Answer {
     let mut options = case.options(policy);
     let fused = case.model.config.family.fused;
     options.adapter.targets = targets.iter().map(|p| p.carrier(fused)).collect();
@@ -56,13 +56,13 @@ fn fresh_buffers_are_nan() {
 fn presets_agree() {
     for case in &*CASES {
         for batch in [&case.batch, &long_batch(case)] {
-            let reference = run(case, batch, &Projection::ALL, mesp_policy());
+            let reference = run(case, batch, &Module::ALL, mesp_policy());
             let small = Tiles { mlp_rows: 7, head_rows: 5, ..Tiles::WHOLE };
             for method in Method::ALL {
                 // Row tiles never change a bit; key tiles are the same in all presets.
                 for tiles in [method.policy().tiles, mesp_policy().tiles, small] {
                     let policy = Policy { tiles, ..method.policy() };
-                    let ours = run(case, batch, &Projection::ALL, policy);
+                    let ours = run(case, batch, &Module::ALL, policy);
                     assert!(ours == reference, "{} {} {tiles:?}", case.model.config.arch, method.name());
                 }
             }
@@ -78,7 +78,7 @@ fn key_tiles_change_only_roundings() {
     let batch = long_batch(case);
     let [a, b] = [64, 16].map(|keys| {
         let policy = Policy { tiles: Tiles { keys, ..mesp_policy().tiles }, ..mesp_policy() };
-        run(case, &batch, &Projection::ALL, policy)
+        run(case, &batch, &Module::ALL, policy)
     });
     assert!(a != b);
 }
@@ -100,8 +100,8 @@ fn policies() -> impl Strategy<Value = Policy> {
     )
 }
 
-fn targets() -> impl Strategy<Value = Vec<Projection>> {
-    prop_oneof![Just(Projection::ALL.to_vec()), prop::sample::subsequence(Projection::ALL.to_vec(), 1..=7),]
+fn targets() -> impl Strategy<Value = Vec<Module>> {
+    prop_oneof![Just(Module::ALL.to_vec()), prop::sample::subsequence(Module::ALL.to_vec(), 1..=7),]
 }
 
 proptest! {

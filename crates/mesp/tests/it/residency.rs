@@ -1,6 +1,6 @@
 //! Where the blocks' inputs wait: a file changes nothing; bf16 rounds them, alike for every policy.
 
-use mesp::adapter::Projection;
+use mesp::arch::Module;
 use mesp::method::Method;
 use mesp::tape::{Policy, Residency};
 use mesp::train::{Session, plan};
@@ -17,7 +17,7 @@ fn session(
     spill: Option<Spill>,
 ) -> Session<Cpu<f32>> {
     let mut options = case.options(policy);
-    options.adapter.targets = Projection::ALL.to_vec();
+    options.adapter.targets = Module::ALL.to_vec();
     let plan = plan(&case.model, &options, &shapes(batch), 4, 2).expect("a plan");
     let pool = Threads::new(2).expect("threads");
     let mut cpu = Cpu::<f32>::new(plan, std::sync::Arc::new(pool));

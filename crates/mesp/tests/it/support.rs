@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mesp::adapter::{AdapterConfig, BlockPairs, Projection, matrices, peft};
+use mesp::adapter::{AdapterConfig, BlockPairs, matrices, peft};
+use mesp::arch::{Config, Module};
 use mesp::data::{Dataset, RaggedBatch, ReadOptions};
 use mesp::method::{Estimator, Method};
-use mesp::model::{Batch, Config, Model, WeightSource};
+use mesp::model::{Batch, Model, WeightSource};
 use mesp::optim::{OptimizerKind, Trained};
 use mesp::rng;
 use mesp::source::{Base, HfSource, encode};
@@ -43,7 +44,7 @@ impl Case {
     pub(crate) fn load(arch: &str) -> Self {
         let dir = golden(arch);
         let model = load_model(&dir.join("model"));
-        let adapter = peft::load_config(&dir.join("adapter")).expect("adapter config");
+        let adapter = mesp::source::load_adapter_config(&dir.join("adapter")).expect("adapter config");
         let read = ReadOptions::new(model.config.vocab_size);
         let examples = Dataset::read(&dir.join("rows.jsonl"), None, &read).expect("rows").examples;
         let all: Vec<_> = examples.iter().collect();
@@ -307,6 +308,6 @@ impl WeightSource for MemorySource {
 }
 
 /// The checkpoint name of a projection's weight.
-pub(crate) fn weight_name(layer: usize, p: Projection) -> String {
+pub(crate) fn weight_name(layer: usize, p: Module) -> String {
     format!("{}.weight", p.path(layer))
 }

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use mesp::model::{Config, Model};
+use mesp::arch::Config;
+use mesp::model::Model;
 use mesp::source::{Base, HfSource};
 use mesp_device::Dtype;
 use mesp_formats::{ModelConfig, config};

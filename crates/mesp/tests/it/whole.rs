@@ -3,7 +3,8 @@
 
 use std::sync::atomic::AtomicBool;
 
-use mesp::adapter::{AdapterConfig, Projection};
+use mesp::adapter::AdapterConfig;
+use mesp::arch::Module;
 use mesp::data::{Dataset, ReadOptions};
 use mesp::method::{Directional, Estimator, Slope};
 use mesp::train::{Options, Progress, RunConfig, Session, Shapes, checkpoint, plan, replay, run, whole};
@@ -168,7 +169,7 @@ fn slopes_are_the_directional_derivative_up_to_eps_squared() {
 fn exact(case: &Case) -> Vec<(String, Vec<f64>)> {
     let c = &case.model.config;
     let mut all = Vec::new();
-    for p in Projection::ALL {
+    for p in Module::ALL {
         let rank = p.shape(c).1;
         let adapter = AdapterConfig::new(rank, rank as f64, false, vec![p]);
         let options = Options { adapter, ..case.options(mesp_policy()) };

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::inputs::usage;
+use crate::failure::usage;
 
 /// A results file: where, when and by what it was measured, then what was.
 pub(super) fn document(kind: &str, measured: Value) -> Value {

@@ -11,7 +11,7 @@ use super::parts::{self, Setup, Table};
 use super::runner::{Figures, Runner};
 use super::{chart, machine, report};
 use crate::args::BenchMemoryArgs;
-use crate::inputs::usage;
+use crate::failure::usage;
 use crate::outputs::{self, Inputs};
 use crate::sizes::{bytes, duration};
 use crate::ui;

@@ -19,7 +19,7 @@ mod timeline;
 use anyhow::Result;
 
 use crate::args::{BenchArgs, BenchCommand};
-use crate::inputs::usage;
+use crate::failure::usage;
 
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     match &args.what {

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use mesp::adapter::AdapterConfig;
+use mesp::arch::Config;
 use mesp::init_model::preset;
 use mesp::method::{Estimator, Method};
-use mesp::model::{Batch, Config, Model, ShapeSource};
+use mesp::model::{Batch, Model, ShapeSource};
 use mesp::optim::{OptimizerKind, Trained};
 use mesp::train::{Options, Shapes, Update, plan};
 use mesp_device::{Class, Dtype, Elem, Plan};

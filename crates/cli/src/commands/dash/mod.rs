@@ -27,7 +27,7 @@ use mesp_formats::regular;
 use serde_json::{Value, json};
 
 use crate::args::DashArgs;
-use crate::inputs::usage;
+use crate::failure::usage;
 use crate::{interrupt, run_dir, ui};
 use store::{MOST_RUNS, Run, Store, Watch};
 

@@ -9,10 +9,10 @@ use serde_json::json;
 use super::store::{Cursor, Store};
 use super::{page, roots, runs_json};
 use crate::args::ReportArgs;
-use crate::inputs::usage;
+use crate::failure::usage;
 use crate::outputs::{self, Inputs};
 use crate::sizes::bytes;
-use crate::{metrics, run_json, ui};
+use crate::{metrics, run_files, ui};
 
 /// The file's name in the first folder, unless told otherwise.
 const FILE: &str = "report.html";
@@ -23,7 +23,7 @@ pub(crate) fn run(args: &ReportArgs) -> Result<()> {
     let looked: Vec<String> = roots.iter().map(|r| r.display().to_string()).collect();
     let mut read = Inputs::default();
     for root in &roots {
-        read = read.adapter("RUN", root.as_path()).file("RUN", root.join(run_json::FILE).as_path());
+        read = read.adapter("RUN", root.as_path()).file("RUN", root.join(run_files::DOCUMENT).as_path());
         read = read.file("RUN", root.join(metrics::FILE).as_path());
     }
     outputs::file(&output, &read, args.replace.overwrite)?;

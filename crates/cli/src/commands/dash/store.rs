@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::record::{Record, Room, Seen};
 use super::summary;
 use super::tail::{Tail, stamp};
-use crate::{metrics, run_json};
+use crate::{metrics, run_files};
 
 /// Runs that are shown at most, and how deep below a given folder they are looked for.
 pub(super) const MOST_RUNS: usize = 64;
@@ -249,8 +249,8 @@ impl Watch {
 
     /// What `run.json` says, if that has changed.
     fn summary(&mut self, store: &Store) -> Option<Told> {
-        let path = self.run.path.join(run_json::FILE);
-        let opened = match regular::open_inside(&self.run.path, run_json::FILE) {
+        let path = self.run.path.join(run_files::DOCUMENT);
+        let opened = match regular::open_inside(&self.run.path, run_files::DOCUMENT) {
             Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound && !path.is_symlink() => {
                 None
             }
@@ -282,7 +282,7 @@ impl Watch {
 
 /// Whether a folder is a run's. Whatever has such a name counts: a run whose file cannot be read is shown with the reason.
 fn is_run(dir: &Path) -> bool {
-    [metrics::FILE, run_json::FILE].iter().any(|name| fs::symlink_metadata(dir.join(name)).is_ok())
+    [metrics::FILE, run_files::DOCUMENT].iter().any(|name| fs::symlink_metadata(dir.join(name)).is_ok())
 }
 
 /// Runs in a folder or below it, by name; nothing that a run contains, and nothing that a link leads to.
@@ -347,7 +347,8 @@ mod tests {
         assert_eq!(news(&store, &mut cursor), None);
         fs::write(at("a").join(metrics::FILE), "{\"type\":\"train\",\"step\":1,\"loss\":2}\n")
             .expect("a line");
-        fs::write(at("a").join(run_json::FILE), r#"{"seconds":{"total":3,"steps":[1,2]}}"#).expect("a file");
+        fs::write(at("a").join(run_files::DOCUMENT), r#"{"seconds":{"total":3,"steps":[1,2]}}"#)
+            .expect("a file");
         for watch in &mut watches {
             watch.poll(&store);
         }
@@ -365,7 +366,7 @@ mod tests {
     #[test]
     fn a_run_in_trouble_says_so_and_recovers() {
         let dir = tempfile::tempdir().expect("a folder");
-        let (events, summary) = (dir.path().join(metrics::FILE), dir.path().join(run_json::FILE));
+        let (events, summary) = (dir.path().join(metrics::FILE), dir.path().join(run_files::DOCUMENT));
         fs::create_dir(&events).expect("a folder in the file's place");
         let store = Store::new(vec![dir.path().to_owned()]);
         let mut watch = store.scan().pop().expect("a run");
@@ -379,7 +380,7 @@ mod tests {
         fs::write(&summary, "{\"a\":").expect("written");
         watch.poll(&store);
         let both = told(&mut cursor).expect("news").to_string();
-        assert!(both.contains("found a folder") && both.contains(run_json::FILE), "{both}");
+        assert!(both.contains("found a folder") && both.contains(run_files::DOCUMENT), "{both}");
         fs::remove_dir(&events).expect("removed");
         fs::write(&events, "{\"type\":\"train\",\"step\":1,\"loss\":2}\n").expect("written");
         fs::write(&summary, "{\"status\":\"done\"}").expect("written");

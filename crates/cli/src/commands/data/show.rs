@@ -23,7 +23,7 @@ const PLAIN: Marks = Marks { begin: "{+", end: "+}" };
 pub(super) fn run(args: &ShowArgs) -> Result<()> {
     for (option, number) in [("--rows", args.rows), ("--from-line", args.from_line)] {
         if number == 0 {
-            return Err(inputs::usage(
+            return Err(crate::failure::usage(
                 format!("{option} is 0, expected 1 or more"),
                 "leave it out for the default",
             ));
@@ -53,7 +53,7 @@ pub(super) fn run(args: &ShowArgs) -> Result<()> {
     }
     if rows.is_empty() {
         let problem = format!("{}: no row from line {} on", about.path.display(), args.from_line);
-        return Err(inputs::usage(problem, "give --from-line a line of the file"));
+        return Err(crate::failure::usage(problem, "give --from-line a line of the file"));
     }
     if args.shared.json {
         let rows = rows.iter().map(|row| document(row, &encoder)).collect::<Result<Vec<_>>>()?;

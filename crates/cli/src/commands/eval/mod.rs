@@ -8,7 +8,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use mesp::adapter::peft;
 use mesp::data::Examples;
 use mesp::method::{Estimator, Method};
 use mesp::model::Model;
@@ -17,7 +16,7 @@ use mesp::train::{Options, Score, Session, Shapes, Staging, Update, evaluate, la
 use mesp_device::{Elem, Real, Threads};
 
 use crate::args::{Compute, EvalArgs};
-use crate::inputs::usage;
+use crate::failure::usage;
 use crate::machine;
 use crate::numbers::Numbers;
 use crate::outputs::{self, Inputs};
@@ -70,7 +69,7 @@ impl Scorer<'_> {
         let mut session = Session::new(be, Arc::clone(self.model), options, shapes.targets());
         if let Some(adapter) = adapter {
             let (be, params, _) = session.state_mut();
-            peft::load(be, adapter, params, self.model)?;
+            mesp::source::load_adapter(be, adapter, params, self.model)?;
         }
         let mut scores = vec![Score::default(); rows.count()];
         let mut counter = Counter::new("evaluating", rows.count() as u64);

@@ -9,16 +9,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use mesp::adapter::peft;
+use mesp::arch::Config;
 use mesp::data::{ChatFormat, Conversation, TextEncoder, in_vocabulary};
 use mesp::generate::{Generator, plan_generation};
-use mesp::model::Config;
 use mesp_device::{Cpu, Threads};
 
 pub(crate) use answer::{End, Request, answer, greedy};
 
 use crate::args::SamplingArgs;
-use crate::inputs::{self, Loaded, usage};
+use crate::failure::usage;
+use crate::inputs::{self, Loaded};
 use crate::machine;
 use crate::numbers::Numbers;
 use crate::settings::given_adapter;
@@ -124,7 +124,7 @@ pub(crate) fn generator(
     // At scale 0 there is nothing to read it into.
     if let Some(path) = adapter.filter(|_| scale != 0.0) {
         let (be, params) = generator.params_mut();
-        peft::load(be, path, params, model)?;
+        mesp::source::load_adapter(be, path, params, model)?;
     }
     Ok(generator)
 }

@@ -15,7 +15,7 @@ use mesp_formats::hub::HubCache;
 use super::client::{Client, Failure, Listed};
 use super::hash::{Expected, Hasher};
 use super::said;
-use crate::inputs::usage;
+use crate::failure::usage;
 use crate::sizes::bytes;
 use crate::ui;
 

@@ -11,8 +11,8 @@ use ureq::http::{HeaderMap, Method, Request, Response, Uri};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
 
+use crate::failure::usage;
 use crate::hub::Environment;
-use crate::inputs::usage;
 
 /// A hub, and the repository of it that is asked about.
 pub(crate) struct Client {

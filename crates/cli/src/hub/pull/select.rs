@@ -10,7 +10,7 @@ use mesp_formats::regular;
 use serde_json::Value;
 
 use super::client::{Listed, Listing};
-use crate::inputs::usage;
+use crate::failure::usage;
 use crate::sizes::bytes;
 
 pub(super) const INDEX: &str = "model.safetensors.index.json";

@@ -50,7 +50,7 @@ fn llama_gradients_are_equal_in_files() {
         assert!(relative(&two[name], values) <= 2e-7, "{name}: {}", relative(&two[name], values));
     }
     // In memory they are not in the same order.
-    for (p, head) in [(Projection::Q, Some(8)), (Projection::K, Some(8)), (Projection::V, None)] {
+    for (p, head) in [(Module::Q, Some(8)), (Module::K, Some(8)), (Module::V, None)] {
         let [x, y] = [&there, &here].map(|s| s.grads()[0][p as usize].as_ref().expect("a pair"));
         let [x, y] = [values(there.backend(), &x.b), values(here.backend(), &y.b)];
         assert_eq!(relative(&x, &y) < 1e-9, head.is_none(), "{p:?}");
@@ -239,13 +239,13 @@ fn fused_matrices_are_read_as_they_are() {
 #[test]
 fn parts_of_fused_matrices_are_no_targets() {
     let case = Case::load("phi3");
-    let wrong = |targets: &[Projection]| {
+    let wrong = |targets: &[Module]| {
         let adapter = mesp::adapter::AdapterConfig { targets: targets.to_vec(), ..case.adapter.clone() };
         adapter.fits(&case.model.config).err().map(|e| e.to_string())
     };
-    assert!(wrong(&[Projection::Q]).expect("a refusal").contains("no module q_proj, expected o_proj"));
-    assert_eq!(wrong(&Projection::ALL), None);
-    assert_eq!(wrong(&[Projection::Qkv, Projection::Down]), None);
+    assert!(wrong(&[Module::Q]).expect("a refusal").contains("no module q_proj, expected o_proj"));
+    assert_eq!(wrong(&Module::ALL), None);
+    assert_eq!(wrong(&[Module::Qkv, Module::Down]), None);
     let qwen = Case::load("qwen2");
     let refused = case.adapter.fits(&qwen.model.config).expect_err("no such modules").to_string();
     assert!(refused.contains("a qwen2 model has no module qkv_proj"), "{refused}");

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::args::BenchConvergenceArgs;
-use crate::inputs::usage;
+use crate::failure::usage;
 
 /// A way to train.
 #[derive(Debug, Clone, PartialEq)]

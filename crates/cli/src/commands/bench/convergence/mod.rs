@@ -18,7 +18,7 @@ use mesp_formats::atomic::{create_dir_all, write_atomic};
 use super::super::demo;
 use super::{machine, models};
 use crate::args::BenchConvergenceArgs;
-use crate::inputs::usage;
+use crate::failure::usage;
 use crate::outputs::{self, Inputs};
 use crate::ui;
 use contestant::Contestant;

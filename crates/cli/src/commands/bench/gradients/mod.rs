@@ -11,7 +11,8 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use mesp::adapter::{BlockPairs, Projection, matrices, matrices_mut};
+use mesp::adapter::{BlockPairs, matrices, matrices_mut};
+use mesp::arch::Module;
 use mesp::method::{Blocks, Ray};
 use mesp_device::{Backend as _, Cpu, Distribution, Noise, Real};
 use mesp_formats::Error as FileError;
@@ -21,7 +22,7 @@ use super::super::demo;
 use super::super::grads::Ready;
 use super::{machine, models};
 use crate::args::{BenchGradientsArgs, Compute};
-use crate::inputs::usage;
+use crate::failure::usage;
 use crate::outputs::{self, Inputs};
 use crate::progress::Counter;
 use crate::ui;
@@ -238,7 +239,7 @@ fn put<R: Real>(ready: &mut Ready<R>, values: &[Vec<f64>]) {
 fn names(blocks: &[BlockPairs]) -> Vec<String> {
     let mut names = Vec::new();
     for (block, pairs) in blocks.iter().enumerate() {
-        for (p, pair) in Projection::MODULES.into_iter().zip(pairs) {
+        for (p, pair) in Module::MODULES.into_iter().zip(pairs) {
             if pair.is_some() {
                 let at = if p.outside() { String::new() } else { format!("{block}.") };
                 names.extend(["lora_A", "lora_B"].map(|m| format!("{at}{}.{m}", p.name())));

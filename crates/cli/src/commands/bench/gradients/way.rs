@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow};
 use clap::Parser as _;
 
 use crate::args::{BenchGradientsArgs, Cli, Command, CommonArgs, Compute};
-use crate::inputs::usage;
+use crate::failure::usage;
 
 /// A way to make a gradient.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
-use mesp::adapter::Projection;
+use mesp::arch::Module;
 use mesp::model::{Batch, Model};
 use mesp::rng;
 use mesp::train::{Options, Session, Update};
@@ -129,7 +129,7 @@ impl Engine<'_> {
         let mut running = Running::new(self, planned, |be| Timed::new(be, size_of::<f32>()))?;
         let be = running.session.state_mut().0;
         for block in &self.model.blocks {
-            for p in Projection::ALL {
+            for p in Module::ALL {
                 be.name(&block.linear(p).weight, p.name());
             }
         }

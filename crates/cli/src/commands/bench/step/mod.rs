@@ -15,7 +15,8 @@ use super::{machine, models};
 use crate::args::{
     BenchStepArgs, CommonArgs, DataArgs, ModelArgs, OutputArgs, RunArgs, ScheduleArgs, ZerothArgs,
 };
-use crate::inputs::{self, usage};
+use crate::failure::usage;
+use crate::inputs;
 use crate::numbers::{Numbers, held};
 use crate::outputs::{self, Inputs};
 use crate::settings::Settings;

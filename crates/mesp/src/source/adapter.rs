@@ -8,10 +8,11 @@ use mesp_formats::lora::{Layout, Lora, Pair};
 use mesp_formats::peft::Matrix;
 use mesp_formats::{Dtype, Error as FileError};
 
-use super::peft::Rows;
-use super::{AdapterConfig, BlockPairs, Projection};
-use crate::model::{Config, EMBEDDING, HEAD, Model};
-use crate::source::{Base, Opened, open_model};
+use super::{Base, Opened, open_model};
+use crate::adapter::peft::Rows;
+use crate::adapter::{AdapterConfig, BlockPairs};
+use crate::arch::{Config, EMBEDDING, HEAD, Module};
+use crate::model::Model;
 use crate::{Error, Result};
 
 /// A mapped adapter; matrices are read one at a time.
@@ -27,7 +28,7 @@ pub struct AdapterFile {
 ///
 /// # Errors
 /// When they are damaged, not understood, or contradict each other.
-pub fn load_config(path: &Path) -> Result<AdapterConfig> {
+pub fn load_adapter_config(path: &Path) -> Result<AdapterConfig> {
     AdapterFile::map(path)?.config()
 }
 
@@ -35,13 +36,13 @@ pub fn load_config(path: &Path) -> Result<AdapterConfig> {
 ///
 /// # Errors
 /// As [`load`].
-pub fn check(path: &Path, model: &Model) -> Result<()> {
+pub fn check_adapter(path: &Path, model: &Model) -> Result<()> {
     opened(path, model).map(drop)
 }
 
 fn opened(path: &Path, model: &Model) -> Result<AdapterFile> {
     let file = AdapterFile::open(path, Some(&model.config))?;
-    let table = |p| if p == Projection::Head { model.head() } else { &model.embedding };
+    let table = |p| if p == Module::Head { model.head() } else { &model.embedding };
     file.check_tables(&|p| Ok(Some(table(p).clone())))?;
     Ok(file)
 }
@@ -50,10 +51,15 @@ fn opened(path: &Path, model: &Model) -> Result<AdapterFile> {
 ///
 /// # Errors
 /// As [`AdapterFile::open`], and when it holds whole tables that are not the model's.
-pub fn load<B: Backend>(be: &mut B, path: &Path, blocks: &mut [BlockPairs], model: &Model) -> Result<()> {
+pub fn load_adapter<B: Backend>(
+    be: &mut B,
+    path: &Path,
+    blocks: &mut [BlockPairs],
+    model: &Model,
+) -> Result<()> {
     let (c, file) = (&model.config, opened(path, model)?);
     for (i, found) in file.lora.pairs.iter().enumerate() {
-        let pair = Projection::from_name(&found.module)
+        let pair = Module::from_name(&found.module)
             .and_then(|p| blocks.get_mut(p.place(found.layer, c))?[p as usize].as_mut());
         let Some(pair) = pair else {
             return Err(Error::usage(format!(
@@ -168,7 +174,7 @@ impl AdapterFile {
             if p.layer >= c.layers {
                 return Err(wrong(p, format!("expected a layer below {}, the model's number", c.layers)));
             }
-            let known = Projection::from_name(&p.module).filter(|m| m.exists(c));
+            let known = Module::from_name(&p.module).filter(|m| m.exists(c));
             let Some(module) = known else {
                 return Err(wrong(p, format!("a {} model has no such module", c.arch)));
             };
@@ -247,7 +253,7 @@ impl AdapterFile {
         let Opened { config: c, source, .. } = open_model(model, Base::Mapped)?;
         self.check_tables(&|module| {
             // A tied table may be stored under either name.
-            let names = if module == Projection::Head { [HEAD, EMBEDDING] } else { [EMBEDDING, HEAD] };
+            let names = if module == Module::Head { [HEAD, EMBEDDING] } else { [EMBEDDING, HEAD] };
             let names = if c.tied { &names[..] } else { &names[..1] };
             for name in names {
                 if let Some(table) = source.matrix(name, c.vocab_size, c.hidden_size)? {
@@ -263,9 +269,9 @@ impl AdapterFile {
     ///
     /// # Errors
     /// When one differs: with its name.
-    fn check_tables(&self, base: &dyn Fn(Projection) -> Result<Option<Weight>>) -> Result<()> {
+    fn check_tables(&self, base: &dyn Fn(Module) -> Result<Option<Weight>>) -> Result<()> {
         for (i, table) in self.lora.tables.iter().enumerate() {
-            let Some(module) = Projection::from_name(&table.module) else { continue };
+            let Some(module) = Module::from_name(&table.module) else { continue };
             let Some(weight) = base(module)? else { continue };
             let name = weight.dtype().name();
             let plain = Dtype::from_name(&name.to_uppercase()).zip(TensorType::from_name(name));
