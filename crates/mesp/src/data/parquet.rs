@@ -349,16 +349,29 @@ fn footer<R: ChunkReader>(path: &Path, input: &Arc<R>) -> Result<ParquetMetaData
 }
 
 /// Checks the counts in a schema before something is allocated for them: each part says how many of those after it are
-/// its own.
+/// its own. The crate reads a field by its number alone, whatever type it is said to have: so each field up to the
+/// schema's end must have the type that it has in parquet-format, or the two would read different counts.
 fn check_schema(mut footer: &[u8]) -> std::result::Result<(), String> {
     let (mut inner, mut last) = (Vec::new(), 0i64);
+    let (mut schemas, mut wrong) = (0, None);
     walk(&mut footer, &mut |path, found| match (path, found) {
-        // FileMetaData.schema, SchemaElement.num_children, by parquet-format.
+        ([1], Found::Field(I32)) => {}
+        ([2], Found::Field(LIST)) if schemas == 0 => schemas = 1,
+        ([_], Found::Field(_)) if schemas == 1 && path[0] > 2 => {}
+        ([2, ..], Found::Field(kind))
+            if path.len() > 1 && type_of(path).is_none_or(|t| t.contains(&kind)) => {}
+        ([2, ..] | [_], Found::Field(_)) | ([2], Found::Elements(..STRUCT | 13..)) => {
+            wrong.get_or_insert_with(|| path.to_vec());
+        }
+        // FileMetaData.schema, SchemaElement.num_children.
         ([2, 5], Found::Number(number)) => last = number,
         ([2], Found::End) => inner.push(std::mem::take(&mut last)),
         _ => {}
     })
     .map_err(|e| format!("its footer cannot be read: {e}"))?;
+    if let Some(path) = wrong {
+        return Err(format!("field {path:?} of its footer has another place or type than Parquet gives it"));
+    }
     if inner.len() > COLUMNS_LIMIT {
         return Err(format!("a schema of {} parts; at most {COLUMNS_LIMIT} are read", inner.len()));
     }
@@ -381,6 +394,27 @@ fn check_schema(mut footer: &[u8]) -> std::result::Result<(), String> {
         }
     }
     Ok(())
+}
+
+const I32: u8 = 5;
+const LIST: u8 = 9;
+const STRUCT: u8 = 12;
+
+/// Types in the compact protocol that a field of a schema's part may have, by parquet-format; none where it does not say.
+fn type_of(path: &[i16]) -> Option<&'static [u8]> {
+    Some(match path {
+        // SchemaElement's numbers; DecimalType's; GeographyType.algorithm.
+        [2, 1 | 2 | 3 | 5..=9] | [2, 10, 5, 1 | 2] | [2, 10, 18, 2] => &[I32],
+        // SchemaElement.name; the reference systems of GeometryType and GeographyType.
+        [2, 4] | [2, 10, 17 | 18, 1] => &[8],
+        // LogicalType, its variants, and the units of TimeType and TimestampType.
+        [2, 10] | [2, 10, _] | [2, 10, 7 | 8, 2] | [2, 10, 7 | 8, 2, _] => &[STRUCT],
+        // isAdjustedToUTC, isSigned.
+        [2, 10, 7 | 8, 1] | [2, 10, 10, 2] => &[1, 2],
+        // IntType.bitWidth, VariantType.specification_version.
+        [2, 10, 10 | 16, 1] => &[3],
+        _ => return None,
+    })
 }
 
 /// What an error of the crate says, without its category.

@@ -99,4 +99,12 @@ fn a_schema_is_checked() {
     let deep: Vec<u8> = (0..14).map(|at| u8::from(at < 13)).collect();
     assert!(check_schema(&footer(&deep)).is_ok());
     assert!(check_schema(&[0x29, 0xFC, 0xFF, 0xFF, 0xFF, 0x7F]).is_err());
+    // What the crate takes for a count of 2^29: in a text's place, in a list's, in a second schema, before the schema.
+    let large = [0x80, 0x80, 0x80, 0x80, 0x04];
+    let with = |parts: &[&[u8]]| check_schema(&parts.concat()).unwrap_err();
+    assert!(with(&[&[0x29, 0x1C, 0x58, 2, b'a', b'b', 0, 0]]).contains("field [2, 5]"));
+    assert!(with(&[&[0x29, 0x1C, 0x55, 0, 0x10, 4], &large, &[0, 0]]).contains("field"));
+    assert!(with(&[&[0x29, 0x1C, 0x55, 0, 0, 0x09, 4, 0x1C, 0x55], &large, &[0, 0]]).contains("field [2]"));
+    assert!(with(&[&[0x29, 0x15, 0x55, 0]]).contains("[2]"));
+    assert!(with(&[&[0x35, 0, 0x09, 4, 0x1C, 0x55, 0, 0, 0]]).contains("field [3]"));
 }

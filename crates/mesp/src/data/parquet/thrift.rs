@@ -8,13 +8,17 @@ const DEEPEST: usize = 32;
 
 /// What is found on the way through a structure.
 pub(super) enum Found {
+    /// A field begins, whose value has this type.
+    Field(u8),
+    /// A list begins, whose elements have this type.
+    Elements(u8),
     /// A whole number, or a truth value as 0 or 1.
     Number(i64),
     /// The end of a structure.
     End,
 }
 
-/// Goes through a structure, and calls `visit` with the numbers of the fields that lead to each number and to each
+/// Goes through a structure, and calls `visit` with the numbers of the fields that lead to each field, list, number and
 /// structure's end. Elements of a list have the list's number.
 pub(super) fn walk(from: &mut impl Read, visit: &mut dyn FnMut(&[i16], Found)) -> io::Result<()> {
     structure(from, &mut Vec::new(), visit)
@@ -41,6 +45,7 @@ fn structure(
             delta => last.wrapping_add(i16::from(delta)),
         };
         path.push(last);
+        visit(path, Found::Field(kind));
         match kind {
             // A field's truth value is its type.
             1 | 2 => visit(path, Found::Number(i64::from(kind == 1))),
@@ -68,6 +73,7 @@ fn value(
         9 | 10 => {
             let head = byte(from)?;
             let count = if head >> 4 == 15 { varint(from)? } else { u64::from(head >> 4) };
+            visit(path, Found::Elements(head & 0x0F));
             elements(from, &[head & 0x0F], count, path, visit)?;
         }
         11 => {
@@ -148,8 +154,10 @@ mod tests {
 
     fn walked(mut bytes: &[u8]) -> io::Result<Vec<(Vec<i16>, Option<i64>)>> {
         let mut found = Vec::new();
-        walk(&mut bytes, &mut |path, what| {
-            found.push((path.to_vec(), if let Found::Number(n) = what { Some(n) } else { None }));
+        walk(&mut bytes, &mut |path, what| match what {
+            Found::Number(n) => found.push((path.to_vec(), Some(n))),
+            Found::End => found.push((path.to_vec(), None)),
+            Found::Field(_) | Found::Elements(_) => {}
         })?;
         Ok(found)
     }
