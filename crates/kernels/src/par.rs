@@ -3,9 +3,8 @@
 //! Work is cut by outputs only: no two threads add to the same element, so the number of threads never
 //! changes a result.
 
-use std::ops::Range;
-
 use crate::Threads;
+pub(crate) use crate::threads::share;
 
 /// Where a kernel runs: on the caller's thread, or on several.
 #[derive(Clone, Copy, Debug)]
@@ -100,11 +99,6 @@ impl<T> Pieces<T> {
     pub(crate) fn as_ptr(&self) -> *mut T {
         self.start
     }
-}
-
-/// The `i`-th of `parts` ranges of `n`, which differ by one at most.
-pub(crate) fn share(n: usize, parts: usize, i: usize) -> Range<usize> {
-    i * n / parts..(i + 1) * n / parts
 }
 
 /// How many rows one task takes, so that small operations are not cut to dust.

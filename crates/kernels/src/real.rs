@@ -3,8 +3,6 @@
 use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
 
-use crate::matmul::{Compute, Micro};
-
 /// `f32` (what runs) or `f64` (what it is checked against).
 pub trait Real:
     Copy
@@ -43,10 +41,6 @@ pub trait Real:
     /// √x.
     #[must_use]
     fn sqrt(self) -> Self;
-
-    /// The innermost loop of the matrix product for this type on this machine.
-    #[doc(hidden)]
-    fn micro(compute: Compute) -> Micro<Self>;
 }
 
 /// 1.5·2²³: adding it to a small `f32` leaves the nearest integer in the low bits of the sum.
@@ -91,9 +85,6 @@ impl Real for f32 {
     fn sqrt(self) -> Self {
         self.sqrt()
     }
-    fn micro(compute: Compute) -> Micro<Self> {
-        Micro::for_f32(compute)
-    }
 }
 
 impl Real for f64 {
@@ -115,9 +106,6 @@ impl Real for f64 {
     }
     fn sqrt(self) -> Self {
         self.sqrt()
-    }
-    fn micro(_: Compute) -> Micro<Self> {
-        Micro::portable()
     }
 }
 

@@ -23,8 +23,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-use crate::par::share;
-
 /// How long a thread without work stays awake.
 const AWAKE: Duration = Duration::from_micros(200);
 /// Looks at the state between two offers of the processor to others.
@@ -275,6 +273,11 @@ fn rest(looks: &mut usize) -> bool {
         std::hint::spin_loop();
     }
     offer
+}
+
+/// The `i`-th of `parts` ranges of `n`, which differ by one at most.
+pub(crate) fn share(n: usize, parts: usize, i: usize) -> Range<usize> {
+    i * n / parts..(i + 1) * n / parts
 }
 
 #[cfg(test)]

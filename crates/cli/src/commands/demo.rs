@@ -12,7 +12,7 @@ use mesp_formats::regular;
 use serde_json::Value;
 
 use super::speak::{Language, Request, Spelling, generator, greedy};
-use super::train::{Job, train};
+use super::train::job::{Job, train};
 use crate::args::CommonArgs;
 use crate::chart;
 use crate::inputs::{self, Held};

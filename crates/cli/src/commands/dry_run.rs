@@ -8,7 +8,7 @@ use mesp::tape::Residency;
 use mesp::train::Session;
 use serde_json::json;
 
-use super::train::{Job, Ready, prepare, start};
+use super::train::job::{Job, Ready, prepare, start};
 use crate::machine;
 use crate::sizes::{bytes, count};
 use crate::ui;

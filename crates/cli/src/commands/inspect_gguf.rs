@@ -9,7 +9,7 @@ use mesp::source::{Base, GgufSource};
 use mesp_formats::gguf::Value as Metadata;
 use serde_json::{Value, json};
 
-use super::inspect::listed;
+use super::listed::listed;
 use crate::sizes::bytes;
 use crate::ui;
 

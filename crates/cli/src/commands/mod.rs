@@ -13,6 +13,7 @@ pub(crate) mod grads;
 pub(crate) mod init_model;
 pub(crate) mod inspect;
 mod inspect_gguf;
+mod listed;
 pub(crate) mod merge;
 pub(crate) mod plan;
 pub(crate) mod pull;

@@ -1,7 +1,7 @@
 //! The microkernel on operands that stay in the first-level cache: nothing is packed, converted or read from memory, so
 //! what it reaches is what the machine's multipliers give, and with several threads what they give side by side.
 
-use super::{Compute, PACKED, matmul_scratch};
+use super::{Compute, Micro, PACKED, matmul_scratch};
 use crate::Real;
 use crate::par::{Par, Pieces};
 
@@ -18,7 +18,7 @@ const TILES: usize = 1000;
 /// When `scratch` is shorter than [`matmul_scratch`]`(par.threads())`.
 #[track_caller]
 pub fn hot_tiles<R: Real>(tasks: usize, compute: Compute, scratch: &mut [R], par: Par<'_>) -> u64 {
-    let micro = R::micro(compute);
+    let micro = Micro::of(compute);
     assert!(scratch.len() >= matmul_scratch(par.threads()), "matmul scratch: {} values", scratch.len());
     let scratch = Pieces::new(&mut scratch[..matmul_scratch(par.threads())]);
     par.tasks(tasks, |_, worker| {

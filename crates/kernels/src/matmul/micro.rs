@@ -1,5 +1,6 @@
 //! The innermost loop: a tile of the result held in registers while `k` runs.
 
+use std::any::Any;
 use std::ops::Range;
 
 use super::narrow::Narrow;
@@ -118,9 +119,18 @@ impl<R: Real> Micro<R> {
     }
 }
 
+impl<R: Real> Micro<R> {
+    /// The fastest for this type on this machine.
+    pub(crate) fn of(compute: Compute) -> Self {
+        let single = Micro::for_f32(compute);
+        let any: &dyn Any = &single;
+        any.downcast_ref::<Self>().copied().unwrap_or_else(Self::portable)
+    }
+}
+
 impl Micro<f32> {
     /// The fastest for this machine.
-    pub(crate) fn for_f32(compute: Compute) -> Self {
+    fn for_f32(compute: Compute) -> Self {
         let full = Self::full();
         match compute {
             Compute::Full => full,

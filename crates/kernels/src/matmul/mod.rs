@@ -262,7 +262,7 @@ pub fn matmul_plus<R: Real>(
     if m == 0 || n == 0 {
         return;
     }
-    let micro = R::micro(compute);
+    let micro = Micro::of(compute);
     if let Some(few) = micro.few
         && m <= few.rows
         && alpha == R::ONE
@@ -339,7 +339,7 @@ unsafe fn add_term<R: Real>(
     c: Target<R>,
     packed: &mut [R],
 ) {
-    let full = R::micro(Compute::Full);
+    let full = Micro::of(Compute::Full);
     let width = full.group * full.nr;
     for from in cols.clone().step_by(width) {
         let (cols, size) = (from..(from + width).min(cols.end), [n, t.depth, full.kc]);

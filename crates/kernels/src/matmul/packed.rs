@@ -39,7 +39,7 @@ pub(crate) fn pack<'a, R: Real>(
     compute: Compute,
 ) -> Packed<'a, R> {
     check_right(&b, depth, cols);
-    let micro = R::micro(compute);
+    let micro = Micro::of(compute);
     let steps = depth.div_ceil(micro.per_step);
     let to = &mut to[..steps * padded(cols)];
     for from in (0..cols).step_by(micro.nr) {

@@ -219,7 +219,7 @@ fn threads_and_row_tiles_change_no_bit() {
 /// Every panel and every row has one owner, no group is larger than its place, and threads get the same where that can be.
 #[test]
 fn work_is_cut_evenly() {
-    let micro = f32::micro(Compute::Full);
+    let micro = Micro::<f32>::of(Compute::Full);
     for panels in [1, 2, 3, 5, 14, 76, 77, 2374] {
         for threads in [1, 2, 3, 4, 16] {
             for m in [1, 17, 33, 256] {

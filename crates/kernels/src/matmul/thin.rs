@@ -12,7 +12,9 @@
 use std::ops::Range;
 
 use super::ahead::Ahead;
-use super::{Compute, GROUP, Init, KC, Lhs, Out, PACKED, Rhs, Target, check, matmul_scratch, narrow, start};
+use super::{
+    Compute, GROUP, Init, KC, Lhs, Micro, Out, PACKED, Rhs, Target, check, matmul_scratch, narrow, start,
+};
 use crate::compact::wide;
 use crate::par::{Par, Pieces, share};
 use crate::{Real, Values};
@@ -49,7 +51,7 @@ pub fn matmul_thin<R: Real>(
     if m == 0 || n == 0 {
         return;
     }
-    let micro = R::micro(Compute::Full);
+    let micro = Micro::of(Compute::Full);
     let (row_stride, col_stride) = (out.row_stride, out.col_stride);
     let c = Pieces::new(out.data);
     let scratch = Pieces::new(&mut scratch[..matmul_scratch(par.threads())]);
@@ -100,7 +102,7 @@ unsafe fn columns<R: Real>(
     c: Target<R>,
     scratch: &mut [R],
 ) {
-    let micro = R::micro(Compute::Full);
+    let micro = Micro::of(Compute::Full);
     let (left, rest) = scratch.split_at_mut(LEFT);
     let (panel, sums) = rest.split_at_mut(PANEL);
     let stride = cols.len().next_multiple_of(micro.lane);

@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use super::super::{Example, Origin, UNTRAINED};
 use super::*;
 
 fn example(tokens: &[u32], labels: &[i32]) -> Example {

@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use super::remarks::{Part, Remark};
-use super::turns::{TURN, is_blank};
-use super::{ChatFormat, Conversation, marks};
+use super::turns::{TURN, is_blank, marks};
+use super::{ChatFormat, Conversation};
 
 /// The characters that are put into parts, of a private plane.
 const FIRST: u32 = 0xF2000;

@@ -9,7 +9,6 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod batch;
-mod calls;
 mod chat;
 mod check;
 mod columns;
@@ -25,17 +24,14 @@ mod jinja;
 mod keys;
 mod layout;
 mod long_row;
-mod marks;
 mod missing;
-mod named;
 mod notes;
 #[cfg(feature = "parquet")]
 mod parquet;
-mod parts;
 mod python;
+mod ragged;
 mod remarks;
 mod rows;
-mod sharegpt;
 mod shuffle;
 pub(crate) mod source;
 mod split;
@@ -55,7 +51,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use batch::{BatchSize, Batches, RaggedBatch};
+pub use batch::{BatchSize, Batches};
 pub use chat::{ChatFormat, Marked};
 pub use check::Checked;
 pub use columns::Columns;
@@ -68,6 +64,7 @@ pub use gather::Gathered;
 pub use gguf_tokenizer::from_gguf;
 pub(crate) use gguf_tokenizer::{JSON as TOKENIZER_JSON, has_tokenizer};
 pub use layout::{HELD_OUT, TEST, all_files, files, refuse_stream, split_of, unused};
+pub use ragged::RaggedBatch;
 pub use source::unpacks;
 pub use split::split;
 pub use subset::Subset;

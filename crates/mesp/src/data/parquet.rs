@@ -360,7 +360,7 @@ fn check_schema(mut footer: &[u8]) -> std::result::Result<(), String> {
         ([_], Found::Field(_)) if schemas == 1 && path[0] > 2 => {}
         ([2, ..], Found::Field(kind))
             if path.len() > 1 && type_of(path).is_none_or(|t| t.contains(&kind)) => {}
-        ([2, ..] | [_], Found::Field(_)) | ([2], Found::Elements(..STRUCT | 13..)) => {
+        ([2, ..] | [_], Found::Field(_)) | ([2], Found::Elements(0..=11 | 13..)) => {
             wrong.get_or_insert_with(|| path.to_vec());
         }
         // FileMetaData.schema, SchemaElement.num_children.

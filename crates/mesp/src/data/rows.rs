@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 
 use super::forms::{self, FORMS, Form, Said};
 use super::missing::{Missing, missing};
-use super::parts::PART;
 use super::remarks::{Part, Remark};
+use super::tokenizer::PART;
 use super::turns::{DEVELOPER, given, type_of};
 use super::{
     ChatFormat, Conversation, LongRows, Marked, ReadOptions, TextEncoder, Token, TrainOn, UNTRAINED,

@@ -1,12 +1,16 @@
 //! Text to tokens and back, as the model's `tokenizer.json` says.
 
+mod named;
+mod parts;
+
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use mesp_formats::regular;
 
-use super::parts::{PART, in_parts};
-use super::{named, wall};
+pub(super) use self::parts::PART;
+use self::parts::in_parts;
+use super::wall;
 use crate::{Error, Result};
 
 /// What `tokenizer_config.json` and its companions say about a tokenizer.

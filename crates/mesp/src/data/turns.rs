@@ -1,11 +1,14 @@
 //! Conversations as rows give them.
 
+mod calls;
+pub(super) mod marks;
+mod sharegpt;
+
 use std::borrow::Cow;
 
 use serde_json::{Map, Value, json};
 
 use super::remarks::Remark;
-use super::{calls, marks, sharegpt};
 use crate::{Error, Result};
 
 /// The turns of a conversation, and which of them are trained.

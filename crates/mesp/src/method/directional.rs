@@ -7,15 +7,13 @@
 //! z is a function of (seed, step, direction, tensor, element), so it is never stored, and a run is its seed and
 //! its slopes. derivation: `docs/math/zeroth.md`.
 
-use std::fmt;
-
 use mesp_device::{Backend, Distribution, Noise};
 
-use super::Subset;
 use super::bounds::Bounds;
+use super::{Blocks, Subset};
+use crate::Result;
 use crate::adapter::{BlockPairs, matrices, matrices_mut};
 use crate::arch::Module;
-use crate::{Error, Result};
 
 /// How a slope is made.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -29,62 +27,6 @@ pub enum Slope {
     },
     /// From tangents, exactly.
     Tangent,
-}
-
-/// Some blocks in a row: whose adapters move.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Blocks {
-    /// The first.
-    pub first: usize,
-    /// The last, it included.
-    pub last: usize,
-}
-
-impl Blocks {
-    /// All there are.
-    pub const ALL: Self = Self { first: 0, last: usize::MAX };
-
-    /// Whether a block is one of them.
-    pub const fn has(self, block: usize) -> bool {
-        self.first <= block && block <= self.last
-    }
-
-    /// From `2` or `0-3`.
-    ///
-    /// # Errors
-    /// When it is neither.
-    pub fn parse(text: &str) -> Result<Self> {
-        let (first, last) = text.split_once('-').unwrap_or((text, text));
-        match (first.trim().parse(), last.trim().parse()) {
-            (Ok(first), Ok(last)) if first <= last => Ok(Self { first, last }),
-            _ => {
-                let problem = format!("blocks {text:?} are unknown, expected a number or two such as 0-3");
-                Err(Error::usage(problem))
-            }
-        }
-    }
-
-    /// Whether a model has them.
-    ///
-    /// # Errors
-    /// When it does not.
-    pub fn fits(self, layers: usize) -> Result<()> {
-        if self == Self::ALL || self.last < layers {
-            return Ok(());
-        }
-        let problem = format!("block {} was named, and the model has {layers}, counted from 0", self.last);
-        Err(Error::usage(problem))
-    }
-}
-
-impl fmt::Display for Blocks {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::ALL => write!(f, "all"),
-            Self { first, last } if first == last => write!(f, "{first}"),
-            Self { first, last } => write!(f, "{first}-{last}"),
-        }
-    }
 }
 
 /// A direction of the adapters.

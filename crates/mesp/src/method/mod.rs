@@ -1,6 +1,7 @@
 //! How a gradient is made. Knows no architecture: it walks blocks, and tells each what to keep.
 
 mod backprop;
+mod blocks;
 mod bounds;
 mod directional;
 mod forward;
@@ -9,8 +10,9 @@ mod subset;
 pub mod zeroth;
 
 pub use backprop::{Backprop, GradSink};
+pub use blocks::Blocks;
 pub use bounds::Bounds;
-pub use directional::{Blocks, Directional, Estimator, Ray, Slope, drift, masked};
+pub use directional::{Directional, Estimator, Ray, Slope, drift, masked};
 pub use presets::Method;
 pub use subset::Subset;
 pub use zeroth::Shift;

@@ -9,6 +9,7 @@ mod evaluate;
 mod event;
 mod happening;
 mod made_with;
+mod options;
 mod progress;
 pub mod replay;
 mod run;
@@ -23,6 +24,7 @@ pub use evaluate::{Largest, Score, Staging, evaluate, fingerprint, largest_batch
 pub use event::Event;
 pub use happening::Happening;
 pub use made_with::{MadeWith, Mark};
+pub use options::{Options, Update};
 pub use progress::{Evaluated, Norms, Patience, Progress};
 pub use run::{Summary, run};
-pub use session::{Options, Outcome, Session, Shapes, Update, plan};
+pub use session::{Outcome, Session, Shapes, plan};

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use mesp_device::{Act, Backend, Class, Dropout, Dry, Dtype, Elem, Label, Plan, Program, RowStat, Tangents};
+use mesp_device::{Act, Backend, Class, Dropout, Dry, Dtype, Label, Plan, Program, RowStat, Tangents};
 
 use super::whole::Whole;
+use super::{Options, Update};
 use crate::adapter::{
     self, AdapterConfig, BlockPairs, dora, matrices, matrices_mut, pairs_like, persistent_pairs,
 };
@@ -12,56 +13,14 @@ use crate::method::{
     Backprop, Blocks, Bounds, Directional, Estimator, GradSink, Ray, Shift, Slope, drift, masked,
 };
 use crate::model::{Batch, Model, Part};
-use crate::optim::{Optimizer, OptimizerKind, Trained};
+use crate::optim::Optimizer;
 use crate::rng;
-use crate::tape::Policy;
 use crate::{Error, Result};
 
 const STEP: Program = Program(0);
 const EVAL: Program = Program(1);
 /// Buffers that have a tangent at a time, generously: a block's adapters and sites.
 const TANGENTS: usize = 64;
-
-/// When adapters are stepped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Update {
-    /// After the whole backward (and several micro-batches): all gradients are kept until then.
-    Accumulate,
-    /// Each block's as soon as its gradients are finished: no gradient outlives its block.
-    PerBlock,
-}
-
-/// What fixes a session's buffers.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Rank, scale, targets.
-    pub adapter: AdapterConfig,
-    /// How adapters are stored; they compute, and their gradients and the optimizer's state are stored, in the
-    /// backend's numbers.
-    pub adapter_type: Elem,
-    /// The policy by its name, for reports.
-    pub method_name: String,
-    /// What is kept.
-    pub policy: Policy,
-    /// How a step's gradient is made.
-    pub estimator: Estimator,
-    /// When adapters are stepped.
-    pub update: Update,
-    /// Which update.
-    pub optimizer: OptimizerKind,
-    /// λ.
-    pub weight_decay: f64,
-    /// Which parts of an adapter are trained, and how fast.
-    pub trained: Trained,
-    /// Of the random numbers that round adapters in bf16.
-    pub seed: u64,
-    /// Whether the gradient itself is wanted, so that it is kept also where a step needs none.
-    pub gradients: bool,
-    /// How the model's own weights are held where they are trained, all of them and no adapter.
-    pub whole: Option<Elem>,
-    /// Whether there is anything to train: without, no gradients and no optimizer state exist.
-    pub training: bool,
-}
 
 /// State of a run on a backend.
 #[derive(Debug)]

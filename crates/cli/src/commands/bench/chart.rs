@@ -1,9 +1,8 @@
 //! The bar chart: ours as bars, the published figures as marks.
 
-use super::memory::Outcomes;
-use super::parts::Table;
+use super::parts::{Table, label};
 use super::published;
-use super::report::label;
+use super::runner::Outcomes;
 use super::svg::{Svg, axis};
 
 const WIDTH: f64 = 820.0;

@@ -8,26 +8,13 @@ use mesp_formats::Error as FileError;
 use mesp_formats::atomic::{create_dir_all, write_atomic};
 
 use super::parts::{self, Setup, Table};
-use super::runner::{Figures, Runner};
+use super::runner::{Outcomes, Runner};
 use super::{chart, machine, report};
 use crate::args::BenchMemoryArgs;
 use crate::failure::usage;
 use crate::outputs::{self, Inputs};
 use crate::sizes::{bytes, duration};
 use crate::ui;
-
-/// Configurations with what they came to, or why they did not.
-pub(super) struct Outcomes(Vec<(Setup, Result<Figures, String>)>);
-
-impl Outcomes {
-    pub(super) fn get(&self, setup: &Setup) -> Option<&Result<Figures, String>> {
-        self.0.iter().find(|(s, _)| s == setup).map(|(_, figures)| figures)
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = &(Setup, Result<Figures, String>)> {
-        self.0.iter()
-    }
-}
 
 pub(super) fn run(args: &BenchMemoryArgs) -> Result<()> {
     let tables = parts::tables(args)?;

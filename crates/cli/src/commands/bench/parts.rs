@@ -189,3 +189,14 @@ pub(super) fn tables(args: &BenchMemoryArgs) -> Result<Vec<Table>> {
 fn some_or<T: Clone>(given: &[T], default: &[T]) -> Vec<T> {
     if given.is_empty() { default.to_vec() } else { given.to_vec() }
 }
+
+/// What a row is called in its table: that which varies, and the method.
+pub(super) fn label(table: &Table, setup: &Setup) -> String {
+    let name = setup.rung.name();
+    match table.name {
+        "table-1" | "mebp" => format!("{} {name}", setup.model),
+        "table-2" => format!("{} tokens {name}", setup.tokens),
+        "table-3" => format!("rank {} {name}", setup.rank),
+        _ => name.to_owned(),
+    }
+}

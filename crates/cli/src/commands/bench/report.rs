@@ -4,9 +4,8 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::memory::Outcomes;
-use super::parts::{Setup, Table};
-use super::runner::Figures;
+use super::parts::{Setup, Table, label};
+use super::runner::{Figures, Outcomes};
 use super::{machine, published};
 use crate::args::BenchMemoryArgs;
 use crate::sizes::bytes;
@@ -129,17 +128,6 @@ pub(super) fn text(tables: &[Table], outcomes: &Outcomes, steps: usize) -> Strin
         );
     }
     text
-}
-
-/// What a row is called in its table: that which varies, and the method.
-pub(super) fn label(table: &Table, setup: &Setup) -> String {
-    let name = setup.rung.name();
-    match table.name {
-        "table-1" | "mebp" => format!("{} {name}", setup.model),
-        "table-2" => format!("{} tokens {name}", setup.tokens),
-        "table-3" => format!("rank {} {name}", setup.rank),
-        _ => name.to_owned(),
-    }
 }
 
 fn row(label: &str, setup: &Setup, outcome: &Result<Figures, String>) -> Vec<String> {

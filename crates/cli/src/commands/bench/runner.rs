@@ -147,3 +147,16 @@ fn number(document: &Value, pointer: &str) -> Result<u64> {
     let found = document.pointer(pointer).and_then(Value::as_u64);
     found.ok_or_else(|| anyhow!("expected a count at {pointer} of the program's document, found none"))
 }
+
+/// Configurations with what they came to, or why they did not.
+pub(super) struct Outcomes(pub(super) Vec<(Setup, Result<Figures, String>)>);
+
+impl Outcomes {
+    pub(super) fn get(&self, setup: &Setup) -> Option<&Result<Figures, String>> {
+        self.0.iter().find(|(s, _)| s == setup).map(|(_, figures)| figures)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &(Setup, Result<Figures, String>)> {
+        self.0.iter()
+    }
+}

@@ -41,9 +41,6 @@ const OTHERS: u16 = 20;
 const EVERY: Duration = Duration::from_millis(250);
 const SCAN: u32 = 8;
 
-/// The stack of a thread that reads a run, or answers.
-const STACK: usize = 512 << 10;
-
 /// What a page gets of a run's folder, all at once.
 pub(crate) fn news_of(path: &Path) -> Option<String> {
     let store = Store::new(vec![path.to_owned()]);
@@ -88,15 +85,16 @@ fn follow(store: &Arc<Store>, mut watch: Watch) {
         }
     };
     let (of, told) = (Arc::clone(&run), Arc::clone(store));
-    let thread = thread::Builder::new().name("follow".to_owned()).stack_size(STACK).spawn(move || {
-        if catch_unwind(AssertUnwindSafe(read)).is_err() {
-            let path = of.path.display();
-            told.trouble(
-                &of,
-                Some(format!("{path}: a fault of this program ended its reading; start it again")),
-            );
-        }
-    });
+    let thread =
+        thread::Builder::new().name("follow".to_owned()).stack_size(places::STACK).spawn(move || {
+            if catch_unwind(AssertUnwindSafe(read)).is_err() {
+                let path = of.path.display();
+                told.trouble(
+                    &of,
+                    Some(format!("{path}: a fault of this program ended its reading; start it again")),
+                );
+            }
+        });
     if let Err(e) = thread {
         store.trouble(&run, Some(format!("{}: cannot be watched: {e}", run.path.display())));
     }

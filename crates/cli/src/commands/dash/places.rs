@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+/// The stack of a thread that reads a run, or answers.
+pub(super) const STACK: usize = 512 << 10;
 /// Connections that are open at once, and those of them that hear of news.
 const MOST: usize = 256;
 const MOST_STREAMS: usize = 64;

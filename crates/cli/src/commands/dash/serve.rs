@@ -10,9 +10,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::http::{self, Refusal};
-use super::places::{Place, Places, State};
+use super::page;
+use super::places::{Place, Places, STACK, State};
 use super::store::{Cursor, Store};
-use super::{STACK, page};
 
 /// The time for a request to come, and for a byte of an answer to go.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -109,7 +109,7 @@ fn this_way_is_taken() {
     if crate::isa() != Isa::Avx512Bf16 {
         return;
     }
-    let micro = <f32 as crate::Real>::micro(Compute::Bf16);
+    let micro = Micro::<f32>::of(Compute::Bf16);
     let many = micro.many.expect("a way of its own");
     let (mut out, a, data) = (vec![0.0; 48 * 64], vec![0.0; 48 * 96], vec![0u8; 2 * 64 * 96]);
     let b = Rhs::WeightTransposed(WeightView { dtype: Dtype::Bf16, data: &data, rows: 64, cols: 96 });

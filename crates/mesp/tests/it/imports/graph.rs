@@ -123,6 +123,15 @@ impl Crate {
         edges
     }
 
+    /// Crates of this workspace that are named in it.
+    pub(crate) fn other_crates(&self) -> BTreeSet<String> {
+        let first = |path: &Vec<String>| path.first().filter(|name| name.starts_with("mesp")).cloned();
+        let all = |module: &Module| -> Vec<Vec<String>> {
+            module.paths.iter().chain(&module.globs).chain(module.imports.values()).cloned().collect()
+        };
+        self.modules.values().flat_map(all).filter_map(|path| first(&path)).collect()
+    }
+
     fn name(&self, file: &Path) -> String {
         file.strip_prefix(&self.root).expect("a file of the crate").to_string_lossy().into_owned()
     }
@@ -171,6 +180,9 @@ impl<'ast> Visit<'ast> for Reader<'_> {
         let shown = !matches!(item.vis, syn::Visibility::Inherited);
         take(&item.tree, &mut Vec::new(), shown, self.module);
     }
+
+    /// `pub(in path)` is no import.
+    fn visit_vis_restricted(&mut self, _: &'ast syn::VisRestricted) {}
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
         let segments: Vec<String> = path.segments.iter().map(|s| s.ident.to_string()).collect();

@@ -41,7 +41,7 @@ pub(super) fn exact(compute: Compute) -> Way {
 
 /// Those that were asked for.
 pub(super) fn chosen(args: &BenchGradientsArgs) -> Result<Vec<Way>> {
-    let mut all: Vec<Way> = super::super::named(&KNOWN, |k| k.0, &args.methods)?
+    let mut all: Vec<Way> = super::super::asked::named(&KNOWN, |k| k.0, &args.methods)?
         .into_iter()
         .map(|(name, options, random)| Way {
             name: (*name).to_owned(),
@@ -50,8 +50,9 @@ pub(super) fn chosen(args: &BenchGradientsArgs) -> Result<Vec<Way>> {
         })
         .collect();
     for text in &args.also {
-        let (name, options) = super::super::named_options(text, "mesp grads")?;
-        let random = super::super::is_estimate(&options) || super::super::method(&options) == Some("lcsb");
+        let (name, options) = super::super::asked::named_options(text, "mesp grads")?;
+        let random = super::super::asked::is_estimate(&options)
+            || super::super::asked::method(&options) == Some("lcsb");
         all.push(Way { name, options, random });
     }
     Ok(all)

@@ -1,4 +1,4 @@
-//! `mesp train`.
+//! A run from its files to its end.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -15,19 +15,16 @@ use mesp::train::{self, Event, Happening, Progress, Session, Summary, checkpoint
 use mesp_device::{Cpu, Elem, Threads};
 use serde_json::{Map, Value};
 
-use super::watch::{Scene, Watch};
-use super::{demo, dry_run};
-use crate::args::{CommonArgs, TrainArgs};
+use super::super::watch::{Scene, Watch};
+use crate::args::CommonArgs;
 use crate::budget;
 use crate::failure::Interrupted;
-use crate::failure::usage;
 use crate::footprint::{self, Footprint, Work};
 use crate::inputs::{self, Held, Loaded, Rows};
 use crate::lines::PlanLine;
 use crate::memory::{self, Marks};
 use crate::metrics::Metrics;
 use crate::numbers::{BASE, COMPUTE, Numbers, held, rounded};
-use crate::outputs;
 use crate::run_dir::RunDir;
 use crate::run_json::{About, Report};
 use crate::samples::Speaker;
@@ -38,41 +35,6 @@ use crate::{card, hub, interrupt, machine, made_with, tokens, ui};
 
 /// Set by the first interrupt.
 static STOP: AtomicBool = AtomicBool::new(false);
-
-pub(crate) fn run(args: &TrainArgs) -> Result<()> {
-    let started = Instant::now();
-    let common = &args.common;
-    if common.model.model.is_none() && common.data.data.is_none() && !common.zeroth.full {
-        if args.dry_run {
-            return Err(usage(
-                "--dry-run has nothing to try: without --model and --data the built-in demo runs",
-                "give --model and --data",
-            ));
-        }
-        return demo::run(common, started);
-    }
-    let model = inputs::model_path(&common.model)?;
-    let data = inputs::data_file(&common.data)?;
-    let settings = Settings::new(common)?;
-    inputs::is_there(data)?;
-    let eval = Held::new(&common.schedule, data)?;
-    let read = outputs::read_by(common, Some(data), eval.file());
-    // A dry run changes nothing, and may be one of several.
-    let dir = if args.dry_run {
-        RunDir::look(common, &read, |_| false)?
-    } else {
-        RunDir::take(common, &read, |_| false)?
-    };
-    let job = Job { args: common, settings, model, data, eval, dir, started, held: 0 };
-    if args.dry_run {
-        return dry_run::run(job);
-    }
-    let done = train(job)?;
-    if !done.summary.interrupted {
-        ui::result(common.shared.json, &done.closing())?;
-    }
-    done.end(common)
-}
 
 /// Everything that a run starts from.
 pub(crate) struct Job<'a> {
@@ -100,24 +62,24 @@ pub(crate) struct Done {
 }
 
 /// A run with all that it needs, before anything is allocated or written for it.
-pub(super) struct Ready {
-    pub(super) settings: Settings,
-    pub(super) pool: Arc<Threads>,
-    pub(super) model: Arc<Model>,
-    pub(super) rows: Rows,
-    pub(super) work: Work,
-    pub(super) footprint: Footprint,
-    pub(super) numbers: Numbers,
+pub(in crate::commands) struct Ready {
+    pub(in crate::commands) settings: Settings,
+    pub(in crate::commands) pool: Arc<Threads>,
+    pub(in crate::commands) model: Arc<Model>,
+    pub(in crate::commands) rows: Rows,
+    pub(in crate::commands) work: Work,
+    pub(in crate::commands) footprint: Footprint,
+    pub(in crate::commands) numbers: Numbers,
     /// Fields of the run's documents.
-    pub(super) about: Map<String, Value>,
+    pub(in crate::commands) about: Map<String, Value>,
     /// Rows and tokens, counted.
-    pub(super) counts: Value,
-    pub(super) budget: Option<u64>,
-    pub(super) speaker: Speaker,
+    pub(in crate::commands) counts: Value,
+    pub(in crate::commands) budget: Option<u64>,
+    pub(in crate::commands) speaker: Speaker,
 }
 
 /// Reads files, checks them, and plans.
-pub(super) fn prepare(
+pub(in crate::commands) fn prepare(
     args: &CommonArgs,
     mut settings: Settings,
     (dir, data, eval): (&Path, &Path, &Held),
@@ -295,7 +257,7 @@ fn stopped_by(trouble: mesp::Error, outcome: mesp::Result<Summary>) -> anyhow::E
 }
 
 /// Fills adapters and optimizer state: from a checkpoint, from an adapter, or anew.
-pub(super) fn start(
+pub(in crate::commands) fn start(
     session: &mut Session<Cpu<f32>>,
     adapter: Option<&Path>,
     settings: &Settings,

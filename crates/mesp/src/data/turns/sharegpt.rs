@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::turns::{known_role, type_of};
+use super::{known_role, type_of};
 use crate::{Error, Result};
 
 const SHAPE: &str =

@@ -12,7 +12,7 @@ use super::Token;
 use crate::{Error, Result};
 
 /// Bytes of a part.
-pub(super) const PART: usize = 1 << 14;
+pub(in crate::data) const PART: usize = 1 << 14;
 /// Bytes at a part's end that the next part has too, and those of them that are not compared.
 const SHARED: usize = PART / 8;
 const EDGE: usize = SHARED / 8;

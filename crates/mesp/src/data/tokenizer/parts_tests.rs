@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use super::super::test_util::shared;
+use super::super::super::test_util::shared;
 use super::super::{TextEncoder, TokenizerInfo};
 use super::*;
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::turns::{given, type_of};
+use super::{given, type_of};
 use crate::{Error, Result};
 
 /// The calls of a turn, as templates read them, and whether some arguments are no JSON object. `function_call` is

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::turns::{given, type_of};
+use super::{given, type_of};
 use crate::{Error, Result};
 
 /// Marks of what is trained: `weight` (OpenAI, Mistral, Together), `train` and `training` (axolotl), `trainable`
@@ -17,7 +17,7 @@ const MASKED: &str = "masked";
 const PARTS: [&str; 2] = ["train_detail", "training_detail"];
 
 /// Whether a key beside a turn is a mark.
-pub(super) fn is_mark(key: &str) -> bool {
+pub(in crate::data) fn is_mark(key: &str) -> bool {
     TRAINED.contains(&key) || key == MASKED || PARTS.contains(&key)
 }
 
