@@ -136,6 +136,16 @@ impl Gguf {
         self.read(key, "a number", Value::as_f64)
     }
 
+    /// A number that JSON has too, or none where the key is absent.
+    fn finite(&self, key: &str) -> Result<Option<f64>> {
+        match self.f64(key)? {
+            Some(found) if !found.is_finite() => {
+                Err(self.error(key, &format!("expected a finite number, found {found}")))
+            }
+            other => Ok(other),
+        }
+    }
+
     /// True or false, or none where the key is absent.
     ///
     /// # Errors

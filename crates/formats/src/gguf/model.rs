@@ -74,7 +74,7 @@ fn refuse_unsupported(gguf: &Gguf, arch: &str) -> Result<()> {
         return refuse("expert_count", &format!("expected a dense model, found one of {experts} experts"));
     }
     for name in ["attn_logit_softcapping", "final_logit_softcapping", "attention.clamp_kqv"] {
-        if let Some(found) = finite(gguf, &key(name))?.filter(|x| *x != 0.0) {
+        if let Some(found) = gguf.finite(&key(name))?.filter(|x| *x != 0.0) {
             return refuse(name, &format!("expected none, or 0, found {found}: it is not supported"));
         }
     }
@@ -137,7 +137,7 @@ fn config_of(gguf: &Gguf, bytes: &[u8]) -> Result<ModelConfig> {
         return refuse(turned, &format!("expected an even number up to {head_dim}, found {rotary_dim}"));
     }
     let (attention_bias, mlp_bias) = biases(gguf, arch)?;
-    let number = |name: &str| finite(gguf, &key(name));
+    let number = |name: &str| gguf.finite(&key(name));
     let eps = "attention.layer_norm_rms_epsilon";
     let window = optional("attention.sliding_window")?.filter(|w| *w > 0);
     let gemma = arch == "gemma3";
@@ -249,16 +249,6 @@ fn uniform(gguf: &Gguf, bytes: &[u8], key: &str) -> Result<Option<usize>> {
 /// The whole number that a value in single precision stands for, where it is near one.
 fn rounded(x: f64) -> f64 {
     if (x - x.round()).abs() <= 1e-5 * x { x.round() } else { x }
-}
-
-/// A number that JSON has too.
-pub(super) fn finite(gguf: &Gguf, key: &str) -> Result<Option<f64>> {
-    match gguf.f64(key)? {
-        Some(found) if !found.is_finite() => {
-            Err(gguf.error(key, &format!("expected a finite number, found {found}")))
-        }
-        other => Ok(other),
-    }
 }
 
 fn vocab_size(gguf: &Gguf, hidden_size: usize) -> Result<usize> {

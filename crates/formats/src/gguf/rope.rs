@@ -4,7 +4,6 @@
 //! beside `{arch}.rope.scaling.original_context_length` and `{arch}.rope.scaling.attn_factor`, by which sines and
 //! cosines are multiplied.
 
-use super::model::finite;
 use super::{Gguf, ROPE_FACTORS, ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, TensorInfo, TensorType};
 use super::{Value, dequantize_row};
 use crate::config::{ModelConfig, RopeScaling, longrope_attention_factor};
@@ -55,7 +54,7 @@ pub(super) fn rope_scaling(gguf: &Gguf, arch: &str) -> Result<RopeScaling> {
     if gguf.value(&factor_key).is_none() {
         factor_key = key("scale_linear");
     }
-    let factor = finite(gguf, &factor_key)?.filter(|f| *f != 0.0 && *f != 1.0);
+    let factor = gguf.finite(&factor_key)?.filter(|f| *f != 0.0 && *f != 1.0);
     if let Some(found) = factor.filter(|f| *f < 0.0) {
         return Err(gguf.error(&factor_key, &format!("expected more than zero, found {found}")));
     }
@@ -86,7 +85,7 @@ pub(super) fn read(gguf: &Gguf, bytes: &[u8], config: &mut ModelConfig) -> Resul
     let (always, short, long) =
         (tensor(ROPE_FACTORS)?, tensor(ROPE_FACTORS_SHORT)?, tensor(ROPE_FACTORS_LONG)?);
     let said = gguf.str(&key("type"))? == Some("longrope");
-    let factor = finite(gguf, &key("attn_factor"))?;
+    let factor = gguf.finite(&key("attn_factor"))?;
     let missing = |name: &str| {
         Err(Error::invalid(&gguf.path, format!("expected a tensor \"{name}\", found none"))
             .hint("The file is incomplete: get it again, or convert the model again."))
