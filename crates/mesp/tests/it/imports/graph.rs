@@ -56,7 +56,9 @@ impl Crate {
             }
         }
         let mut reader = Reader { module: &mut module };
-        items.iter().for_each(|item| reader.visit_item(item));
+        for item in items {
+            reader.visit_item(item);
+        }
         self.modules.insert(path.clone(), module);
         for found in inner {
             let name = found.ident.to_string();
@@ -200,7 +202,11 @@ fn take(tree: &UseTree, before: &mut Vec<String>, shown: bool, module: &mut Modu
             take(&path.tree, before, shown, module);
             before.pop();
         }
-        UseTree::Group(group) => group.items.iter().for_each(|tree| take(tree, before, shown, module)),
+        UseTree::Group(group) => {
+            for tree in &group.items {
+                take(tree, before, shown, module);
+            }
+        }
         UseTree::Glob(_) => module.globs.push(before.clone()),
         UseTree::Name(name) => named(before, &name.ident.to_string(), None, shown, module),
         UseTree::Rename(name) => {

@@ -3,6 +3,7 @@
 mod graph;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -61,11 +62,11 @@ fn no_files_import_each_other_outside_of_a_small_module() {
                 large.insert(known);
                 continue;
             }
-            found += &format!("{name}: in {module:?}\n");
+            writeln!(found, "{name}: in {module:?}").expect("a text");
             for file in &circle {
                 let to: Vec<_> =
                     edges[file].iter().filter(|to| circle.contains(to)).map(String::as_str).collect();
-                found += &format!("    {file} -> {}\n", to.join(" "));
+                writeln!(found, "    {file} -> {}", to.join(" ")).expect("a text");
             }
         }
     }
