@@ -158,7 +158,7 @@ pub fn save<B: Backend>(
 }
 
 /// Reads matrices that [`write_tensors`] wrote into allocated ones, such as a checkpoint's moments. Every matrix must be
-/// there, with its shape, and nothing else. Adapters from elsewhere are read by [`load`].
+/// there, with its shape, and nothing else. Adapters from elsewhere are read by [`crate::source::load_adapter`].
 ///
 /// # Errors
 /// When a tensor is missing, unexpected, or has another shape: an adapter for another model.

@@ -66,7 +66,7 @@ impl Module {
     }
 
     /// Which of the lists of pairs it is in, for a layer: first those of the blocks, then the head's, then the
-    /// embeddings' ([`places`]).
+    /// embeddings' ([`places`](crate::adapter::places)).
     pub const fn place(self, layer: usize, c: &Config) -> usize {
         match self {
             Self::Head => c.layers,

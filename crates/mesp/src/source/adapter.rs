@@ -35,7 +35,7 @@ pub fn load_adapter_config(path: &Path) -> Result<AdapterConfig> {
 /// Holds an adapter against a model, to say what is wrong before anything is made for it.
 ///
 /// # Errors
-/// As [`load`].
+/// As [`load_adapter`].
 pub fn check_adapter(path: &Path, model: &Model) -> Result<()> {
     opened(path, model).map(drop)
 }
