@@ -104,8 +104,8 @@ fn options() {
     // Lengths that no plan can be made for, and sizes that no sum holds.
     for (more, expected) in [
         (&["--max-seq-len=1"][..], "--max-seq-len is 1, which leaves nothing to predict"),
-        (&["--max-seq-len=99999999999"], "more than 67108864 tokens"),
-        (&["--batch-size=99999999999"], "more than 67108864 tokens"),
+        (&["--max-seq-len=99999999999"], "more than 1048576 tokens"),
+        (&["--batch-size=99999999999"], "more than 1048576 tokens"),
     ] {
         let mut args: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![&"plan", &"--preset=tiny"];
         args.extend(more.iter().map(|m| m as &dyn AsRef<std::ffi::OsStr>));
