@@ -106,7 +106,10 @@ fn no_number_ends_in_an_abort() {
                     args.iter().map(|a| a as &dyn AsRef<std::ffi::OsStr>).collect();
                 all.push(&number);
                 let what = format!("{args:?} {number}");
-                let Some((code, said)) = ends(within((50_000, 4_000_000), &all), &what) else {
+                let mut command = within((50_000, 4_000_000), &all);
+                // A number is a file's name too, for `eval --per-row`.
+                command.current_dir(dir.path());
+                let Some((code, said)) = ends(command, &what) else {
                     panic!("{what}: it goes on");
                 };
                 tried += 1;
