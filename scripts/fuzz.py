@@ -4,10 +4,11 @@
     scripts/fuzz.py                                       every target, 1,000,000 inputs or 10 minutes each, with ASan
     scripts/fuzz.py --targets tables,parquet --seconds 0  1,000,000 inputs each, however long it takes
     scripts/fuzz.py --sanitizer none --targets tables     without ASan, which is two to ten times as fast
+    scripts/fuzz.py --corpus fuzz/corpus --seed 2         goes on from the inputs that an earlier run kept there
 
 Needs a nightly compiler and cargo-fuzz (`cargo install cargo-fuzz`). A target begins with its seeds, fuzz/seeds/TARGET,
-and an empty corpus. The file is written after each target; a target that was run before with the same sanitizer is
-replaced in it. The status is 1 if a target found something; inputs are then in fuzz/artifacts/TARGET.
+and an empty corpus, unless --corpus names one. The file is written after each target; a target that was run before
+with the same sanitizer and seed is replaced in it. The status is 1 if a target found something; inputs are then in fuzz/artifacts/TARGET.
 """
 
 import argparse
@@ -61,8 +62,13 @@ def run(target, programs, args):
     options += ["-print_funcs=0", "-reload=0"]
     if args.seconds:
         options.append(f"-max_total_time={args.seconds}")
-    with tempfile.TemporaryDirectory() as corpus:
-        command = ["nice", "-n", "19", str(programs / target), corpus, f"fuzz/seeds/{target}"]
+    with tempfile.TemporaryDirectory() as empty:
+        corpus = pathlib.Path(empty)
+        if args.corpus:
+            corpus = args.corpus.resolve() / target
+            corpus.mkdir(parents=True, exist_ok=True)
+        begins_with = len(list(corpus.iterdir()))
+        command = ["nice", "-n", "19", str(programs / target), str(corpus), f"fuzz/seeds/{target}"]
         command += options + [f"-artifact_prefix={artifacts}/"]
         begin, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         ran = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -87,6 +93,7 @@ def run(target, programs, args):
         "host": {"cpu": processor(), "cores": os.cpu_count()},
         "seed": args.seed,
         "seeds": len(list((ROOT / "fuzz/seeds" / target).iterdir())),
+        "begins_with": begins_with,
         "inputs": inputs,
         "seconds": round(seconds, 1),
         "inputs_per_second": round(inputs / seconds, 1),
@@ -104,7 +111,8 @@ def keep(entry, output):
         "schema": 1,
         "kind": "fuzz",
         "definitions": {
-            "inputs": "inputs that the target was run with, seeds included (libFuzzer's number_of_executed_units)",
+            "begins_with": "inputs that an earlier run of this target kept and that this one began with, beside the seeds",
+            "inputs": "inputs that the target was run with, seeds and those begun with included (libFuzzer's number_of_executed_units)",
             "seconds": "wall time of the process at nice 19, on a machine that may have done other work",
             "processor_seconds": "of the process, user and system",
             "coverage": "edges and features that libFuzzer counted at the end, of the target and all crates in it",
@@ -116,9 +124,9 @@ def keep(entry, output):
     }
     if output.exists():
         document["runs"] = json.loads(output.read_text())["runs"]
-    same = lambda other: all(other[key] == entry[key] for key in ("target", "sanitizer"))
+    same = lambda other: all(other[key] == entry[key] for key in ("target", "sanitizer", "seed"))
     document["runs"] = [other for other in document["runs"] if not same(other)] + [entry]
-    document["runs"].sort(key=lambda entry: (entry["target"], entry["sanitizer"]))
+    document["runs"].sort(key=lambda entry: (entry["target"], entry["sanitizer"], entry["seed"]))
     output.write_text(json.dumps(document, indent=2) + "\n")
 
 
@@ -129,6 +137,7 @@ def main():
     parser.add_argument("--seconds", type=int, default=600, help="seconds of a target at most; 0 for no end")
     parser.add_argument("--sanitizer", choices=["address", "none"], default="address")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--corpus", type=pathlib.Path, help="a folder with one of each target, kept between calls")
     parser.add_argument("--output", type=pathlib.Path, default=ROOT / "results/fuzz.json")
     parser.add_argument("--programs", type=pathlib.Path, help="a folder with targets that were built before")
     args = parser.parse_args()
