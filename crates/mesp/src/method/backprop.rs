@@ -77,7 +77,7 @@ impl Backprop {
         // Inputs that wait in memory as they are stay on the tape; others leave it until their backward.
         let input = SiteSet::of(&[Site::BlockIn]);
         let (across, within, class) = match residency {
-            Residency::Full => (across.and(input), within, Class::Checkpoint),
+            Residency::Full => (across.union(input), within, Class::Checkpoint),
             Residency::Bf16 | Residency::File => {
                 (across.without(input), within.without(input), Class::WithinBlock)
             }
@@ -86,7 +86,7 @@ impl Backprop {
         let [head, table] = Module::OUTSIDE.map(|p| p.place(0, c));
         let mut x = model::embed(be, model, outside(adapters, Module::Embed, c), batch, class);
         for (l, tape) in self.tapes.iter_mut().enumerate() {
-            let keep = if l == last && keep_last { across.and(within) } else { across };
+            let keep = if l == last && keep_last { across.union(within) } else { across };
             will_need(be, model, l + 1);
             self.saved[l] = save(be, residency, l, &mut x);
             tape.keep_across(across);

@@ -94,7 +94,7 @@ impl Method {
             },
             Self::MespPaperStoreH => Policy {
                 across: X,
-                within: PAPER.and(SiteSet::LORA_H),
+                within: PAPER.union(SiteSet::LORA_H),
                 residency: Residency::Full,
                 activations: Elem::Full,
                 keep_last: false,

@@ -25,7 +25,6 @@ use std::ops::Range;
 use mesp_device::{Act, Backend, Class, Elem, Label, Probs, View, ViewMut};
 
 use super::BlockRun;
-use super::block::h_of;
 use crate::adapter::{BlockPairs, lora};
 use crate::arch::Module;
 use crate::tape::{Lifted, Rules, Site, SiteSet, Tape};
@@ -60,7 +59,7 @@ impl BlockRun<'_> {
         let mut absent = SiteSet::EMPTY;
         for p in Module::INSIDE {
             if self.pairs[p as usize].is_none() {
-                absent = absent.with(h_of(p));
+                absent = absent.with(Site::H(p));
             }
         }
         if !self.config.family.qk_norm {
@@ -82,7 +81,7 @@ impl BlockRun<'_> {
     ) {
         let n = self.batch.rows();
         tape.materialize(be, self, SiteSet::of(&[Site::Mid]), within, self.all());
-        let kept = self.existing(within).common(SiteSet::MLP);
+        let kept = self.existing(within).intersection(SiteSet::MLP);
         if !kept.is_empty() {
             // A replay that keeps the MLP fills whole buffers first, tile by tile as the forward did.
             tape.reserve(be, self, kept, n);
@@ -315,7 +314,7 @@ impl BlockRun<'_> {
         rows: &Range<usize>,
     ) {
         let Some(pair) = self.pair(p).filter(|pair| pair.gain.is_some()) else { return };
-        let site = h_of(self.carrier(p));
+        let site = Site::H(self.carrier(p));
         let lent = tape.has(site, rows);
         tape.materialize(be, self, SiteSet::of(&[site]), SiteSet::EMPTY, rows.clone());
         let dm = grads[self.carrier(p) as usize].as_mut().and_then(|grad| grad.m.as_mut());
@@ -384,7 +383,7 @@ impl BlockRun<'_> {
     ) -> Option<Act> {
         let carrier = self.carrier(parts.first()?.0);
         let rank = self.pairs[carrier as usize].as_ref()?.a.rows();
-        let site = h_of(carrier);
+        let site = Site::H(carrier);
         let lent = tape.has(site, rows);
         tape.materialize(be, self, SiteSet::of(&[site]), SiteSet::EMPTY, rows.clone());
         let mut dh = be.alloc(rows.len(), rank, DH);

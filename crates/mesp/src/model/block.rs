@@ -79,7 +79,7 @@ impl<'a> BlockRun<'a> {
 
     /// The site of a projection's h, if it has an adapter.
     pub(super) fn h_site(&self, p: Module) -> SiteSet {
-        if self.pair(p).is_some() { SiteSet::of(&[h_of(self.carrier(p))]) } else { SiteSet::EMPTY }
+        if self.pair(p).is_some() { SiteSet::of(&[Site::H(self.carrier(p))]) } else { SiteSet::EMPTY }
     }
 
     /// How this block's queries and keys are turned, if they are.
@@ -107,13 +107,13 @@ impl<'a> BlockRun<'a> {
         if self.stored(to) == Elem::Full {
             tape.open(be, self, to, rows);
             let (out, rest) = tape.split(to, rows);
-            let adapter = self.pair(p).map(|pair| (pair, rest.view(h_of(self.carrier(p)), rows)));
+            let adapter = self.pair(p).map(|pair| (pair, rest.view(Site::H(self.carrier(p)), rows)));
             lora::forward(be, out, rest.view(from, rows), linear, adapter, false);
             return;
         }
         let (r, c) = Rules::<B>::shape(self, to, rows.len());
         let mut sums = be.alloc(r, c, Label::new(Class::WithinBlock, "sums"));
-        let adapter = self.pair(p).map(|pair| (pair, tape.view(h_of(self.carrier(p)), rows)));
+        let adapter = self.pair(p).map(|pair| (pair, tape.view(Site::H(self.carrier(p)), rows)));
         lora::forward(be, sums.view_mut(), tape.view(from, rows), linear, adapter, false);
         tape.open(be, self, to, rows);
         be.copy(tape.view_mut(to, rows), sums.view());
@@ -131,38 +131,6 @@ impl<'a> BlockRun<'a> {
     ) {
         let adapter = self.pair(p).zip(h);
         lora::forward(be, y, x, self.block.linear(p), adapter, true);
-    }
-}
-
-/// The site of a projection's h.
-pub(super) const fn h_of(p: Module) -> Site {
-    match p {
-        Module::Q => Site::HQ,
-        Module::K => Site::HK,
-        Module::V => Site::HV,
-        Module::O => Site::HO,
-        Module::Gate => Site::HGate,
-        Module::Up => Site::HUp,
-        Module::Down => Site::HDown,
-        Module::Qkv => Site::HQkv,
-        Module::GateUp => Site::HGateUp,
-        Module::Head | Module::Embed => unreachable!(),
-    }
-}
-
-/// The projection of an h and the site that it multiplies.
-const fn of_h(site: Site) -> Option<(Module, Site)> {
-    match site {
-        Site::HQkv => Some((Module::Qkv, Site::AttnNorm)),
-        Site::HGateUp => Some((Module::GateUp, Site::MlpNorm)),
-        Site::HQ => Some((Module::Q, Site::AttnNorm)),
-        Site::HK => Some((Module::K, Site::AttnNorm)),
-        Site::HV => Some((Module::V, Site::AttnNorm)),
-        Site::HO => Some((Module::O, Site::AttnOut)),
-        Site::HGate => Some((Module::Gate, Site::MlpNorm)),
-        Site::HUp => Some((Module::Up, Site::MlpNorm)),
-        Site::HDown => Some((Module::Down, Site::Act)),
-        _ => None,
     }
 }
 
@@ -187,15 +155,7 @@ impl<B: Backend> Rules<B> for BlockRun<'_> {
             Site::Gate => self.h_site(Module::Gate).with(Site::MlpNorm),
             Site::Up => self.h_site(Module::Up).with(Site::MlpNorm),
             Site::Act => SiteSet::of(&[Site::Gate, Site::Up]),
-            Site::HQkv
-            | Site::HQ
-            | Site::HK
-            | Site::HV
-            | Site::HO
-            | Site::HGateUp
-            | Site::HGate
-            | Site::HUp
-            | Site::HDown => of_h(site).map_or(SiteSet::EMPTY, |(_, from)| SiteSet::of(&[from])),
+            Site::H(module) => SiteSet::of(&[Site::input_of(module)]),
         }
     }
 
@@ -210,18 +170,7 @@ impl<B: Backend> Rules<B> for BlockRun<'_> {
             Site::Lse => (rows, c.heads),
             Site::Probs => (c.heads, self.batch.probs),
             Site::Gate | Site::Up | Site::Act => (rows, c.intermediate_size),
-            Site::HQkv
-            | Site::HQ
-            | Site::HK
-            | Site::HV
-            | Site::HO
-            | Site::HGateUp
-            | Site::HGate
-            | Site::HUp
-            | Site::HDown => {
-                let pair = of_h(site).and_then(|(p, _)| self.pair(p));
-                (rows, pair.map_or(0, |p| p.a.rows()))
-            }
+            Site::H(module) => (rows, self.pair(module).map_or(0, |pair| pair.a.rows())),
         }
     }
 
@@ -243,20 +192,11 @@ impl<B: Backend> Rules<B> for BlockRun<'_> {
                 let (out, rest) = tape.split(site, &rows);
                 be.rms_norm(out, rest.view(from, &rows), w, c.eps);
             }
-            Site::HQkv
-            | Site::HQ
-            | Site::HK
-            | Site::HV
-            | Site::HO
-            | Site::HGateUp
-            | Site::HGate
-            | Site::HUp
-            | Site::HDown => {
-                let Some((p, from)) = of_h(site) else { return };
-                let Some(pair) = self.pair(p) else { return };
+            Site::H(module) => {
+                let Some(pair) = self.pair(module) else { return };
                 tape.open(be, self, site, &rows);
                 let (out, rest) = tape.split(site, &rows);
-                lora::project(be, out, rest.view(from, &rows), pair, rows.start);
+                lora::project(be, out, rest.view(Site::input_of(module), &rows), pair, rows.start);
             }
             Site::QRaw => self.project(be, tape, Module::Q, Site::AttnNorm, site, &rows),
             Site::KRaw => self.project(be, tape, Module::K, Site::AttnNorm, site, &rows),
@@ -306,7 +246,7 @@ impl<B: Backend> Rules<B> for BlockRun<'_> {
                     be.rms_norm_add(out, rest.view(Site::AttnProj, &rows), norm, c.eps);
                     return;
                 }
-                let h = self.pair(Module::O).map(|_| rest.view(Site::HO, &rows));
+                let h = self.pair(Module::O).map(|_| rest.view(Site::H(Module::O), &rows));
                 self.add_linear(be, out, Module::O, rest.view(Site::AttnOut, &rows), h);
             }
             Site::Act => {

@@ -78,23 +78,23 @@ pub fn forward_block<B: Backend>(be: &mut B, run: &BlockRun<'_>, tape: &mut Tape
         be.copy(y.view_mut(), tape.view(Site::Mid, &run.all()));
         y
     });
-    tape.reserve(be, run, keep.common(SiteSet::MLP), n);
+    tape.reserve(be, run, keep.intersection(SiteSet::MLP), n);
     let post_norm = run.block.post_norms.as_ref().map(|norms| &norms[1]);
     let last = SiteSet::of(&[if post_norm.is_some() { Site::MlpOut } else { Site::Act }]);
-    let targets = if post_norm.is_some() { last } else { run.h_site(Module::Down).and(last) };
+    let targets = if post_norm.is_some() { last } else { run.h_site(Module::Down).union(last) };
     let mark = be.mark();
     for start in (0..n).step_by(run.tiles.mlp_rows.min(n)) {
         let rows = start..(start + run.tiles.mlp_rows.min(n)).min(n);
         be.rewind(mark);
-        let whole = keep.common(SiteSet::MLP);
-        tape.materialize(be, run, targets.and(whole), keep, rows.clone());
+        let whole = keep.intersection(SiteSet::MLP);
+        tape.materialize(be, run, targets.union(whole), keep, rows.clone());
         // With a copy u is only read, and the view of it that comes along goes unused.
         let (mid, rest) = tape.split(Site::Mid, &rows);
         let y = copy.as_mut().map_or(mid, |copy| copy.rows_mut(rows.clone()));
         if let Some(norm) = post_norm {
             be.rms_norm_add(y, rest.view(Site::MlpOut, &rows), norm, run.config.eps);
         } else {
-            let h = run.pair(Module::Down).map(|_| rest.view(Site::HDown, &rows));
+            let h = run.pair(Module::Down).map(|_| rest.view(Site::H(Module::Down), &rows));
             run.add_linear(be, y, Module::Down, rest.view(Site::Act, &rows), h);
         }
         tape.free_all(be, SiteSet::MLP.without(keep));

@@ -83,7 +83,7 @@ impl Tape {
     /// Puts a whole site there.
     pub fn put(&mut self, site: Site, act: Act) {
         let valid = act.rows();
-        self.slots[site as usize] = Some(Slot { act, base: 0, valid });
+        self.slots[site.index()] = Some(Slot { act, base: 0, valid });
     }
 
     /// Takes a site's buffer away.
@@ -92,7 +92,7 @@ impl Tape {
     /// When it is not there.
     #[track_caller]
     pub fn take(&mut self, site: Site) -> Act {
-        match self.slots[site as usize].take() {
+        match self.slots[site.index()].take() {
             Some(slot) => slot.act,
             None => panic!("{} is not on the tape", site.name()),
         }
@@ -104,7 +104,7 @@ impl Tape {
     /// When it is not there.
     #[track_caller]
     pub fn lift(&mut self, site: Site) -> Lifted {
-        match self.slots[site as usize].take() {
+        match self.slots[site.index()].take() {
             Some(slot) => Lifted { site, slot },
             None => panic!("{} is not on the tape", site.name()),
         }
@@ -112,12 +112,12 @@ impl Tape {
 
     /// Puts it back.
     pub fn lower(&mut self, lifted: Lifted) {
-        self.slots[lifted.site as usize] = Some(lifted.slot);
+        self.slots[lifted.site.index()] = Some(lifted.slot);
     }
 
     /// Frees a site if it is there.
     pub fn free<B: Backend>(&mut self, be: &mut B, site: Site) {
-        if let Some(slot) = self.slots[site as usize].take() {
+        if let Some(slot) = self.slots[site.index()].take() {
             be.free(slot.act);
         }
     }
@@ -129,14 +129,14 @@ impl Tape {
 
     /// Whether rows of a site are there.
     pub fn has(&self, site: Site, rows: &Range<usize>) -> bool {
-        self.slots[site as usize].as_ref().is_some_and(|s| s.holds(rows))
+        self.slots[site.index()].as_ref().is_some_and(|s| s.holds(rows))
     }
 
     /// Sites that have a buffer.
     pub fn alive(&self) -> SiteSet {
         Site::ALL
             .into_iter()
-            .filter(|s| self.slots[*s as usize].is_some())
+            .filter(|s| self.slots[s.index()].is_some())
             .fold(SiteSet::EMPTY, SiteSet::with)
     }
 
@@ -146,7 +146,7 @@ impl Tape {
     /// When they are not there.
     #[track_caller]
     pub fn view(&self, site: Site, rows: &Range<usize>) -> View<'_> {
-        view_slot(self.slots[site as usize].as_ref(), site, rows)
+        view_slot(self.slots[site.index()].as_ref(), site, rows)
     }
 
     /// Tokens `rows` of a site to write, beside all others to read.
@@ -155,7 +155,7 @@ impl Tape {
     /// When it has no buffer.
     #[track_caller]
     pub fn split(&mut self, site: Site, rows: &Range<usize>) -> (ViewMut<'_>, Others<'_>) {
-        let (before, rest) = self.slots.split_at_mut(site as usize);
+        let (before, rest) = self.slots.split_at_mut(site.index());
         let Some((Some(slot), after)) = rest.split_first_mut() else {
             panic!("{} has no buffer", site.name())
         };
@@ -168,7 +168,7 @@ impl Tape {
     /// When it has no buffer for them.
     #[track_caller]
     pub fn view_mut(&mut self, site: Site, rows: &Range<usize>) -> ViewMut<'_> {
-        match &mut self.slots[site as usize] {
+        match &mut self.slots[site.index()] {
             Some(slot) => slot.view_mut(site, rows),
             None => panic!("{} has no buffer", site.name()),
         }
@@ -177,10 +177,10 @@ impl Tape {
     /// Reserves whole buffers for sites that tiles will fill.
     pub fn reserve<B: Backend>(&mut self, be: &mut B, rules: &impl Rules<B>, sites: SiteSet, rows: usize) {
         for site in sites.iter() {
-            if self.slots[site as usize].is_none() {
+            if self.slots[site.index()].is_none() {
                 let (r, c) = rules.shape(site, rows);
                 let act = be.alloc_as(r, c, rules.elem(site), self.label(site));
-                self.slots[site as usize] = Some(Slot { act, base: 0, valid: 0 });
+                self.slots[site.index()] = Some(Slot { act, base: 0, valid: 0 });
             }
         }
     }
@@ -189,7 +189,7 @@ impl Tape {
     /// from here on.
     pub fn open<B: Backend>(&mut self, be: &mut B, rules: &impl Rules<B>, site: Site, rows: &Range<usize>) {
         let label = self.label(site);
-        let slot = self.slots[site as usize].get_or_insert_with(|| {
+        let slot = self.slots[site.index()].get_or_insert_with(|| {
             let (r, c) = rules.shape(site, rows.len());
             let act = be.alloc_as(r, c, rules.elem(site), label);
             Slot { act, base: rows.start, valid: rows.start }
@@ -199,9 +199,9 @@ impl Tape {
 
     /// Puts a buffer that was taken from another site, for tokens `rows`.
     pub fn rename(&mut self, from: Site, to: Site, rows: &Range<usize>) {
-        if let Some(mut slot) = self.slots[from as usize].take() {
+        if let Some(mut slot) = self.slots[from.index()].take() {
             slot.valid = rows.end;
-            self.slots[to as usize] = Some(slot);
+            self.slots[to.index()] = Some(slot);
         }
     }
 
@@ -221,7 +221,7 @@ impl Tape {
         for site in Site::ALL.into_iter().rev() {
             if wanted.has(site) && !self.has(site, &rows) {
                 missing = missing.with(site);
-                wanted = wanted.and(rules.parents(site));
+                wanted = wanted.union(rules.parents(site));
             }
         }
         let mut left = missing;
@@ -231,9 +231,9 @@ impl Tape {
                 // Came with another one: attention gives its output and its log-sum-exp together.
                 continue;
             }
-            let read_later = left.iter().fold(targets.and(keep), |s, next| s.and(rules.parents(next)));
+            let read_later = left.iter().fold(targets.union(keep), |s, next| s.union(rules.parents(next)));
             let ours = |tape: &Self| tape.alive().without(before).without(read_later);
-            let spare = ours(self).common(rules.parents(site));
+            let spare = ours(self).intersection(rules.parents(site));
             rules.evaluate(be, self, site, rows.clone(), spare);
             let dead = ours(self);
             self.free_all(be, dead);
@@ -275,7 +275,7 @@ impl<'a> Others<'a> {
     /// When they are not there, or it is the site being written.
     #[track_caller]
     pub fn view(&self, site: Site, rows: &Range<usize>) -> View<'a> {
-        let at = site as usize;
+        let at = site.index();
         let slot = match at.checked_sub(self.before.len()) {
             None => &self.before[at],
             Some(0) => panic!("{} is being written", site.name()),

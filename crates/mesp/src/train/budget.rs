@@ -142,7 +142,7 @@ fn candidates(asked: Policy, freedom: Freedom, rows: usize) -> Vec<Policy> {
     let useful = |tile: &usize| *tile < 2 * rows;
     let mut all = Vec::new();
     for &residency in residencies {
-        for across in [input.and(SiteSet::ATTENTION).and(MLP), input.and(SiteSet::ATTENTION), input] {
+        for across in [input.union(SiteSet::ATTENTION).union(MLP), input.union(SiteSet::ATTENTION), input] {
             for keep_last in [true, false] {
                 for mlp_rows in [1024, 512, 256, 128, 64, 32, 16].into_iter().filter(useful) {
                     for head_rows in [512, 256, 128, 64, 32].into_iter().filter(useful) {
