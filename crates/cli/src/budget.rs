@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use mesp::method::{Estimator, Method};
 use mesp::model::Model;
-use mesp::optim::OptimizerKind;
+use mesp::optim::{OptimizerKind, UpdateRule as _};
 use mesp::tape::{Policy, Residency};
 use mesp::train::budget::{Freedom, Search, least, search};
 use mesp::train::{Options, Reaction, Update};
@@ -266,8 +266,8 @@ fn others_of(settings: &Settings, per_block: bool) -> Vec<(String, Options, bool
     if per_block && asked.update == Update::Accumulate {
         add("--update per-block", &|o| o.update = Update::PerBlock, settings.may_spill);
     }
-    if asked.training && asked.optimizer.states() > 0 {
-        add("--optimizer sgd", &|o| o.optimizer = OptimizerKind::Sgd { momentum: 0.0 }, settings.may_spill);
+    if asked.training && asked.optimizer.states().len() > 0 {
+        add("--optimizer sgd", &|o| o.optimizer = OptimizerKind::sgd(0.0), settings.may_spill);
     }
     if names.len() > 1 {
         list.push((names.join(" "), all, settings.may_spill));

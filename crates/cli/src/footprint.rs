@@ -5,15 +5,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use mesp::adapter::{BlockPairs, places};
+use mesp::adapter::{BlockPairs, Param, places};
 use mesp::arch::Module;
 use mesp::data::{Batches, Example, Examples, Origin};
 use mesp::method::Estimator;
 use mesp::model::{Batch, Block, Model};
+use mesp::optim::UpdateRule as _;
 use mesp::source::Base;
 use mesp::tape::{Residency, Tape};
 use mesp::train::{Largest, Length, Options, RunConfig, Shapes, Update, largest_batch, plan};
-use mesp_device::{Class, Entry, Plan, RowStat, Spill, Weight};
+use mesp_device::{Act, Class, Entry, Plan, RowStat, Spill, Weight};
 use mesp_formats::Error as FileError;
 use serde_json::{Map, Value};
 
@@ -194,13 +195,17 @@ fn around(plan: &Plan, model: &Model, options: &Options, work: &Work) -> u64 {
     let layers = model.blocks.len();
     let exact = options.training && options.estimator.backpropagates();
     let gradients = (exact && options.update == Update::Accumulate) || options.gradients;
-    let sets = 1 + usize::from(gradients) + if exact { options.optimizer.states() } else { 0 };
+    let sets = 1 + usize::from(gradients);
     let block = size_of::<Block>() + size_of::<Tape>();
     let pairs = sets * places(&model.config) * size_of::<BlockPairs>();
     let each = 2 + usize::from(options.adapter.dora);
     let times = |p: &Module| if Module::OUTSIDE.contains(p) { 1 } else { layers };
     let has = |p: &&Module| options.adapter.has(**p, &model.config);
-    let mut named = each * Module::MODULES.iter().filter(has).map(times).sum::<usize>() * NAMED;
+    let params = each * Module::MODULES.iter().filter(has).map(times).sum::<usize>();
+    let states = if exact { options.optimizer.states().len() } else { 0 };
+    let state =
+        if exact { size_of::<Param>() + size_of::<Vec<Act>>() + states * size_of::<Act>() } else { 0 };
+    let mut named = params * NAMED;
     let (mut models, mut slopes) = (0, 0);
     if options.whole.is_some() {
         model.parts(&mut |_, _| named += NAMED);
@@ -219,7 +224,7 @@ fn around(plan: &Plan, model: &Model, options: &Options, work: &Work) -> u64 {
     let written = named.max(notes);
     let kept = plan.programs.first().map_or(0, |p| p.alive_at_peak().count());
     let program = PROGRAM + kept * KEPT + work.threads * THREAD;
-    let tables = layers * block + pairs + models;
+    let tables = layers * block + pairs + params * state + models;
     (entries * size_of::<Entry>() + tables + slopes + written + rows + steps + program) as u64 + work.held
 }
 

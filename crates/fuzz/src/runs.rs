@@ -69,7 +69,7 @@ impl Checkpoint {
             policy: Method::Mesp.policy(),
             estimator: Estimator::Exact,
             update: Update::Accumulate,
-            optimizer: OptimizerKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 },
+            optimizer: OptimizerKind::adamw(0.9, 0.999, 1e-8),
             weight_decay: 0.0,
             trained: Trained::ALIKE,
             seed: 0,

@@ -59,7 +59,7 @@ impl<R: Real> Ready<R> {
         // What an adapter was trained with is no part of its loss; what is asked for here is.
         settings.options.adapter.dropout = args.adapter.lora_dropout.unwrap_or(0.0);
         // Nothing is stepped.
-        settings.options.optimizer = OptimizerKind::Sgd { momentum: 0.0 };
+        settings.options.optimizer = OptimizerKind::sgd(0.0);
         let dir = inputs::model_path(&args.model)?;
         let data = inputs::data_file(&args.data)?;
         let pool = inputs::pool(args.shared.threads)?;

@@ -53,7 +53,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
         policy: Method::Mesp.policy(),
         estimator: Estimator::Directional(header.along()?),
         update: Update::Accumulate,
-        optimizer: OptimizerKind::Sgd { momentum: 0.0 },
+        optimizer: OptimizerKind::sgd(0.0),
         weight_decay: header.weight_decay,
         trained: Trained::ALIKE,
         gradients: false,

@@ -3,6 +3,7 @@
 pub mod dora;
 mod init;
 pub mod lora;
+mod param;
 pub mod peft;
 
 use std::ops::Range;
@@ -13,6 +14,7 @@ use mesp_formats::peft::{Pattern, Places};
 pub use dora::Norms;
 pub use init::init;
 pub use mesp_formats::peft::Matrix;
+pub use param::{Param, params};
 
 use crate::arch::{Config, Module};
 use crate::{Error, Result};

@@ -13,7 +13,7 @@ use mesp_formats::peft::{self, Matrix};
 use mesp_formats::safetensors_file;
 use mesp_formats::{AdapterConfig as FileConfig, Dtype, Error as FileError, gguf};
 
-use super::{AdapterConfig, BlockPairs};
+use super::{AdapterConfig, BlockPairs, Param, matrices, matrices_mut, params};
 use crate::arch::{Config, Module};
 use crate::{Error, Result};
 
@@ -47,21 +47,9 @@ impl Rows {
     }
 }
 
-/// Every matrix with its PEFT name and its rows in memory, in the order in which they are written.
-fn named(blocks: &[BlockPairs]) -> impl Iterator<Item = (String, &Act, Rows)> {
-    blocks.iter().enumerate().flat_map(|(l, block)| {
-        Module::MODULES
-            .into_iter()
-            .zip(block)
-            .filter_map(move |(p, pair)| Some((l, p, pair.as_ref()?)))
-            .flat_map(|(l, p, pair)| {
-                let there = pair.matrices().filter(|(_, act)| act.rows() > 0);
-                there.map(move |(m, act)| {
-                    let rows = Rows::in_memory(m, pair.interleaved, peft::turned(p.name()));
-                    (peft::tensor_name(l, p.name(), m), act, rows)
-                })
-            })
-    })
+/// Every matrix of adapters, or of their gradients, that there is.
+fn named(blocks: &[BlockPairs]) -> Vec<(Param, &Act)> {
+    params(blocks).into_iter().zip(matrices(blocks)).filter(|(_, act)| act.rows() > 0).collect()
 }
 
 /// Writes matrices of adapters (or what is shaped like them) under PEFT's names, each as it is stored: in single
@@ -75,17 +63,30 @@ pub fn write_tensors<B: Backend>(
     blocks: &[BlockPairs],
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
-    let acts: Vec<_> = named(blocks).collect();
+    write_params(be, path, &named(blocks), metadata)
+}
+
+/// Writes what belongs to some parameters, each under the parameter's name.
+///
+/// # Errors
+/// As [`write_tensors`].
+pub fn write_params<B: Backend>(
+    be: &B,
+    path: &Path,
+    acts: &[(Param, &Act)],
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
     let dtype = |act: &Act| match act.elem() {
         Elem::Full => Dtype::F32,
         Elem::Bf16 => Dtype::BF16,
     };
     let tensors: Vec<_> =
-        acts.iter().map(|(name, act, _)| (name.clone(), dtype(act), shape(name, act))).collect();
+        acts.iter().map(|(param, act)| (param.name(), dtype(act), shape(param, act))).collect();
     safetensors_file::write(path, &tensors, metadata, &mut |i, out| {
         let mut result = Ok(());
         // Row by row: a matrix never exists twice.
-        let (_, act, rows) = &acts[i];
+        let (param, act) = &acts[i];
+        let rows = Rows::in_memory(param.matrix, param.interleaved, peft::turned(param.module.name()));
         if rows.turned {
             // Or column by column, each found among all values.
             for col in 0..act.cols() {
@@ -113,10 +114,10 @@ pub fn write_tensors<B: Backend>(
 }
 
 /// How it stands in a file: magnitudes are a vector.
-fn shape(name: &str, act: &Act) -> Vec<usize> {
-    match peft::parse_tensor_name(name) {
-        Some((_, _, Matrix::M)) => vec![act.rows()],
-        Some((_, module, _)) if peft::turned(&module) => vec![act.cols(), act.rows()],
+fn shape(param: &Param, act: &Act) -> Vec<usize> {
+    match param.matrix {
+        Matrix::M => vec![act.rows()],
+        _ if peft::turned(param.module.name()) => vec![act.cols(), act.rows()],
         _ => vec![act.rows(), act.cols()],
     }
 }
@@ -168,6 +169,20 @@ pub fn read_tensors<B: Backend>(
     blocks: &mut [BlockPairs],
     config: &Config,
 ) -> Result<()> {
+    let list = params(blocks).into_iter().zip(matrices_mut(blocks)).filter(|(_, act)| act.rows() > 0);
+    read_params(be, path, &mut list.collect::<Vec<_>>(), config)
+}
+
+/// Reads what [`write_params`] wrote.
+///
+/// # Errors
+/// As [`read_tensors`].
+pub fn read_params<B: Backend>(
+    be: &mut B,
+    path: &Path,
+    acts: &mut [(Param, &mut Act)],
+    config: &Config,
+) -> Result<()> {
     let map = Mapping::open(path).map_err(|e| FileError::io("map", path, e))?;
     let header = safetensors_file::parse(path, map.bytes())?;
     let hint = "this adapter was made for another model, or with other target modules";
@@ -183,20 +198,23 @@ pub fn read_tensors<B: Backend>(
         if layer >= layers {
             return Err(wrong(format!("tensor {} is of layer {layer}, the model has {layers}", tensor.name)));
         }
-        let pair = Module::from_name(&module)
-            .and_then(|p| blocks.get_mut(p.place(layer, config))?[p as usize].as_mut());
-        let Some(pair) = pair else {
+        let place = Module::from_name(&module).map(|p| (p, p.place(layer, config)));
+        let of = |(param, _): &&(Param, &mut Act)| place == Some((param.module, param.layer));
+        if !acts.iter().any(|act| of(&act)) {
             return Err(wrong(format!("tensor {} is not among the target modules", tensor.name)));
-        };
+        }
         // A matrix has a second name, with the adapter's own in it.
         if !seen.insert(peft::tensor_name(layer, &module, matrix)) {
             return Err(wrong(format!("tensor {} is there twice, under two names", tensor.name)));
         }
-        let rows = Rows::in_file(matrix, pair.interleaved, peft::turned(&module));
-        let Some((_, act)) = pair.matrices_mut().find(|(m, act)| *m == matrix && act.rows() > 0) else {
+        let found = acts
+            .iter_mut()
+            .find(|(param, _)| place == Some((param.module, param.layer)) && param.matrix == matrix);
+        let Some((param, act)) = found else {
             return Err(wrong(format!("tensor {} is not of this adapter", tensor.name)));
         };
-        let expected = shape(&tensor.name, act);
+        let rows = Rows::in_file(matrix, param.interleaved, peft::turned(&module));
+        let expected = shape(param, act);
         if tensor.shape != expected {
             return Err(wrong(format!(
                 "tensor {} has shape {:?}, expected {expected:?}",
@@ -211,7 +229,7 @@ pub fn read_tensors<B: Backend>(
         });
     }
     let missing: Vec<String> =
-        named(blocks).map(|(name, ..)| name).filter(|name| !seen.contains(name)).collect();
+        acts.iter().map(|(param, _)| param.name()).filter(|name| !seen.contains(name)).collect();
     if let Some(first) = missing.first() {
         return Err(wrong(format!("{} tensors are missing, the first is {first}", missing.len())));
     }

@@ -2,33 +2,106 @@
 
 mod schedule;
 
-use mesp_device::{AdamW, Backend, Class, Label, Sgd};
+use std::fmt;
+
+use mesp_device::{Act, AdamW, Backend, Class, Label, Sgd, View, ViewMut};
 
 pub use schedule::{Schedule, ScheduleKind};
 
-use crate::adapter::{BlockPairs, Matrix, Pair, pairs_like};
-use crate::arch::Module;
+use crate::adapter::{BlockPairs, Matrix, Param, matrices, matrices_mut};
 use crate::{Error, Result, rng};
+
+/// A state that an update keeps of each parameter.
+#[derive(Debug, Clone, Copy)]
+pub struct StateSpec {
+    /// Its name: in plans, and of its file in checkpoints.
+    pub name: &'static str,
+    /// Rows and columns for a parameter of so many.
+    pub shape: fn([usize; 2]) -> [usize; 2],
+}
+
+impl StateSpec {
+    /// One value for each of the parameter's.
+    const fn alike(name: &'static str) -> Self {
+        Self { name, shape: |shape| shape }
+    }
+}
+
+/// Where a parameter stands when it is stepped.
+#[derive(Debug, Clone, Copy)]
+pub struct At {
+    /// η.
+    pub learning_rate: f64,
+    /// λ.
+    pub weight_decay: f64,
+    /// Updates of it, this one among them.
+    pub step: u64,
+    /// Names the random numbers by which it is rounded.
+    pub key: u64,
+}
+
+/// How a parameter is stepped.
+pub trait UpdateRule {
+    /// What it keeps of each parameter, in the order in which [`UpdateRule::update`] gets it.
+    fn states(&self) -> &'static [StateSpec];
+    /// One step of `p` along its gradient `g`.
+    fn update<B: Backend>(&self, be: &mut B, p: ViewMut<'_>, g: View<'_>, states: &mut [Act], at: At);
+}
+
+/// Stochastic gradient descent; momentum 0 keeps no state.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SgdUpdate {
+    /// μ.
+    pub momentum: f64,
+}
+
+impl UpdateRule for SgdUpdate {
+    fn states(&self) -> &'static [StateSpec] {
+        const MOMENTUM: [StateSpec; 1] = [StateSpec::alike("first_moment")];
+        if self.momentum == 0.0 { &[] } else { &MOMENTUM }
+    }
+
+    fn update<B: Backend>(&self, be: &mut B, p: ViewMut<'_>, g: View<'_>, states: &mut [Act], at: At) {
+        let At { learning_rate, weight_decay, key, .. } = at;
+        let settings = Sgd { learning_rate, momentum: self.momentum, weight_decay };
+        be.sgd(p, states.first_mut().map(Act::view_mut), g, settings, key);
+    }
+}
+
+/// Adam with decoupled weight decay.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamWUpdate {
+    /// β₁.
+    pub beta1: f64,
+    /// β₂.
+    pub beta2: f64,
+    /// ε.
+    pub eps: f64,
+}
+
+impl UpdateRule for AdamWUpdate {
+    fn states(&self) -> &'static [StateSpec] {
+        const MOMENTS: [StateSpec; 2] = [StateSpec::alike("first_moment"), StateSpec::alike("second_moment")];
+        &MOMENTS
+    }
+
+    fn update<B: Backend>(&self, be: &mut B, p: ViewMut<'_>, g: View<'_>, states: &mut [Act], at: At) {
+        let [m, v] = states else { return };
+        let Self { beta1, beta2, eps } = *self;
+        let At { learning_rate, weight_decay, step, key } = at;
+        let settings = AdamW { learning_rate, beta1, beta2, eps, weight_decay, step };
+        be.adamw(p, m.view_mut(), v.view_mut(), g, settings, key);
+    }
+}
 
 /// Which update, with its own settings. Steps as PyTorch's optimizers of the same names.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum OptimizerKind {
-    /// Stochastic gradient descent; momentum 0 keeps no state.
-    Sgd {
-        /// μ.
-        momentum: f64,
-    },
+    /// Stochastic gradient descent.
+    Sgd(SgdUpdate),
     /// Adam with decoupled weight decay.
-    AdamW {
-        /// β₁.
-        beta1: f64,
-        /// β₂.
-        beta2: f64,
-        /// ε.
-        eps: f64,
-    },
+    AdamW(AdamWUpdate),
 }
-
 impl OptimizerKind {
     /// From the command line's name, with the usual settings.
     ///
@@ -36,8 +109,8 @@ impl OptimizerKind {
     /// When there is none by that name.
     pub fn parse(name: &str, momentum: f64) -> Result<Self> {
         match name {
-            "sgd" => Ok(Self::Sgd { momentum }),
-            "adamw" => Ok(Self::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 }),
+            "sgd" => Ok(Self::sgd(momentum)),
+            "adamw" => Ok(Self::adamw(0.9, 0.999, 1e-8)),
             _ => Err(Error::usage(format!("optimizer {name:?} is unknown, expected sgd or adamw"))),
         }
     }
@@ -45,16 +118,46 @@ impl OptimizerKind {
     /// The name on the command line.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Sgd { .. } => "sgd",
-            Self::AdamW { .. } => "adamw",
+            Self::Sgd(_) => "sgd",
+            Self::AdamW(_) => "adamw",
         }
     }
 
-    /// Values of state that it keeps for each parameter.
-    pub fn states(self) -> usize {
+    /// SGD with a momentum, 0 for none.
+    pub const fn sgd(momentum: f64) -> Self {
+        Self::Sgd(SgdUpdate { momentum })
+    }
+
+    /// AdamW with β₁, β₂ and ε.
+    pub const fn adamw(beta1: f64, beta2: f64, eps: f64) -> Self {
+        Self::AdamW(AdamWUpdate { beta1, beta2, eps })
+    }
+}
+
+/// As checkpoints name it.
+impl fmt::Display for OptimizerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Sgd { momentum } => usize::from(momentum != 0.0),
-            Self::AdamW { .. } => 2,
+            Self::Sgd(SgdUpdate { momentum }) => write!(f, "Sgd {{ momentum: {momentum:?} }}"),
+            Self::AdamW(AdamWUpdate { beta1, beta2, eps }) => {
+                write!(f, "AdamW {{ beta1: {beta1:?}, beta2: {beta2:?}, eps: {eps:?} }}")
+            }
+        }
+    }
+}
+
+impl UpdateRule for OptimizerKind {
+    fn states(&self) -> &'static [StateSpec] {
+        match self {
+            Self::Sgd(update) => update.states(),
+            Self::AdamW(update) => update.states(),
+        }
+    }
+
+    fn update<B: Backend>(&self, be: &mut B, p: ViewMut<'_>, g: View<'_>, states: &mut [Act], at: At) {
+        match self {
+            Self::Sgd(update) => update.update(be, p, g, states, at),
+            Self::AdamW(update) => update.update(be, p, g, states, at),
         }
     }
 }
@@ -72,6 +175,11 @@ impl Trained {
     /// A and B alike.
     pub const ALIKE: Self = Self { freeze_a: false, b_ratio: 1.0 };
 
+    /// Whether a parameter is stepped.
+    pub fn has(self, param: &Param) -> bool {
+        !(self.freeze_a && param.matrix == Matrix::A)
+    }
+
     /// A matrix's learning rate.
     pub fn rate(self, matrix: Matrix, learning_rate: f64) -> f64 {
         if matrix == Matrix::A { learning_rate } else { learning_rate * self.b_ratio }
@@ -85,8 +193,9 @@ pub struct Optimizer {
     weight_decay: f64,
     trained: Trained,
     seed: u64,
-    /// As many as the kind keeps, each like the parameters.
-    states: Vec<Vec<BlockPairs>>,
+    params: Vec<Param>,
+    /// Of each parameter what the kind keeps; nothing of one that stays as it is.
+    states: Vec<Vec<Act>>,
 }
 
 impl Optimizer {
@@ -97,68 +206,66 @@ impl Optimizer {
         weight_decay: f64,
         trained: Trained,
         seed: u64,
-        params: &[BlockPairs],
+        params: Vec<Param>,
     ) -> Self {
-        const NAMES: [&str; 2] = ["first_moment", "second_moment"];
-        let states = (0..kind.states())
-            .map(|i| {
-                let label = Label::new(Class::Optimizer, NAMES[i]);
-                let mut like = |p| pairs_like(p, trained.freeze_a, |r, c| be.persist(r, c, label));
-                params.iter().map(&mut like).collect()
-            })
-            .collect();
-        Self { kind, weight_decay, trained, seed, states }
+        let mut states: Vec<Vec<Act>> =
+            params.iter().map(|_| Vec::with_capacity(kind.states().len())).collect();
+        for spec in kind.states() {
+            for (param, states) in params.iter().zip(&mut states) {
+                if trained.has(param) {
+                    let [rows, cols] = (spec.shape)(param.shape);
+                    states.push(be.persist(rows, cols, Label::new(Class::Optimizer, spec.name)));
+                }
+            }
+        }
+        Self { kind, weight_decay, trained, seed, params, states }
     }
 
-    /// Steps a block's adapters; `step` counts from 1.
+    /// Steps the adapters of a place; `step` counts from 1.
     pub fn update<B: Backend>(
         &mut self,
         be: &mut B,
-        block: usize,
-        params: &mut BlockPairs,
+        place: usize,
+        pairs: &mut BlockPairs,
         grads: &BlockPairs,
         learning_rate: f64,
         step: u64,
     ) {
-        let Self { kind, weight_decay, trained, seed, states } = self;
-        let weight_decay = *weight_decay;
-        let mut i = 0;
-        for (p, (param, grad)) in params.iter_mut().zip(grads).enumerate() {
-            let (Some(param), Some(grad)) = (param, grad) else { continue };
-            let mut states = states.iter_mut().map(|s| s[block][p].as_mut().map(Pair::matrices_mut));
-            let mut states = [states.next().flatten(), states.next().flatten()];
-            for ((matrix, p), (_, g)) in param.matrices_mut().zip(grad.matrices()) {
-                let key = rng::bits(*seed, step, (block * 2 * Module::ALL.len() + i) as u64);
-                // Of matrices that may be in bf16.
-                i += usize::from(matrix != Matrix::M);
-                let [first, second] = states.each_mut().map(|s| Some(s.as_mut()?.next()?.1.view_mut()));
-                if g.rows() == 0 {
-                    continue;
-                }
-                let learning_rate = trained.rate(matrix, learning_rate);
-                match *kind {
-                    OptimizerKind::Sgd { momentum } => {
-                        let settings = Sgd { learning_rate, momentum, weight_decay };
-                        be.sgd(p.view_mut(), first, g.view(), settings, key);
-                    }
-                    OptimizerKind::AdamW { beta1, beta2, eps } => {
-                        if let (Some(m), Some(v)) = (first, second) {
-                            let settings = AdamW { learning_rate, beta1, beta2, eps, weight_decay, step };
-                            be.adamw(p.view_mut(), m, v, g.view(), settings, key);
-                        }
-                    }
-                }
+        let Self { kind, weight_decay, trained, seed, params, states } = self;
+        let first = params.partition_point(|param| param.layer < place);
+        let own = params[first..].iter().zip(&mut states[first..]);
+        let values = matrices_mut(std::slice::from_mut(pairs)).zip(matrices(std::slice::from_ref(grads)));
+        for ((param, states), (p, g)) in own.zip(values) {
+            if !trained.has(param) {
+                continue;
             }
+            let at = At {
+                learning_rate: trained.rate(param.matrix, learning_rate),
+                weight_decay: *weight_decay,
+                step,
+                key: rng::bits(*seed, step, param.stream),
+            };
+            kind.update(be, p.view_mut(), g.view(), states, at);
         }
     }
 
-    /// The state, for checkpoints.
-    pub fn states(&self) -> &[Vec<BlockPairs>] {
-        &self.states
+    /// Which update.
+    pub fn kind(&self) -> OptimizerKind {
+        self.kind
+    }
+
+    /// Each state by its name, with what it holds of each parameter: for checkpoints.
+    pub fn states(&self) -> impl Iterator<Item = (&'static str, Vec<(Param, &Act)>)> {
+        self.kind.states().iter().enumerate().map(|(i, spec)| {
+            let of = self.params.iter().zip(&self.states);
+            (spec.name, of.filter_map(|(param, states)| Some((*param, states.get(i)?))).collect())
+        })
     }
 
     /// As [`Optimizer::states`], to write.
-    pub fn states_mut(&mut self) -> &mut [Vec<BlockPairs>] {
-        &mut self.states
+    pub fn state_mut(&mut self, name: &str) -> Vec<(Param, &mut Act)> {
+        let Some(i) = self.kind.states().iter().position(|spec| spec.name == name) else { return Vec::new() };
+        let of = self.params.iter().zip(&mut self.states);
+        of.filter_map(|(param, states)| Some((*param, states.get_mut(i)?))).collect()
     }
 }

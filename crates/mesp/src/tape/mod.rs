@@ -134,10 +134,7 @@ impl Tape {
 
     /// Sites that have a buffer.
     pub fn alive(&self) -> SiteSet {
-        Site::ALL
-            .into_iter()
-            .filter(|s| self.slots[s.index()].is_some())
-            .fold(SiteSet::EMPTY, SiteSet::with)
+        Site::ALL.into_iter().filter(|s| self.slots[s.index()].is_some()).fold(SiteSet::EMPTY, SiteSet::with)
     }
 
     /// Tokens `rows` of a site.

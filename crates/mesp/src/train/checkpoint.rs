@@ -24,7 +24,7 @@ use super::whole::History;
 use super::{Length, MadeWith, Progress, RunConfig, Session, replay};
 use crate::adapter::peft;
 use crate::method::Estimator;
-use crate::optim::Trained;
+use crate::optim::{Optimizer, Trained, UpdateRule as _};
 use crate::{Error, Result};
 
 mod compare;
@@ -112,7 +112,6 @@ const SCHEMA: u32 = 2;
 const FOLDER: &str = "checkpoints";
 /// Where a run that trains all weights puts the model.
 pub const MODEL: &str = "model";
-const MOMENTS: [&str; 2] = ["first_moment.safetensors", "second_moment.safetensors"];
 
 fn fixed<B: Backend>(session: &Session<B>, config: &RunConfig) -> Fixed {
     let options = session.options();
@@ -130,7 +129,7 @@ fn fixed<B: Backend>(session: &Session<B>, config: &RunConfig) -> Fixed {
         freeze_a: options.trained.freeze_a,
         lora_plus_ratio: options.trained.b_ratio,
         adapter_type: options.adapter_type.name().to_owned(),
-        optimizer: format!("{:?}", options.optimizer),
+        optimizer: options.optimizer.to_string(),
         learning_rate: config.learning_rate,
         weight_decay: options.weight_decay,
         schedule: config.schedule.name().to_owned(),
@@ -179,8 +178,13 @@ pub fn save<B: Backend>(
         Some(Some(log)) => replay::write(&staged.path().join(replay::FILE), &log.header, &log.slopes)?,
         Some(None) => return Err(Error::usage("a run that trains all weights is saved once it has begun")),
     }
-    for (name, moments) in MOMENTS.iter().zip(session.optimizer_states()) {
-        peft::write_tensors(session.backend(), &staged.path().join(name), moments, &BTreeMap::new())?;
+    for (name, state) in session.optimizer().into_iter().flat_map(Optimizer::states) {
+        peft::write_params(
+            session.backend(),
+            &staged.path().join(state_file(name)),
+            &state,
+            &BTreeMap::new(),
+        )?;
     }
     let (progress, fixed, made_with) =
         (progress.clone(), fixed(session, config), Some(config.made_with.clone()));
@@ -190,6 +194,11 @@ pub fn save<B: Backend>(
     write_atomic(&file, |out| std::io::Write::write_all(out, &json))?;
     staged.commit()?;
     Ok(path)
+}
+
+/// The file of an optimizer's state.
+fn state_file(name: &str) -> String {
+    format!("{name}.safetensors")
 }
 
 /// The place of a checkpoint below its run's directory.
@@ -304,9 +313,12 @@ pub fn load<B: Backend>(session: &mut Session<B>, checkpoint: &Path, config: &Ru
     }
     load_trained(session, checkpoint)?;
     let model = session.model().config.clone();
-    let (be, _, moments) = session.state_mut();
-    for (name, moments) in MOMENTS.iter().zip(moments) {
-        peft::read_tensors(be, &checkpoint.join(name), moments, &model)?;
+    let (be, _, optimizer) = session.state_mut();
+    if let Some(optimizer) = optimizer {
+        for spec in optimizer.kind().states() {
+            let mut state = optimizer.state_mut(spec.name);
+            peft::read_params(be, &checkpoint.join(state_file(spec.name)), &mut state, &model)?;
+        }
     }
     session.set_steps(state.progress.updates);
     Ok(state.progress)

@@ -77,8 +77,9 @@ impl<B: Backend> Session<B> {
             Vec::new()
         };
         let Options { optimizer, weight_decay, trained, seed, .. } = options;
-        let optimizer =
-            exact.then(|| Optimizer::new(&mut be, optimizer, weight_decay, trained, seed, &params));
+        let optimizer = exact.then(|| {
+            Optimizer::new(&mut be, optimizer, weight_decay, trained, seed, adapter::params(&params))
+        });
         let backprop = Backprop::new(options.policy, c.layers);
         let (stats, updates) = (vec![RowStat::EMPTY; targets], vec![0; params.len()]);
         Self {
@@ -334,16 +335,14 @@ impl<B: Backend> Session<B> {
         &self.grads
     }
 
-    /// What a checkpoint holds and restores: adapters, then the optimizer's states, and the backend to read
-    /// or write them with.
-    pub fn state_mut(&mut self) -> (&mut B, &mut [BlockPairs], &mut [Vec<BlockPairs>]) {
-        let states = self.optimizer.as_mut().map_or(&mut [] as &mut [_], Optimizer::states_mut);
-        (&mut self.be, &mut self.params, states)
+    /// What a checkpoint restores, adapters and the optimizer, and the backend to read or write them with.
+    pub fn state_mut(&mut self) -> (&mut B, &mut [BlockPairs], Option<&mut Optimizer>) {
+        (&mut self.be, &mut self.params, self.optimizer.as_mut())
     }
 
-    /// The optimizer's states, each like the adapters.
-    pub fn optimizer_states(&self) -> &[Vec<BlockPairs>] {
-        self.optimizer.as_ref().map_or(&[], Optimizer::states)
+    /// The optimizer, where a step has one.
+    pub fn optimizer(&self) -> Option<&Optimizer> {
+        self.optimizer.as_ref()
     }
 
     /// Why the backend's file failed, if it did: then the last step is void.

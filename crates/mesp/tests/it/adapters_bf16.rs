@@ -34,7 +34,7 @@ fn half_the_bytes() {
 #[test]
 fn steps_are_the_same_in_any_number_of_threads_and_block_by_block() {
     let case = Case::load("llama");
-    for optimizer in [SGD, OptimizerKind::Sgd { momentum: 0.9 }, ADAMW] {
+    for optimizer in [SGD, OptimizerKind::sgd(0.9), ADAMW] {
         let run = |threads: usize, update: Update, seed: u64| {
             let options = Options { seed, ..options(&case, Elem::Bf16, update, optimizer) };
             let mut session = case.session::<f32>(options, threads);

@@ -14,7 +14,7 @@ fn options(case: &Case, update: Update, optimizer: OptimizerKind) -> Options {
 fn per_block_equals_accumulate() {
     for arch in ARCHS {
         let case = Case::load(arch);
-        for optimizer in [SGD, OptimizerKind::Sgd { momentum: 0.9 }, ADAMW] {
+        for optimizer in [SGD, OptimizerKind::sgd(0.9), ADAMW] {
             let mut all = case.session::<f32>(options(&case, Update::Accumulate, optimizer), 2);
             let mut each = case.session::<f32>(options(&case, Update::PerBlock, optimizer), 2);
             let start = bits(&parameters(&all));

@@ -21,8 +21,8 @@ use mesp_formats::{ModelConfig, ModelDir, safetensors_file};
 pub(crate) const ARCHS: [&str; 7] = ["qwen2", "qwen3", "llama", "mistral", "gemma3_text", "smollm3", "phi3"];
 
 /// PyTorch's defaults, as the goldens have them.
-pub(crate) const ADAMW: OptimizerKind = OptimizerKind::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
-pub(crate) const SGD: OptimizerKind = OptimizerKind::Sgd { momentum: 0.0 };
+pub(crate) const ADAMW: OptimizerKind = OptimizerKind::adamw(0.9, 0.999, 1e-8);
+pub(crate) const SGD: OptimizerKind = OptimizerKind::sgd(0.0);
 
 /// A file of the golden folder.
 pub(crate) fn golden(path: &str) -> PathBuf {

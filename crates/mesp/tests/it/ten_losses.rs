@@ -14,10 +14,10 @@ fn number(v: &Value) -> f64 {
 /// Largest relative difference of the losses and of the norms from PyTorch's f64 run.
 fn run<R: Real>(case: &Case, golden: &Value) -> (f64, f64) {
     let optimizer = match golden["optimizer"].as_str() {
-        Some("sgd") => OptimizerKind::Sgd { momentum: number(&golden["momentum"]) },
+        Some("sgd") => OptimizerKind::sgd(number(&golden["momentum"])),
         Some("adamw") => {
             let [beta1, beta2, eps] = ["beta1", "beta2", "epsilon"].map(|k| number(&golden[k]));
-            OptimizerKind::AdamW { beta1, beta2, eps }
+            OptimizerKind::adamw(beta1, beta2, eps)
         }
         other => panic!("optimizer {other:?}"),
     };

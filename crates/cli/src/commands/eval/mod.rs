@@ -91,7 +91,7 @@ fn session_options(adapter: mesp::adapter::AdapterConfig) -> Options {
         policy: Method::Mesp.policy(),
         estimator: Estimator::Exact,
         update: Update::Accumulate,
-        optimizer: OptimizerKind::Sgd { momentum: 0.0 },
+        optimizer: OptimizerKind::sgd(0.0),
         weight_decay: 0.0,
         trained: Trained::ALIKE,
         seed: 0,
