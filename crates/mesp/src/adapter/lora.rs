@@ -16,12 +16,12 @@
 //! k is computed from a counter wherever it is needed, so x̃ is made again in tiles of rows and no mask is stored. Each
 //! adapter has a mask of its own, and the frozen path has none: as PEFT's `lora_dropout`.
 
-use mesp_device::{Act, Backend, Class, Dropout, Form, Label, View, ViewMut};
-
-use super::PairView;
 use std::ops::Range;
 
-use crate::arch::Linear;
+use mesp_device::{Act, Backend, Class, Dropout, Form, Label, View, ViewMut};
+
+use super::{Factors, Matrix, PairView};
+use crate::arch::{Linear, Module};
 
 const Z: Label = Label::new(Class::WithinBlock, "dora_z");
 
@@ -72,19 +72,20 @@ fn unscaled<B: Backend>(be: &mut B, x: View<'_>, linear: &Linear, pair: PairView
     z
 }
 
-/// DoRA's part of the backward, before all other: `dm += Σ_t dy∘z/n` with z rebuilt, and `dy ← dz = gain∘dy`.
+/// DoRA's part of the backward, before all other: `dm += Σ_t dy∘z/n` with z rebuilt, handed over for some rows of a
+/// module, and `dy ← dz = gain∘dy`.
 pub fn through_gain<B: Backend>(
     be: &mut B,
-    dm: Option<ViewMut<'_>>,
+    (module, rows, factors): (Module, Range<usize>, &mut impl Factors<B>),
     dy: ViewMut<'_>,
     x: View<'_>,
     linear: &Linear,
     (pair, h): (PairView<'_>, View<'_>),
 ) {
     let Some([gain, inverse]) = pair.gain else { return };
-    if let Some(dm) = dm {
+    if factors.wants(module, Matrix::M) {
         let z = unscaled(be, x, linear, pair, h);
-        be.dora_magnitude_grad(dm, dy.view(), z.view(), inverse);
+        factors.magnitudes(be, module, rows, [dy.view(), z.view(), inverse]);
         be.free(z);
     }
     be.dora_gain(dy, gain, None);
@@ -116,34 +117,40 @@ fn in_tiles<B: Backend>(be: &mut B, (n, cols): (usize, usize), mut f: impl FnMut
     }
 }
 
-/// `dB += s·gᵀ·h`, `dh = s·g·B`, or `dh +=`: a layer's part of its adapter's gradients. Once dh is whole, what
-/// is left is [`gradient_of_a`].
+/// `dB += s·gᵀ·h`, handed over for some rows of a module, and `dh = s·g·B`, or `dh +=`: a layer's part of its adapter's
+/// gradients. Once dh is whole, what is left is [`gradient_of_a`].
 pub fn gradients<B: Backend>(
     be: &mut B,
-    db: ViewMut<'_>,
+    (module, rows, factors): (Module, Range<usize>, &mut impl Factors<B>),
     dh: ViewMut<'_>,
     pair: PairView<'_>,
     h: View<'_>,
     g: View<'_>,
     accumulate: bool,
 ) {
-    be.product(db, Form::LeftTransposed, g, h, pair.scale, true);
+    if factors.wants(module, Matrix::B) {
+        factors.linear(be, (module, Matrix::B), rows, [g, h], pair.scale);
+    }
     be.product(dh, Form::Plain, g, pair.b, pair.scale, accumulate);
 }
 
-/// `dA += dhᵀ·x` for rows of a micro-batch from `first` on; with dropout `dA += dhᵀ·x̃`.
+/// `dA += dhᵀ·x`, handed over, for rows of a micro-batch from `first` on; with dropout `dA += dhᵀ·x̃`.
 pub fn gradient_of_a<B: Backend>(
     be: &mut B,
-    mut da: ViewMut<'_>,
+    (module, factors): (Module, &mut impl Factors<B>),
     dh: View<'_>,
     x: View<'_>,
     dropout: Option<Dropout>,
     first: usize,
 ) {
-    let Some(mask) = dropout else { return be.product(da, Form::LeftTransposed, dh, x, 1.0, true) };
+    if !factors.wants(module, Matrix::A) {
+        return;
+    }
+    let (a, rank) = ((module, Matrix::A), dh.cols());
+    let Some(mask) = dropout else { return factors.linear(be, a, 0..rank, [dh, x], 1.0) };
     in_tiles(be, (x.rows(), x.cols()), |be, mut dropped, rows| {
         be.dropout(dropped.view_mut(), x.part(rows.clone()), mask, first + rows.start, false);
-        be.product(da.again(), Form::LeftTransposed, dh.part(rows), dropped.view(), 1.0, true);
+        factors.linear(be, a, 0..rank, [dh.part(rows), dropped.view()], 1.0);
         be.free(dropped);
     });
 }

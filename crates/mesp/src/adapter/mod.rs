@@ -1,6 +1,7 @@
 //! Low-rank adapters (LoRA; Hu et al. 2021): where they sit, how they start, how they compute.
 
 pub mod dora;
+mod factors;
 mod init;
 pub mod lora;
 mod param;
@@ -12,6 +13,7 @@ use mesp_device::{Act, Backend, Dropout, Elem, Label, Layout, View};
 use mesp_formats::peft::{Pattern, Places};
 
 pub use dora::Norms;
+pub use factors::{Consumer, Factors, Nothing, Quiet, Sums};
 pub use init::init;
 pub use mesp_formats::peft::Matrix;
 pub use param::{Param, params};
@@ -286,6 +288,11 @@ impl Pair {
     pub fn matrices_mut(&mut self) -> impl Iterator<Item = (Matrix, &mut Act)> {
         let m = self.m.as_mut().map(|m| (Matrix::M, m));
         [(Matrix::A, &mut self.a), (Matrix::B, &mut self.b)].into_iter().chain(m)
+    }
+
+    /// One of its matrices, to write, if it has any of it.
+    pub fn matrix_mut(&mut self, matrix: Matrix) -> Option<&mut Act> {
+        self.matrices_mut().find(|(m, act)| *m == matrix && act.rows() > 0).map(|(_, act)| act)
     }
 
     /// Its end.

@@ -3,20 +3,10 @@
 use mesp_device::{Act, Backend, Class, Dropout, Elem, Label, RowStat, Still};
 
 use super::Shift;
-use crate::adapter::{BlockPairs, dora, outside};
+use crate::adapter::{BlockPairs, Consumer, Nothing, Quiet, dora, outside};
 use crate::arch::Module;
 use crate::model::{self, Batch, BlockRun, HeadAdapter, Model};
 use crate::tape::{Policy, Residency, Site, SiteSet, Tape};
-
-/// Where finished gradients go.
-pub trait GradSink<B: Backend> {
-    /// A block's backward begins: the pairs that it adds to, for its adapters.
-    fn begin(&mut self, be: &mut B, block: usize, adapters: &BlockPairs) -> &mut BlockPairs;
-    /// It has ended, and with it the last reader of the block's adapters.
-    fn end(&mut self, be: &mut B, block: usize, adapters: &mut BlockPairs);
-    /// In place of the end, where the backward was left out: nothing was added.
-    fn left_out(&mut self, be: &mut B, block: usize);
-}
 
 /// Exact backpropagation under a policy. Holds the tapes, one a block.
 #[derive(Debug)]
@@ -69,7 +59,7 @@ impl Backprop {
         batch: &Batch,
         gradient: f64,
         stats: &mut [RowStat],
-        sink: &mut impl GradSink<B>,
+        sink: &mut impl Consumer<B>,
     ) {
         let (policy, dropout) = (self.policy, self.dropout);
         let Policy { across, within, residency, keep_last, tiles, .. } = policy;
@@ -94,17 +84,17 @@ impl Backprop {
             dora::refresh(be, &model.config, &model.blocks[l].linears, &mut adapters[l]);
             x = model::forward_block(be, &run(model, &adapters[l], l, batch, policy, dropout), tape, keep);
         }
-        if let Some(pair) = outside(adapters, Module::Head, c) {
-            let grads = sink.begin(be, head, &adapters[head]);
-            let adapter = HeadAdapter {
-                pair: Some(pair),
-                grad: grads[Module::Head as usize].as_mut(),
-                dropout: dropout.map(|mask| mask.stream(head as u64)),
-            };
-            model::head(be, model, adapter, &mut x, batch, Some(gradient), tiles, stats);
-            sink.end(be, head, &mut adapters[head]);
+        let pair = outside(adapters, Module::Head, c);
+        let adapter = HeadAdapter { pair, dropout: dropout.map(|mask| mask.stream(head as u64)) };
+        if pair.is_some() {
+            {
+                let factors = &mut sink.begin(be, head, &adapters[head]);
+                model::head(be, model, adapter, &mut x, batch, Some((gradient, factors)), tiles, stats);
+            }
+            sink.finish(be, head, &mut adapters[head]);
         } else {
-            model::head(be, model, HeadAdapter::default(), &mut x, batch, Some(gradient), tiles, stats);
+            let gradient = Some((gradient, &mut Nothing));
+            model::head(be, model, adapter, &mut x, batch, gradient, tiles, stats);
         }
         let embeds = outside(adapters, Module::Embed, c).is_some();
         // From here on x is dL/dx.
@@ -114,8 +104,10 @@ impl Backprop {
             if !self.through[l] {
                 // Taken for x and a constant: dx is dy. The buffers are asked for as in the plan.
                 restore(&mut Still::new(be), residency, l, size, self.saved[l].take(), tape);
-                let grads = sink.begin(be, l, &adapters[l]);
-                run.backward(&mut Still::new(be), tape, within, &mut x, grads, l > 0 || embeds);
+                {
+                    let quiet = &mut Quiet::new(sink.begin(be, l, &adapters[l]));
+                    run.backward(&mut Still::new(be), tape, within, &mut x, quiet, l > 0 || embeds);
+                }
                 sink.left_out(be, l);
                 continue;
             }
@@ -123,16 +115,18 @@ impl Backprop {
                 will_need(be, model, l - 1);
             }
             restore(be, residency, l, size, self.saved[l].take(), tape);
-            let grads = sink.begin(be, l, &adapters[l]);
-            run.backward(be, tape, within, &mut x, grads, l > 0 || embeds);
-            sink.end(be, l, &mut adapters[l]);
+            {
+                let factors = &mut sink.begin(be, l, &adapters[l]);
+                run.backward(be, tape, within, &mut x, factors, l > 0 || embeds);
+            }
+            sink.finish(be, l, &mut adapters[l]);
         }
         if let Some(pair) = outside(adapters, Module::Embed, c) {
-            let grads = sink.begin(be, table, &adapters[table]);
-            if let Some(grad) = &mut grads[Module::Embed as usize] {
-                model::embed_backward(be, model, pair, grad, &mut x, batch);
+            {
+                let factors = &mut sink.begin(be, table, &adapters[table]);
+                model::embed_backward(be, model, pair, factors, &mut x, batch);
             }
-            sink.end(be, table, &mut adapters[table]);
+            sink.finish(be, table, &mut adapters[table]);
         }
         be.free(x);
     }
@@ -154,7 +148,7 @@ impl Backprop {
             None => outside(adapters, Module::Head, &model.config),
         };
         let adapter = HeadAdapter { pair, ..HeadAdapter::default() };
-        model::head(be, model, adapter, &mut x, batch, None, self.policy.tiles, stats);
+        model::head(be, model, adapter, &mut x, batch, None::<(f64, &mut Nothing)>, self.policy.tiles, stats);
         free(be, moved);
         be.free(x);
     }

@@ -13,7 +13,7 @@ use mesp_device::{Backend, Class, Dual, Label, RowStat, Tangents};
 use super::backprop::{run, will_need};
 use super::directional::tensor;
 use super::{Backprop, Bounds, Ray};
-use crate::adapter::{BlockPairs, matrices, outside, pairs_like};
+use crate::adapter::{BlockPairs, Nothing, Sums, matrices, outside, pairs_like};
 use crate::arch::Module;
 use crate::model::{self, Batch, HeadAdapter, Model};
 use crate::tape::{Site, SiteSet};
@@ -74,9 +74,14 @@ impl Backprop {
                 grad
             })
         });
-        let grad = grads.as_mut().and_then(|grads| grads[Module::Head as usize].as_mut());
-        let adapter = HeadAdapter { pair, grad, dropout: None };
-        model::head(be, model, adapter, &mut x, batch, Some(gradient), policy.tiles, stats);
+        let adapter = HeadAdapter { pair, dropout: None };
+        if let Some(grads) = &mut grads {
+            let sums = &mut Sums(grads);
+            model::head(be, model, adapter, &mut x, batch, Some((gradient, sums)), policy.tiles, stats);
+        } else {
+            let nothing = &mut Nothing;
+            model::head(be, model, adapter, &mut x, batch, Some((gradient, nothing)), policy.tiles, stats);
+        }
         // From here on x is dL/dx.
         let mut slope = tangent.as_ref().map_or(0.0, |t| be.dot(x.view(), t.view()));
         if let Some(tangent) = tangent {

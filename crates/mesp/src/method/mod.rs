@@ -9,7 +9,7 @@ mod presets;
 mod subset;
 pub mod zeroth;
 
-pub use backprop::{Backprop, GradSink};
+pub use backprop::Backprop;
 pub use blocks::Blocks;
 pub use bounds::Bounds;
 pub use directional::{Directional, Estimator, Ray, Slope, drift, masked};

@@ -25,14 +25,14 @@ use std::ops::Range;
 use mesp_device::{Act, Backend, Class, Elem, Label, Probs, View, ViewMut};
 
 use super::BlockRun;
-use crate::adapter::{BlockPairs, lora};
+use crate::adapter::{Factors, lora};
 use crate::arch::Module;
 use crate::tape::{Lifted, Rules, Site, SiteSet, Tape};
 
 const DH: Label = Label::new(Class::WithinBlock, "lora_dh");
 
 impl BlockRun<'_> {
-    /// Adds to `grads` and turns `dy` into dx (unless `need_dx` is false: then `dy` ends as du). The block's
+    /// Hands the gradients' factors over and turns `dy` into dx (unless `need_dx` is false: then `dy` ends as du). The block's
     /// input is on the tape; nothing is left there.
     pub fn backward<B: Backend>(
         &self,
@@ -40,16 +40,16 @@ impl BlockRun<'_> {
         tape: &mut Tape,
         within: SiteSet,
         dy: &mut Act,
-        grads: &mut BlockPairs,
+        factors: &mut impl Factors<B>,
         need_dx: bool,
     ) {
         tape.keep_across(SiteSet::EMPTY);
         let attention = within.without(SiteSet::MLP);
         tape.materialize(be, self, self.existing(attention), within, self.all());
-        self.backward_mlp(be, tape, within, dy, grads);
+        self.backward_mlp(be, tape, within, dy, factors);
         tape.free(be, Site::Mid);
-        let [dq, dk, dv] = self.backward_attention(be, tape, within, dy, grads);
-        self.backward_qkv(be, tape, dy, [dq, dk, dv], grads, need_dx);
+        let [dq, dk, dv] = self.backward_attention(be, tape, within, dy, factors);
+        self.backward_qkv(be, tape, dy, [dq, dk, dv], factors, need_dx);
         tape.free_all(be, SiteSet::ALL);
     }
 
@@ -77,7 +77,7 @@ impl BlockRun<'_> {
         tape: &mut Tape,
         within: SiteSet,
         dy: &mut Act,
-        grads: &mut BlockPairs,
+        factors: &mut impl Factors<B>,
     ) {
         let n = self.batch.rows();
         tape.materialize(be, self, SiteSet::of(&[Site::Mid]), within, self.all());
@@ -91,7 +91,7 @@ impl BlockRun<'_> {
                 tape.free_all(be, SiteSet::MLP.without(whole));
             });
         }
-        self.in_tiles(be, |be, rows| self.backward_mlp_tile(be, tape, within, dy, grads, &rows));
+        self.in_tiles(be, |be, rows| self.backward_mlp_tile(be, tape, within, dy, factors, &rows));
         tape.free_all(be, SiteSet::MLP);
     }
 
@@ -111,7 +111,7 @@ impl BlockRun<'_> {
         tape: &mut Tape,
         within: SiteSet,
         dy: &mut Act,
-        grads: &mut BlockPairs,
+        factors: &mut impl Factors<B>,
         rows: &Range<usize>,
     ) {
         // What was there before the tile belongs to the whole; the rest is this tile's.
@@ -124,14 +124,14 @@ impl BlockRun<'_> {
         tape.materialize(be, self, sites, within, rows.clone());
         let dm =
             post_norm.map(|w| self.before_norm(be, tape, Site::MlpOut, dy.rows_view(rows.clone()), w, rows));
-        let dm = self.own_gain(be, tape, Module::Down, (dm, dy.rows_view(rows.clone())), grads, rows);
+        let dm = self.own_gain(be, tape, Module::Down, (dm, dy.rows_view(rows.clone())), factors, rows);
         if !whole.has(Site::MlpOut) {
             tape.free(be, Site::MlpOut);
         }
         let d_out = dm.as_ref().map_or_else(|| dy.rows_view(rows.clone()), Act::view);
 
         // down: y = u + linear(a)
-        let dh = self.adapter_gradients(be, tape, &[(Module::Down, d_out)], Site::Act, grads, rows);
+        let dh = self.adapter_gradients(be, tape, &[(Module::Down, d_out)], Site::Act, factors, rows);
         let down = self.block.linear(Module::Down);
         let adapter = self.pair(Module::Down).zip(dh.as_ref().map(Act::view));
         let mut da = GradOf::new(self, be, tape, Site::Act, whole, rows);
@@ -153,12 +153,12 @@ impl BlockRun<'_> {
         let parts = [(Module::Gate, Site::Gate), (Module::Up, Site::Up)];
         for (p, site) in parts {
             let mut g = tape.lift(site);
-            self.through_gain(be, tape, (p, Site::MlpNorm), g.view_mut(rows), grads, rows);
+            self.through_gain(be, tape, (p, Site::MlpNorm), g.view_mut(rows), factors, rows);
             tape.lower(g);
         }
         let [gate, up] = parts.map(|(_, g)| tape.lift(g));
         let g = [(Module::Gate, gate.view(rows)), (Module::Up, up.view(rows))];
-        let dh = self.shared_gradients(be, tape, g, Site::MlpNorm, grads, rows);
+        let dh = self.shared_gradients(be, tape, g, Site::MlpNorm, factors, rows);
         tape.lower(gate);
         tape.lower(up);
         let mut dn = GradOf::new(self, be, tape, Site::MlpNorm, whole, rows);
@@ -182,7 +182,7 @@ impl BlockRun<'_> {
         tape: &mut Tape,
         within: SiteSet,
         du: &mut Act,
-        grads: &mut BlockPairs,
+        factors: &mut impl Factors<B>,
     ) -> [Act; 3] {
         let (c, all) = (self.config, self.all());
         let n = self.batch.rows();
@@ -199,9 +199,9 @@ impl BlockRun<'_> {
         // u = x + linear(o), or with a norm between
         let dp = post_norm.map(|w| self.before_norm(be, tape, Site::AttnProj, du.view(), w, &all));
         tape.free(be, Site::AttnProj);
-        let dp = self.own_gain(be, tape, Module::O, (dp, du.view()), grads, &all);
+        let dp = self.own_gain(be, tape, Module::O, (dp, du.view()), factors, &all);
         let d_out = dp.as_ref().map_or_else(|| du.view(), Act::view);
-        let dh = self.adapter_gradients(be, tape, &[(Module::O, d_out)], Site::AttnOut, grads, &all);
+        let dh = self.adapter_gradients(be, tape, &[(Module::O, d_out)], Site::AttnOut, factors, &all);
         let mut d_o = be.alloc(n, c.q_cols(), label("d_attn_out"));
         let adapter = self.pair(Module::O).zip(dh.as_ref().map(Act::view));
         lora::input_grad(be, d_o.view_mut(), d_out, self.block.linear(Module::O), adapter, false, 0);
@@ -262,7 +262,7 @@ impl BlockRun<'_> {
         tape: &mut Tape,
         du: &mut Act,
         mut d: [Act; 3],
-        grads: &mut BlockPairs,
+        factors: &mut impl Factors<B>,
         need_dx: bool,
     ) {
         let (c, all) = (self.config, self.all());
@@ -281,10 +281,10 @@ impl BlockRun<'_> {
             tape.materialize(be, self, SiteSet::of(&[Site::AttnNorm]), SiteSet::EMPTY, all.clone());
         }
         for (p, d) in parts.into_iter().zip(&mut d) {
-            self.through_gain(be, tape, (p, Site::AttnNorm), d.view_mut(), grads, &all);
+            self.through_gain(be, tape, (p, Site::AttnNorm), d.view_mut(), factors, &all);
         }
         let g = [(parts[0], d[0].view()), (parts[1], d[1].view()), (parts[2], d[2].view())];
-        let dh = self.shared_gradients(be, tape, g, Site::AttnNorm, grads, &all);
+        let dh = self.shared_gradients(be, tape, g, Site::AttnNorm, factors, &all);
         if need_dx {
             let mut dn = GradOf::new(self, be, tape, Site::AttnNorm, SiteSet::EMPTY, &all);
             for (i, p) in parts.into_iter().enumerate() {
@@ -310,17 +310,16 @@ impl BlockRun<'_> {
         tape: &mut Tape,
         (p, x): (Module, Site),
         dy: ViewMut<'_>,
-        grads: &mut BlockPairs,
+        factors: &mut impl Factors<B>,
         rows: &Range<usize>,
     ) {
         let Some(pair) = self.pair(p).filter(|pair| pair.gain.is_some()) else { return };
         let site = Site::H(self.carrier(p));
         let lent = tape.has(site, rows);
         tape.materialize(be, self, SiteSet::of(&[site]), SiteSet::EMPTY, rows.clone());
-        let dm = grads[self.carrier(p) as usize].as_mut().and_then(|grad| grad.m.as_mut());
-        let dm = dm.map(|dm| dm.rows_mut(p.rows(self.config)));
         let adapter = (pair, tape.view(site, rows));
-        lora::through_gain(be, dm, dy, tape.view(x, rows), self.block.linear(p), adapter);
+        let to = (self.carrier(p), p.rows(self.config), factors);
+        lora::through_gain(be, to, dy, tape.view(x, rows), self.block.linear(p), adapter);
         if !lent {
             tape.free(be, site);
         }
@@ -334,7 +333,7 @@ impl BlockRun<'_> {
         tape: &mut Tape,
         p: Module,
         (own, stream): (Option<Act>, View<'_>),
-        grads: &mut BlockPairs,
+        factors: &mut impl Factors<B>,
         rows: &Range<usize>,
     ) -> Option<Act> {
         if self.pair(p).is_none_or(|pair| pair.gain.is_none()) {
@@ -347,7 +346,7 @@ impl BlockRun<'_> {
             copy
         });
         let x = if p == Module::O { Site::AttnOut } else { Site::Act };
-        self.through_gain(be, tape, (p, x), own.view_mut(), grads, rows);
+        self.through_gain(be, tape, (p, x), own.view_mut(), factors, rows);
         Some(own)
     }
 
@@ -359,14 +358,14 @@ impl BlockRun<'_> {
         tape: &mut Tape,
         parts: [(Module, View<'_>); N],
         x: Site,
-        grads: &mut BlockPairs,
+        factors: &mut impl Factors<B>,
         rows: &Range<usize>,
     ) -> [Option<Act>; N] {
         if self.config.family.fused {
-            let mut all = Some(self.adapter_gradients(be, tape, &parts, x, grads, rows));
+            let mut all = Some(self.adapter_gradients(be, tape, &parts, x, factors, rows));
             return parts.map(|_| all.take().flatten());
         }
-        parts.map(|part| self.adapter_gradients(be, tape, &[part], x, grads, rows))
+        parts.map(|part| self.adapter_gradients(be, tape, &[part], x, factors, rows))
     }
 
     /// Adds an adapter's gradients, for the layers that it acts on and what comes into each, and returns dh,
@@ -378,7 +377,7 @@ impl BlockRun<'_> {
         tape: &mut Tape,
         parts: &[(Module, View<'_>)],
         x: Site,
-        grads: &mut BlockPairs,
+        factors: &mut impl Factors<B>,
         rows: &Range<usize>,
     ) -> Option<Act> {
         let carrier = self.carrier(parts.first()?.0);
@@ -387,19 +386,14 @@ impl BlockRun<'_> {
         let lent = tape.has(site, rows);
         tape.materialize(be, self, SiteSet::of(&[site]), SiteSet::EMPTY, rows.clone());
         let mut dh = be.alloc(rows.len(), rank, DH);
-        if let Some(grad) = &mut grads[carrier as usize] {
-            let h = tape.view(site, rows);
-            for (i, (p, g)) in parts.iter().enumerate() {
-                let Some(pair) = self.pair(*p) else { continue };
-                let db = grad.b.rows_mut(p.rows(self.config));
-                lora::gradients(be, db, dh.view_mut(), pair, h, *g, i > 0);
-            }
-            if grad.has_a() {
-                let mask = self.pair(parts[0].0).and_then(|pair| pair.dropout);
-                let (da, x) = (grad.a.view_mut(), tape.view(x, rows));
-                lora::gradient_of_a(be, da, dh.view(), x, mask, rows.start);
-            }
+        let h = tape.view(site, rows);
+        for (i, (p, g)) in parts.iter().enumerate() {
+            let Some(pair) = self.pair(*p) else { continue };
+            let to = (carrier, p.rows(self.config), &mut *factors);
+            lora::gradients(be, to, dh.view_mut(), pair, h, *g, i > 0);
         }
+        let mask = self.pair(parts[0].0).and_then(|pair| pair.dropout);
+        lora::gradient_of_a(be, (carrier, factors), dh.view(), tape.view(x, rows), mask, rows.start);
         if !lent {
             tape.free(be, site);
         }

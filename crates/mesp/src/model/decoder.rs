@@ -4,7 +4,7 @@ use mesp_device::{Act, Attention, Backend, Class, Form, Label};
 
 use super::head::{logits, projected};
 use super::{Batch, BlockRun, Cache, Model};
-use crate::adapter::Pair;
+use crate::adapter::{Factors, Matrix, Pair};
 use crate::arch::Module;
 use crate::tape::{Site, SiteSet, Tape};
 
@@ -38,7 +38,7 @@ fn looked_up<B: Backend>(be: &mut B, pair: &Pair, batch: &Batch) -> Act {
     h
 }
 
-/// Gradients of the embeddings' adapter from `dx`, which is used up.
+/// Factors of the embeddings' adapter's gradients from `dx`, which is used up.
 ///
 /// ```text
 /// dx ← scale·dx      dA += s·hᵀ·dx      dB[w_t] += s·dx_t·Aᵀ, the first t first      h = B[w]
@@ -47,7 +47,7 @@ pub fn embed_backward<B: Backend>(
     be: &mut B,
     model: &Model,
     pair: &Pair,
-    grad: &mut Pair,
+    factors: &mut impl Factors<B>,
     dx: &mut Act,
     batch: &Batch,
 ) {
@@ -55,11 +55,12 @@ pub fn embed_backward<B: Backend>(
         be.scale(dx.view_mut(), scale);
     }
     let mut h = looked_up(be, pair, batch);
-    if grad.has_a() {
-        be.product(grad.a.view_mut(), Form::LeftTransposed, h.view(), dx.view(), pair.scale, true);
+    if factors.wants(Module::Embed, Matrix::A) {
+        let rank = h.cols();
+        factors.linear(be, (Module::Embed, Matrix::A), 0..rank, [h.view(), dx.view()], pair.scale);
     }
     be.product(h.view_mut(), Form::RightTransposed, dx.view(), pair.a.view(), pair.scale, false);
-    be.scatter_add_rows(grad.b.view_mut(), h.view(), &batch.tokens);
+    factors.table_rows(be, (Module::Embed, Matrix::B), &batch.tokens, h.view());
     be.free(h);
 }
 

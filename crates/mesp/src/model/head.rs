@@ -19,42 +19,35 @@
 
 use std::ops::Range;
 
-use mesp_device::{Act, Backend, Class, Dropout, Form, Label, RowStat, View, Weight};
+use mesp_device::{Act, Backend, Class, Dropout, Label, RowStat, View, Weight};
 
 use super::{Batch, Model};
-use crate::adapter::{Pair, PairView, lora};
+use crate::adapter::{Factors, Pair, PairView, lora};
+use crate::arch::Module;
 use crate::tape::Tiles;
 
 /// The head's adapter.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct HeadAdapter<'a> {
     /// Its matrices, if there is one.
     pub pair: Option<&'a Pair>,
-    /// Where its gradient goes.
-    pub grad: Option<&'a mut Pair>,
     /// What it does not see of the trained rows' normed values, which are counted from 0; none outside of training.
     pub dropout: Option<Dropout>,
-}
-
-impl HeadAdapter<'_> {
-    fn again(&mut self) -> HeadAdapter<'_> {
-        HeadAdapter { pair: self.pair, grad: self.grad.as_deref_mut(), dropout: self.dropout }
-    }
 }
 
 const fn label(name: &'static str) -> Label {
     Label::new(Class::Head, name)
 }
 
-/// Statistics of the trained rows' logits, and, with `gradient`, `x ← gradient·dloss/dx` (untrained rows
-/// become zero). `stats` has one place for each trained row.
+/// Statistics of the trained rows' logits, and, with a `gradient` c, `x ← c·dloss/dx` (untrained rows become zero) and
+/// the adapter's factors handed over. `stats` has one place for each trained row.
 pub fn head<B: Backend>(
     be: &mut B,
     model: &Model,
-    mut adapter: HeadAdapter<'_>,
+    adapter: HeadAdapter<'_>,
     x: &mut Act,
     batch: &Batch,
-    gradient: Option<f64>,
+    mut gradient: Option<(f64, &mut impl Factors<B>)>,
     tiles: Tiles,
     stats: &mut [RowStat],
 ) {
@@ -65,7 +58,7 @@ pub fn head<B: Backend>(
     for start in (0..targets).step_by(tile) {
         be.rewind(mark);
         let rows = start..(start + tile).min(targets);
-        let adapter = adapter.again();
+        let gradient = gradient.as_mut().map(|(c, factors)| (*c, &mut **factors));
         head_rows(be, model, adapter, x, batch, gradient, tiles, &rows, &mut stats[rows.clone()]);
     }
     if gradient.is_some() {
@@ -80,10 +73,10 @@ pub fn head<B: Backend>(
 fn head_rows<B: Backend>(
     be: &mut B,
     model: &Model,
-    HeadAdapter { pair, grad, dropout }: HeadAdapter<'_>,
+    HeadAdapter { pair, dropout }: HeadAdapter<'_>,
     x: &mut Act,
     batch: &Batch,
-    gradient: Option<f64>,
+    gradient: Option<(f64, &mut impl Factors<B>)>,
     tiles: Tiles,
     rows: &Range<usize>,
     stats: &mut [RowStat],
@@ -107,7 +100,7 @@ fn head_rows<B: Backend>(
         }
         be.free(logits);
     });
-    if let Some(c) = gradient {
+    if let Some((c, factors)) = gradient {
         let mut dn = if let Some(mut dn) = dn {
             // n is read no more: the labels' words take its place.
             be.embedding(normed.view_mut(), model.head(), labels);
@@ -117,7 +110,7 @@ fn head_rows<B: Backend>(
             let mut dn = be.alloc(rows.len(), d, label("d_normed"));
             if let Some(adapted) = adapted {
                 let dropped = (dropout, rows.start);
-                backward(be, model, (adapted, grad), &normed, dropped, &mut dn, (labels, c), tiles, stats);
+                backward(be, model, (adapted, factors), &normed, dropped, &mut dn, (labels, c), tiles, stats);
             }
             dn
         };
@@ -136,7 +129,7 @@ fn head_rows<B: Backend>(
 fn backward<B: Backend>(
     be: &mut B,
     model: &Model,
-    ((pair, h), mut grad): ((&Pair, &Act), Option<&mut Pair>),
+    ((pair, h), factors): ((&Pair, &Act), &mut impl Factors<B>),
     normed: &Act,
     (dropout, first): (Option<Dropout>, usize),
     dn: &mut Act,
@@ -151,16 +144,11 @@ fn backward<B: Backend>(
         be.softmax_gradient(dz.view_mut(), labels, range.start, c, stats);
         be.input_grad(dn.view_mut(), dz.view(), words, again);
         let part = pair.rows_view(range.clone());
-        if let Some(grad) = &mut grad {
-            lora::gradients(be, grad.b.rows_mut(range), dh.view_mut(), part, h.view(), dz.view(), again);
-        } else {
-            be.product(dh.view_mut(), Form::Plain, dz.view(), part.b, part.scale, again);
-        }
+        let to = (Module::Head, range, &mut *factors);
+        lora::gradients(be, to, dh.view_mut(), part, h.view(), dz.view(), again);
         be.free(dz);
     });
-    if let Some(grad) = grad.filter(|grad| grad.has_a()) {
-        lora::gradient_of_a(be, grad.a.view_mut(), dh.view(), normed.view(), dropout, first);
-    }
+    lora::gradient_of_a(be, (Module::Head, factors), dh.view(), normed.view(), dropout, first);
     let whole = PairView { dropout, ..pair.rows_view(0..0) };
     lora::add_input_grad(be, dn.view_mut(), dh.view(), whole, first);
     be.free(dh);

@@ -7,11 +7,10 @@ use mesp_device::{Act, Backend, Class, Dropout, Dry, Dtype, Label, Plan, Program
 use super::whole::Whole;
 use super::{Options, Update};
 use crate::adapter::{
-    self, AdapterConfig, BlockPairs, dora, matrices, matrices_mut, pairs_like, persistent_pairs,
+    self, AdapterConfig, BlockPairs, Consumer, Sums, dora, matrices, matrices_mut, pairs_like,
+    persistent_pairs,
 };
-use crate::method::{
-    Backprop, Blocks, Bounds, Directional, Estimator, GradSink, Ray, Shift, Slope, drift, masked,
-};
+use crate::method::{Backprop, Blocks, Bounds, Directional, Estimator, Ray, Shift, Slope, drift, masked};
 use crate::model::{Batch, Model, Part};
 use crate::optim::Optimizer;
 use crate::rng;
@@ -377,11 +376,15 @@ fn outcome(stats: &[RowStat]) -> Outcome {
 
 struct Accumulated<'a>(&'a mut [BlockPairs]);
 
-impl<B: Backend> GradSink<B> for Accumulated<'_> {
-    fn begin(&mut self, _: &mut B, block: usize, _: &BlockPairs) -> &mut BlockPairs {
-        &mut self.0[block]
+impl<B: Backend> Consumer<B> for Accumulated<'_> {
+    type Place<'a>
+        = Sums<'a>
+    where
+        Self: 'a;
+    fn begin(&mut self, _: &mut B, place: usize, _: &BlockPairs) -> Sums<'_> {
+        Sums(&mut self.0[place])
     }
-    fn end(&mut self, _: &mut B, _: usize, _: &mut BlockPairs) {}
+    fn finish(&mut self, _: &mut B, _: usize, _: &mut BlockPairs) {}
     fn left_out(&mut self, _: &mut B, _: usize) {}
 }
 
@@ -394,16 +397,20 @@ struct PerBlock<'a> {
     squares: f64,
 }
 
-impl<B: Backend> GradSink<B> for PerBlock<'_> {
-    fn begin(&mut self, be: &mut B, _: usize, adapters: &BlockPairs) -> &mut BlockPairs {
-        self.current.insert(pairs_like(adapters, self.freeze_a, |r, c| {
+impl<B: Backend> Consumer<B> for PerBlock<'_> {
+    type Place<'a>
+        = Sums<'a>
+    where
+        Self: 'a;
+    fn begin(&mut self, be: &mut B, _: usize, adapters: &BlockPairs) -> Sums<'_> {
+        Sums(self.current.insert(pairs_like(adapters, self.freeze_a, |r, c| {
             let mut act = be.alloc(r, c, Label::new(Class::Gradient, "lora_grad"));
             be.zero(act.view_mut());
             act
-        }))
+        })))
     }
 
-    fn end(&mut self, be: &mut B, block: usize, adapters: &mut BlockPairs) {
+    fn finish(&mut self, be: &mut B, block: usize, adapters: &mut BlockPairs) {
         let Some(grads) = self.current.take() else { return };
         self.squares +=
             matrices(std::slice::from_ref(&grads)).map(|g| be.sum_of_squares(g.view())).sum::<f64>();

@@ -72,7 +72,16 @@ fn surrogate<B: Backend>(
         }
     }
     let mut stats = vec![RowStat::EMPTY; batch.targets()];
-    model::head(be, model, model::HeadAdapter::default(), &mut x, batch, None, tiles, &mut stats);
+    model::head(
+        be,
+        model,
+        model::HeadAdapter::default(),
+        &mut x,
+        batch,
+        None::<(f64, &mut mesp::adapter::Nothing)>,
+        tiles,
+        &mut stats,
+    );
     be.free(x);
     stats.iter().map(RowStat::nats).sum::<f64>() / batch.targets() as f64
 }
