@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mesp::adapter::{AdapterConfig, PairView, lora, matrices_mut};
+use mesp::adapter::{AdapterConfig, BlockPairs, Pair, PairView, Sums, lora, matrices_mut};
 use mesp::arch::Module;
 use mesp::method::Method;
 use mesp::model::Batch;
@@ -35,13 +35,18 @@ fn step<B: Backend>(be: &mut B, (n, d, r): (usize, usize, usize), mask: Dropout,
         act
     };
     let [x, a, b, dh] = [act(n, d, 0), act(r, d, 1), act(1, r, 2), act(n, r, 3)];
-    let [mut h, mut da, mut dx] = [act(n, r, 4), act(r, d, 5), act(n, d, 6)];
+    let [mut h, da, mut dx] = [act(n, r, 4), act(r, d, 5), act(n, d, 6)];
+    let grad = Pair { a: da, b: act(1, r, 7), m: None, norms: None, scale: 1.0, interleaved: None };
+    let mut grads: BlockPairs = std::array::from_fn(|_| None);
+    grads[Module::Q as usize] = Some(grad);
     let pair = PairView { a: a.view(), b: b.view(), scale: 2.0, dropout: Some(mask), gain: None };
     be.begin(Program(0));
     lora::project(be, h.view_mut(), x.view(), pair, first);
-    lora::gradient_of_a(be, da.view_mut(), dh.view(), x.view(), Some(mask), first);
+    let to = (Module::Q, &mut Sums(&mut grads));
+    lora::gradient_of_a(be, to, dh.view(), x.view(), Some(mask), first);
     lora::add_input_grad(be, dx.view_mut(), dh.view(), pair, first);
-    [h, da, dx]
+    let grad = grads[Module::Q as usize].take().expect("a gradient");
+    [h, grad.a, dx]
 }
 
 /// Against the formulas, with more rows than are dropped at once.
