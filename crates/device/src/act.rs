@@ -106,6 +106,27 @@ impl Act {
         }
     }
 
+    /// A matrix of any shape inside it, whose values begin at the `first`.
+    ///
+    /// # Panics
+    /// When it does not lie in the buffer.
+    #[track_caller]
+    pub fn block(&self, first: usize, [rows, cols]: [usize; 2]) -> View<'_> {
+        self.holds(first, rows, cols);
+        let Self { owner, entry, at, elem, .. } = *self;
+        View { owner, entry, at, first, rows, cols, elem, life: PhantomData }
+    }
+
+    /// The same, to write.
+    ///
+    /// # Panics
+    /// As [`Act::block`].
+    #[track_caller]
+    pub fn block_mut(&mut self, first: usize, shape: [usize; 2]) -> ViewMut<'_> {
+        let View { owner, entry, at, first, rows, cols, elem, .. } = self.block(first, shape);
+        ViewMut { owner, entry, at, first, rows, cols, elem, life: PhantomData }
+    }
+
     /// Where it lies, for a weight that is read there: it is resolved by the buffer's backend alone.
     pub(crate) fn place(&self) -> View<'static> {
         let View { owner, entry, at, first, rows, cols, elem, .. } = self.view();
@@ -182,6 +203,11 @@ impl View<'_> {
     /// Columns.
     pub fn cols(&self) -> usize {
         self.cols
+    }
+
+    /// How its values are stored.
+    pub fn elem(&self) -> Elem {
+        self.elem
     }
 }
 
@@ -286,6 +312,9 @@ mod tests {
         assert!(outside(&|| _ = a.rows_view(2..4).on(&act(2, 5))));
         assert!(outside(&|| _ = a.view().reshape(5)));
         assert!(outside(&|| _ = a.view().reshape(0)));
+        assert_eq!((a.block(2, [5, 2]).first, a.block(2, [5, 2]).rows), (2, 5));
+        assert!(outside(&|| _ = a.block(3, [5, 2])));
+        assert!(outside(&|| _ = a.block(usize::MAX, [1, 1])));
         // 2^62 rows of 4 values are not none.
         let large = act(1 << 62, 4);
         assert!(outside(&|| _ = large.view().on(&a)));

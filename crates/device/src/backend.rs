@@ -84,6 +84,8 @@ pub trait Backend {
     fn copy(&mut self, to: ViewMut<'_>, from: View<'_>);
     /// `y[t] += bias`
     fn add_bias(&mut self, y: ViewMut<'_>, bias: &[f32]);
+    /// `db += Σ_t dy[t]`, the gradient of [`Backend::add_bias`]; `dy` may be in bf16.
+    fn bias_grad(&mut self, db: ViewMut<'_>, dy: View<'_>);
     /// `x ← c·x`
     fn scale(&mut self, x: ViewMut<'_>, c: f64);
     /// Σ x·y
@@ -122,6 +124,8 @@ pub trait Backend {
     fn rms_norm_backward(&mut self, dx: ViewMut<'_>, dy: View<'_>, x: View<'_>, w: &[f32], eps: f64);
     /// `d ←` the gradient of [`Backend::rms_norm`] for the incoming gradient `d`.
     fn rms_norm_backward_in_place(&mut self, d: ViewMut<'_>, x: View<'_>, w: &[f32], eps: f64);
+    /// `dw += Σ_t dy[t]∘x̂[t]`, x̂ the normed rows of `x`: the gradient of [`Backend::rms_norm`]'s `w`.
+    fn rms_norm_weight_grad(&mut self, dw: ViewMut<'_>, dy: View<'_>, x: View<'_>, eps: f64);
     /// `t = J·xt`, or `t +=`: how [`Backend::rms_norm`]'s `y` moves as x moves along xt.
     fn rms_norm_tangent(
         &mut self,

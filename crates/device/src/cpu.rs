@@ -286,6 +286,10 @@ impl<R: Real> Backend for Cpu<R> {
         kernels::add_bias(self.write(y), bias, Par::on(&self.pool));
     }
 
+    fn bias_grad(&mut self, db: ViewMut<'_>, dy: View<'_>) {
+        kernels::bias_grad(self.write(db), self.values(dy), Par::on(&self.pool));
+    }
+
     fn scale(&mut self, x: ViewMut<'_>, c: f64) {
         kernels::scale(self.write(x), c, Par::on(&self.pool));
     }
@@ -391,6 +395,11 @@ impl<R: Real> Backend for Cpu<R> {
 
     fn rms_norm_backward_in_place(&mut self, d: ViewMut<'_>, x: View<'_>, w: &[f32], eps: f64) {
         kernels::rms_norm_backward_in_place(self.write(d), self.read(x), w, eps, Par::on(&self.pool));
+    }
+
+    fn rms_norm_weight_grad(&mut self, dw: ViewMut<'_>, dy: View<'_>, x: View<'_>, eps: f64) {
+        let (dy, x, par) = (self.read(dy), self.read(x), Par::on(&self.pool));
+        kernels::rms_norm_weight_grad(self.write(dw), dy, x, eps, par);
     }
 
     fn rms_norm_tangent(

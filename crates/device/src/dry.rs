@@ -205,6 +205,7 @@ impl Backend for Dry {
     fn zero(&mut self, _: ViewMut<'_>) {}
     fn copy(&mut self, _: ViewMut<'_>, _: View<'_>) {}
     fn add_bias(&mut self, _: ViewMut<'_>, _: &[f32]) {}
+    fn bias_grad(&mut self, _: ViewMut<'_>, _: View<'_>) {}
     fn scale(&mut self, _: ViewMut<'_>, _: f64) {}
     fn sum_of_squares(&mut self, _: View<'_>) -> f64 {
         0.0
@@ -230,6 +231,7 @@ impl Backend for Dry {
     fn rms_norm_add(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[f32], _: f64) {}
     fn rms_norm_backward(&mut self, _: ViewMut<'_>, _: View<'_>, _: View<'_>, _: &[f32], _: f64) {}
     fn rms_norm_backward_in_place(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[f32], _: f64) {}
+    fn rms_norm_weight_grad(&mut self, _: ViewMut<'_>, _: View<'_>, _: View<'_>, _: f64) {}
     fn rms_norm_tangent(&mut self, _: ViewMut<'_>, _: View<'_>, _: View<'_>, _: &[f32], _: f64, _: bool) {}
     fn rope(&mut self, _: ViewMut<'_>, _: &[u32], _: &Rope, _: bool) {}
 

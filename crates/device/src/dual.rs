@@ -130,6 +130,9 @@ impl<B: Backend> Backend for Dual<'_, B> {
     fn add_bias(&mut self, y: ViewMut<'_>, bias: &[f32]) {
         self.be.add_bias(y, bias);
     }
+    fn bias_grad(&mut self, _: ViewMut<'_>, _: View<'_>) {
+        without("bias_grad")
+    }
     fn scale(&mut self, x: ViewMut<'_>, c: f64) {
         self.be.scale(self.tangents.to(&x), c);
         self.be.scale(x, c);
@@ -194,6 +197,9 @@ impl<B: Backend> Backend for Dual<'_, B> {
     }
     fn rms_norm_backward_in_place(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[f32], _: f64) {
         without("rms_norm_backward")
+    }
+    fn rms_norm_weight_grad(&mut self, _: ViewMut<'_>, _: View<'_>, _: View<'_>, _: f64) {
+        without("rms_norm_weight_grad")
     }
     fn rms_norm_tangent(&mut self, _: ViewMut<'_>, _: View<'_>, _: View<'_>, _: &[f32], _: f64, _: bool) {
         without("rms_norm_tangent")

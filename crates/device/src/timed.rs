@@ -209,6 +209,10 @@ impl<B: Backend> Backend for Timed<B> {
         self.pass("add_bias", 2 * view_mut(&y), |be| be.add_bias(y, bias));
     }
 
+    fn bias_grad(&mut self, db: ViewMut<'_>, dy: View<'_>) {
+        self.pass("bias_grad", view(&dy), |be| be.bias_grad(db, dy));
+    }
+
     fn scale(&mut self, x: ViewMut<'_>, c: f64) {
         self.pass("scale", 2 * view_mut(&x), |be| be.scale(x, c));
     }
@@ -279,6 +283,10 @@ impl<B: Backend> Backend for Timed<B> {
 
     fn rms_norm_backward_in_place(&mut self, d: ViewMut<'_>, x: View<'_>, w: &[f32], eps: f64) {
         self.pass("rms_norm_backward", 3 * view(&x), |be| be.rms_norm_backward_in_place(d, x, w, eps));
+    }
+
+    fn rms_norm_weight_grad(&mut self, dw: ViewMut<'_>, dy: View<'_>, x: View<'_>, eps: f64) {
+        self.pass("rms_norm_weight_grad", 2 * view(&x), |be| be.rms_norm_weight_grad(dw, dy, x, eps));
     }
 
     fn rms_norm_tangent(

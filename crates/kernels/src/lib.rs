@@ -31,6 +31,7 @@ mod real;
 mod rms_norm;
 mod rope;
 mod threads;
+mod vector_grads;
 mod weight;
 
 pub use attention::{
@@ -63,6 +64,7 @@ pub use rms_norm::{
 };
 pub use rope::{Layout, MOST_TURNED, RopeShape, inverse_frequencies, rope};
 pub use threads::Threads;
+pub use vector_grads::{bias_grad, rms_norm_weight_grad};
 pub use weight::{Dtype, WeightView, converted, converted_bf16};
 
 #[cfg(test)]

@@ -182,7 +182,7 @@ fn tangent_rows<R: Real>(t: &mut [R], xt: &[R], x: &[R], w: &[f32], eps: R) {
 
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "compiled inside the vectorized bodies")]
-fn inverse_rms<R: Real>(x: &[R], eps: R) -> R {
+pub(crate) fn inverse_rms<R: Real>(x: &[R], eps: R) -> R {
     R::ONE / (sum(x.len(), |i| x[i] * x[i]) / R::from_f64(x.len() as f64) + eps).sqrt()
 }
 

@@ -2,11 +2,12 @@
 
 use mesp_kernels::{
     AdamW, Compute, Dropout, Dtype, Gate, Layout, Par, Real, RopeShape, RowStat, Sgd, Values, WeightView,
-    adamw, add_bias, dora_gain, dora_gain_add, dora_gain_bf16, dora_gains, dora_magnitude_grad, dot, dropout,
-    embedding, gated_backward_in_place, gated_in_place, gated_tangent_in_place, gather_rows,
+    adamw, add_bias, bias_grad, dora_gain, dora_gain_add, dora_gain_bf16, dora_gains, dora_magnitude_grad,
+    dot, dropout, embedding, gated_backward_in_place, gated_in_place, gated_tangent_in_place, gather_rows,
     gather_rows_bf16, inverse_frequencies, matmul_scratch, rms_norm, rms_norm_add, rms_norm_backward,
-    rms_norm_backward_in_place, rms_norm_tangent, rope, row_squares, scale, scatter_add_rows, scatter_rows,
-    sgd, softmax_gradient, softmax_stats, softmax_sum, softmax_sum_gradient, sum_of_squares,
+    rms_norm_backward_in_place, rms_norm_tangent, rms_norm_weight_grad, rope, row_squares, scale,
+    scatter_add_rows, scatter_rows, sgd, softmax_gradient, softmax_stats, softmax_sum, softmax_sum_gradient,
+    sum_of_squares,
 };
 
 use crate::{Buffers, finite};
@@ -23,6 +24,11 @@ pub(crate) fn vectors<R: Real>(on: &mut Buffers) {
         rms_norm_backward(&mut z, &y, &x, &w, 1e-6, par);
         rms_norm_backward_in_place(&mut z, &x, &w, 1e-6, par);
         rms_norm_tangent(&mut y, &z, &x, &w, 1e-6, true, par);
+        let mut dw = on.values::<R>(d);
+        rms_norm_weight_grad(&mut dw, &z, &x, 1e-6, par);
+        bias_grad(&mut dw, Values::Full(&x), par);
+        bias_grad(&mut dw, Values::Bf16(&on.of(&vec![0x3f80u16; n])), par);
+        finite(&dw);
         for gate in [Gate::Silu, Gate::GeluTanh] {
             gated_in_place(gate, &mut y, &x, par);
             gated_tangent_in_place(gate, &mut g, &x, [&y, &z], par);
