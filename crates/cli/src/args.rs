@@ -26,7 +26,7 @@ pub(crate) use eval::EvalArgs;
 pub(crate) use generate::{ChatArgs, GenerateArgs, SamplingArgs};
 pub(crate) use groups::{
     AdapterArgs, CommonArgs, Compute, DataArgs, LongRowsArg, MethodArgs, ModelArgs, OutputArgs,
-    PromptStyleArg, ScheduleArgs, TrainOnArg, UpdateArg, ZerothArgs,
+    PromptStyleArg, ScheduleArgs, TrainArg, TrainOnArg, UpdateArg, ZerothArgs,
 };
 pub(crate) use pull::PullArgs;
 pub(crate) use run::RunArgs;

@@ -5,15 +5,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use mesp::adapter::{BlockPairs, Param, places};
-use mesp::arch::Module;
+use mesp::adapter::{BlockPairs, places};
+use mesp::arch::{Module, Param, base_params};
 use mesp::data::{Batches, Example, Examples, Origin};
 use mesp::method::Estimator;
 use mesp::model::{Batch, Block, Model};
 use mesp::optim::UpdateRule as _;
 use mesp::source::Base;
 use mesp::tape::{Residency, Tape};
-use mesp::train::{Largest, Length, Options, RunConfig, Shapes, Update, largest_batch, plan};
+use mesp::train::{Largest, Length, Options, RunConfig, Shapes, largest_batch, plan};
 use mesp_device::{Act, Class, Entry, Plan, RowStat, Spill, Weight};
 use mesp_formats::Error as FileError;
 use serde_json::{Map, Value};
@@ -194,17 +194,20 @@ fn around(plan: &Plan, model: &Model, options: &Options, work: &Work) -> u64 {
         plan.persistent.capacity() + plan.programs.iter().map(|p| p.entries.capacity()).sum::<usize>();
     let layers = model.blocks.len();
     let exact = options.training && options.estimator.backpropagates();
-    let gradients = (exact && options.update == Update::Accumulate) || options.gradients;
-    let sets = 1 + usize::from(gradients);
     let block = size_of::<Block>() + size_of::<Tape>();
-    let pairs = sets * places(&model.config) * size_of::<BlockPairs>();
+    let pairs = places(&model.config) * size_of::<BlockPairs>();
     let each = 2 + usize::from(options.adapter.dora);
     let times = |p: &Module| if Module::OUTSIDE.contains(p) { 1 } else { layers };
     let has = |p: &&Module| options.adapter.has(**p, &model.config);
-    let params = each * Module::MODULES.iter().filter(has).map(times).sum::<usize>();
+    let mut params = each * Module::MODULES.iter().filter(has).map(times).sum::<usize>();
+    if options.base_gradients {
+        params += base_params(&model.config).len();
+    }
     let states = if exact { options.optimizer.states().len() } else { 0 };
-    let state =
-        if exact { size_of::<Param>() + size_of::<Vec<Act>>() + states * size_of::<Act>() } else { 0 };
+    let mut state = size_of::<Param>() + size_of::<usize>();
+    if exact {
+        state += size_of::<Vec<Act>>() + states * size_of::<Act>();
+    }
     let mut named = params * NAMED;
     let (mut models, mut slopes) = (0, 0);
     if options.whole.is_some() {

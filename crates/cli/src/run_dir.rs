@@ -179,7 +179,7 @@ impl RunDir {
             }
         }
         let model = path.join(checkpoint::MODEL);
-        if args.zeroth.full && model.exists() && !is_of_run(&path, checkpoint::MODEL) {
+        if args.full() && model.exists() && !is_of_run(&path, checkpoint::MODEL) {
             let problem = format!(
                 "{}: something is there already, and no run of this folder wrote it",
                 model.display()

@@ -52,7 +52,7 @@ impl Settings {
         let (s, r) = (&args.schedule, &args.run);
         let update = update(&args.method);
         let estimator = directional::estimator(args)?;
-        let full = args.zeroth.full;
+        let full = args.full();
         if full {
             full::refuse(args)?;
         }
@@ -133,6 +133,7 @@ impl Settings {
             trained: trained(args, exact)?,
             seed: s.seed,
             gradients: false,
+            base_gradients: false,
             whole: None,
             training: true,
         };

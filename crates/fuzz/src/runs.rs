@@ -74,6 +74,7 @@ impl Checkpoint {
             trained: Trained::ALIKE,
             seed: 0,
             gradients: false,
+            base_gradients: false,
             whole: None,
             training: true,
         };

@@ -6,6 +6,7 @@ pub mod data;
 mod error;
 pub mod export;
 pub mod generate;
+pub mod gradient;
 pub mod init_model;
 pub mod merge;
 pub mod method;

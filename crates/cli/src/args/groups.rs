@@ -35,6 +35,13 @@ pub(crate) struct CommonArgs {
     pub(crate) shared: SharedArgs,
 }
 
+impl CommonArgs {
+    /// Whether all weights of the model are trained, and no adapter.
+    pub(crate) fn full(&self) -> bool {
+        self.zeroth.full || self.adapter.train == Some(TrainArg::Full)
+    }
+}
+
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
@@ -159,6 +166,9 @@ impl From<Stored> for Elem {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Adapter")]
 pub(crate) struct AdapterArgs {
+    /// What is trained [default: lora]
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub(crate) train: Option<TrainArg>,
     /// Start from this adapter: a directory in PEFT's or mlx-lm's layout, a GGUF adapter, or a name in the Hugging Face
     /// cache [default: a new one, A random and B zero]
     #[arg(long, value_name = "DIR|FILE.gguf|ORG/NAME")]
@@ -205,6 +215,14 @@ pub(crate) struct AdapterArgs {
     /// that small ones add up. Arithmetic, gradients and the optimizer's state are f32 [default: f32]
     #[arg(long, value_enum, value_name = "TYPE")]
     pub(crate) adapter_type: Option<Stored>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TrainArg {
+    /// An adapter
+    Lora,
+    /// All weights of the model, and no adapter: with --method mezo from losses; `mesp grads` makes their exact gradients
+    Full,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -269,7 +287,7 @@ pub(crate) struct MethodArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Directions and blocks (--method mezo, forward, lcsb)")]
 pub(crate) struct ZerothArgs {
-    /// Let mezo train all weights of the model in place of an adapter: held in memory in f32 or bf16, as --base says or
+    /// The same as --train full. Mezo then trains all weights of the model in place of an adapter: held in memory in f32 or bf16, as --base says or
     /// as they are stored, and written as a model to OUTPUT/model
     #[arg(long)]
     pub(crate) full: bool,

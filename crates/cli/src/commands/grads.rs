@@ -50,7 +50,7 @@ impl<R: Real> Ready<R> {
     /// Reads model and rows, and plans gradients of the first `limit` rows as one batch; with `evaluates` their
     /// losses too.
     pub(super) fn new(args: &CommonArgs, beside: &Path, limit: usize, evaluates: bool) -> Result<Self> {
-        let mut settings = Settings::new(args)?.of_adapters()?;
+        let mut settings = Settings::new(args)?.of_gradients()?;
         if settings.options.update == Update::PerBlock {
             let problem = "--update per-block keeps no gradients, and they are wanted here";
             return Err(usage(problem, "leave --update out"));
@@ -65,6 +65,7 @@ impl<R: Real> Ready<R> {
         let pool = inputs::pool(args.shared.threads)?;
         let Loaded { model, dtype, .. } = inputs::load_model(dir, settings.base)?;
         settings.fit(&model.config)?;
+        settings.differentiable(dtype)?;
         made_with::note_other_base(args.adapter.adapter.as_deref(), (&model, dtype), dir);
         let asked = args.method.compute.unwrap_or(Compute::F32);
         let numbers = Numbers::new(Some(asked), held(settings.base, dtype));
@@ -185,7 +186,8 @@ fn grads<R: Real>(args: &CommonArgs) -> Result<()> {
         ("target_tokens".to_owned(), targets.to_string()),
     ]);
     let session = &ready.session;
-    peft::write_tensors(session.backend(), output, session.grads(), &metadata)?;
+    let gradients: Vec<_> = session.grads().iter().map(|(param, view)| (*param, view)).collect();
+    peft::write_params(session.backend(), output, &gradients, &metadata)?;
     let shown = output.display().to_string();
     if args.shared.json {
         return ui::json(&json!({ "loss": loss, "target_tokens": targets, "output": shown }));

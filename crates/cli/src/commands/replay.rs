@@ -57,6 +57,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
         weight_decay: header.weight_decay,
         trained: Trained::ALIKE,
         gradients: false,
+        base_gradients: false,
         whole,
         training: true,
     };

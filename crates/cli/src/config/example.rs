@@ -24,7 +24,7 @@ const SET: [(&str, &str); 4] = [
 ];
 
 /// Examples of the others.
-const EXAMPLES: [(&str, &str); 66] = [
+const EXAMPLES: [(&str, &str); 67] = [
     ("revision", r#""main"    # where model is a name in the Hugging Face cache"#),
     ("columns", r#""prompt=question,completion=answer""#),
     ("base", r#""auto""#),
@@ -32,6 +32,7 @@ const EXAMPLES: [(&str, &str); 66] = [
     ("prompt-style", r#""raw""#),
     ("train-on-prompt", "false"),
     ("no-eos", "false"),
+    ("train", r#""lora""#),
     ("adapter", r#""earlier-adapter""#),
     ("rank", "8"),
     ("alpha", "16"),

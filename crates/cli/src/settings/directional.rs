@@ -14,7 +14,7 @@ pub(super) fn estimator(args: &CommonArgs) -> Result<Estimator> {
     let (z, s) = (&args.zeroth, &args.schedule);
     let method = args.method.method.as_deref().unwrap_or("auto");
     let belongs: &[&str] = match method {
-        "mezo" => &["--full", "--eps", "--directions", "--noise", "--one-sided", "--blocks", "--sparsity"],
+        "mezo" => &["--eps", "--directions", "--noise", "--one-sided", "--blocks", "--sparsity"],
         "forward" => &["--eps", "--directions", "--noise", "--one-sided", "--blocks", "--sparsity"],
         "lcsb" => &["--blocks", "--block-share"],
         _ => &[],
@@ -22,7 +22,6 @@ pub(super) fn estimator(args: &CommonArgs) -> Result<Estimator> {
     if let Some(name) = given(z).find(|name| !belongs.contains(name)) {
         let of = match name {
             "--block-share" => "lcsb",
-            "--full" => "mezo",
             _ => "mezo or forward",
         };
         let problem = format!("{name} was given, and --method is {method}");
@@ -36,7 +35,7 @@ pub(super) fn estimator(args: &CommonArgs) -> Result<Estimator> {
     refuse(args, method)?;
     let slope = match method {
         "forward" => Slope::Tangent,
-        _ => Slope::Difference { eps: eps(z)?, one_sided: z.one_sided },
+        _ => Slope::Difference { eps: eps(z, args.full())?, one_sided: z.one_sided },
     };
     let directions = z.directions.unwrap_or(1);
     if directions == 0 || directions > 1 << 16 {
@@ -111,9 +110,9 @@ fn refuse(args: &CommonArgs, method: &str) -> Result<()> {
     }
 }
 
-fn eps(z: &ZerothArgs) -> Result<f64> {
+fn eps(z: &ZerothArgs, full: bool) -> Result<f64> {
     // As published, of adapters and of all weights.
-    let eps = z.eps.unwrap_or(if z.full { 1e-3 } else { 1e-2 });
+    let eps = z.eps.unwrap_or(if full { 1e-3 } else { 1e-2 });
     if (eps as f32).is_finite() && eps as f32 > 0.0 {
         return Ok(eps);
     }
@@ -122,9 +121,8 @@ fn eps(z: &ZerothArgs) -> Result<f64> {
 
 /// The options that only an estimate or a surrogate reads.
 fn given(args: &ZerothArgs) -> impl Iterator<Item = &'static str> {
-    let ZerothArgs { full, eps, directions, noise, one_sided, blocks, block_share, sparsity } = args;
+    let ZerothArgs { full: _, eps, directions, noise, one_sided, blocks, block_share, sparsity } = args;
     [
-        (*full, "--full"),
         (eps.is_some(), "--eps"),
         (directions.is_some(), "--directions"),
         (noise.is_some(), "--noise"),

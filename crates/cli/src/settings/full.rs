@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use anyhow::Result;
+use mesp::method::Estimator;
 use mesp::source::{Base, Kind};
 use mesp_device::{Dtype, Elem};
 
 use super::{Settings, Trains};
-use crate::args::CommonArgs;
+use crate::args::{CommonArgs, TrainArg};
 use crate::failure::usage;
 
 /// Refuses what is an adapter's.
@@ -32,18 +33,54 @@ pub(super) fn refuse(args: &CommonArgs) -> Result<()> {
         (!args.run.sample_prompt.is_empty(), "--sample-prompt"),
     ];
     if let Some((_, name)) = of_adapters.into_iter().find(|(given, _)| *given) {
-        let problem = format!("{name} is of adapters, and --full trains all weights of the model");
+        let problem = format!("{name} is of adapters, and --train full is of all weights of the model");
+        return Err(usage(problem, "leave one of them out"));
+    }
+    if a.train == Some(TrainArg::Lora) {
+        let problem =
+            "--train lora and --full were given: an adapter is trained, or all weights of the model";
         return Err(usage(problem, "leave one of them out"));
     }
     Ok(())
 }
 
 impl Settings {
+    /// For gradients, which are of an adapter or of all weights.
+    pub(crate) fn of_gradients(mut self) -> Result<Self> {
+        if self.trains != Trains::Model {
+            return Ok(self);
+        }
+        if self.options.estimator != Estimator::Exact {
+            let problem = format!(
+                "--method {} estimates the gradient of an adapter, and --train full is of all weights",
+                self.options.method_name
+            );
+            return Err(usage(problem, "leave --method out for the exact gradients of all weights"));
+        }
+        self.options.base_gradients = true;
+        Ok(self)
+    }
+
+    /// Refuses gradients of weights that are quantized: their values are not what a step could move.
+    pub(crate) fn differentiable(&self, stored: Dtype) -> Result<()> {
+        if !self.options.base_gradients || matches!(self.base, Base::Resident(_)) {
+            return Ok(());
+        }
+        if matches!(stored, Dtype::F32 | Dtype::Bf16 | Dtype::F16) {
+            return Ok(());
+        }
+        let problem = format!("--train full is of all weights, and those of this model are {stored:?}");
+        Err(usage(
+            problem,
+            "give --base bf16 to hold them in memory in bf16, or the model they were quantized from",
+        ))
+    }
+
     /// For commands that know adapters only.
     pub(crate) fn of_adapters(self) -> Result<Self> {
         if self.trains == Trains::Model {
             return Err(usage(
-                "--full is of train, plan and replay",
+                "--train full is of train, plan, grads and replay",
                 "leave it out: this command is about adapters",
             ));
         }

@@ -100,9 +100,10 @@ fn what_is_an_adapters_is_refused() {
         assert!(ran.stderr.contains(more[0]), "{more:?}: {}", ran.stderr);
     }
     for (more, says) in [
-        (&["--full"][..], "--full was given, and --method is auto"),
-        (&["--full", "--method", "mesp"], "it belongs to --method mezo"),
-        (&["--full", "--method", "forward"], "it belongs to --method mezo"),
+        (&["--full"][..], "use --method mezo"),
+        (&["--train", "full", "--method", "mesp"], "use --method mezo"),
+        (&["--full", "--method", "forward"], "use --method mezo"),
+        (&["--full", "--train", "lora"], "--train lora and --full"),
         (&["--full", "--method", "mezo", "--base", "f16"], "lost in f16"),
     ] {
         let ran = run("train", &base, &output, more);
@@ -116,5 +117,67 @@ fn what_is_an_adapters_is_refused() {
     assert!(ran.stderr.contains("needs one to start from"), "{}", ran.stderr);
     let ran = run("grads", &base, &output, &["--method", "mezo", "--full"]);
     assert_eq!(ran.code, 2, "{}", ran.stderr);
+    assert!(ran.stderr.contains("--method mezo estimates"), "{}", ran.stderr);
+    let ran = run("grads", &file, &output, &["--train", "full"]);
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    assert!(ran.stderr.contains("--base bf16"), "{}", ran.stderr);
     assert!(!output.exists());
+}
+
+/// Tensors of a file by name, with their shapes.
+fn tensors(path: &Path) -> std::collections::BTreeMap<String, (Vec<usize>, Vec<f32>)> {
+    let bytes = fs::read(path).expect("a file");
+    let header = mesp_formats::safetensors_file::parse(path, &bytes).expect("a header");
+    let values = |t| mesp_formats::safetensors_file::read_f32(path, &bytes, t).expect("values");
+    header.tensors.iter().map(|t| (t.name.clone(), (t.shape.clone(), values(t)))).collect()
+}
+
+#[test]
+fn gradients_of_all_weights_are_pytorchs() {
+    for family in ["qwen2", "phi3"] {
+        let dir = temporary();
+        let (base, output) = (golden(&format!("{family}/model")), dir.path().join("grads.safetensors"));
+        let rows = golden(&format!("{family}/rows.jsonl"));
+        let made = |more: &[&str]| {
+            let mut args: Vec<&dyn AsRef<OsStr>> =
+                vec![&"grads", &"--model", &base, &"--data", &rows, &"--output", &output];
+            args.extend(more.iter().map(|a| a as &dyn AsRef<OsStr>));
+            mesp(&args)
+        };
+        made(&["--train", "full", "--compute", "f32"]).ok();
+        let (ours, theirs) = (tensors(&output), tensors(&golden(&format!("full/{family}.safetensors"))));
+        assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>(), "{family}");
+        for (name, (shape, values)) in &theirs {
+            assert_eq!(ours[name].0, *shape, "{family} {name}");
+            let largest = values.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+            for (x, y) in ours[name].1.iter().zip(values) {
+                assert!((x - y).abs() <= 1e-5 * largest, "{family} {name}: {x} against {y}");
+            }
+        }
+        // The plan is printed beside a refusal, and nothing is written.
+        fs::remove_file(&output).expect("the file goes");
+        let small = made(&["--train", "full", "--memory-budget", "1MB"]);
+        assert_eq!(small.code, 3, "{}", small.stderr);
+        assert!(!output.exists());
+        // Tiles and store-all change no bit.
+        made(&["--full", "--compute", "f32", "--method", "store-all"]).ok();
+        assert!(tensors(&output) == ours, "{family}");
+    }
+}
+
+/// Quantized weights are held in memory in a type that a step could move, where that is asked for.
+#[test]
+fn gradients_of_quantized_weights_are_of_what_is_held() {
+    let (dir, base) = (temporary(), golden("qwen2/model"));
+    let [file, grads] = ["model.gguf", "grads.safetensors"].map(|name| dir.path().join(name));
+    mesp(&[&"quantize", &"--model", &base, &"--output", &file, &"--type", &"q8_0"]).ok();
+    run("grads", &file, &grads, &["--train", "full", "--base", "f32"]).ok();
+    let (ours, theirs) = (tensors(&grads), tensors(&golden("full/qwen2.safetensors")));
+    assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>());
+    // Weights in eight bits are off by half a percent, and gradients by a few.
+    let norm = |x: &[f32]| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+    for (name, (_, values)) in &theirs {
+        let off: Vec<f32> = ours[name].1.iter().zip(values).map(|(x, y)| x - y).collect();
+        assert!(norm(&off) <= 0.1 * norm(values), "{name}: {} of {}", norm(&off), norm(values));
+    }
 }

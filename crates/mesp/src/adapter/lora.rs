@@ -20,8 +20,9 @@ use std::ops::Range;
 
 use mesp_device::{Act, Backend, Class, Dropout, Form, Label, View, ViewMut};
 
-use super::{Factors, Matrix, PairView};
-use crate::arch::{Linear, Module};
+use super::{Matrix, PairView};
+use crate::arch::{Linear, Module, Tensor};
+use crate::gradient::Factors;
 
 const Z: Label = Label::new(Class::WithinBlock, "dora_z");
 
@@ -83,7 +84,7 @@ pub fn through_gain<B: Backend>(
     (pair, h): (PairView<'_>, View<'_>),
 ) {
     let Some([gain, inverse]) = pair.gain else { return };
-    if factors.wants(module, Matrix::M) {
+    if factors.wants_adapter(module, Matrix::M) {
         let z = unscaled(be, x, linear, pair, h);
         factors.magnitudes(be, module, rows, [dy.view(), z.view(), inverse]);
         be.free(z);
@@ -128,8 +129,8 @@ pub fn gradients<B: Backend>(
     g: View<'_>,
     accumulate: bool,
 ) {
-    if factors.wants(module, Matrix::B) {
-        factors.linear(be, (module, Matrix::B), rows, [g, h], pair.scale);
+    if factors.wants_adapter(module, Matrix::B) {
+        factors.linear(be, Tensor::Adapter(module, Matrix::B), rows, [g, h], pair.scale);
     }
     be.product(dh, Form::Plain, g, pair.b, pair.scale, accumulate);
 }
@@ -143,10 +144,10 @@ pub fn gradient_of_a<B: Backend>(
     dropout: Option<Dropout>,
     first: usize,
 ) {
-    if !factors.wants(module, Matrix::A) {
+    if !factors.wants_adapter(module, Matrix::A) {
         return;
     }
-    let (a, rank) = ((module, Matrix::A), dh.cols());
+    let (a, rank) = (Tensor::Adapter(module, Matrix::A), dh.cols());
     let Some(mask) = dropout else { return factors.linear(be, a, 0..rank, [dh, x], 1.0) };
     in_tiles(be, (x.rows(), x.cols()), |be, mut dropped, rows| {
         be.dropout(dropped.view_mut(), x.part(rows.clone()), mask, first + rows.start, false);

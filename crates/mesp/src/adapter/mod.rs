@@ -1,7 +1,6 @@
 //! Low-rank adapters (LoRA; Hu et al. 2021): where they sit, how they start, how they compute.
 
 pub mod dora;
-mod factors;
 mod init;
 pub mod lora;
 mod param;
@@ -13,10 +12,9 @@ use mesp_device::{Act, Backend, Dropout, Elem, Label, Layout, View};
 use mesp_formats::peft::{Pattern, Places};
 
 pub use dora::Norms;
-pub use factors::{Consumer, Factors, Nothing, Quiet, Sums};
 pub use init::init;
 pub use mesp_formats::peft::Matrix;
-pub use param::{Param, params};
+pub use param::params;
 
 use crate::arch::{Config, Module};
 use crate::{Error, Result};
@@ -227,16 +225,16 @@ impl AdapterConfig {
     }
 }
 
-/// One adapter's matrices, or their gradients, or an optimizer's state of them.
+/// One adapter's matrices.
 #[derive(Debug)]
 pub struct Pair {
-    /// A `[r, in]`; of gradients and state no rows where A is frozen.
+    /// A `[r, in]`.
     pub a: Act,
     /// B `[out, r]`, its rows in the order of the frozen layer's.
     pub b: Act,
     /// m `[out, 1]`, magnitudes of the rows of W + s·B·A, where there is DoRA; never in bf16.
     pub m: Option<Act>,
-    /// What DoRA reads of the weight; of an adapter alone, not of gradients and state.
+    /// What DoRA reads of the weight; a moved copy has none.
     pub norms: Option<Norms>,
     /// s.
     pub scale: f64,
@@ -273,11 +271,6 @@ impl Pair {
         PairView { a: self.a.view(), b: self.b.rows_view(rows), scale: self.scale, dropout: None, gain: None }
     }
 
-    /// Whether there is an A: gradients and state have none where it is frozen.
-    pub fn has_a(&self) -> bool {
-        self.a.rows() > 0
-    }
-
     /// Its matrices.
     pub fn matrices(&self) -> impl Iterator<Item = (Matrix, &Act)> {
         let m = self.m.as_ref().map(|m| (Matrix::M, m));
@@ -290,9 +283,14 @@ impl Pair {
         [(Matrix::A, &mut self.a), (Matrix::B, &mut self.b)].into_iter().chain(m)
     }
 
-    /// One of its matrices, to write, if it has any of it.
+    /// One of its matrices, if it has it.
+    pub fn matrix(&self, matrix: Matrix) -> Option<&Act> {
+        self.matrices().find(|(m, _)| *m == matrix).map(|(_, act)| act)
+    }
+
+    /// The same, to write.
     pub fn matrix_mut(&mut self, matrix: Matrix) -> Option<&mut Act> {
-        self.matrices_mut().find(|(m, act)| *m == matrix && act.rows() > 0).map(|(_, act)| act)
+        self.matrices_mut().find(|(m, _)| *m == matrix).map(|(_, act)| act)
     }
 
     /// Its end.
@@ -341,16 +339,12 @@ pub fn block_pairs(
     })
 }
 
-/// Pairs shaped like a block's: gradients, or an optimizer's state. With `freeze_a`, A has none.
-pub fn pairs_like(
-    pairs: &BlockPairs,
-    freeze_a: bool,
-    mut alloc: impl FnMut(usize, usize) -> Act,
-) -> BlockPairs {
+/// Pairs shaped like a block's: for a copy of them.
+pub fn pairs_like(pairs: &BlockPairs, mut alloc: impl FnMut(usize, usize) -> Act) -> BlockPairs {
     std::array::from_fn(|p| {
         let Pair { a, b, m, norms: _, scale, interleaved } = pairs[p].as_ref()?;
         Some(Pair {
-            a: alloc(if freeze_a { 0 } else { a.rows() }, a.cols()),
+            a: alloc(a.rows(), a.cols()),
             b: alloc(b.rows(), b.cols()),
             m: m.as_ref().map(|m| alloc(m.rows(), 1)),
             norms: None,

@@ -8,13 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use mesp_device::{Act, Backend, Elem, Mapping};
+use mesp_device::{Act, Backend, Elem, Mapping, View};
 use mesp_formats::peft::{self, Matrix};
 use mesp_formats::safetensors_file;
 use mesp_formats::{AdapterConfig as FileConfig, Dtype, Error as FileError, gguf};
 
-use super::{AdapterConfig, BlockPairs, Param, matrices, matrices_mut, params};
-use crate::arch::{Config, Module};
+use super::{AdapterConfig, BlockPairs, matrices, matrices_mut, params};
+use crate::arch::{Config, Module, Param, Tensor};
 use crate::{Error, Result};
 
 /// Where a matrix's rows are, against another order.
@@ -26,9 +26,10 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    /// Of a matrix in memory, against its order in files.
-    fn in_memory(matrix: Matrix, interleaved: Option<usize>, turned: bool) -> Self {
-        Self { map: Self::head(matrix, interleaved, gguf::to_halves), turned }
+    /// Of a tensor in memory, against its order in files.
+    fn of_param(param: &Param) -> Self {
+        let matrix = if let Tensor::Adapter(_, matrix) = param.tensor { matrix } else { Matrix::B };
+        Self { map: Self::head(matrix, param.interleaved, gguf::to_halves), turned: param.turned() }
     }
 
     /// Of a matrix in a file, against its order in memory.
@@ -47,12 +48,7 @@ impl Rows {
     }
 }
 
-/// Every matrix of adapters, or of their gradients, that there is.
-fn named(blocks: &[BlockPairs]) -> Vec<(Param, &Act)> {
-    params(blocks).into_iter().zip(matrices(blocks)).filter(|(_, act)| act.rows() > 0).collect()
-}
-
-/// Writes matrices of adapters (or what is shaped like them) under PEFT's names, each as it is stored: in single
+/// Writes matrices of adapters under PEFT's names, each as it is stored: in single
 /// precision or in bf16.
 ///
 /// # Errors
@@ -63,7 +59,8 @@ pub fn write_tensors<B: Backend>(
     blocks: &[BlockPairs],
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
-    write_params(be, path, &named(blocks), metadata)
+    let views = matrices(blocks).map(Act::view);
+    write_params(be, path, &params(blocks).into_iter().zip(views).collect::<Vec<_>>(), metadata)
 }
 
 /// Writes what belongs to some parameters, each under the parameter's name.
@@ -73,53 +70,44 @@ pub fn write_tensors<B: Backend>(
 pub fn write_params<B: Backend>(
     be: &B,
     path: &Path,
-    acts: &[(Param, &Act)],
+    views: &[(Param, View<'_>)],
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
-    let dtype = |act: &Act| match act.elem() {
+    let dtype = |view: &View<'_>| match view.elem() {
         Elem::Full => Dtype::F32,
         Elem::Bf16 => Dtype::BF16,
     };
     let tensors: Vec<_> =
-        acts.iter().map(|(param, act)| (param.name(), dtype(act), shape(param, act))).collect();
+        views.iter().map(|(param, view)| (param.name(), dtype(view), param.file_shape())).collect();
     safetensors_file::write(path, &tensors, metadata, &mut |i, out| {
         let mut result = Ok(());
         // Row by row: a matrix never exists twice.
-        let (param, act) = &acts[i];
-        let rows = Rows::in_memory(param.matrix, param.interleaved, peft::turned(param.module.name()));
+        let (param, view) = &views[i];
+        let rows = Rows::of_param(param);
         if rows.turned {
             // Or column by column, each found among all values.
-            for col in 0..act.cols() {
-                be.store(act.view(), &mut |at, x| {
-                    if at % act.cols() == col && result.is_ok() {
+            for col in 0..view.cols() {
+                be.store(*view, &mut |at, x| {
+                    if at % view.cols() == col && result.is_ok() {
                         let bytes = (x as f32).to_le_bytes();
-                        result = out.write_all(if act.elem() == Elem::Bf16 { &bytes[2..] } else { &bytes });
+                        result = out.write_all(if view.elem() == Elem::Bf16 { &bytes[2..] } else { &bytes });
                     }
                 });
             }
             return result;
         }
-        for row in (0..act.rows()).map(|row| rows.at(row)) {
-            be.store(act.rows_view(row..row + 1), &mut |_, x| {
+        for row in (0..view.rows()).map(|row| rows.at(row)) {
+            be.store(view.part(row..row + 1), &mut |_, x| {
                 if result.is_ok() {
                     let bytes = (x as f32).to_le_bytes();
                     // A bf16 is the upper half.
-                    result = out.write_all(if act.elem() == Elem::Bf16 { &bytes[2..] } else { &bytes });
+                    result = out.write_all(if view.elem() == Elem::Bf16 { &bytes[2..] } else { &bytes });
                 }
             });
         }
         result
     })?;
     Ok(())
-}
-
-/// How it stands in a file: magnitudes are a vector.
-fn shape(param: &Param, act: &Act) -> Vec<usize> {
-    match param.matrix {
-        Matrix::M => vec![act.rows()],
-        _ if peft::turned(param.module.name()) => vec![act.cols(), act.rows()],
-        _ => vec![act.rows(), act.cols()],
-    }
 }
 
 /// Names of the matrices that carry adapters.
@@ -169,7 +157,7 @@ pub fn read_tensors<B: Backend>(
     blocks: &mut [BlockPairs],
     config: &Config,
 ) -> Result<()> {
-    let list = params(blocks).into_iter().zip(matrices_mut(blocks)).filter(|(_, act)| act.rows() > 0);
+    let list = params(blocks).into_iter().zip(matrices_mut(blocks));
     read_params(be, path, &mut list.collect::<Vec<_>>(), config)
 }
 
@@ -199,22 +187,25 @@ pub fn read_params<B: Backend>(
             return Err(wrong(format!("tensor {} is of layer {layer}, the model has {layers}", tensor.name)));
         }
         let place = Module::from_name(&module).map(|p| (p, p.place(layer, config)));
-        let of = |(param, _): &&(Param, &mut Act)| place == Some((param.module, param.layer));
-        if !acts.iter().any(|act| of(&act)) {
+        let of = |param: &Param| match (place, param.tensor) {
+            (Some((module, place)), Tensor::Adapter(m, matrix)) if (module, place) == (m, param.place) => {
+                Some(matrix)
+            }
+            _ => None,
+        };
+        if !acts.iter().any(|(param, _)| of(param).is_some()) {
             return Err(wrong(format!("tensor {} is not among the target modules", tensor.name)));
         }
         // A matrix has a second name, with the adapter's own in it.
         if !seen.insert(peft::tensor_name(layer, &module, matrix)) {
             return Err(wrong(format!("tensor {} is there twice, under two names", tensor.name)));
         }
-        let found = acts
-            .iter_mut()
-            .find(|(param, _)| place == Some((param.module, param.layer)) && param.matrix == matrix);
+        let found = acts.iter_mut().find(|(param, _)| of(param) == Some(matrix));
         let Some((param, act)) = found else {
             return Err(wrong(format!("tensor {} is not of this adapter", tensor.name)));
         };
         let rows = Rows::in_file(matrix, param.interleaved, peft::turned(&module));
-        let expected = shape(param, act);
+        let expected = param.file_shape();
         if tensor.shape != expected {
             return Err(wrong(format!(
                 "tensor {} has shape {:?}, expected {expected:?}",

@@ -3,10 +3,28 @@
 use mesp_device::{Act, Backend, Class, Dropout, Elem, Label, RowStat, Still};
 
 use super::Shift;
-use crate::adapter::{BlockPairs, Consumer, Nothing, Quiet, dora, outside};
-use crate::arch::Module;
+use crate::adapter::{BlockPairs, dora, outside};
+use crate::arch::{Module, Tensor};
+use crate::gradient::{Factors, Nothing, Quiet};
 use crate::model::{self, Batch, BlockRun, HeadAdapter, Model};
 use crate::tape::{Policy, Residency, Site, SiteSet, Tape};
+
+/// What takes the factors of the gradients of a sweep, place by place ([`Module::place`]): the head, the blocks from the
+/// last to the first, the embeddings.
+pub trait Consumer<B: Backend> {
+    /// What takes those of one place.
+    type Place<'a>: Factors<B>
+    where
+        Self: 'a;
+    /// Whether factors of a place's tensor are wanted, before the place begins.
+    fn wants(&self, place: usize, of: Tensor) -> bool;
+    /// The backward of a place begins, before any loop over tiles: buffers that live until its end are made here.
+    fn begin(&mut self, be: &mut B, place: usize) -> Self::Place<'_>;
+    /// All factors of a place were handed over, and its adapters are read no more in this sweep.
+    fn finish(&mut self, be: &mut B, place: usize, adapters: &mut BlockPairs);
+    /// In place of the finish, where the backward was left out: nothing was handed over.
+    fn left_out(&mut self, be: &mut B, place: usize);
+}
 
 /// Exact backpropagation under a policy. Holds the tapes, one a block.
 #[derive(Debug)]
@@ -86,17 +104,13 @@ impl Backprop {
         }
         let pair = outside(adapters, Module::Head, c);
         let adapter = HeadAdapter { pair, dropout: dropout.map(|mask| mask.stream(head as u64)) };
-        if pair.is_some() {
-            {
-                let factors = &mut sink.begin(be, head, &adapters[head]);
-                model::head(be, model, adapter, &mut x, batch, Some((gradient, factors)), tiles, stats);
-            }
-            sink.finish(be, head, &mut adapters[head]);
-        } else {
-            let gradient = Some((gradient, &mut Nothing));
-            model::head(be, model, adapter, &mut x, batch, gradient, tiles, stats);
+        {
+            let factors = &mut sink.begin(be, head);
+            model::head(be, model, adapter, &mut x, batch, Some((gradient, factors)), tiles, stats);
         }
-        let embeds = outside(adapters, Module::Embed, c).is_some();
+        sink.finish(be, head, &mut adapters[head]);
+        let embeds =
+            outside(adapters, Module::Embed, c).is_some() || sink.wants(table, Tensor::Weight(Module::Embed));
         // From here on x is dL/dx.
         for (l, tape) in self.tapes.iter_mut().enumerate().rev() {
             let size = (batch.rows(), model.config.hidden_size);
@@ -105,7 +119,7 @@ impl Backprop {
                 // Taken for x and a constant: dx is dy. The buffers are asked for as in the plan.
                 restore(&mut Still::new(be), residency, l, size, self.saved[l].take(), tape);
                 {
-                    let quiet = &mut Quiet::new(sink.begin(be, l, &adapters[l]));
+                    let quiet = &mut Quiet::new(sink.begin(be, l));
                     run.backward(&mut Still::new(be), tape, within, &mut x, quiet, l > 0 || embeds);
                 }
                 sink.left_out(be, l);
@@ -116,14 +130,15 @@ impl Backprop {
             }
             restore(be, residency, l, size, self.saved[l].take(), tape);
             {
-                let factors = &mut sink.begin(be, l, &adapters[l]);
+                let factors = &mut sink.begin(be, l);
                 run.backward(be, tape, within, &mut x, factors, l > 0 || embeds);
             }
             sink.finish(be, l, &mut adapters[l]);
         }
-        if let Some(pair) = outside(adapters, Module::Embed, c) {
+        if embeds {
             {
-                let factors = &mut sink.begin(be, table, &adapters[table]);
+                let pair = outside(adapters, Module::Embed, c);
+                let factors = &mut sink.begin(be, table);
                 model::embed_backward(be, model, pair, factors, &mut x, batch);
             }
             sink.finish(be, table, &mut adapters[table]);

@@ -12,8 +12,9 @@ use mesp_device::{Backend, Distribution, Noise};
 use super::bounds::Bounds;
 use super::{Blocks, Subset};
 use crate::Result;
-use crate::adapter::{BlockPairs, matrices, matrices_mut};
-use crate::arch::Module;
+use crate::adapter::{BlockPairs, matrices_mut};
+use crate::arch::{Module, Tensor};
+use crate::gradient::Gradients;
 
 /// How a slope is made.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -140,7 +141,7 @@ impl Estimator {
     }
 }
 
-/// `θ ← a·θ + c·z` for the adapters of some blocks, or `ĝ ← a·ĝ + c·z` for gradients of them.
+/// `θ ← a·θ + c·z` for the adapters of some blocks.
 pub fn drift<B: Backend>(be: &mut B, params: &mut [BlockPairs], [a, c]: [f64; 2], ray: Ray, bounds: &Bounds) {
     let Ray { noise, blocks } = ray;
     for (block, pairs) in params.iter_mut().enumerate().filter(|(block, _)| blocks.has(*block)) {
@@ -150,23 +151,30 @@ pub fn drift<B: Backend>(be: &mut B, params: &mut [BlockPairs], [a, c]: [f64; 2]
     }
 }
 
-/// `ĝ ← c·z` with z's zeros where `params` are above their bounds.
-pub fn masked<B: Backend>(
+/// `ĝ += c·z` for gradients of the adapters of some blocks, or `ĝ ← c·z` where not all values move: z's zeros are
+/// where `params` are above their bounds.
+pub fn add_direction<B: Backend>(
     be: &mut B,
-    grads: &mut [BlockPairs],
+    grads: &mut Gradients,
     params: &[BlockPairs],
     c: f64,
     ray: Ray,
     bounds: &Bounds,
 ) {
     let Ray { noise, blocks } = ray;
-    let pairs = grads.iter_mut().zip(params).enumerate();
-    for (block, (grads, params)) in pairs.filter(|(block, _)| blocks.has(*block)) {
-        let to = matrices_mut(std::slice::from_mut(grads));
-        for (i, (to, from)) in to.zip(matrices(std::slice::from_ref(params))).enumerate() {
-            be.perturb(to.view_mut(), from.view(), [0.0, c], tensor(noise, block, i, bounds));
+    grads.for_each_mut(|param, grad| {
+        let Tensor::Adapter(module, matrix) = param.tensor else { return };
+        let Some(pair) = params[param.place][module as usize].as_ref() else { return };
+        if !blocks.has(param.place) {
+            return;
         }
-    }
+        let noise = tensor(noise, param.place, param.index, bounds);
+        if *bounds == Bounds::default() {
+            be.drift(grad, 1.0, c, noise);
+        } else if let Some(from) = pair.matrix(matrix) {
+            be.perturb(grad, from.view(), [0.0, c], noise);
+        }
+    });
 }
 
 /// The stream of a block's i-th matrix, with its bound: matrices are counted through all blocks.

@@ -8,13 +8,16 @@
 //! tangent beside each buffer. Below the first block whose adapters move there is no tangent. The head gives
 //! dL/dy as it does for a backward pass, which is then not made.
 
+use std::sync::Arc;
+
 use mesp_device::{Backend, Class, Dual, Label, RowStat, Tangents};
 
 use super::backprop::{run, will_need};
 use super::directional::tensor;
 use super::{Backprop, Bounds, Ray};
-use crate::adapter::{BlockPairs, Nothing, Sums, matrices, outside, pairs_like};
+use crate::adapter::{BlockPairs, matrices, outside, params};
 use crate::arch::Module;
+use crate::gradient::{Gradients, Nothing, ParamList};
 use crate::model::{self, Batch, HeadAdapter, Model};
 use crate::tape::{Site, SiteSet};
 
@@ -68,15 +71,13 @@ impl Backprop {
         let tangent = Dual::new(be, tangents).detach(&x);
         let pair = outside(adapters, Module::Head, c);
         let mut grads = moves(head).then(|| {
-            pairs_like(&adapters[head], false, |rows, cols| {
-                let mut grad = be.alloc(rows, cols, Label::new(Class::Gradient, "lora_grad"));
-                be.zero(grad.view_mut());
-                grad
-            })
+            let list = Arc::new(ParamList::new(params(&adapters[head..=head])));
+            let all = 0..list.params().len();
+            Gradients::zeros(be, &list, all, Label::new(Class::Gradient, "lora_grad"))
         });
         let adapter = HeadAdapter { pair, dropout: None };
         if let Some(grads) = &mut grads {
-            let sums = &mut Sums(grads);
+            let sums = &mut grads.sums();
             model::head(be, model, adapter, &mut x, batch, Some((gradient, sums)), policy.tiles, stats);
         } else {
             let nothing = &mut Nothing;
@@ -88,14 +89,16 @@ impl Backprop {
             be.free(tangent);
         }
         // The head comes after what carries tangents: its slope is its gradient's.
-        let there = (grads.as_slice(), &adapters[head..=head]);
-        for (i, (grad, matrix)) in matrices(there.0).zip(matrices(there.1)).enumerate() {
+        for (matrix, grad) in matrices(&adapters[head..=head]).zip(grads.iter().flat_map(Gradients::iter)) {
+            let (i, grad) = (grad.0.index, grad.1);
             let mut z = be.alloc(grad.rows(), grad.cols(), Label::new(Class::Adapter, "tangent"));
             be.perturb(z.view_mut(), matrix.view(), [0.0, 1.0], tensor(ray.noise, head, i, bounds));
-            slope += be.dot(grad.view(), z.view());
+            slope += be.dot(grad, z.view());
             be.free(z);
         }
-        grads.into_iter().flatten().flatten().for_each(|pair| pair.free(be));
+        if let Some(grads) = grads {
+            grads.free(be);
+        }
         be.free(x);
         slope
     }

@@ -9,10 +9,10 @@ mod presets;
 mod subset;
 pub mod zeroth;
 
-pub use backprop::Backprop;
+pub use backprop::{Backprop, Consumer};
 pub use blocks::Blocks;
 pub use bounds::Bounds;
-pub use directional::{Directional, Estimator, Ray, Slope, drift, masked};
+pub use directional::{Directional, Estimator, Ray, Slope, add_direction, drift};
 pub use presets::Method;
 pub use subset::Subset;
 pub use zeroth::Shift;

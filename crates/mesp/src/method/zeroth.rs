@@ -45,7 +45,7 @@ impl Shift<'_> {
             return None;
         }
         let label = Label::new(Class::Adapter, "lora_moved");
-        let mut moved = pairs_like(pairs, false, |rows, cols| be.alloc(rows, cols, label));
+        let mut moved = pairs_like(pairs, |rows, cols| be.alloc(rows, cols, label));
         let to = matrices_mut(std::slice::from_mut(&mut moved));
         let from = matrices(std::slice::from_ref(pairs));
         for (i, (to, from)) in to.zip(from).enumerate() {

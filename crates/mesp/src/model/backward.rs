@@ -17,16 +17,19 @@
 //! dgate and dup are bf16 then.
 //! With magnitudes (DoRA) each adapted layer's output is rebuilt once more for their gradient, and what comes into it is
 //! multiplied by the gains first ([`lora::through_gain`]).
+//! Where base weights are trained, each layer's factors (g, x) are handed over beside its adapter's, while x is there,
+//! and each norm's (dn, x) before its backward.
 //! The down projection's forward is not rebuilt: nobody reads its output. The first block's step 4 ends with
-//! the adapters: nobody reads its dx.
+//! what is trained there: nobody reads its dx.
 
 use std::ops::Range;
 
 use mesp_device::{Act, Backend, Class, Elem, Label, Probs, View, ViewMut};
 
 use super::BlockRun;
-use crate::adapter::{Factors, lora};
-use crate::arch::Module;
+use crate::adapter::lora;
+use crate::arch::{Module, POST_NORMS, QK_NORMS, Tensor};
+use crate::gradient::Factors;
 use crate::tape::{Lifted, Rules, Site, SiteSet, Tape};
 
 const DH: Label = Label::new(Class::WithinBlock, "lora_dh");
@@ -122,8 +125,10 @@ impl BlockRun<'_> {
             sites = sites.with(Site::MlpOut);
         }
         tape.materialize(be, self, sites, within, rows.clone());
-        let dm =
-            post_norm.map(|w| self.before_norm(be, tape, Site::MlpOut, dy.rows_view(rows.clone()), w, rows));
+        let dm = post_norm.map(|w| {
+            let (site, dy) = ((Site::MlpOut, POST_NORMS[1]), dy.rows_view(rows.clone()));
+            self.before_norm(be, tape, site, dy, w, factors, rows)
+        });
         let dm = self.own_gain(be, tape, Module::Down, (dm, dy.rows_view(rows.clone())), factors, rows);
         if !whole.has(Site::MlpOut) {
             tape.free(be, Site::MlpOut);
@@ -131,6 +136,7 @@ impl BlockRun<'_> {
         let d_out = dm.as_ref().map_or_else(|| dy.rows_view(rows.clone()), Act::view);
 
         // down: y = u + linear(a)
+        self.base_gradients(be, tape, &[(Module::Down, d_out)], Site::Act, factors, rows);
         let dh = self.adapter_gradients(be, tape, &[(Module::Down, d_out)], Site::Act, factors, rows);
         let down = self.block.linear(Module::Down);
         let adapter = self.pair(Module::Down).zip(dh.as_ref().map(Act::view));
@@ -168,6 +174,10 @@ impl BlockRun<'_> {
             lora::input_grad(be, dn, g, self.block.linear(p), adapter, i > 0, rows.start);
         }
         let (dy, dn2, u) = (dy.rows_mut(rows.clone()), dn.view(rows), tape.view(Site::Mid, rows));
+        let [_, path] = self.config.family.norms();
+        if factors.wants(Tensor::Norm(path)) {
+            factors.norm(be, path, [dn2, u], self.config.eps);
+        }
         be.rms_norm_backward(dy, dn2, u, &self.block.mlp_norm, self.config.eps);
         dn.end(be, tape);
         for dh in dh {
@@ -197,10 +207,12 @@ impl BlockRun<'_> {
         tape.materialize(be, self, targets, within, all.clone());
 
         // u = x + linear(o), or with a norm between
-        let dp = post_norm.map(|w| self.before_norm(be, tape, Site::AttnProj, du.view(), w, &all));
+        let site = (Site::AttnProj, POST_NORMS[0]);
+        let dp = post_norm.map(|w| self.before_norm(be, tape, site, du.view(), w, factors, &all));
         tape.free(be, Site::AttnProj);
         let dp = self.own_gain(be, tape, Module::O, (dp, du.view()), factors, &all);
         let d_out = dp.as_ref().map_or_else(|| du.view(), Act::view);
+        self.base_gradients(be, tape, &[(Module::O, d_out)], Site::AttnOut, factors, &all);
         let dh = self.adapter_gradients(be, tape, &[(Module::O, d_out)], Site::AttnOut, factors, &all);
         let mut d_o = be.alloc(n, c.q_cols(), label("d_attn_out"));
         let adapter = self.pair(Module::O).zip(dh.as_ref().map(Act::view));
@@ -239,19 +251,23 @@ impl BlockRun<'_> {
         [dq, dk, dv]
     }
 
-    /// The gradient of what a norm took into the residual stream, for the stream's gradient `d`.
+    /// The gradient of what a norm, of a path, took from a site into the residual stream, for the stream's gradient `d`.
     fn before_norm<B: Backend>(
         &self,
         be: &mut B,
         tape: &Tape,
-        site: Site,
+        (site, path): (Site, &'static str),
         d: View<'_>,
         norm: &[f32],
+        factors: &mut impl Factors<B>,
         rows: &Range<usize>,
     ) -> Act {
         let label = Label::new(Class::WithinBlock, "d_post_norm");
         let mut grad = be.alloc(rows.len(), self.config.hidden_size, label);
         be.copy(grad.view_mut(), d);
+        if factors.wants(Tensor::Norm(path)) {
+            factors.norm(be, path, [grad.view(), tape.view(site, rows)], self.config.eps);
+        }
         be.rms_norm_backward_in_place(grad.view_mut(), tape.view(site, rows), norm, self.config.eps);
         grad
     }
@@ -272,12 +288,19 @@ impl BlockRun<'_> {
             tape.materialize(be, self, raw.with(Site::AttnNorm), SiteSet::EMPTY, all.clone());
             for (i, site) in raw.iter().enumerate() {
                 let x = tape.view(site, &all).reshape(c.head_dim);
+                if factors.wants(Tensor::Norm(QK_NORMS[i])) {
+                    factors.norm(be, QK_NORMS[i], [d[i].view().reshape(c.head_dim), x], c.eps);
+                }
                 be.rms_norm_backward_in_place(d[i].view_mut().reshape(c.head_dim), x, &norms[i], c.eps);
             }
             tape.free_all(be, raw);
         }
         let parts = [Module::Q, Module::K, Module::V];
-        if need_dx || parts.iter().any(|p| self.pair(*p).is_some()) {
+        let [path, _] = c.family.norms();
+        let norm = factors.wants(Tensor::Norm(path));
+        let reads_input =
+            |p: &Module| self.pair(*p).is_some() || factors.wants(Tensor::Weight(self.carrier(*p)));
+        if need_dx || norm || parts.iter().any(reads_input) {
             tape.materialize(be, self, SiteSet::of(&[Site::AttnNorm]), SiteSet::EMPTY, all.clone());
         }
         for (p, d) in parts.into_iter().zip(&mut d) {
@@ -285,14 +308,19 @@ impl BlockRun<'_> {
         }
         let g = [(parts[0], d[0].view()), (parts[1], d[1].view()), (parts[2], d[2].view())];
         let dh = self.shared_gradients(be, tape, g, Site::AttnNorm, factors, &all);
-        if need_dx {
+        if need_dx || norm {
             let mut dn = GradOf::new(self, be, tape, Site::AttnNorm, SiteSet::EMPTY, &all);
             for (i, p) in parts.into_iter().enumerate() {
                 let adapter = self.pair(p).zip(dh[i].as_ref().map(Act::view));
                 lora::input_grad(be, dn.view_mut(&all), d[i].view(), self.block.linear(p), adapter, i > 0, 0);
             }
             let x = tape.view(Site::BlockIn, &all);
-            be.rms_norm_backward(du.view_mut(), dn.view(&all), x, &self.block.attn_norm, c.eps);
+            if norm {
+                factors.norm(be, path, [dn.view(&all), x], c.eps);
+            }
+            if need_dx {
+                be.rms_norm_backward(du.view_mut(), dn.view(&all), x, &self.block.attn_norm, c.eps);
+            }
             dn.end(be, tape);
         }
         for dh in dh {
@@ -361,11 +389,34 @@ impl BlockRun<'_> {
         factors: &mut impl Factors<B>,
         rows: &Range<usize>,
     ) -> [Option<Act>; N] {
+        self.base_gradients(be, tape, &parts, x, factors, rows);
         if self.config.family.fused {
             let mut all = Some(self.adapter_gradients(be, tape, &parts, x, factors, rows));
             return parts.map(|_| all.take().flatten());
         }
         parts.map(|part| self.adapter_gradients(be, tape, &[part], x, factors, rows))
+    }
+
+    /// Hands over the factors of layers' own matrices and biases, for what comes into each.
+    fn base_gradients<B: Backend>(
+        &self,
+        be: &mut B,
+        tape: &Tape,
+        parts: &[(Module, View<'_>)],
+        x: Site,
+        factors: &mut impl Factors<B>,
+        rows: &Range<usize>,
+    ) {
+        for (p, g) in parts {
+            let (carrier, out) = (self.carrier(*p), p.rows(self.config));
+            if factors.wants(Tensor::Weight(carrier)) {
+                let g_x = [*g, tape.view(x, rows)];
+                factors.linear(be, Tensor::Weight(carrier), out.clone(), g_x, 1.0);
+            }
+            if factors.wants(Tensor::Bias(carrier)) {
+                factors.bias(be, carrier, out, *g);
+            }
+        }
     }
 
     /// Adds an adapter's gradients, for the layers that it acts on and what comes into each, and returns dh,

@@ -4,8 +4,9 @@ use mesp_device::{Act, Attention, Backend, Class, Form, Label};
 
 use super::head::{logits, projected};
 use super::{Batch, BlockRun, Cache, Model};
-use crate::adapter::{Factors, Matrix, Pair};
-use crate::arch::Module;
+use crate::adapter::{Matrix, Pair};
+use crate::arch::{Module, Tensor};
+use crate::gradient::Factors;
 use crate::tape::{Site, SiteSet, Tape};
 
 /// x of the first block, `[N, d]`: rows of the table, `E[w] + s·B[w]·A` with an adapter, which need not be made for
@@ -38,15 +39,16 @@ fn looked_up<B: Backend>(be: &mut B, pair: &Pair, batch: &Batch) -> Act {
     h
 }
 
-/// Factors of the embeddings' adapter's gradients from `dx`, which is used up.
+/// Factors of the gradients of the embeddings and of their adapter from `dx`, which is used up.
 ///
 /// ```text
-/// dx ← scale·dx      dA += s·hᵀ·dx      dB[w_t] += s·dx_t·Aᵀ, the first t first      h = B[w]
+/// dx ← scale·dx      dE[w_t] += dx_t, the first t first
+/// an adapter's       dA += s·hᵀ·dx      dB[w_t] += s·dx_t·Aᵀ, likewise      h = B[w]
 /// ```
 pub fn embed_backward<B: Backend>(
     be: &mut B,
     model: &Model,
-    pair: &Pair,
+    adapter: Option<&Pair>,
     factors: &mut impl Factors<B>,
     dx: &mut Act,
     batch: &Batch,
@@ -54,13 +56,18 @@ pub fn embed_backward<B: Backend>(
     if let Some(scale) = model.config.embedding_scale() {
         be.scale(dx.view_mut(), scale);
     }
+    if factors.wants(Tensor::Weight(Module::Embed)) {
+        factors.table_rows(be, Tensor::Weight(Module::Embed), &batch.tokens, dx.view());
+    }
+    let Some(pair) = adapter else { return };
     let mut h = looked_up(be, pair, batch);
-    if factors.wants(Module::Embed, Matrix::A) {
+    let [a, b] = [Matrix::A, Matrix::B].map(|matrix| Tensor::Adapter(Module::Embed, matrix));
+    if factors.wants(a) {
         let rank = h.cols();
-        factors.linear(be, (Module::Embed, Matrix::A), 0..rank, [h.view(), dx.view()], pair.scale);
+        factors.linear(be, a, 0..rank, [h.view(), dx.view()], pair.scale);
     }
     be.product(h.view_mut(), Form::RightTransposed, dx.view(), pair.a.view(), pair.scale, false);
-    factors.table_rows(be, (Module::Embed, Matrix::B), &batch.tokens, h.view());
+    factors.table_rows(be, b, &batch.tokens, h.view());
     be.free(h);
 }
 

@@ -11,9 +11,10 @@
 //!   and once more      z again      dz = c·(p / Σ p − [labels])      dn (+)= dz·E
 //!                      dB[words] += s·dzᵀ·h   dh (+)= s·dz·B[words]
 //!                      dA += dhᵀ·n   dn += dh·A
+//! where E is trained   the same two times, dE[words] += dzᵀ·n      the norm's weight: dw += Σ_t dn∘(x̂/rms)
 //! ```
-//! derivation: `docs/math/cross_entropy.md`. Only trained rows are multiplied. Without an adapter the vocabulary is gone
-//! through once. The gradient of a word's row of B is a sum over rows of what each row's Σ p divides, which is known only
+//! derivation: `docs/math/cross_entropy.md`. Only trained rows are multiplied. Without an adapter, E frozen, the vocabulary is
+//! gone through once. The gradient of a word's row of B, and of E, is a sum over rows of what each row's Σ p divides, which is known only
 //! after all words: so with one it is gone through twice, and z is made again rather than kept. Tiles of words serve all
 //! rows at once, which is faster than few rows and all words (`docs/log.md`).
 
@@ -22,8 +23,9 @@ use std::ops::Range;
 use mesp_device::{Act, Backend, Class, Dropout, Label, RowStat, View, Weight};
 
 use super::{Batch, Model};
-use crate::adapter::{Factors, Pair, PairView, lora};
-use crate::arch::Module;
+use crate::adapter::{Pair, PairView, lora};
+use crate::arch::{FINAL_NORM, Module, Tensor};
+use crate::gradient::Factors;
 use crate::tape::Tiles;
 
 /// The head's adapter.
@@ -40,7 +42,7 @@ const fn label(name: &'static str) -> Label {
 }
 
 /// Statistics of the trained rows' logits, and, with a `gradient` c, `x ← c·dloss/dx` (untrained rows become zero) and
-/// the adapter's factors handed over. `stats` has one place for each trained row.
+/// the factors of the head, its norm and its adapter handed over. `stats` has one place for each trained row.
 pub fn head<B: Backend>(
     be: &mut B,
     model: &Model,
@@ -90,8 +92,10 @@ fn head_rows<B: Backend>(
     let adapter = projected(be, pair, normed.view(), dropout, rows.start);
     let adapted = adapter.as_ref().map(|(pair, h)| (*pair, h));
 
-    let mut dn =
-        (gradient.is_some() && adapter.is_none()).then(|| be.alloc(rows.len(), d, label("d_normed")));
+    // Each row's Σ p must be known before any word's gradient is.
+    let twice = adapted.is_some()
+        || gradient.as_ref().is_some_and(|(_, factors)| factors.wants(Tensor::Weight(table(model))));
+    let mut dn = (gradient.is_some() && !twice).then(|| be.alloc(rows.len(), d, label("d_normed")));
     in_tiles(be, model, tiles, |be, words, range| {
         let mut logits = logits(be, normed.view(), words, adapted, range.clone());
         match &mut dn {
@@ -108,12 +112,13 @@ fn head_rows<B: Backend>(
             dn
         } else {
             let mut dn = be.alloc(rows.len(), d, label("d_normed"));
-            if let Some(adapted) = adapted {
-                let dropped = (dropout, rows.start);
-                backward(be, model, (adapted, factors), &normed, dropped, &mut dn, (labels, c), tiles, stats);
-            }
+            let dropped = (dropout, rows.start);
+            backward(be, model, (adapted, factors), &normed, dropped, &mut dn, (labels, c), tiles, stats);
             dn
         };
+        if factors.wants(Tensor::Norm(FINAL_NORM)) {
+            factors.norm(be, FINAL_NORM, [dn.view(), picked.view()], eps);
+        }
         be.rms_norm_backward_in_place(dn.view_mut(), picked.view(), &model.norm, eps);
         be.scatter_rows(x.view_mut(), dn.view(), index);
         be.free(dn);
@@ -125,11 +130,16 @@ fn head_rows<B: Backend>(
     be.free(picked);
 }
 
-/// The second time through the words: dn, and the adapter's gradients.
+/// The table that a model's head multiplies with.
+const fn table(model: &Model) -> Module {
+    if model.config.tied { Module::Embed } else { Module::Head }
+}
+
+/// The second time through the words: dn, and the factors of the table and of the adapter.
 fn backward<B: Backend>(
     be: &mut B,
     model: &Model,
-    ((pair, h), factors): ((&Pair, &Act), &mut impl Factors<B>),
+    (adapter, factors): (Option<(&Pair, &Act)>, &mut impl Factors<B>),
     normed: &Act,
     (dropout, first): (Option<Dropout>, usize),
     dn: &mut Act,
@@ -137,21 +147,29 @@ fn backward<B: Backend>(
     tiles: Tiles,
     stats: &[RowStat],
 ) {
-    let mut dh = be.alloc(normed.rows(), pair.a.rows(), label("head_dh"));
+    let of = Tensor::Weight(table(model));
+    let mut dh = adapter.map(|(pair, _)| be.alloc(normed.rows(), pair.a.rows(), label("head_dh")));
     in_tiles(be, model, tiles, |be, words, range| {
         let again = range.start > 0;
-        let mut dz = logits(be, normed.view(), words, Some((pair, h)), range.clone());
+        let mut dz = logits(be, normed.view(), words, adapter, range.clone());
         be.softmax_gradient(dz.view_mut(), labels, range.start, c, stats);
         be.input_grad(dn.view_mut(), dz.view(), words, again);
-        let part = pair.rows_view(range.clone());
-        let to = (Module::Head, range, &mut *factors);
-        lora::gradients(be, to, dh.view_mut(), part, h.view(), dz.view(), again);
+        if factors.wants(of) {
+            factors.linear(be, of, range.clone(), [dz.view(), normed.view()], 1.0);
+        }
+        if let Some(((pair, h), dh)) = adapter.zip(dh.as_mut()) {
+            let part = pair.rows_view(range.clone());
+            let to = (Module::Head, range, &mut *factors);
+            lora::gradients(be, to, dh.view_mut(), part, h.view(), dz.view(), again);
+        }
         be.free(dz);
     });
-    lora::gradient_of_a(be, (Module::Head, factors), dh.view(), normed.view(), dropout, first);
-    let whole = PairView { dropout, ..pair.rows_view(0..0) };
-    lora::add_input_grad(be, dn.view_mut(), dh.view(), whole, first);
-    be.free(dh);
+    if let Some(((pair, _), dh)) = adapter.zip(dh) {
+        lora::gradient_of_a(be, (Module::Head, factors), dh.view(), normed.view(), dropout, first);
+        let whole = PairView { dropout, ..pair.rows_view(0..0) };
+        lora::add_input_grad(be, dn.view_mut(), dh.view(), whole, first);
+        be.free(dh);
+    }
 }
 
 /// Runs `f` for each tile of words, every turn with the same allocations.

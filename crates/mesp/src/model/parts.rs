@@ -5,7 +5,7 @@ use std::fmt;
 use mesp_device::Weight;
 
 use super::Model;
-use crate::arch::{EMBEDDING, HEAD, Module, POST_NORMS};
+use crate::arch::{EMBEDDING, FINAL_NORM, HEAD, Module, POST_NORMS, QK_NORMS};
 
 /// Which tensor. As text it is the checkpoint's name, of a part of a fused matrix that of the whole: its parts follow
 /// each other in the order of their rows.
@@ -37,7 +37,7 @@ impl fmt::Display for Name {
         match self {
             Self::Embedding => f.write_str(EMBEDDING),
             Self::Head => f.write_str(HEAD),
-            Self::Norm => write!(f, "model.norm.weight"),
+            Self::Norm => write!(f, "{FINAL_NORM}.weight"),
             Self::BlockNorm(l, path) => write!(f, "model.layers.{l}.{path}.weight"),
             Self::Weight(l, p, fused) => write!(f, "{}.weight", p.carrier(*fused).path(*l)),
             Self::Bias(l, p, fused) => write!(f, "{}.bias", p.carrier(*fused).path(*l)),
@@ -58,8 +58,6 @@ pub enum Part<M, V> {
 pub type Seen<'a> = Part<&'a Weight, &'a [f32]>;
 /// A tensor to change.
 pub type Changed<'a> = Part<&'a mut Weight, &'a mut [f32]>;
-
-const QK_NORMS: [&str; 2] = ["self_attn.q_norm", "self_attn.k_norm"];
 
 macro_rules! walk {
     ($model:ident, $f:ident $(, $mutable:tt)?) => {{

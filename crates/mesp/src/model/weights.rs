@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use mesp_device::{Dtype, Weight};
 
 use crate::Result;
-use crate::arch::{Config, EMBEDDING, HEAD, Linear, Module, POST_NORMS, Sees};
+use crate::arch::{Config, EMBEDDING, FINAL_NORM, HEAD, Linear, Module, POST_NORMS, Sees};
 
 /// Where weights come from: files, or nothing but shapes. The model knows names and shapes; a source knows
 /// a file format.
@@ -92,7 +92,7 @@ impl Model {
             }
             Ok(w)
         };
-        let norm = norm_vector("model.norm.weight", d)?;
+        let norm = norm_vector(&format!("{FINAL_NORM}.weight"), d)?;
         let block = |l: usize| -> Result<Block> {
             let at = format!("model.layers.{l}");
             let linear = |p: Module| -> Result<Linear> {

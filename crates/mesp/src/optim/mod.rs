@@ -3,12 +3,15 @@
 mod schedule;
 
 use std::fmt;
+use std::sync::Arc;
 
 use mesp_device::{Act, AdamW, Backend, Class, Label, Sgd, View, ViewMut};
 
 pub use schedule::{Schedule, ScheduleKind};
 
-use crate::adapter::{BlockPairs, Matrix, Param, matrices, matrices_mut};
+use crate::adapter::{BlockPairs, Matrix};
+use crate::arch::{Param, Tensor};
+use crate::gradient::{Gradients, ParamList};
 use crate::{Error, Result, rng};
 
 /// A state that an update keeps of each parameter.
@@ -177,12 +180,15 @@ impl Trained {
 
     /// Whether a parameter is stepped.
     pub fn has(self, param: &Param) -> bool {
-        !(self.freeze_a && param.matrix == Matrix::A)
+        !(self.freeze_a && matches!(param.tensor, Tensor::Adapter(_, Matrix::A)))
     }
 
-    /// A matrix's learning rate.
-    pub fn rate(self, matrix: Matrix, learning_rate: f64) -> f64 {
-        if matrix == Matrix::A { learning_rate } else { learning_rate * self.b_ratio }
+    /// A parameter's learning rate.
+    pub fn rate(self, param: &Param, learning_rate: f64) -> f64 {
+        match param.tensor {
+            Tensor::Adapter(_, Matrix::B | Matrix::M) => learning_rate * self.b_ratio,
+            _ => learning_rate,
+        }
     }
 }
 
@@ -193,8 +199,8 @@ pub struct Optimizer {
     weight_decay: f64,
     trained: Trained,
     seed: u64,
-    params: Vec<Param>,
-    /// Of each parameter what the kind keeps; nothing of one that stays as it is.
+    list: Arc<ParamList>,
+    /// Of each parameter what the kind keeps.
     states: Vec<Vec<Act>>,
 }
 
@@ -206,19 +212,18 @@ impl Optimizer {
         weight_decay: f64,
         trained: Trained,
         seed: u64,
-        params: Vec<Param>,
+        list: &Arc<ParamList>,
     ) -> Self {
+        let (params, list) = (list.params(), Arc::clone(list));
         let mut states: Vec<Vec<Act>> =
             params.iter().map(|_| Vec::with_capacity(kind.states().len())).collect();
         for spec in kind.states() {
             for (param, states) in params.iter().zip(&mut states) {
-                if trained.has(param) {
-                    let [rows, cols] = (spec.shape)(param.shape);
-                    states.push(be.persist(rows, cols, Label::new(Class::Optimizer, spec.name)));
-                }
+                let [rows, cols] = (spec.shape)(param.shape);
+                states.push(be.persist(rows, cols, Label::new(Class::Optimizer, spec.name)));
             }
         }
-        Self { kind, weight_decay, trained, seed, params, states }
+        Self { kind, weight_decay, trained, seed, list, states }
     }
 
     /// Steps the adapters of a place; `step` counts from 1.
@@ -227,26 +232,29 @@ impl Optimizer {
         be: &mut B,
         place: usize,
         pairs: &mut BlockPairs,
-        grads: &BlockPairs,
+        grads: &Gradients,
         learning_rate: f64,
         step: u64,
     ) {
-        let Self { kind, weight_decay, trained, seed, params, states } = self;
-        let first = params.partition_point(|param| param.layer < place);
-        let own = params[first..].iter().zip(&mut states[first..]);
-        let values = matrices_mut(std::slice::from_mut(pairs)).zip(matrices(std::slice::from_ref(grads)));
-        for ((param, states), (p, g)) in own.zip(values) {
-            if !trained.has(param) {
-                continue;
-            }
+        let Self { kind, weight_decay, trained, seed, list, states } = self;
+        for i in list.of(place) {
+            let param = &list.params()[i];
+            let Tensor::Adapter(module, matrix) = param.tensor else { continue };
+            let p = pairs[module as usize].as_mut().and_then(|pair| pair.matrix_mut(matrix));
+            let (Some(p), Some(g)) = (p, grads.get(place, param.tensor)) else { continue };
             let at = At {
-                learning_rate: trained.rate(param.matrix, learning_rate),
+                learning_rate: trained.rate(param, learning_rate),
                 weight_decay: *weight_decay,
                 step,
                 key: rng::bits(*seed, step, param.stream),
             };
-            kind.update(be, p.view_mut(), g.view(), states, at);
+            kind.update(be, p.view_mut(), g, &mut states[i], at);
         }
+    }
+
+    /// What it steps.
+    pub fn list(&self) -> &Arc<ParamList> {
+        &self.list
     }
 
     /// Which update.
@@ -257,7 +265,7 @@ impl Optimizer {
     /// Each state by its name, with what it holds of each parameter: for checkpoints.
     pub fn states(&self) -> impl Iterator<Item = (&'static str, Vec<(Param, &Act)>)> {
         self.kind.states().iter().enumerate().map(|(i, spec)| {
-            let of = self.params.iter().zip(&self.states);
+            let of = self.list.params().iter().zip(&self.states);
             (spec.name, of.filter_map(|(param, states)| Some((*param, states.get(i)?))).collect())
         })
     }
@@ -265,7 +273,7 @@ impl Optimizer {
     /// As [`Optimizer::states`], to write.
     pub fn state_mut(&mut self, name: &str) -> Vec<(Param, &mut Act)> {
         let Some(i) = self.kind.states().iter().position(|spec| spec.name == name) else { return Vec::new() };
-        let of = self.params.iter().zip(&mut self.states);
+        let of = self.list.params().iter().zip(&mut self.states);
         of.filter_map(|(param, states)| Some((*param, states.get_mut(i)?))).collect()
     }
 }

@@ -42,8 +42,18 @@ pub struct Options {
     pub seed: u64,
     /// Whether the gradient itself is wanted, so that it is kept also where a step needs none.
     pub gradients: bool,
+    /// Whether gradients are those of all the model's own weights, which stay as they are, and there is no adapter.
+    pub base_gradients: bool,
     /// How the model's own weights are held where they are trained, all of them and no adapter.
     pub whole: Option<Elem>,
     /// Whether there is anything to train: without, no gradients and no optimizer state exist.
     pub training: bool,
+}
+
+impl Options {
+    /// Whether the gradient is in memory after a step's backward.
+    pub fn keeps_gradients(&self) -> bool {
+        let exact = self.training && self.estimator.backpropagates();
+        self.gradients || (exact && self.update == Update::Accumulate)
+    }
 }

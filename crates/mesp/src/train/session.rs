@@ -6,11 +6,12 @@ use mesp_device::{Act, Backend, Class, Dropout, Dry, Dtype, Label, Plan, Program
 
 use super::whole::Whole;
 use super::{Options, Update};
-use crate::adapter::{
-    self, AdapterConfig, BlockPairs, Consumer, Sums, dora, matrices, matrices_mut, pairs_like,
-    persistent_pairs,
+use crate::adapter::{self, AdapterConfig, BlockPairs, dora, matrices, persistent_pairs};
+use crate::arch::{Config, Param, Tensor, base_params};
+use crate::gradient::{Gradients, ParamList, Sums};
+use crate::method::{
+    Backprop, Blocks, Bounds, Consumer, Directional, Estimator, Ray, Shift, Slope, add_direction, drift,
 };
-use crate::method::{Backprop, Blocks, Bounds, Directional, Estimator, Ray, Shift, Slope, drift, masked};
 use crate::model::{Batch, Model, Part};
 use crate::optim::Optimizer;
 use crate::rng;
@@ -18,6 +19,7 @@ use crate::{Error, Result};
 
 const STEP: Program = Program(0);
 const EVAL: Program = Program(1);
+const GRAD: Label = Label::new(Class::Gradient, "lora_grad");
 /// Buffers that have a tangent at a time, generously: a block's adapters and sites.
 const TANGENTS: usize = 64;
 
@@ -28,7 +30,7 @@ pub struct Session<B> {
     model: Arc<Model>,
     options: Options,
     params: Vec<BlockPairs>,
-    grads: Vec<BlockPairs>,
+    grads: Gradients,
     optimizer: Option<Optimizer>,
     backprop: Backprop,
     stats: Vec<RowStat>,
@@ -67,18 +69,15 @@ impl<B: Backend> Session<B> {
         let mut params = persistent_pairs(&mut be, c, a, options.adapter_type, label);
         dora::measure(&mut be, c, model.blocks.iter().map(|b| &b.linears), &mut params);
         let exact = options.training && options.estimator.backpropagates();
-        let accumulates = exact && options.update == Update::Accumulate;
-        let grads = if accumulates || options.gradients {
-            let label = Label::new(Class::Gradient, "lora_grad");
-            let freeze_a = options.trained.freeze_a;
-            params.iter().map(|p| pairs_like(p, freeze_a, |r, c| be.persist(r, c, label))).collect()
+        let list = Arc::new(ParamList::new(listed(&options, c, &params)));
+        let grads = if options.keeps_gradients() {
+            Gradients::persistent(&mut be, &list, GRAD)
         } else {
-            Vec::new()
+            Gradients::none(&list)
         };
         let Options { optimizer, weight_decay, trained, seed, .. } = options;
-        let optimizer = exact.then(|| {
-            Optimizer::new(&mut be, optimizer, weight_decay, trained, seed, adapter::params(&params))
-        });
+        let optimizer = (exact && !options.base_gradients)
+            .then(|| Optimizer::new(&mut be, optimizer, weight_decay, trained, seed, &list));
         let backprop = Backprop::new(options.policy, c.layers);
         let (stats, updates) = (vec![RowStat::EMPTY; targets], vec![0; params.len()]);
         Self {
@@ -140,7 +139,7 @@ impl<B: Backend> Session<B> {
 
     /// [`Session::accumulate`] with the random numbers of `(seed, step)`.
     pub(super) fn accumulate_at(&mut self, (seed, step): (u64, u64), batch: &Batch, total: usize) -> Outcome {
-        assert!(!self.grads.is_empty(), "gradients are kept only by a session that accumulates");
+        assert!(self.options.keeps_gradients(), "gradients are kept only by a session that accumulates");
         if batch.targets() == 0 {
             return Outcome::default();
         }
@@ -151,29 +150,31 @@ impl<B: Backend> Session<B> {
         self.micro += 1;
         let stats = &mut self.stats[..batch.targets()];
         let gradient = 1.0 / total as f64;
-        let mut sink = Accumulated(&mut self.grads);
+        let mut sink = Accumulated { grads: &mut self.grads, layers };
         self.backprop.step(&mut self.be, &self.model, &mut self.params, batch, gradient, stats, &mut sink);
         outcome(stats)
     }
 
     /// Norm of the gradients.
     pub fn grad_norm(&mut self) -> f64 {
-        matrices(&self.grads).map(|g| self.be.sum_of_squares(g.view())).sum::<f64>().sqrt()
+        let Self { be, grads, .. } = self;
+        grads.iter().map(|(_, g)| be.sum_of_squares(g)).sum::<f64>().sqrt()
     }
 
     /// Steps all adapters and zeroes the gradients; they are scaled by `clip` first.
     pub fn apply(&mut self, learning_rate: f64, clip: f64) {
         self.steps += 1;
         if clip < 1.0 {
-            matrices_mut(&mut self.grads).for_each(|g| self.be.scale(g.view_mut(), clip));
+            let Self { be, grads, .. } = self;
+            grads.for_each_mut(|_, g| be.scale(g, clip));
         }
         if let Some(optimizer) = &mut self.optimizer {
             let Options { estimator, seed, .. } = self.options;
             let layers = self.model.config.layers;
-            for (l, (params, grads)) in self.params.iter_mut().zip(&self.grads).enumerate() {
+            for (l, params) in self.params.iter_mut().enumerate() {
                 if estimator.has(l, layers, seed, self.steps) {
                     self.updates[l] += 1;
-                    optimizer.update(&mut self.be, l, params, grads, learning_rate, self.updates[l]);
+                    optimizer.update(&mut self.be, l, params, &self.grads, learning_rate, self.updates[l]);
                 }
             }
         }
@@ -183,7 +184,9 @@ impl<B: Backend> Session<B> {
     /// Forgets the gradients.
     pub fn zero_grads(&mut self) {
         self.micro = 0;
-        matrices_mut(&mut self.grads).for_each(|g| self.be.zero(g.view_mut()));
+        if let Some(all) = self.grads.flat_mut() {
+            self.be.zero(all);
+        }
     }
 
     /// A whole step of one micro-batch that updates each block as its gradients are finished. Gives the
@@ -202,14 +205,8 @@ impl<B: Backend> Session<B> {
         let (layers, step) = (self.model.config.layers, self.steps);
         self.backprop.go_through(|l| estimator.has(l, layers, seed, step));
         self.backprop.set_dropout(dropout(&self.options, seed, step, 0));
-        let mut sink = PerBlock {
-            freeze_a: self.options.trained.freeze_a,
-            optimizer,
-            learning_rate,
-            updates: &mut self.updates,
-            current: None,
-            squares: 0.0,
-        };
+        let mut sink =
+            PerBlock { optimizer, learning_rate, updates: &mut self.updates, current: None, squares: 0.0 };
         self.backprop.step(&mut self.be, &self.model, &mut self.params, batch, gradient, stats, &mut sink);
         let norm = sink.squares.sqrt();
         (outcome(stats), norm)
@@ -277,12 +274,8 @@ impl<B: Backend> Session<B> {
     /// # Panics
     /// When no gradients are kept.
     pub(super) fn add_to_grads(&mut self, c: f64, ray: Ray) {
-        assert!(!self.grads.is_empty(), "a gradient is kept only where the options ask for it");
-        if self.bounds == Bounds::default() {
-            drift(&mut self.be, &mut self.grads, [1.0, c], ray, &self.bounds);
-        } else {
-            masked(&mut self.be, &mut self.grads, &self.params, c, ray, &self.bounds);
-        }
+        assert!(self.options.keeps_gradients(), "a gradient is kept only where the options ask for it");
+        add_direction(&mut self.be, &mut self.grads, &self.params, c, ray, &self.bounds);
     }
 
     /// Says which values move along directions: all, or those that are not among the largest now.
@@ -329,8 +322,8 @@ impl<B: Backend> Session<B> {
         &self.params
     }
 
-    /// Gradients, block by block; empty when they are not kept.
-    pub fn grads(&self) -> &[BlockPairs] {
+    /// Gradients; none when they are not kept.
+    pub fn grads(&self) -> &Gradients {
         &self.grads
     }
 
@@ -374,26 +367,42 @@ fn outcome(stats: &[RowStat]) -> Outcome {
     Outcome { nats: stats.iter().map(RowStat::nats).sum(), targets: stats.len() }
 }
 
-struct Accumulated<'a>(&'a mut [BlockPairs]);
+/// What a session trains, or makes gradients of.
+fn listed(options: &Options, c: &Config, adapters: &[BlockPairs]) -> Vec<Param> {
+    if options.base_gradients {
+        return base_params(c);
+    }
+    let mut list = adapter::params(adapters);
+    list.retain(|param| options.trained.has(param));
+    list
+}
+
+struct Accumulated<'a> {
+    grads: &'a mut Gradients,
+    layers: usize,
+}
 
 impl<B: Backend> Consumer<B> for Accumulated<'_> {
     type Place<'a>
         = Sums<'a>
     where
         Self: 'a;
-    fn begin(&mut self, _: &mut B, place: usize, _: &BlockPairs) -> Sums<'_> {
-        Sums(&mut self.0[place])
+    fn wants(&self, place: usize, of: Tensor) -> bool {
+        self.grads.get(place, of).is_some()
+    }
+    fn begin(&mut self, _: &mut B, place: usize) -> Sums<'_> {
+        let numbers = self.grads.list().reached_from(place, self.layers);
+        self.grads.sums_of(numbers)
     }
     fn finish(&mut self, _: &mut B, _: usize, _: &mut BlockPairs) {}
     fn left_out(&mut self, _: &mut B, _: usize) {}
 }
 
 struct PerBlock<'a> {
-    freeze_a: bool,
     optimizer: &'a mut Optimizer,
     learning_rate: f64,
     updates: &'a mut [u64],
-    current: Option<BlockPairs>,
+    current: Option<Gradients>,
     squares: f64,
 }
 
@@ -402,36 +411,29 @@ impl<B: Backend> Consumer<B> for PerBlock<'_> {
         = Sums<'a>
     where
         Self: 'a;
-    fn begin(&mut self, be: &mut B, _: usize, adapters: &BlockPairs) -> Sums<'_> {
-        Sums(self.current.insert(pairs_like(adapters, self.freeze_a, |r, c| {
-            let mut act = be.alloc(r, c, Label::new(Class::Gradient, "lora_grad"));
-            be.zero(act.view_mut());
-            act
-        })))
+    fn wants(&self, place: usize, of: Tensor) -> bool {
+        self.optimizer.list().has(place, of)
+    }
+    fn begin(&mut self, be: &mut B, place: usize) -> Sums<'_> {
+        let list = self.optimizer.list();
+        self.current.insert(Gradients::zeros(be, list, list.of(place), GRAD)).sums()
     }
 
     fn finish(&mut self, be: &mut B, block: usize, adapters: &mut BlockPairs) {
         let Some(grads) = self.current.take() else { return };
-        self.squares +=
-            matrices(std::slice::from_ref(&grads)).map(|g| be.sum_of_squares(g.view())).sum::<f64>();
+        self.squares += grads.iter().map(|(_, g)| be.sum_of_squares(g)).sum::<f64>();
         // Once a gradient is not finite, or a checkpoint was lost, nothing below is stepped.
         if self.squares.is_finite() && !be.faulty() {
             self.updates[block] += 1;
             self.optimizer.update(be, block, adapters, &grads, self.learning_rate, self.updates[block]);
         }
-        free(be, grads);
+        grads.free(be);
     }
 
     fn left_out(&mut self, be: &mut B, _: usize) {
         if let Some(grads) = self.current.take() {
-            free(be, grads);
+            grads.free(be);
         }
-    }
-}
-
-fn free<B: Backend>(be: &mut B, pairs: BlockPairs) {
-    for pair in pairs.into_iter().flatten() {
-        pair.free(be);
     }
 }
 
@@ -482,9 +484,11 @@ fn whole_fits(model: &Model, options: &Options) -> Result<()> {
         Estimator::Directional(along) if matches!(along.slope, Slope::Difference { .. }) => along,
         _ => {
             return Err(Error::usage(
-                "all weights can be trained from losses alone: no other gradient of a base weight is made",
+                "all weights are trained from losses alone: an exact step of all of them is not there yet",
             )
-            .hint("use --method mezo, or train an adapter"));
+            .hint(
+                "use --method mezo, or train an adapter; `mesp grads --train full` makes the exact gradients",
+            ));
         }
     };
     if along.blocks != Blocks::ALL || along.sparsity > 0.0 || options.gradients {

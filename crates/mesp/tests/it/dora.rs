@@ -17,7 +17,7 @@ use mesp_formats::peft::{MODEL_FILE, parse_tensor_name};
 use mesp_formats::safetensors_file;
 
 use crate::support::{
-    ARCHS, Case, MemorySource, eval_shapes, golden, gradients, mean_loss, mesp_policy, parameters,
+    ARCHS, Case, MemorySource, eval_shapes, golden, gradient, gradients, mean_loss, mesp_policy, parameters,
     randomize_adapters, relative, session_for, values, weight_name,
 };
 
@@ -51,9 +51,7 @@ fn compare<R: Real>(arch: &str, file: &str, tolerance: f64) {
     for t in &header.tensors {
         let (layer, module, matrix) = parse_tensor_name(&t.name).expect("PEFT's name");
         let p = Module::from_name(&module).expect("a projection");
-        let pair = session.grads()[layer][p as usize].as_ref().expect("an adapter");
-        let (_, act) = pair.matrices().find(|(m, _)| *m == matrix).expect("a matrix");
-        let ours = values(session.backend(), act);
+        let ours = gradient(&session, layer, p, matrix);
         let theirs = safetensors_file::read_f32(&path, map.bytes(), t).expect("values");
         let theirs: Vec<f64> = theirs.into_iter().map(f64::from).collect();
         let error = relative(&ours, &theirs);
@@ -92,7 +90,7 @@ fn left_out(
         values(be, act)
     };
     let [a, b, m] = [Matrix::A, Matrix::B, Matrix::M].map(|matrix| of(session.params(), matrix));
-    let dm = of(session.grads(), Matrix::M);
+    let dm = gradient(session, layer, p, Matrix::M);
     let pair = session.params()[layer][p as usize].as_ref().expect("an adapter");
     let (r, input, s) = (pair.a.rows(), pair.a.cols(), pair.scale);
     let w = source.values_mut(&weight_name(layer, p));

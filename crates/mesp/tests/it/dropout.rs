@@ -1,15 +1,17 @@
 //! Dropout on the adapters' inputs: `y = W·x + s·B·A·x̃`, x̃ = k∘x/(1−p), as PEFT's `lora_dropout`.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use mesp::adapter::{AdapterConfig, BlockPairs, Pair, PairView, Sums, lora, matrices_mut};
-use mesp::arch::Module;
+use mesp::adapter::{AdapterConfig, Matrix, PairView, lora, matrices_mut};
+use mesp::arch::{Module, Tensor};
+use mesp::gradient::Factors;
 use mesp::method::Method;
 use mesp::model::Batch;
 use mesp::rng;
 use mesp::tape::{Policy, Residency, Tiles};
 use mesp::train::{Options, Session, Update};
-use mesp_device::{Act, Backend, Class, Cpu, Dropout, Dry, Label, Program, Threads};
+use mesp_device::{Act, Backend, Class, Cpu, Dropout, Dry, Form, Label, Program, Threads, View};
 
 use crate::support::{
     ADAMW, ARCHS, Answer, Case, answer, bits, gradients, mean_loss, mesp_policy, parameters, random_batch,
@@ -26,6 +28,31 @@ fn options(case: &Case, p: f64, policy: Policy) -> Options {
     Options { adapter, ..case.options(policy) }
 }
 
+/// Adds what A of a layer gets to a buffer.
+struct OfA<'a>(&'a mut Act);
+
+impl<B: Backend> Factors<B> for OfA<'_> {
+    fn wants(&self, of: Tensor) -> bool {
+        of == Tensor::Adapter(Module::Q, Matrix::A)
+    }
+    fn linear(&mut self, be: &mut B, of: Tensor, rows: Range<usize>, [g, x]: [View<'_>; 2], scale: f64) {
+        assert!(Factors::<B>::wants(self, of), "{of:?}");
+        be.product(self.0.rows_mut(rows), Form::LeftTransposed, g, x, scale, true);
+    }
+    fn bias(&mut self, _: &mut B, _: Module, _: Range<usize>, _: View<'_>) {
+        panic!("a bias is not wanted");
+    }
+    fn norm(&mut self, _: &mut B, _: &'static str, _: [View<'_>; 2], _: f64) {
+        panic!("a norm is not wanted");
+    }
+    fn magnitudes(&mut self, _: &mut B, _: Module, _: Range<usize>, _: [View<'_>; 3]) {
+        panic!("magnitudes are not wanted");
+    }
+    fn table_rows(&mut self, _: &mut B, _: Tensor, _: &[u32], _: View<'_>) {
+        panic!("a table is not wanted");
+    }
+}
+
 /// The adapter's operations in the order of a step, on a backend. Gives h, dA and dx.
 fn step<B: Backend>(be: &mut B, (n, d, r): (usize, usize, usize), mask: Dropout, first: usize) -> [Act; 3] {
     let label = Label::new(Class::Other, "test");
@@ -35,18 +62,13 @@ fn step<B: Backend>(be: &mut B, (n, d, r): (usize, usize, usize), mask: Dropout,
         act
     };
     let [x, a, b, dh] = [act(n, d, 0), act(r, d, 1), act(1, r, 2), act(n, r, 3)];
-    let [mut h, da, mut dx] = [act(n, r, 4), act(r, d, 5), act(n, d, 6)];
-    let grad = Pair { a: da, b: act(1, r, 7), m: None, norms: None, scale: 1.0, interleaved: None };
-    let mut grads: BlockPairs = std::array::from_fn(|_| None);
-    grads[Module::Q as usize] = Some(grad);
+    let [mut h, mut da, mut dx] = [act(n, r, 4), act(r, d, 5), act(n, d, 6)];
     let pair = PairView { a: a.view(), b: b.view(), scale: 2.0, dropout: Some(mask), gain: None };
     be.begin(Program(0));
     lora::project(be, h.view_mut(), x.view(), pair, first);
-    let to = (Module::Q, &mut Sums(&mut grads));
-    lora::gradient_of_a(be, to, dh.view(), x.view(), Some(mask), first);
+    lora::gradient_of_a(be, (Module::Q, &mut OfA(&mut da)), dh.view(), x.view(), Some(mask), first);
     lora::add_input_grad(be, dx.view_mut(), dh.view(), pair, first);
-    let grad = grads[Module::Q as usize].take().expect("a gradient");
-    [h, grad.a, dx]
+    [h, da, dx]
 }
 
 /// Against the formulas, with more rows than are dropped at once.

@@ -5,17 +5,18 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mesp::adapter::peft;
+use mesp::adapter::{AdapterConfig, Matrix, peft};
 use mesp::arch::{Config, Module};
 use mesp::model::{Model, WeightSource};
 use mesp::quantize::{Report, quantize};
 use mesp::source::{Base, GgufSource, HfSource, Kind, open_model, shape_source, tensor_dtype, text_encoder};
+use mesp::train::Options;
 use mesp_device::{Act, Backend, Class, Cpu, Dry, Dtype, Label, Layout, Mapping, Program, Threads, Weight};
 use mesp_formats::gguf::{self, TensorType, Value};
 use mesp_formats::{ModelConfig, safetensors_file};
 
 use crate::support::{
-    ARCHS, Case, MemorySource, answer, bits, golden, gradients, load_config, load_model, mean_loss,
+    ARCHS, Case, MemorySource, answer, bits, golden, gradient, gradients, load_config, load_model, mean_loss,
     mesp_policy, random_batch, randomize_adapters, relative, session_for, shapes, values,
 };
 

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use mesp::arch::Module;
 use mesp_device::{Mapping, Real};
-use mesp_formats::peft::{Matrix, parse_tensor_name};
+use mesp_formats::peft::parse_tensor_name;
 use mesp_formats::safetensors_file;
 
-use crate::support::{ARCHS, Case, mesp_policy, relative, values};
+use crate::support::{ARCHS, Case, gradient, mesp_policy, relative};
 
 /// Loss and relative errors per tensor against a golden file.
 fn compare<R: Real>(arch: &str, file: &str) -> (f64, f64, BTreeMap<String, f64>) {
@@ -22,9 +22,7 @@ fn compare<R: Real>(arch: &str, file: &str) -> (f64, f64, BTreeMap<String, f64>)
     let errors = header.tensors.iter().map(|t| {
         let (layer, module, matrix) = parse_tensor_name(&t.name).expect("PEFT name");
         let p = Module::from_name(&module).expect("projection");
-        let pair = session.grads()[layer][p as usize].as_ref().expect("adapter");
-        let act = if matrix == Matrix::A { &pair.a } else { &pair.b };
-        let ours = values(session.backend(), act);
+        let ours = gradient(&session, layer, p, matrix);
         let golden: Vec<f64> = safetensors_file::read_f32(&path, map.bytes(), t)
             .expect("values")
             .into_iter()
@@ -33,7 +31,7 @@ fn compare<R: Real>(arch: &str, file: &str) -> (f64, f64, BTreeMap<String, f64>)
         (t.name.clone(), relative(&ours, &golden))
     });
     let errors: BTreeMap<String, f64> = errors.collect();
-    assert_eq!(errors.len(), mesp::adapter::matrices(session.grads()).count(), "every gradient has a golden");
+    assert_eq!(errors.len(), session.grads().iter().count(), "every gradient has a golden");
     (outcome.nats / outcome.targets as f64, reference, errors)
 }
 

@@ -17,8 +17,8 @@ use mesp_formats::peft::{MODEL_FILE, parse_tensor_name};
 use mesp_formats::safetensors_file;
 
 use crate::support::{
-    Case, answer, eval_shapes, golden, gradients, mean_loss, mesp_policy, parameters, relative, session_for,
-    values,
+    Case, answer, eval_shapes, golden, gradient, gradients, mean_loss, mesp_policy, parameters, relative,
+    session_for,
 };
 
 /// A tied table; a head of its own; a tied table whose rows are scaled; the head alone; embeddings alone.
@@ -64,11 +64,9 @@ fn compare<R: Real>(arch: &str, file: &str, tolerance: f64) {
         let (layer, module, matrix) = parse_tensor_name(&t.name).expect("PEFT's name");
         let p = Module::from_name(&module).expect("a projection");
         let place = p.place(layer, &case.model.config);
-        let pair = session.grads()[place][p as usize].as_ref().expect("an adapter");
-        let (_, act) = pair.matrices().find(|(m, _)| *m == matrix).expect("a matrix");
-        let mut ours = values(session.backend(), act);
+        let mut ours = gradient(&session, place, p, matrix);
         if p == Module::Embed {
-            let (rows, cols) = (act.rows(), act.cols());
+            let [cols, rows] = [t.shape[0], t.shape[1]];
             ours = (0..rows * cols).map(|i| ours[i % rows * cols + i / rows]).collect();
         }
         let theirs = safetensors_file::read_f32(&path, map.bytes(), t).expect("values");

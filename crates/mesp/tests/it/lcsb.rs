@@ -78,7 +78,7 @@ fn surrogate<B: Backend>(
         model::HeadAdapter::default(),
         &mut x,
         batch,
-        None::<(f64, &mut mesp::adapter::Nothing)>,
+        None::<(f64, &mut mesp::gradient::Nothing)>,
         tiles,
         &mut stats,
     );

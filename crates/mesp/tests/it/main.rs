@@ -9,6 +9,7 @@ mod checkpoints;
 mod dora;
 mod dropout;
 mod forward;
+mod full_gradients;
 mod gguf;
 mod goldens;
 mod gradients_f64;

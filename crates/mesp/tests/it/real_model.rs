@@ -60,6 +60,7 @@ fn losses_of_tinystories() {
             trained: Trained::ALIKE,
             seed: 0,
             gradients: false,
+            base_gradients: false,
             whole: None,
             training: false,
         };

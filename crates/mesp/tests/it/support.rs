@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mesp::adapter::{AdapterConfig, BlockPairs, matrices, peft};
-use mesp::arch::{Config, Module};
+use mesp::adapter::{AdapterConfig, BlockPairs, Matrix, matrices, params, peft};
+use mesp::arch::{Config, Module, Param, Tensor};
 use mesp::data::{Dataset, RaggedBatch, ReadOptions};
 use mesp::method::{Estimator, Method};
 use mesp::model::{Batch, Model, WeightSource};
@@ -14,7 +14,7 @@ use mesp::rng;
 use mesp::source::{Base, HfSource, encode};
 use mesp::tape::Policy;
 use mesp::train::{Options, Session, Shapes, Update, plan};
-use mesp_device::{Act, Backend, Cpu, Dtype, Elem, Mapping, Real, Threads, Weight};
+use mesp_device::{Act, Backend, Cpu, Dtype, Elem, Mapping, Real, Threads, View, Weight};
 use mesp_formats::{ModelConfig, ModelDir, safetensors_file};
 
 /// The goldens.
@@ -67,6 +67,7 @@ impl Case {
             trained: Trained::ALIKE,
             seed: 0,
             gradients: false,
+            base_gradients: false,
             whole: None,
             training: true,
         }
@@ -184,8 +185,13 @@ pub(crate) fn randomize_adapters<B: Backend>(session: &mut Session<B>) {
 
 /// A buffer's values.
 pub(crate) fn values<B: Backend>(be: &B, act: &Act) -> Vec<f64> {
-    let mut values = vec![0.0; act.rows() * act.cols()];
-    be.store(act.view(), &mut |i, x| values[i] = x);
+    view_values(be, act.view())
+}
+
+/// A view's values.
+pub(crate) fn view_values<B: Backend>(be: &B, view: View<'_>) -> Vec<f64> {
+    let mut values = vec![0.0; view.rows() * view.cols()];
+    be.store(view, &mut |i, x| values[i] = x);
     values
 }
 
@@ -194,9 +200,22 @@ pub(crate) fn all_values<B: Backend>(be: &B, blocks: &[BlockPairs]) -> Vec<Vec<f
     matrices(blocks).map(|act| values(be, act)).collect()
 }
 
-/// All gradients, one vector a matrix.
+/// The gradient of a matrix of an adapter.
+pub(crate) fn gradient<B: Backend>(
+    session: &Session<B>,
+    place: usize,
+    p: Module,
+    matrix: Matrix,
+) -> Vec<f64> {
+    let view = session.grads().get(place, Tensor::Adapter(p, matrix)).expect("a gradient");
+    view_values(session.backend(), view)
+}
+
+/// All gradients, one vector a matrix; an empty one where it is frozen.
 pub(crate) fn gradients<B: Backend>(session: &Session<B>) -> Vec<Vec<f64>> {
-    all_values(session.backend(), session.grads())
+    let of = |param: Param| session.grads().get(param.place, param.tensor);
+    let values = |view| view_values(session.backend(), view);
+    params(session.params()).into_iter().map(|param| of(param).map_or_else(Vec::new, values)).collect()
 }
 
 /// All adapters, one vector a matrix.

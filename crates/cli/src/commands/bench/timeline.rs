@@ -108,6 +108,7 @@ fn planned(
         trained: Trained::ALIKE,
         seed: 0,
         gradients: false,
+        base_gradients: false,
         whole: None,
         training: true,
     };

@@ -96,6 +96,7 @@ fn session_options(adapter: mesp::adapter::AdapterConfig) -> Options {
         trained: Trained::ALIKE,
         seed: 0,
         gradients: false,
+        base_gradients: false,
         whole: None,
         training: false,
     }

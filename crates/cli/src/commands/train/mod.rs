@@ -19,7 +19,7 @@ use crate::ui;
 pub(crate) fn run(args: &TrainArgs) -> Result<()> {
     let started = Instant::now();
     let common = &args.common;
-    if common.model.model.is_none() && common.data.data.is_none() && !common.zeroth.full {
+    if common.model.model.is_none() && common.data.data.is_none() && !common.full() {
         if args.dry_run {
             return Err(usage(
                 "--dry-run has nothing to try: without --model and --data the built-in demo runs",

@@ -11,10 +11,10 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use mesp::adapter::{BlockPairs, matrices, matrices_mut};
-use mesp::arch::Module;
+use mesp::adapter::{BlockPairs, matrices, matrices_mut, params};
+use mesp::arch::{Module, Param};
 use mesp::method::{Blocks, Ray};
-use mesp_device::{Backend as _, Cpu, Distribution, Noise, Real};
+use mesp_device::{Backend as _, Cpu, Distribution, Noise, Real, View};
 use mesp_formats::Error as FileError;
 use mesp_formats::atomic::{create_dir_all, write_atomic};
 
@@ -148,7 +148,7 @@ fn measure<R: Real>(
     let mut exact = Ready::<R>::new(&way::exact(args.reference).args(files)?, cache, args.rows, true)?;
     put(&mut exact, &start);
     let loss = exact.gradient(1, &mut |_| {})?;
-    let gradient = values(exact.session.backend(), exact.session.grads());
+    let gradient = gradient_of(&exact);
     let total = norm(gradient.iter().flatten());
     if !(total.is_finite() && total > 0.0) {
         bail!("the norm of the exact gradient is {total}: there is nothing to compare with");
@@ -195,7 +195,7 @@ fn compare<R: Real>(
     let mut counter = Counter::new(way.name.clone(), seeds as u64);
     for seed in 1..=seeds {
         ready.gradient(seed as u64, &mut |_| {})?;
-        let gradient = values(ready.session.backend(), ready.session.grads());
+        let gradient = gradient_of(&ready);
         compared.add(&reference.gradient, &gradient);
         if seed <= args.descents.max(usize::from(!random)) {
             let scale = -step / norm(gradient.iter().flatten());
@@ -214,6 +214,18 @@ fn compare<R: Real>(
 
 fn norm<'a>(values: impl Iterator<Item = &'a f64>) -> f64 {
     values.map(|v| v * v).sum::<f64>().sqrt()
+}
+
+/// The gradient, matrix by matrix of the adapters; nothing of one that is frozen.
+fn gradient_of<R: Real>(ready: &Ready<R>) -> Vec<Vec<f64>> {
+    let session = &ready.session;
+    let of = |param: Param| session.grads().get(param.place, param.tensor);
+    let values = |view: View<'_>| {
+        let mut to = vec![0.0; view.rows() * view.cols()];
+        session.backend().store(view, &mut |i, x| to[i] = x);
+        to
+    };
+    params(session.params()).into_iter().map(|param| of(param).map_or_else(Vec::new, values)).collect()
 }
 
 /// Values of matrices.

@@ -1,0 +1,118 @@
+//! What can be trained: one description and one order, by which gradients, optimizer states and files are addressed.
+
+use mesp_device::Layout;
+use mesp_formats::peft::{self, Matrix};
+
+use super::{Config, EMBEDDING, FINAL_NORM, HEAD, Module, POST_NORMS, QK_NORMS};
+
+/// A tensor of a place ([`Module::place`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tensor {
+    /// Of an adapter; that of a fused matrix is the whole matrix's.
+    Adapter(Module, Matrix),
+    /// A matrix of the checkpoint. A tied head is the embedding's.
+    Weight(Module),
+    /// A bias of the checkpoint.
+    Bias(Module),
+    /// The weight of a norm, by the norm's path in its block.
+    Norm(&'static str),
+}
+
+/// A tensor that is trained.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Param {
+    /// The layer, or the place of a module outside the blocks.
+    pub place: usize,
+    /// Which of the place's.
+    pub tensor: Tensor,
+    /// Its number among the tensors of its place.
+    pub index: usize,
+    /// Rows and columns; a vector has one column.
+    pub shape: [usize; 2],
+    /// Values of a head, where its rows are interleaved within each; files have them in halves.
+    pub interleaved: Option<usize>,
+    /// Names its random numbers among those of a step: of matrices that may be in bf16, which vectors never are.
+    pub stream: u64,
+}
+
+impl Param {
+    /// Its name: PEFT's for an adapter's, else the checkpoint's.
+    pub fn name(&self) -> String {
+        let layer = self.place;
+        match self.tensor {
+            Tensor::Adapter(module, matrix) => peft::tensor_name(layer, module.name(), matrix),
+            Tensor::Weight(Module::Embed) => EMBEDDING.to_owned(),
+            Tensor::Weight(Module::Head) => HEAD.to_owned(),
+            Tensor::Weight(module) => format!("{}.weight", module.path(layer)),
+            Tensor::Bias(module) => format!("{}.bias", module.path(layer)),
+            Tensor::Norm(FINAL_NORM) => format!("{FINAL_NORM}.weight"),
+            Tensor::Norm(path) => format!("model.layers.{layer}.{path}.weight"),
+        }
+    }
+
+    /// Its shape in files: a vector has one dimension, and some adapters' matrices are transposed there.
+    pub fn file_shape(&self) -> Vec<usize> {
+        let [rows, cols] = self.shape;
+        match self.tensor {
+            Tensor::Adapter(_, Matrix::M) | Tensor::Bias(_) | Tensor::Norm(_) => vec![rows],
+            Tensor::Adapter(..) if self.turned() => vec![cols, rows],
+            _ => vec![rows, cols],
+        }
+    }
+
+    /// Whether rows are columns in files.
+    pub fn turned(&self) -> bool {
+        matches!(self.tensor, Tensor::Adapter(module, _) if peft::turned(module.name()))
+    }
+}
+
+/// All weights of a model, place by place, each in the order of the forward: the blocks, then the final norm and the
+/// head's own table, then the embeddings.
+///
+/// ```text
+/// a fused matrix is one tensor      a tied table is the embedding's, and has the gradients of both its uses
+/// ```
+pub fn base_params(c: &Config) -> Vec<Param> {
+    let mut list: Vec<Param> = Vec::new();
+    let mut add = |place: usize, tensor: Tensor, shape: [usize; 2]| {
+        let index = list.iter().rev().take_while(|param| param.place == place).count();
+        let turned = c.rope.layout == Layout::Interleaved
+            && matches!(tensor, Tensor::Weight(Module::Q | Module::K) | Tensor::Bias(Module::Q | Module::K));
+        let interleaved = turned.then_some(c.head_dim);
+        list.push(Param { place, tensor, index, shape, interleaved, stream: list.len() as u64 });
+    };
+    let (d, head) = (c.hidden_size, c.head_dim);
+    let [before_attention, before_mlp] = c.family.norms();
+    for l in 0..c.layers {
+        let linear = |add: &mut dyn FnMut(usize, Tensor, [usize; 2]), modules: &[Module]| {
+            for module in modules.iter().copied().filter(|module| module.exists(c)) {
+                let (out, input) = module.shape(c);
+                add(l, Tensor::Weight(module), [out, input]);
+                if module.has_bias(c) {
+                    add(l, Tensor::Bias(module), [out, 1]);
+                }
+            }
+        };
+        add(l, Tensor::Norm(before_attention), [d, 1]);
+        linear(&mut add, &[Module::Q, Module::K, Module::V, Module::Qkv]);
+        if c.family.qk_norm {
+            QK_NORMS.into_iter().for_each(|path| add(l, Tensor::Norm(path), [head, 1]));
+        }
+        linear(&mut add, &[Module::O]);
+        if c.family.post_norms {
+            add(l, Tensor::Norm(POST_NORMS[0]), [d, 1]);
+        }
+        add(l, Tensor::Norm(before_mlp), [d, 1]);
+        linear(&mut add, &[Module::Gate, Module::Up, Module::GateUp, Module::Down]);
+        if c.family.post_norms {
+            add(l, Tensor::Norm(POST_NORMS[1]), [d, 1]);
+        }
+    }
+    let outside = Module::OUTSIDE.map(|module| module.place(0, c));
+    add(outside[0], Tensor::Norm(FINAL_NORM), [d, 1]);
+    if !c.tied {
+        add(outside[0], Tensor::Weight(Module::Head), [c.vocab_size, d]);
+    }
+    add(outside[1], Tensor::Weight(Module::Embed), [c.vocab_size, d]);
+    list
+}

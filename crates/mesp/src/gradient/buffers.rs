@@ -1,0 +1,233 @@
+//! Buffers of gradients: one behind the other in a single buffer, in the order of a list of parameters.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use mesp_device::{Act, Backend, Form, Label, View, ViewMut};
+use mesp_formats::peft::Matrix;
+
+use super::Factors;
+use crate::arch::{Module, Param, Tensor};
+
+/// Values on a cache line: where a parameter's begin is a multiple of them.
+const LINE: usize = 16;
+
+/// What is trained, place by place, and where each begins in a buffer that holds them all.
+#[derive(Debug, Default)]
+pub struct ParamList {
+    params: Vec<Param>,
+    /// One more than there are parameters: the last is the length.
+    starts: Vec<usize>,
+}
+
+impl ParamList {
+    /// Of parameters in the order of their places.
+    pub fn new(params: Vec<Param>) -> Self {
+        let mut starts = vec![0];
+        let mut end = 0usize;
+        for Param { shape: [rows, cols], .. } in &params {
+            let values = rows.saturating_mul(*cols);
+            end = end.saturating_add(values.div_ceil(LINE).saturating_mul(LINE));
+            starts.push(end);
+        }
+        Self { params, starts }
+    }
+
+    /// The parameters.
+    pub fn params(&self) -> &[Param] {
+        &self.params
+    }
+
+    /// Numbers of the parameters of a place.
+    pub fn of(&self, place: usize) -> Range<usize> {
+        let before = |first| self.params.partition_point(|param| param.place < first);
+        before(place)..before(place + 1)
+    }
+
+    /// Numbers of the parameters that have factors from a place of a model of so many layers: its own; outside the
+    /// blocks all that are there, since the head's sweep ends in the embeddings' table where they are tied.
+    pub fn reached_from(&self, place: usize, layers: usize) -> Range<usize> {
+        if place < layers { self.of(place) } else { self.of(layers).start..self.params.len() }
+    }
+
+    /// Whether a place's tensor is among them.
+    pub fn has(&self, place: usize, tensor: Tensor) -> bool {
+        self.number(place, tensor).is_some()
+    }
+
+    fn number(&self, place: usize, tensor: Tensor) -> Option<usize> {
+        self.of(place).find(|i| self.params[*i].tensor == tensor)
+    }
+}
+
+/// Gradients of all parameters of a list, or of some that follow each other.
+#[derive(Debug)]
+pub struct Gradients {
+    list: Arc<ParamList>,
+    range: Range<usize>,
+    /// All of them; none where there is nothing.
+    flat: Option<Act>,
+}
+
+impl Gradients {
+    /// No gradients.
+    pub fn none(list: &Arc<ParamList>) -> Self {
+        Self { list: Arc::clone(list), range: 0..0, flat: None }
+    }
+
+    /// Of all parameters, as long as the backend lives.
+    pub fn persistent<B: Backend>(be: &mut B, list: &Arc<ParamList>, label: Label) -> Self {
+        let range = 0..list.params.len();
+        let lines = list.starts[range.end] / LINE;
+        let flat = (lines > 0).then(|| be.persist(lines, LINE, label));
+        Self { list: Arc::clone(list), range, flat }
+    }
+
+    /// Of some of them, zero at first, until they are freed.
+    pub fn zeros<B: Backend>(be: &mut B, list: &Arc<ParamList>, range: Range<usize>, label: Label) -> Self {
+        let lines = (list.starts[range.end] - list.starts[range.start]) / LINE;
+        let flat = (lines > 0).then(|| {
+            let mut flat = be.alloc(lines, LINE, label);
+            be.zero(flat.view_mut());
+            flat
+        });
+        Self { list: Arc::clone(list), range, flat }
+    }
+
+    /// Their end.
+    pub fn free<B: Backend>(self, be: &mut B) {
+        if let Some(flat) = self.flat {
+            be.free(flat);
+        }
+    }
+
+    /// What they are of.
+    pub fn list(&self) -> &Arc<ParamList> {
+        &self.list
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.flat.is_none()
+    }
+
+    /// All values, each parameter's from a multiple of 16 on and zeros between: for who adds, sends or averages whole
+    /// gradients.
+    pub fn flat(&self) -> Option<View<'_>> {
+        self.flat.as_ref().map(Act::view)
+    }
+
+    /// The same, to write. What is between the parameters stays zero.
+    pub fn flat_mut(&mut self) -> Option<ViewMut<'_>> {
+        self.flat.as_mut().map(Act::view_mut)
+    }
+
+    /// Each parameter with its gradient, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Param, View<'_>)> {
+        let numbers = if self.is_empty() { 0..0 } else { self.range.clone() };
+        numbers.filter_map(|i| Some((&self.list.params[i], self.view(i)?)))
+    }
+
+    /// Calls `f` with each parameter and its gradient, to write.
+    pub fn for_each_mut(&mut self, mut f: impl FnMut(&Param, ViewMut<'_>)) {
+        let Self { list, range, flat } = self;
+        let Some(flat) = flat else { return };
+        for i in range.clone() {
+            f(&list.params[i], place(list, range, i).of(flat));
+        }
+    }
+
+    /// The gradient of a place's tensor.
+    pub fn get(&self, place: usize, tensor: Tensor) -> Option<View<'_>> {
+        self.list.number(place, tensor).filter(|i| self.range.contains(i)).and_then(|i| self.view(i))
+    }
+
+    fn view(&self, i: usize) -> Option<View<'_>> {
+        let Place { first, shape } = place(&self.list, &self.range, i);
+        Some(self.flat.as_ref()?.block(first, shape))
+    }
+
+    /// Takes the factors of all of them.
+    pub fn sums(&mut self) -> Sums<'_> {
+        self.sums_of(self.range.clone())
+    }
+
+    /// Takes the factors of some of them, by their numbers in the list.
+    pub fn sums_of(&mut self, numbers: Range<usize>) -> Sums<'_> {
+        Sums { list: &self.list, range: &self.range, numbers, flat: self.flat.as_mut() }
+    }
+}
+
+/// Where a parameter's values are in a buffer.
+struct Place {
+    first: usize,
+    shape: [usize; 2],
+}
+
+impl Place {
+    fn of(self, flat: &mut Act) -> ViewMut<'_> {
+        flat.block_mut(self.first, self.shape)
+    }
+}
+
+fn place(list: &ParamList, range: &Range<usize>, i: usize) -> Place {
+    Place { first: list.starts[i] - list.starts[range.start], shape: list.params[i].shape }
+}
+
+/// Sums of products, in buffers of [`Gradients`].
+#[derive(Debug)]
+pub struct Sums<'a> {
+    list: &'a ParamList,
+    range: &'a Range<usize>,
+    /// Of a place.
+    numbers: Range<usize>,
+    flat: Option<&'a mut Act>,
+}
+
+impl Sums<'_> {
+    fn number(&self, tensor: Tensor) -> Option<usize> {
+        self.flat.as_ref()?;
+        self.numbers.clone().find(|i| self.list.params[*i].tensor == tensor)
+    }
+
+    fn of(&mut self, tensor: Tensor) -> Option<ViewMut<'_>> {
+        let i = self.number(tensor)?;
+        Some(place(self.list, self.range, i).of(self.flat.as_deref_mut()?))
+    }
+}
+
+impl<B: Backend> Factors<B> for Sums<'_> {
+    fn wants(&self, of: Tensor) -> bool {
+        self.number(of).is_some()
+    }
+
+    fn linear(&mut self, be: &mut B, of: Tensor, rows: Range<usize>, [g, x]: [View<'_>; 2], scale: f64) {
+        if let Some(sums) = self.of(of) {
+            be.product(sums.part(rows), Form::LeftTransposed, g, x, scale, true);
+        }
+    }
+
+    fn bias(&mut self, be: &mut B, of: Module, rows: Range<usize>, g: View<'_>) {
+        if let Some(sums) = self.of(Tensor::Bias(of)) {
+            be.bias_grad(sums.part(rows), g);
+        }
+    }
+
+    fn norm(&mut self, be: &mut B, path: &'static str, [dy, x]: [View<'_>; 2], eps: f64) {
+        if let Some(sums) = self.of(Tensor::Norm(path)) {
+            be.rms_norm_weight_grad(sums, dy, x, eps);
+        }
+    }
+
+    fn magnitudes(&mut self, be: &mut B, of: Module, rows: Range<usize>, [dy, z, inverse]: [View<'_>; 3]) {
+        if let Some(sums) = self.of(Tensor::Adapter(of, Matrix::M)) {
+            be.dora_magnitude_grad(sums.part(rows), dy, z, inverse);
+        }
+    }
+
+    fn table_rows(&mut self, be: &mut B, of: Tensor, index: &[u32], g: View<'_>) {
+        if let Some(sums) = self.of(of) {
+            be.scatter_add_rows(sums, g, index);
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Gradients as pairs of factors.
+//!
+//! ```text
+//! a matrix P     dP[rows] += scale·gᵀ·x              g [n, rows]   x [n, cols]
+//! a bias         db[rows] += Σ_t g[t]
+//! a norm's w     dw       += Σ_t dy[t]∘x̂[t]          x̂ the normed rows of x
+//! magnitudes     dm[rows] += Σ_t dy[t]∘z[t]∘inverse  (DoRA)
+//! a table        dP[index[t]] += g[t]
+//! ```
+//! The gradient of every tensor is a sum of such terms. The backward of a block has both factors in hand at one place;
+//! it does not make the gradient, it hands them over ([`Factors`]): whoever takes them may add the product to a buffer
+//! ([`Sums`](super::Sums)), step the parameter, or take a norm. What nobody wants is not handed over.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use mesp_device::{Backend, Still, View};
+use mesp_formats::peft::Matrix;
+
+use crate::arch::{Module, Tensor};
+
+/// What takes the factors of the gradients of one place ([`Module::place`]).
+pub trait Factors<B: Backend> {
+    /// Whether factors of a tensor are to be handed over.
+    fn wants(&self, of: Tensor) -> bool;
+    /// Some rows of a matrix: `dP[rows] += scale·gᵀ·x`.
+    fn linear(&mut self, be: &mut B, of: Tensor, rows: Range<usize>, g_x: [View<'_>; 2], scale: f64);
+    /// Some values of a bias: `db[rows] += Σ_t g[t]`.
+    fn bias(&mut self, be: &mut B, of: Module, rows: Range<usize>, g: View<'_>);
+    /// The weight of a norm: `dw += Σ_t dy[t]∘x̂[t]`, x̂ the rows of `x` over their root mean squares.
+    fn norm(&mut self, be: &mut B, path: &'static str, dy_x: [View<'_>; 2], eps: f64);
+    /// Some magnitudes (DoRA): `dm[rows] += Σ_t dy[t]∘z[t]∘inverse`.
+    fn magnitudes(&mut self, be: &mut B, of: Module, rows: Range<usize>, dy_z_inverse: [View<'_>; 3]);
+    /// Rows of a table: `dP[index[t]] += g[t]`, in the order of t.
+    fn table_rows(&mut self, be: &mut B, of: Tensor, index: &[u32], g: View<'_>);
+
+    /// Whether a part of an adapter is wanted.
+    fn wants_adapter(&self, module: Module, matrix: Matrix) -> bool {
+        self.wants(Tensor::Adapter(module, matrix))
+    }
+}
+
+/// Wants no gradient: for losses alone, and for dL/dx alone.
+#[derive(Debug)]
+pub struct Nothing;
+
+impl<B: Backend> Factors<B> for Nothing {
+    fn wants(&self, _: Tensor) -> bool {
+        false
+    }
+    fn linear(&mut self, _: &mut B, _: Tensor, _: Range<usize>, _: [View<'_>; 2], _: f64) {}
+    fn bias(&mut self, _: &mut B, _: Module, _: Range<usize>, _: View<'_>) {}
+    fn norm(&mut self, _: &mut B, _: &'static str, _: [View<'_>; 2], _: f64) {}
+    fn magnitudes(&mut self, _: &mut B, _: Module, _: Range<usize>, _: [View<'_>; 3]) {}
+    fn table_rows(&mut self, _: &mut B, _: Tensor, _: &[u32], _: View<'_>) {}
+}
+
+/// Beside a backend that computes nothing: wants the same factors as another, and leaves them.
+#[derive(Debug)]
+pub struct Quiet<F, B>(F, PhantomData<fn(B)>);
+
+impl<F: Factors<B>, B: Backend> Quiet<F, B> {
+    /// Of what would take them.
+    pub const fn new(factors: F) -> Self {
+        Self(factors, PhantomData)
+    }
+}
+
+impl<'b, F: Factors<B>, B: Backend> Factors<Still<'b, B>> for Quiet<F, B> {
+    fn wants(&self, of: Tensor) -> bool {
+        self.0.wants(of)
+    }
+    fn linear(&mut self, _: &mut Still<'b, B>, _: Tensor, _: Range<usize>, _: [View<'_>; 2], _: f64) {}
+    fn bias(&mut self, _: &mut Still<'b, B>, _: Module, _: Range<usize>, _: View<'_>) {}
+    fn norm(&mut self, _: &mut Still<'b, B>, _: &'static str, _: [View<'_>; 2], _: f64) {}
+    fn magnitudes(&mut self, _: &mut Still<'b, B>, _: Module, _: Range<usize>, _: [View<'_>; 3]) {}
+    fn table_rows(&mut self, _: &mut Still<'b, B>, _: Tensor, _: &[u32], _: View<'_>) {}
+}

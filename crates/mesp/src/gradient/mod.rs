@@ -1,0 +1,7 @@
+//! Gradients as pairs of factors, who takes them, and the buffers they are added to.
+
+mod buffers;
+mod factors;
+
+pub use buffers::{Gradients, ParamList, Sums};
+pub use factors::{Factors, Nothing, Quiet};
