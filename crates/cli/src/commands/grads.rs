@@ -186,7 +186,7 @@ fn grads<R: Real>(args: &CommonArgs) -> Result<()> {
         ("target_tokens".to_owned(), targets.to_string()),
     ]);
     let session = &ready.session;
-    let gradients: Vec<_> = session.grads().iter().map(|(param, view)| (*param, view)).collect();
+    let gradients: Vec<_> = session.grads().iter().collect();
     peft::write_params(session.backend(), output, &gradients, &metadata)?;
     let shown = output.display().to_string();
     if args.shared.json {

@@ -59,8 +59,9 @@ pub fn write_tensors<B: Backend>(
     blocks: &[BlockPairs],
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
-    let views = matrices(blocks).map(Act::view);
-    write_params(be, path, &params(blocks).into_iter().zip(views).collect::<Vec<_>>(), metadata)
+    let params = params(blocks);
+    let views: Vec<_> = params.iter().zip(matrices(blocks).map(Act::view)).collect();
+    write_params(be, path, &views, metadata)
 }
 
 /// Writes what belongs to some parameters, each under the parameter's name.
@@ -70,7 +71,7 @@ pub fn write_tensors<B: Backend>(
 pub fn write_params<B: Backend>(
     be: &B,
     path: &Path,
-    views: &[(Param, View<'_>)],
+    views: &[(&Param, View<'_>)],
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
     let dtype = |view: &View<'_>| match view.elem() {

@@ -263,10 +263,10 @@ impl Optimizer {
     }
 
     /// Each state by its name, with what it holds of each parameter: for checkpoints.
-    pub fn states(&self) -> impl Iterator<Item = (&'static str, Vec<(Param, &Act)>)> {
+    pub fn states(&self) -> impl Iterator<Item = (&'static str, Vec<(&Param, View<'_>)>)> {
         self.kind.states().iter().enumerate().map(|(i, spec)| {
             let of = self.list.params().iter().zip(&self.states);
-            (spec.name, of.filter_map(|(param, states)| Some((*param, states.get(i)?))).collect())
+            (spec.name, of.filter_map(|(param, states)| Some((param, states.get(i)?.view()))).collect())
         })
     }
 

@@ -182,7 +182,7 @@ pub fn save<B: Backend>(
         peft::write_params(
             session.backend(),
             &staged.path().join(state_file(name)),
-            &state.iter().map(|(param, act)| (*param, act.view())).collect::<Vec<_>>(),
+            &state,
             &BTreeMap::new(),
         )?;
     }

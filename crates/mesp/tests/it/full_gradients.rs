@@ -218,7 +218,7 @@ fn files_have_the_checkpoints_names() {
     session.accumulate(&case.batch, case.batch.targets());
     let to = tempfile::tempdir().expect("a folder");
     let path = to.path().join("grads.safetensors");
-    let all: Vec<_> = session.grads().iter().map(|(param, view)| (*param, view)).collect();
+    let all: Vec<_> = session.grads().iter().collect();
     peft::write_params(session.backend(), &path, &all, &BTreeMap::new()).expect("a file");
     let map = Mapping::open(&path).expect("a file");
     let header = safetensors_file::parse(&path, map.bytes()).expect("a header");
