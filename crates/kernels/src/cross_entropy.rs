@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! forward   loss_t = ℓ_t − z_t[y_t],          ℓ_t = ln Σ_v exp z_t[v]
-//! backward  dz_t[v] = c·(exp(z_t[v] − ℓ_t) − [v = y_t])     in z's place, c = 1 / targets of the optimizer step
+//! backward  dz_t[v] = c·w_t·(exp(z_t[v] − ℓ_t) − [v = y_t])     in z's place, c = 1 / targets of the optimizer step,
+//!                                                           w_t the row's weight
 //! reads     z, y; the backward also ℓ                       scratch  none
 //! shapes    z [n, w]: rows × a range of the vocabulary      y [n]      derivation: docs/math/cross_entropy.md
 //! ```
@@ -30,16 +31,23 @@ pub struct RowStat {
     pub total: f64,
     /// Logit of the label.
     pub label_logit: f64,
+    /// By what the row's loss, and its gradient, are multiplied.
+    pub weight: f32,
 }
 
 impl RowStat {
-    /// Nothing is known.
+    /// Nothing is known; the weight is 1.
     pub const EMPTY: Self =
-        Self { top: f64::NEG_INFINITY, best: u32::MAX, total: 0.0, label_logit: f64::NAN };
+        Self { top: f64::NEG_INFINITY, best: u32::MAX, total: 0.0, label_logit: f64::NAN, weight: 1.0 };
 
     /// −ln p(label), in nats.
     pub fn nats(&self) -> f64 {
         self.total.ln() - (self.label_logit - self.top)
+    }
+
+    /// The row's part of the loss: its weight times −ln p(label), in nats.
+    pub fn loss(&self) -> f64 {
+        f64::from(self.weight) * self.nats()
     }
 }
 
@@ -56,7 +64,7 @@ pub fn softmax_stats<R: Real>(z: &[R], labels: &[u32], first: usize, stats: &mut
 }
 
 /// Turns logits of a range of the vocabulary, which begins at `first`, into `c` times the gradient of their rows'
-/// losses, once all ranges were taken into the statistics.
+/// weighted losses, once all ranges were taken into the statistics.
 ///
 /// # Panics
 /// When lengths disagree or `first` is not a multiple of [`VOCAB_STEP`].
@@ -72,6 +80,7 @@ pub fn softmax_gradient<R: Real>(
     let Some(width) = check(z.len(), labels, first, stats) else { return };
     par.chunks(z, width, |t, z| {
         let stat = &stats[t];
+        let c = c * f64::from(stat.weight);
         share_of(z, R::from_f64(stat.top), R::from_f64(c / stat.total));
         if let Some(z) = (labels[t] as usize).checked_sub(first).and_then(|at| z.get_mut(at)) {
             *z -= R::from_f64(c);

@@ -60,7 +60,7 @@ pub fn softmax_sum<R: Real>(
     }
 }
 
-/// `sum ← c·(sum / Z − word)`, once all of the vocabulary was taken in; `word` has the label's row of the
+/// `sum ← c·w·(sum / Z − word)`, w the row's weight, once all of the vocabulary was taken in; `word` has the label's row of the
 /// table for each row.
 ///
 /// # Panics
@@ -74,6 +74,7 @@ pub fn softmax_sum_gradient<R: Real>(sum: &mut [R], word: &[R], c: f64, stats: &
     let d = sum.len() / stats.len();
     assert_eq!(sum.len(), d * stats.len(), "softmax gradient: rows");
     par.chunks(sum, d, |t, sum| {
+        let c = c * f64::from(stats[t].weight);
         finish(sum, &word[t * d..][..d], R::from_f64(c / stats[t].total), R::from_f64(c));
     });
 }

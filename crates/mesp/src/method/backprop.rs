@@ -1,12 +1,12 @@
 //! One driver for all exact methods.
 
-use mesp_device::{Act, Backend, Class, Dropout, Elem, Label, RowStat, Still};
+use mesp_device::{Act, Backend, Class, Dropout, Elem, Label, Still};
 
 use super::Shift;
 use crate::adapter::{BlockPairs, dora, outside};
 use crate::arch::{Module, Tensor};
-use crate::gradient::{Factors, Nothing, Quiet};
-use crate::model::{self, Batch, BlockRun, HeadAdapter, Model};
+use crate::gradient::{Factors, Quiet};
+use crate::model::{self, Batch, BlockRun, HeadAdapter, Model, Objective, Top};
 use crate::tape::{Policy, Residency, Site, SiteSet, Tape};
 
 /// What takes the factors of the gradients of a sweep, place by place ([`Module::place`]): the head, the blocks from the
@@ -67,16 +67,14 @@ impl Backprop {
         self.dropout = dropout;
     }
 
-    /// Forward and backward of a micro-batch: losses of its trained rows, gradients to the sink. `gradient` is
-    /// 1 / targets of the whole optimizer step.
+    /// Forward and backward of a micro-batch: its losses to the objective, factors of gradients to the sink.
     pub fn step<B: Backend>(
         &mut self,
         be: &mut B,
         model: &Model,
         adapters: &mut [BlockPairs],
         batch: &Batch,
-        gradient: f64,
-        stats: &mut [RowStat],
+        objective: &mut impl Objective<B>,
         sink: &mut impl Consumer<B>,
     ) {
         let (policy, dropout) = (self.policy, self.dropout);
@@ -102,11 +100,12 @@ impl Backprop {
             dora::refresh(be, &model.config, &model.blocks[l].linears, &mut adapters[l]);
             x = model::forward_block(be, &run(model, &adapters[l], l, batch, policy, dropout), tape, keep);
         }
-        let pair = outside(adapters, Module::Head, c);
-        let adapter = HeadAdapter { pair, dropout: dropout.map(|mask| mask.stream(head as u64)) };
         {
+            let pair = outside(adapters, Module::Head, c);
+            let dropout = dropout.map(|mask| mask.stream(head as u64));
+            let top = Top { model, head: HeadAdapter { pair, dropout }, batch, tiles };
             let factors = &mut sink.begin(be, head);
-            model::head(be, model, adapter, &mut x, batch, Some((gradient, factors)), tiles, stats);
+            objective.gradient(be, top, &mut x, factors);
         }
         sink.finish(be, head, &mut adapters[head]);
         let embeds =
@@ -146,7 +145,7 @@ impl Backprop {
         be.free(x);
     }
 
-    /// Losses of a micro-batch's trained rows, nothing kept; with a shift those of a point beside the adapters.
+    /// A micro-batch's losses, nothing kept; with a shift those of a point beside the adapters.
     pub fn evaluate<B: Backend>(
         &mut self,
         be: &mut B,
@@ -154,7 +153,7 @@ impl Backprop {
         adapters: &mut [BlockPairs],
         shift: Option<Shift<'_>>,
         batch: &Batch,
-        stats: &mut [RowStat],
+        objective: &mut impl Objective<B>,
     ) {
         let mut x = self.forward(be, model, adapters, shift, batch);
         let moved = moved(be, shift, Module::Head, model, adapters);
@@ -162,8 +161,8 @@ impl Backprop {
             Some(pairs) => pairs[Module::Head as usize].as_ref(),
             None => outside(adapters, Module::Head, &model.config),
         };
-        let adapter = HeadAdapter { pair, ..HeadAdapter::default() };
-        model::head(be, model, adapter, &mut x, batch, None::<(f64, &mut Nothing)>, self.policy.tiles, stats);
+        let head = HeadAdapter { pair, ..HeadAdapter::default() };
+        objective.losses(be, Top { model, head, batch, tiles: self.policy.tiles }, &mut x);
         free(be, moved);
         be.free(x);
     }

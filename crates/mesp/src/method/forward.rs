@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use mesp_device::{Backend, Class, Dual, Label, RowStat, Tangents};
+use mesp_device::{Backend, Class, Dual, Label, Tangents};
 
 use super::backprop::{run, will_need};
 use super::directional::tensor;
@@ -18,12 +18,11 @@ use super::{Backprop, Bounds, Ray};
 use crate::adapter::{BlockPairs, matrices, outside, params};
 use crate::arch::Module;
 use crate::gradient::{Gradients, Nothing, ParamList};
-use crate::model::{self, Batch, HeadAdapter, Model};
+use crate::model::{self, Batch, HeadAdapter, Model, Objective, Top};
 use crate::tape::{Site, SiteSet};
 
 impl Backprop {
-    /// Losses of a micro-batch's trained rows, and the slope of their sum, times `gradient`, along a
-    /// direction.
+    /// A micro-batch's losses, and the objective's slope along a direction.
     pub fn slope<B: Backend>(
         &mut self,
         be: &mut B,
@@ -32,8 +31,7 @@ impl Backprop {
         adapters: &[BlockPairs],
         (ray, bounds): (Ray, &Bounds),
         batch: &Batch,
-        gradient: f64,
-        stats: &mut [RowStat],
+        objective: &mut impl Objective<B>,
     ) -> f64 {
         let policy = self.policy;
         let c = &model.config;
@@ -75,13 +73,10 @@ impl Backprop {
             let all = 0..list.params().len();
             Gradients::zeros(be, &list, all, Label::new(Class::Gradient, "lora_grad"))
         });
-        let adapter = HeadAdapter { pair, dropout: None };
-        if let Some(grads) = &mut grads {
-            let sums = &mut grads.sums();
-            model::head(be, model, adapter, &mut x, batch, Some((gradient, sums)), policy.tiles, stats);
-        } else {
-            let nothing = &mut Nothing;
-            model::head(be, model, adapter, &mut x, batch, Some((gradient, nothing)), policy.tiles, stats);
+        let top = Top { model, head: HeadAdapter { pair, dropout: None }, batch, tiles: policy.tiles };
+        match &mut grads {
+            Some(grads) => objective.gradient(be, top, &mut x, &mut grads.sums()),
+            None => objective.gradient(be, top, &mut x, &mut Nothing),
         }
         // From here on x is dL/dx.
         let mut slope = tangent.as_ref().map_or(0.0, |t| be.dot(x.view(), t.view()));

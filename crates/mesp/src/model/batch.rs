@@ -13,6 +13,8 @@ pub struct Batch {
     pub target_rows: Vec<u32>,
     /// What each of them should predict.
     pub target_labels: Vec<u32>,
+    /// By what the loss of each of them is multiplied; nothing where that is 1 for all.
+    pub target_weights: Vec<f32>,
     /// Values per head of attention's probabilities, Σ length²; a plan's batch carries the largest.
     pub probs: usize,
 }
@@ -35,6 +37,7 @@ impl Batch {
         }
         self.target_rows.clear();
         self.target_labels.clear();
+        self.target_weights.clear();
         for (row, target) in targets.iter().enumerate() {
             if let Ok(label) = u32::try_from(*target) {
                 self.target_rows.push(row as u32);
@@ -52,6 +55,7 @@ impl Batch {
             offsets: offsets.to_vec(),
             target_rows: (0..targets as u32).collect(),
             target_labels: vec![0; targets],
+            target_weights: Vec::new(),
             probs,
         }
     }
@@ -69,7 +73,9 @@ impl Batch {
     /// Bytes of memory that it holds.
     pub fn heap_bytes(&self) -> usize {
         4 * (self.tokens.capacity() + self.positions.capacity())
-            + 4 * (self.target_rows.capacity() + self.target_labels.capacity())
+            + 4 * (self.target_rows.capacity()
+                + self.target_labels.capacity()
+                + self.target_weights.capacity())
             + 8 * self.offsets.capacity()
     }
 }

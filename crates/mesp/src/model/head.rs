@@ -22,7 +22,7 @@ use std::ops::Range;
 
 use mesp_device::{Act, Backend, Class, Dropout, Label, RowStat, View, Weight};
 
-use super::{Batch, Model};
+use super::{Batch, Model, Top};
 use crate::adapter::{Pair, PairView, lora};
 use crate::arch::{FINAL_NORM, Module, Tensor};
 use crate::gradient::Factors;
@@ -41,21 +41,21 @@ const fn label(name: &'static str) -> Label {
     Label::new(Class::Head, name)
 }
 
-/// Statistics of the trained rows' logits, and, with a `gradient` c, `x ← c·dloss/dx` (untrained rows become zero) and
+/// Statistics of the trained rows' logits, and, with a `gradient` c, `x ← c·w·dloss/dx`, w the rows' weights (untrained rows become zero) and
 /// the factors of the head, its norm and its adapter handed over. `stats` has one place for each trained row.
-pub fn head<B: Backend>(
+pub(super) fn head<B: Backend>(
     be: &mut B,
-    model: &Model,
-    adapter: HeadAdapter<'_>,
+    Top { model, head: adapter, batch, tiles }: Top<'_>,
     x: &mut Act,
-    batch: &Batch,
     mut gradient: Option<(f64, &mut impl Factors<B>)>,
-    tiles: Tiles,
     stats: &mut [RowStat],
 ) {
     let targets = batch.targets();
     let tile = tiles.head_rows.min(targets).max(1);
     stats.fill(RowStat::EMPTY);
+    for (stat, weight) in stats.iter_mut().zip(&batch.target_weights) {
+        stat.weight = *weight;
+    }
     let mark = be.mark();
     for start in (0..targets).step_by(tile) {
         be.rewind(mark);

@@ -7,12 +7,15 @@ mod batch;
 mod block;
 mod decoder;
 mod head;
+mod objective;
 mod parts;
 mod weights;
 
 pub use batch::Batch;
 pub use block::{BlockRun, Cache};
 pub use decoder::{decode_block, embed, embed_backward, forward_block, last_logits};
-pub use head::{HeadAdapter, head};
+pub use head::HeadAdapter;
+use head::head;
+pub use objective::{NextToken, Objective, Top};
 pub use parts::{Changed, Name, Part, Seen};
 pub use weights::{Block, Model, ShapeSource, WeightSource};

@@ -12,7 +12,7 @@ use crate::gradient::{Gradients, ParamList, Sums};
 use crate::method::{
     Backprop, Blocks, Bounds, Consumer, Directional, Estimator, Ray, Shift, Slope, add_direction, drift,
 };
-use crate::model::{Batch, Model, Part};
+use crate::model::{Batch, Model, NextToken, Part};
 use crate::optim::Optimizer;
 use crate::rng;
 use crate::{Error, Result};
@@ -149,9 +149,9 @@ impl<B: Backend> Session<B> {
         self.backprop.set_dropout(dropout(&self.options, seed, step, self.micro));
         self.micro += 1;
         let stats = &mut self.stats[..batch.targets()];
-        let gradient = 1.0 / total as f64;
+        let objective = &mut NextToken { scale: 1.0 / total as f64, stats: &mut *stats };
         let mut sink = Accumulated { grads: &mut self.grads, layers };
-        self.backprop.step(&mut self.be, &self.model, &mut self.params, batch, gradient, stats, &mut sink);
+        self.backprop.step(&mut self.be, &self.model, &mut self.params, batch, objective, &mut sink);
         outcome(stats)
     }
 
@@ -199,7 +199,7 @@ impl<B: Backend> Session<B> {
         self.be.begin(STEP);
         self.steps += 1;
         let stats = &mut self.stats[..batch.targets()];
-        let gradient = 1.0 / batch.targets() as f64;
+        let objective = &mut NextToken { scale: 1.0 / batch.targets() as f64, stats: &mut *stats };
         let Some(optimizer) = &mut self.optimizer else { return (Outcome::default(), 0.0) };
         let Options { estimator, seed, .. } = self.options;
         let (layers, step) = (self.model.config.layers, self.steps);
@@ -207,7 +207,7 @@ impl<B: Backend> Session<B> {
         self.backprop.set_dropout(dropout(&self.options, seed, step, 0));
         let mut sink =
             PerBlock { optimizer, learning_rate, updates: &mut self.updates, current: None, squares: 0.0 };
-        self.backprop.step(&mut self.be, &self.model, &mut self.params, batch, gradient, stats, &mut sink);
+        self.backprop.step(&mut self.be, &self.model, &mut self.params, batch, objective, &mut sink);
         let norm = sink.squares.sqrt();
         (outcome(stats), norm)
     }
@@ -216,7 +216,8 @@ impl<B: Backend> Session<B> {
     pub fn evaluate(&mut self, batch: &Batch) -> &[RowStat] {
         self.be.begin(EVAL);
         let stats = &mut self.stats[..batch.targets()];
-        self.backprop.evaluate(&mut self.be, &self.model, &mut self.params, None, batch, stats);
+        let objective = &mut NextToken { scale: 1.0, stats: &mut *stats };
+        self.backprop.evaluate(&mut self.be, &self.model, &mut self.params, None, batch, objective);
         stats
     }
 
@@ -237,7 +238,8 @@ impl<B: Backend> Session<B> {
             Some(whole) => (whole.at(be, by, ray), None),
             None => (&**model, Some(Shift { by, ray, bounds })),
         };
-        self.backprop.evaluate(be, model, params, shift, batch, stats);
+        let objective = &mut NextToken { scale: 1.0, stats: &mut *stats };
+        self.backprop.evaluate(be, model, params, shift, batch, objective);
         outcome(stats)
     }
 
@@ -249,8 +251,8 @@ impl<B: Backend> Session<B> {
         self.be.begin(STEP);
         let Self { be, model, params, tangents, bounds, .. } = self;
         let stats = &mut self.stats[..batch.targets()];
-        let (along, gradient) = ((ray, &*bounds), 1.0 / total as f64);
-        let slope = self.backprop.slope(be, tangents, model, params, along, batch, gradient, stats);
+        let objective = &mut NextToken { scale: 1.0 / total as f64, stats: &mut *stats };
+        let slope = self.backprop.slope(be, tangents, model, params, (ray, &*bounds), batch, objective);
         (outcome(stats), slope)
     }
 
@@ -364,7 +366,7 @@ fn dropout(options: &Options, seed: u64, step: u64, micro: u64) -> Option<Dropou
 }
 
 fn outcome(stats: &[RowStat]) -> Outcome {
-    Outcome { nats: stats.iter().map(RowStat::nats).sum(), targets: stats.len() }
+    Outcome { nats: stats.iter().map(RowStat::loss).sum(), targets: stats.len() }
 }
 
 /// What a session trains, or makes gradients of.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mesp::adapter::{BlockPairs, matrices_mut, peft, persistent_pairs};
 use mesp::method::{Blocks, Estimator, Subset};
-use mesp::model::{self, BlockRun};
+use mesp::model::{self, BlockRun, Objective as _};
 use mesp::rng;
 use mesp::tape::{Policy, Residency, Site, SiteSet, Tape};
 use mesp::train::{Options, Update};
@@ -72,16 +72,8 @@ fn surrogate<B: Backend>(
         }
     }
     let mut stats = vec![RowStat::EMPTY; batch.targets()];
-    model::head(
-        be,
-        model,
-        model::HeadAdapter::default(),
-        &mut x,
-        batch,
-        None::<(f64, &mut mesp::gradient::Nothing)>,
-        tiles,
-        &mut stats,
-    );
+    let top = model::Top { model, head: model::HeadAdapter::default(), batch, tiles };
+    model::NextToken { scale: 1.0, stats: &mut stats }.losses(be, top, &mut x);
     be.free(x);
     stats.iter().map(RowStat::nats).sum::<f64>() / batch.targets() as f64
 }

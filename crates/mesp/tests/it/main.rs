@@ -21,6 +21,7 @@ mod lcsb;
 mod merge;
 mod merge_identity;
 mod nan_loss;
+mod objective;
 mod peak_equals_plan;
 mod peft_round_trip;
 mod per_block_equals_accumulate;
