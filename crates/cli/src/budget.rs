@@ -11,10 +11,10 @@ use anyhow::Result;
 use mesp::method::{Estimator, Method};
 use mesp::model::Model;
 use mesp::optim::{OptimizerKind, UpdateRule as _};
-use mesp::tape::{Policy, Residency};
+use mesp::tape::{Policy, SavedAs};
 use mesp::train::budget::{Freedom, Search, least, search};
 use mesp::train::{Options, Reaction, Update};
-use mesp_device::{Class, Elem};
+use mesp_device::Class;
 
 use crate::args::CommonArgs;
 use crate::failure::OverBudget;
@@ -168,11 +168,7 @@ impl Advice<'_> {
         let Self { process, model, work, .. } = *self;
         let size = (work.value_bytes, work.threads);
         let least = least(model, options, &work.shapes, size, Freedom { file: may_spill })?;
-        let first = Policy {
-            residency: options.policy.residency,
-            activations: options.policy.activations,
-            ..Method::Mesp.policy()
-        };
+        let first = Policy { saved: options.policy.saved, ..Method::Mesp.policy() };
         let first = footprint(model, &Options { policy: first, ..options.clone() }, work)?;
         let footprint = planned(model, &least.options, work, least.plan);
         let beside = process.beside(model, &first, work).max(process.beside(model, &footprint, work));
@@ -272,14 +268,14 @@ fn others_of(settings: &Settings, per_block: bool) -> Vec<(String, Options, bool
     if names.len() > 1 {
         list.push((names.join(" "), all, settings.may_spill));
     }
-    if asked.policy.residency == Residency::Full {
+    if asked.policy.inputs() == SavedAs::Full {
         let mut options = asked.clone();
-        options.policy.residency = Residency::Bf16;
+        options.policy = options.policy.with_inputs(SavedAs::Bf16);
         list.push(("--checkpoints bf16".to_owned(), options, false));
     }
-    if asked.policy.activations == Elem::Full {
+    if asked.policy.activations() == SavedAs::Full {
         let mut options = asked.clone();
-        options.policy.activations = Elem::Bf16;
+        options.policy = options.policy.with_activations(SavedAs::Bf16);
         list.push(("--activations bf16".to_owned(), options, settings.may_spill));
     }
     list

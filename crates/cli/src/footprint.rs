@@ -12,7 +12,7 @@ use mesp::method::Estimator;
 use mesp::model::{Batch, Block, Model};
 use mesp::optim::UpdateRule as _;
 use mesp::source::Base;
-use mesp::tape::{Residency, Tape};
+use mesp::tape::{SavedAs, Tape};
 use mesp::train::{Largest, Length, Options, RunConfig, Shapes, largest_batch, plan};
 use mesp_device::{Act, Class, Entry, Plan, RowStat, Spill, Weight};
 use mesp_formats::Error as FileError;
@@ -234,7 +234,7 @@ fn around(plan: &Plan, model: &Model, options: &Options, work: &Work) -> u64 {
 /// The file of the blocks' inputs, where the policy keeps them in one: a hidden file in a folder, with all its
 /// space taken, so that a full disk shows before the run begins.
 pub(crate) fn spill(model: &Model, options: &Options, work: &Work, dir: &Path) -> Result<Option<Spill>> {
-    if options.policy.residency != Residency::File {
+    if options.policy.inputs() != SavedAs::File {
         return Ok(None);
     }
     let rows = work.shapes.train.as_ref().map_or(0, Batch::rows);

@@ -15,7 +15,7 @@ use mesp::arch::Config;
 use mesp::method::{Estimator, Method};
 use mesp::optim::{OptimizerKind, ScheduleKind, Trained};
 use mesp::source::Base;
-use mesp::tape::{Policy, Residency, Tiles};
+use mesp::tape::{Policy, SavedAs, Tiles};
 use mesp::train::{Length, MadeWith, Options, Reaction, RunConfig, Update};
 use mesp_device::Elem;
 use serde_json::{Value, json};
@@ -199,9 +199,9 @@ fn policy(method: Method, args: &MethodArgs) -> Result<Policy> {
         head_rows: rows("--head-rows", args.head_rows, policy.tiles.head_rows)?,
         ..policy.tiles
     };
-    let residency = args.checkpoints.as_deref().map_or(Ok(policy.residency), Residency::parse)?;
-    let activations = args.activations.map_or(policy.activations, Into::into);
-    Ok(Policy { tiles, residency, activations, ..policy })
+    let inputs = args.checkpoints.as_deref().map_or(Ok(policy.inputs()), SavedAs::parse)?;
+    let activations = args.activations.map_or(policy.activations(), |stored| Elem::from(stored).into());
+    Ok(Policy { tiles, ..policy }.with_inputs(inputs).with_activations(activations))
 }
 
 /// Which parts of the adapter are trained.
@@ -237,8 +237,8 @@ pub(crate) fn policy_json(options: &Options) -> Value {
         "across": names(policy.across),
         "within": names(policy.within),
         "keep_last": policy.keep_last,
-        "residency": policy.residency.name(),
-        "activations": policy.activations.name(),
+        "residency": policy.inputs().name(),
+        "activations": policy.activations().name(),
         "tiles": {
             "mlp_rows": rows(policy.tiles.mlp_rows),
             "head_rows": rows(policy.tiles.head_rows),

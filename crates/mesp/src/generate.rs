@@ -8,7 +8,7 @@ use crate::adapter::{self, AdapterConfig, BlockPairs, dora, persistent_pairs};
 use crate::arch::Module;
 use crate::data::in_vocabulary;
 use crate::model::{self, Batch, BlockRun, Cache, Model};
-use crate::tape::{Site, Tape, Tiles};
+use crate::tape::{Saved, Site, Tape, Tiles};
 use crate::{Error, Result};
 
 mod sampling;
@@ -162,7 +162,7 @@ impl<B: Backend> Generator<B> {
                 block: &self.model.blocks[l],
                 pairs: &self.params[l],
                 batch: &self.batch,
-                activations: Elem::Full,
+                saved: Saved::FULL,
                 tiles: Tiles::DEFAULT,
                 dropout: None,
             };

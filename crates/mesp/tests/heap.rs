@@ -7,7 +7,6 @@ use mesp::adapter::AdapterConfig;
 use mesp::arch::Module;
 use mesp::method::{Directional, Estimator, Slope, Subset};
 use mesp::model::Batch;
-use mesp::tape::Policy;
 use mesp::train::{Options, Session, Update, plan};
 use mesp_device::{CountingAllocator, Cpu, Elem, Threads};
 
@@ -105,7 +104,7 @@ fn no_heap_after_step_one() {
         ] {
             for pool in &pools {
                 let threads = pool.count();
-                let policy = Policy { activations: elem, ..mesp_policy() };
+                let policy = mesp_policy().with_activations(elem.into());
                 let options = Options { update, optimizer, adapter_type: elem, ..case.options(policy) };
                 let shapes = shapes(&large);
                 let plan = plan(&case.model, &options, &shapes, size_of::<f32>(), threads).expect("a plan");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use mesp::data::Batches;
-use mesp::tape::Residency;
+use mesp::tape::SavedAs;
 use mesp::train::Session;
 use serde_json::json;
 
@@ -21,7 +21,7 @@ pub(crate) fn run(job: Job<'_>) -> Result<()> {
     let (planned, anonymous) = (footprint.planned(), footprint.anonymous);
     let ledger = footprint.ledger_json();
     // A file of checkpoints would be written to; then nothing is allocated either.
-    let spills = settings.options.policy.residency == Residency::File;
+    let spills = settings.options.policy.inputs() == SavedAs::File;
     let mut from = 0;
     if !spills {
         let be = machine::cpu::<f32>(std::mem::take(&mut footprint.plan), Arc::clone(&pool))?

@@ -174,8 +174,8 @@ impl Planned {
             trained,
             options.method_name,
             self.arithmetic,
-            options.policy.residency.name(),
-            options.policy.activations.name(),
+            options.policy.inputs().name(),
+            options.policy.activations().name(),
             update_name(options.update),
         );
         let mut rows: Vec<Vec<String>> =

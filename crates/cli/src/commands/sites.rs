@@ -2,7 +2,7 @@
 
 use mesp::adapter::block_pairs;
 use mesp::model::{Batch, BlockRun, Model};
-use mesp::tape::{Residency, Rules, Site, SiteSet};
+use mesp::tape::{Rules, SavedAs, Site, SiteSet};
 use mesp::train::Options;
 use mesp_device::{Backend, Class, Dry, Elem, Label};
 use serde_json::{Value, json};
@@ -48,13 +48,13 @@ pub(crate) fn sites(model: &Model, options: &Options, work: &Work) -> Vec<SiteRo
         block,
         pairs: &pairs,
         batch,
-        activations: policy.activations,
+        saved: policy.saved,
         tiles: policy.tiles,
         dropout: None,
     };
     let across = policy.across.with(Site::BlockIn);
     let row = |site: Site| {
-        let kept = if site == Site::BlockIn && policy.residency == Residency::File {
+        let kept = if site == Site::BlockIn && policy.inputs() == SavedAs::File {
             Kept::File
         } else if across.has(site) {
             Kept::Across
@@ -67,7 +67,7 @@ pub(crate) fn sites(model: &Model, options: &Options, work: &Work) -> Vec<SiteRo
         let (r, c) = <BlockRun<'_> as Rules<Dry>>::shape(&run, site, rows);
         let elem = <BlockRun<'_> as Rules<Dry>>::elem(&run, site).on(work.value_bytes);
         let block_bytes = (r * c * elem.bytes(work.value_bytes)) as u64;
-        let halved = site == Site::BlockIn && policy.residency == Residency::Bf16;
+        let halved = site == Site::BlockIn && policy.inputs() == SavedAs::Bf16;
         let bytes = match kept {
             Kept::Across if halved => (r * c * Elem::Bf16.bytes(work.value_bytes) * config.layers) as u64,
             Kept::Across => block_bytes * config.layers as u64,

@@ -7,7 +7,7 @@ use crate::adapter::{BlockPairs, dora, outside};
 use crate::arch::{Module, Tensor};
 use crate::gradient::{Factors, Quiet};
 use crate::model::{self, Batch, BlockRun, HeadAdapter, Model, Objective, Top};
-use crate::tape::{Policy, Residency, Site, SiteSet, Tape};
+use crate::tape::{Policy, SavedAs, Site, SiteSet, Tape};
 
 /// What takes the factors of the gradients of a sweep, place by place ([`Module::place`]): the head, the blocks from the
 /// last to the first, the embeddings.
@@ -78,13 +78,14 @@ impl Backprop {
         sink: &mut impl Consumer<B>,
     ) {
         let (policy, dropout) = (self.policy, self.dropout);
-        let Policy { across, within, residency, keep_last, tiles, .. } = policy;
+        let Policy { across, within, keep_last, tiles, .. } = policy;
+        let form = policy.inputs();
         let last = model.blocks.len() - 1;
         // Inputs that wait in memory as they are stay on the tape; others leave it until their backward.
         let input = SiteSet::of(&[Site::BlockIn]);
-        let (across, within, class) = match residency {
-            Residency::Full => (across.union(input), within, Class::Checkpoint),
-            Residency::Bf16 | Residency::File => {
+        let (across, within, class) = match form {
+            SavedAs::Full => (across.union(input), within, Class::Checkpoint),
+            SavedAs::Bf16 | SavedAs::File => {
                 (across.without(input), within.without(input), Class::WithinBlock)
             }
         };
@@ -94,7 +95,7 @@ impl Backprop {
         for (l, tape) in self.tapes.iter_mut().enumerate() {
             let keep = if l == last && keep_last { across.union(within) } else { across };
             will_need(be, model, l + 1);
-            self.saved[l] = save(be, residency, l, &mut x);
+            self.saved[l] = save(be, form, l, &mut x);
             tape.keep_across(across);
             tape.put(Site::BlockIn, x);
             dora::refresh(be, &model.config, &model.blocks[l].linears, &mut adapters[l]);
@@ -116,7 +117,7 @@ impl Backprop {
             let run = run(model, &adapters[l], l, batch, policy, dropout);
             if !self.through[l] {
                 // Taken for x and a constant: dx is dy. The buffers are asked for as in the plan.
-                restore(&mut Still::new(be), residency, l, size, self.saved[l].take(), tape);
+                restore(&mut Still::new(be), form, l, size, self.saved[l].take(), tape);
                 {
                     let quiet = &mut Quiet::new(sink.begin(be, l));
                     run.backward(&mut Still::new(be), tape, within, &mut x, quiet, l > 0 || embeds);
@@ -127,7 +128,7 @@ impl Backprop {
             if l > 0 && self.through[l - 1] {
                 will_need(be, model, l - 1);
             }
-            restore(be, residency, l, size, self.saved[l].take(), tape);
+            restore(be, form, l, size, self.saved[l].take(), tape);
             {
                 let factors = &mut sink.begin(be, l);
                 run.backward(be, tape, within, &mut x, factors, l > 0 || embeds);
@@ -217,17 +218,17 @@ fn free<B: Backend>(be: &mut B, pairs: Option<BlockPairs>) {
 }
 
 /// Keeps a block's input apart from the tape, where the policy says so.
-fn save<B: Backend>(be: &mut B, residency: Residency, block: usize, x: &mut Act) -> Option<Act> {
-    match residency {
-        Residency::Full => None,
-        Residency::Bf16 => {
+fn save<B: Backend>(be: &mut B, form: SavedAs, block: usize, x: &mut Act) -> Option<Act> {
+    match form {
+        SavedAs::Full => None,
+        SavedAs::Bf16 => {
             let label = Label::new(Class::Checkpoint, Site::BlockIn.name());
             let mut kept = be.alloc_as(x.rows(), x.cols(), Elem::Bf16, label);
             be.copy(kept.view_mut(), x.view());
             be.copy(x.view_mut(), kept.view());
             Some(kept)
         }
-        Residency::File => {
+        SavedAs::File => {
             be.spill(block, x.view());
             None
         }
@@ -237,13 +238,13 @@ fn save<B: Backend>(be: &mut B, residency: Residency, block: usize, x: &mut Act)
 /// Puts a block's input `[rows, cols]` back on its tape.
 fn restore<B: Backend>(
     be: &mut B,
-    residency: Residency,
+    form: SavedAs,
     block: usize,
     (rows, cols): (usize, usize),
     kept: Option<Act>,
     tape: &mut Tape,
 ) {
-    if residency == Residency::Full {
+    if form == SavedAs::Full {
         return;
     }
     let mut x = be.alloc(rows, cols, Label::new(Class::WithinBlock, Site::BlockIn.name()));
@@ -272,7 +273,7 @@ pub(super) fn run<'a>(
     policy: Policy,
     dropout: Option<Dropout>,
 ) -> BlockRun<'a> {
-    let Policy { activations, tiles, .. } = policy;
+    let Policy { saved, tiles, .. } = policy;
     let dropout = dropout.map(|mask| mask.stream(block as u64));
-    BlockRun { config: &model.config, block: &model.blocks[block], pairs, batch, activations, tiles, dropout }
+    BlockRun { config: &model.config, block: &model.blocks[block], pairs, batch, saved, tiles, dropout }
 }

@@ -1,8 +1,6 @@
 //! The named methods.
 
-use mesp_device::Elem;
-
-use crate::tape::{Policy, Residency, Site, SiteSet, Tiles};
+use crate::tape::{Policy, Saved, Site, SiteSet, Tiles};
 use crate::{Error, Result};
 
 /// A method of exact backpropagation by its published name.
@@ -71,40 +69,31 @@ impl Method {
             Self::StoreAll => Policy {
                 across: SiteSet::ALL,
                 within: SiteSet::ALL,
-                residency: Residency::Full,
-                activations: Elem::Full,
+                saved: Saved::FULL,
                 keep_last: true,
                 tiles: Tiles::WHOLE,
             },
             Self::Mebp => Policy {
                 across: X,
                 within: SiteSet::ALL,
-                residency: Residency::Full,
-                activations: Elem::Full,
+                saved: Saved::FULL,
                 keep_last: false,
                 tiles: Tiles::WHOLE,
             },
-            Self::MespPaper => Policy {
-                across: X,
-                within: PAPER,
-                residency: Residency::Full,
-                activations: Elem::Full,
-                keep_last: false,
-                tiles: Tiles::WHOLE,
-            },
+            Self::MespPaper => {
+                Policy { across: X, within: PAPER, saved: Saved::FULL, keep_last: false, tiles: Tiles::WHOLE }
+            }
             Self::MespPaperStoreH => Policy {
                 across: X,
                 within: PAPER.union(SiteSet::LORA_H),
-                residency: Residency::Full,
-                activations: Elem::Full,
+                saved: Saved::FULL,
                 keep_last: false,
                 tiles: Tiles::WHOLE,
             },
             Self::Mesp => Policy {
                 across: X,
                 within: SiteSet::ATTENTION,
-                residency: Residency::Full,
-                activations: Elem::Full,
+                saved: Saved::FULL,
                 keep_last: true,
                 tiles: Tiles::DEFAULT,
             },

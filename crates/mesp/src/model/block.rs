@@ -13,7 +13,7 @@ use mesp_device::{Act, Attention, Backend, Class, Compute, Dropout, Elem, Label,
 use super::{Batch, Block};
 use crate::adapter::{BlockPairs, PairView, lora};
 use crate::arch::{Config, Module};
-use crate::tape::{Rules, Site, SiteSet, Tape, Tiles};
+use crate::tape::{Rules, Saved, Site, SiteSet, Tape, Tiles};
 
 /// Keys and values of the tokens before the batch's, for generation.
 #[derive(Debug)]
@@ -35,8 +35,8 @@ pub struct BlockRun<'a> {
     pub pairs: &'a BlockPairs,
     /// Tokens, positions, sequences.
     pub batch: &'a Batch,
-    /// How the sites of [`SiteSet::HALVED`] are stored.
-    pub activations: Elem,
+    /// In which form sites are saved.
+    pub saved: Saved,
     /// How work is cut.
     pub tiles: Tiles,
     /// What adapters of this block do not see of their inputs; none outside of training.
@@ -89,7 +89,7 @@ impl<'a> BlockRun<'a> {
 
     /// How a site is stored.
     pub(super) fn stored(&self, site: Site) -> Elem {
-        if SiteSet::HALVED.has(site) { self.activations } else { Elem::Full }
+        self.saved.on_tape(site)
     }
 
     /// Runs a projection from one site to another. Its sums run over more than one block of depth, so what is

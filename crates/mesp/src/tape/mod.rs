@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use mesp_device::{Act, Backend, Class, Elem, Label, View, ViewMut};
 
-pub use policy::{Policy, Residency, Tiles};
+pub use policy::{Policy, Saved, SavedAs, Tiles};
 pub use site::{Site, SiteSet};
 
 /// How sites are computed.

@@ -2,22 +2,18 @@
 
 use mesp_device::Elem;
 
-use super::SiteSet;
+use super::{Site, SiteSet};
 
 /// A method of exact backpropagation, as a value: which intermediates are kept, when, and in what tiles.
-/// Choices differ in memory and work; all that store alike ([`Policy::residency`], [`Policy::activations`]) give the
-/// same gradients.
+/// Choices differ in memory and work; all that save alike ([`Policy::saved`]) give the same gradients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
     /// Kept from a block's forward until its backward. [`super::Site::BlockIn`] always is.
     pub across: SiteSet,
     /// Kept between a block's replay and its backward.
     pub within: SiteSet,
-    /// How the blocks' inputs are kept.
-    pub residency: Residency,
-    /// How the sites of [`SiteSet::HALVED`] are stored while they are alive, and with gate and up their gradients.
-    /// In bf16 each is rounded as it is made, in any policy; sums and all other sites stay as they are.
-    pub activations: Elem,
+    /// In which form each site is saved.
+    pub saved: Saved,
     /// Whether the last block, whose backward follows at once, keeps `within` from its forward, so that it
     /// is not replayed.
     pub keep_last: bool,
@@ -25,19 +21,44 @@ pub struct Policy {
     pub tiles: Tiles,
 }
 
-/// Where a block's input waits for its backward.
+impl Policy {
+    /// The form in which a block's input waits for its backward.
+    pub const fn inputs(&self) -> SavedAs {
+        self.saved.of(Site::BlockIn)
+    }
+
+    /// The form of the sites of [`SiteSet::HALVED`].
+    pub const fn activations(&self) -> SavedAs {
+        self.saved.of(Site::Gate)
+    }
+
+    /// With another form of the blocks' inputs.
+    #[must_use]
+    pub const fn with_inputs(self, form: SavedAs) -> Self {
+        Self { saved: self.saved.with(SiteSet::of(&[Site::BlockIn]), form), ..self }
+    }
+
+    /// With another form of the sites of [`SiteSet::HALVED`], in memory.
+    #[must_use]
+    pub const fn with_activations(self, form: SavedAs) -> Self {
+        Self { saved: self.saved.with(SiteSet::HALVED, form), ..self }
+    }
+}
+
+/// The form in which the values of a site are saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Residency {
-    /// In memory, as it is.
+pub enum SavedAs {
+    /// In memory, as they are.
     Full,
-    /// In memory, rounded to bf16. The forward goes on from the rounded values, so that the replay is the
-    /// forward to the bit; the gradient takes the rounding for the identity.
+    /// In memory, rounded to bf16. A block's input is rounded when it begins to wait, and the forward goes on from the
+    /// rounded values, so that the replay is the forward to the bit; the gradient takes the rounding for the identity.
+    /// Any other site is rounded as it is made, in any policy, and with gate and up their gradients.
     Bf16,
-    /// In a file, as it is.
+    /// In a file, as they are: for the blocks' inputs.
     File,
 }
 
-impl Residency {
+impl SavedAs {
     /// The name on the command line.
     pub const fn name(self) -> &'static str {
         match self {
@@ -54,7 +75,52 @@ impl Residency {
     pub fn parse(name: &str) -> crate::Result<Self> {
         let unknown =
             || crate::Error::usage(format!("checkpoints {name:?} is unknown, expected f32, bf16 or file"));
-        [Self::Full, Self::Bf16, Self::File].into_iter().find(|r| r.name() == name).ok_or_else(unknown)
+        [Self::Full, Self::Bf16, Self::File].into_iter().find(|form| form.name() == name).ok_or_else(unknown)
+    }
+}
+
+impl From<Elem> for SavedAs {
+    fn from(elem: Elem) -> Self {
+        match elem {
+            Elem::Full => Self::Full,
+            Elem::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+/// A form for each site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Saved([SavedAs; Site::ALL.len()]);
+
+impl Saved {
+    /// All as they are.
+    pub const FULL: Self = Self([SavedAs::Full; Site::ALL.len()]);
+
+    /// A site's.
+    pub const fn of(&self, site: Site) -> SavedAs {
+        self.0[site.index()]
+    }
+
+    /// With one form for some sites.
+    #[must_use]
+    pub const fn with(self, sites: SiteSet, form: SavedAs) -> Self {
+        let (mut forms, mut i) = (self.0, 0);
+        while i < Site::ALL.len() {
+            if sites.has(Site::ALL[i]) {
+                forms[i] = form;
+            }
+            i += 1;
+        }
+        Self(forms)
+    }
+
+    /// How a site's values are stored while it is on a tape. A block's input that waits in another form is put back as
+    /// it was first.
+    pub fn on_tape(&self, site: Site) -> Elem {
+        match self.of(site) {
+            SavedAs::Bf16 if SiteSet::HALVED.has(site) => Elem::Bf16,
+            _ => Elem::Full,
+        }
     }
 }
 

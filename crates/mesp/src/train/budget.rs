@@ -14,7 +14,7 @@ use super::{Options, Shapes};
 use crate::Result;
 use crate::method::Method;
 use crate::model::{Batch, Model};
-use crate::tape::{Policy, Residency, Site, SiteSet, Tiles};
+use crate::tape::{Policy, SavedAs, Site, SiteSet, Tiles};
 
 /// A policy and what it needs.
 #[derive(Debug, Clone)]
@@ -132,16 +132,16 @@ fn candidates(asked: Policy, freedom: Freedom, rows: usize) -> Vec<Policy> {
     const MLP: SiteSet = SiteSet::of(&[Site::Gate, Site::Up]);
     let base = Method::Mesp.policy();
     let input = SiteSet::of(&[Site::BlockIn]);
-    let residencies: &[Residency] = match (asked.residency, freedom.file) {
-        (Residency::Full, true) => &[Residency::Full, Residency::File],
-        (Residency::Full, false) => &[Residency::Full],
-        (Residency::Bf16, _) => &[Residency::Bf16],
-        (Residency::File, _) => &[Residency::File],
+    let forms: &[SavedAs] = match (asked.inputs(), freedom.file) {
+        (SavedAs::Full, true) => &[SavedAs::Full, SavedAs::File],
+        (SavedAs::Full, false) => &[SavedAs::Full],
+        (SavedAs::Bf16, _) => &[SavedAs::Bf16],
+        (SavedAs::File, _) => &[SavedAs::File],
     };
     // Tiles of more rows than there are differ in nothing.
     let useful = |tile: &usize| *tile < 2 * rows;
     let mut all = Vec::new();
-    for &residency in residencies {
+    for &form in forms {
         for across in [input.union(SiteSet::ATTENTION).union(MLP), input.union(SiteSet::ATTENTION), input] {
             for keep_last in [true, false] {
                 for mlp_rows in [1024, 512, 256, 128, 64, 32, 16].into_iter().filter(useful) {
@@ -149,9 +149,8 @@ fn candidates(asked: Policy, freedom: Freedom, rows: usize) -> Vec<Policy> {
                         // All words at once save nothing, and their pages would be resident together.
                         for head_vocab in [4096, 2048, 1024] {
                             let tiles = Tiles { mlp_rows, head_rows, head_vocab, keys: asked.tiles.keys };
-                            let activations = asked.activations;
-                            let kept = Policy { across, residency, keep_last, tiles, ..base };
-                            all.push(Policy { activations, ..kept });
+                            let saved = asked.with_inputs(form).saved;
+                            all.push(Policy { across, saved, keep_last, tiles, ..base });
                         }
                     }
                 }
@@ -166,5 +165,5 @@ fn candidates(asked: Policy, freedom: Freedom, rows: usize) -> Vec<Policy> {
 fn spill_cost(model: &Model, options: &Options, shapes: &Shapes, value_bytes: usize) -> f64 {
     let rows = shapes.train.as_ref().map_or(0, Batch::rows);
     let bytes = 2 * rows * model.config.hidden_size * model.config.layers * value_bytes;
-    if options.policy.residency == Residency::File { 200.0 * bytes as f64 } else { 0.0 }
+    if options.policy.inputs() == SavedAs::File { 200.0 * bytes as f64 } else { 0.0 }
 }

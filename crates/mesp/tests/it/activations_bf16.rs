@@ -6,9 +6,9 @@ use std::sync::Arc;
 use mesp::arch::Module;
 use mesp::method::Method;
 use mesp::model::Batch;
-use mesp::tape::{Policy, Tiles};
+use mesp::tape::{Policy, SavedAs, Tiles};
 use mesp::train::{Session, plan};
-use mesp_device::{Compute, Cpu, Elem, Threads};
+use mesp_device::{Compute, Cpu, Threads};
 
 use crate::support::{
     ARCHS, Answer, Case, answer, gradients, mesp_policy, random_batch, randomize_adapters, relative,
@@ -16,7 +16,7 @@ use crate::support::{
 };
 
 fn halved(policy: Policy) -> Policy {
-    Policy { activations: Elem::Bf16, ..policy }
+    policy.with_activations(SavedAs::Bf16)
 }
 
 fn run(case: &Case, policy: Policy, batch: &Batch, threads: usize) -> Answer {
@@ -71,9 +71,9 @@ fn they_need_less() {
 fn all_gradients<R: mesp_device::Real>(
     case: &Case,
     batch: &Batch,
-    (compute, activations): (Compute, Elem),
+    (compute, activations): (Compute, SavedAs),
 ) -> Vec<f64> {
-    let mut options = case.options(Policy { activations, ..mesp_policy() });
+    let mut options = case.options(mesp_policy().with_activations(activations));
     options.adapter.targets = Module::ALL.to_vec();
     let plan = plan(&case.model, &options, &shapes(batch), size_of::<R>(), 1).expect("a plan");
     let pool = Threads::new(1).expect("threads");
@@ -91,12 +91,12 @@ fn errors_are_those_of_computing_in_bf16() {
     for arch in ARCHS {
         let case = Case::load(arch);
         let batch = random_batch(&[70, 1, 33], case.model.config.vocab_size, 6);
-        let exact = all_gradients::<f64>(&case, &batch, (Compute::Full, Elem::Full));
-        let same = all_gradients::<f64>(&case, &batch, (Compute::Full, Elem::Bf16));
+        let exact = all_gradients::<f64>(&case, &batch, (Compute::Full, SavedAs::Full));
+        let same = all_gradients::<f64>(&case, &batch, (Compute::Full, SavedAs::Bf16));
         assert!(relative(&same, &exact) < 1e-12, "{arch}: the reference rounds nothing");
         let error = |how| relative(&all_gradients::<f32>(&case, &batch, how), &exact);
-        let [bf16, halved] = [Elem::Full, Elem::Bf16].map(|elem| error((Compute::Bf16, elem)));
-        let alone = error((Compute::Full, Elem::Bf16));
+        let [bf16, halved] = [SavedAs::Full, SavedAs::Bf16].map(|form| error((Compute::Bf16, form)));
+        let alone = error((Compute::Full, SavedAs::Bf16));
         eprintln!("{arch}: bf16 products {bf16:.2e}, activations too {halved:.2e}, alone {alone:.2e}");
         // Alone it rounds fewer numbers than the products do, so its error is of the same size at most; two errors of
         // one size make √2 of it where they are independent, and 2 where they are not.

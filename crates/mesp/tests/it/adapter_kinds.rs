@@ -88,8 +88,8 @@ fn policies_agree() {
         for name in KINDS {
             let adapter = kind(&case, name);
             for batch in [&case.batch, &random_batch(&[70, 1, 90, 3], case.model.config.vocab_size, 3)] {
-                let run = |policy: Policy, activations| {
-                    let policy = Policy { activations, ..policy };
+                let run = |policy: Policy, activations: Elem| {
+                    let policy = policy.with_activations(activations.into());
                     let options = options(&case, &adapter, policy);
                     let mut session = session_for::<f32>(&case.model, options, &shapes(batch), 2);
                     randomize_adapters(&mut session);

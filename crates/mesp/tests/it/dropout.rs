@@ -9,7 +9,7 @@ use mesp::gradient::Factors;
 use mesp::method::Method;
 use mesp::model::Batch;
 use mesp::rng;
-use mesp::tape::{Policy, Residency, Tiles};
+use mesp::tape::{Policy, SavedAs, Tiles};
 use mesp::train::{Options, Session, Update};
 use mesp_device::{Act, Backend, Class, Cpu, Dropout, Dry, Form, Label, Program, Threads, View};
 
@@ -185,7 +185,7 @@ fn steps_have_masks_of_their_own_inside_the_plan() {
         let case = Case::load(arch);
         let batch = random_batch(&[70, 40], case.model.config.vocab_size, 5);
         let after = [Update::Accumulate, Update::PerBlock].map(|update| {
-            let policy = Policy { residency: Residency::Full, ..mesp_policy() };
+            let policy = mesp_policy().with_inputs(SavedAs::Full);
             let options = Options { update, optimizer: ADAMW, ..options(&case, 0.1, policy) };
             let mut session = session_for::<f32>(&case.model, options, &shapes(&batch), 2);
             randomize_adapters(&mut session);

@@ -7,9 +7,9 @@ use mesp::adapter::{AdapterConfig, peft};
 use mesp::arch::{Module, Param, base_params};
 use mesp::method::Method;
 use mesp::model::{Batch, Model};
-use mesp::tape::{Policy, Tiles};
+use mesp::tape::{Policy, SavedAs, Tiles};
 use mesp::train::{Options, Session};
-use mesp_device::{Cpu, Dtype, Elem, Mapping, Real};
+use mesp_device::{Cpu, Dtype, Mapping, Real};
 use mesp_formats::safetensors_file;
 
 use crate::support::{
@@ -157,7 +157,7 @@ fn policies_tiles_and_threads_change_no_bit() {
             }
         }
         // In bf16 what is stored rounds, alike under every policy.
-        let halves = |method: Method| Policy { activations: Elem::Bf16, ..method.policy() };
+        let halves = |method: Method| method.policy().with_activations(SavedAs::Bf16);
         let reference = run(halves(Method::Mesp), 1);
         for method in Method::ALL {
             assert!(run(halves(method), 2) == reference, "{arch} {} in bf16", method.name());

@@ -6,7 +6,7 @@ use mesp::adapter::{BlockPairs, matrices_mut, peft, persistent_pairs};
 use mesp::method::{Blocks, Estimator, Subset};
 use mesp::model::{self, BlockRun, Objective as _};
 use mesp::rng;
-use mesp::tape::{Policy, Residency, Site, SiteSet, Tape};
+use mesp::tape::{Saved, SavedAs, Site, SiteSet, Tape};
 use mesp::train::{Options, Update};
 use mesp_device::{Backend, Class, Cpu, Dry, Elem, Label, Program, RowStat, Threads};
 
@@ -59,7 +59,7 @@ fn surrogate<B: Backend>(
             block: &model.blocks[l],
             pairs,
             batch,
-            activations: Elem::Full,
+            saved: Saved::FULL,
             tiles,
             dropout: None,
         };
@@ -145,13 +145,13 @@ fn blocks_left_out_stay_and_the_plan_holds() {
     for arch in ARCHS {
         let case = Case::load(arch);
         let batch = random_batch(&[60, 1, 130], case.model.config.vocab_size, 1);
-        for (residency, update) in [
-            (Residency::Full, Update::Accumulate),
-            (Residency::Full, Update::PerBlock),
-            (Residency::Bf16, Update::Accumulate),
+        for (form, update) in [
+            (SavedAs::Full, Update::Accumulate),
+            (SavedAs::Full, Update::PerBlock),
+            (SavedAs::Bf16, Update::Accumulate),
         ] {
             let results = [1, 3].map(|threads| {
-                let policy = Policy { residency, ..mesp_policy() };
+                let policy = mesp_policy().with_inputs(form);
                 let opts = Options { update, policy, optimizer: ADAMW, ..options(&case, Subset::Share(0.5)) };
                 let layers = case.model.blocks.len();
                 let mut session = session_for::<f32>(&case.model, opts, &shapes(&batch), threads);

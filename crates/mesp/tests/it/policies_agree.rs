@@ -8,8 +8,7 @@ use std::sync::LazyLock;
 use mesp::arch::Module;
 use mesp::method::Method;
 use mesp::model::Batch;
-use mesp::tape::{Policy, Residency, SiteSet, Tiles};
-use mesp_device::Elem;
+use mesp::tape::{Policy, Saved, SavedAs, SiteSet, Tiles};
 use proptest::prelude::*;
 
 use crate::support::{
@@ -87,14 +86,13 @@ fn policies() -> impl Strategy<Value = Policy> {
     let sets = (any::<u32>(), any::<u32>()).prop_map(|(a, w)| (SiteSet::from_bits(a), SiteSet::from_bits(w)));
     let rows = prop_oneof![1usize..80, Just(usize::MAX)];
     let tiles = (rows.clone(), rows, prop_oneof![Just(64usize), Just(16)]);
-    let how = (any::<bool>(), prop_oneof![Just(Elem::Full), Just(Elem::Bf16)]);
+    let how = (any::<bool>(), prop_oneof![Just(SavedAs::Full), Just(SavedAs::Bf16)]);
     (sets, how, tiles).prop_map(
         |((across, within), (keep_last, activations), (mlp_rows, head_rows, keys))| Policy {
             across,
             within,
             keep_last,
-            residency: Residency::Full,
-            activations,
+            saved: Saved::FULL.with(SiteSet::HALVED, activations),
             tiles: Tiles { mlp_rows, head_rows, head_vocab: usize::MAX, keys },
         },
     )
@@ -112,7 +110,7 @@ proptest! {
         for case in &*CASES {
             let batch = if long { random_batch(&[33, 1, 70], case.model.config.vocab_size, 4) } else { case.batch.clone() };
             let tiles = Tiles { keys: policy.tiles.keys, ..mesp_policy().tiles };
-            let asked = Policy { tiles, activations: policy.activations, ..mesp_policy() };
+            let asked = Policy { tiles, saved: policy.saved, ..mesp_policy() };
             let reference = run(case, &batch, &targets, asked);
             let ours = run(case, &batch, &targets, policy);
             prop_assert!(ours == reference, "{}", case.model.config.arch);

@@ -2,7 +2,7 @@
 
 use mesp::arch::Module;
 use mesp::method::Method;
-use mesp::tape::{Policy, Residency};
+use mesp::tape::{Policy, SavedAs};
 use mesp::train::{Session, plan};
 use mesp_device::{Backend, Cpu, Spill, Threads};
 
@@ -41,15 +41,15 @@ fn a_file_changes_no_bit_and_memory_by_the_checkpoints() {
         let case = Case::load(arch);
         let batch = random_batch(&[70, 1, 33], case.model.config.vocab_size, 6);
         for method in Method::ALL {
-            let run = |residency| -> Answer {
-                let policy = Policy { residency, ..method.policy() };
-                let file = (residency == Residency::File).then(|| spill(&case, batch.rows()));
+            let run = |form| -> Answer {
+                let policy = method.policy().with_inputs(form);
+                let file = (form == SavedAs::File).then(|| spill(&case, batch.rows()));
                 let mut session = session(&case, policy, &batch, file);
                 let answer = answer(&mut session, &batch);
                 assert!(!session.backend().faulty());
                 answer
             };
-            assert!(run(Residency::File) == run(Residency::Full), "{arch} {}", method.name());
+            assert!(run(SavedAs::File) == run(SavedAs::Full), "{arch} {}", method.name());
         }
     }
 }
@@ -59,7 +59,7 @@ fn bf16_inputs_are_the_same_for_every_policy_and_near_the_exact_ones() {
     let case = Case::load("qwen2");
     let batch = random_batch(&[70, 1, 33], case.model.config.vocab_size, 6);
     let rounded = |method: Method| {
-        let policy = Policy { residency: Residency::Bf16, tiles: mesp_policy().tiles, ..method.policy() };
+        let policy = Policy { tiles: mesp_policy().tiles, ..method.policy() }.with_inputs(SavedAs::Bf16);
         let mut session = session(&case, policy, &batch, None);
         let answer = answer(&mut session, &batch);
         (answer, gradients(&session))
@@ -81,7 +81,7 @@ fn bf16_inputs_are_the_same_for_every_policy_and_near_the_exact_ones() {
 fn a_file_that_fails_is_reported_and_not_used() {
     let case = Case::load("qwen2");
     let batch = random_batch(&[9], case.model.config.vocab_size, 6);
-    let policy = Policy { residency: Residency::File, ..mesp_policy() };
+    let policy = mesp_policy().with_inputs(SavedAs::File);
     // No file was given: every write fails.
     let mut session = session(&case, policy, &batch, None);
     session.accumulate(&batch, batch.targets());

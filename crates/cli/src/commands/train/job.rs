@@ -10,9 +10,9 @@ use anyhow::Result;
 use mesp::method::Estimator;
 use mesp::model::Model;
 use mesp::source::Base;
-use mesp::tape::Residency;
+use mesp::tape::SavedAs;
 use mesp::train::{self, Event, Happening, Progress, Session, Summary, checkpoint, fingerprint};
-use mesp_device::{Cpu, Elem, Threads};
+use mesp_device::{Cpu, Threads};
 use serde_json::{Map, Value};
 
 use super::super::watch::{Scene, Watch};
@@ -103,15 +103,14 @@ pub(in crate::commands) fn prepare(
     settings.run.made_with = made_with::of(args, (&model, dir), (data, eval), &options, resume)?;
     let rows = inputs::read_rows(dir, data, eval, &options, cache)?;
     inputs::warn_of_length(&*rows.train, &model.config)?;
-    let residency = settings.options.policy.residency;
-    let waiting = if residency == Residency::Bf16 { "bf16" } else { "exact" };
+    let waiting = if settings.options.policy.inputs() == SavedAs::Bf16 { "bf16" } else { "exact" };
     settings.run.identity = [
         (checkpoint::DATA, fingerprint(&*rows.train)?),
         (checkpoint::EVAL_DATA, fingerprint(&*rows.eval)?),
         (BASE, rounded(settings.base, dtype).to_owned()),
         (COMPUTE, numbers.name().to_owned()),
         ("checkpoints", waiting.to_owned()),
-        ("activations", settings.options.policy.activations.name().to_owned()),
+        ("activations", settings.options.policy.activations().name().to_owned()),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
@@ -293,13 +292,13 @@ fn announce(model: &Model, settings: &Settings, arithmetic: &str, footprint: &Fo
         0 => String::new(),
         n => format!("; weights stay in their file, {} mapped", bytes(n)),
     };
-    let (method, residency) = (&settings.options.method_name, settings.options.policy.residency.name());
+    let (method, inputs) = (&settings.options.method_name, settings.options.policy.inputs().name());
     let method = match settings.options.estimator {
         Estimator::Subset(subset) => format!("{method} ({SURROGATE}: {subset})"),
         Estimator::Exact | Estimator::Directional(_) => method.clone(),
     };
-    let mut with = format!("{method} in {arithmetic}, checkpoints {residency}");
-    if settings.options.policy.activations == Elem::Bf16 {
+    let mut with = format!("{method} in {arithmetic}, checkpoints {inputs}");
+    if settings.options.policy.activations() == SavedAs::Bf16 {
         with += ", activations bf16";
     }
     ui::note(format!("plan: {with}, {}{mapped}", footprint.line(4)));
