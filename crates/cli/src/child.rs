@@ -4,7 +4,8 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -56,17 +57,25 @@ impl Bound {
         Ok(Self { child, pipe })
     }
 
-    /// Waits for its end, and reads what memory it takes. An interrupt lets it undo what it has begun, and waits for that.
-    pub(crate) fn wait(self, kind: memory::Child) -> io::Result<Output> {
+    /// Waits for its end, and reads what memory it takes. An interrupt lets it undo what it has begun, and waits for
+    /// that. Whether it was ended because it took more than the run may have comes with its output.
+    pub(crate) fn wait(self, kind: memory::Child) -> io::Result<(Output, bool)> {
         let Self { child, pipe } = self;
+        let pipe = Arc::new(Mutex::new(pipe));
+        let close = |pipe: &Mutex<Option<ChildStdin>>| drop(pipe.lock().map(|mut pipe| pipe.take()));
         let (ended, end) = mpsc::channel::<()>();
+        let ours = Arc::clone(&pipe);
         let _undo: Undo = interrupt::undo(move || {
-            drop(pipe);
+            close(&ours);
             // The sender goes when the child has ended.
             let _ = end.recv_timeout(PATIENCE);
         });
-        let output = memory::wait(kind, child);
+        let over = AtomicBool::new(false);
+        let output = memory::wait(kind, child, || {
+            over.store(true, Ordering::Relaxed);
+            close(&pipe);
+        });
         drop(ended);
-        output
+        Ok((output?, over.into_inner()))
     }
 }

@@ -13,6 +13,8 @@ use std::{process, thread};
 
 use mesp_device::CountingAllocator;
 
+use crate::sizes::Bytes;
+
 #[global_allocator]
 static HEAP: CountingAllocator = CountingAllocator::new().when_exhausted(crate::machine::exhausted);
 
@@ -22,6 +24,9 @@ static ANONYMOUS_PEAK: AtomicU64 = AtomicU64::new(0);
 static WITH_CHILD: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
 /// That of a child alone.
 static CHILDS: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
+
+/// What this process and a child of it may have together; 0 for no limit.
+static LIMIT: AtomicU64 = AtomicU64::new(0);
 
 /// How often a child's memory is read.
 const EVERY: Duration = Duration::from_millis(2);
@@ -96,15 +101,33 @@ pub(crate) fn childs(kind: Child) -> u64 {
     CHILDS[kind as usize].load(Relaxed)
 }
 
-/// Waits for a child's end, and reads what memory it takes until then.
-pub(crate) fn wait(kind: Child, child: process::Child) -> io::Result<process::Output> {
+/// Says what this process and a child of it may have together: the budget of the run they work for.
+pub(crate) fn keep_children_within(budget: Option<Bytes>) {
+    LIMIT.store(budget.map_or(0, |budget| budget.0), Relaxed);
+}
+
+/// Waits for a child's end, and reads what memory it takes until then; `over` is called once when that is more than
+/// this process and its children may have.
+pub(crate) fn wait(
+    kind: Child,
+    child: process::Child,
+    over: impl FnOnce() + Send,
+) -> io::Result<process::Output> {
     let (status, ended) = (format!("/proc/{}/status", child.id()), AtomicBool::new(false));
     thread::scope(|scope| {
         scope.spawn(|| {
+            let mut over = Some(over);
             while !ended.load(Relaxed) {
                 if let (Some((own, _)), Some((childs, _))) = (resident(OWN), resident(&status)) {
                     WITH_CHILD[kind as usize].fetch_max(own + childs, Relaxed);
                     CHILDS[kind as usize].fetch_max(childs, Relaxed);
+                    let limit = LIMIT.load(Relaxed);
+                    if limit > 0
+                        && own + childs > limit
+                        && let Some(over) = over.take()
+                    {
+                        over();
+                    }
                 }
                 thread::sleep(EVERY);
             }

@@ -125,7 +125,7 @@ impl Speaker {
             // A child that has ended says itself why.
             let _ = input.write_all(&json);
         }
-        let output = memory::wait(Child::Say, child)?;
+        let output = memory::wait(Child::Say, child, || {})?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             // Notes may come before it.

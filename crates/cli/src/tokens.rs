@@ -17,10 +17,10 @@ use mesp_formats::regular;
 use mesp_formats::{Error as FileError, TokenizerConfig};
 
 use crate::child::{self, Bound};
-use crate::failure::Elsewhere;
-use crate::failure::usage;
+use crate::failure::{Elsewhere, OverBudget, usage};
 use crate::memory::Child as For;
-use crate::{hub, ui};
+use crate::sizes::bytes;
+use crate::{hub, memory, ui};
 
 /// The folder of token files in a run directory.
 pub(crate) const FOLDER: &str = "tokens";
@@ -51,7 +51,7 @@ pub(crate) fn rows(
 
 /// Has a file of tokens made by a process of its own.
 fn made(model: &Path, data: &Path, options: &ReadOptions, file: &Path) -> Result<Gathered> {
-    wait(spawn(model, data, options, file)?)?;
+    wait(spawn(model, data, options, file)?, data)?;
     Ok(open(file, options.vocab_size)?.into())
 }
 
@@ -149,8 +149,16 @@ fn spawn(model: &Path, data: &Path, options: &ReadOptions, output: &Path) -> Res
 }
 
 /// Waits for a child's end; its error is ours.
-fn wait(child: Bound) -> Result<()> {
-    let output = child.wait(For::Tokens)?;
+fn wait(child: Bound, data: &Path) -> Result<()> {
+    let (output, over) = child.wait(For::Tokens)?;
+    if over {
+        let (data, took) = (data.display(), bytes(memory::with_child(For::Tokens)));
+        return Err(OverBudget(format!(
+            "{data}: turning text into tokens was stopped at {took} of anonymous memory, which is more than the memory \
+             budget\n  make the tokens beforehand, without a budget: `mesp data tokenize`; then give its file as --data"
+        ))
+        .into());
+    }
     if output.status.success() {
         return Ok(());
     }

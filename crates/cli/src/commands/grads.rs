@@ -20,6 +20,7 @@ use crate::failure::usage;
 use crate::footprint::{self, Work};
 use crate::inputs::{self, Held, Loaded};
 use crate::machine;
+use crate::memory;
 use crate::numbers::{Numbers, held};
 use crate::outputs;
 use crate::progress::Counter;
@@ -61,6 +62,7 @@ impl<R: Real> Ready<R> {
         // Nothing is stepped.
         settings.options.optimizer = OptimizerKind::sgd(0.0);
         let dir = inputs::model_path(&args.model)?;
+        memory::keep_children_within(args.method.memory_budget);
         let data = inputs::data_file(&args.data)?;
         let pool = inputs::pool(args.shared.threads)?;
         let Loaded { model, dtype, .. } = inputs::load_model(dir, settings.base)?;

@@ -21,6 +21,7 @@ use crate::failure::usage;
 use crate::footprint::{self, Footprint, Work};
 use crate::inputs::{self, Held};
 use crate::machine::Room;
+use crate::memory;
 use crate::numbers::{Numbers, held};
 use crate::run_json::step_work;
 use crate::settings::{Settings, policy_json, update_name};
@@ -104,6 +105,7 @@ const MOST_TOKENS: usize = 1 << 20;
 /// From the rows where they are given, else from one length for all of them.
 fn work(args: &CommonArgs, settings: &Settings, model: &Model, threads: usize) -> Result<Work> {
     let options = inputs::read_options(&args.data, &model.config, true);
+    memory::keep_children_within(args.method.memory_budget);
     let Some(data) = &args.data.data else {
         let length = options.max_seq_len.unwrap_or(model.config.max_positions);
         if length < 2 {

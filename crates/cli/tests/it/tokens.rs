@@ -158,3 +158,70 @@ fn the_tokenizer_in_a_file_is_used() {
     // Before the run, reading the command line takes most of a megabyte.
     assert!(bytes("heap_peak_bytes") < 12_000_000, "{document:#}");
 }
+
+/// A tokenizer that takes more than the budget: its process is ended, before anything is planned, and tokens that were
+/// made beforehand are trained within the same budget.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_tokenizer_over_the_budget_is_stopped() {
+    const WORDS: usize = 150_000;
+    let dir = temporary();
+    let at = |name: &str| dir.path().join(name);
+    let demo = demo_model();
+    let read = |name: &str| -> serde_json::Value {
+        serde_json::from_slice(&fs::read(demo.join(name)).expect("a file")).expect("JSON")
+    };
+    let mut tokenizer = read("tokenizer.json");
+    let vocabulary = tokenizer["model"]["vocab"].as_object_mut().expect("a vocabulary");
+    for id in vocabulary.len()..WORDS {
+        vocabulary.insert(format!("no such word as {id}"), id.into());
+    }
+    fs::write(at("tokenizer.json"), tokenizer.to_string()).expect("written");
+    let mut config = read("config.json");
+    for (key, value) in [
+        ("vocab_size", WORDS),
+        ("hidden_size", 16),
+        ("intermediate_size", 32),
+        ("num_hidden_layers", 1),
+        ("num_attention_heads", 2),
+        ("num_key_value_heads", 1),
+        ("head_dim", 8),
+    ] {
+        config[key] = value.into();
+    }
+    config.as_object_mut().expect("settings").remove("layer_types");
+    fs::write(at("config.json"), config.to_string()).expect("written");
+    let (model, rows, file, run) = (at("model"), at("rows.jsonl"), at("rows.tokens"), at("run"));
+    mesp(&[
+        &"init-model",
+        &"--config",
+        &at("config.json"),
+        &"--tokenizer",
+        &at("tokenizer.json"),
+        &"--output",
+        &model,
+    ])
+    .ok();
+    fs::write(&rows, "{\"text\":\"Once upon a time there was a cat.\"}\n").expect("rows");
+    let train = |data: &std::path::Path| {
+        mesp(&[
+            &"train",
+            &"--model",
+            &model,
+            &"--data",
+            &data,
+            &"--output",
+            &run,
+            &"--json",
+            &"--steps=2",
+            &"--memory-budget=12MB",
+        ])
+    };
+    let stopped = train(&rows);
+    assert_eq!(stopped.code, 3, "{}", stopped.stderr);
+    assert!(stopped.stderr.contains("turning text into tokens was stopped at"), "{}", stopped.stderr);
+    assert!(stopped.stderr.contains("`mesp data tokenize`"), "{}", stopped.stderr);
+    mesp(&[&"data", &"tokenize", &"--model", &model, &"--data", &rows, &"--output", &file]).ok();
+    let trained = train(&file).ok().json();
+    assert_eq!(trained["memory"]["budget_kept"], true, "{:#}", trained["memory"]);
+}

@@ -65,7 +65,8 @@ pub(super) fn call(
 ) -> Result<Value> {
     let mut process = Command::new(program);
     process.arg(command).args(files).args(options).arg("--json");
-    let done = Bound::start(process).and_then(|child| child.wait(memory::Child::Measured));
+    let done =
+        Bound::start(process).and_then(|child| child.wait(memory::Child::Measured)).map(|(output, _)| output);
     let done = done.with_context(|| format!("cannot start mesp {command}"))?;
     if !done.status.success() {
         bail!("mesp {command} {}: {}", options.join(" "), last_words(&done.stderr, cache));

@@ -101,6 +101,7 @@ pub(in crate::commands) fn prepare(
     let options = inputs::read_options(&args.data, &model.config, true);
     // First, so that rows have the memory that this took.
     settings.run.made_with = made_with::of(args, (&model, dir), (data, eval), &options, resume)?;
+    memory::keep_children_within(args.method.memory_budget);
     let rows = inputs::read_rows(dir, data, eval, &options, cache)?;
     inputs::warn_of_length(&*rows.train, &model.config)?;
     let waiting = if settings.options.policy.inputs() == SavedAs::Bf16 { "bf16" } else { "exact" };
