@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// How a buffer's values are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -58,7 +59,38 @@ pub struct Act {
     pub(crate) elem: Elem,
 }
 
+/// Makes the buffers of one backend. No two are alike, so that nobody else can make a handle of them.
+#[derive(Debug)]
+pub struct Owner(u32);
+
+impl Owner {
+    /// A new one.
+    #[allow(clippy::new_without_default, reason = "each is another")]
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Of backends without values, whose buffers are all alike.
+    pub(crate) const NOBODY: Self = Self(0);
+
+    /// A handle: the backend's own number of the buffer, where it begins in bytes, its rows and columns.
+    pub const fn act(&self, entry: u32, at: usize, [rows, cols]: [usize; 2], elem: Elem) -> Act {
+        Act { owner: self.0, entry, at, rows, cols, elem }
+    }
+
+    /// Whether a view is of one of its buffers.
+    pub const fn owns(&self, view: &View<'_>) -> bool {
+        view.owner == self.0
+    }
+}
+
 impl Act {
+    /// Its number, which its backend gave it.
+    pub fn entry(&self) -> u32 {
+        self.entry
+    }
+
     /// Rows.
     pub fn rows(&self) -> usize {
         self.rows
@@ -208,6 +240,16 @@ impl View<'_> {
     /// How its values are stored.
     pub fn elem(&self) -> Elem {
         self.elem
+    }
+
+    /// The number of its buffer, which the backend gave it.
+    pub fn entry(&self) -> u32 {
+        self.entry
+    }
+
+    /// Values of the buffer before these.
+    pub fn first(&self) -> usize {
+        self.first
     }
 }
 

@@ -3,11 +3,9 @@
 mod products;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use mesp_kernels::{
-    self as kernels, AdamW, Compute, Dropout, Gate, Init, Lhs, Noise, Out, Par, ProbsAt, Real, Rhs, RowStat,
-    Sgd, THIN, Threads, Values,
+    self as kernels, Compute, Init, Lhs, Out, Par, ProbsAt, Real, Rhs, THIN, Threads, Values,
 };
 
 use crate::act::PERSISTENT;
@@ -16,7 +14,8 @@ use crate::plan::{Plan, padded};
 use crate::resident::Resident;
 use crate::weight::Held;
 use crate::{
-    Act, Attention, Backend, Elem, Form, Label, Mark, Probs, Program, Rope, Spill, View, ViewMut, Weight,
+    Act, Attention, Backend, Elem, Form, Label, Mark, Op, Owner, Probs, Program, Rope, Spill, View, ViewMut,
+    Weight,
 };
 
 /// A processor that computes in `R`: `f32` to run, `f64` to check.
@@ -24,7 +23,7 @@ use crate::{
 /// Buffers are handed out as the plan says; asking for other buffers than were planned is a panic.
 #[derive(Debug)]
 pub struct Cpu<R> {
-    id: u32,
+    owner: Owner,
     arena: Arena<R>,
     plan: Plan,
     pool: Arc<Threads>,
@@ -56,12 +55,10 @@ impl<R: Real> Cpu<R> {
     /// # Panics
     /// When the plan was made for another type.
     pub fn try_new(plan: Plan, pool: Arc<Threads>) -> Result<Self, usize> {
-        static NEXT: AtomicU32 = AtomicU32::new(1);
         assert_eq!(plan.value_bytes, size_of::<R>(), "a plan for this type");
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let bytes = plan.bytes();
         Ok(Self {
-            id,
+            owner: Owner::new(),
             arena: Arena::new(bytes).ok_or(bytes)?,
             plan,
             pool,
@@ -135,14 +132,13 @@ impl<R: Real> Cpu<R> {
             "{label:?}: {rows} x {cols} values asked, {bytes} bytes planned"
         );
         self.reached = self.reached.max(start + bytes);
-        let elem = elem.on(size_of::<R>());
-        Act { owner: self.id, entry: entry as u32, at: start, rows, cols, elem }
+        self.owner.act(entry as u32, start, [rows, cols], elem.on(size_of::<R>()))
     }
 
     /// The values of a view, however they are stored.
     #[track_caller]
     fn values<'a>(&self, view: View<'a>) -> Values<'a, R> {
-        assert_eq!(view.owner, self.id, "a buffer of this backend");
+        assert!(self.owner.owns(&view), "a buffer of this backend");
         // SAFETY: buffers of this backend lie where its plan puts them, and a plan's buffers that are alive
         // together do not overlap; handles are not copied and end with `free`. The type is the buffer's.
         unsafe {
@@ -156,7 +152,7 @@ impl<R: Real> Cpu<R> {
     /// As [`Cpu::values`], to write.
     #[track_caller]
     fn values_mut<'a>(&self, view: ViewMut<'a>) -> ValuesMut<'a, R> {
-        assert_eq!(view.owner, self.id, "a buffer of this backend");
+        assert!(self.owner.owns(&view.view()), "a buffer of this backend");
         // SAFETY: as in `values`; the view borrows its handle exclusively.
         unsafe {
             match view.elem {
@@ -232,7 +228,7 @@ impl<R: Real> Backend for Cpu<R> {
     }
 
     fn free(&mut self, act: Act) {
-        assert_eq!(act.owner, self.id, "a buffer of this backend");
+        assert!(self.owner.owns(&act.view()), "a buffer of this backend");
         drop(act);
     }
 
@@ -268,32 +264,6 @@ impl<R: Real> Backend for Cpu<R> {
         }
     }
 
-    fn zero(&mut self, x: ViewMut<'_>) {
-        self.fill(x, 0.0);
-    }
-
-    fn copy(&mut self, to: ViewMut<'_>, from: View<'_>) {
-        let par = Par::on(&self.pool);
-        match (self.values_mut(to), self.values(from)) {
-            (ValuesMut::Full(to), Values::Full(from)) => kernels::copy(to, from, par),
-            (ValuesMut::Full(to), Values::Bf16(from)) => kernels::widen(to, from, par),
-            (ValuesMut::Bf16(to), Values::Full(from)) => kernels::narrow(to, from, par),
-            (ValuesMut::Bf16(to), Values::Bf16(from)) => kernels::copy(to, from, par),
-        }
-    }
-
-    fn add_bias(&mut self, y: ViewMut<'_>, bias: &[f32]) {
-        kernels::add_bias(self.write(y), bias, Par::on(&self.pool));
-    }
-
-    fn bias_grad(&mut self, db: ViewMut<'_>, dy: View<'_>) {
-        kernels::bias_grad(self.write(db), self.values(dy), Par::on(&self.pool));
-    }
-
-    fn scale(&mut self, x: ViewMut<'_>, c: f64) {
-        kernels::scale(self.write(x), c, Par::on(&self.pool));
-    }
-
     fn sum_of_squares(&mut self, x: View<'_>) -> f64 {
         kernels::sum_of_squares(self.read(x))
     }
@@ -325,400 +295,364 @@ impl<R: Real> Backend for Cpu<R> {
         self.fault.take()
     }
 
-    fn load_weight(&mut self, to: ViewMut<'_>, w: &Weight) {
-        let par = Par::on(&self.pool);
-        match self.values_mut(to) {
-            ValuesMut::Full(to) => kernels::converted(to, w.view(), par),
-            ValuesMut::Bf16(to) => kernels::converted_bf16(to, w.view(), par),
-        }
-        // It is read once.
-        w.done_with();
-    }
-
     fn will_need(&self, w: &Weight) {
         if self.resident.is_some() {
             w.will_need();
         }
     }
 
-    fn embedding(&mut self, y: ViewMut<'_>, table: &Weight, tokens: &[u32]) {
-        let cols = y.cols;
-        if let Some(Held { place, motion }) = table.as_held() {
-            assert_ne!(y.entry, place.entry, "a weight's own buffer is written beside reading it");
-            let moved = motion.map(|m| (m.by, m.noise));
-            let (y, rows, par) = (self.write(y), self.values(place), Par::on(&self.pool));
-            return kernels::perturb_rows(y, rows, tokens, cols, moved, place.first, par);
-        }
-        let y = self.write(y);
-        if self.resident.is_none() {
-            return kernels::embedding(y, table.view(), tokens, Par::on(&self.pool));
-        }
-        // The system maps a whole stretch around each row.
-        for (y, tokens) in y.chunks_mut(LOOKUPS * cols).zip(tokens.chunks(LOOKUPS)) {
-            kernels::embedding(y, table.view(), tokens, Par::on(&self.pool));
-            table.done_with();
-        }
-    }
-
-    fn gather_rows(&mut self, y: ViewMut<'_>, x: View<'_>, index: &[u32]) {
-        match self.values(x) {
-            Values::Full(from) => kernels::gather_rows(self.write(y), from, index, x.cols),
-            Values::Bf16(from) => kernels::gather_rows_bf16(self.write(y), from, index, x.cols),
-        }
-    }
-
-    fn scatter_rows(&mut self, y: ViewMut<'_>, x: View<'_>, index: &[u32]) {
-        kernels::scatter_rows(self.write(y), self.read(x), index, x.cols);
-    }
-
-    fn scatter_add_rows(&mut self, y: ViewMut<'_>, x: View<'_>, index: &[u32]) {
-        kernels::scatter_add_rows(self.write(y), self.read(x), index, x.cols);
-    }
-
-    fn rms_norm(&mut self, y: ViewMut<'_>, x: View<'_>, w: &[f32], eps: f64) {
-        assert_eq!(x.cols, w.len(), "rms_norm: columns");
-        let (x, par) = (self.read(x), Par::on(&self.pool));
-        match self.values_mut(y) {
-            ValuesMut::Full(y) => kernels::rms_norm(y, x, w, eps, par),
-            ValuesMut::Bf16(y) => kernels::rms_norm_bf16(y, x, w, eps, par),
-        }
-    }
-
-    fn rms_norm_add(&mut self, y: ViewMut<'_>, x: View<'_>, w: &[f32], eps: f64) {
-        assert_eq!(x.cols, w.len(), "rms_norm: columns");
-        kernels::rms_norm_add(self.write(y), self.read(x), w, eps, Par::on(&self.pool));
-    }
-
-    fn rms_norm_backward(&mut self, dx: ViewMut<'_>, dy: View<'_>, x: View<'_>, w: &[f32], eps: f64) {
-        kernels::rms_norm_backward(self.write(dx), self.read(dy), self.read(x), w, eps, Par::on(&self.pool));
-    }
-
-    fn rms_norm_backward_in_place(&mut self, d: ViewMut<'_>, x: View<'_>, w: &[f32], eps: f64) {
-        kernels::rms_norm_backward_in_place(self.write(d), self.read(x), w, eps, Par::on(&self.pool));
-    }
-
-    fn rms_norm_weight_grad(&mut self, dw: ViewMut<'_>, dy: View<'_>, x: View<'_>, eps: f64) {
-        let (dy, x, par) = (self.read(dy), self.read(x), Par::on(&self.pool));
-        kernels::rms_norm_weight_grad(self.write(dw), dy, x, eps, par);
-    }
-
-    fn rms_norm_tangent(
-        &mut self,
-        t: ViewMut<'_>,
-        xt: View<'_>,
-        x: View<'_>,
-        w: &[f32],
-        eps: f64,
-        accumulate: bool,
-    ) {
-        let (t, par) = (self.write(t), Par::on(&self.pool));
-        kernels::rms_norm_tangent(t, self.read(xt), self.read(x), w, eps, accumulate, par);
-    }
-
-    fn rope(&mut self, x: ViewMut<'_>, positions: &[u32], rope: &Rope, inverse: bool) {
-        let Rope { frequencies, layout, head_dim, factor } = rope;
-        let shape = kernels::RopeShape { frequencies, layout: *layout, head_dim: *head_dim, factor: *factor };
-        kernels::rope(self.write(x), positions, shape, inverse, Par::on(&self.pool));
-    }
-
-    fn linear(&mut self, y: ViewMut<'_>, x: View<'_>, w: &Weight, bias: Option<&[f32]>, accumulate: bool) {
-        self.forward_product(y, x, w, bias, accumulate, None);
-    }
-
-    fn input_grad(&mut self, dx: ViewMut<'_>, dy: View<'_>, w: &Weight, accumulate: bool) {
-        self.backward_product(dx, dy, w, accumulate, None);
-    }
-
-    fn adapted_linear(
-        &mut self,
-        y: ViewMut<'_>,
-        x: View<'_>,
-        w: &Weight,
-        bias: Option<&[f32]>,
-        accumulate: bool,
-        term: (View<'_>, View<'_>, f64),
-    ) {
-        self.forward_product(y, x, w, bias, accumulate, Some(term));
-    }
-
-    fn adapted_input_grad(
-        &mut self,
-        dx: ViewMut<'_>,
-        dy: View<'_>,
-        w: &Weight,
-        accumulate: bool,
-        term: (View<'_>, View<'_>),
-    ) {
-        self.backward_product(dx, dy, w, accumulate, Some(term));
-    }
-
-    fn product(
-        &mut self,
-        y: ViewMut<'_>,
-        form: Form,
-        a: View<'_>,
-        b: View<'_>,
-        alpha: f64,
-        accumulate: bool,
-    ) {
-        let init = if accumulate { Init::Accumulate } else { Init::Zero };
-        let (m, n, rows) = (y.rows, y.cols, a.rows);
-        let (x, w, scratch) = (self.values(a), self.values(b), self.scratch());
-        let y = self.write(y);
-        let (alpha, par) = (R::from_f64(alpha), Par::on(&self.pool));
-        // The factor with the rank, which is small, is the left one and passes over the other. Which way a product
-        // takes must not depend on the rows of a tile: the last bits of what is scaled do.
-        let (size, out, left, right) = match form {
-            Form::Plain | Form::RightTransposed if n <= THIN => {
-                let b = match form {
-                    Form::Plain => Lhs::transposed_of(w, b.cols),
-                    _ => Lhs::rows_of(w, b.cols),
+    fn run(&mut self, op: Op<'_>) {
+        match op {
+            Op::Zero { x } => {
+                self.fill(x, 0.0);
+            }
+            Op::Copy { to, from } => {
+                let par = Par::on(&self.pool);
+                match (self.values_mut(to), self.values(from)) {
+                    (ValuesMut::Full(to), Values::Full(from)) => kernels::copy(to, from, par),
+                    (ValuesMut::Full(to), Values::Bf16(from)) => kernels::widen(to, from, par),
+                    (ValuesMut::Bf16(to), Values::Full(from)) => kernels::narrow(to, from, par),
+                    (ValuesMut::Bf16(to), Values::Bf16(from)) => kernels::copy(to, from, par),
+                }
+            }
+            Op::AddBias { y, bias } => {
+                kernels::add_bias(self.write(y), bias, Par::on(&self.pool));
+            }
+            Op::BiasGrad { db, dy } => {
+                kernels::bias_grad(self.write(db), self.values(dy), Par::on(&self.pool));
+            }
+            Op::Scale { x, c } => {
+                kernels::scale(self.write(x), c, Par::on(&self.pool));
+            }
+            Op::LoadWeight { to, w } => {
+                let par = Par::on(&self.pool);
+                match self.values_mut(to) {
+                    ValuesMut::Full(to) => kernels::converted(to, w.view(), par),
+                    ValuesMut::Bf16(to) => kernels::converted_bf16(to, w.view(), par),
+                }
+                // It is read once.
+                w.done_with();
+            }
+            Op::Embedding { y, table, tokens } => {
+                let cols = y.cols;
+                if let Some(Held { place, motion }) = table.as_held() {
+                    assert_ne!(y.entry, place.entry, "a weight's own buffer is written beside reading it");
+                    let moved = motion.map(|m| (m.by, m.noise));
+                    let (y, rows, par) = (self.write(y), self.values(place), Par::on(&self.pool));
+                    return kernels::perturb_rows(y, rows, tokens, cols, moved, place.first, par);
+                }
+                let y = self.write(y);
+                if self.resident.is_none() {
+                    return kernels::embedding(y, table.view(), tokens, Par::on(&self.pool));
+                }
+                // The system maps a whole stretch around each row.
+                for (y, tokens) in y.chunks_mut(LOOKUPS * cols).zip(tokens.chunks(LOOKUPS)) {
+                    kernels::embedding(y, table.view(), tokens, Par::on(&self.pool));
+                    table.done_with();
+                }
+            }
+            Op::GatherRows { y, x, index } => match self.values(x) {
+                Values::Full(from) => kernels::gather_rows(self.write(y), from, index, x.cols),
+                Values::Bf16(from) => kernels::gather_rows_bf16(self.write(y), from, index, x.cols),
+            },
+            Op::ScatterRows { y, x, index } => {
+                kernels::scatter_rows(self.write(y), self.read(x), index, x.cols);
+            }
+            Op::ScatterAddRows { y, x, index } => {
+                kernels::scatter_add_rows(self.write(y), self.read(x), index, x.cols);
+            }
+            Op::RmsNorm { y, x, w, eps } => {
+                assert_eq!(x.cols, w.len(), "rms_norm: columns");
+                let (x, par) = (self.read(x), Par::on(&self.pool));
+                match self.values_mut(y) {
+                    ValuesMut::Full(y) => kernels::rms_norm(y, x, w, eps, par),
+                    ValuesMut::Bf16(y) => kernels::rms_norm_bf16(y, x, w, eps, par),
+                }
+            }
+            Op::RmsNormAdd { y, x, w, eps } => {
+                assert_eq!(x.cols, w.len(), "rms_norm: columns");
+                kernels::rms_norm_add(self.write(y), self.read(x), w, eps, Par::on(&self.pool));
+            }
+            Op::RmsNormBackward { dx, dy, x, w, eps } => {
+                kernels::rms_norm_backward(
+                    self.write(dx),
+                    self.read(dy),
+                    self.read(x),
+                    w,
+                    eps,
+                    Par::on(&self.pool),
+                );
+            }
+            Op::RmsNormBackwardInPlace { d, x, w, eps } => {
+                kernels::rms_norm_backward_in_place(self.write(d), self.read(x), w, eps, Par::on(&self.pool));
+            }
+            Op::RmsNormWeightGrad { dw, dy, x, eps } => {
+                let (dy, x, par) = (self.read(dy), self.read(x), Par::on(&self.pool));
+                kernels::rms_norm_weight_grad(self.write(dw), dy, x, eps, par);
+            }
+            Op::RmsNormTangent { t, xt, x, w, eps, accumulate } => {
+                let (t, par) = (self.write(t), Par::on(&self.pool));
+                kernels::rms_norm_tangent(t, self.read(xt), self.read(x), w, eps, accumulate, par);
+            }
+            Op::Rope { x, positions, rope, inverse } => {
+                let Rope { frequencies, layout, head_dim, factor } = rope;
+                let shape =
+                    kernels::RopeShape { frequencies, layout: *layout, head_dim: *head_dim, factor: *factor };
+                kernels::rope(self.write(x), positions, shape, inverse, Par::on(&self.pool));
+            }
+            Op::Linear { y, x, w, bias, accumulate } => {
+                self.forward_product(y, x, w, bias, accumulate, None);
+            }
+            Op::InputGrad { dx, dy, w, accumulate } => {
+                self.backward_product(dx, dy, w, accumulate, None);
+            }
+            Op::AdaptedLinear { y, x, w, bias, accumulate, h_b_alpha: term } => {
+                self.forward_product(y, x, w, bias, accumulate, Some(term));
+            }
+            Op::AdaptedInputGrad { dx, dy, w, accumulate, dh_a: term } => {
+                self.backward_product(dx, dy, w, accumulate, Some(term));
+            }
+            Op::Product { y, form, a, b, alpha, accumulate } => {
+                let init = if accumulate { Init::Accumulate } else { Init::Zero };
+                let (m, n, rows) = (y.rows, y.cols, a.rows);
+                let (x, w, scratch) = (self.values(a), self.values(b), self.scratch());
+                let y = self.write(y);
+                let (alpha, par) = (R::from_f64(alpha), Par::on(&self.pool));
+                // The factor with the rank, which is small, is the left one and passes over the other. Which way a product
+                // takes must not depend on the rows of a tile: the last bits of what is scaled do.
+                let (size, out, left, right) = match form {
+                    Form::Plain | Form::RightTransposed if n <= THIN => {
+                        let b = match form {
+                            Form::Plain => Lhs::transposed_of(w, b.cols),
+                            _ => Lhs::rows_of(w, b.cols),
+                        };
+                        ([n, m, a.cols], Out::transposed(y, n), b, Rhs::transposed_of(x, a.cols))
+                    }
+                    Form::LeftTransposed if n < m => {
+                        let (b, a) = (Lhs::transposed_of(w, b.cols), Rhs::rows_of(x, a.cols));
+                        ([n, m, rows], Out::transposed(y, n), b, a)
+                    }
+                    Form::LeftTransposed => {
+                        let (a, b) = (Lhs::transposed_of(x, a.cols), Rhs::rows_of(w, b.cols));
+                        ([m, n, rows], Out::rows(y, n), a, b)
+                    }
+                    Form::Plain => {
+                        ([m, n, a.cols], Out::rows(y, n), Lhs::rows_of(x, a.cols), Rhs::rows_of(w, b.cols))
+                    }
+                    Form::RightTransposed => (
+                        [m, n, a.cols],
+                        Out::rows(y, n),
+                        Lhs::rows_of(x, a.cols),
+                        Rhs::transposed_of(w, b.cols),
+                    ),
                 };
-                ([n, m, a.cols], Out::transposed(y, n), b, Rhs::transposed_of(x, a.cols))
+                let thin = n <= THIN || form == Form::LeftTransposed && m <= THIN;
+                if thin {
+                    kernels::matmul_thin(out, size, alpha, left, right, init, scratch, par);
+                } else {
+                    kernels::matmul(out, size, alpha, left, right, init, Compute::Full, scratch, par);
+                }
             }
-            Form::LeftTransposed if n < m => {
-                let (b, a) = (Lhs::transposed_of(w, b.cols), Rhs::rows_of(x, a.cols));
-                ([n, m, rows], Out::transposed(y, n), b, a)
+            Op::Dropout { y, x, mask, first, accumulate } => {
+                let (d, par) = (x.cols, Par::on(&self.pool));
+                kernels::dropout(self.write(y), self.values(x), d, mask, first, accumulate, par);
             }
-            Form::LeftTransposed => {
-                let (a, b) = (Lhs::transposed_of(x, a.cols), Rhs::rows_of(w, b.cols));
-                ([m, n, rows], Out::rows(y, n), a, b)
+            Op::RowSquares { to, w } => {
+                let to = self.write(to);
+                for part in w.stretches(self.resident.is_some()) {
+                    self.using(&part.weight);
+                    kernels::row_squares(&mut to[part.rows.clone()], part.weight.view(), Par::on(&self.pool));
+                }
             }
-            Form::Plain => {
-                ([m, n, a.cols], Out::rows(y, n), Lhs::rows_of(x, a.cols), Rhs::rows_of(w, b.cols))
+            Op::DoraGains {
+                gain_inverse: (gain, inverse),
+                m_squares: (m, squares),
+                b,
+                p_g: (p, g),
+                scale,
+            } => {
+                let to = (self.write(gain), self.write(inverse));
+                let (factors, products) = ((self.read(m), self.read(squares)), (self.read(p), self.read(g)));
+                let par = Par::on(&self.pool);
+                kernels::dora_gains(to, factors, self.values(b), products, R::from_f64(scale), par);
             }
-            Form::RightTransposed => {
-                ([m, n, a.cols], Out::rows(y, n), Lhs::rows_of(x, a.cols), Rhs::transposed_of(w, b.cols))
+            Op::DoraGain { y, gain, bias } => {
+                let (gain, par) = (self.read(gain), Par::on(&self.pool));
+                match self.values_mut(y) {
+                    ValuesMut::Full(y) => kernels::dora_gain(y, gain, bias, par),
+                    ValuesMut::Bf16(y) => {
+                        assert!(bias.is_none(), "bf16 takes no bias");
+                        kernels::dora_gain_bf16(y, gain, par);
+                    }
+                }
             }
-        };
-        let thin = n <= THIN || form == Form::LeftTransposed && m <= THIN;
-        if thin {
-            kernels::matmul_thin(out, size, alpha, left, right, init, scratch, par);
-        } else {
-            kernels::matmul(out, size, alpha, left, right, init, Compute::Full, scratch, par);
-        }
-    }
-
-    fn dropout(&mut self, y: ViewMut<'_>, x: View<'_>, mask: Dropout, first: usize, accumulate: bool) {
-        let (d, par) = (x.cols, Par::on(&self.pool));
-        kernels::dropout(self.write(y), self.values(x), d, mask, first, accumulate, par);
-    }
-
-    fn row_squares(&mut self, to: ViewMut<'_>, w: &Weight) {
-        let to = self.write(to);
-        for part in w.stretches(self.resident.is_some()) {
-            self.using(&part.weight);
-            kernels::row_squares(&mut to[part.rows.clone()], part.weight.view(), Par::on(&self.pool));
-        }
-    }
-
-    fn dora_gains(
-        &mut self,
-        (gain, inverse): (ViewMut<'_>, ViewMut<'_>),
-        (m, squares): (View<'_>, View<'_>),
-        b: View<'_>,
-        (p, g): (View<'_>, View<'_>),
-        scale: f64,
-    ) {
-        let to = (self.write(gain), self.write(inverse));
-        let (factors, products) = ((self.read(m), self.read(squares)), (self.read(p), self.read(g)));
-        let par = Par::on(&self.pool);
-        kernels::dora_gains(to, factors, self.values(b), products, R::from_f64(scale), par);
-    }
-
-    fn dora_gain(&mut self, y: ViewMut<'_>, gain: View<'_>, bias: Option<&[f32]>) {
-        let (gain, par) = (self.read(gain), Par::on(&self.pool));
-        match self.values_mut(y) {
-            ValuesMut::Full(y) => kernels::dora_gain(y, gain, bias, par),
-            ValuesMut::Bf16(y) => {
-                assert!(bias.is_none(), "bf16 takes no bias");
-                kernels::dora_gain_bf16(y, gain, par);
+            Op::DoraGainAdd { y, z, gain, bias } => {
+                kernels::dora_gain_add(
+                    self.write(y),
+                    self.read(z),
+                    self.read(gain),
+                    bias,
+                    Par::on(&self.pool),
+                );
             }
-        }
-    }
-
-    fn dora_gain_add(&mut self, y: ViewMut<'_>, z: View<'_>, gain: View<'_>, bias: Option<&[f32]>) {
-        kernels::dora_gain_add(self.write(y), self.read(z), self.read(gain), bias, Par::on(&self.pool));
-    }
-
-    fn dora_magnitude_grad(&mut self, dm: ViewMut<'_>, dy: View<'_>, z: View<'_>, inverse: View<'_>) {
-        let (dy, par) = (self.values(dy), Par::on(&self.pool));
-        kernels::dora_magnitude_grad(self.write(dm), dy, self.read(z), self.read(inverse), par);
-    }
-
-    fn gated_in_place(&mut self, f: Gate, gate: ViewMut<'_>, up: View<'_>) {
-        let par = Par::on(&self.pool);
-        match (self.values_mut(gate), self.values(up)) {
-            (ValuesMut::Full(gate), Values::Full(up)) => kernels::gated_in_place(f, gate, up, par),
-            (ValuesMut::Bf16(gate), Values::Bf16(up)) => kernels::gated_in_place_bf16::<R>(f, gate, up, par),
-            _ => panic!("gate and up are stored alike"),
-        }
-    }
-
-    fn gated_tangent_in_place(&mut self, f: Gate, gate_t: ViewMut<'_>, up_t: View<'_>, at: [View<'_>; 2]) {
-        let at = at.map(|x| self.read(x));
-        kernels::gated_tangent_in_place(f, self.write(gate_t), self.read(up_t), at, Par::on(&self.pool));
-    }
-
-    fn gated_backward_in_place(&mut self, f: Gate, gate: ViewMut<'_>, up: ViewMut<'_>, da: View<'_>) {
-        let (da, par) = (self.read(da), Par::on(&self.pool));
-        match (self.values_mut(gate), self.values_mut(up)) {
-            (ValuesMut::Full(gate), ValuesMut::Full(up)) => {
-                kernels::gated_backward_in_place(f, gate, up, da, par);
+            Op::DoraMagnitudeGrad { dm, dy, z, inverse } => {
+                let (dy, par) = (self.values(dy), Par::on(&self.pool));
+                kernels::dora_magnitude_grad(self.write(dm), dy, self.read(z), self.read(inverse), par);
             }
-            (ValuesMut::Bf16(gate), ValuesMut::Bf16(up)) => {
-                kernels::gated_backward_in_place_bf16(f, gate, up, da, par);
+            Op::GatedInPlace { f, gate, up } => {
+                let par = Par::on(&self.pool);
+                match (self.values_mut(gate), self.values(up)) {
+                    (ValuesMut::Full(gate), Values::Full(up)) => kernels::gated_in_place(f, gate, up, par),
+                    (ValuesMut::Bf16(gate), Values::Bf16(up)) => {
+                        kernels::gated_in_place_bf16::<R>(f, gate, up, par)
+                    }
+                    _ => panic!("gate and up are stored alike"),
+                }
             }
-            _ => panic!("gate and up are stored alike"),
-        }
-    }
-
-    fn attention(&mut self, o: ViewMut<'_>, lse: ViewMut<'_>, qkv: [View<'_>; 3], at: Attention<'_>) {
-        let at = self.attended(at);
-        let (scratch, qkv) = (self.scratch(), qkv.map(|x| self.read(x)));
-        kernels::attention(self.write(o), self.write(lse), qkv, at, scratch, Par::on(&self.pool));
-    }
-
-    fn attention_probs(&mut self, p: ViewMut<'_>, lse: View<'_>, qk: [View<'_>; 2], at: Attention<'_>) {
-        let at = self.attended(at);
-        let (scratch, qk) = (self.scratch(), qk.map(|x| self.read(x)));
-        kernels::attention_probs(self.write(p), self.read(lse), qk, at, scratch, Par::on(&self.pool));
-    }
-
-    fn attention_tangent(
-        &mut self,
-        t: ViewMut<'_>,
-        o_lse: [View<'_>; 2],
-        qkv: [View<'_>; 3],
-        tangents: [View<'_>; 3],
-        at: Attention<'_>,
-    ) {
-        let at = self.attended(at);
-        let (scratch, o_lse) = (self.scratch(), o_lse.map(|x| self.read(x)));
-        let [qkv, tangents] = [qkv, tangents].map(|views| views.map(|x| self.read(x)));
-        kernels::attention_tangent(self.write(t), o_lse, qkv, tangents, at, scratch, Par::on(&self.pool));
-    }
-
-    fn attention_delta(&mut self, delta: ViewMut<'_>, d_o: View<'_>, o: View<'_>) {
-        let head_dim = o.cols / delta.cols;
-        kernels::attention_delta(
-            self.write(delta),
-            self.read(d_o),
-            self.read(o),
-            head_dim,
-            Par::on(&self.pool),
-        );
-    }
-
-    fn attention_backward_q(
-        &mut self,
-        dq: ViewMut<'_>,
-        d_o: View<'_>,
-        qkv: [View<'_>; 3],
-        lse_delta: [View<'_>; 2],
-        probs: Probs<'_>,
-        at: Attention<'_>,
-    ) {
-        let at = self.attended(at);
-        let scratch = self.scratch();
-        let (qkv, lse_delta) = (qkv.map(|x| self.read(x)), lse_delta.map(|x| self.read(x)));
-        let (dq, d_o, probs) = (self.write(dq), self.read(d_o), self.probs(probs));
-        kernels::attention_backward_q(dq, d_o, qkv, lse_delta, probs, at, scratch, Par::on(&self.pool));
-    }
-
-    fn attention_backward_kv(
-        &mut self,
-        dk: ViewMut<'_>,
-        dv: ViewMut<'_>,
-        d_o: View<'_>,
-        qkv: [View<'_>; 3],
-        lse_delta: [View<'_>; 2],
-        probs: Probs<'_>,
-        at: Attention<'_>,
-    ) {
-        let at = self.attended(at);
-        let scratch = self.scratch();
-        let (qkv, lse_delta) = (qkv.map(|x| self.read(x)), lse_delta.map(|x| self.read(x)));
-        let (dk, dv, d_o, probs) = (self.write(dk), self.write(dv), self.read(d_o), self.probs(probs));
-        kernels::attention_backward_kv(dk, dv, d_o, qkv, lse_delta, probs, at, scratch, Par::on(&self.pool));
-    }
-
-    fn softmax_stats(&mut self, logits: View<'_>, labels: &[u32], first: usize, stats: &mut [RowStat]) {
-        kernels::softmax_stats(self.read(logits), labels, first, stats, Par::on(&self.pool));
-    }
-
-    fn softmax_gradient(
-        &mut self,
-        logits: ViewMut<'_>,
-        labels: &[u32],
-        first: usize,
-        c: f64,
-        stats: &[RowStat],
-    ) {
-        kernels::softmax_gradient(self.write(logits), labels, first, c, stats, Par::on(&self.pool));
-    }
-
-    fn softmax_sum(
-        &mut self,
-        sum: ViewMut<'_>,
-        logits: ViewMut<'_>,
-        labels: &[u32],
-        first: usize,
-        stats: &mut [RowStat],
-        words: &Weight,
-    ) {
-        let (scratch, compute) = (self.scratch(), self.compute);
-        let (sum, logits) = (self.write(sum), self.write(logits));
-        let par = Par::on(&self.pool);
-        kernels::softmax_sum(sum, logits, labels, first, stats, words.view(), compute, scratch, par);
-        // The other words come first, all of them.
-        if let Some(resident) = &mut self.resident {
-            resident.done_with(words);
-        }
-    }
-
-    fn softmax_sum_gradient(&mut self, sum: ViewMut<'_>, word: View<'_>, c: f64, stats: &[RowStat]) {
-        kernels::softmax_sum_gradient(self.write(sum), self.read(word), c, stats, Par::on(&self.pool));
-    }
-
-    fn sgd(&mut self, p: ViewMut<'_>, m: Option<ViewMut<'_>>, g: View<'_>, settings: Sgd, key: u64) {
-        let m = m.map_or(&mut [] as &mut [R], |m| self.write(m));
-        let (g, par) = (self.read(g), Par::on(&self.pool));
-        match self.values_mut(p) {
-            ValuesMut::Full(p) => kernels::sgd(p, m, g, settings, par),
-            ValuesMut::Bf16(p) => kernels::sgd_bf16(p, m, g, settings, key, par),
-        }
-    }
-
-    fn adamw(
-        &mut self,
-        p: ViewMut<'_>,
-        m: ViewMut<'_>,
-        v: ViewMut<'_>,
-        g: View<'_>,
-        settings: AdamW,
-        key: u64,
-    ) {
-        let (m, v, g, par) = (self.write(m), self.write(v), self.read(g), Par::on(&self.pool));
-        match self.values_mut(p) {
-            ValuesMut::Full(p) => kernels::adamw(p, m, v, g, settings, par),
-            ValuesMut::Bf16(p) => kernels::adamw_bf16(p, m, v, g, settings, key, par),
-        }
-    }
-
-    fn perturb(&mut self, to: ViewMut<'_>, from: View<'_>, c: [f64; 2], noise: Noise) {
-        let (to, par) = (self.write(to), Par::on(&self.pool));
-        match self.values(from) {
-            Values::Full(from) => kernels::perturb(to, from, c, noise, par),
-            Values::Bf16(from) => kernels::perturb_bf16(to, from, c, noise, par),
-        }
-    }
-
-    fn drift(&mut self, p: ViewMut<'_>, a: f64, c: f64, noise: Noise) {
-        let par = Par::on(&self.pool);
-        match self.values_mut(p) {
-            ValuesMut::Full(p) => kernels::drift(p, a, c, noise, par),
-            ValuesMut::Bf16(p) => kernels::drift_bf16(p, a, c, noise, par),
+            Op::GatedTangentInPlace { f, gate_t, up_t, at } => {
+                let at = at.map(|x| self.read(x));
+                kernels::gated_tangent_in_place(
+                    f,
+                    self.write(gate_t),
+                    self.read(up_t),
+                    at,
+                    Par::on(&self.pool),
+                );
+            }
+            Op::GatedBackwardInPlace { f, gate, up, da } => {
+                let (da, par) = (self.read(da), Par::on(&self.pool));
+                match (self.values_mut(gate), self.values_mut(up)) {
+                    (ValuesMut::Full(gate), ValuesMut::Full(up)) => {
+                        kernels::gated_backward_in_place(f, gate, up, da, par);
+                    }
+                    (ValuesMut::Bf16(gate), ValuesMut::Bf16(up)) => {
+                        kernels::gated_backward_in_place_bf16(f, gate, up, da, par);
+                    }
+                    _ => panic!("gate and up are stored alike"),
+                }
+            }
+            Op::Attention { o, lse, qkv, shape: at } => {
+                let at = self.attended(at);
+                let (scratch, qkv) = (self.scratch(), qkv.map(|x| self.read(x)));
+                kernels::attention(self.write(o), self.write(lse), qkv, at, scratch, Par::on(&self.pool));
+            }
+            Op::AttentionProbs { p, lse, qk, shape: at } => {
+                let at = self.attended(at);
+                let (scratch, qk) = (self.scratch(), qk.map(|x| self.read(x)));
+                kernels::attention_probs(self.write(p), self.read(lse), qk, at, scratch, Par::on(&self.pool));
+            }
+            Op::AttentionTangent { t, o_lse, qkv, tangents, shape: at } => {
+                let at = self.attended(at);
+                let (scratch, o_lse) = (self.scratch(), o_lse.map(|x| self.read(x)));
+                let [qkv, tangents] = [qkv, tangents].map(|views| views.map(|x| self.read(x)));
+                kernels::attention_tangent(
+                    self.write(t),
+                    o_lse,
+                    qkv,
+                    tangents,
+                    at,
+                    scratch,
+                    Par::on(&self.pool),
+                );
+            }
+            Op::AttentionDelta { delta, d_o, o } => {
+                let head_dim = o.cols / delta.cols;
+                kernels::attention_delta(
+                    self.write(delta),
+                    self.read(d_o),
+                    self.read(o),
+                    head_dim,
+                    Par::on(&self.pool),
+                );
+            }
+            Op::AttentionBackwardQ { dq, d_o, qkv, lse_delta, probs, shape: at } => {
+                let at = self.attended(at);
+                let scratch = self.scratch();
+                let (qkv, lse_delta) = (qkv.map(|x| self.read(x)), lse_delta.map(|x| self.read(x)));
+                let (dq, d_o, probs) = (self.write(dq), self.read(d_o), self.probs(probs));
+                kernels::attention_backward_q(
+                    dq,
+                    d_o,
+                    qkv,
+                    lse_delta,
+                    probs,
+                    at,
+                    scratch,
+                    Par::on(&self.pool),
+                );
+            }
+            Op::AttentionBackwardKv { dk, dv, d_o, qkv, lse_delta, probs, shape: at } => {
+                let at = self.attended(at);
+                let scratch = self.scratch();
+                let (qkv, lse_delta) = (qkv.map(|x| self.read(x)), lse_delta.map(|x| self.read(x)));
+                let (dk, dv, d_o, probs) =
+                    (self.write(dk), self.write(dv), self.read(d_o), self.probs(probs));
+                kernels::attention_backward_kv(
+                    dk,
+                    dv,
+                    d_o,
+                    qkv,
+                    lse_delta,
+                    probs,
+                    at,
+                    scratch,
+                    Par::on(&self.pool),
+                );
+            }
+            Op::SoftmaxStats { logits, labels, first, stats } => {
+                kernels::softmax_stats(self.read(logits), labels, first, stats, Par::on(&self.pool));
+            }
+            Op::SoftmaxGradient { logits, labels, first, c, stats } => {
+                kernels::softmax_gradient(self.write(logits), labels, first, c, stats, Par::on(&self.pool));
+            }
+            Op::SoftmaxSum { sum, logits, labels, first, stats, words } => {
+                let (scratch, compute) = (self.scratch(), self.compute);
+                let (sum, logits) = (self.write(sum), self.write(logits));
+                let par = Par::on(&self.pool);
+                kernels::softmax_sum(sum, logits, labels, first, stats, words.view(), compute, scratch, par);
+                // The other words come first, all of them.
+                if let Some(resident) = &mut self.resident {
+                    resident.done_with(words);
+                }
+            }
+            Op::SoftmaxSumGradient { sum, word, c, stats } => {
+                kernels::softmax_sum_gradient(
+                    self.write(sum),
+                    self.read(word),
+                    c,
+                    stats,
+                    Par::on(&self.pool),
+                );
+            }
+            Op::Sgd { p, m, g, settings, key } => {
+                let m = m.map_or(&mut [] as &mut [R], |m| self.write(m));
+                let (g, par) = (self.read(g), Par::on(&self.pool));
+                match self.values_mut(p) {
+                    ValuesMut::Full(p) => kernels::sgd(p, m, g, settings, par),
+                    ValuesMut::Bf16(p) => kernels::sgd_bf16(p, m, g, settings, key, par),
+                }
+            }
+            Op::AdamW { p, m, v, g, settings, key } => {
+                let (m, v, g, par) = (self.write(m), self.write(v), self.read(g), Par::on(&self.pool));
+                match self.values_mut(p) {
+                    ValuesMut::Full(p) => kernels::adamw(p, m, v, g, settings, par),
+                    ValuesMut::Bf16(p) => kernels::adamw_bf16(p, m, v, g, settings, key, par),
+                }
+            }
+            Op::Perturb { to, from, ac: c, noise } => {
+                let (to, par) = (self.write(to), Par::on(&self.pool));
+                match self.values(from) {
+                    Values::Full(from) => kernels::perturb(to, from, c, noise, par),
+                    Values::Bf16(from) => kernels::perturb_bf16(to, from, c, noise, par),
+                }
+            }
+            Op::Drift { p, a, c, noise } => {
+                let par = Par::on(&self.pool);
+                match self.values_mut(p) {
+                    ValuesMut::Full(p) => kernels::drift(p, a, c, noise, par),
+                    ValuesMut::Bf16(p) => kernels::drift_bf16(p, a, c, noise, par),
+                }
+            }
         }
     }
 }

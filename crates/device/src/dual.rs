@@ -9,11 +9,7 @@
 //! The model's code runs on it as on any backend, so no rule of a block is stated a second time. It serves
 //! blocks; what a step does around them (heads, gradients, updates) needs no tangents and panics here.
 
-use mesp_kernels::{AdamW, Dropout, Gate, Noise, RowStat, Sgd};
-
-use crate::{
-    Act, Attention, Backend, Class, Elem, Form, Label, Mark, Probs, Program, Rope, View, ViewMut, Weight,
-};
+use crate::{Act, Backend, Class, Elem, Form, Label, Mark, Op, Program, View, ViewMut, Weight};
 
 /// Which buffer's tangent lies where. Kept from step to step, so that it takes from the heap but once.
 #[derive(Debug, Default)]
@@ -119,31 +115,12 @@ impl<B: Backend> Backend for Dual<'_, B> {
     fn store(&self, from: View<'_>, to: &mut dyn FnMut(usize, f64)) {
         self.be.store(from, to);
     }
-    fn zero(&mut self, x: ViewMut<'_>) {
-        self.be.zero(self.tangents.to(&x));
-        self.be.zero(x);
-    }
-    fn copy(&mut self, to: ViewMut<'_>, from: View<'_>) {
-        self.be.copy(self.tangents.to(&to), self.tangents.must(from));
-        self.be.copy(to, from);
-    }
-    fn add_bias(&mut self, y: ViewMut<'_>, bias: &[f32]) {
-        self.be.add_bias(y, bias);
-    }
-    fn bias_grad(&mut self, _: ViewMut<'_>, _: View<'_>) {
-        without("bias_grad")
-    }
-    fn scale(&mut self, x: ViewMut<'_>, c: f64) {
-        self.be.scale(self.tangents.to(&x), c);
-        self.be.scale(x, c);
-    }
     fn sum_of_squares(&mut self, _: View<'_>) -> f64 {
         without("sum_of_squares")
     }
     fn dot(&mut self, _: View<'_>, _: View<'_>) -> f64 {
         without("dot")
     }
-
     fn spill(&mut self, _: usize, _: View<'_>) {
         without("spill")
     }
@@ -156,218 +133,89 @@ impl<B: Backend> Backend for Dual<'_, B> {
     fn take_fault(&mut self) -> Option<std::io::Error> {
         self.be.take_fault()
     }
-    fn load_weight(&mut self, _: ViewMut<'_>, _: &Weight) {
-        without("load_weight")
-    }
     fn will_need(&self, w: &Weight) {
         self.be.will_need(w);
     }
 
-    fn embedding(&mut self, y: ViewMut<'_>, table: &Weight, tokens: &[u32]) {
-        self.be.zero(self.tangents.to(&y));
-        self.be.embedding(y, table, tokens);
-    }
-    fn gather_rows(&mut self, y: ViewMut<'_>, x: View<'_>, index: &[u32]) {
-        match self.tangents.of(x) {
-            Some(xt) => self.be.gather_rows(self.tangents.to(&y), xt, index),
-            None => self.be.zero(self.tangents.to(&y)),
+    fn run(&mut self, op: Op<'_>) {
+        let Self { be, tangents } = self;
+        match op {
+            Op::Zero { x } => {
+                be.zero(tangents.to(&x));
+                be.zero(x);
+            }
+            Op::Copy { to, from } => {
+                be.copy(tangents.to(&to), tangents.must(from));
+                be.copy(to, from);
+            }
+            Op::AddBias { y, bias } => be.add_bias(y, bias),
+            Op::Scale { x, c } => {
+                be.scale(tangents.to(&x), c);
+                be.scale(x, c);
+            }
+            Op::Embedding { y, table, tokens } => {
+                be.zero(tangents.to(&y));
+                be.embedding(y, table, tokens);
+            }
+            Op::GatherRows { y, x, index } => {
+                match tangents.of(x) {
+                    Some(xt) => be.gather_rows(tangents.to(&y), xt, index),
+                    None => be.zero(tangents.to(&y)),
+                }
+                be.gather_rows(y, x, index);
+            }
+            Op::ScatterRows { y, x, index } => {
+                be.scatter_rows(tangents.to(&y), tangents.must(x), index);
+                be.scatter_rows(y, x, index);
+            }
+            Op::RmsNorm { y, x, w, eps } => {
+                be.rms_norm_tangent(tangents.to(&y), tangents.must(x), x, w, eps, false);
+                be.rms_norm(y, x, w, eps);
+            }
+            Op::RmsNormAdd { y, x, w, eps } => {
+                be.rms_norm_tangent(tangents.to(&y), tangents.must(x), x, w, eps, true);
+                be.rms_norm_add(y, x, w, eps);
+            }
+            Op::Rope { x, positions, rope, inverse } => {
+                be.rope(tangents.to(&x), positions, rope, inverse);
+                be.rope(x, positions, rope, inverse);
+            }
+            Op::Linear { y, x, w, bias, accumulate } => {
+                be.linear(tangents.to(&y), tangents.must(x), w, None, accumulate);
+                be.linear(y, x, w, bias, accumulate);
+            }
+            Op::AdaptedLinear { y, x, w, bias, accumulate, h_b_alpha: (h, b, alpha) } => {
+                let (xt, ht) = (tangents.must(x), tangents.must(h));
+                be.adapted_linear(tangents.to(&y), xt, w, None, accumulate, (ht, b, alpha));
+                if let Some(bt) = tangents.of(b) {
+                    be.product(tangents.to(&y), Form::RightTransposed, h, bt, alpha, true);
+                }
+                be.adapted_linear(y, x, w, bias, accumulate, (h, b, alpha));
+            }
+            Op::Product { y, form, a, b, alpha, accumulate } => {
+                let mut begun = accumulate;
+                let terms = [tangents.of(a).map(|at| (at, b)), tangents.of(b).map(|bt| (a, bt))];
+                for (a, b) in terms.into_iter().flatten() {
+                    be.product(tangents.to(&y), form, a, b, alpha, begun);
+                    begun = true;
+                }
+                if !begun {
+                    be.zero(tangents.to(&y));
+                }
+                be.product(y, form, a, b, alpha, accumulate);
+            }
+            Op::GatedInPlace { f, gate, up } => {
+                let up_t = tangents.must(up);
+                be.gated_tangent_in_place(f, tangents.to(&gate), up_t, [gate.view(), up]);
+                be.gated_in_place(f, gate, up);
+            }
+            Op::Attention { mut o, mut lse, qkv, shape } => {
+                be.attention(o.again(), lse.again(), qkv, shape);
+                let along = qkv.map(|x| tangents.must(x));
+                be.attention_tangent(tangents.to(&o), [o.view(), lse.view()], qkv, along, shape);
+                // Nothing of a forward reads ℓ, so ℓ' stays unwritten.
+            }
+            op => without(op.name()),
         }
-        self.be.gather_rows(y, x, index);
-    }
-    fn scatter_rows(&mut self, y: ViewMut<'_>, x: View<'_>, index: &[u32]) {
-        self.be.scatter_rows(self.tangents.to(&y), self.tangents.must(x), index);
-        self.be.scatter_rows(y, x, index);
-    }
-    fn scatter_add_rows(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[u32]) {
-        without("scatter_add_rows")
-    }
-
-    fn rms_norm(&mut self, y: ViewMut<'_>, x: View<'_>, w: &[f32], eps: f64) {
-        let xt = self.tangents.must(x);
-        self.be.rms_norm_tangent(self.tangents.to(&y), xt, x, w, eps, false);
-        self.be.rms_norm(y, x, w, eps);
-    }
-    fn rms_norm_add(&mut self, y: ViewMut<'_>, x: View<'_>, w: &[f32], eps: f64) {
-        let xt = self.tangents.must(x);
-        self.be.rms_norm_tangent(self.tangents.to(&y), xt, x, w, eps, true);
-        self.be.rms_norm_add(y, x, w, eps);
-    }
-    fn rms_norm_backward(&mut self, _: ViewMut<'_>, _: View<'_>, _: View<'_>, _: &[f32], _: f64) {
-        without("rms_norm_backward")
-    }
-    fn rms_norm_backward_in_place(&mut self, _: ViewMut<'_>, _: View<'_>, _: &[f32], _: f64) {
-        without("rms_norm_backward")
-    }
-    fn rms_norm_weight_grad(&mut self, _: ViewMut<'_>, _: View<'_>, _: View<'_>, _: f64) {
-        without("rms_norm_weight_grad")
-    }
-    fn rms_norm_tangent(&mut self, _: ViewMut<'_>, _: View<'_>, _: View<'_>, _: &[f32], _: f64, _: bool) {
-        without("rms_norm_tangent")
-    }
-    fn rope(&mut self, x: ViewMut<'_>, positions: &[u32], rope: &Rope, inverse: bool) {
-        self.be.rope(self.tangents.to(&x), positions, rope, inverse);
-        self.be.rope(x, positions, rope, inverse);
-    }
-
-    fn linear(&mut self, y: ViewMut<'_>, x: View<'_>, w: &Weight, bias: Option<&[f32]>, accumulate: bool) {
-        self.be.linear(self.tangents.to(&y), self.tangents.must(x), w, None, accumulate);
-        self.be.linear(y, x, w, bias, accumulate);
-    }
-    fn input_grad(&mut self, _: ViewMut<'_>, _: View<'_>, _: &Weight, _: bool) {
-        without("input_grad")
-    }
-    fn adapted_linear(
-        &mut self,
-        y: ViewMut<'_>,
-        x: View<'_>,
-        w: &Weight,
-        bias: Option<&[f32]>,
-        accumulate: bool,
-        (h, b, alpha): (View<'_>, View<'_>, f64),
-    ) {
-        let (xt, ht) = (self.tangents.must(x), self.tangents.must(h));
-        self.be.adapted_linear(self.tangents.to(&y), xt, w, None, accumulate, (ht, b, alpha));
-        if let Some(bt) = self.tangents.of(b) {
-            self.be.product(self.tangents.to(&y), Form::RightTransposed, h, bt, alpha, true);
-        }
-        self.be.adapted_linear(y, x, w, bias, accumulate, (h, b, alpha));
-    }
-    fn product(
-        &mut self,
-        y: ViewMut<'_>,
-        form: Form,
-        a: View<'_>,
-        b: View<'_>,
-        alpha: f64,
-        accumulate: bool,
-    ) {
-        let mut begun = accumulate;
-        let terms = [self.tangents.of(a).map(|at| (at, b)), self.tangents.of(b).map(|bt| (a, bt))];
-        for (a, b) in terms.into_iter().flatten() {
-            self.be.product(self.tangents.to(&y), form, a, b, alpha, begun);
-            begun = true;
-        }
-        if !begun {
-            self.be.zero(self.tangents.to(&y));
-        }
-        self.be.product(y, form, a, b, alpha, accumulate);
-    }
-
-    fn dropout(&mut self, _: ViewMut<'_>, _: View<'_>, _: Dropout, _: usize, _: bool) {
-        without("dropout")
-    }
-    fn row_squares(&mut self, _: ViewMut<'_>, _: &Weight) {
-        without("row_squares")
-    }
-    fn dora_gains(
-        &mut self,
-        _: (ViewMut<'_>, ViewMut<'_>),
-        _: (View<'_>, View<'_>),
-        _: View<'_>,
-        _: (View<'_>, View<'_>),
-        _: f64,
-    ) {
-        without("dora_gains")
-    }
-    fn dora_gain(&mut self, _: ViewMut<'_>, _: View<'_>, _: Option<&[f32]>) {
-        without("dora_gain")
-    }
-    fn dora_gain_add(&mut self, _: ViewMut<'_>, _: View<'_>, _: View<'_>, _: Option<&[f32]>) {
-        without("dora_gain_add")
-    }
-    fn dora_magnitude_grad(&mut self, _: ViewMut<'_>, _: View<'_>, _: View<'_>, _: View<'_>) {
-        without("dora_magnitude_grad")
-    }
-
-    fn gated_in_place(&mut self, f: Gate, gate: ViewMut<'_>, up: View<'_>) {
-        let up_t = self.tangents.must(up);
-        self.be.gated_tangent_in_place(f, self.tangents.to(&gate), up_t, [gate.view(), up]);
-        self.be.gated_in_place(f, gate, up);
-    }
-    fn gated_backward_in_place(&mut self, _: Gate, _: ViewMut<'_>, _: ViewMut<'_>, _: View<'_>) {
-        without("gated_backward")
-    }
-    fn gated_tangent_in_place(&mut self, _: Gate, _: ViewMut<'_>, _: View<'_>, _: [View<'_>; 2]) {
-        without("gated_tangent")
-    }
-
-    fn attention(&mut self, mut o: ViewMut<'_>, mut lse: ViewMut<'_>, qkv: [View<'_>; 3], at: Attention<'_>) {
-        self.be.attention(o.again(), lse.again(), qkv, at);
-        let tangents = qkv.map(|x| self.tangents.must(x));
-        self.be.attention_tangent(self.tangents.to(&o), [o.view(), lse.view()], qkv, tangents, at);
-        // Nothing of a forward reads ℓ, so ℓ' stays unwritten.
-    }
-    fn attention_probs(&mut self, _: ViewMut<'_>, _: View<'_>, _: [View<'_>; 2], _: Attention<'_>) {
-        without("attention_probs")
-    }
-    fn attention_tangent(
-        &mut self,
-        _: ViewMut<'_>,
-        _: [View<'_>; 2],
-        _: [View<'_>; 3],
-        _: [View<'_>; 3],
-        _: Attention<'_>,
-    ) {
-        without("attention_tangent")
-    }
-    fn attention_delta(&mut self, _: ViewMut<'_>, _: View<'_>, _: View<'_>) {
-        without("attention_delta")
-    }
-    fn attention_backward_q(
-        &mut self,
-        _: ViewMut<'_>,
-        _: View<'_>,
-        _: [View<'_>; 3],
-        _: [View<'_>; 2],
-        _: Probs<'_>,
-        _: Attention<'_>,
-    ) {
-        without("attention_backward_q")
-    }
-    fn attention_backward_kv(
-        &mut self,
-        _: ViewMut<'_>,
-        _: ViewMut<'_>,
-        _: View<'_>,
-        _: [View<'_>; 3],
-        _: [View<'_>; 2],
-        _: Probs<'_>,
-        _: Attention<'_>,
-    ) {
-        without("attention_backward_kv")
-    }
-
-    fn softmax_stats(&mut self, _: View<'_>, _: &[u32], _: usize, _: &mut [RowStat]) {
-        without("softmax_stats")
-    }
-    fn softmax_gradient(&mut self, _: ViewMut<'_>, _: &[u32], _: usize, _: f64, _: &[RowStat]) {
-        without("softmax_gradient")
-    }
-    fn softmax_sum(
-        &mut self,
-        _: ViewMut<'_>,
-        _: ViewMut<'_>,
-        _: &[u32],
-        _: usize,
-        _: &mut [RowStat],
-        _: &Weight,
-    ) {
-        without("softmax_sum")
-    }
-    fn softmax_sum_gradient(&mut self, _: ViewMut<'_>, _: View<'_>, _: f64, _: &[RowStat]) {
-        without("softmax_sum_gradient")
-    }
-
-    fn sgd(&mut self, _: ViewMut<'_>, _: Option<ViewMut<'_>>, _: View<'_>, _: Sgd, _: u64) {
-        without("sgd")
-    }
-    fn adamw(&mut self, _: ViewMut<'_>, _: ViewMut<'_>, _: ViewMut<'_>, _: View<'_>, _: AdamW, _: u64) {
-        without("adamw")
-    }
-    fn perturb(&mut self, _: ViewMut<'_>, _: View<'_>, _: [f64; 2], _: Noise) {
-        without("perturb")
-    }
-    fn drift(&mut self, _: ViewMut<'_>, _: f64, _: f64, _: Noise) {
-        without("drift")
     }
 }

@@ -14,6 +14,7 @@ mod dry;
 mod dual;
 mod heap;
 mod label;
+mod op;
 mod plan;
 mod resident;
 mod signals;
@@ -22,7 +23,7 @@ mod still;
 mod timed;
 mod weight;
 
-pub use act::{Act, Elem, View, ViewMut};
+pub use act::{Act, Elem, Owner, View, ViewMut};
 pub use backend::{Backend, Form, Mark, Probs, Program, Rope};
 pub use cpu::Cpu;
 pub use dry::Dry;
@@ -35,6 +36,7 @@ pub use mesp_kernels::{
     Threads, VOCAB_STEP, f32_is_faster, hot_tiles, inverse_frequencies, matmul_scratch, probs_len,
     random_bits,
 };
+pub use op::{Multiplied, Op, Passes};
 pub use plan::{Entry, Plan, ProgramPlan, TooLarge};
 pub use signals::{ignore_hangups_again, report_signals};
 pub use spill::Spill;

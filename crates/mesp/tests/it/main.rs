@@ -6,6 +6,7 @@ mod activations_bf16;
 mod adapter_kinds;
 mod adapters_bf16;
 mod checkpoints;
+mod counting;
 mod dora;
 mod dropout;
 mod forward;
