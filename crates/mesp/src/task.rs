@@ -189,5 +189,4 @@ pub fn standard_error(share: f64, n: usize) -> Option<f64> {
 }
 
 #[cfg(test)]
-#[path = "task/tests.rs"]
 mod tests;

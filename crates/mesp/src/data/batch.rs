@@ -326,5 +326,4 @@ impl<'a> Batches<'a> {
 }
 
 #[cfg(test)]
-#[path = "batch_tests.rs"]
 mod tests;

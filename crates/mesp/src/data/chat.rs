@@ -329,9 +329,7 @@ fn with_stop(text: &str, end: usize, encoder: &TextEncoder) -> usize {
 }
 
 #[cfg(test)]
-#[path = "chat_tests.rs"]
 mod tests;
 
 #[cfg(test)]
-#[path = "chat_parts_tests.rs"]
 mod parts_tests;

@@ -218,5 +218,4 @@ impl<'a> Ends<'a> {
 }
 
 #[cfg(test)]
-#[path = "check_tests.rs"]
 mod tests;

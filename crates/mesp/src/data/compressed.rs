@@ -153,5 +153,4 @@ fn damaged(error: impl ToString) -> io::Error {
 }
 
 #[cfg(test)]
-#[path = "compressed_tests.rs"]
 mod tests;

@@ -516,5 +516,4 @@ pub(super) fn located(error: Error, path: &Path, line: usize) -> Error {
 }
 
 #[cfg(test)]
-#[path = "dataset_tests.rs"]
 mod tests;

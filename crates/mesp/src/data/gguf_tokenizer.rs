@@ -215,5 +215,4 @@ fn damaged(gguf: &Gguf, key: &str, problem: &str) -> Error {
 }
 
 #[cfg(test)]
-#[path = "gguf_tokenizer_tests.rs"]
 mod tests;

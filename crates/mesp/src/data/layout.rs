@@ -310,5 +310,4 @@ fn refuse_saved(path: &Path) -> Result<()> {
 }
 
 #[cfg(test)]
-#[path = "layout_tests.rs"]
 mod tests;

@@ -288,5 +288,4 @@ impl<'de> Visitor<'de> for List<'_> {
 }
 
 #[cfg(test)]
-#[path = "long_row_tests.rs"]
 mod tests;

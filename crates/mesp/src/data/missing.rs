@@ -209,5 +209,4 @@ fn contains(text: &str, part: &str) -> bool {
 }
 
 #[cfg(test)]
-#[path = "missing_tests.rs"]
 mod tests;

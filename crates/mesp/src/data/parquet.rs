@@ -431,5 +431,4 @@ fn damaged(path: &Path, row: Option<usize>, problem: &str) -> Error {
 }
 
 #[cfg(test)]
-#[path = "parquet/tests.rs"]
 mod tests;

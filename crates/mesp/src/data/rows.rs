@@ -391,9 +391,7 @@ pub(super) fn integer(key: &str, index: usize, value: &Value, vocab_size: usize)
 }
 
 #[cfg(test)]
-#[path = "rows_tests.rs"]
 mod tests;
 
 #[cfg(test)]
-#[path = "masks_tests.rs"]
 mod masks_tests;

@@ -550,5 +550,4 @@ fn element_text<'a>(path: &Path, line: usize, element: &'a [u8]) -> Result<&'a s
 }
 
 #[cfg(test)]
-#[path = "source_tests.rs"]
 mod tests;

@@ -278,5 +278,4 @@ fn not_json(name: &str, text: &str, error: &serde_json::Error) -> Error {
 }
 
 #[cfg(test)]
-#[path = "table_tests.rs"]
 mod tests;

@@ -133,5 +133,4 @@ impl Entry {
 }
 
 #[cfg(test)]
-#[path = "token_file_tests.rs"]
 mod tests;

@@ -308,5 +308,4 @@ fn refused(error: &tokenizers::Error) -> Error {
 }
 
 #[cfg(test)]
-#[path = "tokenizer_tests.rs"]
 mod tests;

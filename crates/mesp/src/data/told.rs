@@ -112,5 +112,4 @@ fn named(tally: &Tally, keys: &[(&str, &Lines)]) -> String {
 }
 
 #[cfg(test)]
-#[path = "told_tests.rs"]
 mod tests;

@@ -254,5 +254,4 @@ impl Ranked<'_> {
 }
 
 #[cfg(test)]
-#[path = "sampling_tests.rs"]
 mod tests;

@@ -264,5 +264,4 @@ fn digits(hash: &XxHash64) -> String {
 }
 
 #[cfg(test)]
-#[path = "fingerprint_tests.rs"]
 mod tests;

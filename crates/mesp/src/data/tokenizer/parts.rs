@@ -106,5 +106,4 @@ fn agreement(ours: &[Token], theirs: &[Token], end: usize) -> Option<(usize, usi
 }
 
 #[cfg(test)]
-#[path = "parts_tests.rs"]
 mod tests;

@@ -67,8 +67,7 @@ impl Crate {
                 self.items(child, file, &dir.join(&name), items);
             } else {
                 let named = path_attribute(found).map(|p| file.with_file_name(p));
-                let [flat, folder] = [dir.join(format!("{name}.rs")), dir.join(&name).join("mod.rs")];
-                let file = named.unwrap_or(if flat.is_file() { flat } else { folder });
+                let file = named.unwrap_or_else(|| dir.join(format!("{name}.rs")));
                 self.module(child, &file, &dir.join(&name));
             }
         }

@@ -87,7 +87,7 @@ fn sentencepiece_encodes_as_llama_cpp() {
     // As Hugging Face's conversion of the same vocabulary does.
     let Some(json) = shared("llama2/tokenizer.json") else { return };
     let hf = TextEncoder::from_file(&json, TokenizerInfo::default()).unwrap();
-    let text = include_str!("gguf_tokenizer.rs");
+    let text = include_str!("../gguf_tokenizer.rs");
     for text in text.lines().chain([text, "naïve 日本 🙂 ▁ \u{a0}\u{301}"]) {
         assert_eq!(encoder.encode(text, false).unwrap(), hf.encode(text, false).unwrap(), "{text:?}");
     }
