@@ -270,7 +270,7 @@ fn others_of(settings: &Settings, per_block: bool) -> Vec<(String, Options, bool
     if per_block && asked.update == Update::Accumulate {
         add("--update per-block", &|o| o.update = Update::PerBlock, settings.may_spill);
     }
-    if asked.training && asked.optimizer.states().len() > 0 {
+    if asked.training && !asked.optimizer.states().is_empty() {
         add("--optimizer sgd", &|o| o.optimizer = OptimizerKind::sgd(0.0), settings.may_spill);
     }
     if names.len() > 1 {

@@ -1,8 +1,8 @@
 //! What a model needs from a device: buffers, and operations whose math is in `mesp-kernels`.
 
-use mesp_kernels::{AdamW, AttentionShape as Attention, Dropout, Gate, Layout, Noise, RowStat, Sgd};
+use mesp_kernels::{AdamW, AttentionShape as Attention, Dropout, Gate, Noise, RowStat, Sgd};
 
-use crate::op::{Op, operations};
+use crate::op::{Form, Op, Probs, Rope, operations};
 use crate::{Act, Elem, Label, View, ViewMut, Weight};
 
 /// A sequence of allocations that is planned as one: a training step, an evaluation, a generation.
@@ -15,39 +15,6 @@ pub struct Mark(
     /// Allocations before it.
     pub usize,
 );
-
-/// Which factors of a product are transposed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
-    /// a·b
-    Plain,
-    /// a·bᵀ
-    RightTransposed,
-    /// aᵀ·b
-    LeftTransposed,
-}
-
-/// How positions turn queries and keys.
-#[derive(Debug, Clone)]
-pub struct Rope {
-    /// Angle per position of each pair.
-    pub frequencies: Vec<f32>,
-    /// Which values form a pair.
-    pub layout: Layout,
-    /// Values of a head, of which the first are turned, two for each frequency.
-    pub head_dim: usize,
-    /// By what turned values are multiplied.
-    pub factor: f32,
-}
-
-/// Where attention's backward finds probabilities.
-#[derive(Debug, Clone, Copy)]
-pub enum Probs<'a> {
-    /// Rebuilt from q, k and the log-sum-exp, tile by tile.
-    Rebuild,
-    /// Kept, `[heads, Σ length²]`.
-    Kept(View<'a>),
-}
 
 macro_rules! methods {
     ($a:lifetime; $($(#[$doc:meta])* $method:ident $variant:ident { $($field:ident: $ty:ty),* $(,)? })*) => {

@@ -301,6 +301,7 @@ impl<R: Real> Backend for Cpu<R> {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm an operation")]
     fn run(&mut self, op: Op<'_>) {
         match op {
             Op::Zero { x } => {
@@ -504,7 +505,7 @@ impl<R: Real> Backend for Cpu<R> {
                 match (self.values_mut(gate), self.values(up)) {
                     (ValuesMut::Full(gate), Values::Full(up)) => kernels::gated_in_place(f, gate, up, par),
                     (ValuesMut::Bf16(gate), Values::Bf16(up)) => {
-                        kernels::gated_in_place_bf16::<R>(f, gate, up, par)
+                        kernels::gated_in_place_bf16::<R>(f, gate, up, par);
                     }
                     _ => panic!("gate and up are stored alike"),
                 }

@@ -185,7 +185,8 @@ impl Backend for Dry {
 
     fn run(&mut self, op: Op<'_>) {
         self.scratch_values = self.scratch_values.max(op.scratch(self.threads));
-        let now = &mut self.programs[self.current];
+        // What is run before any program begins is no part of one.
+        let Some(now) = self.programs.get_mut(self.current) else { return };
         op.each_product(&mut |product| {
             let products = product.multiply_adds();
             now.multiply_adds = now.multiply_adds.saturating_add(products);

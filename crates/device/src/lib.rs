@@ -24,7 +24,7 @@ mod timed;
 mod weight;
 
 pub use act::{Act, Elem, Owner, View, ViewMut};
-pub use backend::{Backend, Form, Mark, Probs, Program, Rope};
+pub use backend::{Backend, Mark, Program};
 pub use cpu::Cpu;
 pub use dry::Dry;
 pub use dual::{Dual, Tangents};
@@ -36,7 +36,7 @@ pub use mesp_kernels::{
     Threads, VOCAB_STEP, f32_is_faster, hot_tiles, inverse_frequencies, matmul_scratch, probs_len,
     random_bits,
 };
-pub use op::{Multiplied, Op, Passes};
+pub use op::{Form, Multiplied, Op, Passes, Probs, Rope};
 pub use plan::{Entry, Plan, ProgramPlan, TooLarge};
 pub use signals::{ignore_hangups_again, report_signals};
 pub use spill::Spill;

@@ -1,10 +1,44 @@
 //! The operations, each a value: what a backend runs, and what is known of each whatever computes it.
 
 use mesp_kernels::{
-    AdamW, AttentionShape as Attention, Dropout, Gate, Noise, RowStat, Sgd, attention_scratch, matmul_scratch,
+    AdamW, AttentionShape as Attention, Dropout, Gate, Layout, Noise, RowStat, Sgd, attention_scratch,
+    matmul_scratch,
 };
 
-use crate::{Elem, Form, Probs, Rope, View, ViewMut, Weight};
+use crate::{Elem, View, ViewMut, Weight};
+
+/// Which factors of a product are transposed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// a·b
+    Plain,
+    /// a·bᵀ
+    RightTransposed,
+    /// aᵀ·b
+    LeftTransposed,
+}
+
+/// How positions turn queries and keys.
+#[derive(Debug, Clone)]
+pub struct Rope {
+    /// Angle per position of each pair.
+    pub frequencies: Vec<f32>,
+    /// Which values form a pair.
+    pub layout: Layout,
+    /// Values of a head, of which the first are turned, two for each frequency.
+    pub head_dim: usize,
+    /// By what turned values are multiplied.
+    pub factor: f32,
+}
+
+/// Where attention's backward finds probabilities.
+#[derive(Debug, Clone, Copy)]
+pub enum Probs<'a> {
+    /// Rebuilt from q, k and the log-sum-exp, tile by tile.
+    Rebuild,
+    /// Kept, `[heads, Σ length²]`.
+    Kept(View<'a>),
+}
 
 /// The one list of operations. `$with` is a macro that makes something of it: the values ([`Op`]), or the methods of
 /// [`Backend`](crate::Backend) that run them.

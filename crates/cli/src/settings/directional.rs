@@ -14,8 +14,7 @@ pub(super) fn estimator(args: &CommonArgs) -> Result<Estimator> {
     let (z, s) = (&args.zeroth, &args.schedule);
     let method = args.method.method.as_deref().unwrap_or("auto");
     let belongs: &[&str] = match method {
-        "mezo" => &["--eps", "--directions", "--noise", "--one-sided", "--blocks", "--sparsity"],
-        "forward" => &["--eps", "--directions", "--noise", "--one-sided", "--blocks", "--sparsity"],
+        "mezo" | "forward" => &["--eps", "--directions", "--noise", "--one-sided", "--blocks", "--sparsity"],
         "lcsb" => &["--blocks", "--block-share"],
         _ => &[],
     };

@@ -96,7 +96,9 @@ pub fn base_params(c: &Config) -> Vec<Param> {
         add(l, Tensor::Norm(before_attention), [d, 1]);
         linear(&mut add, &[Module::Q, Module::K, Module::V, Module::Qkv]);
         if c.family.qk_norm {
-            QK_NORMS.into_iter().for_each(|path| add(l, Tensor::Norm(path), [head, 1]));
+            for path in QK_NORMS {
+                add(l, Tensor::Norm(path), [head, 1]);
+            }
         }
         linear(&mut add, &[Module::O]);
         if c.family.post_norms {

@@ -117,7 +117,7 @@ fn a_step_runs_on_a_backend_of_another_crate() {
                 // Four passes over the norms of a block at least, and an update for each matrix of each adapter.
                 let steps = mesp::adapter::params(session.params()).len();
                 assert_eq!(be.runs["adamw"], steps, "{arch} {}", method.name());
-                assert!(be.runs["rms_norm"] >= 2 * case.model.blocks.len() + 1, "{:?}", be.runs);
+                assert!(be.runs["rms_norm"] > 2 * case.model.blocks.len(), "{:?}", be.runs);
             }
         }
     }
