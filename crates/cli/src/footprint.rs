@@ -185,8 +185,8 @@ const NOTES: usize = 28_000;
 const NOTES_BLOCK: usize = 1_000;
 /// What the system's library keeps of each thread. Measured: 0.26 kB.
 const THREAD: usize = 350;
-/// What naming one matrix takes while a file of them is written. Measured: 1.45 kB, and its place in two lists.
-const NAMED: usize = 1_450 + 2 * size_of::<Param>();
+/// What naming one matrix takes while a file of them is written. Measured: 1.45 kB.
+const NAMED: usize = 1_450;
 
 /// Bytes that are in no arena: tables of the plan and the session, names of tensors, the program.
 fn around(plan: &Plan, model: &Model, options: &Options, work: &Work) -> u64 {
@@ -204,7 +204,10 @@ fn around(plan: &Plan, model: &Model, options: &Options, work: &Work) -> u64 {
         params += base_params(&model.config).len();
     }
     let states = if exact { options.optimizer.states().len() } else { 0 };
-    let mut state = size_of::<Param>() + size_of::<usize>();
+    let mut state = 0;
+    if exact || options.gradients {
+        state += size_of::<Param>() + size_of::<usize>();
+    }
     if exact {
         state += size_of::<Vec<Act>>() + states * size_of::<Act>();
     }

@@ -12,13 +12,11 @@ pub use config::{Config, Sees, Turn};
 pub use family::Family;
 pub use linear::Linear;
 pub use module::Module;
-pub use param::{Param, Tensor, base_params};
+pub use param::{Norm, Param, Tensor, base_params};
 
 pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(crate) const HEAD: &str = "lm_head.weight";
 /// Of the attention's and of the MLP's output.
-/// The norm before the head, by its path.
-pub(crate) const FINAL_NORM: &str = "model.norm";
-/// Of queries and keys, by their paths in a block.
-pub(crate) const QK_NORMS: [&str; 2] = ["self_attn.q_norm", "self_attn.k_norm"];
-pub(crate) const POST_NORMS: [&str; 2] = ["post_attention_layernorm", "post_feedforward_layernorm"];
+/// Of queries and keys.
+pub(crate) const QK_NORMS: [Norm; 2] = [Norm::Query, Norm::Key];
+pub(crate) const POST_NORMS: [Norm; 2] = [Norm::PostAttention, Norm::PostFeedforward];

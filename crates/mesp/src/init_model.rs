@@ -39,7 +39,7 @@ fn tensors(c: &Config) -> Vec<(String, Vec<usize>, Start)> {
     let mut all = vec![("model.embed_tokens.weight".to_owned(), vec![v, d], random)];
     for l in 0..c.layers {
         let at = format!("model.layers.{l}");
-        all.push((format!("{at}.{attn_norm}.weight"), vec![d], norm));
+        all.push((format!("{at}.{}.weight", attn_norm.path()), vec![d], norm));
         for p in Module::INSIDE.into_iter().filter(|p| p.exists(c)) {
             let (out, input) = p.shape(c);
             let name = p.path(l);
@@ -53,9 +53,9 @@ fn tensors(c: &Config) -> Vec<(String, Vec<usize>, Start)> {
                 ["q_norm", "k_norm"].map(|n| (format!("{at}.self_attn.{n}.weight"), vec![c.head_dim], norm)),
             );
         }
-        all.push((format!("{at}.{mlp_norm}.weight"), vec![d], norm));
+        all.push((format!("{at}.{}.weight", mlp_norm.path()), vec![d], norm));
         if c.family.post_norms {
-            all.extend(POST_NORMS.map(|n| (format!("{at}.{n}.weight"), vec![d], norm)));
+            all.extend(POST_NORMS.map(|n| (format!("{at}.{}.weight", n.path()), vec![d], norm)));
         }
     }
     all.push(("model.norm.weight".to_owned(), vec![d], norm));

@@ -11,6 +11,7 @@ mod smollm3;
 use mesp_device::Gate;
 use mesp_formats::ModelConfig;
 
+use super::Norm;
 use crate::{Error, Result};
 
 /// What a family adds to the common pre-norm block. Which layers have a window or no rotation is in the
@@ -52,10 +53,9 @@ const PLAIN: Family = Family {
 };
 
 impl Family {
-    /// Checkpoint names of the norms before attention and before the MLP.
-    pub(crate) fn norms(self) -> [&'static str; 2] {
-        let mlp = if self.post_norms { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
-        ["input_layernorm", mlp]
+    /// The norms before attention and before the MLP.
+    pub(crate) fn norms(self) -> [Norm; 2] {
+        [Norm::Input, if self.post_norms { Norm::PreFeedforward } else { Norm::PostAttention }]
     }
 }
 

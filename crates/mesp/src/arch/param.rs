@@ -3,7 +3,7 @@
 use mesp_device::Layout;
 use mesp_formats::peft::{self, Matrix};
 
-use super::{Config, EMBEDDING, FINAL_NORM, HEAD, Module, POST_NORMS, QK_NORMS};
+use super::{Config, EMBEDDING, HEAD, Module, POST_NORMS, QK_NORMS};
 
 /// A tensor of a place ([`Module::place`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,8 +14,42 @@ pub enum Tensor {
     Weight(Module),
     /// A bias of the checkpoint.
     Bias(Module),
-    /// The weight of a norm, by the norm's path in its block.
-    Norm(&'static str),
+    /// The weight of a norm.
+    Norm(Norm),
+}
+
+/// A norm, by its name in checkpoints: what it stands before differs from family to family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Norm {
+    /// `input_layernorm`
+    Input,
+    /// `post_attention_layernorm`
+    PostAttention,
+    /// `pre_feedforward_layernorm`
+    PreFeedforward,
+    /// `post_feedforward_layernorm`
+    PostFeedforward,
+    /// `self_attn.q_norm`
+    Query,
+    /// `self_attn.k_norm`
+    Key,
+    /// `model.norm`, before the head.
+    Final,
+}
+
+impl Norm {
+    /// Its path in a block; of the last the whole path.
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Input => "input_layernorm",
+            Self::PostAttention => "post_attention_layernorm",
+            Self::PreFeedforward => "pre_feedforward_layernorm",
+            Self::PostFeedforward => "post_feedforward_layernorm",
+            Self::Query => "self_attn.q_norm",
+            Self::Key => "self_attn.k_norm",
+            Self::Final => "model.norm",
+        }
+    }
 }
 
 /// A tensor that is trained.
@@ -45,8 +79,8 @@ impl Param {
             Tensor::Weight(Module::Head) => HEAD.to_owned(),
             Tensor::Weight(module) => format!("{}.weight", module.path(layer)),
             Tensor::Bias(module) => format!("{}.bias", module.path(layer)),
-            Tensor::Norm(FINAL_NORM) => format!("{FINAL_NORM}.weight"),
-            Tensor::Norm(path) => format!("model.layers.{layer}.{path}.weight"),
+            Tensor::Norm(norm @ Norm::Final) => format!("{}.weight", norm.path()),
+            Tensor::Norm(norm) => format!("model.layers.{layer}.{}.weight", norm.path()),
         }
     }
 
@@ -96,8 +130,8 @@ pub fn base_params(c: &Config) -> Vec<Param> {
         add(l, Tensor::Norm(before_attention), [d, 1]);
         linear(&mut add, &[Module::Q, Module::K, Module::V, Module::Qkv]);
         if c.family.qk_norm {
-            for path in QK_NORMS {
-                add(l, Tensor::Norm(path), [head, 1]);
+            for norm in QK_NORMS {
+                add(l, Tensor::Norm(norm), [head, 1]);
             }
         }
         linear(&mut add, &[Module::O]);
@@ -111,7 +145,7 @@ pub fn base_params(c: &Config) -> Vec<Param> {
         }
     }
     let outside = Module::OUTSIDE.map(|module| module.place(0, c));
-    add(outside[0], Tensor::Norm(FINAL_NORM), [d, 1]);
+    add(outside[0], Tensor::Norm(Norm::Final), [d, 1]);
     if !c.tied {
         add(outside[0], Tensor::Weight(Module::Head), [c.vocab_size, d]);
     }

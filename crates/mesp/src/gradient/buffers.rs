@@ -7,7 +7,7 @@ use mesp_device::{Act, Backend, Form, Label, View, ViewMut};
 use mesp_formats::peft::Matrix;
 
 use super::Factors;
-use crate::arch::{Module, Param, Tensor};
+use crate::arch::{Module, Norm, Param, Tensor};
 
 /// Values on a cache line: where a parameter's begin is a multiple of them.
 const LINE: usize = 16;
@@ -22,9 +22,11 @@ pub struct ParamList {
 
 impl ParamList {
     /// Of parameters in the order of their places.
-    pub fn new(params: Vec<Param>) -> Self {
-        let mut starts = vec![0];
+    pub fn new(mut params: Vec<Param>) -> Self {
+        params.shrink_to_fit();
+        let mut starts = Vec::with_capacity(params.len() + 1);
         let mut end = 0usize;
+        starts.push(end);
         for Param { shape: [rows, cols], .. } in &params {
             let values = rows.saturating_mul(*cols);
             end = end.saturating_add(values.div_ceil(LINE).saturating_mul(LINE));
@@ -213,8 +215,8 @@ impl<B: Backend> Factors<B> for Sums<'_> {
         }
     }
 
-    fn norm(&mut self, be: &mut B, path: &'static str, [dy, x]: [View<'_>; 2], eps: f64) {
-        if let Some(sums) = self.of(Tensor::Norm(path)) {
+    fn norm(&mut self, be: &mut B, of: Norm, [dy, x]: [View<'_>; 2], eps: f64) {
+        if let Some(sums) = self.of(Tensor::Norm(of)) {
             be.rms_norm_weight_grad(sums, dy, x, eps);
         }
     }

@@ -17,7 +17,7 @@ use std::ops::Range;
 use mesp_device::{Backend, Still, View};
 use mesp_formats::peft::Matrix;
 
-use crate::arch::{Module, Tensor};
+use crate::arch::{Module, Norm, Tensor};
 
 /// What takes the factors of the gradients of one place ([`Module::place`]).
 pub trait Factors<B: Backend> {
@@ -28,7 +28,7 @@ pub trait Factors<B: Backend> {
     /// Some values of a bias: `db[rows] += Σ_t g[t]`.
     fn bias(&mut self, be: &mut B, of: Module, rows: Range<usize>, g: View<'_>);
     /// The weight of a norm: `dw += Σ_t dy[t]∘x̂[t]`, x̂ the rows of `x` over their root mean squares.
-    fn norm(&mut self, be: &mut B, path: &'static str, dy_x: [View<'_>; 2], eps: f64);
+    fn norm(&mut self, be: &mut B, of: Norm, dy_x: [View<'_>; 2], eps: f64);
     /// Some magnitudes (DoRA): `dm[rows] += Σ_t dy[t]∘z[t]∘inverse`.
     fn magnitudes(&mut self, be: &mut B, of: Module, rows: Range<usize>, dy_z_inverse: [View<'_>; 3]);
     /// Rows of a table: `dP[index[t]] += g[t]`, in the order of t.
@@ -50,7 +50,7 @@ impl<B: Backend> Factors<B> for Nothing {
     }
     fn linear(&mut self, _: &mut B, _: Tensor, _: Range<usize>, _: [View<'_>; 2], _: f64) {}
     fn bias(&mut self, _: &mut B, _: Module, _: Range<usize>, _: View<'_>) {}
-    fn norm(&mut self, _: &mut B, _: &'static str, _: [View<'_>; 2], _: f64) {}
+    fn norm(&mut self, _: &mut B, _: Norm, _: [View<'_>; 2], _: f64) {}
     fn magnitudes(&mut self, _: &mut B, _: Module, _: Range<usize>, _: [View<'_>; 3]) {}
     fn table_rows(&mut self, _: &mut B, _: Tensor, _: &[u32], _: View<'_>) {}
 }
@@ -72,7 +72,7 @@ impl<'b, F: Factors<B>, B: Backend> Factors<Still<'b, B>> for Quiet<F, B> {
     }
     fn linear(&mut self, _: &mut Still<'b, B>, _: Tensor, _: Range<usize>, _: [View<'_>; 2], _: f64) {}
     fn bias(&mut self, _: &mut Still<'b, B>, _: Module, _: Range<usize>, _: View<'_>) {}
-    fn norm(&mut self, _: &mut Still<'b, B>, _: &'static str, _: [View<'_>; 2], _: f64) {}
+    fn norm(&mut self, _: &mut Still<'b, B>, _: Norm, _: [View<'_>; 2], _: f64) {}
     fn magnitudes(&mut self, _: &mut Still<'b, B>, _: Module, _: Range<usize>, _: [View<'_>; 3]) {}
     fn table_rows(&mut self, _: &mut Still<'b, B>, _: Tensor, _: &[u32], _: View<'_>) {}
 }

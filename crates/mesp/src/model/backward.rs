@@ -28,7 +28,7 @@ use mesp_device::{Act, Backend, Class, Elem, Label, Probs, View, ViewMut};
 
 use super::BlockRun;
 use crate::adapter::lora;
-use crate::arch::{Module, POST_NORMS, QK_NORMS, Tensor};
+use crate::arch::{Module, Norm, POST_NORMS, QK_NORMS, Tensor};
 use crate::gradient::Factors;
 use crate::tape::{Lifted, Rules, Site, SiteSet, Tape};
 
@@ -174,9 +174,9 @@ impl BlockRun<'_> {
             lora::input_grad(be, dn, g, self.block.linear(p), adapter, i > 0, rows.start);
         }
         let (dy, dn2, u) = (dy.rows_mut(rows.clone()), dn.view(rows), tape.view(Site::Mid, rows));
-        let [_, path] = self.config.family.norms();
-        if factors.wants(Tensor::Norm(path)) {
-            factors.norm(be, path, [dn2, u], self.config.eps);
+        let [_, which] = self.config.family.norms();
+        if factors.wants(Tensor::Norm(which)) {
+            factors.norm(be, which, [dn2, u], self.config.eps);
         }
         be.rms_norm_backward(dy, dn2, u, &self.block.mlp_norm, self.config.eps);
         dn.end(be, tape);
@@ -251,12 +251,12 @@ impl BlockRun<'_> {
         [dq, dk, dv]
     }
 
-    /// The gradient of what a norm, of a path, took from a site into the residual stream, for the stream's gradient `d`.
+    /// The gradient of what a norm took from a site into the residual stream, for the stream's gradient `d`.
     fn before_norm<B: Backend>(
         &self,
         be: &mut B,
         tape: &Tape,
-        (site, path): (Site, &'static str),
+        (site, which): (Site, Norm),
         d: View<'_>,
         norm: &[f32],
         factors: &mut impl Factors<B>,
@@ -265,8 +265,8 @@ impl BlockRun<'_> {
         let label = Label::new(Class::WithinBlock, "d_post_norm");
         let mut grad = be.alloc(rows.len(), self.config.hidden_size, label);
         be.copy(grad.view_mut(), d);
-        if factors.wants(Tensor::Norm(path)) {
-            factors.norm(be, path, [grad.view(), tape.view(site, rows)], self.config.eps);
+        if factors.wants(Tensor::Norm(which)) {
+            factors.norm(be, which, [grad.view(), tape.view(site, rows)], self.config.eps);
         }
         be.rms_norm_backward_in_place(grad.view_mut(), tape.view(site, rows), norm, self.config.eps);
         grad
@@ -296,8 +296,8 @@ impl BlockRun<'_> {
             tape.free_all(be, raw);
         }
         let parts = [Module::Q, Module::K, Module::V];
-        let [path, _] = c.family.norms();
-        let norm = factors.wants(Tensor::Norm(path));
+        let [which, _] = c.family.norms();
+        let norm = factors.wants(Tensor::Norm(which));
         let reads_input =
             |p: &Module| self.pair(*p).is_some() || factors.wants(Tensor::Weight(self.carrier(*p)));
         if need_dx || norm || parts.iter().any(reads_input) {
@@ -316,7 +316,7 @@ impl BlockRun<'_> {
             }
             let x = tape.view(Site::BlockIn, &all);
             if norm {
-                factors.norm(be, path, [dn.view(&all), x], c.eps);
+                factors.norm(be, which, [dn.view(&all), x], c.eps);
             }
             if need_dx {
                 be.rms_norm_backward(du.view_mut(), dn.view(&all), x, &self.block.attn_norm, c.eps);

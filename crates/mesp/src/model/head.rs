@@ -24,7 +24,7 @@ use mesp_device::{Act, Backend, Class, Dropout, Label, RowStat, View, Weight};
 
 use super::{Batch, Model, Top};
 use crate::adapter::{Pair, PairView, lora};
-use crate::arch::{FINAL_NORM, Module, Tensor};
+use crate::arch::{Module, Norm, Tensor};
 use crate::gradient::Factors;
 use crate::tape::Tiles;
 
@@ -116,8 +116,8 @@ fn head_rows<B: Backend>(
             backward(be, model, (adapted, factors), &normed, dropped, &mut dn, (labels, c), tiles, stats);
             dn
         };
-        if factors.wants(Tensor::Norm(FINAL_NORM)) {
-            factors.norm(be, FINAL_NORM, [dn.view(), picked.view()], eps);
+        if factors.wants(Tensor::Norm(Norm::Final)) {
+            factors.norm(be, Norm::Final, [dn.view(), picked.view()], eps);
         }
         be.rms_norm_backward_in_place(dn.view_mut(), picked.view(), &model.norm, eps);
         be.scatter_rows(x.view_mut(), dn.view(), index);

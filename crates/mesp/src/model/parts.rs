@@ -5,7 +5,7 @@ use std::fmt;
 use mesp_device::Weight;
 
 use super::Model;
-use crate::arch::{EMBEDDING, FINAL_NORM, HEAD, Module, POST_NORMS, QK_NORMS};
+use crate::arch::{EMBEDDING, HEAD, Module, Norm, POST_NORMS, QK_NORMS};
 
 /// Which tensor. As text it is the checkpoint's name, of a part of a fused matrix that of the whole: its parts follow
 /// each other in the order of their rows.
@@ -17,8 +17,8 @@ pub enum Name {
     Head,
     /// The final norm.
     Norm,
-    /// A norm of a block, by its path in the block.
-    BlockNorm(usize, &'static str),
+    /// A norm of a block.
+    BlockNorm(usize, Norm),
     /// A layer's matrix; whether it is a part of a fused one.
     Weight(usize, Module, bool),
     /// A layer's bias.
@@ -37,8 +37,8 @@ impl fmt::Display for Name {
         match self {
             Self::Embedding => f.write_str(EMBEDDING),
             Self::Head => f.write_str(HEAD),
-            Self::Norm => write!(f, "{FINAL_NORM}.weight"),
-            Self::BlockNorm(l, path) => write!(f, "model.layers.{l}.{path}.weight"),
+            Self::Norm => write!(f, "{}.weight", Norm::Final.path()),
+            Self::BlockNorm(l, norm) => write!(f, "model.layers.{l}.{}.weight", norm.path()),
             Self::Weight(l, p, fused) => write!(f, "{}.weight", p.carrier(*fused).path(*l)),
             Self::Bias(l, p, fused) => write!(f, "{}.bias", p.carrier(*fused).path(*l)),
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use mesp_device::{Dtype, Weight};
 
 use crate::Result;
-use crate::arch::{Config, EMBEDDING, FINAL_NORM, HEAD, Linear, Module, POST_NORMS, Sees};
+use crate::arch::{Config, EMBEDDING, HEAD, Linear, Module, Norm, POST_NORMS, Sees};
 
 /// Where weights come from: files, or nothing but shapes. The model knows names and shapes; a source knows
 /// a file format.
@@ -92,7 +92,7 @@ impl Model {
             }
             Ok(w)
         };
-        let norm = norm_vector(&format!("{FINAL_NORM}.weight"), d)?;
+        let norm = norm_vector(&format!("{}.weight", Norm::Final.path()), d)?;
         let block = |l: usize| -> Result<Block> {
             let at = format!("model.layers.{l}");
             let linear = |p: Module| -> Result<Linear> {
@@ -114,7 +114,7 @@ impl Model {
                 Module::ALL.map(linear)
             };
             let head_norm = |which| norm_vector(&format!("{at}.self_attn.{which}.weight"), config.head_dim);
-            let layer_norm = |which: &str| norm_vector(&format!("{at}.{which}.weight"), d);
+            let layer_norm = |which: Norm| norm_vector(&format!("{at}.{}.weight", which.path()), d);
             let [attn_norm, mlp_norm] = config.family.norms();
             Ok(Block {
                 attn_norm: layer_norm(attn_norm)?,

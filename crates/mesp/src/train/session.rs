@@ -369,10 +369,14 @@ fn outcome(stats: &[RowStat]) -> Outcome {
     Outcome { nats: stats.iter().map(RowStat::loss).sum(), targets: stats.len() }
 }
 
-/// What a session trains, or makes gradients of.
+/// What a session has gradients of, in memory or block by block: nothing where a step needs none.
 fn listed(options: &Options, c: &Config, adapters: &[BlockPairs]) -> Vec<Param> {
     if options.base_gradients {
         return base_params(c);
+    }
+    let exact = options.training && options.estimator.backpropagates();
+    if !exact && !options.gradients {
+        return Vec::new();
     }
     let mut list = adapter::params(adapters);
     list.retain(|param| options.trained.has(param));

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use mesp::adapter::{AdapterConfig, Matrix, PairView, lora, matrices_mut};
-use mesp::arch::{Module, Tensor};
+use mesp::arch::{Module, Norm, Tensor};
 use mesp::gradient::Factors;
 use mesp::method::Method;
 use mesp::model::Batch;
@@ -42,7 +42,7 @@ impl<B: Backend> Factors<B> for OfA<'_> {
     fn bias(&mut self, _: &mut B, _: Module, _: Range<usize>, _: View<'_>) {
         panic!("a bias is not wanted");
     }
-    fn norm(&mut self, _: &mut B, _: &'static str, _: [View<'_>; 2], _: f64) {
+    fn norm(&mut self, _: &mut B, _: Norm, _: [View<'_>; 2], _: f64) {
         panic!("a norm is not wanted");
     }
     fn magnitudes(&mut self, _: &mut B, _: Module, _: Range<usize>, _: [View<'_>; 3]) {
