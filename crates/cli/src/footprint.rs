@@ -209,7 +209,7 @@ fn around(plan: &Plan, model: &Model, options: &Options, work: &Work) -> u64 {
         state += size_of::<Param>() + size_of::<usize>();
     }
     if exact {
-        state += size_of::<Vec<Act>>() + states * size_of::<Act>();
+        state += states * size_of::<Act>();
     }
     let mut named = params * NAMED;
     let (mut models, mut slopes) = (0, 0);

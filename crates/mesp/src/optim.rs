@@ -200,8 +200,8 @@ pub struct Optimizer {
     trained: Trained,
     seed: u64,
     list: Arc<ParamList>,
-    /// Of each parameter what the kind keeps.
-    states: Vec<Vec<Act>>,
+    /// Of each parameter what the kind keeps, one parameter's beside each other.
+    states: Vec<Act>,
 }
 
 impl Optimizer {
@@ -215,13 +215,18 @@ impl Optimizer {
         list: &Arc<ParamList>,
     ) -> Self {
         let (params, list) = (list.params(), Arc::clone(list));
-        let mut states: Vec<Vec<Act>> =
-            params.iter().map(|_| Vec::with_capacity(kind.states().len())).collect();
-        for spec in kind.states() {
-            for (param, states) in params.iter().zip(&mut states) {
+        let mut all = |spec: &StateSpec| -> Vec<Act> {
+            let label = Label::new(Class::Optimizer, spec.name);
+            let each = |param: &Param| {
                 let [rows, cols] = (spec.shape)(param.shape);
-                states.push(be.persist(rows, cols, Label::new(Class::Optimizer, spec.name)));
-            }
+                be.persist(rows, cols, label)
+            };
+            params.iter().map(each).collect()
+        };
+        let mut each: Vec<_> = kind.states().iter().map(|spec| all(spec).into_iter()).collect();
+        let mut states = Vec::with_capacity(params.len() * each.len());
+        for _ in params {
+            states.extend(each.iter_mut().filter_map(Iterator::next));
         }
         Self { kind, weight_decay, trained, seed, list, states }
     }
@@ -237,6 +242,7 @@ impl Optimizer {
         step: u64,
     ) {
         let Self { kind, weight_decay, trained, seed, list, states } = self;
+        let kept = kind.states().len();
         for i in list.of(place) {
             let param = &list.params()[i];
             let Tensor::Adapter(module, matrix) = param.tensor else { continue };
@@ -248,7 +254,7 @@ impl Optimizer {
                 step,
                 key: rng::bits(*seed, step, param.stream),
             };
-            kind.update(be, p.view_mut(), g, &mut states[i], at);
+            kind.update(be, p.view_mut(), g, &mut states[i * kept..][..kept], at);
         }
     }
 
@@ -265,15 +271,15 @@ impl Optimizer {
     /// Each state by its name, with what it holds of each parameter: for checkpoints.
     pub fn states(&self) -> impl Iterator<Item = (&'static str, Vec<(&Param, View<'_>)>)> {
         self.kind.states().iter().enumerate().map(|(i, spec)| {
-            let of = self.list.params().iter().zip(&self.states);
-            (spec.name, of.filter_map(|(param, states)| Some((param, states.get(i)?.view()))).collect())
+            let states = self.states.iter().skip(i).step_by(self.kind.states().len());
+            (spec.name, self.list.params().iter().zip(states.map(Act::view)).collect())
         })
     }
 
     /// As [`Optimizer::states`], to write.
     pub fn state_mut(&mut self, name: &str) -> Vec<(Param, &mut Act)> {
         let Some(i) = self.kind.states().iter().position(|spec| spec.name == name) else { return Vec::new() };
-        let of = self.list.params().iter().zip(&mut self.states);
-        of.filter_map(|(param, states)| Some((*param, states.get_mut(i)?))).collect()
+        let states = self.states.iter_mut().skip(i).step_by(self.kind.states().len());
+        self.list.params().iter().copied().zip(states).collect()
     }
 }

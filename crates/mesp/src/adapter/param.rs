@@ -11,8 +11,8 @@ pub fn params(blocks: &[BlockPairs]) -> Vec<Param> {
         for (module, pair) in Module::MODULES.into_iter().zip(pairs) {
             let Some(pair @ Pair { interleaved, .. }) = pair else { continue };
             for (matrix, act) in pair.matrices() {
-                let (shape, interleaved) = ([act.rows(), act.cols()], *interleaved);
-                let (tensor, index) = (Tensor::Adapter(module, matrix), list.len() - first);
+                let (shape, interleaved) = ([act.rows(), act.cols()], interleaved.map(|head| head as u16));
+                let (tensor, index) = (Tensor::Adapter(module, matrix), (list.len() - first) as u8);
                 list.push(Param { place, tensor, index, shape, interleaved, stream });
                 stream += u64::from(matrix != Matrix::M);
             }

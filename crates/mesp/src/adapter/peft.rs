@@ -29,7 +29,10 @@ impl Rows {
     /// Of a tensor in memory, against its order in files.
     fn of_param(param: &Param) -> Self {
         let matrix = if let Tensor::Adapter(_, matrix) = param.tensor { matrix } else { Matrix::B };
-        Self { map: Self::head(matrix, param.interleaved, gguf::to_halves), turned: param.turned() }
+        Self {
+            map: Self::head(matrix, param.interleaved.map(usize::from), gguf::to_halves),
+            turned: param.turned(),
+        }
     }
 
     /// Of a matrix in a file, against its order in memory.
@@ -205,7 +208,7 @@ pub fn read_params<B: Backend>(
         let Some((param, act)) = found else {
             return Err(wrong(format!("tensor {} is not of this adapter", tensor.name)));
         };
-        let rows = Rows::in_file(matrix, param.interleaved, peft::turned(&module));
+        let rows = Rows::in_file(matrix, param.interleaved.map(usize::from), peft::turned(&module));
         let expected = param.file_shape();
         if tensor.shape != expected {
             return Err(wrong(format!(

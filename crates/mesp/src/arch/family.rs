@@ -11,7 +11,7 @@ mod smollm3;
 use mesp_device::Gate;
 use mesp_formats::ModelConfig;
 
-use super::Norm;
+use super::names::Norm;
 use crate::{Error, Result};
 
 /// What a family adds to the common pre-norm block. Which layers have a window or no rotation is in the

@@ -3,7 +3,9 @@
 use mesp_device::Layout;
 use mesp_formats::peft::{self, Matrix};
 
-use super::{Config, EMBEDDING, HEAD, Module, POST_NORMS, QK_NORMS};
+use super::config::Config;
+use super::module::Module;
+use super::names::{EMBEDDING, HEAD, Norm, POST_NORMS, QK_NORMS};
 
 /// A tensor of a place ([`Module::place`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,40 +20,6 @@ pub enum Tensor {
     Norm(Norm),
 }
 
-/// A norm, by its name in checkpoints: what it stands before differs from family to family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Norm {
-    /// `input_layernorm`
-    Input,
-    /// `post_attention_layernorm`
-    PostAttention,
-    /// `pre_feedforward_layernorm`
-    PreFeedforward,
-    /// `post_feedforward_layernorm`
-    PostFeedforward,
-    /// `self_attn.q_norm`
-    Query,
-    /// `self_attn.k_norm`
-    Key,
-    /// `model.norm`, before the head.
-    Final,
-}
-
-impl Norm {
-    /// Its path in a block; of the last the whole path.
-    pub const fn path(self) -> &'static str {
-        match self {
-            Self::Input => "input_layernorm",
-            Self::PostAttention => "post_attention_layernorm",
-            Self::PreFeedforward => "pre_feedforward_layernorm",
-            Self::PostFeedforward => "post_feedforward_layernorm",
-            Self::Query => "self_attn.q_norm",
-            Self::Key => "self_attn.k_norm",
-            Self::Final => "model.norm",
-        }
-    }
-}
-
 /// A tensor that is trained.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Param {
@@ -60,11 +28,11 @@ pub struct Param {
     /// Which of the place's.
     pub tensor: Tensor,
     /// Its number among the tensors of its place.
-    pub index: usize,
+    pub index: u8,
     /// Rows and columns; a vector has one column.
     pub shape: [usize; 2],
     /// Values of a head, where its rows are interleaved within each; files have them in halves.
-    pub interleaved: Option<usize>,
+    pub interleaved: Option<u16>,
     /// Names its random numbers among those of a step: of matrices that may be in bf16, which vectors never are.
     pub stream: u64,
 }
@@ -109,10 +77,10 @@ impl Param {
 pub fn base_params(c: &Config) -> Vec<Param> {
     let mut list: Vec<Param> = Vec::new();
     let mut add = |place: usize, tensor: Tensor, shape: [usize; 2]| {
-        let index = list.iter().rev().take_while(|param| param.place == place).count();
+        let index = list.iter().rev().take_while(|param| param.place == place).count() as u8;
         let turned = c.rope.layout == Layout::Interleaved
             && matches!(tensor, Tensor::Weight(Module::Q | Module::K) | Tensor::Bias(Module::Q | Module::K));
-        let interleaved = turned.then_some(c.head_dim);
+        let interleaved = turned.then_some(c.head_dim as u16);
         list.push(Param { place, tensor, index, shape, interleaved, stream: list.len() as u64 });
     };
     let (d, head) = (c.hidden_size, c.head_dim);

@@ -168,7 +168,7 @@ pub fn add_direction<B: Backend>(
         if !blocks.has(param.place) {
             return;
         }
-        let noise = tensor(noise, param.place, param.index, bounds);
+        let noise = tensor(noise, param.place, usize::from(param.index), bounds);
         if *bounds == Bounds::default() {
             be.drift(grad, 1.0, c, noise);
         } else if let Some(from) = pair.matrix(matrix) {

@@ -85,7 +85,7 @@ impl Backprop {
         }
         // The head comes after what carries tangents: its slope is its gradient's.
         for (matrix, grad) in matrices(&adapters[head..=head]).zip(grads.iter().flat_map(Gradients::iter)) {
-            let (i, grad) = (grad.0.index, grad.1);
+            let (i, grad) = (usize::from(grad.0.index), grad.1);
             let mut z = be.alloc(grad.rows(), grad.cols(), Label::new(Class::Adapter, "tangent"));
             be.perturb(z.view_mut(), matrix.view(), [0.0, 1.0], tensor(ray.noise, head, i, bounds));
             slope += be.dot(grad, z.view());
