@@ -1,11 +1,13 @@
 //! One driver for all exact methods.
 
+use std::sync::Arc;
+
 use mesp_device::{Act, Backend, Class, Dropout, Elem, Label, Still};
 
 use super::Shift;
 use crate::adapter::{BlockPairs, dora, outside};
 use crate::arch::{Module, Tensor};
-use crate::gradient::{Factors, Quiet};
+use crate::gradient::{Factors, ParamList, Quiet};
 use crate::model::{self, Batch, BlockRun, HeadAdapter, Model, Objective, Top};
 use crate::tape::{Policy, SavedAs, Site, SiteSet, Tape};
 
@@ -37,6 +39,8 @@ pub struct Backprop {
     through: Vec<bool>,
     /// What adapters do not see of their inputs in the next step.
     dropout: Option<Dropout>,
+    /// What a forward with tangents has gradients of, once there was one.
+    pub(super) head: Option<Arc<ParamList>>,
 }
 
 impl Backprop {
@@ -48,6 +52,7 @@ impl Backprop {
             saved: (0..blocks).map(|_| None).collect(),
             through: vec![true; blocks],
             dropout: None,
+            head: None,
         }
     }
 

@@ -69,9 +69,9 @@ impl Backprop {
         let tangent = Dual::new(be, tangents).detach(&x);
         let pair = outside(adapters, Module::Head, c);
         let mut grads = moves(head).then(|| {
-            let list = Arc::new(ParamList::new(params(&adapters[head..=head])));
-            let all = 0..list.params().len();
-            Gradients::zeros(be, &list, all, Label::new(Class::Gradient, "lora_grad"))
+            let list = || Arc::new(ParamList::new(params(&adapters[head..=head])));
+            let list = self.head.get_or_insert_with(list);
+            Gradients::zeros(be, list, 0..list.params().len(), Label::new(Class::Gradient, "lora_grad"))
         });
         let top = Top { model, head: HeadAdapter { pair, dropout: None }, batch, tiles: policy.tiles };
         match &mut grads {
