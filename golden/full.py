@@ -18,16 +18,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
-from generate import (
-    ARCHES,
-    HERE,
-    check_by_differences,
-    eager_in_double,
-    gradients,
-    make_exact,
-    relative_error,
-    save_tensors,
-)
+from generate import ARCHES, HERE, in_both_precisions, save_tensors
 
 
 def make(family, path):
@@ -35,17 +26,10 @@ def make(family, path):
     base = HERE / family / "model"
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager").eval()
     model.requires_grad_(True)
-    loss32, count, grads32 = gradients(model, rows)
-    make_exact(model, ARCHES[family]["config"])
-    with eager_in_double(family):
-        _, _, grads64 = gradients(model, rows)
-        far = check_by_differences(model, rows, grads64, torch.Generator().manual_seed(7))
-    error = relative_error(grads32, grads64)
-    assert error < 5e-6, f"{family}: float32 is off by {error}"
-    assert far < 1e-7, f"{family}: differences are off by {far}"
-    tensors = {n: g.float().contiguous() for n, g in sorted(grads32.items())}
-    save_tensors(path, tensors, {"loss": repr(loss32), "target_tokens": str(count)})
-    print(f"{family}: {len(tensors)} tensors, f32/f64 {error:.1e}, differences {far:.1e}")
+    (loss, grads), _, count, apart = in_both_precisions(model, family, rows, seed=7)
+    tensors = {n: g.float().contiguous() for n, g in sorted(grads.items())}
+    save_tensors(path, tensors, {"loss": repr(loss), "target_tokens": str(count)})
+    print(f"{family}: {len(tensors)} tensors, {apart}")
 
 
 def main():

@@ -467,6 +467,25 @@ def check_by_differences(model, rows, grads, generator):
     return worst
 
 
+def in_both_precisions(model, family, rows, seed=None):
+    """Loss and gradients in float32 and in float64, held against each other and, with a seed, against differences.
+
+    The model ends in float64. Gives both, the number of targets, and how far apart they are, in words.
+    """
+    loss32, count, grads32 = gradients(model, rows)
+    make_exact(model, ARCHES[family]["config"])
+    with eager_in_double(family):
+        loss64, _, grads64 = gradients(model, rows)
+        far = None
+        if seed is not None:
+            far = check_by_differences(model, rows, grads64, torch.Generator().manual_seed(seed))
+    error = relative_error(grads32, grads64)
+    assert error < 5e-6, f"{family}: float32 is off by {error}"
+    assert far is None or far < 1e-7, f"{family}: differences are off by {far}"
+    apart = f"f32/f64 {error:.1e}" + ("" if far is None else f", differences {far:.1e}")
+    return (loss32, grads32), (loss64, grads64), count, apart
+
+
 def ten_losses(model, rows, optimizer_name):
     """Ten full-batch steps; the loss and the gradient norm before each, and the loss after the last."""
     parameters = [p for p in model.parameters() if p.requires_grad]

@@ -20,17 +20,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from generate import (
-    ARCHES,
-    HERE,
-    check_by_differences,
-    eager_in_double,
-    gradients,
-    make_exact,
-    normal,
-    relative_error,
-    save_tensors,
-)
+from generate import HERE, in_both_precisions, normal, save_tensors
 
 # A tied table; a head of its own; a tied table whose rows are scaled; nothing but the head; nothing but embeddings.
 TARGETS = {
@@ -78,19 +68,12 @@ def make(family, directory):
     make_adapter(family, directory)
     rows = [json.loads(line) for line in (HERE / family / "rows.jsonl").read_text().splitlines()]
     model = PeftModel.from_pretrained(base(family), directory, is_trainable=True).eval()
-    loss32, count, grads32 = gradients(model, rows)
-    make_exact(model, ARCHES[family]["config"])
-    with eager_in_double(family):
-        loss64, _, grads64 = gradients(model, rows)
-        far = check_by_differences(model, rows, grads64, torch.Generator().manual_seed(5))
-    error = relative_error(grads32, grads64)
-    assert error < 5e-6, f"float32 is off by {error}"
-    assert far < 1e-7, f"differences are off by {far}"
-    for stem, loss, grads in (("grads", loss32, grads32), ("grads_f64", loss64, grads64)):
+    single, double, count, apart = in_both_precisions(model, family, rows, seed=5)
+    for stem, (loss, grads) in (("grads", single), ("grads_f64", double)):
         # As PEFT saves them: an embedding's matrices are parameters without a layer's name.
         tensors = {n.removesuffix(".default"): g.float().contiguous() for n, g in sorted(grads.items())}
         save_tensors(directory / f"{stem}.safetensors", tensors, {"loss": repr(loss), "target_tokens": str(count)})
-    print(f"{family}: targets {count}, loss {loss64:.6f}, f32/f64 {error:.1e}, differences {far:.1e}")
+    print(f"{family}: targets {count}, loss {double[0]:.6f}, {apart}")
 
 
 def main():
