@@ -193,7 +193,7 @@ fn around(plan: &Plan, model: &Model, options: &Options, work: &Work) -> u64 {
     let entries =
         plan.persistent.capacity() + plan.programs.iter().map(|p| p.entries.capacity()).sum::<usize>();
     let layers = model.blocks.len();
-    let exact = options.training && options.estimator.backpropagates();
+    let exact = options.backpropagates();
     let block = size_of::<Block>() + size_of::<Tape>();
     let pairs = places(&model.config) * size_of::<BlockPairs>();
     let each = 2 + usize::from(options.adapter.dora);

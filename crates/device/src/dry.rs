@@ -1,7 +1,5 @@
 //! A backend that computes nothing and records what would live when, and how much would be multiplied.
 
-use mesp_kernels::Dtype;
-
 use crate::act::PERSISTENT;
 use crate::op::attended;
 use crate::plan::{ALIGN, Entry, MOST, ProgramPlan, TooLarge, padded};
@@ -108,7 +106,7 @@ const PLAIN: f64 = 40.0;
 const QUANTIZED: f64 = 90.0;
 
 fn conversion(w: &Weight) -> f64 {
-    if matches!(w.dtype(), Dtype::F32 | Dtype::F16 | Dtype::Bf16) { PLAIN } else { QUANTIZED }
+    if w.dtype().is_quantized() { QUANTIZED } else { PLAIN }
 }
 
 impl Backend for Dry {

@@ -60,8 +60,8 @@ pub fn softmax_sum<R: Real>(
     }
 }
 
-/// `sum ← c·w·(sum / Z − word)`, w the row's weight, once all of the vocabulary was taken in; `word` has the label's row of the
-/// table for each row.
+/// `sum ← c·w·(sum / Z − word)`, w the row's weight, once all of the vocabulary was taken in; `word` has the label's
+/// row of the table for each row.
 ///
 /// # Panics
 /// When shapes disagree.

@@ -105,6 +105,7 @@ pub enum OptimizerKind {
     /// Adam with decoupled weight decay.
     AdamW(AdamWUpdate),
 }
+
 impl OptimizerKind {
     /// From the command line's name, with the usual settings.
     ///
@@ -241,13 +242,14 @@ impl Optimizer {
         learning_rate: f64,
         step: u64,
     ) {
+        debug_assert!(Arc::ptr_eq(grads.list(), &self.list), "gradients of what is stepped");
         let Self { kind, weight_decay, trained, seed, list, states } = self;
         let kept = kind.states().len();
         for i in list.of(place) {
             let param = &list.params()[i];
             let Tensor::Adapter(module, matrix) = param.tensor else { continue };
             let p = pairs[module as usize].as_mut().and_then(|pair| pair.matrix_mut(matrix));
-            let (Some(p), Some(g)) = (p, grads.get(place, param.tensor)) else { continue };
+            let (Some(p), Some(g)) = (p, grads.view(i)) else { continue };
             let at = At {
                 learning_rate: trained.rate(param, learning_rate),
                 weight_decay: *weight_decay,

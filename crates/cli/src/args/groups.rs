@@ -287,8 +287,8 @@ pub(crate) struct MethodArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Directions and blocks (--method mezo, forward, lcsb)")]
 pub(crate) struct ZerothArgs {
-    /// The same as --train full. Mezo then trains all weights of the model in place of an adapter: held in memory in f32 or bf16, as --base says or
-    /// as they are stored, and written as a model to OUTPUT/model
+    /// The same as --train full. Mezo then trains all weights of the model in place of an adapter: held in memory in f32
+    /// or bf16, as --base says or as they are stored, and written as a model to OUTPUT/model
     #[arg(long)]
     pub(crate) full: bool,
     /// How far along a direction mezo takes losses [default: 0.01, with --full 0.001]

@@ -63,10 +63,8 @@ impl Settings {
 
     /// Refuses gradients of weights that are quantized: their values are not what a step could move.
     pub(crate) fn differentiable(&self, stored: Dtype) -> Result<()> {
-        if !self.options.base_gradients || matches!(self.base, Base::Resident(_)) {
-            return Ok(());
-        }
-        if matches!(stored, Dtype::F32 | Dtype::Bf16 | Dtype::F16) {
+        let held = matches!(self.base, Base::Resident(_)) || !stored.is_quantized();
+        if !self.options.base_gradients || held {
             return Ok(());
         }
         let problem = format!("--train full is of all weights, and those of this model are {stored:?}");

@@ -51,8 +51,7 @@ impl Rows {
     }
 }
 
-/// Writes matrices of adapters under PEFT's names, each as it is stored: in single
-/// precision or in bf16.
+/// Writes matrices of adapters under PEFT's names, each as it is stored: in single precision or in bf16.
 ///
 /// # Errors
 /// When the file cannot be written; what stood there before stays.

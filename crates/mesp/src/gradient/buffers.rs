@@ -126,27 +126,38 @@ impl Gradients {
 
     /// Each parameter with its gradient, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&Param, View<'_>)> {
-        let numbers = if self.is_empty() { 0..0 } else { self.range.clone() };
-        numbers.filter_map(|i| Some((&self.list.params[i], self.view(i)?)))
+        self.range.clone().filter_map(|i| Some((&self.list.params[i], self.view(i)?)))
     }
 
     /// Calls `f` with each parameter and its gradient, to write.
     pub fn for_each_mut(&mut self, mut f: impl FnMut(&Param, ViewMut<'_>)) {
-        let Self { list, range, flat } = self;
-        let Some(flat) = flat else { return };
-        for i in range.clone() {
-            f(&list.params[i], place(list, range, i).of(flat));
+        let list = Arc::clone(&self.list);
+        for i in self.range.clone() {
+            if let Some(gradient) = self.view_mut(i) {
+                f(&list.params[i], gradient);
+            }
         }
     }
 
     /// The gradient of a place's tensor.
     pub fn get(&self, place: usize, tensor: Tensor) -> Option<View<'_>> {
-        self.list.number(place, tensor).filter(|i| self.range.contains(i)).and_then(|i| self.view(i))
+        self.view(self.list.number(place, tensor)?)
     }
 
-    fn view(&self, i: usize) -> Option<View<'_>> {
-        let Place { first, shape } = place(&self.list, &self.range, i);
-        Some(self.flat.as_ref()?.block(first, shape))
+    /// The gradient of a parameter, by its number in the list.
+    pub fn view(&self, i: usize) -> Option<View<'_>> {
+        let flat = self.flat.as_ref().filter(|_| self.range.contains(&i))?;
+        Some(flat.block(self.first(i), self.list.params[i].shape))
+    }
+
+    fn view_mut(&mut self, i: usize) -> Option<ViewMut<'_>> {
+        let (first, shape) = (self.first(i), self.list.params[i].shape);
+        Some(self.flat.as_mut()?.block_mut(first, shape))
+    }
+
+    /// Where a parameter's values begin.
+    fn first(&self, i: usize) -> usize {
+        self.list.starts[i] - self.list.starts[self.range.start]
     }
 
     /// Takes the factors of all of them.
@@ -156,45 +167,28 @@ impl Gradients {
 
     /// Takes the factors of some of them, by their numbers in the list.
     pub fn sums_of(&mut self, numbers: Range<usize>) -> Sums<'_> {
-        Sums { list: &self.list, range: &self.range, numbers, flat: self.flat.as_mut() }
+        Sums { grads: self, numbers }
     }
-}
-
-/// Where a parameter's values are in a buffer.
-struct Place {
-    first: usize,
-    shape: [usize; 2],
-}
-
-impl Place {
-    fn of(self, flat: &mut Act) -> ViewMut<'_> {
-        flat.block_mut(self.first, self.shape)
-    }
-}
-
-fn place(list: &ParamList, range: &Range<usize>, i: usize) -> Place {
-    Place { first: list.starts[i] - list.starts[range.start], shape: list.params[i].shape }
 }
 
 /// Sums of products, in buffers of [`Gradients`].
 #[derive(Debug)]
 pub struct Sums<'a> {
-    list: &'a ParamList,
-    range: &'a Range<usize>,
+    grads: &'a mut Gradients,
     /// Of a place.
     numbers: Range<usize>,
-    flat: Option<&'a mut Act>,
 }
 
 impl Sums<'_> {
     fn number(&self, tensor: Tensor) -> Option<usize> {
-        self.flat.as_ref()?;
-        self.numbers.clone().find(|i| self.list.params[*i].tensor == tensor)
+        let Gradients { list, flat, .. } = &*self.grads;
+        flat.as_ref()?;
+        self.numbers.clone().find(|i| list.params[*i].tensor == tensor)
     }
 
     fn of(&mut self, tensor: Tensor) -> Option<ViewMut<'_>> {
         let i = self.number(tensor)?;
-        Some(place(self.list, self.range, i).of(self.flat.as_deref_mut()?))
+        self.grads.view_mut(i)
     }
 }
 

@@ -13,10 +13,10 @@
 //!                      dA += dhᵀ·n   dn += dh·A
 //! where E is trained   the same two times, dE[words] += dzᵀ·n      the norm's weight: dw += Σ_t dn∘(x̂/rms)
 //! ```
-//! derivation: `docs/math/cross_entropy.md`. Only trained rows are multiplied. Without an adapter, E frozen, the vocabulary is
-//! gone through once. The gradient of a word's row of B, and of E, is a sum over rows of what each row's Σ p divides, which is known only
-//! after all words: so with one it is gone through twice, and z is made again rather than kept. Tiles of words serve all
-//! rows at once, which is faster than few rows and all words (`docs/log.md`).
+//! derivation: `docs/math/cross_entropy.md`. Only trained rows are multiplied. Without an adapter, E frozen, the
+//! vocabulary is gone through once. The gradient of a word's row of B, and of E, is a sum over rows of what each row's
+//! Σ p divides, which is known only after all words: so with one it is gone through twice, and z is made again rather
+//! than kept. Tiles of words serve all rows at once, which is faster than few rows and all words (`docs/log.md`).
 
 use std::ops::Range;
 
@@ -41,8 +41,9 @@ const fn label(name: &'static str) -> Label {
     Label::new(Class::Head, name)
 }
 
-/// Statistics of the trained rows' logits, and, with a `gradient` c, `x ← c·w·dloss/dx`, w the rows' weights (untrained rows become zero) and
-/// the factors of the head, its norm and its adapter handed over. `stats` has one place for each trained row.
+/// Statistics of the trained rows' logits, and, with a `gradient` c, `x ← c·w·dloss/dx`, w the rows' weights (untrained
+/// rows become zero), and the factors of the head, its norm and its adapter handed over. `stats` has one place for each
+/// trained row.
 pub(super) fn head<B: Backend>(
     be: &mut B,
     Top { model, head: adapter, batch, tiles }: Top<'_>,

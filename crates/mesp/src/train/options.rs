@@ -51,9 +51,13 @@ pub struct Options {
 }
 
 impl Options {
+    /// Whether a step has a backward pass.
+    pub fn backpropagates(&self) -> bool {
+        self.training && self.estimator.backpropagates()
+    }
+
     /// Whether the gradient is in memory after a step's backward.
     pub fn keeps_gradients(&self) -> bool {
-        let exact = self.training && self.estimator.backpropagates();
-        self.gradients || (exact && self.update == Update::Accumulate)
+        self.gradients || (self.backpropagates() && self.update == Update::Accumulate)
     }
 }

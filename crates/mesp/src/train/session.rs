@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mesp_device::{Act, Backend, Class, Dropout, Dry, Dtype, Label, Plan, Program, RowStat, Tangents};
+use mesp_device::{Act, Backend, Class, Dropout, Dry, Label, Plan, Program, RowStat, Tangents};
 
 use super::whole::Whole;
 use super::{Options, Update};
@@ -68,7 +68,6 @@ impl<B: Backend> Session<B> {
         let label = Label::new(Class::Adapter, "lora");
         let mut params = persistent_pairs(&mut be, c, a, options.adapter_type, label);
         dora::measure(&mut be, c, model.blocks.iter().map(|b| &b.linears), &mut params);
-        let exact = options.training && options.estimator.backpropagates();
         let list = Arc::new(ParamList::new(listed(&options, c, &params)));
         let grads = if options.keeps_gradients() {
             Gradients::persistent(&mut be, &list, GRAD)
@@ -76,7 +75,7 @@ impl<B: Backend> Session<B> {
             Gradients::none(&list)
         };
         let Options { optimizer, weight_decay, trained, seed, .. } = options;
-        let optimizer = (exact && !options.base_gradients)
+        let optimizer = (options.backpropagates() && !options.base_gradients)
             .then(|| Optimizer::new(&mut be, optimizer, weight_decay, trained, seed, &list));
         let backprop = Backprop::new(options.policy, c.layers);
         let (stats, updates) = (vec![RowStat::EMPTY; targets], vec![0; params.len()]);
@@ -374,8 +373,7 @@ fn listed(options: &Options, c: &Config, adapters: &[BlockPairs]) -> Vec<Param> 
     if options.base_gradients {
         return base_params(c);
     }
-    let exact = options.training && options.estimator.backpropagates();
-    if !exact && !options.gradients {
+    if !options.backpropagates() && !options.gradients {
         return Vec::new();
     }
     let mut list = adapter::params(adapters);
@@ -508,7 +506,7 @@ fn whole_fits(model: &Model, options: &Options) -> Result<()> {
     let mut stored = None;
     model.parts(&mut |_, part| {
         if let Part::Matrix(w) = part
-            && !matches!(w.dtype(), Dtype::F32 | Dtype::Bf16 | Dtype::F16)
+            && w.dtype().is_quantized()
         {
             stored = Some(w.dtype());
         }

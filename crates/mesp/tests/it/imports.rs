@@ -33,7 +33,6 @@ fn crates() -> impl Iterator<Item = (&'static str, Crate)> {
 fn module(files: &[String]) -> String {
     let path = |file: &String| -> Vec<String> {
         let file = file.strip_suffix(".rs").unwrap_or(file);
-        let file = file.strip_suffix("/mod").unwrap_or(file);
         file.split('/').map(str::to_owned).collect()
     };
     let mut common = path(&files[0]);

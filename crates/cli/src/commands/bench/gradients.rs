@@ -220,23 +220,20 @@ fn norm<'a>(values: impl Iterator<Item = &'a f64>) -> f64 {
 fn gradient_of<R: Real>(ready: &Ready<R>) -> Vec<Vec<f64>> {
     let session = &ready.session;
     let of = |param: Param| session.grads().get(param.place, param.tensor);
-    let values = |view: View<'_>| {
-        let mut to = vec![0.0; view.rows() * view.cols()];
-        session.backend().store(view, &mut |i, x| to[i] = x);
-        to
-    };
+    let values = |view| read(session.backend(), view);
     params(session.params()).into_iter().map(|param| of(param).map_or_else(Vec::new, values)).collect()
+}
+
+/// Values of a view.
+fn read<R: Real>(be: &Cpu<R>, view: View<'_>) -> Vec<f64> {
+    let mut to = vec![0.0; view.rows() * view.cols()];
+    be.store(view, &mut |i, x| to[i] = x);
+    to
 }
 
 /// Values of matrices.
 fn values<R: Real>(be: &Cpu<R>, blocks: &[BlockPairs]) -> Vec<Vec<f64>> {
-    matrices(blocks)
-        .map(|act| {
-            let mut to = vec![0.0; act.rows() * act.cols()];
-            be.store(act.view(), &mut |i, x| to[i] = x);
-            to
-        })
-        .collect()
+    matrices(blocks).map(|act| read(be, act.view())).collect()
 }
 
 /// Sets the adapters.
