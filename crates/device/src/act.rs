@@ -52,12 +52,17 @@ pub struct Act {
     pub(crate) owner: u32,
     /// Its entry in the plan: of the program, or with [`PERSISTENT`] of the persistent buffers.
     pub(crate) entry: u32,
-    /// Where it begins, in bytes from the arena's start.
+    /// Where the backend's buffer begins, in bytes from the arena's start.
     pub(crate) at: usize,
+    /// Values of the backend's buffer before its own: not 0 for a part of one ([`Act::carve`]).
+    pub(crate) first: usize,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
     pub(crate) elem: Elem,
 }
+
+/// Parts of a buffer begin at multiples of so many values: a cache line of single precision numbers.
+pub const LINE: usize = 16;
 
 /// Makes the buffers of one backend. No two are alike, so that nobody else can make a handle of them.
 #[derive(Debug)]
@@ -76,7 +81,7 @@ impl Owner {
 
     /// A handle: the backend's own number of the buffer, where it begins in bytes, its rows and columns.
     pub const fn act(&self, entry: u32, at: usize, [rows, cols]: [usize; 2], elem: Elem) -> Act {
-        Act { owner: self.0, entry, at, rows, cols, elem }
+        Act { owner: self.0, entry, at, first: 0, rows, cols, elem }
     }
 
     /// Whether a view is of one of its buffers.
@@ -130,7 +135,7 @@ impl Act {
             entry: self.entry,
             at: self.at,
             // A buffer that is only planned may be larger than there are numbers for.
-            first: rows.start.saturating_mul(self.cols),
+            first: self.first.saturating_add(rows.start.saturating_mul(self.cols)),
             rows: rows.len(),
             cols: self.cols,
             elem: self.elem,
@@ -146,7 +151,40 @@ impl Act {
     pub fn block(&self, first: usize, [rows, cols]: [usize; 2]) -> View<'_> {
         self.holds(first, rows, cols);
         let Self { owner, entry, at, elem, .. } = *self;
+        let first = self.first.saturating_add(first);
         View { owner, entry, at, first, rows, cols, elem, life: PhantomData }
+    }
+
+    /// Buffers in place of this one, which lie in it: each begins at a multiple of [`LINE`] values, which is given, and
+    /// has a shape. [`View::joined`] puts them together again.
+    ///
+    /// # Panics
+    /// When they are not in order, overlap, or do not lie in it.
+    #[track_caller]
+    pub fn carve(self, parts: impl IntoIterator<Item = (usize, [usize; 2])>) -> Vec<Self> {
+        let mut end = 0;
+        let part = |(first, [rows, cols]): (usize, [usize; 2])| {
+            assert!(
+                first.is_multiple_of(LINE) && first as u128 >= end,
+                "a part at {first}, after {end} values"
+            );
+            self.holds(first, rows, cols);
+            end = first as u128 + values(rows, cols);
+            let Self { owner, entry, at, elem, .. } = self;
+            Self { owner, entry, at, first: self.first.saturating_add(first), rows, cols, elem }
+        };
+        parts.into_iter().map(part).collect()
+    }
+
+    /// Values up to its end, in the backend's buffer.
+    fn end(&self) -> usize {
+        self.first.saturating_add(self.rows.saturating_mul(self.cols))
+    }
+
+    /// Whether another begins on the line after its own last.
+    fn precedes(&self, next: &Self) -> bool {
+        let place = |act: &Self| (act.owner, act.entry, act.at, act.elem);
+        place(self) == place(next) && self.end().checked_next_multiple_of(LINE) == Some(next.first)
     }
 
     /// The same, to write.
@@ -197,12 +235,23 @@ pub struct View<'a> {
 }
 
 impl View<'_> {
-    /// The same rows of another buffer of the same shape.
+    /// All values of buffers that lie behind one another in one ([`Act::carve`]), as one column, with what is between
+    /// them; none where they do not, or where there are none.
+    pub fn joined<'a>(acts: impl IntoIterator<Item = &'a Act>) -> Option<View<'a>> {
+        let mut acts = acts.into_iter();
+        let first = acts.next()?;
+        let last = acts.try_fold(first, |last, next| last.precedes(next).then_some(next))?;
+        let Act { owner, entry, at, first, elem, .. } = *first;
+        Some(View { owner, entry, at, first, rows: last.end() - first, cols: 1, elem, life: PhantomData })
+    }
+
+    /// The same rows of another buffer of the same shape as the one whose first value is `from` in its backend's.
     #[track_caller]
-    pub(crate) fn on(self, other: &Act) -> Self {
-        other.holds(self.first, self.rows, self.cols);
+    pub(crate) fn on(self, from: usize, other: &Act) -> Self {
+        let first = self.first - from;
+        other.holds(first, self.rows, self.cols);
         let Act { owner, entry, at, elem, .. } = *other;
-        Self { owner, entry, at, elem, ..self }
+        Self { owner, entry, at, elem, first: other.first + first, ..self }
     }
 
     /// Some of its rows.
@@ -282,13 +331,18 @@ pub struct ViewMut<'a> {
 }
 
 impl ViewMut<'_> {
-    /// The same rows of another buffer of the same shape, which goes with this one: whoever has this view
-    /// exclusively has that one too. An operation asks for it once.
+    /// As [`View::joined`], to write.
+    pub fn joined<'a>(acts: impl IntoIterator<Item = &'a mut Act>) -> Option<ViewMut<'a>> {
+        let View { owner, entry, at, first, rows, cols, elem, .. } =
+            View::joined(acts.into_iter().map(|act| &*act))?;
+        Some(ViewMut { owner, entry, at, first, rows, cols, elem, life: PhantomData })
+    }
+
+    /// The same rows of another buffer, as [`View::on`], which goes with this one: whoever has this view exclusively
+    /// has that one too. An operation asks for it once.
     #[track_caller]
-    pub(crate) fn on(&self, other: &Act) -> ViewMut<'_> {
-        other.holds(self.first, self.rows, self.cols);
-        let Act { owner, entry, at, elem, .. } = *other;
-        let Self { first, rows, cols, .. } = *self;
+    pub(crate) fn on(&self, from: usize, other: &Act) -> ViewMut<'_> {
+        let View { owner, entry, at, first, rows, cols, elem, .. } = self.view().on(from, other);
         ViewMut { owner, entry, at, first, rows, cols, elem, life: PhantomData }
     }
 
@@ -341,17 +395,17 @@ mod tests {
     use super::*;
 
     fn act(rows: usize, cols: usize) -> Act {
-        Act { owner: 1, entry: 0, at: 0, rows, cols, elem: Elem::Full }
+        Act { owner: 1, entry: 0, at: 0, first: 0, rows, cols, elem: Elem::Full }
     }
 
     #[test]
     fn views_lie_in_their_buffers() {
         let (a, b) = (act(4, 3), act(2, 6));
         assert_eq!((a.rows_view(1..3).first, a.view().reshape(6).rows), (3, 2));
-        assert_eq!(a.rows_view(1..3).on(&b).first, 3);
+        assert_eq!(a.rows_view(1..3).on(0, &b).first, 3);
         let outside = |f: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_err();
         assert!(outside(&|| _ = a.rows_view(3..5)));
-        assert!(outside(&|| _ = a.rows_view(2..4).on(&act(2, 5))));
+        assert!(outside(&|| _ = a.rows_view(2..4).on(0, &act(2, 5))));
         assert!(outside(&|| _ = a.view().reshape(5)));
         assert!(outside(&|| _ = a.view().reshape(0)));
         assert_eq!((a.block(2, [5, 2]).first, a.block(2, [5, 2]).rows), (2, 5));
@@ -359,7 +413,35 @@ mod tests {
         assert!(outside(&|| _ = a.block(usize::MAX, [1, 1])));
         // 2^62 rows of 4 values are not none.
         let large = act(1 << 62, 4);
-        assert!(outside(&|| _ = large.view().on(&a)));
+        assert!(outside(&|| _ = large.view().on(0, &a)));
         assert_eq!(large.view().reshape(8).rows, 1 << 61);
+    }
+
+    #[test]
+    fn parts_of_a_buffer_are_joined_where_they_lie_together() {
+        let shapes = [(0, [3, 5]), (16, [4, 4]), (32, [1, 20]), (64, [2, 2])];
+        let mut parts = act(5, LINE).carve(shapes);
+        let firsts: Vec<_> =
+            parts.iter().map(|part| part.rows_view(part.rows() - 1..part.rows()).first).collect();
+        assert_eq!(firsts, [10, 28, 32, 66]);
+        assert_eq!(parts[1].block(3, [2, 2]).first, 19);
+        let span = |view: Option<View<'_>>| view.map(|v| (v.first, v.rows, v.cols));
+        assert_eq!(span(View::joined(&parts)), Some((0, 68, 1)));
+        assert_eq!(span(View::joined(&parts[1..3])), Some((16, 36, 1)));
+        assert_eq!(ViewMut::joined(&mut parts).map(|v| (v.first, v.rows)), Some((0, 68)));
+        assert_eq!(span(View::joined(&parts[..0])), None);
+        assert_eq!(span(View::joined([&parts[0], &parts[2]])), None, "one is missing");
+        assert_eq!(span(View::joined([&parts[1], &parts[0]])), None, "the other order");
+        assert_eq!(span(View::joined([&act(1, 16), &act(1, 16)])), None, "both are a beginning");
+        // A tangent of a part has the part's rows.
+        let tangent = act(4, 4);
+        assert_eq!(parts[1].rows_view(2..3).on(16, &tangent).first, 8);
+        let refused = |shapes: &[(usize, [usize; 2])]| {
+            std::panic::catch_unwind(|| act(2, LINE).carve(shapes.iter().copied())).is_err()
+        };
+        assert!(refused(&[(0, [1, 17]), (16, [1, 1])]), "they overlap");
+        assert!(refused(&[(4, [1, 1])]), "between lines");
+        assert!(refused(&[(16, [1, 17])]), "beyond its end");
+        assert!(refused(&[(usize::MAX - 15, [1, 16])]), "far beyond its end");
     }
 }

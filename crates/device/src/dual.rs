@@ -9,12 +9,23 @@
 //! The model's code runs on it as on any backend, so no rule of a block is stated a second time. It serves
 //! blocks; what a step does around them (heads, gradients, updates) needs no tangents and panics here.
 
+use std::ops::Range;
+
 use crate::{Act, Backend, Class, Elem, Form, Label, Mark, Op, Program, View, ViewMut, Weight};
 
 /// Which buffer's tangent lies where. Kept from step to step, so that it takes from the heap but once.
 #[derive(Debug, Default)]
 pub struct Tangents {
-    beside: Vec<(u32, Act)>,
+    beside: Vec<Beside>,
+}
+
+/// A buffer's tangent.
+#[derive(Debug)]
+struct Beside {
+    /// The buffer's number, and which of the values there are its own: parts of a buffer have one each.
+    entry: u32,
+    values: Range<usize>,
+    tangent: Act,
 }
 
 impl Tangents {
@@ -24,8 +35,13 @@ impl Tangents {
     }
 
     fn of<'v>(&self, x: View<'v>) -> Option<View<'v>> {
-        let (_, tangent) = self.beside.iter().find(|(entry, _)| *entry == x.entry)?;
-        Some(x.on(tangent))
+        let Beside { values, tangent, .. } = &self.beside[self.at(x.entry, x.first)?];
+        Some(x.on(values.start, tangent))
+    }
+
+    /// Which is of a buffer's value.
+    fn at(&self, entry: u32, first: usize) -> Option<usize> {
+        self.beside.iter().position(|of| of.entry == entry && of.values.contains(&first))
     }
 
     #[track_caller]
@@ -36,8 +52,9 @@ impl Tangents {
     /// The tangent's rows of a view to write: exclusive, as the view is.
     #[track_caller]
     fn to<'v>(&self, y: &'v ViewMut<'_>) -> ViewMut<'v> {
-        let found = self.beside.iter().find(|(entry, _)| *entry == y.entry);
-        y.on(&found.expect("a buffer that was made here").1)
+        let found = self.at(y.entry, y.first).expect("a buffer that was made here");
+        let Beside { values, tangent, .. } = &self.beside[found];
+        y.on(values.start, tangent)
     }
 }
 
@@ -68,13 +85,14 @@ impl<'a, B: Backend> Dual<'a, B> {
         assert!(self.tangents.of(x.view()).is_none(), "one tangent for a buffer");
         let mut tangent = self.be.alloc(x.rows(), x.cols(), Label::new(class, "tangent"));
         fill(self.be, tangent.view_mut());
-        self.tangents.beside.push((x.entry, tangent));
+        let values = x.first..x.first + x.rows() * x.cols();
+        self.tangents.beside.push(Beside { entry: x.entry, values, tangent });
     }
 
     /// Takes a buffer's tangent away, to be freed by the caller.
     pub fn detach(&mut self, x: &Act) -> Option<Act> {
-        let at = self.tangents.beside.iter().position(|(entry, _)| *entry == x.entry)?;
-        Some(self.tangents.beside.swap_remove(at).1)
+        let at = self.tangents.at(x.entry, x.first)?;
+        Some(self.tangents.beside.swap_remove(at).tangent)
     }
 }
 

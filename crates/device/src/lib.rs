@@ -23,7 +23,7 @@ mod still;
 mod timed;
 mod weight;
 
-pub use act::{Act, Elem, Owner, View, ViewMut};
+pub use act::{Act, Elem, LINE, Owner, View, ViewMut};
 pub use backend::{Backend, Mark, Program};
 pub use cpu::Cpu;
 pub use dry::Dry;

@@ -8,7 +8,7 @@ pub mod peft;
 
 use std::ops::Range;
 
-use mesp_device::{Act, Backend, Dropout, Elem, Label, Layout, View};
+use mesp_device::{Act, Backend, Dropout, Elem, LINE, Label, Layout, Owner, View, ViewMut};
 use mesp_formats::peft::{Pattern, Places};
 
 pub use dora::Norms;
@@ -16,7 +16,8 @@ pub use init::init;
 pub use mesp_formats::peft::Matrix;
 pub use param::params;
 
-use crate::arch::{Config, Module};
+use crate::arch::{Config, Module, Param, Tensor};
+use crate::gradient::starts;
 use crate::{Error, Result};
 
 /// The largest rank: more than any layer of a model has rows or columns.
@@ -354,18 +355,67 @@ pub fn pairs_like(pairs: &BlockPairs, mut alloc: impl FnMut(usize, usize) -> Act
     })
 }
 
-/// Persistent pairs for every place.
+/// Persistent pairs for every place. Values of one storage lie in one buffer, those that are `trained` first, each where
+/// its gradient lies in [`Gradients`](crate::gradient::Gradients): [`flat`].
 pub fn persistent_pairs<B: Backend>(
     be: &mut B,
     c: &Config,
     adapter: &AdapterConfig,
     elem: Elem,
+    trained: impl Fn(&Param) -> bool,
     label: Label,
 ) -> Vec<BlockPairs> {
+    // Handles that are of no backend, in whose place the parts come.
+    let nobody = Owner::new();
+    let mut shape = |_, rows, cols| nobody.act(0, 0, [rows, cols], Elem::Full);
+    let mut blocks: Vec<_> = (0..places(c)).map(|l| block_pairs(c, adapter, l, &mut shape)).collect();
+    let list = params(&blocks);
     // Magnitudes are few, and near enough to each other that rounded ones would not move.
-    let elem = |matrix| if matrix == Matrix::M { Elem::Full } else { elem };
-    let mut alloc = |matrix, rows, cols| be.persist_as(rows, cols, elem(matrix), label);
-    (0..places(c)).map(|l| block_pairs(c, adapter, l, &mut alloc)).collect()
+    let of = |param: &Param| match param.tensor {
+        Tensor::Adapter(_, Matrix::M) => Elem::Full,
+        _ => elem,
+    };
+    for stored in [elem, Elem::Full].into_iter().take(1 + usize::from(elem != Elem::Full)) {
+        let (first, last): (Vec<_>, Vec<_>) = list
+            .iter()
+            .enumerate()
+            .filter(|(_, param)| of(param) == stored)
+            .partition(|(_, param)| trained(param));
+        let group: Vec<_> = first.into_iter().chain(last).collect();
+        let mut starts: Vec<_> = starts(group.iter().map(|(_, param)| *param)).collect();
+        let lines = starts.pop().map_or(0, |end| end / LINE);
+        if lines == 0 {
+            continue;
+        }
+        let whole = be.persist_as(lines, LINE, stored, label);
+        let parts = whole.carve(starts.into_iter().zip(group.iter().map(|(_, param)| param.shape)));
+        let mut parts: Vec<_> = group.iter().map(|(i, _)| *i).zip(parts).collect();
+        parts.sort_unstable_by_key(|(i, _)| *i);
+        let mut acts = matrices_mut(&mut blocks).enumerate();
+        for (i, part) in parts {
+            if let Some((_, act)) = acts.find(|(at, _)| *at == i) {
+                *act = part;
+            }
+        }
+    }
+    blocks
+}
+
+/// The values of what is `trained` as one column, laid out as [`Gradients::flat`](crate::gradient::Gradients::flat): of
+/// persistent pairs that were made for the same. None where there are none, and where magnitudes lie apart from matrices
+/// in bf16.
+pub fn flat(blocks: &[BlockPairs], trained: impl Fn(&Param) -> bool) -> Option<View<'_>> {
+    View::joined(
+        params(blocks).iter().zip(matrices(blocks)).filter(|(param, _)| trained(param)).map(|(_, act)| act),
+    )
+}
+
+/// As [`flat`], to write.
+pub fn flat_mut(blocks: &mut [BlockPairs], trained: impl Fn(&Param) -> bool) -> Option<ViewMut<'_>> {
+    let list = params(blocks);
+    ViewMut::joined(
+        list.iter().zip(matrices_mut(blocks)).filter(|(param, _)| trained(param)).map(|(_, act)| act),
+    )
 }
 
 /// Every matrix of some blocks in order: A, B, magnitudes where there are any; projections in forward order.

@@ -67,7 +67,7 @@ impl<B: Backend> Generator<B> {
     pub fn new(mut be: B, model: Arc<Model>, adapter: &AdapterConfig, capacity: usize) -> Self {
         let c = &model.config;
         let mut params =
-            persistent_pairs(&mut be, c, adapter, Elem::Full, Label::new(Class::Adapter, "lora"));
+            persistent_pairs(&mut be, c, adapter, Elem::Full, |_| true, Label::new(Class::Adapter, "lora"));
         dora::measure(&mut be, &model.config, model.blocks.iter().map(|b| &b.linears), &mut params);
         let mut cache = |name| be.persist(capacity, c.kv_cols(), Label::new(Class::Cache, name));
         let caches = (0..c.layers).map(|_| Cache { k: cache("k"), v: cache("v") }).collect();

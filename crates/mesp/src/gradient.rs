@@ -3,5 +3,5 @@
 mod buffers;
 mod factors;
 
-pub use buffers::{Gradients, ParamList, Sums};
+pub use buffers::{Gradients, ParamList, Sums, starts};
 pub use factors::{Factors, Nothing, Quiet};

@@ -25,7 +25,7 @@ pub struct StateSpec {
 
 impl StateSpec {
     /// One value for each of the parameter's.
-    const fn alike(name: &'static str) -> Self {
+    pub const fn alike(name: &'static str) -> Self {
         Self { name, shape: |shape| shape }
     }
 }
@@ -195,8 +195,8 @@ impl Trained {
 
 /// An optimizer and its state.
 #[derive(Debug)]
-pub struct Optimizer {
-    kind: OptimizerKind,
+pub struct Optimizer<U = OptimizerKind> {
+    kind: U,
     weight_decay: f64,
     trained: Trained,
     seed: u64,
@@ -205,11 +205,11 @@ pub struct Optimizer {
     states: Vec<Act>,
 }
 
-impl Optimizer {
+impl<U: UpdateRule + Copy> Optimizer<U> {
     /// With all state zero. `seed` is of the random numbers by which adapters in bf16 are rounded.
     pub fn new<B: Backend>(
         be: &mut B,
-        kind: OptimizerKind,
+        kind: U,
         weight_decay: f64,
         trained: Trained,
         seed: u64,
@@ -266,7 +266,7 @@ impl Optimizer {
     }
 
     /// Which update.
-    pub fn kind(&self) -> OptimizerKind {
+    pub fn kind(&self) -> U {
         self.kind
     }
 

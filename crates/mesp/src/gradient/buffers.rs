@@ -3,14 +3,23 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use mesp_device::{Act, Backend, Form, Label, View, ViewMut};
+use mesp_device::{Act, Backend, Form, LINE, Label, View, ViewMut};
 use mesp_formats::peft::Matrix;
 
 use super::Factors;
 use crate::arch::{Module, Norm, Param, Tensor};
 
-/// Values on a cache line: where a parameter's begin is a multiple of them.
-const LINE: usize = 16;
+/// Where each of some parameters begins in a buffer of them all, at a multiple of [`LINE`] values, and the buffer's end.
+pub fn starts<'a>(params: impl Iterator<Item = &'a Param>) -> impl Iterator<Item = usize> {
+    let lines = params.map(|Param { shape: [rows, cols], .. }| {
+        rows.saturating_mul(*cols).div_ceil(LINE).saturating_mul(LINE)
+    });
+    let mut end = 0usize;
+    std::iter::once(0).chain(lines.map(move |values| {
+        end = end.saturating_add(values);
+        end
+    }))
+}
 
 /// What is trained, place by place, and where each begins in a buffer that holds them all.
 #[derive(Debug, Default)]
@@ -24,15 +33,9 @@ impl ParamList {
     /// Of parameters in the order of their places.
     pub fn new(mut params: Vec<Param>) -> Self {
         params.shrink_to_fit();
-        let mut starts = Vec::with_capacity(params.len() + 1);
-        let mut end = 0usize;
-        starts.push(end);
-        for Param { shape: [rows, cols], .. } in &params {
-            let values = rows.saturating_mul(*cols);
-            end = end.saturating_add(values.div_ceil(LINE).saturating_mul(LINE));
-            starts.push(end);
-        }
-        Self { params, starts }
+        let mut all = Vec::with_capacity(params.len() + 1);
+        all.extend(starts(params.iter()));
+        Self { params, starts: all }
     }
 
     /// The parameters.
@@ -113,15 +116,23 @@ impl Gradients {
         self.flat.is_none()
     }
 
-    /// All values, each parameter's from a multiple of 16 on and zeros between: for who adds, sends or averages whole
-    /// gradients.
+    /// All values as one column, each parameter's from a multiple of [`LINE`] on and zeros between: for who adds, sends
+    /// or averages whole gradients. [`adapter::flat`](crate::adapter::flat) has the parameters' own in the same places.
     pub fn flat(&self) -> Option<View<'_>> {
-        self.flat.as_ref().map(Act::view)
+        Some(self.flat.as_ref()?.block(0, [self.values()?, 1]))
+    }
+
+    /// Values up to the end of the last parameter.
+    fn values(&self) -> Option<usize> {
+        let last = self.range.clone().next_back()?;
+        let [rows, cols] = self.list.params[last].shape;
+        Some(self.first(last).saturating_add(rows.saturating_mul(cols)))
     }
 
     /// The same, to write. What is between the parameters stays zero.
     pub fn flat_mut(&mut self) -> Option<ViewMut<'_>> {
-        self.flat.as_mut().map(Act::view_mut)
+        let values = self.values()?;
+        Some(self.flat.as_mut()?.block_mut(0, [values, 1]))
     }
 
     /// Each parameter with its gradient, in order.

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use mesp_device::{Act, Backend, Class, Dropout, Dry, Label, Plan, Program, RowStat, Tangents};
+use mesp_device::{
+    Act, Backend, Class, Dropout, Dry, Label, Plan, Program, RowStat, Tangents, View, ViewMut,
+};
 
 use super::whole::Whole;
 use super::{Options, Update};
@@ -66,7 +68,8 @@ impl<B: Backend> Session<B> {
         };
         let (c, a) = (&model.config, &options.adapter);
         let label = Label::new(Class::Adapter, "lora");
-        let mut params = persistent_pairs(&mut be, c, a, options.adapter_type, label);
+        let mut params =
+            persistent_pairs(&mut be, c, a, options.adapter_type, |param| options.trained.has(param), label);
         dora::measure(&mut be, c, model.blocks.iter().map(|b| &b.linears), &mut params);
         let list = Arc::new(ParamList::new(listed(&options, c, &params)));
         let grads = if options.keeps_gradients() {
@@ -321,6 +324,18 @@ impl<B: Backend> Session<B> {
     /// Adapters, block by block.
     pub fn params(&self) -> &[BlockPairs] {
         &self.params
+    }
+
+    /// Values of the adapters that are trained as one column, each parameter's where its gradient lies in
+    /// [`Gradients::flat`]; none where magnitudes lie apart from matrices in bf16.
+    pub fn flat(&self) -> Option<View<'_>> {
+        adapter::flat(&self.params, |param| self.options.trained.has(param))
+    }
+
+    /// The same, to write with the backend: what others made of them.
+    pub fn flat_mut(&mut self) -> (&mut B, Option<ViewMut<'_>>) {
+        let Self { be, params, options, .. } = self;
+        (be, adapter::flat_mut(params, |param| options.trained.has(param)))
     }
 
     /// Gradients; none when they are not kept.

@@ -1,18 +1,18 @@
 //! Adapters with ranks and scales of their own, on some of the layers, with magnitudes, or with a frozen A: exact,
 //! planned, and the same under every policy.
 
-use mesp::adapter::{AdapterConfig, matrices_mut, peft};
+use mesp::adapter::{AdapterConfig, peft};
 use mesp::arch::Module;
 use mesp::method::Method;
 use mesp::optim::{OptimizerKind, Trained};
 use mesp::tape::{Policy, Tiles};
-use mesp::train::{Options, Update, plan};
-use mesp_device::{Backend, Class, Elem};
+use mesp::train::{Options, Session, Update, plan};
+use mesp_device::{Class, Cpu, Elem};
 use mesp_formats::peft::{MODEL_FILE, Pattern};
 
 use crate::support::{
-    ADAMW, ARCHS, Case, SGD, answer, bits, gradients, mean_loss, mesp_policy, parameters, random_batch,
-    randomize_adapters, relative, session_for, shapes,
+    ADAMW, ARCHS, Case, SGD, answer, bits, derivative_of_matrix, gradients, mean_loss, mesp_policy,
+    parameters, random_batch, randomize_adapters, relative, session_for, shapes,
 };
 
 /// Kinds of adapters, by name.
@@ -128,14 +128,8 @@ fn gradients_equal_differences() {
                 let sign = |i: usize| if (i * 7 + m).is_multiple_of(3) { 1.0 } else { -1.0 };
                 let d: Vec<f64> =
                     (0..gradient.len()).map(|i| sign(i) / (gradient.len() as f64).sqrt()).collect();
-                let mut at = |t: f64| {
-                    let (be, params, _) = session.state_mut();
-                    let act = matrices_mut(params).nth(m).expect("a matrix");
-                    be.load(act.view_mut(), &mut |i| start[m][i] + t * STEP * d[i]);
-                    mean_loss(&mut session, &case.batch)
-                };
-                let numeric = (at(-2.0) - 8.0 * at(-1.0) + 8.0 * at(1.0) - at(2.0)) / (12.0 * STEP);
-                at(0.0);
+                let loss = |session: &mut Session<Cpu<f64>>| mean_loss(session, &case.batch);
+                let numeric = derivative_of_matrix(&mut session, (m, &start[m], &d), STEP, loss);
                 pairs.push((gradient.iter().zip(&d).map(|(g, d)| g * d).sum::<f64>(), numeric));
             }
             let (ours, numeric): (Vec<f64>, Vec<f64>) = pairs.into_iter().unzip();

@@ -3,22 +3,22 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use mesp::adapter::{AdapterConfig, Matrix, matrices_mut, peft};
+use mesp::adapter::{AdapterConfig, Matrix, peft};
 use mesp::arch::Module;
 use mesp::merge::{Options as MergeOptions, merge};
 use mesp::method::{Directional, Estimator, Method};
 use mesp::quantize::quantize;
 use mesp::source::{Base, open_model};
 use mesp::train::{Options, Session, plan};
-use mesp_device::{Backend, Cpu, Mapping, Real};
+use mesp_device::{Cpu, Mapping, Real};
 use mesp_formats::gguf::TensorType;
 use mesp_formats::lora::Layout;
 use mesp_formats::peft::{MODEL_FILE, parse_tensor_name};
 use mesp_formats::safetensors_file;
 
 use crate::support::{
-    ARCHS, Case, MemorySource, eval_shapes, golden, gradient, gradients, mean_loss, mesp_policy, parameters,
-    randomize_adapters, relative, session_for, values, weight_name,
+    ARCHS, Case, MemorySource, derivative_of_matrix, eval_shapes, golden, gradient, gradients, mean_loss,
+    mesp_policy, parameters, randomize_adapters, relative, session_for, values, weight_name,
 };
 
 const GOLDENS: [&str; 4] = ["qwen2", "llama", "gemma3_text", "phi3"];
@@ -141,14 +141,8 @@ fn gradients_and_what_they_leave_out_equal_differences() {
             let along: f64 = gradient.iter().zip(&d).map(|(g, d)| g * d).sum();
             held.push(along);
             ours.push(along + left_out(&session, &mut source, places[m], &d));
-            let mut at = |t: f64| {
-                let (be, params, _) = session.state_mut();
-                let act = matrices_mut(params).nth(m).expect("a matrix");
-                be.load(act.view_mut(), &mut |i| start[m][i] + t * STEP * d[i]);
-                mean_loss(&mut session, &case.batch)
-            };
-            numeric.push((at(-2.0) - 8.0 * at(-1.0) + 8.0 * at(1.0) - at(2.0)) / (12.0 * STEP));
-            at(0.0);
+            let loss = |session: &mut Session<Cpu<f64>>| mean_loss(session, &case.batch);
+            numeric.push(derivative_of_matrix(&mut session, (m, &start[m], &d), STEP, loss));
         }
         let error = relative(&ours, &numeric);
         // As for LoRA: the stencil, and the loss's rounding over the distance.

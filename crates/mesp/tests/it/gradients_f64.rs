@@ -1,11 +1,12 @@
 //! The whole model in double precision against central differences of its loss.
 
-use mesp::adapter::matrices_mut;
 use mesp::rng;
 use mesp::train::Session;
-use mesp_device::{Backend, Cpu};
+use mesp_device::Cpu;
 
-use crate::support::{ARCHS, Case, gradients, mean_loss, mesp_policy, parameters, relative};
+use crate::support::{
+    ARCHS, Case, derivative_of_matrix, gradients, mean_loss, mesp_policy, parameters, relative,
+};
 
 /// Distance between the points of the stencil.
 const STEP: f64 = 1e-3;
@@ -23,21 +24,6 @@ fn direction(len: usize, matrix: usize, probe: usize) -> Vec<f64> {
     d
 }
 
-/// Mean loss with one matrix at `start + t·d`.
-fn loss_at(
-    session: &mut Session<Cpu<f64>>,
-    case: &Case,
-    matrix: usize,
-    start: &[f64],
-    d: &[f64],
-    t: f64,
-) -> f64 {
-    let (be, params, _) = session.state_mut();
-    let act = matrices_mut(params).nth(matrix).expect("a matrix");
-    be.load(act.view_mut(), &mut |i| start[i] + t * d[i]);
-    mean_loss(session, &case.batch)
-}
-
 #[test]
 fn gradients_equal_differences() {
     for arch in ARCHS {
@@ -49,10 +35,8 @@ fn gradients_equal_differences() {
         for (m, gradient) in exact.iter().enumerate() {
             let probes = (0..6).map(|probe| {
                 let d = direction(gradient.len(), m, probe);
-                let mut at = |t: f64| loss_at(&mut session, &case, m, &start[m], &d, t * STEP);
-                // The stencil of fourth order: its error is STEP⁴·f⁗′/30.
-                let numeric = (at(-2.0) - 8.0 * at(-1.0) + 8.0 * at(1.0) - at(2.0)) / (12.0 * STEP);
-                at(0.0);
+                let loss = |session: &mut Session<Cpu<f64>>| mean_loss(session, &case.batch);
+                let numeric = derivative_of_matrix(&mut session, (m, &start[m], &d), STEP, loss);
                 (gradient.iter().zip(&d).map(|(g, d)| g * d).sum::<f64>(), numeric)
             });
             let (ours, numeric): (Vec<f64>, Vec<f64>) = probes.unzip();

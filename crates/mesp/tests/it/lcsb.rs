@@ -80,7 +80,14 @@ fn surrogate<B: Backend>(
 
 /// Adapters on a backend, as in the case's session.
 fn adapters<B: Backend>(be: &mut B, case: &Case) -> Vec<BlockPairs> {
-    persistent_pairs(be, &case.model.config, &case.adapter, Elem::Full, Label::new(Class::Adapter, "lora"))
+    persistent_pairs(
+        be,
+        &case.model.config,
+        &case.adapter,
+        Elem::Full,
+        |_| true,
+        Label::new(Class::Adapter, "lora"),
+    )
 }
 
 /// Every matrix of the one block that is gone back through, along a random direction.

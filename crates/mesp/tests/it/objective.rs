@@ -6,13 +6,13 @@ use mesp::gradient::{Factors, Gradients, ParamList, Sums};
 use mesp::method::{Backprop, Consumer};
 use mesp::model::{Batch, Objective, Top};
 use mesp::rng;
-use mesp::train::Options;
+use mesp::train::{Options, Session};
 use mesp_device::{Act, Backend, Class, Cpu, Dry, Elem, Label, Program, RowStat, Threads};
 use std::sync::Arc;
 
 use crate::support::{
-    ARCHS, Case, bits, gradients, mesp_policy, parameters, randomize_adapters, relative, session_for, shapes,
-    view_values,
+    ARCHS, Case, bits, derivative, derivative_of_matrix, gradients, mesp_policy, parameters,
+    randomize_adapters, relative, session_for, shapes, view_values,
 };
 
 const LABEL: Label = Label::new(Class::Other, "test");
@@ -64,7 +64,7 @@ struct Setting {
 impl Setting {
     fn new<B: Backend>(be: &mut B, case: &Case) -> Self {
         let c = &case.model.config;
-        let adapters = persistent_pairs(be, c, &case.adapter, Elem::Full, LABEL);
+        let adapters = persistent_pairs(be, c, &case.adapter, Elem::Full, |_| true, LABEL);
         let list = Arc::new(ParamList::new(params(&adapters)));
         let grads = Gradients::persistent(be, &list, LABEL);
         let u = be.persist(case.batch.rows(), c.hidden_size, LABEL);
@@ -111,13 +111,11 @@ fn a_linear_functional_of_the_last_rows_is_an_objective() {
             let d: Vec<f64> = (0..gradient.len()).map(|i| sign(i) / (gradient.len() as f64).sqrt()).collect();
             let act = matrices_mut(&mut setting.adapters).nth(m).expect("a matrix");
             let start = view_values(&be, act.view());
-            let mut at = |t: f64| {
+            numeric.push(derivative(STEP, |t| {
                 let act = matrices_mut(&mut setting.adapters).nth(m).expect("a matrix");
-                be.load(act.view_mut(), &mut |i| start[i] + t * STEP * d[i]);
+                be.load(act.view_mut(), &mut |i| start[i] + t * d[i]);
                 setting.loss(&mut be, &case)
-            };
-            numeric.push((at(-2.0) - 8.0 * at(-1.0) + 8.0 * at(1.0) - at(2.0)) / (12.0 * STEP));
-            at(0.0);
+            }));
             ours.push(gradient.iter().zip(&d).map(|(g, d)| g * d).sum::<f64>());
         }
         // As for cross-entropy: the stencil's error and the loss's rounding.
@@ -163,14 +161,10 @@ fn weights_of_rows_multiply_their_losses() {
                 let sign = |i: usize| if (i * 5 + m).is_multiple_of(3) { 1.0 } else { -1.0 };
                 let d: Vec<f64> =
                     (0..gradient.len()).map(|i| sign(i) / (gradient.len() as f64).sqrt()).collect();
-                let mut at = |t: f64| {
-                    let (be, params, _) = session.state_mut();
-                    let act = matrices_mut(params).nth(m).expect("a matrix");
-                    be.load(act.view_mut(), &mut |i| start[m][i] + t * STEP * d[i]);
+                let loss = |session: &mut Session<Cpu<f64>>| {
                     session.evaluate(&batch).iter().map(RowStat::loss).sum::<f64>() / total as f64
                 };
-                numeric.push((at(-2.0) - 8.0 * at(-1.0) + 8.0 * at(1.0) - at(2.0)) / (12.0 * STEP));
-                at(0.0);
+                numeric.push(derivative_of_matrix(&mut session, (m, &start[m], &d), STEP, loss));
                 ours.push(gradient.iter().zip(&d).map(|(g, d)| g * d).sum::<f64>());
             }
             let error = relative(&ours, &numeric);
