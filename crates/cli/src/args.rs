@@ -31,7 +31,7 @@ pub(crate) use groups::{
 pub(crate) use pull::PullArgs;
 pub(crate) use run::RunArgs;
 
-use crate::sizes::Bytes;
+use mesp::ByteSize;
 
 /// Fine-tunes language models with exact gradients in a planned amount of memory.
 ///
@@ -396,6 +396,6 @@ pub(crate) struct SayArgs {
 }
 
 /// For clap: a size such as 128MB.
-fn size(text: &str) -> Result<Bytes, String> {
+fn size(text: &str) -> Result<ByteSize, String> {
     text.parse()
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use crate::{interrupt, ui};
+use crate::{flags, interrupt, ui};
 
 /// The run cannot be done in the memory it may have.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
 pub(crate) fn message(error: &anyhow::Error) -> String {
     if error.is::<mesp::Error>() || error.is::<mesp_formats::Error>() {
         // These name their causes themselves.
-        error.to_string()
+        flags::spelled(&error.to_string()).into_owned()
     } else {
         format!("{error:#}")
     }
@@ -82,6 +82,7 @@ fn status(error: &anyhow::Error) -> u8 {
         return elsewhere.status;
     }
     match error.downcast_ref::<mesp::Error>() {
+        Some(mesp::Error::OverBudget(_)) => 3,
         Some(mesp::Error::Usage { .. } | mesp::Error::Data { .. }) => 2,
         Some(mesp::Error::File(e)) => file_status(e),
         // A run that was under way failed, whatever the reason.

@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Result, bail};
 use mesp::arch::Config;
 use mesp::data::{
-    Dataset, Examples, Gathered, HELD_OUT, LongRows, Part, PromptStyle, ReadOptions, TEST, TextEncoder,
+    Dataset, Examples, Gathered, HELD_OUT, LongRows, Part, PromptStyle, ReadOptions, Rows, TEST, TextEncoder,
     TrainOn, files, refuse_stream, split, split_of, totals, unpacks, unused,
 };
-use mesp::model::Model;
+use mesp::model::ModelWeights;
 use mesp::source::{Base, open_model, text_encoder};
 use mesp_device::{Dtype, Threads};
 use rayon::ThreadPool;
@@ -65,7 +65,7 @@ pub(crate) fn given_model(model: Option<&Path>) -> Result<&Path> {
 
 /// A model with its weights.
 pub(crate) struct Loaded {
-    pub(crate) model: Arc<Model>,
+    pub(crate) model: Arc<ModelWeights>,
     /// As it is stored.
     pub(crate) dtype: Dtype,
     /// The tokens that end a text, by the model's configuration.
@@ -133,29 +133,17 @@ impl From<PromptStyleArg> for PromptStyle {
     }
 }
 
-/// Rows of a run.
-#[derive(Debug, Clone)]
-pub(crate) struct Rows {
-    pub(crate) train: Arc<dyn Examples>,
-    /// Held out; none where there is no such file.
-    pub(crate) eval: Arc<dyn Examples>,
-    /// What they take of the heap.
-    pub(crate) heap: usize,
-}
-
-impl Rows {
-    /// How much there is.
-    pub(crate) fn counts(&self) -> Result<Value> {
-        let ((train, _), (eval, _)) = (totals(&*self.train)?, totals(&*self.eval)?);
-        Ok(json!({
-            "rows": self.train.count(),
-            "tokens": train.tokens,
-            "target_tokens": train.targets,
-            "eval_rows": self.eval.count(),
-            "eval_tokens": eval.tokens,
-            "eval_target_tokens": eval.targets,
-        }))
-    }
+/// How much there is of a run's rows.
+pub(crate) fn counts(rows: &Rows) -> Result<Value> {
+    let ((train, _), (eval, _)) = (totals(&*rows.train)?, totals(&*rows.eval)?);
+    Ok(json!({
+        "rows": rows.train.count(),
+        "tokens": train.tokens,
+        "target_tokens": train.targets,
+        "eval_rows": rows.eval.count(),
+        "eval_tokens": eval.tokens,
+        "eval_target_tokens": eval.targets,
+    }))
 }
 
 /// Refuses a data file that is not there.

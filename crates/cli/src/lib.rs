@@ -6,14 +6,13 @@
 //! A library, so that fuzz targets reach what reads strangers' input ([`untrusted`]); the program is `main.rs`.
 
 mod args;
-mod budget;
 mod card;
 mod chart;
 mod child;
 mod commands;
 mod config;
 mod failure;
-mod footprint;
+mod flags;
 mod home;
 mod hub;
 mod inputs;

@@ -1,11 +1,12 @@
 //! Lines of `metrics.jsonl` that the program adds to the library's events. `docs/metrics.md` has the fields.
 
+use mesp::memory::MemoryPlan;
 use mesp::train::Event;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::footprint::Footprint;
 use crate::memory::Marks;
+use crate::run_json::ledger_json;
 use crate::step_memory::StepMemory;
 
 /// `run`, with what the library does not know.
@@ -48,7 +49,7 @@ pub(crate) struct PlanLine {
 
 impl PlanLine {
     pub(crate) fn new(
-        footprint: &Footprint,
+        footprint: &MemoryPlan,
         method: String,
         policy: Value,
         budget: Option<u64>,
@@ -63,7 +64,7 @@ impl PlanLine {
             anonymous_planned_bytes: footprint.anonymous,
             budget_bytes: budget,
             base_mapped_bytes: footprint.mapped,
-            ledger: footprint.ledger_json(),
+            ledger: ledger_json(footprint),
             timeline: StepMemory::of(&footprint.plan, layers),
         }
     }

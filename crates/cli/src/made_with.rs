@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use mesp::data::{Dataset, ReadOptions, token_file};
-use mesp::model::Model;
+use mesp::model::ModelWeights;
 use mesp::source::Base;
 use mesp::source::fingerprint::{self, Extent};
 use mesp::train::{MadeWith, Mark, RunConfig, checkpoint};
@@ -18,10 +18,10 @@ use crate::args::{CommonArgs, DataArgs};
 use crate::inputs::{self, Held};
 use crate::{hub, run_files, ui};
 
-/// Of a model in `dir` and of rows. With `--verify` every byte of the weights is read, else samples of each matrix.
+/// Fingerprints of a model in `dir` and of rows. With `--verify` every byte of the weights is read, else samples of each matrix.
 pub(crate) fn of(
     args: &CommonArgs,
-    (model, dir): (&Model, &Path),
+    (model, dir): (&ModelWeights, &Path),
     (data, eval): (&Path, &Held),
     options: &ReadOptions,
     resume: Option<&Path>,
@@ -111,7 +111,7 @@ fn trained_on(adapter: &Path) -> Option<Value> {
 
 /// Says where an adapter is used on another base than it was trained on. A base that is stored in another type is
 /// another on purpose, and one that is held in another cannot be compared.
-pub(crate) fn note_other_base(adapter: Option<&Path>, (model, stored): (&Model, Dtype), dir: &Path) {
+pub(crate) fn note_other_base(adapter: Option<&Path>, (model, stored): (&ModelWeights, Dtype), dir: &Path) {
     let Some((adapter, base)) = adapter.and_then(|adapter| Some((adapter, trained_on(adapter)?))) else {
         return;
     };

@@ -5,15 +5,15 @@
 //! every optimizer step and every evaluation, and once before and once after the run; the arena stays allocated
 //! throughout, so between these points only transient allocations could go unseen.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use std::{process, thread};
 
 use mesp_device::CountingAllocator;
 
-use crate::sizes::Bytes;
+use mesp::ByteSize;
+use mesp::memory::Resident;
 
 #[global_allocator]
 static HEAP: CountingAllocator = CountingAllocator::new().when_exhausted(crate::machine::exhausted);
@@ -45,11 +45,11 @@ pub(crate) enum Child {
 /// High-water marks; resident ones only where the system tells (Linux).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Marks {
-    /// Of the heap, since the program's start.
+    /// High-water mark of the heap since the program's start.
     pub(crate) heap: u64,
-    /// Of the heap, since training began.
+    /// High-water mark of the heap since training began.
     pub(crate) heap_training: u64,
-    /// Of `RssAnon`, at the points where it was read.
+    /// High-water mark of `RssAnon` at the points where it was read.
     pub(crate) rss_anonymous: Option<u64>,
     /// `RssAnon` now.
     pub(crate) rss_anonymous_now: Option<u64>,
@@ -79,7 +79,8 @@ pub(crate) fn in_use() -> u64 {
 
 /// Reads all marks.
 pub(crate) fn marks() -> Marks {
-    let (anonymous, high_water) = resident(OWN).unzip();
+    let now = Resident::now();
+    let (anonymous, high_water) = now.map(|now| (now.anonymous, now.high_water)).unzip();
     let peak = anonymous.map(|now| ANONYMOUS_PEAK.fetch_max(now, Relaxed).max(now));
     Marks {
         heap: HEAP.peak() as u64,
@@ -102,7 +103,7 @@ pub(crate) fn childs(kind: Child) -> u64 {
 }
 
 /// Says what this process and a child of it may have together: the budget of the run they work for.
-pub(crate) fn keep_children_within(budget: Option<Bytes>) {
+pub(crate) fn keep_children_within(budget: Option<ByteSize>) {
     LIMIT.store(budget.map_or(0, |budget| budget.0), Relaxed);
 }
 
@@ -118,7 +119,8 @@ pub(crate) fn wait(
         scope.spawn(|| {
             let mut over = Some(over);
             while !ended.load(Relaxed) {
-                if let (Some((own, _)), Some((childs, _))) = (resident(OWN), resident(&status)) {
+                let both = (Resident::now(), Resident::read(&status));
+                if let (Some(Resident { anonymous: own, .. }), Some(Resident { anonymous: childs, .. })) = both {
                     WITH_CHILD[kind as usize].fetch_max(own + childs, Relaxed);
                     CHILDS[kind as usize].fetch_max(childs, Relaxed);
                     let limit = LIMIT.load(Relaxed);
@@ -136,35 +138,4 @@ pub(crate) fn wait(
         ended.store(true, Relaxed);
         output
     })
-}
-
-/// Gives free memory back to the system: what a search for a policy has left.
-pub(crate) fn give_back() {
-    mesp_device::release_free_memory();
-}
-
-/// `RssAnon` now, where the system tells.
-pub(crate) fn anonymous() -> Option<u64> {
-    resident(OWN).map(|(anonymous, _)| anonymous)
-}
-
-const OWN: &str = "/proc/self/status";
-
-/// `RssAnon` and `VmHWM` of a process in bytes. Takes no heap.
-fn resident(status: &str) -> Option<(u64, u64)> {
-    let mut text = [0; 4096];
-    let mut file = File::open(status).ok()?;
-    let mut len = 0;
-    while len < text.len() {
-        match file.read(&mut text[len..]).ok()? {
-            0 => break,
-            read => len += read,
-        }
-    }
-    let text = std::str::from_utf8(&text[..len]).ok()?;
-    let kilobytes = |key: &str| -> Option<u64> {
-        let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-        line.split_whitespace().next()?.parse().ok()
-    };
-    Some((kilobytes("RssAnon:")? * 1024, kilobytes("VmHWM:")? * 1024))
 }

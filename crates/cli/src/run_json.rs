@@ -15,6 +15,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use mesp::arch::Config;
+use mesp::memory::MemoryPlan;
 use mesp::source::Base;
 use mesp::train::{Summary, checkpoint};
 use mesp_device::{Dtype, Elem};
@@ -22,7 +23,6 @@ use mesp_formats::atomic::write_atomic;
 use mesp_formats::peft::Pattern;
 use serde_json::{Map, Value, json};
 
-use crate::footprint::Footprint;
 use crate::made_with;
 use crate::memory::Marks;
 use crate::numbers::Numbers;
@@ -55,19 +55,19 @@ impl About<'_> {
         let adapter = &options.adapter;
         let targets: Vec<&str> = adapter.targets.iter().map(|p| p.name()).collect();
         let (model, rows) = made_with::json(run);
-        let full = options.whole.map(|elem| json!({ "type": elem.name() }));
+        let full = options.full.map(|elem| json!({ "type": elem.name() }));
         let fields = json!({
             "model": {
                 "path": self.model_path,
                 "revision": self.revision,
                 "arch": config.arch,
                 "parameters": config.parameters(),
-                "base": options.whole.map_or(base_name(settings.base), Elem::name),
+                "base": options.full.map_or(base_name(settings.base), Elem::name),
                 "stored": self.dtype.name(),
                 "fingerprint": model,
             },
             "full": full,
-            "adapter": options.whole.is_none().then(|| json!({
+            "adapter": options.full.is_none().then(|| json!({
                 "rank": adapter.rank,
                 "alpha": adapter.alpha,
                 "rslora": adapter.rslora,
@@ -122,7 +122,7 @@ pub(crate) struct Report<'a> {
     /// How often an optimizer step goes through the model with a micro-batch.
     pub(crate) passes: usize,
     pub(crate) summary: &'a Summary,
-    pub(crate) footprint: &'a Footprint,
+    pub(crate) footprint: &'a MemoryPlan,
     pub(crate) budget: Option<u64>,
     pub(crate) marks: Marks,
     /// Seconds before the first step and in all.
@@ -184,7 +184,7 @@ impl Report<'_> {
                 "budget_kept": self.budget.zip(marks.tree()).map(|(budget, most)| most <= budget),
                 "rss_peak_bytes": marks.rss,
                 "base_mapped_bytes": footprint.mapped,
-                "ledger": footprint.ledger_json(),
+                "ledger": ledger_json(footprint),
             },
             "work": { "multiply_adds_per_step": step_work(footprint, self.passes) },
         });
@@ -204,7 +204,7 @@ impl Report<'_> {
 }
 
 /// Multiplications with additions of the largest optimizer step.
-pub(crate) fn step_work(footprint: &Footprint, passes: usize) -> u64 {
+pub(crate) fn step_work(footprint: &MemoryPlan, passes: usize) -> u64 {
     footprint.multiply_adds.saturating_mul(passes as u64)
 }
 
@@ -226,4 +226,9 @@ fn median(values: &[f64]) -> Option<f64> {
     sorted.sort_unstable_by(f64::total_cmp);
     let n = sorted.len();
     (n > 0).then(|| f64::midpoint(sorted[(n - 1) / 2], sorted[n / 2]))
+}
+
+/// Planned bytes by what they are for, as JSON.
+pub(crate) fn ledger_json(plan: &MemoryPlan) -> Map<String, Value> {
+    plan.ledger.iter().map(|(class, n)| (class.name().to_owned(), Value::from(*n))).collect()
 }

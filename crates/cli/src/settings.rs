@@ -8,15 +8,19 @@ pub(crate) use directional::{SURROGATE, estimator_json};
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Result;
+use mesp::ByteSize;
 use mesp::adapter::AdapterConfig;
 use mesp::arch::Config;
+use mesp::memory::{self, Decision, Request, Workload};
 use mesp::method::{Estimator, Method};
+use mesp::model::ModelWeights;
 use mesp::optim::{OptimizerKind, ScheduleKind, Trained};
 use mesp::source::Base;
 use mesp::tape::{Policy, SavedAs, Tiles};
-use mesp::train::{Length, MadeWith, Options, Reaction, RunConfig, Update};
+use mesp::train::{Action, Length, MadeWith, Options, RunConfig, Update};
 use mesp_device::Elem;
 use serde_json::{Value, json};
 
@@ -82,8 +86,8 @@ impl Settings {
             patience: r.early_stopping_patience,
             min_delta: r.early_stopping_min_delta,
             load_best: r.load_best_at_end,
-            on_non_finite: r.on_nonfinite.map_or(Reaction::Stop, Into::into),
-            on_spike: r.on_spike.map_or(Reaction::Report, Into::into),
+            on_non_finite: r.on_nonfinite.map_or(Action::Stop, Into::into),
+            on_spike: r.on_spike.map_or(Action::Report, Into::into),
             spike_factor: r.spike_factor.unwrap_or(10.0),
             output: None,
             adapter_at_eval: !r.sample_prompt.is_empty(),
@@ -134,7 +138,7 @@ impl Settings {
             seed: s.seed,
             gradients: false,
             base_gradients: false,
-            whole: None,
+            full: None,
             training: true,
         };
         let auto = name == "auto" && m.mlp_rows.is_none() && m.head_rows.is_none();
@@ -160,6 +164,36 @@ impl Settings {
         };
         let problem = format!("a pattern names {name:?}, and no module with an adapter is called that");
         Err(usage(problem, format!("name modules as in {}", adapter.paths(config).first().map_or("", |p| p))))
+    }
+}
+
+impl Settings {
+    /// Whether an update by block may be advised: nothing that was typed excludes it.
+    pub(crate) fn may_step_blocks(&self, args: &CommonArgs) -> bool {
+        let run = &self.run;
+        let skips = [run.on_non_finite, run.on_spike].contains(&Action::Skip);
+        let clips = args.schedule.max_grad_norm.is_some_and(|norm| norm != 0.0);
+        run.grad_accum == 1 && !skips && !clips
+    }
+
+    /// What is asked for, and what a budget may change of it.
+    pub(crate) fn request(&self, may_step_blocks: bool) -> Request {
+        let Self { options, auto, may_spill, .. } = self;
+        Request { options: options.clone(), auto: *auto, may_spill: *may_spill, may_step_blocks }
+    }
+
+    /// Decides the policy, and plans it.
+    pub(crate) fn decide(
+        &mut self,
+        model: &Arc<ModelWeights>,
+        work: &Workload,
+        budget: Option<ByteSize>,
+        may_step_blocks: bool,
+    ) -> Result<Decision> {
+        let mut request = self.request(may_step_blocks);
+        let decision = memory::decide(model, &mut request, work, budget)?;
+        self.options = request.options;
+        Ok(decision)
     }
 }
 

@@ -60,7 +60,7 @@ impl StepMemory {
         (self.columns, self.blocks, self.alive_at_peak) = (Vec::new(), Vec::new(), Vec::new());
     }
 
-    /// Of the plan's first program, a training step of the largest batch.
+    /// The course of the plan's first program, a training step of the largest batch.
     pub(crate) fn of(plan: &Plan, layers: usize) -> Self {
         let layer = |class: Class| CLASSES.iter().position(|c| *c == class).unwrap_or(CLASSES.len() - 2);
         let mut now = [0i64; CLASSES.len()];

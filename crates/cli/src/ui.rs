@@ -8,9 +8,11 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 use anyhow::Context as _;
 use serde_json::Value;
 
+use crate::flags;
+
 /// A line for people. That nobody reads it is no reason to end a run.
 pub(crate) fn note(text: impl AsRef<str>) {
-    let _ = writeln!(io::stderr().lock(), "{}", visible(text.as_ref()));
+    let _ = writeln!(io::stderr().lock(), "{}", visible(&flags::spelled(text.as_ref())));
 }
 
 /// Text of a result.

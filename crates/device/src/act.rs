@@ -76,7 +76,7 @@ impl Owner {
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Of backends without values, whose buffers are all alike.
+    /// The owner of buffers of backends without values, which are all alike.
     pub(crate) const NOBODY: Self = Self(0);
 
     /// A handle: the backend's own number of the buffer, where it begins in bytes, its rows and columns.

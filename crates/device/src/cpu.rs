@@ -647,11 +647,11 @@ impl<R: Real> Backend for Cpu<R> {
                     Values::Bf16(from) => kernels::perturb_bf16(to, from, c, noise, par),
                 }
             }
-            Op::Drift { p, a, c, noise } => {
+            Op::PerturbInPlace { p, a, c, noise } => {
                 let par = Par::on(&self.pool);
                 match self.values_mut(p) {
-                    ValuesMut::Full(p) => kernels::drift(p, a, c, noise, par),
-                    ValuesMut::Bf16(p) => kernels::drift_bf16(p, a, c, noise, par),
+                    ValuesMut::Full(p) => kernels::perturb_in_place(p, a, c, noise, par),
+                    ValuesMut::Bf16(p) => kernels::perturb_in_place_bf16(p, a, c, noise, par),
                 }
             }
         }

@@ -7,6 +7,7 @@
 //! allocates nothing after its start.
 
 mod act;
+mod alloc_only;
 mod arena;
 mod backend;
 mod cpu;
@@ -19,11 +20,11 @@ mod plan;
 mod resident;
 mod signals;
 mod spill;
-mod still;
 mod timed;
 mod weight;
 
 pub use act::{Act, Elem, LINE, Owner, View, ViewMut};
+pub use alloc_only::AllocOnly;
 pub use backend::{Backend, Mark, Program};
 pub use cpu::Cpu;
 pub use dry::Dry;
@@ -40,6 +41,5 @@ pub use op::{Form, Multiplied, Op, Passes, Probs, Rope};
 pub use plan::{Entry, Plan, ProgramPlan, TooLarge};
 pub use signals::{ignore_hangups_again, report_signals};
 pub use spill::Spill;
-pub use still::Still;
 pub use timed::{OpCost, Timed, process_cpu_time};
 pub use weight::{Mapping, Motion, Weight};

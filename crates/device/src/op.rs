@@ -195,7 +195,7 @@ macro_rules! operations {
             /// `to = a·from + c·z`, z the noise's direction; `from` may be in bf16.
             perturb Perturb { to: ViewMut<'a>, from: View<'a>, ac: [f64; 2], noise: Noise }
             /// `p ← a·p + c·z`, rounded as by `sgd`.
-            drift Drift { p: ViewMut<'a>, a: f64, c: f64, noise: Noise }
+            perturb_in_place PerturbInPlace { p: ViewMut<'a>, a: f64, c: f64, noise: Noise }
         }
     };
 }
@@ -406,12 +406,12 @@ impl Op<'_> {
                 }
             }
             Self::AdamW { g, .. } => 7 * view(g),
-            Self::Drift { p, .. } => 2 * p.rows * p.cols,
+            Self::PerturbInPlace { p, .. } => 2 * p.rows * p.cols,
         };
         Passes { values, bytes }
     }
 
-    /// Of a layer with an adapter's product, that product's name, multiplications with additions, and numbers of its
+    /// For a layer with an adapter's product, that product's name, multiplications with additions, and numbers of its
     /// factors.
     pub fn term(&self) -> Option<(&'static str, u64, usize)> {
         let all = |m: usize, n: usize, k: usize| Multiplied { size: [m, n, k], weight: None }.multiply_adds();

@@ -290,7 +290,7 @@ struct Half {
 }
 
 impl Half {
-    /// Of a safetensors file.
+    /// A matrix of a safetensors file.
     fn of(path: &Path, t: &TensorInfo, key: (usize, String, Matrix), transposed: bool) -> Result<Self> {
         let (rows, cols) = match t.shape[..] {
             [rows, cols] if key.2 != Matrix::M => (rows, cols),

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use mesp::adapter::AdapterConfig;
 use mesp::arch::{Config, Module};
 use mesp::method::{Estimator, Method};
-use mesp::model::{Batch, Model};
+use mesp::model::{Batch, ModelWeights};
 use mesp::optim::{OptimizerKind, ScheduleKind, Trained};
 use mesp::source::{Base, HfSource};
 use mesp::train::{
-    Length, Options, Progress, Reaction, RunConfig, Session, Shapes, Update, checkpoint, plan, replay,
+    Action, Length, Options, Progress, RunConfig, Session, Shapes, Update, checkpoint, plan, replay,
 };
 use mesp_device::{Cpu, Elem, Threads};
 use mesp_formats::ModelConfig;
@@ -29,7 +29,7 @@ pub fn slopes(bytes: &[u8]) {
     };
     assert!(log.begin as usize <= bytes.len());
     assert!(log.slopes.iter().all(|step| step.len() == log.header.directions));
-    let _ = (log.header.along(), log.header.elem(), log.header.whole(), log.header.adapter());
+    let _ = (log.header.along(), log.header.elem(), log.header.full(), log.header.adapter());
     let flat = log.slopes.concat();
     let written = replay::to_bytes(path, &log.header, &flat).expect("a header that was read");
     let again = replay::parse(path, &written).expect("what was written");
@@ -60,7 +60,7 @@ impl Checkpoint {
         let dir = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../golden/qwen2/model"));
         let config = Config::new(&ModelConfig::read(dir).expect("config.json")).expect("a model");
         let source = HfSource::open(dir, Base::Mapped).expect("weights");
-        let model = Arc::new(Model::load(config, &source).expect("a model"));
+        let model = Arc::new(ModelWeights::load(config, &source).expect("a model"));
         let layers = Some(vec![1]);
         let options = Options {
             adapter: AdapterConfig { layers, ..AdapterConfig::new(1, 2.0, false, vec![Module::K]) },
@@ -75,7 +75,7 @@ impl Checkpoint {
             seed: 0,
             gradients: false,
             base_gradients: false,
-            whole: None,
+            full: None,
             training: true,
         };
         let mut batch = Batch::default();
@@ -118,8 +118,8 @@ fn run_config() -> RunConfig {
         patience: None,
         min_delta: 0.0,
         load_best: false,
-        on_non_finite: Reaction::Report,
-        on_spike: Reaction::Report,
+        on_non_finite: Action::Report,
+        on_spike: Action::Report,
         spike_factor: 0.0,
         output: None,
         adapter_at_eval: false,

@@ -53,7 +53,10 @@ pub use matmul::Micro;
 pub use matmul::{
     Compute, Init, Lhs, Out, Rhs, THIN, Term, hot_tiles, matmul, matmul_plus, matmul_scratch, matmul_thin,
 };
-pub use noise::{Distribution, Noise, drift, drift_bf16, perturb, perturb_at, perturb_bf16, perturb_rows};
+pub use noise::{
+    Distribution, Noise, perturb, perturb_at, perturb_bf16, perturb_in_place, perturb_in_place_bf16,
+    perturb_rows,
+};
 pub use online_softmax::{softmax_sum, softmax_sum_gradient};
 pub use optim::{AdamW, Sgd, adamw, adamw_bf16, add_bias, dot, scale, sgd, sgd_bf16, sum_of_squares};
 pub use par::Par;

@@ -20,7 +20,6 @@
 //! equals the same product in row tiles bit for bit, and so does a sum over rows (`aᵀ·b`) cut into tiles
 //! that accumulate. Methods that differ only in what they keep rely on this.
 
-mod ahead;
 #[cfg(target_arch = "x86_64")]
 mod by_rows;
 mod few;
@@ -37,6 +36,7 @@ mod pack32;
 #[cfg(target_arch = "x86_64")]
 mod pack512;
 pub(crate) mod packed;
+mod prefetch;
 mod rounded;
 #[cfg(target_arch = "x86_64")]
 mod small;
@@ -52,9 +52,9 @@ pub use hot::hot_tiles;
 pub use micro::Micro;
 pub use thin::{THIN, matmul_thin};
 
-use ahead::Ahead;
 use few::few_rows;
 use micro::Few;
+use prefetch::Prefetch;
 
 use crate::par::{Par, Pieces, share};
 use crate::{Real, Values, WeightView};
@@ -515,12 +515,12 @@ unsafe fn block_product<R: Real>(
         } else {
             (0..kc.min(k), cols.end..(cols.end + cols.len()).min(n))
         };
-        let mut ahead = Ahead::new(&b, next_depth, next_cols);
+        let mut ahead = Prefetch::new(&b, next_depth, next_cols);
         let each = ahead.len().div_ceil(rows.len().div_ceil(micro.mr).max(1) * panels().count());
         for i in turned(&rows, micro.mr, cols.start, n) {
             let height = micro.mr.min(rows.end - i);
             let below = i + height..(i + height + micro.mr).min(rows.end);
-            let mut left_ahead = ahead::left(&a, &below, &(k0..k0 + depth));
+            let mut left_ahead = prefetch::left(&a, &below, &(k0..k0 + depth));
             let each_left = left_ahead.len().div_ceil(panels().count());
             let a_start = if depth == 0 { 0 } else { i * a.row_stride + k0 * a.col_stride };
             let strides = [a.row_stride, a.col_stride];

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! perturb    to = a·from + c·z
-//! drift      p ← a·p + c·z
+//! perturb_in_place      p ← a·p + c·z
 //! perturb_at, perturb_rows      to = a·from + c·z for a part of a tensor
 //! z          a function of (seed, step, direction, tensor, element), nothing else;
 //!            0 where the value it is added to is larger in size than a bound, if there is one
@@ -37,15 +37,15 @@ pub enum Distribution {
 /// Which direction.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Noise {
-    /// Of the run.
+    /// Seed of the run.
     pub seed: u64,
     /// Optimizer step.
     pub step: u32,
-    /// Of the step's directions.
+    /// Number among the step's directions.
     pub direction: u32,
     /// Tensor: each has its own stream.
     pub tensor: u32,
-    /// Of z.
+    /// Distribution of z.
     pub distribution: Distribution,
     /// z is 0 where the value that it is added to is larger in size than this; `f32::MAX` for nowhere.
     pub below: f32,
@@ -62,7 +62,7 @@ pub fn perturb<R: Real>(to: &mut [R], from: &[R], [a, c]: [f64; 2], noise: Noise
 }
 
 /// `p ← a·p + c·z`
-pub fn drift<R: Real>(p: &mut [R], a: f64, c: f64, noise: Noise, par: Par<'_>) {
+pub fn perturb_in_place<R: Real>(p: &mut [R], a: f64, c: f64, noise: Noise, par: Par<'_>) {
     par.chunks(p, CHUNK, |i, p| drift_chunk(p, R::from_f64(a), R::from_f64(c), noise, i * CHUNK));
 }
 
@@ -135,9 +135,9 @@ fn read_into<R: Real>(to: &mut [R], from: Values<'_, R>) {
     }
 }
 
-/// [`drift`] of values in bf16, which are rounded at random, so that steps far below a value's last digit are
+/// [`perturb_in_place`] of values in bf16, which are rounded at random, so that steps far below a value's last digit are
 /// right on average.
-pub fn drift_bf16(p: &mut [u16], a: f64, c: f64, noise: Noise, par: Par<'_>) {
+pub fn perturb_in_place_bf16(p: &mut [u16], a: f64, c: f64, noise: Noise, par: Par<'_>) {
     let step = u64::from(noise.step) << 32 | u64::from(noise.direction);
     let key = random::bits(noise.seed, step, u64::from(noise.tensor));
     par.chunks(p, CHUNK, |i, p| {
@@ -333,7 +333,7 @@ mod tests {
 
     fn draw(n: usize, noise: Noise) -> Vec<f64> {
         let mut z = vec![0.0; n];
-        drift(&mut z, 1.0, 1.0, noise, Par::serial());
+        perturb_in_place(&mut z, 1.0, 1.0, noise, Par::serial());
         z
     }
 
@@ -432,7 +432,7 @@ mod tests {
         perturb(&mut to, &from, [1.0, -0.5], NOISE, Par::on(&pool));
         assert!((0..n).all(|i| to[i] == from[i] + -0.5 * z[i]));
         let mut p = from.clone();
-        drift(&mut p, 0.9, 2.0, NOISE, Par::serial());
+        perturb_in_place(&mut p, 0.9, 2.0, NOISE, Par::serial());
         assert!((0..n).all(|i| p[i] == 0.9 * from[i] + 2.0 * z[i]));
         // A shorter tensor begins alike.
         assert_eq!(draw(33, NOISE), z[..33]);
@@ -478,7 +478,7 @@ mod tests {
         let mut to = vec![0.0; n];
         perturb(&mut to, &from, [0.0, 1.0], sparse, Par::serial());
         let mut p = from.clone();
-        drift(&mut p, 1.0, 0.5, sparse, Par::serial());
+        perturb_in_place(&mut p, 1.0, 0.5, sparse, Par::serial());
         for i in 0..n {
             let z = if from[i].abs() <= 0.25 { z[i] } else { 0.0 };
             assert_eq!((to[i], p[i]), (z, from[i] + 0.5 * z), "{i}");
@@ -494,7 +494,7 @@ mod tests {
         let one = 0x3F80u16;
         let mut p = vec![one; n];
         let sign = Noise { distribution: Distribution::Rademacher, ..NOISE };
-        drift_bf16(&mut p, 1.0, 0.1 / 128.0, sign, Par::serial());
+        perturb_in_place_bf16(&mut p, 1.0, 0.1 / 128.0, sign, Par::serial());
         let z = draw(n, sign);
         let mut wide = vec![0.0; n];
         perturb_bf16(&mut wide, &p, [1.0, 0.0], sign, Par::serial());
@@ -508,7 +508,7 @@ mod tests {
     #[test]
     fn bits_are_pinned() {
         let mut z = vec![0f32; 1001];
-        drift(&mut z, 1.0, 1.0, NOISE, Par::serial());
+        perturb_in_place(&mut z, 1.0, 1.0, NOISE, Par::serial());
         let pinned = [
             (0, 3_202_646_108),
             (1, 3_205_734_304),

@@ -146,7 +146,7 @@ mod tests {
     use super::*;
     use crate::test_util::ulps;
 
-    /// Of the exact value, in the last place.
+    /// The error bound against the exact value, in units of the last place.
     const EXP_ULP: f64 = 1.0;
 
     /// Every 61st `f32` between the clamps (61 is no divisor of a power of two, so that all exponents and all low

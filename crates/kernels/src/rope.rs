@@ -135,7 +135,7 @@ mod tests {
         assert!((f64::from(half[0]) - (cos - 3.0 * sin)).abs() < 1e-6);
     }
 
-    /// Of `[a b c d | e f]` with two pairs turned, the pairs are (a, c) and (b, d) as in
+    /// In `[a b c d | e f]` with two pairs turned, the pairs are (a, c) and (b, d) as in
     /// `apply_rotary_pos_emb` of transformers' phi3, and the rest stays as it is.
     #[test]
     fn a_part_of_a_head_is_turned_and_the_rest_stays() {

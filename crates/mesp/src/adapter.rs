@@ -146,7 +146,7 @@ impl AdapterConfig {
 
     /// Whether a matrix of a model's checkpoint carries an adapter.
     pub fn has(&self, p: Module, c: &Config) -> bool {
-        p.exists(c) && self.targets.iter().any(|target| target.carrier(c.family.fused) == p)
+        p.exists(c) && self.targets.iter().any(|target| target.stored_in(c.family.fused) == p)
     }
 
     /// Whether a model has what the targets name. The seven layers together stand for all there is.
@@ -220,7 +220,7 @@ impl AdapterConfig {
         targets.sort_unstable();
         targets.dedup();
         if targets.is_empty() {
-            return Err(Error::usage("no target modules were given").hint("use --target-modules all-linear"));
+            return Err(Error::usage("no target modules were given").hint("use `target_modules` all-linear"));
         }
         Ok(targets)
     }

@@ -9,7 +9,7 @@ mod module;
 mod names;
 mod param;
 
-pub use config::{Config, Sees, Turn};
+pub use config::{Config, LayerAttention, RopeKind};
 pub use family::Family;
 pub use linear::Linear;
 pub use module::Module;

@@ -58,7 +58,7 @@ pub use columns::Columns;
 pub(crate) use columns::Seen;
 pub use dataset::{Dataset, LongRows, PromptStyle, ReadOptions, TrainOn};
 pub use date::Date;
-pub use examples::{Examples, Part, RowSize, totals};
+pub use examples::{Examples, Part, RowSize, Rows, totals};
 pub use forms::Form;
 pub use gather::Gathered;
 pub use gguf_tokenizer::from_gguf;

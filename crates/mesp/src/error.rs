@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use mesp_device::TooLarge;
 
+use crate::limits::{ByteSize, OverBudget};
+
 /// Why an operation of the library failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -47,7 +49,7 @@ pub enum Error {
     },
     /// The gradients were far larger than before, and the run was to stop then.
     #[error(
-        "step {step}: the gradient norm is {norm:.3}, its running mean was {mean:.3}; rows of this step: {rows}\n  the adapter is as it was before the step; resume with --on-spike skip or report, or look at these rows"
+        "step {step}: the gradient norm is {norm:.3}, its running mean was {mean:.3}; rows of this step: {rows}\n  the adapter is as it was before the step; resume with `on_spike` skip or report, or look at these rows"
     )]
     Spike {
         /// The optimizer step, counted from 1.
@@ -59,6 +61,15 @@ pub enum Error {
         /// File and line of the rows in the step.
         rows: String,
     },
+    /// A run that cannot be done in the memory it may have.
+    #[error(transparent)]
+    OverBudget(Box<OverBudget>),
+    /// The system gave no memory for a plan that seemed to fit.
+    #[error("the system has not enough memory for the plan's {bytes} bytes ({})", ByteSize(*.bytes))]
+    OutOfMemory {
+        /// What was asked for.
+        bytes: u64,
+    },
     /// A run ended since a file could not be written.
     #[error("{cause}\n  {left}")]
     Ended {
@@ -69,10 +80,16 @@ pub enum Error {
     },
 }
 
+impl From<OverBudget> for Error {
+    fn from(over: OverBudget) -> Self {
+        Self::OverBudget(Box::new(over))
+    }
+}
+
 impl From<TooLarge> for Error {
     fn from(error: TooLarge) -> Self {
         Self::usage(format!("the plan cannot be kept: {error}"))
-            .hint("lower what it grows with: --rank, --max-seq-len, --batch-size, --max-tokens")
+            .hint("lower what it grows with: `rank`, `max_seq_len`, `batch_size`, `max_tokens`")
     }
 }
 
@@ -106,7 +123,7 @@ impl Error {
 /// Which adapter is good, where a step has produced a value that is not a number: one is once a finite loss was seen
 /// with it.
 fn last_good(step: usize, what: &str, whole_steps: bool) -> String {
-    let lower = "lower --learning-rate or set --max-grad-norm";
+    let lower = "lower `learning_rate` or set `max_grad_norm`";
     let before = step.saturating_sub(1);
     if step <= 1 {
         return "no step was made: what the run started from has it, the model or the adapter; look at these rows, and \
@@ -121,7 +138,7 @@ fn last_good(step: usize, what: &str, whole_steps: bool) -> String {
         (_, true) => format!("the adapter is as it was after step {before}, and its loss is finite; {lower}"),
         (_, false) => format!(
             "blocks behind the first such gradient were stepped: the adapter is neither that of step {before} nor of \
-             step {step}, and its loss was not seen; start again, or resume from a checkpoint; lower --learning-rate"
+             step {step}, and its loss was not seen; start again, or resume from a checkpoint; lower `learning_rate`"
         ),
     }
 }

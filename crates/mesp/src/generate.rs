@@ -7,7 +7,7 @@ use mesp_device::{Backend, Class, Dry, Elem, Label, Plan, Program};
 use crate::adapter::{self, AdapterConfig, BlockPairs, dora, persistent_pairs};
 use crate::arch::Module;
 use crate::data::in_vocabulary;
-use crate::model::{self, Batch, BlockRun, Cache, Model};
+use crate::model::{self, Batch, BlockRun, Cache, ModelWeights};
 use crate::tape::{Saved, Site, Tape, Tiles};
 use crate::{Error, Result};
 
@@ -25,7 +25,7 @@ const MOST_TOKENS: usize = 1 << 24;
 #[derive(Debug)]
 pub struct Generator<B> {
     be: B,
-    model: Arc<Model>,
+    model: Arc<ModelWeights>,
     params: Vec<BlockPairs>,
     caches: Vec<Cache>,
     tapes: Vec<Tape>,
@@ -64,7 +64,7 @@ impl Finish {
 
 impl<B: Backend> Generator<B> {
     /// For sequences of at most `capacity` tokens.
-    pub fn new(mut be: B, model: Arc<Model>, adapter: &AdapterConfig, capacity: usize) -> Self {
+    pub fn new(mut be: B, model: Arc<ModelWeights>, adapter: &AdapterConfig, capacity: usize) -> Self {
         let c = &model.config;
         let mut params =
             persistent_pairs(&mut be, c, adapter, Elem::Full, |_| true, Label::new(Class::Adapter, "lora"));
@@ -224,7 +224,7 @@ impl<B: Backend> Generator<B> {
 /// # Errors
 /// When the adapter does not fit the model, or no machine has the memory.
 pub fn plan_generation(
-    model: &Arc<Model>,
+    model: &Arc<ModelWeights>,
     adapter: &AdapterConfig,
     capacity: usize,
     value_bytes: usize,
@@ -233,7 +233,7 @@ pub fn plan_generation(
     adapter.fits(&model.config)?;
     if capacity > MOST_TOKENS {
         let problem = format!("room for {capacity} tokens was asked for, expected at most {MOST_TOKENS}");
-        return Err(Error::usage(problem).hint("lower --max-tokens or --context"));
+        return Err(Error::usage(problem).hint("lower `max_tokens` or `context`"));
     }
     let dry = Dry::new(value_bytes, threads);
     let mut generator = Generator::new(dry, Arc::clone(model), adapter, capacity);

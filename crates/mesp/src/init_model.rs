@@ -150,7 +150,7 @@ fn write_rows(path: &Path, vocab: usize, seed: u64) -> Result<()> {
 mod tests {
     use super::*;
     use crate::data::{Dataset, ReadOptions};
-    use crate::model::{Model, WeightSource};
+    use crate::model::{ModelWeights, WeightSource};
     use crate::source::{Base, HfSource};
 
     #[test]
@@ -195,7 +195,7 @@ mod tests {
         let square: f32 = values.iter().map(|x| x * x).sum::<f32>() / 64.0;
         // Uniform: the mean square strays by 0.11 of itself in 64 values; four of that.
         assert!((square.sqrt() / 0.02 - 1.0).abs() < 0.25, "{square}");
-        Model::load(config, &source).expect("a model");
+        ModelWeights::load(config, &source).expect("a model");
         let rows =
             Dataset::read(&dir.path().join("random_rows.jsonl"), None, &ReadOptions::new(512)).expect("rows");
         assert_eq!((rows.examples.len(), rows.tokens()), (8, 8 * 1025));

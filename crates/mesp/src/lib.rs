@@ -8,6 +8,8 @@ pub mod export;
 pub mod generate;
 pub mod gradient;
 pub mod init_model;
+mod limits;
+pub mod memory;
 pub mod merge;
 pub mod method;
 pub mod model;
@@ -20,3 +22,4 @@ pub mod task;
 pub mod train;
 
 pub use error::{Error, Result};
+pub use limits::ByteSize;

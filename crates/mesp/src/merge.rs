@@ -7,7 +7,7 @@
 //! | GGUF | GGUF | tensors without an adapter byte for byte |
 //! | GGUF | directory | dequantized, rows and norms as checkpoints have them |
 //!
-//! Of a base whose head is its embeddings, a change of either makes them two: the head is written beside the embeddings,
+//! Where the base's head is its embeddings, a change of either makes them two: the head is written beside the embeddings,
 //! and the configuration says that they are not tied.
 //!
 //! A changed matrix of a quantized base is stored in 16 bits unless asked otherwise: to round it to blocks once
@@ -39,7 +39,7 @@ pub struct Options {
 pub struct Report {
     /// Tensors.
     pub tensors: usize,
-    /// Of them with an adapter.
+    /// Tensors that an adapter changed.
     pub merged: usize,
     /// Bytes of the weight files.
     pub bytes: u64,
@@ -70,7 +70,7 @@ pub fn merge(
         } else if !matches!(ty, TensorType::F32 | TensorType::F16 | TensorType::BF16) {
             let problem =
                 format!("type {} is of GGUF files, expected f32, f16 or bf16", ty.name().to_lowercase());
-            return Err(Error::usage(problem).hint("name an --output that ends in .gguf"));
+            return Err(Error::usage(problem).hint("name an `output` that ends in .gguf"));
         }
     }
     let shape = shape_source(model)?;

@@ -18,4 +18,4 @@ pub use head::HeadAdapter;
 use head::head;
 pub use objective::{NextToken, Objective, Top};
 pub use parts::{Changed, Name, Part, Seen};
-pub use weights::{Block, Model, ShapeSource, WeightSource};
+pub use weights::{Block, ModelWeights, ShapeSource, WeightSource};

@@ -201,7 +201,7 @@ pub struct Optimizer<U = OptimizerKind> {
     trained: Trained,
     seed: u64,
     list: Arc<ParamList>,
-    /// Of each parameter what the kind keeps, one parameter's beside each other.
+    /// The states of each parameter, one parameter's beside each other.
     states: Vec<Act>,
 }
 

@@ -11,7 +11,7 @@ use mesp_formats::gguf::{self, TensorType, Value, can_quantize, quantize_row};
 use mesp_formats::{Error as FileError, ModelConfig};
 
 use crate::arch::{Config, EMBEDDING, HEAD};
-use crate::model::Model;
+use crate::model::ModelWeights;
 use crate::source::delta::{Change, UNTIED};
 use crate::source::{Asked, Base, HfSource};
 use crate::{Error, Result};
@@ -176,7 +176,7 @@ fn jobs(
     notes: &mut Vec<String>,
 ) -> Result<Vec<Job>> {
     let asked = Asked::new(source);
-    Model::load(config.clone(), &asked)?;
+    ModelWeights::load(config.clone(), &asked)?;
     let found = asked.found();
     let unused: Vec<&str> = source
         .tensors()

@@ -8,7 +8,7 @@ use mesp_formats::{Dtype as FileDtype, ModelConfig, TokenizerConfig};
 
 use crate::arch::Config;
 use crate::data::{Prefix, TextEncoder, TokenizerInfo};
-use crate::model::{Model, WeightSource};
+use crate::model::{ModelWeights, WeightSource};
 use crate::{Error, Result};
 
 pub(crate) mod adapter;
@@ -65,7 +65,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Of a path: a file is GGUF, whatever it is called; everything else should be a directory.
+    /// What a path is: a file is GGUF, whatever it is called; everything else should be a directory.
     pub fn of(path: &Path) -> Self {
         let named = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
         if path.is_file() || (named && !path.is_dir()) { Self::Gguf } else { Self::Directory }
@@ -95,17 +95,17 @@ impl Opened {
     ///
     /// # Errors
     /// When a weight is missing or has another shape than the configuration says.
-    pub fn load(self) -> Result<Model> {
-        Model::load(self.config, &*self.source)
+    pub fn load(self) -> Result<ModelWeights> {
+        ModelWeights::load(self.config, &*self.source)
     }
 
     /// [`load`](Self::load), with what is worth knowing of the files: tensors that the model has no use for, too.
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn load_with_notes(self, path: &Path) -> Result<(Model, Vec<String>)> {
+    pub fn load_with_notes(self, path: &Path) -> Result<(ModelWeights, Vec<String>)> {
         let asked = Asked::new(&*self.source);
-        let model = Model::load(self.config, &asked)?;
+        let model = ModelWeights::load(self.config, &asked)?;
         let found = asked.found();
         let unused = self.source.unused(&found.iter().map(|(name, _)| name.as_str()).collect());
         let mut notes = self.notes;

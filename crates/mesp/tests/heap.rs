@@ -47,14 +47,14 @@ fn step(session: &mut Session<Cpu<f32>>, batch: &Batch, update: Update) {
 fn estimated(session: &mut Session<Cpu<f32>>, batch: &Batch) {
     let step = session.steps() + 1;
     if let Estimator::Directional(along) = session.options().estimator {
-        let ray = along.ray(1, step, 0);
+        let direction = along.direction(1, step, 0);
         let nats = match along.slope {
-            Slope::Difference { eps, .. } => session.probe(batch, eps, ray).nats,
-            Slope::Tangent => session.slope(batch, batch.targets(), ray).0.nats,
+            Slope::Difference { eps, .. } => session.probe(batch, eps, direction).nats,
+            Slope::Tangent => session.slope(batch, batch.targets(), direction).0.nats,
         };
         assert!(nats.is_finite());
         session.advance();
-        session.drift(1.0, 1e-3, ray);
+        session.perturb_in_place(1.0, 1e-3, direction);
     } else {
         session.accumulate(batch, batch.targets());
         session.apply(1e-3, 1.0);
@@ -138,7 +138,7 @@ fn no_heap_after_step_one() {
         ] {
             let pool = &pools[1];
             let adapter = if whole.is_some() { AdapterConfig::none() } else { case.adapter.clone() };
-            let options = Options { estimator, whole, adapter, ..case.options(mesp_policy()) };
+            let options = Options { estimator, full: whole, adapter, ..case.options(mesp_policy()) };
             let shapes = shapes(&large);
             let plan = plan(&case.model, &options, &shapes, size_of::<f32>(), 2).expect("a plan");
             let cpu = Cpu::<f32>::new(plan, Arc::clone(pool));

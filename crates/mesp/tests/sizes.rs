@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::{Mutex, OnceLock};
 
-use mesp::model::Model;
+use mesp::model::ModelWeights;
 use mesp::source::{Base, open_model, shape_source};
 use mesp_device::{CountingAllocator, Mapping};
 use mesp_formats::gguf::{self, Array, TensorType, Value};
@@ -26,7 +26,7 @@ fn opened(path: &Path) -> [Result<(), String>; 2] {
     HEAP.begin_phase();
     let before = HEAP.current();
     let loaded = open_model(path, Base::Mapped).and_then(mesp::source::Opened::load).map(|_| ());
-    let planned = shape_source(path).and_then(|s| Model::load(s.config.clone(), &s)).map(|_| ());
+    let planned = shape_source(path).and_then(|s| ModelWeights::load(s.config.clone(), &s)).map(|_| ());
     let taken = HEAP.phase_peak().saturating_sub(before);
     assert!(taken < MOST, "{taken} bytes were allocated");
     [loaded, planned].map(|result| result.map_err(|e| e.to_string()))

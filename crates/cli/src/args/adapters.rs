@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::{FileType, ReplaceArgs, SharedArgs, size};
-use crate::sizes::Bytes;
+use mesp::ByteSize;
 
 #[derive(Debug, Args)]
 pub(crate) struct MergeArgs {
@@ -27,7 +27,7 @@ pub(crate) struct MergeArgs {
     pub(crate) ty: Option<FileType>,
     /// Size of a weight file of a directory at most; a larger model is written as several [default: 5GB]
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "5GB", hide_default_value = true)]
-    pub(crate) max_shard_size: Bytes,
+    pub(crate) max_shard_size: ByteSize,
     #[command(flatten)]
     pub(crate) replace: ReplaceArgs,
     #[command(flatten)]

@@ -60,7 +60,7 @@ pub(crate) struct BenchGradientsArgs {
     /// Precision of the reference: f64, or f32 where that takes too long [default: f64]
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = Compute::F64, hide_default_value = true)]
     pub(crate) reference: Compute,
-    /// Of a new adapter and of directions [default: 0]
+    /// Seed of a new adapter and of directions [default: 0]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub(crate) seed: u64,
     #[command(flatten)]
@@ -109,7 +109,7 @@ pub(crate) struct BenchConvergenceArgs {
     /// Rank of the adapters [default: 8]
     #[arg(long, value_name = "R", default_value_t = 8, hide_default_value = true)]
     pub(crate) rank: usize,
-    /// Of rows, adapters and directions [default: 0]
+    /// Seed of rows, adapters and directions [default: 0]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub(crate) seed: u64,
     #[command(flatten)]

@@ -10,7 +10,7 @@ use mesp::data::Columns;
 use mesp_device::Elem;
 
 use super::{RunArgs, SharedArgs, size};
-use crate::sizes::Bytes;
+use mesp::ByteSize;
 
 /// The options of train, plan and grads.
 #[derive(Debug, Clone, Args)]
@@ -281,7 +281,7 @@ pub(crate) struct MethodArgs {
     /// The most anonymous memory of the whole process: 128MB, 128MiB or bytes. What cannot be done in it ends
     /// with status 3 before it begins [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = size)]
-    pub(crate) memory_budget: Option<Bytes>,
+    pub(crate) memory_budget: Option<ByteSize>,
 }
 
 #[derive(Debug, Clone, Default, Args)]

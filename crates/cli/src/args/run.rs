@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use mesp::train::Reaction;
+use mesp::train::Action;
 
 /// What is done about a step that went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -18,7 +18,7 @@ pub(crate) enum ReactionArg {
     Stop,
 }
 
-impl From<ReactionArg> for Reaction {
+impl From<ReactionArg> for Action {
     fn from(arg: ReactionArg) -> Self {
         match arg {
             ReactionArg::Report => Self::Report,
@@ -37,7 +37,7 @@ pub(crate) enum NonFiniteArg {
     Stop,
 }
 
-impl From<NonFiniteArg> for Reaction {
+impl From<NonFiniteArg> for Action {
     fn from(arg: NonFiniteArg) -> Self {
         match arg {
             NonFiniteArg::Skip => Self::Skip,

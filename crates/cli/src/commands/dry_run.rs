@@ -9,7 +9,6 @@ use mesp::train::Session;
 use serde_json::json;
 
 use super::train::job::{Job, Ready, prepare, start};
-use crate::machine;
 use crate::sizes::{bytes, count};
 use crate::ui;
 
@@ -19,12 +18,12 @@ pub(crate) fn run(job: Job<'_>) -> Result<()> {
     let Ready { settings, pool, model, rows, work, mut footprint, numbers, about, counts, budget, .. } =
         ready;
     let (planned, anonymous) = (footprint.planned(), footprint.anonymous);
-    let ledger = footprint.ledger_json();
+    let ledger = crate::run_json::ledger_json(&footprint);
     // A file of checkpoints would be written to; then nothing is allocated either.
     let spills = settings.options.policy.inputs() == SavedAs::File;
     let mut from = 0;
     if !spills {
-        let be = machine::cpu::<f32>(std::mem::take(&mut footprint.plan), Arc::clone(&pool))?
+        let be = mesp::memory::processor::<f32>(std::mem::take(&mut footprint.plan), Arc::clone(&pool))?
             .with_compute(numbers.compute());
         let options = settings.options.clone();
         let mut session = Session::new(be, Arc::clone(&model), options, work.shapes.targets());

@@ -10,14 +10,13 @@ use std::sync::Arc;
 use anyhow::Result;
 use mesp::data::Examples;
 use mesp::method::{Estimator, Method};
-use mesp::model::Model;
+use mesp::model::ModelWeights;
 use mesp::optim::{OptimizerKind, Trained};
 use mesp::train::{Options, Score, Session, Shapes, Staging, Update, evaluate, largest_batch, plan};
 use mesp_device::{Elem, Real, Threads};
 
 use crate::args::{Compute, EvalArgs};
 use crate::failure::usage;
-use crate::machine;
 use crate::numbers::Numbers;
 use crate::outputs::{self, Inputs};
 use crate::progress::Counter;
@@ -53,7 +52,7 @@ fn models(args: &EvalArgs) -> Vec<Option<&Path>> {
 
 /// A session that evaluates rows with an adapter, of this model.
 struct Scorer<'a> {
-    model: &'a Arc<Model>,
+    model: &'a Arc<ModelWeights>,
     numbers: Numbers,
     pool: &'a Arc<Threads>,
     batch_size: usize,
@@ -65,7 +64,7 @@ impl Scorer<'_> {
         let shapes = Shapes { train: None, eval: Some(largest_batch(rows, self.batch_size)?) };
         let options = session_options(given_adapter(adapter, &self.model.config)?);
         let plan = plan(self.model, &options, &shapes, size_of::<R>(), self.pool.count())?;
-        let be = machine::cpu::<R>(plan, Arc::clone(self.pool))?.with_compute(self.numbers.compute());
+        let be = mesp::memory::processor::<R>(plan, Arc::clone(self.pool))?.with_compute(self.numbers.compute());
         let mut session = Session::new(be, Arc::clone(self.model), options, shapes.targets());
         if let Some(adapter) = adapter {
             let (be, params, _) = session.state_mut();
@@ -97,7 +96,7 @@ fn session_options(adapter: mesp::adapter::AdapterConfig) -> Options {
         seed: 0,
         gradients: false,
         base_gradients: false,
-        whole: None,
+        full: None,
         training: false,
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use mesp::adapter::peft;
 use mesp::data::{Examples, Part, Subset, totals};
+use mesp::memory::{Workload, processor, spill};
 use mesp::optim::OptimizerKind;
 use mesp::train::{Outcome, RunConfig, Session, Staging, Update};
 use mesp_device::{Cpu, Real, RowStat};
@@ -15,11 +16,8 @@ use mesp_formats::Error as FileError;
 use serde_json::json;
 
 use crate::args::{CommonArgs, Compute, GradsArgs};
-use crate::budget;
 use crate::failure::usage;
-use crate::footprint::{self, Work};
 use crate::inputs::{self, Held, Loaded};
-use crate::machine;
 use crate::memory;
 use crate::numbers::{Numbers, held};
 use crate::outputs;
@@ -39,11 +37,11 @@ pub(super) struct Ready<R: Real> {
     pub(super) session: Session<Cpu<R>>,
     rows: Arc<dyn Examples>,
     batch_size: usize,
-    /// Of new adapters and of directions.
+    /// Seed of new adapters and of directions.
     pub(super) seed: u64,
     /// Where checkpoints in a file go.
     beside: PathBuf,
-    /// Of a batch that is evaluated.
+    /// Buffers of a batch that is evaluated.
     staging: Staging,
 }
 
@@ -89,16 +87,16 @@ impl<R: Real> Ready<R> {
         if evaluates {
             rows.eval = Arc::clone(&rows.train);
         }
-        let work = Work {
+        let work = Workload {
             held: 0,
             value_bytes: size_of::<R>(),
-            ..Work::training(&rows, &run, settings.base, pool.count())?
+            ..Workload::training(&rows, &run, settings.base, pool.count())?
         };
         // Gradients are kept whole, so an update by block is no way out.
         let budget = args.method.memory_budget;
-        let footprint = budget::decide(&model, &mut settings, &work, budget, false)?.allowed()?;
-        let spill = footprint::spill(&model, &settings.options, &work, beside)?;
-        let mut be = machine::cpu::<R>(footprint.plan, pool)?
+        let memory = settings.decide(&model, &work, budget, false)?.allowed()?;
+        let spill = spill(&model, &settings.options, &work, beside)?;
+        let mut be = processor::<R>(memory.plan, pool)?
             .with_compute(numbers.compute())
             .with_advice(budget.is_some());
         if let Some(spill) = spill {

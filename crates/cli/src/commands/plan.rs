@@ -4,10 +4,12 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use anyhow::Result;
+use mesp::ByteSize;
 use mesp::arch::Config;
 use mesp::init_model::preset;
+use mesp::memory::{Decision, MemoryPlan, Process, Room, Workload, least_budget};
 use mesp::method::Method;
-use mesp::model::{Model, ShapeSource};
+use mesp::model::{ModelWeights, ShapeSource};
 use mesp::source::shape_source;
 use mesp::train::Options;
 use mesp_device::Dtype;
@@ -16,16 +18,13 @@ use serde_json::{Value, json};
 use super::sites::{self, SiteRow, sites};
 
 use crate::args::{CommonArgs, PlanArgs};
-use crate::budget::{self, Decision, Process};
 use crate::failure::usage;
-use crate::footprint::{self, Footprint, Work};
 use crate::inputs::{self, Held};
-use crate::machine::Room;
-use crate::memory;
+use crate::memory::keep_children_within;
 use crate::numbers::{Numbers, held};
-use crate::run_json::step_work;
+use crate::run_json::{ledger_json, step_work};
 use crate::settings::{Settings, policy_json, update_name};
-use crate::sizes::{Bytes, bytes, count};
+use crate::sizes::{bytes, count};
 use crate::ui;
 
 /// What is planned.
@@ -36,7 +35,7 @@ struct Planned {
     numbers: Numbers,
     /// The number type, with why it was chosen where that is not plain.
     arithmetic: String,
-    footprint: Footprint,
+    memory: MemoryPlan,
     sites: Vec<SiteRow>,
     multiply_adds: u64,
     /// Those of a run that keeps everything.
@@ -56,45 +55,44 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     let work = work(common, &settings, &model, pool.count())?;
     let (budget, grad_accum) = (common.method.memory_budget, settings.run.grad_accum);
     let passes = grad_accum * settings.options.estimator.passes();
-    let least = budget::least_budget(&Process::measure(), &model, &settings, &work)?;
-    let per_block = budget::may_step_blocks(common, &settings);
-    let Decision { footprint, refused, beyond } =
-        budget::decide(&model, &mut settings, &work, budget, per_block)?;
+    let per_block = settings.may_step_blocks(common);
+    let least = least_budget(&Process::measure(), &model, &settings.request(per_block), &work)?;
+    let Decision { plan: memory, refused, beyond } = settings.decide(&model, &work, budget, per_block)?;
     let everything = Options { policy: Method::StoreAll.policy(), ..settings.options.clone() };
-    let store_all = step_work(&footprint::footprint(&model, &everything, &work)?, passes);
+    let store_all = step_work(&MemoryPlan::new(&model, &everything, &work)?, passes);
     let sites = sites(&model, &settings.options, &work);
-    let multiply_adds = step_work(&footprint, passes);
+    let multiply_adds = step_work(&memory, passes);
     let planned =
-        Planned { name, dtype, settings, numbers, arithmetic, footprint, sites, multiply_adds, store_all };
+        Planned { name, dtype, settings, numbers, arithmetic, memory, sites, multiply_adds, store_all };
     if common.shared.json {
         ui::json(&planned.json(least, budget, refused.is_none() && beyond.is_none()))?;
     } else {
         let mut text = planned.text(&model);
         let _ = writeln!(text, "\nleast budget: {} ({least} bytes)", bytes(least));
-        if let (Some(b), Some(anonymous), None) = (budget, planned.footprint.anonymous, &refused) {
+        if let (Some(b), Some(anonymous), None) = (budget, planned.memory.anonymous, &refused) {
             let with = bytes(anonymous);
             let _ = writeln!(text, "budget: {}: it fits, with {with} of anonymous memory in all", bytes(b.0));
         }
         if let (Some(_), Some(room)) = (&beyond, Room::now()) {
-            let _ = writeln!(text, "system: it gives {} now, and the plan does not fit", room.text());
+            let _ = writeln!(text, "system: it gives {} now, and the plan does not fit", room);
         }
         ui::print(&text)?;
     }
-    refused.map_or(Ok(()), |refused| Err(refused.into()))
+    refused.map_or(Ok(()), |refused| Err(mesp::Error::from(refused).into()))
 }
 
 /// A model without its values, the type of its weights, and its name.
-fn shape(args: &PlanArgs) -> Result<(Arc<Model>, Dtype, String)> {
+fn shape(args: &PlanArgs) -> Result<(Arc<ModelWeights>, Dtype, String)> {
     if let Some(name) = &args.preset {
         let config = Config::new(&preset(name)?)?;
         // What a preset leaves open is planned as most models are stored.
         let dtype = Dtype::Bf16;
-        return Ok((Arc::new(Model::load(config, &ShapeSource(dtype))?), dtype, name.clone()));
+        return Ok((Arc::new(ModelWeights::load(config, &ShapeSource(dtype))?), dtype, name.clone()));
     }
     let path = inputs::model_path(&args.common.model)?;
     let source = shape_source(path)?;
     inputs::say_once(&source.notes);
-    let model = Model::load(source.config.clone(), &source)?;
+    let model = ModelWeights::load(source.config.clone(), &source)?;
     Ok((Arc::new(model), source.dtype, args.common.model.name().unwrap_or_default()))
 }
 
@@ -103,9 +101,9 @@ fn shape(args: &PlanArgs) -> Result<(Arc<Model>, Dtype, String)> {
 const MOST_TOKENS: usize = 1 << 20;
 
 /// From the rows where they are given, else from one length for all of them.
-fn work(args: &CommonArgs, settings: &Settings, model: &Model, threads: usize) -> Result<Work> {
+fn work(args: &CommonArgs, settings: &Settings, model: &ModelWeights, threads: usize) -> Result<Workload> {
     let options = inputs::read_options(&args.data, &model.config, true);
-    memory::keep_children_within(args.method.memory_budget);
+    keep_children_within(args.method.memory_budget);
     let Some(data) = &args.data.data else {
         let length = options.max_seq_len.unwrap_or(model.config.max_positions);
         if length < 2 {
@@ -120,18 +118,18 @@ fn work(args: &CommonArgs, settings: &Settings, model: &Model, threads: usize) -
                 format!("a batch of {batch} rows of {length} tokens is more than {MOST_TOKENS} tokens");
             return Err(usage(problem, "lower --max-seq-len or --batch-size"));
         }
-        return Ok(Work::of_length(length, &settings.run, settings.base, threads));
+        return Ok(Workload::of_length(length, &settings.run, settings.base, threads));
     };
     let held = Held::new(&args.schedule, data)?;
     // A preset has no tokenizer: its rows are tokens.
     let dir = args.model.model.clone().unwrap_or_default();
     let rows = inputs::read_rows(&dir, data, &held, &options, None)?;
-    Work::training(&rows, &settings.run, settings.base, threads)
+    Ok(Workload::training(&rows, &settings.run, settings.base, threads)?)
 }
 
 impl Planned {
-    fn json(&self, least: u64, budget: Option<Bytes>, fits: bool) -> Value {
-        let f = &self.footprint;
+    fn json(&self, least: u64, budget: Option<ByteSize>, fits: bool) -> Value {
+        let f = &self.memory;
         json!({
             "method": self.settings.options.method_name,
             "policy": policy_json(&self.settings.options),
@@ -145,7 +143,7 @@ impl Planned {
                 "fits": fits,
                 "system_bytes": Room::now().map(|room| room.bytes),
                 "base_mapped_bytes": f.mapped,
-                "ledger": f.ledger_json(),
+                "ledger": ledger_json(f),
             },
             "sites": self.sites.iter().map(SiteRow::json).collect::<Vec<_>>(),
             "work": {
@@ -155,10 +153,10 @@ impl Planned {
         })
     }
 
-    fn text(&self, model: &Model) -> String {
+    fn text(&self, model: &ModelWeights) -> String {
         let options = &self.settings.options;
-        let f = &self.footprint;
-        let trained = match options.whole {
+        let f = &self.memory;
+        let trained = match options.full {
             Some(elem) => format!("all of them trained, held in {}", elem.name()),
             None => format!(
                 "adapter: rank {}, {} parameters stored in {}",

@@ -7,14 +7,13 @@ use mesp::method::{Estimator, Method};
 use mesp::optim::{OptimizerKind, Trained};
 use mesp::source::Base;
 use mesp::train::replay::{self, Contents};
-use mesp::train::{Options, Session, Shapes, Update, checkpoint, plan, whole};
+use mesp::train::{Options, Session, Shapes, Update, checkpoint, full, plan};
 use mesp_formats::peft::{CONFIG_FILE, MODEL_FILE};
 use serde_json::json;
 
 use crate::args::ReplayArgs;
 use crate::failure::usage;
 use crate::inputs;
-use crate::machine;
 use crate::outputs::{self, Inputs};
 use crate::ui;
 
@@ -28,17 +27,17 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
         }
         slopes.truncate(steps);
     }
-    let whole = header.whole()?;
+    let full = header.full()?;
     let read = Inputs::default()
         .model(args.model.model.as_deref())
         .adapter("--adapter", args.adapter.as_deref())
         .file("the log", log.as_path());
-    if whole.is_some() {
+    if full.is_some() {
         outputs::folder(&args.output, &read, args.replace.overwrite)?;
     } else {
         outputs::files(&args.output, &[MODEL_FILE, CONFIG_FILE], &read, args.replace.overwrite)?;
     }
-    if let (Some(_), Some(dir)) = (whole, &args.adapter) {
+    if let (Some(_), Some(dir)) = (full, &args.adapter) {
         let problem = format!("--adapter {}: the run trained all weights, and no adapter", dir.display());
         return Err(usage(problem, "leave it out"));
     }
@@ -58,12 +57,12 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
         trained: Trained::ALIKE,
         gradients: false,
         base_gradients: false,
-        whole,
+        full,
         training: true,
     };
     let shapes = Shapes { train: None, eval: None };
     let plan = plan(&model, &options, &shapes, size_of::<f32>(), pool.count())?;
-    let be = machine::cpu::<f32>(plan, Arc::clone(&pool))?;
+    let be = mesp::memory::processor::<f32>(plan, Arc::clone(&pool))?;
     let mut session = Session::new(be, Arc::clone(&model), options, 0);
     if let Some(path) = &args.adapter {
         let (be, params, _) = session.state_mut();
@@ -72,15 +71,15 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
         session.init_adapters(header.seed);
     }
     header.apply(&mut session, &slopes)?;
-    if whole.is_some() {
-        whole::save(&session, path, &args.output)?;
+    if full.is_some() {
+        full::save(&session, path, &args.output)?;
     } else {
         mesp_formats::atomic::create_dir_all(&args.output)?;
         checkpoint::save_adapter(&session, &args.output, args.model.name().as_deref())?;
     }
     let digest = replay::digest(&session);
     let (steps, shown) = (slopes.len(), args.output.display().to_string());
-    let what = if whole.is_some() { "model" } else { "adapter" };
+    let what = if full.is_some() { "model" } else { "adapter" };
     if args.shared.json {
         return ui::json(&json!({ "steps": steps, "digest": digest, "output": shown }));
     }

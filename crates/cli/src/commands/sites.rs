@@ -1,13 +1,13 @@
 //! The table of named intermediates: what a policy does with each.
 
 use mesp::adapter::block_pairs;
-use mesp::model::{Batch, BlockRun, Model};
+use mesp::memory::Workload;
+use mesp::model::{Batch, BlockRun, ModelWeights};
 use mesp::tape::{Rules, SavedAs, Site, SiteSet};
 use mesp::train::Options;
 use mesp_device::{Backend, Class, Dry, Elem, Label};
 use serde_json::{Value, json};
 
-use crate::footprint::Work;
 use crate::sizes::bytes;
 
 /// What becomes of an intermediate between the forward and its last reader.
@@ -35,7 +35,7 @@ pub(crate) struct SiteRow {
 }
 
 /// The intermediates that a block of this model has, in the order in which they are computed.
-pub(crate) fn sites(model: &Model, options: &Options, work: &Work) -> Vec<SiteRow> {
+pub(crate) fn sites(model: &ModelWeights, options: &Options, work: &Workload) -> Vec<SiteRow> {
     let (Some(batch), Some(block)) = (&work.shapes.train, model.blocks.first()) else { return Vec::new() };
     let (config, policy) = (&model.config, options.policy);
     let mut dry = Dry::new(work.value_bytes, work.threads);

@@ -19,7 +19,6 @@ pub(crate) use answer::{End, Request, answer, greedy};
 use crate::args::SamplingArgs;
 use crate::failure::usage;
 use crate::inputs::{self, Loaded};
-use crate::machine;
 use crate::numbers::Numbers;
 use crate::settings::given_adapter;
 use crate::ui;
@@ -119,7 +118,7 @@ pub(crate) fn generator(
     config.fits(&model.config)?;
     let config = config.scaled(scale);
     let plan = plan_generation(model, &config, capacity, size_of::<f32>(), pool.count())?;
-    let be = machine::cpu::<f32>(plan, Arc::clone(pool))?.with_compute(numbers.compute());
+    let be = mesp::memory::processor::<f32>(plan, Arc::clone(pool))?.with_compute(numbers.compute());
     let mut generator = Generator::new(be, Arc::clone(model), &config, capacity);
     // At scale 0 there is nothing to read it into.
     if let Some(path) = adapter.filter(|_| scale != 0.0) {

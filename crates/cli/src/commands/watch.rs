@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use mesp::train::{Event, Happening};
+use mesp::train::{Event, Notice};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -18,7 +18,7 @@ use crate::tensorboard::{self, Board};
 
 /// What a run's events are written with.
 pub(crate) struct Scene {
-    /// Of the `run` line.
+    /// Fields of the `run` line.
     pub(crate) settings: Map<String, Value>,
     pub(crate) data: Value,
     pub(crate) plan: PlanLine,
@@ -103,11 +103,11 @@ impl<'a> Watch<'a> {
                 }
             }
             Event::Event { ref message, ref what, .. } => {
-                if matches!(what, Happening::FolderMadeAgain) {
+                if matches!(what, Notice::FolderMadeAgain) {
                     self.open_again();
                 }
                 self.write(event);
-                if matches!(what, Happening::Checkpoint { .. }) {
+                if matches!(what, Notice::Checkpoint { .. }) {
                     let synced = self.metrics.sync();
                     self.check(synced);
                 }

@@ -107,7 +107,7 @@ impl Settings {
                 return Err(usage(problem, "use --base bf16, whose steps are rounded at random, or f32"));
             }
         };
-        self.options.whole = Some(elem);
+        self.options.full = Some(elem);
         // They are read from their file once.
         self.base = Base::Mapped;
         Ok(())

@@ -16,7 +16,7 @@ fn all() -> MutexGuard<'static, BTreeSet<PathBuf>> {
 pub(super) struct Unfinished(PathBuf);
 
 impl Unfinished {
-    /// Of a name that nothing has yet.
+    /// Takes a name that nothing has yet.
     pub(super) fn new(path: PathBuf) -> Self {
         all().insert(path.clone());
         Self(path)

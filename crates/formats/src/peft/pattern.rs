@@ -12,7 +12,7 @@ use crate::{Error, Result};
 #[derive(Debug, Clone)]
 pub struct Pattern<T> {
     entries: Vec<(String, T)>,
-    /// Of the names that are more than a name.
+    /// Expressions of the names that are more than a name.
     expressions: Vec<Option<Expression>>,
 }
 
@@ -92,7 +92,7 @@ impl<T: Copy> Pattern<T> {
     }
 }
 
-/// Of what is said without special characters but the point. There are hundreds of such names where each module has
+/// Whether a name has no special characters but the point. There are hundreds of such names where each module has
 /// its own, so they are compared without an engine.
 fn plain(name: &str) -> bool {
     let name = name.strip_prefix('^').unwrap_or(name);

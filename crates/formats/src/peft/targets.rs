@@ -70,7 +70,7 @@ impl fmt::Display for Paths {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Places {
     on: Paths,
-    /// Of these none has.
+    /// Paths that are excluded.
     except: Option<Paths>,
 }
 

@@ -11,7 +11,7 @@
 
 use std::ops::Range;
 
-use super::ahead::Ahead;
+use super::prefetch::Prefetch;
 use super::{FEW, Init, Lhs, Micro, NR, PACKED, Rhs, Target, start, store};
 use crate::{Real, Values};
 
@@ -73,10 +73,10 @@ pub(super) unsafe fn few_rows<R: Real>(
             for p in (k0..k0 + depth).step_by(TURN) {
                 let turn = TURN.min(k0 + depth - p);
                 let next = columns.end..(columns.end + micro.nr).min(n);
-                let mut ahead = Ahead::new(&b, p..p + turn, next);
+                let mut ahead = Prefetch::new(&b, p..p + turn, next);
                 if ahead.reach() > NEAR {
                     let later = (p + 4 * TURN).min(k)..(p + 5 * TURN).min(k);
-                    ahead = Ahead::new(&b, later, columns.clone());
+                    ahead = Prefetch::new(&b, later, columns.clone());
                 }
                 ahead.ask(ahead.len());
                 (micro.pack)(panel, b, p, turn, first, width, padded, alpha);

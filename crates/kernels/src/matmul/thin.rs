@@ -11,7 +11,7 @@
 
 use std::ops::Range;
 
-use super::ahead::Ahead;
+use super::prefetch::Prefetch;
 use super::{
     Compute, GROUP, Init, KC, Lhs, Micro, Out, PACKED, Rhs, Target, check, matmul_scratch, narrow, start,
 };
@@ -134,7 +134,7 @@ unsafe fn columns<R: Real>(
             } else {
                 (k0 + depth..(k0 + 2 * depth).min(k), cols.start..(cols.start + micro.nr).min(n))
             };
-            let mut ahead = Ahead::new(&b, next.0, next.1);
+            let mut ahead = Prefetch::new(&b, next.0, next.1);
             let each = ahead.len().div_ceil(m.div_ceil(micro.mr));
             for i in (0..m).step_by(micro.mr) {
                 ahead.ask_near(each);

@@ -18,7 +18,7 @@ pub(crate) trait Blocks<const BYTES: usize> {
 /// 32 values: x = scale·q, or x = scale·q + minimum.
 pub(crate) struct Group {
     pub(crate) q: [i8; GROUP],
-    /// Of the first and the second half.
+    /// The scales of the first and the second half.
     pub(crate) scales: [f32; 2],
     pub(crate) minimum: Option<f32>,
 }
@@ -123,7 +123,7 @@ fn fifth(block: &[u8], at: usize) -> [i8; GROUP] {
     all
 }
 
-/// Of a group of `Q4_K` or `Q5_K`. 6 bits each in 12 bytes: those of the first four groups whole in the low bits
+/// Scale and minimum of a group of `Q4_K` or `Q5_K`. 6 bits each in 12 bytes: those of the first four groups whole in the low bits
 /// of bytes 0 to 7, of the others four bits in bytes 8 to 11 and two on top of bytes 0 to 7.
 #[inline(always)]
 fn scaled_twice(block: &[u8], group: usize, q: [i8; GROUP]) -> Group {

@@ -29,7 +29,7 @@ pub struct Norms {
 /// The layers in a matrix of the checkpoint.
 fn parts(module: Module, c: &Config) -> impl Iterator<Item = Module> {
     let fused = c.family.fused;
-    Module::ALL.into_iter().filter(move |p| p.carrier(fused) == module)
+    Module::ALL.into_iter().filter(move |p| p.stored_in(fused) == module)
 }
 
 /// Takes the norms of all weights that have magnitudes, of the layers of each block.

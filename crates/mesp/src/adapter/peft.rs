@@ -26,7 +26,7 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    /// Of a tensor in memory, against its order in files.
+    /// The file's order of a tensor in memory.
     fn of_param(param: &Param) -> Self {
         let matrix = if let Tensor::Adapter(_, matrix) = param.tensor { matrix } else { Matrix::B };
         Self {
@@ -35,7 +35,7 @@ impl Rows {
         }
     }
 
-    /// Of a matrix in a file, against its order in memory.
+    /// The order in memory of a matrix in a file.
     pub(crate) fn in_file(matrix: Matrix, interleaved: Option<usize>, turned: bool) -> Self {
         Self { map: Self::head(matrix, interleaved, gguf::to_interleaved), turned }
     }

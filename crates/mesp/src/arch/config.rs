@@ -6,36 +6,36 @@ use mesp_formats::{ModelConfig, RopeScaling};
 use super::family;
 use crate::{Error, Result};
 
-/// How a layer turns queries and keys by their positions.
+/// Which rotary embedding (RoPE) a layer has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turn {
+pub enum RopeKind {
     /// By [`Config::rope`].
     Global,
     /// By [`Config::local_rope`].
     Local,
     /// Not at all: positions show in the causal order alone (Kazemnejad et al. 2023).
-    Not,
+    None,
 }
 
-/// What a layer's attention sees.
+/// The attention window and the rotary embedding of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sees {
+pub struct LayerAttention {
     /// Keys that a query sees, its own among them; `usize::MAX` for all before it.
     pub window: usize,
-    /// How queries and keys are turned.
-    pub turn: Turn,
+    /// Which rotary embedding its queries and keys have.
+    pub rope: RopeKind,
 }
 
-impl Sees {
+impl LayerAttention {
     fn new(c: &ModelConfig, layer: usize) -> Self {
         let is = |of: &[bool]| of.get(layer).copied().unwrap_or(false);
         let windowed = is(&c.layers.windowed);
-        let turn = match (is(&c.layers.unrotated), windowed && c.layers.local_rope_theta.is_some()) {
-            (true, _) => Turn::Not,
-            (false, true) => Turn::Local,
-            (false, false) => Turn::Global,
+        let rope = match (is(&c.layers.unrotated), windowed && c.layers.local_rope_theta.is_some()) {
+            (true, _) => RopeKind::None,
+            (false, true) => RopeKind::Local,
+            (false, false) => RopeKind::Global,
         };
-        Self { window: c.sliding_window.filter(|_| windowed).unwrap_or(usize::MAX), turn }
+        Self { window: c.sliding_window.filter(|_| windowed).unwrap_or(usize::MAX), rope }
     }
 }
 
@@ -62,10 +62,10 @@ pub struct Config {
     pub eps: f64,
     /// Angles of positions.
     pub rope: Rope,
-    /// Angles of positions in layers with [`Turn::Local`].
+    /// Angles of positions in layers with [`RopeKind::Local`].
     pub local_rope: Option<Rope>,
-    /// By layer, which keys queries see and how both are turned.
-    pub sees: Vec<Sees>,
+    /// Each layer's attention window and rotary embedding.
+    pub attention: Vec<LayerAttention>,
     /// c, by which scores are multiplied.
     pub score_scale: f64,
     /// What is added to the stored weights of norms.
@@ -128,7 +128,7 @@ impl Config {
             eps: c.rms_norm_eps,
             rope: Rope { frequencies, layout: Layout::Half, head_dim: c.head_dim, factor },
             local_rope: c.layers.local_rope_theta.map(plain),
-            sees: (0..c.num_hidden_layers).map(|l| Sees::new(c, l)).collect(),
+            attention: (0..c.num_hidden_layers).map(|l| LayerAttention::new(c, l)).collect(),
             score_scale: 1.0 / c.layers.query_pre_attn_scalar.unwrap_or(c.head_dim as f64).sqrt(),
             norm_offset: if family.norm_around_one { 1.0 } else { 0.0 },
             tied: c.tie_word_embeddings,
@@ -147,12 +147,12 @@ impl Config {
         self.kv_heads * self.head_dim
     }
 
-    /// How a layer turns queries and keys, if it does.
-    pub fn rope_of(&self, sees: Sees) -> Option<&Rope> {
-        match sees.turn {
-            Turn::Global => Some(&self.rope),
-            Turn::Local => self.local_rope.as_ref(),
-            Turn::Not => None,
+    /// The rotary embedding of a layer, if it has one.
+    pub fn rope_of(&self, attention: LayerAttention) -> Option<&Rope> {
+        match attention.rope {
+            RopeKind::Global => Some(&self.rope),
+            RopeKind::Local => self.local_rope.as_ref(),
+            RopeKind::None => None,
         }
     }
 

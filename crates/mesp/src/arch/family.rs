@@ -15,7 +15,7 @@ use super::names::Norm;
 use crate::{Error, Result};
 
 /// What a family adds to the common pre-norm block. Which layers have a window or no rotation is in the
-/// configuration: [`Config::sees`](super::Config::sees).
+/// configuration: [`Config::attention`](super::Config::attention).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools, reason = "independent facts of an architecture")]
 pub struct Family {

@@ -77,7 +77,7 @@ impl Module {
 
     /// The checkpoint's matrix that a layer is in, and its adapter with it.
     #[must_use]
-    pub const fn carrier(self, fused: bool) -> Self {
+    pub const fn stored_in(self, fused: bool) -> Self {
         match self {
             Self::Q | Self::K | Self::V if fused => Self::Qkv,
             Self::Gate | Self::Up if fused => Self::GateUp,
@@ -87,13 +87,13 @@ impl Module {
 
     /// Whether a model's checkpoint has a matrix of its own for it.
     pub fn exists(self, c: &Config) -> bool {
-        if c.family.fused { self == self.carrier(true) } else { !matches!(self, Self::Qkv | Self::GateUp) }
+        if c.family.fused { self == self.stored_in(true) } else { !matches!(self, Self::Qkv | Self::GateUp) }
     }
 
-    /// A layer's rows of its carrier.
+    /// A layer's rows of its stored_in.
     pub fn rows(self, c: &Config) -> Range<usize> {
         let before = match self {
-            _ if self == self.carrier(c.family.fused) => 0,
+            _ if self == self.stored_in(c.family.fused) => 0,
             Self::K => c.q_cols(),
             Self::V => c.q_cols() + c.kv_cols(),
             Self::Up => c.intermediate_size,

@@ -2,9 +2,9 @@
 
 pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(crate) const HEAD: &str = "lm_head.weight";
-/// Of queries and keys.
+/// Norms of queries and keys.
 pub(crate) const QK_NORMS: [Norm; 2] = [Norm::Query, Norm::Key];
-/// Of the attention's and of the MLP's output.
+/// Norms of the attention's and of the MLP's output.
 pub(crate) const POST_NORMS: [Norm; 2] = [Norm::PostAttention, Norm::PostFeedforward];
 
 /// A norm, by its name in checkpoints: what it stands before differs from family to family.

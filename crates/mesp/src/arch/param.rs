@@ -10,7 +10,7 @@ use super::names::{EMBEDDING, HEAD, Norm, POST_NORMS, QK_NORMS};
 /// A tensor of a place ([`Module::place`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tensor {
-    /// Of an adapter; that of a fused matrix is the whole matrix's.
+    /// A matrix of an adapter; a fused matrix has one adapter.
     Adapter(Module, Matrix),
     /// A matrix of the checkpoint. A tied head is the embedding's.
     Weight(Module),

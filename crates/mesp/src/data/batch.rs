@@ -59,11 +59,11 @@ impl BatchSize {
     /// What is wrong with it, if anything.
     fn check(self) -> Result<()> {
         if self.rows == 0 {
-            return Err(Error::usage("a batch of 0 rows trains nothing").hint("give --batch-size 1 or more"));
+            return Err(Error::usage("a batch of 0 rows trains nothing").hint("give `batch_size` 1 or more"));
         }
         if self.tokens == 0 {
             return Err(
-                Error::usage("a batch of 0 tokens trains nothing").hint("give --batch-tokens 1 or more")
+                Error::usage("a batch of 0 tokens trains nothing").hint("give `batch_tokens` 1 or more")
             );
         }
         Ok(())
@@ -76,7 +76,7 @@ impl From<usize> for BatchSize {
     }
 }
 
-/// Of batches that tokens limit, the beginning of every so many is kept; the others are found from there.
+/// Where batches are limited by tokens, the beginning of every so many is kept; the others are found from there.
 const MARKED: usize = 64;
 
 /// The order of rows over epochs.

@@ -245,7 +245,7 @@ impl ChatFormat {
         same.then_some(spans)
     }
 
-    /// Of what the template marks, the pieces that belong to turns that are trained.
+    /// Among what the template marks, the pieces that belong to trained turns.
     fn of_trained_turns(
         &self,
         conversation: &Conversation,

@@ -300,7 +300,7 @@ impl<'a> Reading<'a> {
     ) -> Result<()> {
         if let Some(length @ ..2) = self.options.max_seq_len {
             let problem = format!("a maximum sequence length of {length} leaves nothing to predict");
-            return Err(Error::usage(problem).hint("give --max-seq-len 2 or more"));
+            return Err(Error::usage(problem).hint("give `max_seq_len` 2 or more"));
         }
         let path = Arc::clone(&self.path);
         if let Ok(encoder) = rows.encoder() {
@@ -342,7 +342,7 @@ impl<'a> Reading<'a> {
         if longer && self.options.long_rows == LongRows::Error {
             let problem = format!("the row has {length} tokens; expected at most {limit}");
             return Err(Error::data(&self.path, Some(line), problem)
-                .hint("raise --max-seq-len, shorten the row, or choose --long-rows truncate or split"));
+                .hint("raise `max_seq_len`, shorten the row, or choose `long_rows` truncate or split"));
         }
         let place = self.tally.place(line);
         self.tally.row(form, length, longer, remarks, place);

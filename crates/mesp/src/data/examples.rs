@@ -53,6 +53,17 @@ pub trait Examples: Debug + Send + Sync {
     fn heap_bytes(&self) -> usize;
 }
 
+/// The rows of a run.
+#[derive(Debug, Clone)]
+pub struct Rows {
+    /// Rows to train on.
+    pub train: Arc<dyn Examples>,
+    /// Rows that are held out to evaluate; there may be none.
+    pub eval: Arc<dyn Examples>,
+    /// Bytes of both on the heap.
+    pub heap: usize,
+}
+
 impl Example {
     /// How large it is.
     pub fn size(&self) -> RowSize {

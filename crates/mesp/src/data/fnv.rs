@@ -1,6 +1,6 @@
 //! FNV-1a: enough to tell files apart and damage from none; it keeps nobody from forging either.
 
-/// Of 64 bits.
+/// FNV-1a of 64 bits.
 #[derive(Debug)]
 pub(super) struct Fnv64(pub(super) u64);
 
@@ -16,7 +16,7 @@ impl Fnv64 {
     }
 }
 
-/// Of 128 bits.
+/// FNV-1a of 128 bits.
 #[derive(Debug)]
 pub(super) struct Fnv128(pub(super) u128);
 

@@ -198,7 +198,7 @@ fn of_split(directory: &Path, name: &str) -> Result<Option<Vec<PathBuf>>> {
     Ok(None)
 }
 
-/// Of files of one name the first by extension. A table beside other rows of the name is no other way to write
+/// Among files of one name the first by extension. A table beside other rows of the name is no other way to write
 /// the same, nor is a packed file beside one that is not: which is meant is not guessed.
 fn preferred<'a>(folder: &Path, files: &[&'a DataFile]) -> Result<Option<&'a DataFile>> {
     let place = |file: &DataFile| EXTENSIONS.iter().position(|(known, _)| *known == file.extension);

@@ -56,7 +56,7 @@ pub(super) struct Tally {
     pub(super) forms: [usize; Form::ALL.len()],
     /// The tokens of a plain text, and its windows.
     pub(super) document: Option<(usize, usize)>,
-    /// Of a plain text that begins like JSON: the lines that are JSON objects, and all lines.
+    /// In a plain text that begins like JSON, the lines that are JSON objects, and all lines.
     pub(super) objects: Option<(usize, usize)>,
     /// The lines of rows longer than the limit, and the length of the longest.
     pub(super) long: Lines,
@@ -150,14 +150,14 @@ impl Tally {
             let roles: Vec<String> = roles.into_iter().map(|role| format!("`{role}`")).collect();
             return format!(
                 "no turn has the role `assistant`, and only such turns are trained; found the roles {}: name the model's \
-                 turns `assistant`, or give --train-on all",
+                 turns `assistant`, or give `train_on` all",
                 roles.join(", ")
             );
         }
         let turns = [Form::Messages, Form::ShareGpt].iter().any(|form| self.forms[*form as usize] > 0);
         let marked = if turns { ", or every turn is marked as not trained" } else { "" };
         format!(
-            "every label is -100, stands first in its row, or was cut off by --max-seq-len{marked}; expected at least one \
+            "every label is -100, stands first in its row, or was cut off by `max_seq_len`{marked}; expected at least one \
              token to predict"
         )
     }
@@ -230,7 +230,7 @@ impl Tally {
                 long + self.pieces
             )),
             LongRows::Truncate | LongRows::Error => notes.push(format!(
-                "{long} of {rows} rows cut to {limit} tokens (the longest has {longest}); --max-seq-len {longest} keeps \
+                "{long} of {rows} rows cut to {limit} tokens (the longest has {longest}); `max_seq_len` {longest} keeps \
                  them whole"
             )),
         }

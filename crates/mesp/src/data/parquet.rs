@@ -1,6 +1,6 @@
 //! Rows of Parquet files, as `datasets`, pandas and the like write them, one row group after another.
 //!
-//! Of each column there is a page and a dictionary in memory. Values are those of `pyarrow`'s `to_pylist`; moments,
+//! One page and one dictionary a column are in memory. Values are those of `pyarrow`'s `to_pylist`; moments,
 //! decimals and UUIDs become the texts that Python's `isoformat` and `str` give. Fields of structures without a value
 //! are left out, as TRL's `remove_none_values` does: a table has every field in every structure.
 

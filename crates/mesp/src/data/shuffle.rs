@@ -121,7 +121,7 @@ mod tests {
         }
     }
 
-    /// Of a random order one place in n stays, neighbours are a third of n apart, and the correlation of places with
+    /// In a random order one place in n stays, neighbours are a third of n apart, and the correlation of places with
     /// what stands there is within 4/√n of 0.
     #[test]
     fn a_keyed_order_looks_random() {

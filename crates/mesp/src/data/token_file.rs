@@ -45,7 +45,7 @@ const OWN: u32 = u32::MAX;
 pub struct TokenKey(pub u128);
 
 impl TokenKey {
-    /// Of some files' content and of what else rows depend on.
+    /// The key of some files' content and of what else rows depend on.
     ///
     /// # Errors
     /// When a file cannot be read.

@@ -30,7 +30,7 @@ pub struct ParamList {
 }
 
 impl ParamList {
-    /// Of parameters in the order of their places.
+    /// From parameters in the order of their places.
     pub fn new(mut params: Vec<Param>) -> Self {
         params.shrink_to_fit();
         let mut all = Vec::with_capacity(params.len() + 1);
@@ -80,7 +80,7 @@ impl Gradients {
         Self { list: Arc::clone(list), range: 0..0, flat: None }
     }
 
-    /// Of all parameters, as long as the backend lives.
+    /// Gradients of all parameters, which live as long as the backend.
     pub fn persistent<B: Backend>(be: &mut B, list: &Arc<ParamList>, label: Label) -> Self {
         let range = 0..list.params.len();
         let lines = list.starts[range.end] / LINE;
@@ -88,7 +88,7 @@ impl Gradients {
         Self { list: Arc::clone(list), range, flat }
     }
 
-    /// Of some of them, zero at first, until they are freed.
+    /// Gradients of some of them, zero at first, until they are freed.
     pub fn zeros<B: Backend>(be: &mut B, list: &Arc<ParamList>, range: Range<usize>, label: Label) -> Self {
         let lines = (list.starts[range.end] - list.starts[range.start]) / LINE;
         let flat = (lines > 0).then(|| {
@@ -186,7 +186,7 @@ impl Gradients {
 #[derive(Debug)]
 pub struct Sums<'a> {
     grads: &'a mut Gradients,
-    /// Of a place.
+    /// Numbers of a place's parameters.
     numbers: Range<usize>,
 }
 

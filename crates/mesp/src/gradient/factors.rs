@@ -14,7 +14,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use mesp_device::{Backend, Still, View};
+use mesp_device::{AllocOnly, Backend, View};
 use mesp_formats::peft::Matrix;
 
 use crate::arch::{Module, Norm, Tensor};
@@ -60,19 +60,19 @@ impl<B: Backend> Factors<B> for Nothing {
 pub struct Quiet<F, B>(F, PhantomData<fn(B)>);
 
 impl<F: Factors<B>, B: Backend> Quiet<F, B> {
-    /// Of what would take them.
+    /// From the consumer that would take them.
     pub const fn new(factors: F) -> Self {
         Self(factors, PhantomData)
     }
 }
 
-impl<'b, F: Factors<B>, B: Backend> Factors<Still<'b, B>> for Quiet<F, B> {
+impl<'b, F: Factors<B>, B: Backend> Factors<AllocOnly<'b, B>> for Quiet<F, B> {
     fn wants(&self, of: Tensor) -> bool {
         self.0.wants(of)
     }
-    fn linear(&mut self, _: &mut Still<'b, B>, _: Tensor, _: Range<usize>, _: [View<'_>; 2], _: f64) {}
-    fn bias(&mut self, _: &mut Still<'b, B>, _: Module, _: Range<usize>, _: View<'_>) {}
-    fn norm(&mut self, _: &mut Still<'b, B>, _: Norm, _: [View<'_>; 2], _: f64) {}
-    fn magnitudes(&mut self, _: &mut Still<'b, B>, _: Module, _: Range<usize>, _: [View<'_>; 3]) {}
-    fn table_rows(&mut self, _: &mut Still<'b, B>, _: Tensor, _: &[u32], _: View<'_>) {}
+    fn linear(&mut self, _: &mut AllocOnly<'b, B>, _: Tensor, _: Range<usize>, _: [View<'_>; 2], _: f64) {}
+    fn bias(&mut self, _: &mut AllocOnly<'b, B>, _: Module, _: Range<usize>, _: View<'_>) {}
+    fn norm(&mut self, _: &mut AllocOnly<'b, B>, _: Norm, _: [View<'_>; 2], _: f64) {}
+    fn magnitudes(&mut self, _: &mut AllocOnly<'b, B>, _: Module, _: Range<usize>, _: [View<'_>; 3]) {}
+    fn table_rows(&mut self, _: &mut AllocOnly<'b, B>, _: Tensor, _: &[u32], _: View<'_>) {}
 }

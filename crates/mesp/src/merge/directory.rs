@@ -9,7 +9,7 @@ use mesp_formats::{Dtype, Error as FileError, ModelConfig, Stored, model_dir};
 
 use super::{Options, Report, sixteen_bits};
 use crate::arch::{Config, EMBEDDING, HEAD};
-use crate::model::Model;
+use crate::model::ModelWeights;
 use crate::quantize::convert::{Job, Squares, convert, count};
 use crate::quantize::not_finite;
 use crate::source::Asked;
@@ -111,7 +111,7 @@ pub(super) fn from_file(
         return Err(FileError::invalid(model, problem).hint("Merge into a GGUF file.").into());
     }
     let asked = Asked::new(&source);
-    Model::load(config.clone(), &asked)?;
+    ModelWeights::load(config.clone(), &asked)?;
     let stored_as = source.stored_type();
     let quantized = stored_as.block_len() > 1;
     let ty = options.ty.unwrap_or(if quantized { TensorType::BF16 } else { stored_as });

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use mesp_device::{Act, Backend, Class, Dropout, Elem, Label, Still};
+use mesp_device::{Act, AllocOnly, Backend, Class, Dropout, Elem, Label};
 
-use super::Shift;
+use super::Perturbation;
 use crate::adapter::{BlockPairs, dora, outside};
 use crate::arch::{Module, Tensor};
 use crate::gradient::{Factors, ParamList, Quiet};
-use crate::model::{self, Batch, BlockRun, HeadAdapter, Model, Objective, Top};
+use crate::model::{self, Batch, BlockRun, HeadAdapter, ModelWeights, Objective, Top};
 use crate::tape::{Policy, SavedAs, Site, SiteSet, Tape};
 
 /// What takes the factors of the gradients of a sweep, place by place ([`Module::place`]): the head, the blocks from the
@@ -76,7 +76,7 @@ impl Backprop {
     pub fn step<B: Backend>(
         &mut self,
         be: &mut B,
-        model: &Model,
+        model: &ModelWeights,
         adapters: &mut [BlockPairs],
         batch: &Batch,
         objective: &mut impl Objective<B>,
@@ -122,10 +122,10 @@ impl Backprop {
             let run = run(model, &adapters[l], l, batch, policy, dropout);
             if !self.through[l] {
                 // Taken for x and a constant: dx is dy. The buffers are asked for as in the plan.
-                restore(&mut Still::new(be), form, l, size, self.saved[l].take(), tape);
+                restore(&mut AllocOnly::new(be), form, l, size, self.saved[l].take(), tape);
                 {
                     let quiet = &mut Quiet::new(sink.begin(be, l));
-                    run.backward(&mut Still::new(be), tape, within, &mut x, quiet, l > 0 || embeds);
+                    run.backward(&mut AllocOnly::new(be), tape, within, &mut x, quiet, l > 0 || embeds);
                 }
                 sink.left_out(be, l);
                 continue;
@@ -151,18 +151,18 @@ impl Backprop {
         be.free(x);
     }
 
-    /// A micro-batch's losses, nothing kept; with a shift those of a point beside the adapters.
+    /// A micro-batch's losses, nothing kept; with a perturbation those of a point beside the adapters.
     pub fn evaluate<B: Backend>(
         &mut self,
         be: &mut B,
-        model: &Model,
+        model: &ModelWeights,
         adapters: &mut [BlockPairs],
-        shift: Option<Shift<'_>>,
+        perturbation: Option<Perturbation<'_>>,
         batch: &Batch,
         objective: &mut impl Objective<B>,
     ) {
-        let mut x = self.forward(be, model, adapters, shift, batch);
-        let moved = moved(be, shift, Module::Head, model, adapters);
+        let mut x = self.forward(be, model, adapters, perturbation, batch);
+        let moved = moved(be, perturbation, Module::Head, model, adapters);
         let pair = match &moved {
             Some(pairs) => pairs[Module::Head as usize].as_ref(),
             None => outside(adapters, Module::Head, &model.config),
@@ -176,12 +176,12 @@ impl Backprop {
     fn forward<B: Backend>(
         &mut self,
         be: &mut B,
-        model: &Model,
+        model: &ModelWeights,
         adapters: &mut [BlockPairs],
-        shift: Option<Shift<'_>>,
+        perturbation: Option<Perturbation<'_>>,
         batch: &Batch,
     ) -> Act {
-        let moved = moved(be, shift, Module::Embed, model, adapters);
+        let moved = moved(be, perturbation, Module::Embed, model, adapters);
         let pair = match &moved {
             Some(pairs) => pairs[Module::Embed as usize].as_ref(),
             None => outside(adapters, Module::Embed, &model.config),
@@ -193,7 +193,7 @@ impl Backprop {
             tape.keep_across(SiteSet::EMPTY);
             tape.put(Site::BlockIn, x);
             dora::refresh(be, &model.config, &model.blocks[l].linears, &mut adapters[l]);
-            let moved = shift.and_then(|s| s.moved(be, l, &adapters[l]));
+            let moved = perturbation.and_then(|s| s.moved(be, l, &adapters[l]));
             let pairs = moved.as_ref().unwrap_or(&adapters[l]);
             let run = run(model, pairs, l, batch, self.policy, None);
             x = model::forward_block(be, &run, tape, SiteSet::EMPTY);
@@ -206,14 +206,14 @@ impl Backprop {
 /// A moved copy of the adapter of a module outside the blocks, if there is one and it moves.
 fn moved<B: Backend>(
     be: &mut B,
-    shift: Option<Shift<'_>>,
+    perturbation: Option<Perturbation<'_>>,
     p: Module,
-    model: &Model,
+    model: &ModelWeights,
     adapters: &[BlockPairs],
 ) -> Option<BlockPairs> {
     let place = p.place(0, &model.config);
     outside(adapters, p, &model.config)?;
-    shift?.moved(be, place, &adapters[place])
+    perturbation?.moved(be, place, &adapters[place])
 }
 
 fn free<B: Backend>(be: &mut B, pairs: Option<BlockPairs>) {
@@ -263,7 +263,7 @@ fn restore<B: Backend>(
 }
 
 /// Asks for a block's weights ahead of its turn.
-pub(super) fn will_need<B: Backend>(be: &B, model: &Model, block: usize) {
+pub(super) fn will_need<B: Backend>(be: &B, model: &ModelWeights, block: usize) {
     if let Some(block) = model.blocks.get(block) {
         block.linears.iter().for_each(|l| be.will_need(&l.weight));
     }
@@ -271,7 +271,7 @@ pub(super) fn will_need<B: Backend>(be: &B, model: &Model, block: usize) {
 
 /// A block with all that its rules read.
 pub(super) fn run<'a>(
-    model: &'a Model,
+    model: &'a ModelWeights,
     pairs: &'a BlockPairs,
     block: usize,
     batch: &'a Batch,

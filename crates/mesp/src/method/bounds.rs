@@ -60,7 +60,7 @@ impl Bounds {
         &self.values
     }
 
-    /// Of a block's i-th matrix.
+    /// The bound of a block's i-th matrix.
     pub fn of(&self, block: usize, i: usize) -> f32 {
         self.starts.get(block).and_then(|start| self.values.get(start + i)).copied().unwrap_or(f32::MAX)
     }

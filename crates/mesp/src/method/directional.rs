@@ -32,7 +32,7 @@ pub enum Slope {
 
 /// A direction of the adapters.
 #[derive(Debug, Clone, Copy)]
-pub struct Ray {
+pub struct Direction {
     /// z, but for the tensor.
     pub noise: Noise,
     /// Whose adapters move.
@@ -44,7 +44,7 @@ pub struct Ray {
 pub struct Directional {
     /// How a slope is made.
     pub slope: Slope,
-    /// Of z.
+    /// Distribution of z.
     pub distribution: Distribution,
     /// n, directions of a step.
     pub directions: usize,
@@ -72,10 +72,13 @@ impl Directional {
     pub const FORWARD: Self = Self { slope: Slope::Tangent, ..Self::MEZO };
 
     /// A direction of a step.
-    pub fn ray(&self, seed: u64, step: u64, direction: usize) -> Ray {
+    pub fn direction(&self, seed: u64, step: u64, number: usize) -> Direction {
         let Self { distribution, blocks, .. } = *self;
-        let (step, direction) = (step as u32, direction as u32);
-        Ray { noise: Noise { seed, step, direction, tensor: 0, distribution, below: f32::MAX }, blocks }
+        let (step, number) = (step as u32, number as u32);
+        Direction {
+            noise: Noise { seed, step, direction: number, tensor: 0, distribution, below: f32::MAX },
+            blocks,
+        }
     }
 
     /// Steps whose estimates an update takes in: those with μᵏ ≥ 1%.
@@ -142,11 +145,17 @@ impl Estimator {
 }
 
 /// `θ ← a·θ + c·z` for the adapters of some blocks.
-pub fn drift<B: Backend>(be: &mut B, params: &mut [BlockPairs], [a, c]: [f64; 2], ray: Ray, bounds: &Bounds) {
-    let Ray { noise, blocks } = ray;
+pub fn perturb_in_place<B: Backend>(
+    be: &mut B,
+    params: &mut [BlockPairs],
+    [a, c]: [f64; 2],
+    direction: Direction,
+    bounds: &Bounds,
+) {
+    let Direction { noise, blocks } = direction;
     for (block, pairs) in params.iter_mut().enumerate().filter(|(block, _)| blocks.has(*block)) {
         for (i, matrix) in matrices_mut(std::slice::from_mut(pairs)).enumerate() {
-            be.drift(matrix.view_mut(), a, c, tensor(noise, block, i, bounds));
+            be.perturb_in_place(matrix.view_mut(), a, c, tensor(noise, block, i, bounds));
         }
     }
 }
@@ -158,10 +167,10 @@ pub fn add_direction<B: Backend>(
     grads: &mut Gradients,
     params: &[BlockPairs],
     c: f64,
-    ray: Ray,
+    direction: Direction,
     bounds: &Bounds,
 ) {
-    let Ray { noise, blocks } = ray;
+    let Direction { noise, blocks } = direction;
     grads.for_each_mut(|param, grad| {
         let Tensor::Adapter(module, matrix) = param.tensor else { return };
         let Some(pair) = params[param.place][module as usize].as_ref() else { return };
@@ -170,7 +179,7 @@ pub fn add_direction<B: Backend>(
         }
         let noise = tensor(noise, param.place, usize::from(param.index), bounds);
         if *bounds == Bounds::default() {
-            be.drift(grad, 1.0, c, noise);
+            be.perturb_in_place(grad, 1.0, c, noise);
         } else if let Some(from) = pair.matrix(matrix) {
             be.perturb(grad, from.view(), [0.0, c], noise);
         }

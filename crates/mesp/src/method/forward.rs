@@ -14,11 +14,11 @@ use mesp_device::{Backend, Class, Dual, Label, Tangents};
 
 use super::backprop::{run, will_need};
 use super::directional::tensor;
-use super::{Backprop, Bounds, Ray};
+use super::{Backprop, Bounds, Direction};
 use crate::adapter::{BlockPairs, matrices, outside, params};
 use crate::arch::Module;
 use crate::gradient::{Gradients, Nothing, ParamList};
-use crate::model::{self, Batch, HeadAdapter, Model, Objective, Top};
+use crate::model::{self, Batch, HeadAdapter, ModelWeights, Objective, Top};
 use crate::tape::{Site, SiteSet};
 
 impl Backprop {
@@ -27,19 +27,19 @@ impl Backprop {
         &mut self,
         be: &mut B,
         tangents: &mut Tangents,
-        model: &Model,
+        model: &ModelWeights,
         adapters: &[BlockPairs],
-        (ray, bounds): (Ray, &Bounds),
+        (direction, bounds): (Direction, &Bounds),
         batch: &Batch,
         objective: &mut impl Objective<B>,
     ) -> f64 {
         let policy = self.policy;
         let c = &model.config;
         let [head, table] = Module::OUTSIDE.map(|p| p.place(0, c));
-        let moves = |place: usize| ray.blocks.has(place) && adapters[place].iter().any(Option::is_some);
+        let moves = |place: usize| direction.blocks.has(place) && adapters[place].iter().any(Option::is_some);
         let mut dual = Dual::new(be, tangents);
         let moved = if moves(table) { &adapters[table..=table] } else { &[] };
-        attach(&mut dual, moved, (ray, bounds), table);
+        attach(&mut dual, moved, (direction, bounds), table);
         let pair = outside(adapters, Module::Embed, c);
         let mut x = if moves(table) {
             model::embed(&mut dual, model, pair, batch, Class::WithinBlock)
@@ -51,17 +51,17 @@ impl Backprop {
             will_need(be, model, l + 1);
             let run = run(model, &adapters[l], l, batch, policy, None);
             tape.keep_across(SiteSet::EMPTY);
-            if l < ray.blocks.first {
+            if l < direction.blocks.first {
                 tape.put(Site::BlockIn, x);
                 x = model::forward_block(be, &run, tape, SiteSet::EMPTY);
                 continue;
             }
             let mut dual = Dual::new(be, tangents);
-            if l == ray.blocks.first && !moves(table) {
+            if l == direction.blocks.first && !moves(table) {
                 dual.attach(&x, Class::WithinBlock, B::zero);
             }
-            let moved = if ray.blocks.has(l) { &adapters[l..=l] } else { &[] };
-            attach(&mut dual, moved, (ray, bounds), l);
+            let moved = if direction.blocks.has(l) { &adapters[l..=l] } else { &[] };
+            attach(&mut dual, moved, (direction, bounds), l);
             tape.put(Site::BlockIn, x);
             x = model::forward_block(&mut dual, &run, tape, SiteSet::EMPTY);
             detach(&mut dual, moved);
@@ -87,7 +87,7 @@ impl Backprop {
         for (matrix, grad) in matrices(&adapters[head..=head]).zip(grads.iter().flat_map(Gradients::iter)) {
             let (i, grad) = (usize::from(grad.0.index), grad.1);
             let mut z = be.alloc(grad.rows(), grad.cols(), Label::new(Class::Adapter, "tangent"));
-            be.perturb(z.view_mut(), matrix.view(), [0.0, 1.0], tensor(ray.noise, head, i, bounds));
+            be.perturb(z.view_mut(), matrix.view(), [0.0, 1.0], tensor(direction.noise, head, i, bounds));
             slope += be.dot(grad, z.view());
             be.free(z);
         }
@@ -103,11 +103,11 @@ impl Backprop {
 fn attach<B: Backend>(
     dual: &mut Dual<'_, B>,
     moved: &[BlockPairs],
-    (ray, bounds): (Ray, &Bounds),
+    (direction, bounds): (Direction, &Bounds),
     place: usize,
 ) {
     for (i, matrix) in matrices(moved).enumerate() {
-        let noise = tensor(ray.noise, place, i, bounds);
+        let noise = tensor(direction.noise, place, i, bounds);
         dual.attach(matrix, Class::Adapter, |be, t| be.perturb(t, matrix.view(), [0.0, 1.0], noise));
     }
 }

@@ -22,7 +22,7 @@ pub enum Subset {
     Fixed(Blocks),
 }
 
-/// Of the draws, so that they are none of the numbers that round adapters.
+/// Stream of the draws, apart from the numbers that round adapters.
 const STREAM: u64 = 0x6c63_7362;
 
 impl Subset {

@@ -9,7 +9,7 @@
 use mesp_device::{Backend, Class, Label};
 
 use super::bounds::Bounds;
-use super::directional::{Ray, tensor};
+use super::directional::{Direction, tensor};
 use crate::adapter::{BlockPairs, matrices, matrices_mut, pairs_like};
 
 /// Where the losses of a direction are taken, in units of z.
@@ -24,16 +24,16 @@ pub fn slope(nats: [f64; 2], [from, to]: [f64; 2], targets: usize) -> f32 {
 
 /// A point beside the adapters: θ + c·z.
 #[derive(Debug, Clone, Copy)]
-pub struct Shift<'a> {
+pub struct Perturbation<'a> {
     /// c.
     pub by: f64,
     /// z.
-    pub ray: Ray,
+    pub direction: Direction,
     /// Which values move.
     pub bounds: &'a Bounds,
 }
 
-impl Shift<'_> {
+impl Perturbation<'_> {
     /// A moved copy of a block's adapters, if they move.
     pub(super) fn moved<B: Backend>(
         &self,
@@ -41,7 +41,7 @@ impl Shift<'_> {
         block: usize,
         pairs: &BlockPairs,
     ) -> Option<BlockPairs> {
-        if !self.ray.blocks.has(block) {
+        if !self.direction.blocks.has(block) {
             return None;
         }
         let label = Label::new(Class::Adapter, "lora_moved");
@@ -53,7 +53,7 @@ impl Shift<'_> {
                 to.view_mut(),
                 from.view(),
                 [1.0, self.by],
-                tensor(self.ray.noise, block, i, self.bounds),
+                tensor(self.direction.noise, block, i, self.bounds),
             );
         }
         Some(moved)

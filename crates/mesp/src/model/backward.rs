@@ -299,7 +299,7 @@ impl BlockRun<'_> {
         let [which, _] = c.family.norms();
         let norm = factors.wants(Tensor::Norm(which));
         let reads_input =
-            |p: &Module| self.pair(*p).is_some() || factors.wants(Tensor::Weight(self.carrier(*p)));
+            |p: &Module| self.pair(*p).is_some() || factors.wants(Tensor::Weight(self.stored_in(*p)));
         if need_dx || norm || parts.iter().any(reads_input) {
             tape.materialize(be, self, SiteSet::of(&[Site::AttnNorm]), SiteSet::EMPTY, all.clone());
         }
@@ -342,11 +342,11 @@ impl BlockRun<'_> {
         rows: &Range<usize>,
     ) {
         let Some(pair) = self.pair(p).filter(|pair| pair.gain.is_some()) else { return };
-        let site = Site::H(self.carrier(p));
+        let site = Site::H(self.stored_in(p));
         let lent = tape.has(site, rows);
         tape.materialize(be, self, SiteSet::of(&[site]), SiteSet::EMPTY, rows.clone());
         let adapter = (pair, tape.view(site, rows));
-        let to = (self.carrier(p), p.rows(self.config), factors);
+        let to = (self.stored_in(p), p.rows(self.config), factors);
         lora::through_gain(be, to, dy, tape.view(x, rows), self.block.linear(p), adapter);
         if !lent {
             tape.free(be, site);
@@ -408,13 +408,13 @@ impl BlockRun<'_> {
         rows: &Range<usize>,
     ) {
         for (p, g) in parts {
-            let (carrier, out) = (self.carrier(*p), p.rows(self.config));
-            if factors.wants(Tensor::Weight(carrier)) {
+            let (stored_in, out) = (self.stored_in(*p), p.rows(self.config));
+            if factors.wants(Tensor::Weight(stored_in)) {
                 let g_x = [*g, tape.view(x, rows)];
-                factors.linear(be, Tensor::Weight(carrier), out.clone(), g_x, 1.0);
+                factors.linear(be, Tensor::Weight(stored_in), out.clone(), g_x, 1.0);
             }
-            if factors.wants(Tensor::Bias(carrier)) {
-                factors.bias(be, carrier, out, *g);
+            if factors.wants(Tensor::Bias(stored_in)) {
+                factors.bias(be, stored_in, out, *g);
             }
         }
     }
@@ -431,20 +431,20 @@ impl BlockRun<'_> {
         factors: &mut impl Factors<B>,
         rows: &Range<usize>,
     ) -> Option<Act> {
-        let carrier = self.carrier(parts.first()?.0);
-        let rank = self.pairs[carrier as usize].as_ref()?.a.rows();
-        let site = Site::H(carrier);
+        let stored_in = self.stored_in(parts.first()?.0);
+        let rank = self.pairs[stored_in as usize].as_ref()?.a.rows();
+        let site = Site::H(stored_in);
         let lent = tape.has(site, rows);
         tape.materialize(be, self, SiteSet::of(&[site]), SiteSet::EMPTY, rows.clone());
         let mut dh = be.alloc(rows.len(), rank, DH);
         let h = tape.view(site, rows);
         for (i, (p, g)) in parts.iter().enumerate() {
             let Some(pair) = self.pair(*p) else { continue };
-            let to = (carrier, p.rows(self.config), &mut *factors);
+            let to = (stored_in, p.rows(self.config), &mut *factors);
             lora::gradients(be, to, dh.view_mut(), pair, h, *g, i > 0);
         }
         let mask = self.pair(parts[0].0).and_then(|pair| pair.dropout);
-        lora::gradient_of_a(be, (carrier, factors), dh.view(), tape.view(x, rows), mask, rows.start);
+        lora::gradient_of_a(be, (stored_in, factors), dh.view(), tape.view(x, rows), mask, rows.start);
         if !lent {
             tape.free(be, site);
         }

@@ -46,14 +46,14 @@ pub struct BlockRun<'a> {
 impl<'a> BlockRun<'a> {
     /// A projection's adapter.
     pub(super) fn pair(&self, p: Module) -> Option<PairView<'a>> {
-        let carrier = self.carrier(p);
-        let pair = self.pairs[carrier as usize].as_ref()?.of(p, self.config);
-        Some(PairView { dropout: self.dropout.map(|mask| mask.stream(carrier as u64)), ..pair })
+        let stored_in = self.stored_in(p);
+        let pair = self.pairs[stored_in as usize].as_ref()?.of(p, self.config);
+        Some(PairView { dropout: self.dropout.map(|mask| mask.stream(stored_in as u64)), ..pair })
     }
 
     /// The matrix that a projection is in.
-    pub(super) fn carrier(&self, p: Module) -> Module {
-        p.carrier(self.config.family.fused)
+    pub(super) fn stored_in(&self, p: Module) -> Module {
+        p.stored_in(self.config.family.fused)
     }
 
     /// All rows.
@@ -70,7 +70,7 @@ impl<'a> BlockRun<'a> {
             queries: &self.batch.offsets,
             keys: &self.batch.offsets,
             key_tile: self.tiles.keys,
-            window: self.block.sees.window,
+            window: self.block.attention.window,
             scale: c.score_scale,
             // The backend puts its own here.
             compute: Compute::Full,
@@ -79,12 +79,12 @@ impl<'a> BlockRun<'a> {
 
     /// The site of a projection's h, if it has an adapter.
     pub(super) fn h_site(&self, p: Module) -> SiteSet {
-        if self.pair(p).is_some() { SiteSet::of(&[Site::H(self.carrier(p))]) } else { SiteSet::EMPTY }
+        if self.pair(p).is_some() { SiteSet::of(&[Site::H(self.stored_in(p))]) } else { SiteSet::EMPTY }
     }
 
     /// How this block's queries and keys are turned, if they are.
     pub(super) fn rope(&self) -> Option<&'a Rope> {
-        self.config.rope_of(self.block.sees)
+        self.config.rope_of(self.block.attention)
     }
 
     /// How a site is stored.
@@ -107,13 +107,13 @@ impl<'a> BlockRun<'a> {
         if self.stored(to) == Elem::Full {
             tape.open(be, self, to, rows);
             let (out, rest) = tape.split(to, rows);
-            let adapter = self.pair(p).map(|pair| (pair, rest.view(Site::H(self.carrier(p)), rows)));
+            let adapter = self.pair(p).map(|pair| (pair, rest.view(Site::H(self.stored_in(p)), rows)));
             lora::forward(be, out, rest.view(from, rows), linear, adapter, false);
             return;
         }
         let (r, c) = Rules::<B>::shape(self, to, rows.len());
         let mut sums = be.alloc(r, c, Label::new(Class::WithinBlock, "sums"));
-        let adapter = self.pair(p).map(|pair| (pair, tape.view(Site::H(self.carrier(p)), rows)));
+        let adapter = self.pair(p).map(|pair| (pair, tape.view(Site::H(self.stored_in(p)), rows)));
         lora::forward(be, sums.view_mut(), tape.view(from, rows), linear, adapter, false);
         tape.open(be, self, to, rows);
         be.copy(tape.view_mut(to, rows), sums.view());

@@ -3,7 +3,7 @@
 use mesp_device::{Act, Attention, Backend, Class, Form, Label};
 
 use super::head::{logits, projected};
-use super::{Batch, BlockRun, Cache, Model};
+use super::{Batch, BlockRun, Cache, ModelWeights};
 use crate::adapter::{Matrix, Pair};
 use crate::arch::{Module, Tensor};
 use crate::gradient::Factors;
@@ -13,7 +13,7 @@ use crate::tape::{Site, SiteSet, Tape};
 /// the words that are not there.
 pub fn embed<B: Backend>(
     be: &mut B,
-    model: &Model,
+    model: &ModelWeights,
     adapter: Option<&Pair>,
     batch: &Batch,
     class: Class,
@@ -47,7 +47,7 @@ fn looked_up<B: Backend>(be: &mut B, pair: &Pair, batch: &Batch) -> Act {
 /// ```
 pub fn embed_backward<B: Backend>(
     be: &mut B,
-    model: &Model,
+    model: &ModelWeights,
     adapter: Option<&Pair>,
     factors: &mut impl Factors<B>,
     dx: &mut Act,
@@ -140,7 +140,13 @@ pub fn decode_block<B: Backend>(
 }
 
 /// Logits of the last row.
-pub fn last_logits<B: Backend>(be: &mut B, model: &Model, adapter: Option<&Pair>, x: &Act, out: &mut [f32]) {
+pub fn last_logits<B: Backend>(
+    be: &mut B,
+    model: &ModelWeights,
+    adapter: Option<&Pair>,
+    x: &Act,
+    out: &mut [f32],
+) {
     let mut normed = be.alloc(1, model.config.hidden_size, Label::new(Class::Head, "normed"));
     be.rms_norm(normed.view_mut(), x.rows_view(x.rows() - 1..x.rows()), &model.norm, model.config.eps);
     let adapter = projected(be, adapter, normed.view(), None, 0);

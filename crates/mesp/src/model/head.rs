@@ -22,7 +22,7 @@ use std::ops::Range;
 
 use mesp_device::{Act, Backend, Class, Dropout, Label, RowStat, View, Weight};
 
-use super::{Batch, Model, Top};
+use super::{Batch, ModelWeights, Top};
 use crate::adapter::{Pair, PairView, lora};
 use crate::arch::{Module, Norm, Tensor};
 use crate::gradient::Factors;
@@ -75,7 +75,7 @@ pub(super) fn head<B: Backend>(
 
 fn head_rows<B: Backend>(
     be: &mut B,
-    model: &Model,
+    model: &ModelWeights,
     HeadAdapter { pair, dropout }: HeadAdapter<'_>,
     x: &mut Act,
     batch: &Batch,
@@ -132,14 +132,14 @@ fn head_rows<B: Backend>(
 }
 
 /// The table that a model's head multiplies with.
-const fn table(model: &Model) -> Module {
+const fn table(model: &ModelWeights) -> Module {
     if model.config.tied { Module::Embed } else { Module::Head }
 }
 
 /// The second time through the words: dn, and the factors of the table and of the adapter.
 fn backward<B: Backend>(
     be: &mut B,
-    model: &Model,
+    model: &ModelWeights,
     (adapter, factors): (Option<(&Pair, &Act)>, &mut impl Factors<B>),
     normed: &Act,
     (dropout, first): (Option<Dropout>, usize),
@@ -176,7 +176,7 @@ fn backward<B: Backend>(
 /// Runs `f` for each tile of words, every turn with the same allocations.
 fn in_tiles<B: Backend>(
     be: &mut B,
-    model: &Model,
+    model: &ModelWeights,
     tiles: Tiles,
     mut f: impl FnMut(&mut B, &Weight, Range<usize>),
 ) {

@@ -2,7 +2,7 @@
 
 use mesp_device::{Act, Backend, RowStat};
 
-use super::{Batch, HeadAdapter, Model, head};
+use super::{Batch, HeadAdapter, ModelWeights, head};
 use crate::gradient::{Factors, Nothing};
 use crate::tape::Tiles;
 
@@ -10,7 +10,7 @@ use crate::tape::Tiles;
 #[derive(Debug, Clone, Copy)]
 pub struct Top<'a> {
     /// Weights and shape.
-    pub model: &'a Model,
+    pub model: &'a ModelWeights,
     /// The head's adapter.
     pub head: HeadAdapter<'a>,
     /// Tokens, labels, sequences.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use mesp_device::Weight;
 
-use super::Model;
+use super::ModelWeights;
 use crate::arch::{EMBEDDING, HEAD, Module, Norm, POST_NORMS, QK_NORMS};
 
 /// Which tensor. As text it is the checkpoint's name, of a part of a fused matrix that of the whole: its parts follow
@@ -39,8 +39,8 @@ impl fmt::Display for Name {
             Self::Head => f.write_str(HEAD),
             Self::Norm => write!(f, "{}.weight", Norm::Final.path()),
             Self::BlockNorm(l, norm) => write!(f, "model.layers.{l}.{}.weight", norm.path()),
-            Self::Weight(l, p, fused) => write!(f, "{}.weight", p.carrier(*fused).path(*l)),
-            Self::Bias(l, p, fused) => write!(f, "{}.bias", p.carrier(*fused).path(*l)),
+            Self::Weight(l, p, fused) => write!(f, "{}.weight", p.stored_in(*fused).path(*l)),
+            Self::Bias(l, p, fused) => write!(f, "{}.bias", p.stored_in(*fused).path(*l)),
         }
     }
 }
@@ -48,7 +48,7 @@ impl fmt::Display for Name {
 /// A tensor.
 #[derive(Debug)]
 pub enum Part<M, V> {
-    /// Of a product.
+    /// The weight of a linear layer.
     Matrix(M),
     /// A norm or a bias.
     Vector(V),
@@ -86,7 +86,7 @@ macro_rules! walk {
     }};
 }
 
-impl Model {
+impl ModelWeights {
     /// Visits every tensor; a tied table once.
     pub fn parts(&self, f: &mut dyn FnMut(Name, Seen<'_>)) {
         walk!(self, f);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use mesp_device::{Dtype, Weight};
 
 use crate::Result;
-use crate::arch::{Config, EMBEDDING, HEAD, Linear, Module, Norm, POST_NORMS, Sees};
+use crate::arch::{Config, EMBEDDING, HEAD, LayerAttention, Linear, Module, Norm, POST_NORMS};
 
 /// Where weights come from: files, or nothing but shapes. The model knows names and shapes; a source knows
 /// a file format.
@@ -42,7 +42,7 @@ pub struct Block {
     /// By [`Module`].
     pub linears: [Linear; 7],
     /// Which keys its queries see, and how both are turned.
-    pub sees: Sees,
+    pub attention: LayerAttention,
 }
 
 impl Block {
@@ -54,7 +54,7 @@ impl Block {
 
 /// A model's frozen weights and shape.
 #[derive(Debug, Clone)]
-pub struct Model {
+pub struct ModelWeights {
     /// Shape.
     pub config: Config,
     /// Embedding `[V, d]`.
@@ -67,7 +67,7 @@ pub struct Model {
     pub blocks: Vec<Block>,
 }
 
-impl Model {
+impl ModelWeights {
     /// Takes all weights from a source.
     ///
     /// # Errors
@@ -124,7 +124,7 @@ impl Model {
                 } else {
                     None
                 },
-                sees: config.sees[l],
+                attention: config.attention[l],
                 qk_norm: if config.family.qk_norm {
                     Some([head_norm("q_norm")?, head_norm("k_norm")?])
                 } else {

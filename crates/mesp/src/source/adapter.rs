@@ -12,7 +12,7 @@ use super::{Base, Opened, open_model};
 use crate::adapter::peft::Rows;
 use crate::adapter::{AdapterConfig, BlockPairs};
 use crate::arch::{Config, EMBEDDING, HEAD, Module};
-use crate::model::Model;
+use crate::model::ModelWeights;
 use crate::{Error, Result};
 
 /// A mapped adapter; matrices are read one at a time.
@@ -36,11 +36,11 @@ pub fn load_adapter_config(path: &Path) -> Result<AdapterConfig> {
 ///
 /// # Errors
 /// As [`load_adapter`].
-pub fn check_adapter(path: &Path, model: &Model) -> Result<()> {
+pub fn check_adapter(path: &Path, model: &ModelWeights) -> Result<()> {
     opened(path, model).map(drop)
 }
 
-fn opened(path: &Path, model: &Model) -> Result<AdapterFile> {
+fn opened(path: &Path, model: &ModelWeights) -> Result<AdapterFile> {
     let file = AdapterFile::open(path, Some(&model.config))?;
     let table = |p| if p == Module::Head { model.head() } else { &model.embedding };
     file.check_tables(&|p| Ok(Some(table(p).clone())))?;
@@ -55,7 +55,7 @@ pub fn load_adapter<B: Backend>(
     be: &mut B,
     path: &Path,
     blocks: &mut [BlockPairs],
-    model: &Model,
+    model: &ModelWeights,
 ) -> Result<()> {
     let (c, file) = (&model.config, opened(path, model)?);
     for (i, found) in file.lora.pairs.iter().enumerate() {
@@ -111,7 +111,7 @@ impl AdapterFile {
                         "{}: rows of q_proj and k_proj are in the order of {arch} files, which depends on the heads",
                         path.display()
                     );
-                    return Err(Error::usage(problem).hint("give the model it is for with --model"));
+                    return Err(Error::usage(problem).hint("give the model it is for with `model`"));
                 };
                 opened.interleaved = Some(c.head_dim);
             }
@@ -236,7 +236,7 @@ impl AdapterFile {
     pub(crate) fn no_tables(&self) -> Result<()> {
         match self.lora.tables.iter().find(|t| !t.adapted) {
             Some(t) => {
-                Err(self.table_error(&t.name, "and there is no model to compare it with: give --model"))
+                Err(self.table_error(&t.name, "and there is no model to compare it with: give `model`"))
             }
             None => Ok(()),
         }

@@ -16,9 +16,9 @@ use twox_hash::XxHash64;
 
 use super::{Base, GgufSource, Kind, prefix};
 use crate::Result;
-use crate::arch::Config;
+use crate::arch::{Config, RopeKind};
 use crate::data::TOKENIZER_JSON;
-use crate::model::{Model, Part};
+use crate::model::{ModelWeights, Part};
 use crate::rng;
 
 /// How much of each matrix is read. Norms and biases are read whole in any case.
@@ -38,11 +38,11 @@ const SAMPLE: usize = 128;
 /// Bytes of a matrix that are read before their pages go again.
 const STRETCH: usize = 4 << 20;
 
-/// Of the weights as they are stored: their names, shapes, types and values.
+/// Fingerprint of the weights as they are stored: their names, shapes, types and values.
 ///
 /// # Panics
 /// When the model has shapes and no values.
-pub fn weights(model: &Model, extent: Extent) -> String {
+pub fn weights(model: &ModelWeights, extent: Extent) -> String {
     let mut hash = XxHash64::with_seed(0);
     model.parts(&mut |name, part| {
         hash.write(name.to_string().as_bytes());
@@ -89,7 +89,7 @@ fn samples(hash: &mut XxHash64, weight: &Weight) {
     weight.done_with();
 }
 
-/// Of what the configuration says of the computation, beside the weights: sizes, norms, rotation, windows.
+/// Fingerprint of the configuration, as far as it changes the computation: sizes, norms, rotary embeddings, windows.
 pub fn shape(config: &Config) -> String {
     let rope = |rope: &Rope| {
         let bits: Vec<u32> = rope.frequencies.iter().map(|f| f.to_bits()).collect();
@@ -97,9 +97,16 @@ pub fn shape(config: &Config) -> String {
     };
     let c = config;
     let sizes = [c.vocab_size, c.hidden_size, c.intermediate_size, c.layers, c.heads, c.kv_heads, c.head_dim];
-    let sees: Vec<String> = c.sees.iter().map(|s| format!("{:?} {}", s.turn, s.window as u64)).collect();
+    // Names that stand in checkpoints.
+    let kind = |rope: RopeKind| match rope {
+        RopeKind::Global => "Global",
+        RopeKind::Local => "Local",
+        RopeKind::None => "Not",
+    };
+    let attention: Vec<String> =
+        c.attention.iter().map(|a| format!("{} {}", kind(a.rope), a.window as u64)).collect();
     let text = format!(
-        "{} {sizes:?} {} {:016x} {:016x} {} {:?} {sees:?}",
+        "{} {sizes:?} {} {:016x} {:016x} {} {:?} {attention:?}",
         c.arch,
         c.tied,
         c.eps.to_bits(),
@@ -110,28 +117,28 @@ pub fn shape(config: &Config) -> String {
     of(text.as_bytes())
 }
 
-/// Of what makes tokens of text.
+/// Fingerprints of what turns text into tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tokenizer {
-    /// Of `tokenizer.json`, white space between its values left out, or of the vocabulary in a GGUF file.
+    /// That of `tokenizer.json`, white space between its values left out, or of the vocabulary in a GGUF file.
     pub vocabulary: String,
     /// The file.
     pub file: PathBuf,
-    /// Of which tokens begin and end a text and are markers, and of where spaces stand.
+    /// That of the special tokens, and of where spaces stand.
     pub special_tokens: String,
     /// The file that names them.
     pub special_file: PathBuf,
-    /// Of the chat templates, if there are some.
+    /// That of the chat templates, if there are some.
     pub chat_template: Option<String>,
     /// Their file.
     pub template_file: PathBuf,
-    /// Of the tokens at which generation ends, by number; of a GGUF file they are among the special ones.
+    /// That of the tokens at which generation ends, by number; in a GGUF file they are among the special ones.
     pub end_tokens: Option<String>,
     /// The file that names them.
     pub end_file: PathBuf,
 }
 
-/// Of the tokenizer that [`text_encoder`](super::text_encoder) would read, without reading it into memory.
+/// Fingerprints of the tokenizer that [`text_encoder`](super::text_encoder) would read, without reading it into memory.
 ///
 /// # Errors
 /// When a file cannot be read, or is not what it should be.
@@ -252,7 +259,7 @@ fn in_gguf(path: &Path, source: &GgufSource) -> Tokenizer {
     }
 }
 
-/// Of some bytes.
+/// Fingerprint of some bytes.
 fn of(bytes: &[u8]) -> String {
     let mut hash = XxHash64::with_seed(0);
     hash.write(bytes);

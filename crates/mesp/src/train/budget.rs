@@ -13,7 +13,7 @@ use super::session::record;
 use super::{Options, Shapes};
 use crate::Result;
 use crate::method::Method;
-use crate::model::{Batch, Model};
+use crate::model::{Batch, ModelWeights};
 use crate::tape::{Policy, SavedAs, Site, SiteSet, Tiles};
 
 /// A policy and what it needs.
@@ -49,7 +49,7 @@ pub struct Freedom {
 /// # Errors
 /// When `options` cannot be planned.
 pub fn search(
-    model: &Arc<Model>,
+    model: &Arc<ModelWeights>,
     options: &Options,
     shapes: &Shapes,
     (value_bytes, threads): (usize, usize),
@@ -85,7 +85,7 @@ pub fn search(
 /// # Errors
 /// When `options` cannot be planned.
 pub fn least(
-    model: &Arc<Model>,
+    model: &Arc<ModelWeights>,
     options: &Options,
     shapes: &Shapes,
     size: (usize, usize),
@@ -118,7 +118,7 @@ pub fn least(
 
 /// Bytes alive at the peak, and the cost that orders candidates.
 fn estimate(
-    model: &Arc<Model>,
+    model: &Arc<ModelWeights>,
     options: &Options,
     shapes: &Shapes,
     (value_bytes, threads): (usize, usize),
@@ -162,7 +162,7 @@ fn candidates(asked: Policy, freedom: Freedom, rows: usize) -> Vec<Policy> {
 
 /// Bytes written and read, in the multiplications that could be made meanwhile: a disk moves about a byte in
 /// the time of 200 of them.
-fn spill_cost(model: &Model, options: &Options, shapes: &Shapes, value_bytes: usize) -> f64 {
+fn spill_cost(model: &ModelWeights, options: &Options, shapes: &Shapes, value_bytes: usize) -> f64 {
     let rows = shapes.train.as_ref().map_or(0, Batch::rows);
     let bytes = 2 * rows * model.config.hidden_size * model.config.layers * value_bytes;
     if options.policy.inputs() == SavedAs::File { 200.0 * bytes as f64 } else { 0.0 }

@@ -20,7 +20,7 @@ use mesp_formats::atomic::{StagedDir, remove_dir, write_atomic};
 use mesp_formats::{Error as FileError, peft as names};
 use serde::{Deserialize, Serialize};
 
-use super::whole::History;
+use super::full::History;
 use super::{Length, MadeWith, Progress, RunConfig, Session, replay};
 use crate::adapter::peft;
 use crate::method::Estimator;
@@ -74,14 +74,14 @@ struct Fixed {
     #[serde(default)]
     subset: Option<String>,
     /// How all weights are held, where these are trained.
-    #[serde(default)]
-    whole: Option<String>,
+    #[serde(default, rename = "whole")]
+    full: Option<String>,
     /// [`RunConfig::identity`].
     #[serde(default, flatten)]
     identity: BTreeMap<String, String>,
 }
 
-/// Of checkpoints from before there was a choice.
+/// The ratio of checkpoints from before there was a choice.
 fn alike() -> f64 {
     Trained::ALIKE.b_ratio
 }
@@ -101,7 +101,7 @@ struct State {
     made_with: Option<MadeWith>,
 }
 
-/// Of [`RunConfig::identity`], the fingerprint of the rows.
+/// The key in [`RunConfig::identity`] of the rows' fingerprint.
 pub const DATA: &str = "data";
 /// The same of those that are held out.
 pub const EVAL_DATA: &str = "eval_data";
@@ -147,7 +147,7 @@ fn fixed<B: Backend>(session: &Session<B>, config: &RunConfig) -> Fixed {
             Estimator::Subset(subset) => Some(subset.to_string()),
             Estimator::Exact | Estimator::Directional(_) => None,
         },
-        whole: options.whole.map(|elem| elem.name().to_owned()),
+        full: options.full.map(|elem| elem.name().to_owned()),
         identity: config.identity.clone(),
     }
 }
@@ -173,7 +173,7 @@ pub fn save<B: Backend>(
     mesp_formats::atomic::create_dir_all(&output.join(FOLDER))?;
     let path = output.join(name(progress.step));
     let staged = StagedDir::new(&path)?;
-    match session.whole().map(|whole| &whole.log) {
+    match session.full().map(|full| &full.log) {
         None => save_adapter(session, staged.path(), config.base_model.as_deref())?,
         Some(Some(log)) => replay::write(&staged.path().join(replay::FILE), &log.header, &log.slopes)?,
         Some(None) => return Err(Error::usage("a run that trains all weights is saved once it has begun")),
@@ -239,7 +239,7 @@ pub fn latest(output: &Path) -> Result<PathBuf> {
             "{}: no checkpoint to resume from, expected step-N/ with {STATE}",
             output.join(FOLDER).display()
         ))
-        .hint("give the --output of a run that was interrupted or saved with --save-every")
+        .hint("give the `output` of a run that was interrupted or saved with `save_every`")
     })
 }
 
@@ -279,14 +279,14 @@ pub fn load_adapter<B: Backend>(session: &mut Session<B>, checkpoint: &Path) -> 
 /// # Errors
 /// When its file is missing or damaged, or the run started from other weights.
 pub fn load_trained<B: Backend>(session: &mut Session<B>, checkpoint: &Path) -> Result<()> {
-    if session.whole().is_none() {
+    if session.full().is_none() {
         return load_adapter(session, checkpoint);
     }
     let replay::Contents { header, slopes, .. } = replay::read(&checkpoint.join(replay::FILE))?;
     session.reset();
     header.apply(session, &slopes)?;
-    if let Some(whole) = session.whole_mut() {
-        whole.log = Some(History { header, slopes: slopes.into_iter().flatten().collect() });
+    if let Some(full) = session.full_mut() {
+        full.log = Some(History { header, slopes: slopes.into_iter().flatten().collect() });
     }
     Ok(())
 }
@@ -308,7 +308,7 @@ pub fn load<B: Backend>(session: &mut Session<B>, checkpoint: &Path, config: &Ru
             format!("{}: the checkpoint was written with {}", checkpoint.display(), list.join("\n  with "));
         let advice =
             "resume with the settings, the model and the rows that the run began with, or start a new run";
-        let adapter = if session.whole().is_none() { " with --adapter" } else { "" };
+        let adapter = if session.full().is_none() { " with `adapter`" } else { "" };
         return Err(Error::usage(problem).hint(format!("{advice}{adapter}")));
     }
     load_trained(session, checkpoint)?;

@@ -13,7 +13,7 @@ use crate::{Error, Result};
 /// What is done about a step that went wrong.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Reaction {
+pub enum Action {
     /// It is told, and used.
     #[default]
     Report,
@@ -71,9 +71,9 @@ pub struct RunConfig {
     /// At the end, the directory's adapter is that of the best evaluation instead of the last step.
     pub load_best: bool,
     /// What is done when a loss or a gradient is not a number.
-    pub on_non_finite: Reaction,
+    pub on_non_finite: Action,
     /// What is done when the norm of the gradients is a multiple of what it was.
-    pub on_spike: Reaction,
+    pub on_spike: Action,
     /// The multiple of the running mean of the norms that is a spike; 0 for none.
     pub spike_factor: f64,
     /// The run directory.
@@ -121,11 +121,11 @@ impl RunConfig {
     /// The error of a run that is longer than any.
     fn too_many(&self, micro: f64, most: usize) -> Error {
         let option = match self.length {
-            Length::Steps(n) => format!("--steps {n}"),
-            Length::Epochs(e) => format!("--epochs {e}"),
+            Length::Steps(n) => format!("`steps` {n}"),
+            Length::Epochs(e) => format!("`epochs` {e}"),
         };
         Error::usage(format!("{option}: the run has {micro:.0} micro-batches, expected at most {most}"))
-            .hint("give fewer steps or epochs, or a lower --grad-accum; a run can go on from its adapter by --adapter")
+            .hint("give fewer steps or epochs, or a lower `grad_accum`; a run can go on from its adapter by `adapter`")
     }
 
     /// Checks what cannot be combined.
@@ -136,30 +136,30 @@ impl RunConfig {
         if update == Update::PerBlock {
             if self.grad_accum > 1 {
                 let n = self.grad_accum;
-                return Err(Error::usage(format!("--update per-block cannot be combined with --grad-accum {n}: it keeps no gradient to add to"))
-                    .hint("use a larger --batch-size, or --update accumulate"));
+                return Err(Error::usage(format!("`update` per-block cannot be combined with `grad_accum` {n}: it keeps no gradient to add to"))
+                    .hint("use a larger `batch_size`, or `update` accumulate"));
             }
             if let Some(norm) = self.max_grad_norm {
-                return Err(Error::usage(format!("--update per-block cannot be combined with --max-grad-norm {norm}: the norm is known only after all blocks"))
-                    .hint("leave --max-grad-norm out, or use --update accumulate"));
+                return Err(Error::usage(format!("`update` per-block cannot be combined with `max_grad_norm` {norm}: the norm is known only after all blocks"))
+                    .hint("leave `max_grad_norm` out, or use `update` accumulate"));
             }
-            for (option, reaction) in [("--on-nonfinite", self.on_non_finite), ("--on-spike", self.on_spike)]
+            for (option, reaction) in [("`on_nonfinite`", self.on_non_finite), ("`on_spike`", self.on_spike)]
             {
-                if reaction == Reaction::Skip {
-                    return Err(Error::usage(format!("--update per-block cannot be combined with {option} skip: blocks are stepped before the norm is known"))
-                        .hint("use stop, or --update accumulate"));
+                if reaction == Action::Skip {
+                    return Err(Error::usage(format!("`update` per-block cannot be combined with {option} skip: blocks are stepped before the norm is known"))
+                        .hint("use stop, or `update` accumulate"));
                 }
             }
         }
         if let (Some(n), None) = (self.patience, self.eval_every) {
             return Err(Error::usage(format!(
-                "--early-stopping-patience is {n} and nothing is evaluated on the way"
+                "`early_stopping_patience` is {n} and nothing is evaluated on the way"
             ))
-            .hint("say with --eval-every how often to evaluate"));
+            .hint("say with `eval_every` how often to evaluate"));
         }
         if self.load_best && self.eval_every.is_none() {
-            return Err(Error::usage("--load-best-at-end needs evaluations to choose from")
-                .hint("say with --eval-every how often to evaluate"));
+            return Err(Error::usage("`load_best_at_end` needs evaluations to choose from")
+                .hint("say with `eval_every` how often to evaluate"));
         }
         let expected = |name: &str, ok: bool, found: String, range: &str, hint: &str| {
             if ok {
@@ -176,37 +176,37 @@ impl RunConfig {
         let rate = self.learning_rate;
         let sound = rate >= 0.0 && fits(rate);
         expected(
-            "--learning-rate",
+            "`learning_rate`",
             sound,
             rate.to_string(),
             "0 or more, such as 2e-4",
             "leave it out for the default",
         )?;
-        count("--grad-accum", self.grad_accum > 0, self.grad_accum.to_string())?;
-        count("--batch-size", self.batch_size > 0, self.batch_size.to_string())?;
+        count("`grad_accum`", self.grad_accum > 0, self.grad_accum.to_string())?;
+        count("`batch_size`", self.batch_size > 0, self.batch_size.to_string())?;
         if let Some(tokens) = self.batch_tokens {
-            count("--batch-tokens", tokens > 0, tokens.to_string())?;
+            count("`batch_tokens`", tokens > 0, tokens.to_string())?;
         }
         let not_negative = |x: f64| x.is_finite() && x >= 0.0;
         let delta = self.min_delta;
-        let name = "--early-stopping-min-delta";
+        let name = "`early_stopping_min_delta`";
         expected(name, not_negative(delta), delta.to_string(), "0 or more", "leave it out for 0")?;
         let factor = self.spike_factor;
         let sound = not_negative(factor) && (factor == 0.0 || factor > 1.0);
         let range = "a number above 1, or 0 for none";
-        expected("--spike-factor", sound, factor.to_string(), range, "leave it out for 10")?;
+        expected("`spike_factor`", sound, factor.to_string(), range, "leave it out for 10")?;
         for (name, value) in [
-            ("--early-stopping-patience", self.patience),
-            ("--save-total-limit", self.save_limit),
-            ("--eval-every", self.eval_every),
-            ("--save-every", self.save_every),
+            ("`early_stopping_patience`", self.patience),
+            ("`save_total_limit`", self.save_limit),
+            ("`eval_every`", self.eval_every),
+            ("`save_every`", self.save_every),
         ] {
             count(name, value != Some(0), "0".to_owned())?;
         }
         if let Some(norm) = self.max_grad_norm {
             let sound = norm > 0.0 && fits(norm);
             expected(
-                "--max-grad-norm",
+                "`max_grad_norm`",
                 sound,
                 norm.to_string(),
                 "0 or more",
@@ -214,10 +214,10 @@ impl RunConfig {
             )?;
         }
         match self.length {
-            Length::Steps(n) => count("--steps", n > 0, n.to_string()),
+            Length::Steps(n) => count("`steps`", n > 0, n.to_string()),
             Length::Epochs(e) => {
                 let sound = e.is_finite() && e > 0.0;
-                expected("--epochs", sound, e.to_string(), "a number above 0", "leave it out for 1")
+                expected("`epochs`", sound, e.to_string(), "a number above 0", "leave it out for 1")
             }
         }?;
         // Of epochs, those of one batch each: what more there are is known with the rows.
@@ -230,7 +230,7 @@ impl RunConfig {
             return Err(self.too_many(micro, MOST_BATCHES));
         }
         if self.grad_accum > MOST_BATCHES {
-            let problem = format!("--grad-accum is {}, expected at most {MOST_BATCHES}", self.grad_accum);
+            let problem = format!("`grad_accum` is {}, expected at most {MOST_BATCHES}", self.grad_accum);
             return Err(Error::usage(problem));
         }
         Ok(())

@@ -28,7 +28,7 @@ impl Logged {
         if let Some(log) = &mut self.log {
             log.append(slopes)?;
         }
-        if let Some(history) = session.whole_mut().and_then(|whole| whole.log.as_mut()) {
+        if let Some(history) = session.full_mut().and_then(|full| full.log.as_mut()) {
             history.slopes.extend_from_slice(slopes);
         }
         self.descent.descend(session, slopes, learning_rate);
@@ -78,9 +78,9 @@ impl Descent {
         let mut keep = 1.0 - learning_rate * self.weight_decay;
         let mut weight = learning_rate / self.along.directions as f64;
         for (age, slopes) in self.recent.iter().rev().enumerate() {
-            for (direction, slope) in slopes.iter().enumerate() {
-                let ray = self.along.ray(self.seed, step - age as u64, direction);
-                session.drift(keep, -weight * f64::from(*slope), ray);
+            for (number, slope) in slopes.iter().enumerate() {
+                let direction = self.along.direction(self.seed, step - age as u64, number);
+                session.perturb_in_place(keep, -weight * f64::from(*slope), direction);
                 keep = 1.0;
             }
             weight *= self.along.momentum;
@@ -92,7 +92,7 @@ impl Descent {
         &self.along
     }
 
-    /// Of the directions.
+    /// Seed of the directions.
     pub fn seed(&self) -> u64 {
         self.seed
     }

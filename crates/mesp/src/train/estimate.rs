@@ -44,12 +44,12 @@ impl<B: Backend> Session<B> {
         }
         let mut probed = Probed { slopes: Vec::with_capacity(along.directions), ..Probed::default() };
         let (mut passes, mut at_rest) = (0, None);
-        for direction in 0..along.directions {
-            let ray = along.ray(seed, step, direction);
+        for number in 0..along.directions {
+            let direction = along.direction(seed, step, number);
             let Slope::Difference { eps, one_sided } = along.slope else {
                 let mut exact = 0.0;
                 batches(&mut |batch| {
-                    let (outcome, slope) = self.slope(batch, targets, ray);
+                    let (outcome, slope) = self.slope(batch, targets, direction);
                     probed.tokens += batch.rows() as u64;
                     probed.nats += outcome.nats;
                     exact += slope;
@@ -67,7 +67,7 @@ impl<B: Backend> Session<B> {
                 }
                 batches(&mut |batch| {
                     probed.tokens += batch.rows() as u64;
-                    *end += self.probe(batch, by, ray).nats;
+                    *end += self.probe(batch, by, direction).nats;
                 });
                 probed.nats += *end;
                 passes += 1;
@@ -107,9 +107,9 @@ impl<B: Backend> Session<B> {
             }
             Estimator::Directional(along) => {
                 let probed = self.slopes(&along, (seed, step), targets, batches);
-                for (direction, slope) in probed.slopes.iter().enumerate() {
+                for (number, slope) in probed.slopes.iter().enumerate() {
                     let weight = f64::from(*slope) / along.directions as f64;
-                    self.add_to_grads(weight, along.ray(seed, step, direction));
+                    self.add_to_grads(weight, along.direction(seed, step, number));
                 }
                 Outcome { nats: probed.nats, targets }
             }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::Happening;
+use super::Notice;
 
 /// Something that happened; a line of `metrics.jsonl`, as `docs/metrics.md` has it. Field names are those of TRL and mlx-lm where they
 /// agree.
@@ -70,7 +70,7 @@ pub enum Event {
         message: String,
         /// By kind.
         #[serde(flatten)]
-        what: Happening,
+        what: Notice,
     },
     /// The run ends.
     End {

@@ -38,14 +38,14 @@ pub struct Options {
     pub weight_decay: f64,
     /// Which parts of an adapter are trained, and how fast.
     pub trained: Trained,
-    /// Of the random numbers that round adapters in bf16.
+    /// Seed of the random numbers that round adapters in bf16.
     pub seed: u64,
     /// Whether the gradient itself is wanted, so that it is kept also where a step needs none.
     pub gradients: bool,
     /// Whether gradients are those of all the model's own weights, which stay as they are, and there is no adapter.
     pub base_gradients: bool,
     /// How the model's own weights are held where they are trained, all of them and no adapter.
-    pub whole: Option<Elem>,
+    pub full: Option<Elem>,
     /// Whether there is anything to train: without, no gradients and no optimizer state exist.
     pub training: bool,
 }

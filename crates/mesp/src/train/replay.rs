@@ -48,9 +48,9 @@ const LONGEST_LOG: u64 = 256 << 20;
 /// What fixes a run besides its slopes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Replay {
-    /// Of the directions, and of the adapter's start.
+    /// Seed of the directions, and of the adapter's start.
     pub seed: u64,
-    /// Of the adapter, or of all weights, that the run started from.
+    /// Fingerprint of the adapter, or of all weights, that the run started from.
     pub start: String,
     /// How slopes are made, `difference` or `tangent`.
     #[serde(default = "difference")]
@@ -111,8 +111,8 @@ pub struct Replay {
     /// How adapters are stored, `f32` or `bf16`.
     pub adapter_type: String,
     /// How the model's weights are held, `f32` or `bf16`, where these are trained and no adapter.
-    #[serde(default)]
-    pub whole: Option<String>,
+    #[serde(default, rename = "whole")]
+    pub full: Option<String>,
 }
 
 impl Replay {
@@ -147,8 +147,8 @@ impl Replay {
     ///
     /// # Errors
     /// When the type is unknown.
-    pub fn whole(&self) -> Result<Option<Elem>> {
-        self.whole.as_deref().map(elem).transpose()
+    pub fn full(&self) -> Result<Option<Elem>> {
+        self.full.as_deref().map(elem).transpose()
     }
 
     /// The adapter's placement.
@@ -156,7 +156,7 @@ impl Replay {
     /// # Errors
     /// When a target or a pattern is unknown.
     pub fn adapter(&self) -> Result<AdapterConfig> {
-        if self.whole.is_some() {
+        if self.full.is_some() {
             return Ok(AdapterConfig::none());
         }
         let targets = AdapterConfig::parse_targets(&self.targets.join(","))?;
@@ -210,7 +210,7 @@ fn check(before: u32, slopes: &[f32]) -> u32 {
 pub struct Opened {
     /// The log.
     pub log: Log,
-    /// Of the steps that it has.
+    /// The slopes of the steps that it has.
     pub slopes: Vec<Vec<f32>>,
     /// [`Replay::bounds`].
     pub bounds: Vec<f32>,

@@ -10,11 +10,11 @@ use mesp_device::Backend;
 use super::checkpoint;
 use super::descent::{Descent, Logged};
 use super::evaluate::{Staging, evaluate};
+use super::full::{self, History};
 use super::progress::{Evaluated, Progress};
 use super::replay::{self, Replay};
 use super::step::{self, Micro};
-use super::whole::{self, History};
-use super::{Event, Happening, RunConfig, Session, Update};
+use super::{Event, Notice, RunConfig, Session, Update};
 use crate::data::{Batches, Examples};
 use crate::method::{Bounds, Directional, Estimator};
 use crate::optim::Schedule;
@@ -70,21 +70,21 @@ pub fn run<B: Backend>(
 ) -> Result<Summary> {
     config.check(session.options().update)?;
     if eval.count() == 0 && (config.patience.is_some() || config.load_best) {
-        let option = if config.load_best { "--load-best-at-end" } else { "--early-stopping-patience" };
+        let option = if config.load_best { "`load_best_at_end`" } else { "`early_stopping_patience`" };
         return Err(Error::usage(format!("{option} needs held-out rows, and there are none"))
-            .hint("give them with --eval-data"));
+            .hint("give them with `eval_data`"));
     }
     let mut state = Loop::new(train, config, from)?;
     if let Estimator::Directional(along) = session.options().estimator {
         state.descent = Some(state.descent(session, along, config)?);
     }
     let (a, c) = (&session.options().adapter, &session.model().config);
-    let whole = session.options().whole.is_some();
+    let full = session.options().full.is_some();
     emit(&Event::Run {
         step: state.progress.step,
         total_steps: state.total_steps,
         rows: state.batches.rows(),
-        parameters: if whole { c.parameters() } else { a.parameters(c) },
+        parameters: if full { c.parameters() } else { a.parameters(c) },
         method: session.options().method_name.clone(),
     });
     let outcome = state.steps(session, eval, config, stop, emit);
@@ -111,7 +111,7 @@ struct Loop<'a> {
     before: f64,
     started: Instant,
     summary: Summary,
-    /// Of a run by slopes.
+    /// The state of a run that descends along random directions.
     descent: Option<Logged>,
 }
 
@@ -156,12 +156,12 @@ impl<'a> Loop<'a> {
             session.set_bounds(Bounds::from_values(opened.bounds, session.params()));
             (log, earlier) = (Some(opened.log), opened.slopes);
         }
-        if let Some(whole) = session.whole_mut() {
+        if let Some(full) = session.full_mut() {
             let mut slopes = Vec::with_capacity(self.total_steps * along.directions);
             slopes.extend(earlier.iter().flatten());
             // After a resume the checkpoint's own header, which knows the start.
-            let header = whole.log.take().map_or(header, |log| log.header);
-            whole.log = Some(History { header, slopes });
+            let header = full.log.take().map_or(header, |log| log.header);
+            full.log = Some(History { header, slopes });
         }
         let descent = Descent::new(along, config.seed, session.options().weight_decay, &earlier);
         Ok(Logged { descent, log })
@@ -214,7 +214,7 @@ impl<'a> Loop<'a> {
         if self.progress.step < self.total_steps {
             self.summary.stopped = true;
             if let Some(Evaluated { step, loss: Some(loss) }) = self.progress.best {
-                self.tell(Happening::EarlyStop { best_step: step, best_loss: loss }, emit);
+                self.tell(Notice::EarlyStop { best_step: step, best_loss: loss }, emit);
             }
         }
         let evaluated = self.progress.evaluated.is_some_and(|e| e.step == self.progress.step);
@@ -278,7 +278,7 @@ impl<'a> Loop<'a> {
         config: &RunConfig,
         emit: &mut dyn FnMut(&Event),
     ) -> Result<bool> {
-        let adapter_at_eval = config.adapter_at_eval && session.options().whole.is_none();
+        let adapter_at_eval = config.adapter_at_eval && session.options().full.is_none();
         if let (true, Some(dir)) = (adapter_at_eval, &config.output) {
             checkpoint::save_adapter(session, dir, config.base_model.as_deref())?;
         }
@@ -308,7 +308,7 @@ impl<'a> Loop<'a> {
         Ok(best)
     }
 
-    fn tell(&self, what: Happening, emit: &mut dyn FnMut(&Event)) {
+    fn tell(&self, what: Notice, emit: &mut dyn FnMut(&Event)) {
         let step = self.progress.step;
         emit(&Event::Event { step, message: what.message(step), what });
     }
@@ -325,11 +325,11 @@ impl<'a> Loop<'a> {
         let path = checkpoint::save(session, dir, &self.progress, config)?;
         self.summary.checkpoint = Some(path);
         let path = checkpoint::name(self.progress.step);
-        self.tell(Happening::Checkpoint { path, best }, emit);
+        self.tell(Notice::Checkpoint { path, best }, emit);
         if let Some(limit) = config.save_limit {
             let best = self.progress.best.map(|b| b.step);
             for step in checkpoint::prune(dir, limit, best)? {
-                self.tell(Happening::Removed { path: checkpoint::name(step) }, emit);
+                self.tell(Notice::Removed { path: checkpoint::name(step) }, emit);
             }
         }
         Ok(())
@@ -344,7 +344,7 @@ impl<'a> Loop<'a> {
     ) -> Result<()> {
         let Some(dir) = config.output.as_ref().filter(|dir| !dir.is_dir()) else { return Ok(()) };
         mesp_formats::atomic::create_dir_all(dir)?;
-        self.tell(Happening::FolderMadeAgain, emit);
+        self.tell(Notice::FolderMadeAgain, emit);
         self.save(session, config, false, emit)
     }
 
@@ -383,14 +383,14 @@ impl<'a> Loop<'a> {
                 self.save(session, config, false, emit)?;
                 checkpoint::load_trained(session, &dir.join(checkpoint::name(step)))?;
             }
-            self.tell(Happening::BestLoaded { best_step: step, best_loss: loss }, emit);
+            self.tell(Notice::BestLoaded { best_step: step, best_loss: loss }, emit);
         }
-        if session.options().whole.is_none() {
+        if session.options().full.is_none() {
             checkpoint::save_adapter(session, dir, config.base_model.as_deref())?;
         } else if outcome.is_ok() && !self.summary.interrupted {
             // Of a run that goes on, or failed, the log is the model: it is written once.
             let base = config.base_model.as_deref().unwrap_or_default();
-            whole::save(session, Path::new(base), &dir.join(checkpoint::MODEL))?;
+            full::save(session, Path::new(base), &dir.join(checkpoint::MODEL))?;
         }
         // A step that was refused before it was used can be tried again, in another way.
         let accumulates = session.options().update == Update::Accumulate && self.progress.step > 0;
@@ -418,7 +418,7 @@ impl<'a> Loop<'a> {
             Ok(path) => {
                 let _ = write!(
                     left,
-                    "; the state of step {step} was written to {}: --resume with this folder goes on from it",
+                    "; the state of step {step} was written to {}: `resume` with this folder goes on from it",
                     path.display()
                 );
             }

@@ -6,15 +6,16 @@ use mesp_device::{
     Act, Backend, Class, Dropout, Dry, Label, Plan, Program, RowStat, Tangents, View, ViewMut,
 };
 
-use super::whole::Whole;
+use super::full::FullWeights;
 use super::{Options, Update};
 use crate::adapter::{self, AdapterConfig, BlockPairs, dora, matrices, persistent_pairs};
 use crate::arch::{Config, Param, Tensor, base_params};
 use crate::gradient::{Gradients, ParamList, Sums};
 use crate::method::{
-    Backprop, Blocks, Bounds, Consumer, Directional, Estimator, Ray, Shift, Slope, add_direction, drift,
+    Backprop, Blocks, Bounds, Consumer, Direction, Directional, Estimator, Perturbation, Slope,
+    add_direction, perturb_in_place,
 };
-use crate::model::{Batch, Model, NextToken, Part};
+use crate::model::{Batch, ModelWeights, NextToken, Part};
 use crate::optim::Optimizer;
 use crate::rng;
 use crate::{Error, Result};
@@ -29,7 +30,7 @@ const TANGENTS: usize = 64;
 #[derive(Debug)]
 pub struct Session<B> {
     be: B,
-    model: Arc<Model>,
+    model: Arc<ModelWeights>,
     options: Options,
     params: Vec<BlockPairs>,
     grads: Gradients,
@@ -43,10 +44,10 @@ pub struct Session<B> {
     updates: Vec<u64>,
     /// Which values move along directions.
     bounds: Bounds,
-    /// Of a forward that carries them.
+    /// Tangents of a forward pass that carries them.
     tangents: Tangents,
     /// The model's weights, where these are trained.
-    whole: Option<Whole>,
+    full: Option<FullWeights>,
 }
 
 /// The outcome of an optimizer step or a gradient.
@@ -61,9 +62,9 @@ pub struct Outcome {
 impl<B: Backend> Session<B> {
     /// Allocates the persistent buffers: adapters, gradients, optimizer state. `targets` is the largest
     /// number of trained rows of a batch.
-    pub fn new(mut be: B, model: Arc<Model>, options: Options, targets: usize) -> Self {
-        let (whole, model) = match options.whole.map(|elem| Whole::new(&mut be, &model, elem)) {
-            Some((whole, rest)) => (Some(whole), Arc::new(rest)),
+    pub fn new(mut be: B, model: Arc<ModelWeights>, options: Options, targets: usize) -> Self {
+        let (full, model) = match options.full.map(|elem| FullWeights::new(&mut be, &model, elem)) {
+            Some((full, rest)) => (Some(full), Arc::new(rest)),
             None => (None, model),
         };
         let (c, a) = (&model.config, &options.adapter);
@@ -96,7 +97,7 @@ impl<B: Backend> Session<B> {
             updates,
             bounds: Bounds::default(),
             tangents: Tangents::new(TANGENTS),
-            whole,
+            full,
         }
     }
 
@@ -116,7 +117,7 @@ impl<B: Backend> Session<B> {
     }
 
     /// The model.
-    pub fn model(&self) -> &Arc<Model> {
+    pub fn model(&self) -> &Arc<ModelWeights> {
         &self.model
     }
 
@@ -229,24 +230,24 @@ impl<B: Backend> Session<B> {
     }
 
     /// Losses of a micro-batch at what is trained moved by `by·z`; 0 for itself.
-    pub fn probe(&mut self, batch: &Batch, by: f64, ray: Ray) -> Outcome {
+    pub fn probe(&mut self, batch: &Batch, by: f64, direction: Direction) -> Outcome {
         if batch.targets() == 0 {
             return Outcome::default();
         }
         self.be.begin(STEP);
         let stats = &mut self.stats[..batch.targets()];
-        let Self { be, model, params, whole, bounds, .. } = self;
-        let (model, shift) = match whole {
-            Some(whole) => (whole.at(be, by, ray), None),
-            None => (&**model, Some(Shift { by, ray, bounds })),
+        let Self { be, model, params, full, bounds, .. } = self;
+        let (model, perturbation) = match full {
+            Some(full) => (full.at(be, by, direction), None),
+            None => (&**model, Some(Perturbation { by, direction, bounds })),
         };
         let objective = &mut NextToken { scale: 1.0, stats: &mut *stats };
-        self.backprop.evaluate(be, model, params, shift, batch, objective);
+        self.backprop.evaluate(be, model, params, perturbation, batch, objective);
         outcome(stats)
     }
 
     /// Losses of a micro-batch, and the exact slope along a direction of their sum over `total`.
-    pub fn slope(&mut self, batch: &Batch, total: usize, ray: Ray) -> (Outcome, f64) {
+    pub fn slope(&mut self, batch: &Batch, total: usize, direction: Direction) -> (Outcome, f64) {
         if batch.targets() == 0 {
             return (Outcome::default(), 0.0);
         }
@@ -254,7 +255,7 @@ impl<B: Backend> Session<B> {
         let Self { be, model, params, tangents, bounds, .. } = self;
         let stats = &mut self.stats[..batch.targets()];
         let objective = &mut NextToken { scale: 1.0 / total as f64, stats: &mut *stats };
-        let slope = self.backprop.slope(be, tangents, model, params, (ray, &*bounds), batch, objective);
+        let slope = self.backprop.slope(be, tangents, model, params, (direction, &*bounds), batch, objective);
         (outcome(stats), slope)
     }
 
@@ -265,21 +266,21 @@ impl<B: Backend> Session<B> {
     }
 
     /// `θ ← a·θ + c·z`
-    pub fn drift(&mut self, a: f64, c: f64, ray: Ray) {
-        if let Some(whole) = &mut self.whole {
+    pub fn perturb_in_place(&mut self, a: f64, c: f64, direction: Direction) {
+        if let Some(full) = &mut self.full {
             // Nobody else has this model.
-            return whole.drift(&mut self.be, Arc::make_mut(&mut self.model), [a, c], ray);
+            return full.perturb_in_place(&mut self.be, Arc::make_mut(&mut self.model), [a, c], direction);
         }
-        drift(&mut self.be, &mut self.params, [a, c], ray, &self.bounds);
+        perturb_in_place(&mut self.be, &mut self.params, [a, c], direction, &self.bounds);
     }
 
     /// `ĝ += c·z`; `ĝ = c·z` where not all values move: then a step has one direction.
     ///
     /// # Panics
     /// When no gradients are kept.
-    pub(super) fn add_to_grads(&mut self, c: f64, ray: Ray) {
+    pub(super) fn add_to_grads(&mut self, c: f64, direction: Direction) {
         assert!(self.options.keeps_gradients(), "a gradient is kept only where the options ask for it");
-        add_direction(&mut self.be, &mut self.grads, &self.params, c, ray, &self.bounds);
+        add_direction(&mut self.be, &mut self.grads, &self.params, c, direction, &self.bounds);
     }
 
     /// Says which values move along directions: all, or those that are not among the largest now.
@@ -299,24 +300,24 @@ impl<B: Backend> Session<B> {
 
     /// Everything that is trained, buffer by buffer.
     pub fn tensors(&self) -> impl Iterator<Item = &Act> {
-        let whole = self.whole.as_ref().map_or(&[] as &[Act], Whole::acts);
-        whole.iter().chain(matrices(&self.params))
+        let full = self.full.as_ref().map_or(&[] as &[Act], FullWeights::acts);
+        full.iter().chain(matrices(&self.params))
     }
 
     /// The model's own weights, where these are trained.
-    pub(super) fn whole(&self) -> Option<&Whole> {
-        self.whole.as_ref()
+    pub(super) fn full(&self) -> Option<&FullWeights> {
+        self.full.as_ref()
     }
 
     /// The same, to change.
-    pub(super) fn whole_mut(&mut self) -> Option<&mut Whole> {
-        self.whole.as_mut()
+    pub(super) fn full_mut(&mut self) -> Option<&mut FullWeights> {
+        self.full.as_mut()
     }
 
     /// Goes back to the weights that training started from, where these are trained.
     pub(super) fn reset(&mut self) {
-        if let Some(whole) = &mut self.whole {
-            whole.reset(&mut self.be, Arc::make_mut(&mut self.model));
+        if let Some(full) = &mut self.full {
+            full.reset(&mut self.be, Arc::make_mut(&mut self.model));
             self.steps = 0;
         }
     }
@@ -459,9 +460,9 @@ impl<B: Backend> Consumer<B> for PerBlock<'_> {
 /// The largest batches of a run.
 #[derive(Debug, Clone)]
 pub struct Shapes {
-    /// Of a training step's micro-batches, if it trains.
+    /// The largest micro-batch of a training step, if it trains.
     pub train: Option<Batch>,
-    /// Of evaluation, if it evaluates.
+    /// The largest batch of an evaluation, if it evaluates.
     pub eval: Option<Batch>,
 }
 
@@ -477,7 +478,7 @@ impl Shapes {
 /// # Errors
 /// When a training step is to be planned for options that do not train.
 pub fn plan(
-    model: &Arc<Model>,
+    model: &Arc<ModelWeights>,
     options: &Options,
     shapes: &Shapes,
     value_bytes: usize,
@@ -491,14 +492,14 @@ pub fn plan(
         )
         .hint("train with an exact method, or without DoRA"));
     }
-    if options.whole.is_some() {
+    if options.full.is_some() {
         whole_fits(model, options)?;
     }
     Ok(record(model, options, shapes, value_bytes, threads)?.try_finish()?)
 }
 
 /// Refuses what cannot train a model's own weights.
-fn whole_fits(model: &Model, options: &Options) -> Result<()> {
+fn whole_fits(model: &ModelWeights, options: &Options) -> Result<()> {
     let along = match options.estimator {
         Estimator::Directional(along) if matches!(along.slope, Slope::Difference { .. }) => along,
         _ => {
@@ -506,7 +507,7 @@ fn whole_fits(model: &Model, options: &Options) -> Result<()> {
                 "all weights are trained from losses alone: an exact step of all of them is not there yet",
             )
             .hint(
-                "use --method mezo, or train an adapter; `mesp grads --train full` makes the exact gradients",
+                "use `method` mezo, or train an adapter; `mesp grads --train full` makes the exact gradients",
             ));
         }
     };
@@ -537,7 +538,7 @@ fn whole_fits(model: &Model, options: &Options) -> Result<()> {
 
 /// Runs the programs on [`Dry`].
 pub(super) fn record(
-    model: &Arc<Model>,
+    model: &Arc<ModelWeights>,
     options: &Options,
     shapes: &Shapes,
     value_bytes: usize,

@@ -7,7 +7,7 @@ use mesp_device::Backend;
 use super::descent::Logged;
 use super::evaluate::Staging;
 use super::progress::Progress;
-use super::{Event, Happening, Probed, Reaction, RunConfig, Session, Update};
+use super::{Action, Event, Notice, Probed, RunConfig, Session, Update};
 use crate::data::{Batches, Origin};
 use crate::model::Batch;
 use crate::{Error, Result};
@@ -43,7 +43,7 @@ struct Measured {
     tokens: u64,
     /// Rows without a loss.
     no_numbers: Vec<String>,
-    /// Of a step by slopes.
+    /// Directional derivatives of a step that has them.
     slopes: Vec<f32>,
 }
 
@@ -83,14 +83,14 @@ pub(super) fn step<B: Backend>(
         if let Some(mean) = progress.norms.spike(norm, config.spike_factor) {
             let (rows, action) = (source.origins()?, config.on_spike);
             let shown = rows.join(", ");
-            let what = Happening::Spike { grad_norm: norm, mean, rows, action };
+            let what = Notice::Spike { grad_norm: norm, mean, rows, action };
             emit(&Event::Event { step, message: what.message(step), what });
-            if action == Reaction::Stop {
+            if action == Action::Stop {
                 session.zero_grads();
                 progress.norms = before;
                 return Err(Error::Spike { step, norm, mean, rows: shown });
             }
-            skipped = action == Reaction::Skip;
+            skipped = action == Action::Skip;
         }
         progress.skipped = 0;
     } else {
@@ -99,10 +99,10 @@ pub(super) fn step<B: Backend>(
         let shown = rows.join(", ");
         progress.skipped += 1;
         let too_many = progress.skipped > SKIPS;
-        let action = if too_many { Reaction::Stop } else { config.on_non_finite };
-        let happened = Happening::NonFinite { what, value: value.to_string(), rows, action };
+        let action = if too_many { Action::Stop } else { config.on_non_finite };
+        let happened = Notice::NonFinite { what, value: value.to_string(), rows, action };
         emit(&Event::Event { step, message: happened.message(step), what: happened });
-        if action != Reaction::Skip {
+        if action != Action::Skip {
             session.zero_grads();
             let whole_steps = descent.is_some() || session.options().update == Update::Accumulate;
             return Err(Error::NonFinite { step, what, value, rows: shown, whole_steps });

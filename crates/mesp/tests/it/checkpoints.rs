@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use mesp::adapter::AdapterConfig;
 use mesp::data::{Dataset, RaggedBatch, ReadOptions};
-use mesp::model::{Batch, Model};
+use mesp::model::{Batch, ModelWeights};
 use mesp::quantize::quantize;
 use mesp::source::fingerprint::{self, Extent};
 use mesp::source::{Base, open_model, shape_source};
@@ -66,14 +66,14 @@ fn write_index(dir: &Path, weight_map: &serde_json::Map<String, serde_json::Valu
     std::fs::write(dir.join("model.safetensors.index.json"), json.to_string()).expect("an index");
 }
 
-fn open(path: &Path) -> mesp::Result<(Arc<Model>, Vec<String>)> {
+fn open(path: &Path) -> mesp::Result<(Arc<ModelWeights>, Vec<String>)> {
     let opened = open_model(path, Base::Mapped)?;
     let notes = opened.notes.clone();
     Ok((Arc::new(opened.load()?), notes))
 }
 
 /// The mean loss of a model without an adapter, in double precision.
-fn loss_of(model: &Arc<Model>, batch: &Batch) -> f64 {
+fn loss_of(model: &Arc<ModelWeights>, batch: &Batch) -> f64 {
     let case = Case::load("qwen2");
     let options = Options { adapter: AdapterConfig::none(), training: false, ..case.options(mesp_policy()) };
     mean_loss(&mut session_for::<f64>(model, options, &eval_shapes(batch), 1), batch)
@@ -85,7 +85,7 @@ fn loss(path: &Path, batch: &Batch) -> f64 {
 
 fn refusal(path: &Path) -> String {
     let text = open(path).map(|_| ()).expect_err("a model that must be refused").to_string();
-    let planned = shape_source(path).and_then(|s| Model::load(s.config.clone(), &s));
+    let planned = shape_source(path).and_then(|s| ModelWeights::load(s.config.clone(), &s));
     assert_eq!(planned.map(|_| ()).expect_err("and no plan of it").to_string(), text);
     text
 }
@@ -206,7 +206,7 @@ fn eight_bits_and_double_precision_are_read_as_their_values() {
         let vectors: usize = small.values().filter(|t| t.1.len() == 1).map(|t| t.1[0]).sum();
         assert_eq!(model.resident_bytes(), 4 * vectors + count * bits / 8);
         let source = shape_source(dir.path()).expect("shapes");
-        let planned = Model::load(source.config.clone(), &source).expect("a plan");
+        let planned = ModelWeights::load(source.config.clone(), &source).expect("a plan");
         assert_eq!(planned.resident_bytes(), model.resident_bytes());
 
         let file = dir.path().join("m.gguf");

@@ -20,7 +20,7 @@ use crate::support::{
 
 /// A case's options with dropout, adapters on everything that a model has, its head included.
 fn options(case: &Case, p: f64, policy: Policy) -> Options {
-    let mut targets = Module::ALL.map(|p| p.carrier(case.model.config.family.fused)).to_vec();
+    let mut targets = Module::ALL.map(|p| p.stored_in(case.model.config.family.fused)).to_vec();
     targets.extend([Module::Head, Module::Embed]);
     targets.sort_unstable();
     targets.dedup();

@@ -17,9 +17,9 @@ fn slope<R: Real>(case: &Case, along: Directional, step: u64) -> (Vec<Vec<f64>>,
     let mut session = case.session::<R>(options(case, along), 2);
     let targets = case.batch.targets();
     // Row by row: slopes of micro-batches add up.
-    let slope = case.rows.iter().map(|row| session.slope(row, targets, along.ray(5, step, 0)).1).sum();
+    let slope = case.rows.iter().map(|row| session.slope(row, targets, along.direction(5, step, 0)).1).sum();
     let all = Directional { blocks: Blocks::ALL, ..along };
-    session.drift(0.0, 1.0, all.ray(5, step, 0));
+    session.perturb_in_place(0.0, 1.0, all.direction(5, step, 0));
     let mut z = parameters(&session);
     let per_block = z.len() / case.model.blocks.len();
     for (i, z) in z.iter_mut().enumerate() {
@@ -68,13 +68,13 @@ fn adapters_in_bf16_have_slopes_too() {
     let options = |o: Options| Options { adapter_type: Elem::Bf16, gradients: true, ..o };
     let mut session = case.session::<f32>(options(options_of(&case)), 2);
     let targets = case.batch.targets();
-    let ray = Directional::FORWARD.ray(5, 1, 0);
-    let found = session.slope(&case.batch, targets, ray).1;
+    let direction = Directional::FORWARD.direction(5, 1, 0);
+    let found = session.slope(&case.batch, targets, direction).1;
     let mut exact = case.session::<f32>(options(case.options(mesp_policy())), 2);
     exact.accumulate(&case.batch, targets);
     let gradient = gradients(&exact);
     let mut wide = case.session::<f64>(options_of(&case), 2);
-    wide.drift(0.0, 1.0, ray);
+    wide.perturb_in_place(0.0, 1.0, direction);
     let expected = dot(&gradient, &parameters(&wide));
     let norm = dot(&gradient, &gradient).sqrt();
     assert!((found - expected).abs() < 1e-5 * norm, "{found} {expected}");
@@ -128,7 +128,7 @@ fn the_peak_is_planned_and_threads_agree() {
                 randomize_adapters(&mut session);
                 let mut step = |lengths: &[usize], seed| {
                     let batch = random_batch(lengths, vocab, seed);
-                    let (outcome, slope) = session.slope(&batch, batch.targets(), along.ray(1, 2, 3));
+                    let (outcome, slope) = session.slope(&batch, batch.targets(), along.direction(1, 2, 3));
                     assert!(outcome.nats.is_finite() && slope.is_finite(), "{arch} {blocks}");
                     let (reached, planned) =
                         (session.backend().reached_bytes(), session.backend().plan().bytes());

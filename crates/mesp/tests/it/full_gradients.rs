@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mesp::adapter::{AdapterConfig, peft};
 use mesp::arch::{Module, Param, base_params};
 use mesp::method::Method;
-use mesp::model::{Batch, Model};
+use mesp::model::{Batch, ModelWeights};
 use mesp::tape::{Policy, SavedAs, Tiles};
 use mesp::train::{Options, Session};
 use mesp_device::{Cpu, Dtype, Mapping, Real};
@@ -74,8 +74,8 @@ fn parameters_are_the_checkpoints() {
 }
 
 /// The case's model with other weights.
-fn loaded(case: &Case, source: &MemorySource) -> Arc<Model> {
-    Arc::new(Model::load(load_config(&case.dir.join("model")), source).expect("a model"))
+fn loaded(case: &Case, source: &MemorySource) -> Arc<ModelWeights> {
+    Arc::new(ModelWeights::load(load_config(&case.dir.join("model")), source).expect("a model"))
 }
 
 /// The loss with one tensor moved along a direction, the values of it that are stored.

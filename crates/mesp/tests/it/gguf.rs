@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use mesp::adapter::{AdapterConfig, Matrix, peft};
 use mesp::arch::{Config, Module};
-use mesp::model::{Model, WeightSource};
+use mesp::model::{ModelWeights, WeightSource};
 use mesp::quantize::{Report, quantize};
 use mesp::source::{Base, GgufSource, HfSource, Kind, open_model, shape_source, tensor_dtype, text_encoder};
 use mesp::train::Options;
@@ -35,7 +35,7 @@ fn converted(dir: &Path, ty: TensorType) -> (tempfile::TempDir, PathBuf, Report)
     (to, path, report)
 }
 
-fn opened(path: &Path) -> Arc<Model> {
+fn opened(path: &Path) -> Arc<ModelWeights> {
     Arc::new(open_model(path, Base::Mapped).expect("a model").load().expect("weights"))
 }
 
@@ -119,8 +119,8 @@ fn a_file_says_what_it_is() {
         assert_eq!(here.config.rope.frequencies, there.config.rope.frequencies);
         assert_eq!(here.config.rope.layout == Layout::Interleaved, gguf::interleaved(arch));
         assert_eq!(
-            (&here.config.sees, here.config.score_scale),
-            (&there.config.sees, there.config.score_scale)
+            (&here.config.attention, here.config.score_scale),
+            (&there.config.attention, there.config.score_scale)
         );
         assert_eq!(here.config.family, there.config.family);
         // Rows of 40 and 72 values are no whole blocks.
@@ -132,8 +132,10 @@ fn a_file_says_what_it_is() {
         // Plans see every weight's own type, and no values.
         let planned = shape_source(&path).expect("a header");
         assert_eq!(planned.dtype, here.dtype);
-        let (planned, loaded) =
-            (Model::load(planned.config.clone(), &planned).expect("shapes"), here.load().expect("weights"));
+        let (planned, loaded) = (
+            ModelWeights::load(planned.config.clone(), &planned).expect("shapes"),
+            here.load().expect("weights"),
+        );
         for (a, b) in planned.blocks.iter().zip(&loaded.blocks) {
             for (a, b) in a.linears.iter().zip(&b.linears) {
                 assert_eq!((a.weight.dtype(), a.weight.rows()), (b.weight.dtype(), b.weight.rows()));

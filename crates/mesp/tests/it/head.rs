@@ -109,22 +109,22 @@ fn estimates_move_them_too() {
             |along| Options { estimator: Estimator::Directional(along), ..case.options(mesp_policy()) };
         let (forward, mezo) = (Directional::FORWARD, Directional::MEZO);
         let mut here = session::<f64>(&case, arch, with(forward));
-        let ray = forward.ray(5, 1, 0);
-        let (outcome, slope) = here.slope(&case.batch, case.batch.targets(), ray);
+        let direction = forward.direction(5, 1, 0);
+        let (outcome, slope) = here.slope(&case.batch, case.batch.targets(), direction);
         let there = |options, by: f64| {
             let mut moved = session::<f64>(&case, arch, options);
-            moved.drift(1.0, by, ray);
+            moved.perturb_in_place(1.0, by, direction);
             (mean_loss(&mut moved, &case.batch), moved)
         };
         let (at_rest, _) = there(with(forward), 0.0);
         assert!(relative(&[outcome.nats / outcome.targets as f64], &[at_rest]) < 1e-12, "{arch}");
-        here.drift(0.0, 1.0, ray);
+        here.perturb_in_place(0.0, 1.0, direction);
         let z = parameters(&here);
         let expected: f64 = gradient.iter().flatten().zip(z.iter().flatten()).map(|(g, z)| g * z).sum();
         assert!((slope - expected).abs() <= 1e-10 * norm, "{arch}: {slope} {expected}");
 
         let mut beside = session::<f64>(&case, arch, with(mezo));
-        let probed = beside.probe(&case.batch, 0.01, ray);
+        let probed = beside.probe(&case.batch, 0.01, direction);
         let (loss, _) = there(with(mezo), 0.01);
         assert!(relative(&[probed.nats / probed.targets as f64], &[loss]) < 1e-12, "{arch}");
         assert!((loss - at_rest).abs() > 1e-6, "{arch}: they moved");
@@ -219,7 +219,7 @@ fn base_loss(case: &Case, path: &Path) -> f64 {
     losses.iter().sum::<f64>() / losses.len() as f64
 }
 
-/// Of a tied base the merged model has a head of its own.
+/// The merged model of a tied base has a head of its own.
 #[test]
 fn merged_models_have_pefts_loss() {
     let dir = tempfile::tempdir().expect("a folder");

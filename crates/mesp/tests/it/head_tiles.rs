@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mesp::arch::Module;
-use mesp::model::Model;
+use mesp::model::ModelWeights;
 use mesp::rng;
 use mesp::tape::{Policy, Tiles};
 
@@ -23,7 +23,7 @@ fn tiles_of_the_vocabulary_change_no_bit() {
     let d = config.hidden_size;
     let table = (0..VOCAB * d).map(|i| rng::normal(5, 0, i as u64) as f32 * 0.3).collect();
     source.tensors.insert("model.embed_tokens.weight".to_owned(), (vec![VOCAB, d], table));
-    let model = Arc::new(Model::load(config, &source).expect("a model"));
+    let model = Arc::new(ModelWeights::load(config, &source).expect("a model"));
     let batch = random_batch(&[70, 1, 33], VOCAB, 4);
     let run = |targets: &[Module], threads, head_rows, head_vocab| {
         let tiles = Tiles { head_rows, head_vocab, ..Tiles::DEFAULT };

@@ -191,7 +191,7 @@ fn blocks_left_out_stay_and_the_plan_holds() {
     }
 }
 
-/// Of each size, all choices come up.
+/// All choices of each size come up.
 #[test]
 fn choices_are_of_the_asked_size_and_fair() {
     for (share, size) in [(0.01, 1), (0.5, 4), (0.7, 6), (1.0, 8)] {

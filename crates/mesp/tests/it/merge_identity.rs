@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mesp::adapter::AdapterConfig;
 use mesp::arch::Module;
-use mesp::model::Model;
+use mesp::model::ModelWeights;
 use mesp_device::Real;
 
 use crate::support::{
@@ -12,7 +12,7 @@ use crate::support::{
 };
 
 /// The golden model with its adapter added to the weights, and no adapter.
-fn merged(case: &Case) -> Model {
+fn merged(case: &Case) -> ModelWeights {
     let session = case.session::<f64>(case.options(mesp_policy()), 1);
     let mut source = MemorySource::read(&case.dir.join("model"));
     let config = &case.model.config;
@@ -32,7 +32,7 @@ fn merged(case: &Case) -> Model {
             }
         }
     }
-    Model::load(case.model.config.clone(), &source).expect("a model")
+    ModelWeights::load(case.model.config.clone(), &source).expect("a model")
 }
 
 fn check<R: Real>(tolerance: f64) {

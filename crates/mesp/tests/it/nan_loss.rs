@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mesp::arch::Module;
 use mesp::method::Method;
-use mesp::model::Model;
+use mesp::model::ModelWeights;
 
 use crate::support::{ARCHS, Case, MemorySource, mesp_policy, randomize_adapters, session_for, weight_name};
 
@@ -32,7 +32,7 @@ fn nan_weights_give_a_nan_loss() {
                 1
             };
             source.values_mut(&name)[at] = f32::NAN;
-            let model = Arc::new(Model::load(case.model.config.clone(), &source).expect("a model"));
+            let model = Arc::new(ModelWeights::load(case.model.config.clone(), &source).expect("a model"));
             let mut session = session_for::<f32>(&model, case.options(mesp_policy()), &case.shapes(), 2);
             randomize_adapters(&mut session);
             let outcome = session.accumulate(&case.batch, case.batch.targets());

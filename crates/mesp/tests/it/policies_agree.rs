@@ -20,7 +20,7 @@ static CASES: LazyLock<[Case; 7]> = LazyLock::new(|| ARCHS.map(Case::load));
 fn run(case: &Case, batch: &Batch, targets: &[Module], policy: Policy) -> Answer {
     let mut options = case.options(policy);
     let fused = case.model.config.family.fused;
-    options.adapter.targets = targets.iter().map(|p| p.carrier(fused)).collect();
+    options.adapter.targets = targets.iter().map(|p| p.stored_in(fused)).collect();
     let mut session = session_for::<f32>(&case.model, options, &shapes(batch), 2);
     randomize_adapters(&mut session);
     answer(&mut session, batch)

@@ -61,7 +61,7 @@ fn losses_of_tinystories() {
             seed: 0,
             gradients: false,
             base_gradients: false,
-            whole: None,
+            full: None,
             training: false,
         };
         let mut session = session_for::<f32>(&Arc::clone(&model), options, &eval_shapes(&batch), 2);

@@ -9,7 +9,7 @@ use mesp::adapter::{BlockPairs, params, peft, persistent_pairs};
 use mesp::arch::{Module, Norm, Tensor};
 use mesp::gradient::{Factors, Gradients, ParamList, Sums};
 use mesp::method::{Backprop, Consumer};
-use mesp::model::{Model, NextToken};
+use mesp::model::{ModelWeights, NextToken};
 use mesp::optim::{At, Optimizer, StateSpec, Trained, UpdateRule};
 use mesp::rng;
 use mesp::train::{Options, Session};
@@ -210,7 +210,7 @@ fn a_family_is_a_value() {
             norm(format!("model.layers.{layer}.{name}.weight"), config.hidden_size);
         }
     }
-    case.model = Arc::new(Model::load(config, &source).expect("all weights of the family"));
+    case.model = Arc::new(ModelWeights::load(config, &source).expect("all weights of the family"));
     let options = case.options(mesp_policy());
     let mut session = session_for::<f64>(&case.model, options.clone(), &case.shapes(), 1);
     randomize_adapters(&mut session);

@@ -8,7 +8,7 @@ use mesp::adapter::{AdapterConfig, BlockPairs, Matrix, matrices, matrices_mut, p
 use mesp::arch::{Config, Module, Param, Tensor};
 use mesp::data::{Dataset, RaggedBatch, ReadOptions};
 use mesp::method::{Estimator, Method};
-use mesp::model::{Batch, Model, WeightSource};
+use mesp::model::{Batch, ModelWeights, WeightSource};
 use mesp::optim::{OptimizerKind, Trained};
 use mesp::rng;
 use mesp::source::{Base, HfSource, encode};
@@ -32,7 +32,7 @@ pub(crate) fn golden(path: &str) -> PathBuf {
 /// One golden: model, adapter, rows.
 pub(crate) struct Case {
     pub(crate) dir: PathBuf,
-    pub(crate) model: Arc<Model>,
+    pub(crate) model: Arc<ModelWeights>,
     pub(crate) adapter: AdapterConfig,
     /// All rows.
     pub(crate) batch: Batch,
@@ -68,7 +68,7 @@ impl Case {
             seed: 0,
             gradients: false,
             base_gradients: false,
-            whole: None,
+            full: None,
             training: true,
         }
     }
@@ -147,13 +147,13 @@ pub(crate) fn load_config(dir: &Path) -> Config {
     Config::new(&ModelConfig::read(dir).expect("config.json")).expect("a supported model")
 }
 
-pub(crate) fn load_model(dir: &Path) -> Arc<Model> {
+pub(crate) fn load_model(dir: &Path) -> Arc<ModelWeights> {
     let source = HfSource::open(dir, Base::Mapped).expect("weights");
-    Arc::new(Model::load(load_config(dir), &source).expect("a model"))
+    Arc::new(ModelWeights::load(load_config(dir), &source).expect("a model"))
 }
 
 pub(crate) fn session_for<R: Real>(
-    model: &Arc<Model>,
+    model: &Arc<ModelWeights>,
     options: Options,
     shapes: &Shapes,
     threads: usize,
@@ -292,7 +292,7 @@ pub(crate) fn mesp_policy() -> Policy {
 #[derive(Clone)]
 pub(crate) struct MemorySource {
     pub(crate) tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
-    /// Of the matrices.
+    /// Stored type of the matrices.
     pub(crate) dtype: Dtype,
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mesp::arch::Config;
-use mesp::model::Model;
+use mesp::model::ModelWeights;
 use mesp::source::{Base, HfSource};
 use mesp_device::Dtype;
 use mesp_formats::{ModelConfig, config};
@@ -24,8 +24,8 @@ fn changed(arch: &str, edit: impl FnOnce(&mut MemorySource)) -> tempfile::TempDi
     dir
 }
 
-fn load(dir: &Path) -> mesp::Result<Model> {
-    Model::load(load_config(dir), &HfSource::open(dir, Base::Mapped)?)
+fn load(dir: &Path) -> mesp::Result<ModelWeights> {
+    ModelWeights::load(load_config(dir), &HfSource::open(dir, Base::Mapped)?)
 }
 
 fn message(dir: &Path) -> String {
@@ -33,7 +33,7 @@ fn message(dir: &Path) -> String {
 }
 
 /// What a model gives on a golden's rows with random adapters.
-fn answer_of(case: &Case, model: Model) -> Answer {
+fn answer_of(case: &Case, model: ModelWeights) -> Answer {
     let mut session = session_for::<f32>(&Arc::new(model), case.options(mesp_policy()), &case.shapes(), 2);
     randomize_adapters(&mut session);
     answer(&mut session, &case.batch)
@@ -50,7 +50,7 @@ fn the_same_weights_give_the_same_bits_from_any_source() {
             mapped == answer_of(&case, load(rewritten.path()).expect("a model")),
             "{arch}: written as F32"
         );
-        let memory = Model::load(load_config(&dir), &MemorySource::read(&dir)).expect("a model");
+        let memory = ModelWeights::load(load_config(&dir), &MemorySource::read(&dir)).expect("a model");
         assert!(mapped == answer_of(&case, memory), "{arch}: in memory");
     }
 }
@@ -62,7 +62,7 @@ fn a_resident_base_equals_its_rounded_values() {
         let dir = case.dir.join("model");
         for dtype in [Dtype::F16, Dtype::Bf16, Dtype::F32] {
             let source = HfSource::open(&dir, Base::Resident(dtype)).expect("weights");
-            let resident = Model::load(load_config(&dir), &source).expect("a model");
+            let resident = ModelWeights::load(load_config(&dir), &source).expect("a model");
             let mut rounded = MemorySource::read(&dir);
             for (shape, values) in rounded.tensors.values_mut() {
                 // Vectors stay in single precision.
@@ -76,12 +76,12 @@ fn a_resident_base_equals_its_rounded_values() {
                     }
                 }
             }
-            let rounded = Model::load(load_config(&dir), &rounded).expect("a model");
+            let rounded = ModelWeights::load(load_config(&dir), &rounded).expect("a model");
             assert!(answer_of(&case, resident) == answer_of(&case, rounded), "{arch} {dtype:?}");
         }
         let [mapped, f16] = [Base::Mapped, Base::Resident(Dtype::F16)].map(|base| {
             let source = HfSource::open(&dir, base).expect("weights");
-            answer_of(&case, Model::load(load_config(&dir), &source).expect("a model"))
+            answer_of(&case, ModelWeights::load(load_config(&dir), &source).expect("a model"))
         });
         assert!(mapped != f16, "{arch}: rounding to F16 changes something");
     }
@@ -95,7 +95,7 @@ fn resident_bytes_are_what_is_held() {
     let (vectors, matrices) = (sum(1), sum(2));
     for (base, bytes) in [(Base::Mapped, 0), (Base::Resident(Dtype::F32), 4 * matrices)] {
         let source = HfSource::open(&dir, base).expect("weights");
-        let model = Model::load(load_config(&dir), &source).expect("a model");
+        let model = ModelWeights::load(load_config(&dir), &source).expect("a model");
         assert_eq!(model.resident_bytes(), 4 * vectors + bytes, "{base:?}");
     }
     let parameters = load_config(&dir).parameters();

@@ -7,7 +7,7 @@ use mesp::method::zeroth::points;
 use mesp::method::{Blocks, Directional, Estimator, Slope};
 use mesp::optim::ScheduleKind;
 use mesp::train::replay::{self, distribution};
-use mesp::train::{Length, Options, Progress, Reaction, RunConfig, Session, Shapes, plan, run};
+use mesp::train::{Action, Length, Options, Progress, RunConfig, Session, Shapes, plan, run};
 use mesp_device::{Cpu, Distribution, Real};
 
 use crate::support::{
@@ -26,13 +26,13 @@ fn options(case: &Case, along: Directional) -> Options {
 /// z of every adapter, and the session's slope along it.
 fn slope<R: Real>(case: &Case, along: Directional, step: u64) -> (Vec<Vec<f64>>, f64) {
     let mut session = case.session::<R>(options(case, along), 2);
-    let noise = along.ray(5, step, 0);
+    let direction = along.direction(5, step, 0);
     let Slope::Difference { eps, one_sided } = along.slope else { panic!("a difference") };
     let ends = points(eps, one_sided);
-    let [plus, minus] = ends.map(|by| session.probe(&case.batch, by, noise).nats);
+    let [plus, minus] = ends.map(|by| session.probe(&case.batch, by, direction).nats);
     let [from, to] = ends;
     let slope = (plus - minus) / case.batch.targets() as f64 / (from - to);
-    session.drift(0.0, 1.0, noise);
+    session.perturb_in_place(0.0, 1.0, direction);
     (parameters(&session), slope)
 }
 
@@ -118,9 +118,9 @@ fn probes_leave_no_trace_and_agree_for_any_threads() {
     let answers = [1, 3].map(|threads| {
         let mut session = case.session::<f32>(options(&case, along), threads);
         let before = bits(&parameters(&session));
-        let at_rest = session.probe(&case.batch, 0.0, along.ray(1, 1, 0)).nats;
+        let at_rest = session.probe(&case.batch, 0.0, along.direction(1, 1, 0)).nats;
         assert_eq!(at_rest / case.batch.targets() as f64, mean_loss(&mut session, &case.batch));
-        let nats = session.probe(&case.batch, 0.3, along.ray(1, 1, 0)).nats;
+        let nats = session.probe(&case.batch, 0.3, along.direction(1, 1, 0)).nats;
         assert_ne!(nats, at_rest);
         assert_eq!(bits(&parameters(&session)), before);
         nats.to_bits()
@@ -147,9 +147,9 @@ fn a_gradient_is_the_estimators() {
     let found = gradients(&session);
     let probed = session.slopes(&along, (5, 1), targets, &mut |each| each(&case.batch));
     assert!((probed.nats - losses[0]).abs() < 1e-9 * losses[0]);
-    for (direction, slope) in probed.slopes.iter().enumerate() {
-        let keep = if direction == 0 { 0.0 } else { 1.0 };
-        session.drift(keep, f64::from(*slope) / 3.0, along.ray(5, 1, direction));
+    for (number, slope) in probed.slopes.iter().enumerate() {
+        let keep = if number == 0 { 0.0 } else { 1.0 };
+        session.perturb_in_place(keep, f64::from(*slope) / 3.0, along.direction(5, 1, number));
     }
     for (found, expected) in found.iter().zip(&parameters(&session)) {
         // Slopes are single precision, and rows by themselves sum in another order.
@@ -194,8 +194,8 @@ pub(crate) fn config(dir: &std::path::Path, steps: usize) -> RunConfig {
         patience: None,
         min_delta: 0.0,
         load_best: false,
-        on_non_finite: Reaction::Stop,
-        on_spike: Reaction::Report,
+        on_non_finite: Action::Stop,
+        on_spike: Action::Report,
         spike_factor: 0.0,
         adapter_at_eval: false,
         identity: std::collections::BTreeMap::new(),
@@ -295,7 +295,7 @@ fn sparse_directions_leave_large_values_alone() {
     let targets = case.batch.targets();
     session.gradient((5, 1), targets, &mut |each| each(&case.batch));
     let estimate = gradients(&session);
-    let slope = session.slope(&case.batch, targets, along.ray(5, 1, 0)).1;
+    let slope = session.slope(&case.batch, targets, along.direction(5, 1, 0)).1;
     // z∘mask is the estimate over the slope.
     let z: Vec<Vec<f64>> =
         estimate.iter().map(|e| e.iter().map(|e| e / f64::from(slope as f32)).collect()).collect();
@@ -312,10 +312,10 @@ fn sparse_directions_leave_large_values_alone() {
     let mut mezo = case.session::<f64>(options(&case, Directional::MEZO), 2);
     zero_b(&mut mezo);
     mezo.set_bounds(session.bounds().clone());
-    let [plus, minus] = [1e-5, -1e-5].map(|by| mezo.probe(&case.batch, by, along.ray(5, 1, 0)).nats);
+    let [plus, minus] = [1e-5, -1e-5].map(|by| mezo.probe(&case.batch, by, along.direction(5, 1, 0)).nats);
     assert!(((plus - minus) / 2e-5 / targets as f64 - slope).abs() < 1e-5 * norm);
     for step in 2..6 {
-        session.drift(1.0, 0.01, along.ray(5, step, 0));
+        session.perturb_in_place(1.0, 0.01, along.direction(5, step, 0));
     }
     for (m, (now, values)) in parameters(&session).iter().zip(&before).enumerate() {
         assert!(now.iter().zip(values).all(|(now, x)| (now == x) == large(m, *x)), "{m}");
@@ -335,7 +335,7 @@ fn bounds_follow_adapters_on_some_layers() {
     session.bound(along.sparsity);
     let bounds = session.bounds().values().to_vec();
     assert_eq!(bounds.len(), before.len());
-    session.drift(1.0, 0.1, along.ray(1, 1, 0));
+    session.perturb_in_place(1.0, 0.1, along.direction(1, 1, 0));
     for ((now, values), bound) in parameters(&session).iter().zip(&before).zip(&bounds) {
         assert!(now.iter().zip(values).all(|(now, x)| (now == x) == (x.abs() as f32 > *bound)));
     }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use mesp::generate::{Sampler, Sampling};
-use mesp::model::Model;
+use mesp::model::ModelWeights;
 use mesp::rng;
 use mesp::source::Base;
 use mesp_device::{Par, Threads, Weight, process_cpu_time};
@@ -56,14 +56,14 @@ struct Measured {
     ty: String,
     compute: &'static str,
     weights: usize,
-    /// Of each token.
+    /// Seconds of each token.
     seconds: Vec<f64>,
-    /// Of each sum.
+    /// Seconds of each sum.
     sums: Vec<f64>,
     /// Processor time of a token, and of a sum: means of each round.
     cpu: Vec<f64>,
     sums_cpu: Vec<f64>,
-    /// Of each prompt.
+    /// Seconds of each prompt.
     prompts: Vec<f64>,
     planned: usize,
 }
@@ -211,7 +211,7 @@ impl Stretch {
         Self(process_cpu_time())
     }
 
-    /// Of each of so many.
+    /// Processor seconds of each of so many.
     fn each(&self, n: usize) -> Option<f64> {
         let spent = process_cpu_time()?.saturating_sub(self.0?);
         Some(spent.as_secs_f64() / n as f64)
@@ -219,7 +219,7 @@ impl Stretch {
 }
 
 /// The matrices that a token is multiplied with.
-fn matrices(model: &Model) -> Vec<&Weight> {
+fn matrices(model: &ModelWeights) -> Vec<&Weight> {
     let blocks = model.blocks.iter().flat_map(|block| block.linears.iter().map(|linear| &linear.weight));
     blocks.chain([model.head()]).collect()
 }

@@ -13,7 +13,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use mesp::adapter::{BlockPairs, matrices, matrices_mut, params};
 use mesp::arch::{Module, Param};
-use mesp::method::{Blocks, Ray};
+use mesp::method::{Blocks, Direction};
 use mesp_device::{Backend as _, Cpu, Distribution, Noise, Real, View};
 use mesp_formats::Error as FileError;
 use mesp_formats::atomic::{create_dir_all, write_atomic};
@@ -36,7 +36,7 @@ struct Reference {
     gradient: Vec<Vec<f64>>,
     names: Vec<String>,
     norm: f64,
-    /// Of the adapters.
+    /// Norm of the values of the adapters.
     theta_norm: f64,
 }
 
@@ -172,7 +172,7 @@ fn start(args: &BenchGradientsArgs, files: &[OsString], cache: &Path) -> Result<
         let distribution = Distribution::Gaussian;
         let noise =
             Noise { seed: ready.seed, step: 0, direction: 0, tensor: 0, distribution, below: f32::MAX };
-        ready.session.drift(1.0, args.moved, Ray { noise, blocks: Blocks::ALL });
+        ready.session.perturb_in_place(1.0, args.moved, Direction { noise, blocks: Blocks::ALL });
     }
     Ok(values(ready.session.backend(), ready.session.params()))
 }

@@ -9,7 +9,7 @@ use super::parts::{Rung, Setup};
 pub(super) struct Figure {
     /// `phys_footprint` in the paper's MB, sampled; whether of 10⁶ or 2²⁰ bytes is not said.
     pub(super) megabytes: f64,
-    /// Of a step, on an iPhone 17 Pro.
+    /// Seconds of a step, on an iPhone 17 Pro.
     pub(super) seconds: Option<f64>,
 }
 

@@ -11,7 +11,7 @@ use mesp::adapter::AdapterConfig;
 use mesp::arch::Config;
 use mesp::init_model::preset;
 use mesp::method::{Estimator, Method};
-use mesp::model::{Batch, Model, ShapeSource};
+use mesp::model::{Batch, ModelWeights, ShapeSource};
 use mesp::optim::{OptimizerKind, Trained};
 use mesp::train::{Options, Shapes, Update, plan};
 use mesp_device::{Class, Dtype, Elem, Plan};
@@ -94,7 +94,7 @@ fn planned(
     threads: usize,
 ) -> Result<Plan> {
     let config = Config::new(&preset(name)?)?;
-    let model = Arc::new(Model::load(config, &ShapeSource(Dtype::Bf16))?);
+    let model = Arc::new(ModelWeights::load(config, &ShapeSource(Dtype::Bf16))?);
     let targets = AdapterConfig::parse_targets("all-linear")?;
     let options = Options {
         adapter: AdapterConfig::new(rank, 2.0 * rank as f64, false, targets),
@@ -109,7 +109,7 @@ fn planned(
         seed: 0,
         gradients: false,
         base_gradients: false,
-        whole: None,
+        full: None,
         training: true,
     };
     let batch = Batch::for_plan(tokens, tokens.saturating_sub(1), tokens * tokens, &[0, tokens]);

@@ -29,7 +29,7 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// Of one of so many runs.
+    /// The record of one of so many runs.
     pub(super) fn of(runs: usize) -> Self {
         let runs = runs.max(1);
         Self { values: MOST_VALUES.min(VALUES / runs), bytes: MOST_BYTES.min(BYTES / runs) }

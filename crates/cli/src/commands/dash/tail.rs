@@ -29,7 +29,7 @@ pub(super) struct Tail {
     offset: u64,
     /// What stood just before `offset`: a file that was replaced is longer perhaps, but it is another.
     witness: Vec<u8>,
-    /// Of the file when it was last looked at and read to its end.
+    /// The state of the file when it was last looked at and read to its end.
     seen: Option<Stamp>,
     /// Inside a line that is too long to read.
     skipping: bool,

@@ -7,20 +7,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::Result;
+use mesp::data::Rows;
+use mesp::memory::{MemoryPlan, Workload, processor, spill};
 use mesp::method::Estimator;
-use mesp::model::Model;
+use mesp::model::ModelWeights;
 use mesp::source::Base;
 use mesp::tape::SavedAs;
-use mesp::train::{self, Event, Happening, Progress, Session, Summary, checkpoint, fingerprint};
+use mesp::train::{self, Event, Notice, Progress, Session, Summary, checkpoint, fingerprint};
 use mesp_device::{Cpu, Threads};
 use serde_json::{Map, Value};
 
 use super::super::watch::{Scene, Watch};
 use crate::args::CommonArgs;
-use crate::budget;
 use crate::failure::Interrupted;
-use crate::footprint::{self, Footprint, Work};
-use crate::inputs::{self, Held, Loaded, Rows};
+use crate::inputs::{self, Held, Loaded};
 use crate::lines::PlanLine;
 use crate::memory::{self, Marks};
 use crate::metrics::Metrics;
@@ -31,7 +31,7 @@ use crate::samples::Speaker;
 use crate::settings::{SURROGATE, Settings, policy_json};
 use crate::sizes::{bytes, duration};
 use crate::tensorboard::Board;
-use crate::{card, hub, interrupt, machine, made_with, tokens, ui};
+use crate::{card, hub, interrupt, made_with, tokens, ui};
 
 /// Set by the first interrupt.
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -65,10 +65,10 @@ pub(crate) struct Done {
 pub(in crate::commands) struct Ready {
     pub(in crate::commands) settings: Settings,
     pub(in crate::commands) pool: Arc<Threads>,
-    pub(in crate::commands) model: Arc<Model>,
+    pub(in crate::commands) model: Arc<ModelWeights>,
     pub(in crate::commands) rows: Rows,
-    pub(in crate::commands) work: Work,
-    pub(in crate::commands) footprint: Footprint,
+    pub(in crate::commands) work: Workload,
+    pub(in crate::commands) footprint: MemoryPlan,
     pub(in crate::commands) numbers: Numbers,
     /// Fields of the run's documents.
     pub(in crate::commands) about: Map<String, Value>,
@@ -116,7 +116,7 @@ pub(in crate::commands) fn prepare(
     .map(|(name, value)| (name.to_owned(), value))
     .into();
 
-    let mut work = Work::training(&rows, &settings.run, settings.base, pool.count())?;
+    let mut work = Workload::training(&rows, &settings.run, settings.base, pool.count())?;
     work.held = before;
     let budget = args.method.memory_budget;
     let speaker = Speaker {
@@ -130,8 +130,8 @@ pub(in crate::commands) fn prepare(
     if budget.is_some() {
         work.beside = speaker.rehearse(args.adapter.adapter.as_deref())?;
     }
-    let per_block = budget::may_step_blocks(args, &settings);
-    let footprint = budget::decide(&model, &mut settings, &work, budget, per_block)?.allowed()?;
+    let per_block = settings.may_step_blocks(args);
+    let footprint = settings.decide(&model, &work, budget, per_block)?.allowed()?;
     let arithmetic = format!("{}{}", numbers.name(), numbers.reason(asked, held));
     announce(&model, &settings, &arithmetic, &footprint);
     let budget = budget.map(|b| b.0);
@@ -148,7 +148,7 @@ pub(in crate::commands) fn prepare(
         eval: eval.file(),
         budget,
     };
-    let (about, counts) = (about.json(), rows.counts()?);
+    let (about, counts) = (about.json(), inputs::counts(&rows)?);
     let model = if settings.base == Base::Mapped {
         model
     } else {
@@ -167,10 +167,10 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
         prepare(args, settings, (dir, data, &eval), (Some(&cache), output.resume.as_deref()), before)?;
     let scene = scene(&ready, args, &output)?;
     let Ready { mut settings, pool, model, rows, work, mut footprint, numbers, about, budget, .. } = ready;
-    let spill = footprint::spill(&model, &settings.options, &work, &output.path)?;
+    let spill = spill(&model, &settings.options, &work, &output.path)?;
     settings.run.output = Some(output.path.clone());
     memory::begin_training();
-    let mut be = machine::cpu::<f32>(std::mem::take(&mut footprint.plan), Arc::clone(&pool))?
+    let mut be = processor::<f32>(std::mem::take(&mut footprint.plan), Arc::clone(&pool))?
         .with_compute(numbers.compute())
         .with_advice(budget.is_some());
     if let Some(spill) = spill {
@@ -193,7 +193,7 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
     let (Rows { train, eval, .. }, run) = (&rows, &settings.run);
     let outcome = train::run(&mut session, &**train, &**eval, run, from, &STOP, &mut |event| {
         watch.on(event);
-        if matches!(event, Event::Event { what: Happening::Checkpoint { .. }, .. }) {
+        if matches!(event, Event::Event { what: Notice::Checkpoint { .. }, .. }) {
             output.settle();
         }
     });
@@ -278,10 +278,10 @@ pub(in crate::commands) fn start(
     Ok(Progress::default())
 }
 
-fn announce(model: &Model, settings: &Settings, arithmetic: &str, footprint: &Footprint) {
+fn announce(model: &ModelWeights, settings: &Settings, arithmetic: &str, footprint: &MemoryPlan) {
     let c = &model.config;
     let adapter = &settings.options.adapter;
-    let trained = if let Some(elem) = settings.options.whole {
+    let trained = if let Some(elem) = settings.options.full {
         format!("all of them trained, in {}", elem.name())
     } else {
         let parameters = crate::sizes::count(adapter.parameters(c));

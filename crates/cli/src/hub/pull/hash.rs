@@ -72,7 +72,7 @@ impl Hasher {
 mod tests {
     use super::*;
 
-    /// Of `printf hello | sha256sum` and of `printf hello | git hash-object --stdin`.
+    /// The hashes of `printf hello | sha256sum` and of `printf hello | git hash-object --stdin`.
     #[test]
     fn hashes_are_those_of_other_programs() {
         for digits in [

@@ -272,7 +272,7 @@ fn older_keys_are_read_as_llama_cpp_reads_them() {
     assert_eq!(read(&listed, &[EMBEDDING]).unwrap().config, shape("llama"));
 }
 
-/// Of phi3 files `rope.dimension_count` may be less than the head's width, and divisors are half as many.
+/// In phi3 files `rope.dimension_count` may be less than the head's width, and divisors are half as many.
 #[test]
 fn a_part_of_a_head_is_rotated_where_the_file_says_so() {
     let mut phi = shape("phi3");
@@ -314,7 +314,7 @@ fn wrong_models_are_refused() {
         (
             "general.type",
             Some("adapter".into()),
-            "found \"adapter\"\n  It is an adapter: name it with --adapter",
+            "found \"adapter\"\n  It is an adapter: name it with `adapter`",
         ),
         ("general.type", Some("imatrix".into()), "found \"imatrix\"\n  It holds statistics"),
         ("llama.attention.head_count_kv", Some(u32(3)), "num_key_value_heads"),

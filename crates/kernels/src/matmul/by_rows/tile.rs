@@ -201,7 +201,7 @@ pub(super) unsafe fn of_rows(tile: &Tile, w: *const u8, stride: usize, ahead: *c
 /// What a tile does beside its product: some of another panel of two times sixteen columns is woven from rows of a bf16
 /// weight, two rows of depth at a time.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Weave {
+pub(super) struct Interleave {
     /// Pairs of rows.
     pub(super) pairs: usize,
     /// 64 bytes, 32 columns, of the first row.
@@ -216,7 +216,7 @@ pub(super) struct Weave {
     pub(super) ahead: *const u8,
 }
 
-impl Weave {
+impl Interleave {
     /// No other panel.
     pub(super) const NOTHING: Self = Self {
         pairs: 0,
@@ -246,7 +246,7 @@ impl Weave {
 /// What the tile names exists, and its place in the result is the caller's alone; so does the panel, and what is woven
 /// and its place, which is the caller's alone. `ahead` may be any address. The machine has the instructions.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) unsafe fn of_panel(tile: &Tile, panel: *const f32, weave: &Weave) -> usize {
+pub(super) unsafe fn of_panel(tile: &Tile, panel: *const f32, weave: &Interleave) -> usize {
     let slots = tile.steps / SLOT;
     let woven = weave.pairs.min(slots);
     // SAFETY: the caller's promise; the loops go through `steps` pairs of both panels, the first through `woven` pairs
@@ -313,7 +313,7 @@ pub(super) unsafe fn of_panel(tile: &Tile, panel: *const f32, weave: &Weave) -> 
 /// # Safety
 /// As [`of_panel`], for what is woven.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) unsafe fn weave(weave: &Weave) {
+pub(super) unsafe fn weave(weave: &Interleave) {
     let (low, high) = halves();
     for p in 0..weave.pairs {
         // SAFETY: the caller's promise, for pair `p` of rows.

@@ -3,10 +3,10 @@
 use std::ops::Range;
 
 use super::plan::Plan;
-use super::tile::{self, End, Start, Tile, Weave};
+use super::tile::{self, End, Interleave, Start, Tile};
 use super::{COLUMNS, PANEL, ROWS, Scratch, left};
 use crate::Dtype;
-use crate::matmul::ahead::{self, Ahead};
+use crate::matmul::prefetch::{self, Prefetch};
 use crate::matmul::{Init, Lhs, Rhs, Target, Term, pack512};
 use crate::weight::WeightView;
 
@@ -34,7 +34,7 @@ struct Cut<'a> {
     next: Option<Range<usize>>,
     left: *const f32,
     term: &'a mut [f32],
-    ahead: Ahead,
+    ahead: Prefetch,
     /// Lines that are asked for with each tile.
     each: usize,
 }
@@ -65,11 +65,11 @@ impl Job<'_> {
             let next = (next < k).then(|| cut(next));
             // What of the left factor this thread is likely to lay out next.
             let ahead = if let Some(next) = &next {
-                ahead::left(&self.a, &rows, next)
+                prefetch::left(&self.a, &rows, next)
             } else if self.group + 1 == self.plan.groups && self.block + 1 < self.plan.blocks {
-                ahead::left(&self.a, &self.plan.rows(self.block + 1, m), &cut(0))
+                prefetch::left(&self.a, &self.plan.rows(self.block + 1, m), &cut(0))
             } else {
-                Ahead::nothing()
+                Prefetch::nothing()
             };
             let tiles = rows.len().div_ceil(ROWS) * cols.len() / COLUMNS;
             let each = ahead.len().div_ceil(tiles);
@@ -165,13 +165,13 @@ impl Cut<'_> {
             unsafe {
                 pack512::sixteens(panel, &self.job.b, [self.depth.start, self.depth.len()], col);
             };
-            let mut next = Ahead::new(
+            let mut next = Prefetch::new(
                 &self.job.b,
                 self.depth.clone(),
                 col + PANEL..(col + 2 * PANEL).min(self.cols.end),
             );
             // SAFETY: as above.
-            unsafe { self.of_panel(panel, col, &mut next, Weave::NOTHING) };
+            unsafe { self.of_panel(panel, col, &mut next, Interleave::NOTHING) };
         }
     }
 
@@ -179,7 +179,7 @@ impl Cut<'_> {
     ///
     /// # Safety
     /// As [`Job::run`], for the panel, what is woven, and its place.
-    unsafe fn of_panel(&mut self, panel: &[f32], col: usize, next: &mut Ahead, mut weave: Weave) {
+    unsafe fn of_panel(&mut self, panel: &[f32], col: usize, next: &mut Prefetch, mut weave: Interleave) {
         let tiles = 2 * self.count();
         let (lines, pairs) = (next.len().div_ceil(tiles), weave.pairs.div_ceil(tiles));
         for (half, panel) in panel.chunks_exact(COLUMNS * self.depth.len() / 2).take(2).enumerate() {
@@ -188,7 +188,7 @@ impl Cut<'_> {
                 next.ask(lines);
                 // SAFETY: the caller's promise.
                 unsafe {
-                    let beside = Weave { pairs: weave.pairs.min(pairs), ..weave };
+                    let beside = Interleave { pairs: weave.pairs.min(pairs), ..weave };
                     weave = weave.after(tile::of_panel(&tile, panel.as_ptr(), &beside));
                 }
             }
@@ -208,7 +208,7 @@ impl Cut<'_> {
             assert!(to.len() >= PANEL * depth.len() / 2, "a panel's place");
             let from = w.data.as_ptr().wrapping_add(depth.start * stride + 2 * col);
             let (pairs, half) = (depth.len() / 2, 4 * COLUMNS * depth.len() / 2);
-            Weave { pairs, from, stride, to: to.as_mut_ptr(), half, ahead: from.wrapping_add(2 * PANEL) }
+            Interleave { pairs, from, stride, to: to.as_mut_ptr(), half, ahead: from.wrapping_add(2 * PANEL) }
         };
         if !*woven {
             // SAFETY: the caller's promise: a panel of columns, this cut's depth of each.
@@ -219,7 +219,7 @@ impl Cut<'_> {
             let mut weave = match &self.next {
                 _ if !last => rows(&self.depth, col + PANEL, panels[1]),
                 Some(depth) => rows(depth, self.cols.start, panels[1]),
-                None => Weave::NOTHING,
+                None => Interleave::NOTHING,
             };
             if let Some(depth) = &self.next
                 && col + 2 * PANEL == self.cols.end
@@ -227,7 +227,7 @@ impl Cut<'_> {
                 weave.ahead = w.data.as_ptr().wrapping_add(depth.start * stride + 2 * self.cols.start);
             }
             // SAFETY: the caller's promise, for the panel at work and the next.
-            unsafe { self.of_panel(panels[0], col, &mut Ahead::nothing(), weave) };
+            unsafe { self.of_panel(panels[0], col, &mut Prefetch::nothing(), weave) };
             panels.swap(0, 1);
         }
         *woven = self.next.is_some();

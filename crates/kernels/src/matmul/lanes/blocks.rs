@@ -52,7 +52,7 @@ impl Scaled {
         unsafe { Self { scale, offset: _mm512_mul_ps(scale, _mm512_set1_ps(of.offset)), minimum } }
     }
 
-    /// Of byte `B` of each lane.
+    /// The value of byte `B` of each lane.
     #[inline(always)]
     unsafe fn of<const B: usize>(self, of: Bits, x: __m512i) -> __m512 {
         // SAFETY: as above.

@@ -78,7 +78,7 @@ fn nothing_to_train_is_an_error() {
     let error = read("r.jsonl", masked).unwrap_err().to_string();
     assert!(error.contains("no trainable token in 2 rows"), "{error}");
     let error = read_as("r.txt", "abc", &cut_to(1)).unwrap_err().to_string();
-    assert!(error.contains("--max-seq-len 2"), "{error}");
+    assert!(error.contains("`max_seq_len` 2"), "{error}");
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn rows_cut_and_rows_left_bare_are_counted() {
     assert_eq!(data.examples.iter().map(Example::targets).collect::<Vec<_>>(), [3, 0, 0, 1]);
     let notes = data.notes.join("\n");
     assert!(
-        notes.contains("2 of 4 rows cut to 4 tokens (the longest has 9); --max-seq-len 9 keeps"),
+        notes.contains("2 of 4 rows cut to 4 tokens (the longest has 9); `max_seq_len` 9 keeps"),
         "{notes}"
     );
     assert!(notes.contains("2 of 4 rows have nothing to train (lines 2, 3)"), "{notes}");

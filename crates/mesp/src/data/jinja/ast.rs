@@ -45,7 +45,7 @@ pub(super) struct For {
 pub(super) struct Macro {
     pub(super) name: Name,
     pub(super) params: Vec<Name>,
-    /// Of the last parameters.
+    /// Defaults of the last parameters.
     pub(super) defaults: Vec<Expr>,
     pub(super) body: Vec<Stmt>,
     pub(super) uses: Uses,

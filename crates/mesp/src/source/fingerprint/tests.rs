@@ -34,7 +34,7 @@ fn white_space_between_values_does_not_count() {
     assert_eq!(json_file(file(&long).path()).expect("JSON"), of(short.as_bytes()));
 }
 
-/// Of a matrix of zeros with one byte that is not, the samples see those of their places and no others, and the places
+/// In a matrix of zeros with one other byte, the samples see the bytes of their places and no others, and the places
 /// lie in all eighths.
 #[test]
 fn samples_lie_all_over_a_matrix() {

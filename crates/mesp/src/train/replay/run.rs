@@ -10,7 +10,7 @@ use crate::optim::{Schedule, ScheduleKind};
 use crate::{Error, Result, rng};
 
 impl Replay {
-    /// Of a run that is about to begin or to go on.
+    /// The header of a run that is about to begin or to go on.
     pub fn new<B: Backend>(
         session: &Session<B>,
         along: Directional,
@@ -26,7 +26,7 @@ impl Replay {
         Self {
             seed: config.seed,
             // Nobody asks for it later than at the start, and a whole model takes its time.
-            start: if options.whole.is_some() && session.steps() > 0 {
+            start: if options.full.is_some() && session.steps() > 0 {
                 String::new()
             } else {
                 digest(session)
@@ -54,9 +54,9 @@ impl Replay {
             adapted_layers: a.layers.clone(),
             places: a.places.as_ref().map(Places::to_json),
             layers: c.layers,
-            parameters: if options.whole.is_some() { c.parameters() } else { a.parameters(c) },
+            parameters: if options.full.is_some() { c.parameters() } else { a.parameters(c) },
             adapter_type: options.adapter_type.name().to_owned(),
-            whole: options.whole.map(|elem| elem.name().to_owned()),
+            full: options.full.map(|elem| elem.name().to_owned()),
         }
     }
 
@@ -66,19 +66,19 @@ impl Replay {
     /// When they are others than the run's.
     pub fn apply<B: Backend>(&self, session: &mut Session<B>, slopes: &[Vec<f32>]) -> Result<()> {
         let found = digest(session);
-        if found != self.start && self.whole.is_some() {
+        if found != self.start && self.full.is_some() {
             return Err(Error::usage(format!(
                 "the log's run started from weights with digest {}, these have {found}",
                 self.start
             ))
-            .hint("give the model that the run started from, with --model"));
+            .hint("give the model that the run started from, with `model`"));
         }
         if found != self.start {
             return Err(Error::usage(format!(
                 "the log's run started from an adapter with digest {}, this one has {found}",
                 self.start
             ))
-            .hint("give the adapter that the run started from with --adapter, or the model that it ran on"));
+            .hint("give the adapter that the run started from with `adapter`, or the model that it ran on"));
         }
         let schedule = Schedule {
             peak: self.learning_rate,

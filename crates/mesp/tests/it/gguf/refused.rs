@@ -22,7 +22,7 @@ fn message(path: &Path) -> String {
     let text = result.expect_err("a file that must be refused").to_string();
     assert!(text.starts_with(&path.display().to_string()) || text.starts_with("cannot"), "{text}");
     // The plan refuses what the run refuses.
-    let planned = shape_source(path).and_then(|s| Model::load(s.config.clone(), &s));
+    let planned = shape_source(path).and_then(|s| ModelWeights::load(s.config.clone(), &s));
     assert_eq!(planned.expect_err("refused").to_string(), text);
     text
 }
@@ -111,6 +111,6 @@ fn a_directory_of_other_weights_is_refused() {
     assert!(text.contains("expected a model folder"), "{text}");
     let source = HfSource::open(&golden("qwen2/model"), Base::Mapped).expect("weights");
     let config: Config = load_config(&golden("qwen3/model"));
-    assert!(Model::load(config, &source).is_err());
+    assert!(ModelWeights::load(config, &source).is_err());
     assert!(source.matrix("model.none.weight", 1, 1).expect("no error").is_none());
 }

@@ -193,10 +193,10 @@ fn training_on_blocks_equals_training_on_their_values() {
             };
             assert!(matrices.mean <= matrices.max && matrices.max < bound, "{}: {matrices:?}", ty.name());
             let config = open_model(&path, Base::Mapped).expect("a model").config;
-            let memory = Model::load(config, &widened(dir.path(), &path)).expect("a model");
+            let memory = ModelWeights::load(config, &widened(dir.path(), &path)).expect("a model");
             let resident = GgufSource::open(&path, Base::Resident(Dtype::F32)).expect("a file");
             let resident =
-                Model::load(resident.model_config().expect("a shape"), &resident).expect("a model");
+                ModelWeights::load(resident.model_config().expect("a shape"), &resident).expect("a model");
             let answers = [opened(&path), Arc::new(memory), Arc::new(resident)].map(|model| {
                 let mut options = Case::load("qwen2").options(mesp_policy());
                 options.adapter.rank = 4;
@@ -256,7 +256,7 @@ fn fused_matrices_are_read_as_they_are() {
     let batch = random_batch(&[9, 30], 512, 3);
     let options = Case::load("qwen2").options(mesp_policy());
     let [there, here] = [load_model(dir.path()), opened(&path)].map(|model| {
-        assert!(model.config.sees.iter().all(|s| s.window == 5));
+        assert!(model.config.attention.iter().all(|s| s.window == 5));
         let mut session = session_for::<f32>(&model, options.clone(), &shapes(&batch), 1);
         randomize_adapters(&mut session);
         answer(&mut session, &batch)
@@ -320,7 +320,7 @@ fn training_on_blocks_of_256_equals_training_on_their_values() {
             }
         });
         let config = open_model(&path, Base::Mapped).expect("a model").config;
-        let memory = Model::load(config, &widened(dir.path(), &path)).expect("a model");
+        let memory = ModelWeights::load(config, &widened(dir.path(), &path)).expect("a model");
         let answers = [opened(&path), Arc::new(memory)].map(|model| {
             let mut options = Case::load("qwen2").options(mesp_policy());
             options.adapter.rank = 4;

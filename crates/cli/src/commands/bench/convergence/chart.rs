@@ -5,7 +5,7 @@ use super::Contest;
 use super::trial::{Point, Trial};
 
 const WIDTH: f64 = 860.0;
-/// Of a panel's field.
+/// The size of a panel's field.
 const FIELD: (f64, f64) = (350.0, 210.0);
 const LEFT: f64 = 52.0;
 const TOP: f64 = 64.0;

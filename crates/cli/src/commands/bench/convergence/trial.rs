@@ -39,7 +39,7 @@ pub(super) struct Trial {
     pub(super) steps: usize,
     /// In order; the first is before training.
     pub(super) points: Vec<Point>,
-    /// Of a step of the largest batch.
+    /// Multiplications with additions of a step of the largest batch.
     pub(super) multiply_adds: u64,
     pub(super) step_seconds: f64,
     pub(super) anonymous: Option<u64>,

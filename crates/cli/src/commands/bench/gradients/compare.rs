@@ -13,9 +13,9 @@ pub(super) struct Sums {
     seeds: usize,
     cos: f64,
     cos_squared: f64,
-    /// Of ‖ĝ − g‖²/‖g‖².
+    /// Sum of ‖ĝ − g‖²/‖g‖².
     error: f64,
-    /// Of ‖ĝ‖²/‖g‖².
+    /// Sum of ‖ĝ‖²/‖g‖².
     length: f64,
 }
 
@@ -124,7 +124,7 @@ impl Comparison {
         Some(((d + more) / n as f64).sqrt())
     }
 
-    /// Of an estimate that moves every value: theory is about these.
+    /// Theory's figures for an estimate that moves every value.
     fn directions(&self) -> Option<(usize, Distribution)> {
         match self.estimator {
             Estimator::Directional(along) if along.sparsity == 0.0 && along.blocks == Blocks::ALL => {

@@ -6,23 +6,21 @@ use std::time::Instant;
 
 use anyhow::Result;
 use mesp::arch::Module;
-use mesp::model::{Batch, Model};
+use mesp::memory::{MemoryPlan, Resident, Workload, spill};
+use mesp::model::{Batch, ModelWeights};
 use mesp::rng;
 use mesp::train::{Options, Session, Update};
 use mesp_device::{Backend, Cpu, OpCost, Threads, Timed, process_cpu_time};
 
 use super::product::{Multipliers, Peak};
 use crate::args::CommonArgs;
-use crate::budget;
-use crate::footprint::{self, Footprint, Work};
 use crate::inputs;
-use crate::memory;
 use crate::numbers::Numbers;
 use crate::settings::Settings;
 
 /// A model with the options of its steps.
 pub(super) struct Engine<'a> {
-    pub(super) model: &'a Arc<Model>,
+    pub(super) model: &'a Arc<ModelWeights>,
     pub(super) settings: &'a Settings,
     pub(super) numbers: Numbers,
     pub(super) common: &'a CommonArgs,
@@ -35,8 +33,8 @@ pub(super) struct Planned {
     tokens: usize,
     pool: Arc<Threads>,
     options: Options,
-    footprint: Footprint,
-    work: Work,
+    memory: MemoryPlan,
+    work: Workload,
 }
 
 /// Seconds of whole steps.
@@ -44,7 +42,7 @@ pub(super) struct Planned {
 pub(super) struct Timing {
     pub(super) tokens: usize,
     pub(super) threads: usize,
-    /// Of each step.
+    /// Seconds of each step.
     pub(super) seconds: Vec<f64>,
     /// Processor time of each step, all threads.
     pub(super) cpu_seconds: Vec<f64>,
@@ -72,7 +70,7 @@ impl Timing {
 /// A step taken apart.
 pub(super) struct Anatomy {
     pub(super) timing: Timing,
-    /// Of all timed steps together.
+    /// Costs of all timed steps together.
     pub(super) costs: Vec<OpCost>,
     pub(super) peak: Peak,
     pub(super) multipliers: Multipliers,
@@ -109,10 +107,10 @@ impl Engine<'_> {
     pub(super) fn plan(&self, tokens: usize, threads: usize) -> Result<Planned> {
         let pool = inputs::pool(Some(threads))?;
         let mut settings = Settings::new(self.common)?.of_adapters()?;
-        let work = Work::of_length(tokens, &settings.run, settings.base, threads);
+        let work = Workload::of_length(tokens, &settings.run, settings.base, threads);
         let budget = self.common.method.memory_budget;
-        let footprint = budget::decide(self.model, &mut settings, &work, budget, true)?.allowed()?;
-        Ok(Planned { tokens, pool, options: settings.options, footprint, work })
+        let memory = settings.decide(self.model, &work, budget, true)?.allowed()?;
+        Ok(Planned { tokens, pool, options: settings.options, memory, work })
     }
 
     /// Whole steps.
@@ -169,10 +167,10 @@ pub(super) struct Running<B> {
 
 impl<B: Backend> Running<B> {
     fn new(engine: &Engine<'_>, planned: Planned, wrap: impl FnOnce(Cpu<f32>) -> B) -> Result<Self> {
-        let Planned { tokens, pool, options, footprint, work } = planned;
-        let planned_bytes = footprint.planned();
-        let spill = footprint::spill(engine.model, &options, &work, engine.cache)?;
-        let mut be = Cpu::<f32>::new(footprint.plan, Arc::clone(&pool))
+        let Planned { tokens, pool, options, memory, work } = planned;
+        let planned_bytes = memory.planned();
+        let spill = spill(engine.model, &options, &work, engine.cache)?;
+        let mut be = Cpu::<f32>::new(memory.plan, Arc::clone(&pool))
             .with_compute(engine.numbers.compute())
             .with_advice(engine.common.method.memory_budget.is_some());
         if let Some(spill) = spill {
@@ -204,7 +202,7 @@ impl<B: Backend> Running<B> {
             timing.seconds.push(wall.elapsed().as_secs_f64());
             let cpu = process_cpu_time().unwrap_or_default().saturating_sub(cpu);
             timing.cpu_seconds.push(cpu.as_secs_f64());
-            timing.anonymous = timing.anonymous.max(memory::anonymous());
+            timing.anonymous = timing.anonymous.max(Resident::now().map(|now| now.anonymous));
         }
     }
 

@@ -29,7 +29,7 @@ struct Tensor<'a> {
 /// # Errors
 /// When the session trains an adapter; when a file cannot be read or written.
 pub fn save<B: Backend>(session: &Session<B>, base: &Path, output: &Path) -> Result<()> {
-    let (Some(elem), model) = (session.options().whole, session.model()) else {
+    let (Some(elem), model) = (session.options().full, session.model()) else {
         return Err(Error::usage("an adapter was trained, and no model"));
     };
     let mut acts = session.tensors();
@@ -37,12 +37,12 @@ pub fn save<B: Backend>(session: &Session<B>, base: &Path, output: &Path) -> Res
     model.parts(&mut |name, part| {
         let Some(act) = acts.next() else { return };
         let offset = if name.is_norm() { model.config.norm_offset } else { 0.0 };
-        let (whole, vector) = (name.to_string(), matches!(part, Part::Vector(_)));
+        let (full, vector) = (name.to_string(), matches!(part, Part::Vector(_)));
         // Parts of a fused matrix follow each other, its biases apart.
         let fused = matches!(name, Name::Weight(_, _, true) | Name::Bias(_, _, true));
-        match tensors.iter_mut().rev().take(2 * usize::from(fused)).find(|t| t.name == whole) {
+        match tensors.iter_mut().rev().take(2 * usize::from(fused)).find(|t| t.name == full) {
             Some(tensor) => tensor.acts.push(act),
-            None => tensors.push(Tensor { name: whole, acts: vec![act], vector, offset }),
+            None => tensors.push(Tensor { name: full, acts: vec![act], vector, offset }),
         }
     });
     let staged = StagedDir::new(output)?;

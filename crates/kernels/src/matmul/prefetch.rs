@@ -12,7 +12,7 @@ use crate::{Real, Values};
 const LINE: usize = 64;
 
 /// Rows of bytes that will be read next, line by line.
-pub(super) struct Ahead {
+pub(super) struct Prefetch {
     row: *const u8,
     stride: usize,
     lines_per_row: usize,
@@ -22,7 +22,7 @@ pub(super) struct Ahead {
     left: usize,
 }
 
-impl Ahead {
+impl Prefetch {
     /// Depths `depth` and columns `cols` of `b`.
     pub(super) fn new<R: Real>(b: &Rhs<'_, R>, depth: Range<usize>, cols: Range<usize>) -> Self {
         let of_weight = |w: &WeightView<'_>, rows: &Range<usize>, inner: &Range<usize>| {
@@ -89,13 +89,13 @@ impl Ahead {
 }
 
 /// Asks for a tile of the left factor.
-pub(super) fn left<R>(a: &Lhs<'_, R>, rows: &Range<usize>, depth: &Range<usize>) -> Ahead {
+pub(super) fn left<R>(a: &Lhs<'_, R>, rows: &Range<usize>, depth: &Range<usize>) -> Prefetch {
     let (data, bytes): (*const u8, _) = match a.data {
         Values::Full(data) => (data.as_ptr().cast(), size_of::<R>()),
         Values::Bf16(data) => (data.as_ptr().cast(), size_of::<u16>()),
     };
     let rows = if a.col_stride == 1 { rows.clone() } else { 0..0 };
-    Ahead::rows(data, bytes * a.row_stride, &rows, bytes * depth.start..bytes * depth.end)
+    Prefetch::rows(data, bytes * a.row_stride, &rows, bytes * depth.start..bytes * depth.end)
 }
 
 #[inline(always)]

@@ -7,7 +7,7 @@ use mesp::adapter::AdapterConfig;
 use mesp::arch::Module;
 use mesp::data::{Dataset, ReadOptions};
 use mesp::method::{Directional, Estimator, Slope};
-use mesp::train::{Options, Progress, RunConfig, Session, Shapes, checkpoint, plan, replay, run, whole};
+use mesp::train::{Options, Progress, RunConfig, Session, Shapes, checkpoint, full, plan, replay, run};
 use mesp_device::{Backend, Cpu, Distribution, Dtype, Elem, Real};
 
 use crate::support::{
@@ -22,7 +22,7 @@ fn mezo(eps: f64) -> Directional {
 
 fn options(case: &Case, along: Directional, elem: Elem) -> Options {
     let plain = Options { adapter: AdapterConfig::none(), ..case.options(mesp_policy()) };
-    Options { estimator: Estimator::Directional(along), whole: Some(elem), ..plain }
+    Options { estimator: Estimator::Directional(along), full: Some(elem), ..plain }
 }
 
 fn session<R: Real>(case: &Case, along: Directional, elem: Elem, threads: usize) -> Session<Cpu<R>> {
@@ -39,19 +39,19 @@ fn weights<B: Backend>(session: &Session<B>) -> Vec<Vec<f64>> {
 fn a_point<R: Real>(arch: &str) {
     let case = Case::load(arch);
     let along = Directional { distribution: Distribution::Gaussian, ..Directional::MEZO };
-    let ray = along.ray(3, 9, 1);
+    let direction = along.direction(3, 9, 1);
     let mut losses = Vec::new();
     for threads in [1, 3] {
         let mut session = session::<R>(&case, along, Elem::Full, threads);
         let before = bits(&weights(&session));
         let n = case.batch.targets() as f64;
         let rest = mean_loss(&mut session, &case.batch);
-        assert_eq!(session.probe(&case.batch, 0.0, ray).nats / n, rest, "{arch}");
-        let beside = session.probe(&case.batch, 0.01, ray).nats / n;
+        assert_eq!(session.probe(&case.batch, 0.0, direction).nats / n, rest, "{arch}");
+        let beside = session.probe(&case.batch, 0.01, direction).nats / n;
         assert_ne!(beside, rest);
         assert_eq!(bits(&weights(&session)), before, "{arch}");
         assert_eq!(mean_loss(&mut session, &case.batch), rest, "{arch}");
-        session.drift(1.0, 0.01, ray);
+        session.perturb_in_place(1.0, 0.01, direction);
         assert_eq!(mean_loss(&mut session, &case.batch), beside, "{arch} {threads}");
         let after = weights(&session);
         assert!(bits(&after).iter().zip(&before).all(|(a, b)| a.iter().zip(b).any(|(a, b)| a != b)));
@@ -78,7 +78,7 @@ fn a_point_beside_the_weights_is_the_model_moved() {
 fn weights_in_bf16_are_moved_in_single_precision() {
     let case = Case::load("qwen2");
     let along = Directional::MEZO;
-    let ray = along.ray(3, 9, 1);
+    let direction = along.direction(3, 9, 1);
     let mut half = session::<f32>(&case, along, Elem::Bf16, 2);
     // The same values, held in full.
     let mut source = MemorySource::read(&case.dir.join("model"));
@@ -89,15 +89,16 @@ fn weights_in_bf16_are_moved_in_single_precision() {
             *v = half::bf16::from_f32(*v).to_f32();
         }
     }
-    let model =
-        std::sync::Arc::new(mesp::model::Model::load(case.model.config.clone(), &source).expect("a model"));
+    let model = std::sync::Arc::new(
+        mesp::model::ModelWeights::load(case.model.config.clone(), &source).expect("a model"),
+    );
     let full = options(&case, along, Elem::Full);
     let mut full = session_for::<f32>(&model, full, &case.shapes(), 2);
     assert_eq!(bits(&weights(&half)), bits(&weights(&full)));
-    let [a, b] = [&mut half, &mut full].map(|s| s.probe(&case.batch, 1e-3, ray).nats);
+    let [a, b] = [&mut half, &mut full].map(|s| s.probe(&case.batch, 1e-3, direction).nats);
     assert_eq!(a.to_bits(), b.to_bits());
-    half.drift(1.0, 1e-5, ray);
-    full.drift(1.0, 1e-5, ray);
+    half.perturb_in_place(1.0, 1e-5, direction);
+    full.perturb_in_place(1.0, 1e-5, direction);
     let (half, full) = (weights(&half), weights(&full));
     let mut moved = 0;
     for (half, full) in half.iter().flatten().zip(full.iter().flatten()) {
@@ -114,10 +115,10 @@ fn a_written_model_is_the_trained_one() {
     for arch in ARCHS {
         let case = Case::load(arch);
         let mut session = session::<f32>(&case, Directional::MEZO, Elem::Full, 2);
-        session.drift(1.0, 0.01, Directional::MEZO.ray(1, 1, 0));
+        session.perturb_in_place(1.0, 0.01, Directional::MEZO.direction(1, 1, 0));
         let dir = tempfile::tempdir().expect("a folder");
         let to = dir.path().join("model");
-        whole::save(&session, &case.dir.join("model"), &to).expect("a model");
+        full::save(&session, &case.dir.join("model"), &to).expect("a model");
         let names = |dir: &std::path::Path| {
             let shapes = MemorySource::read(dir).tensors.into_iter().map(|(name, (shape, _))| (name, shape));
             shapes.collect::<Vec<_>>()
@@ -140,7 +141,7 @@ fn derivative(case: &Case, step: u64) -> f64 {
     let along = Directional::MEZO;
     let loss = |by: f64| {
         let mut session = session::<f64>(case, along, Elem::Full, 2);
-        session.drift(1.0, by, along.ray(5, step, 0));
+        session.perturb_in_place(1.0, by, along.direction(5, step, 0));
         mean_loss(&mut session, &case.batch)
     };
     let h = 5e-4;
@@ -201,7 +202,7 @@ fn estimates_are_unbiased() {
         let mut session = session::<f64>(&case, along, Elem::Full, 2);
         let targets = case.batch.targets();
         let slope = session.slopes(&along, (5, step), targets, &mut |each| each(&case.batch)).slopes[0];
-        session.drift(0.0, 1.0, along.ray(5, step, 0));
+        session.perturb_in_place(0.0, 1.0, along.direction(5, step, 0));
         let z = weights(&session);
         let dot: f64 = exact
             .iter()
@@ -295,7 +296,7 @@ fn a_replayed_and_a_resumed_run_are_the_run() {
             let written = model(&dir.path().join("model"));
 
             let log = replay::read(&dir.path().join(replay::FILE)).expect("a log");
-            assert_eq!((log.slopes.len(), log.header.whole().expect("a type")), (20, Some(elem)));
+            assert_eq!((log.slopes.len(), log.header.full().expect("a type")), (20, Some(elem)));
             let found = Options {
                 estimator: Estimator::Directional(log.header.along().expect("settings")),
                 ..opts.clone()
@@ -304,7 +305,7 @@ fn a_replayed_and_a_resumed_run_are_the_run() {
             log.header.apply(&mut again, &log.slopes).expect("a replay");
             assert_eq!(bits(&weights(&again)), trained, "{arch} {along:?}");
             let to = dir.path().join("again");
-            whole::save(&again, &case.dir.join("model"), &to).expect("a model");
+            full::save(&again, &case.dir.join("model"), &to).expect("a model");
             assert!(model(&to) == written, "{arch} {along:?}");
             let refused = log.header.apply(&mut again, &log.slopes).expect_err("another start");
             assert!(refused.to_string().contains("digest"), "{refused}");
@@ -359,7 +360,7 @@ fn what_makes_no_sense_is_refused() {
     let sparse = Directional { sparsity: 0.5, ..Directional::MEZO };
     refused(Options { estimator: Estimator::Directional(sparse), ..good.clone() }, "move together");
     let shapes = mesp::model::ShapeSource(Dtype::Q4_0);
-    let quantized = mesp::model::Model::load(case.model.config.clone(), &shapes).expect("shapes");
+    let quantized = mesp::model::ModelWeights::load(case.model.config.clone(), &shapes).expect("shapes");
     let error = plan(&std::sync::Arc::new(quantized), &good, &case.shapes(), 4, 2).expect_err("quantized");
     assert!(error.to_string().contains("expected f32, bf16 or f16"), "{error}");
 }

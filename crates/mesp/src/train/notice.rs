@@ -2,13 +2,13 @@
 
 use serde::Serialize;
 
-use super::Reaction;
+use super::Action;
 
 /// What happened, by kind.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum Happening {
+pub enum Notice {
     /// A checkpoint was written.
     Checkpoint {
         /// Below the run directory.
@@ -30,7 +30,7 @@ pub enum Happening {
         /// Files and lines.
         rows: Vec<String>,
         /// What was done.
-        action: Reaction,
+        action: Action,
     },
     /// The norm of the gradients was a multiple of what it was.
     Spike {
@@ -41,7 +41,7 @@ pub enum Happening {
         /// Files and lines.
         rows: Vec<String>,
         /// What was done.
-        action: Reaction,
+        action: Action,
     },
     /// Evaluations did not improve any more.
     EarlyStop {
@@ -61,13 +61,13 @@ pub enum Happening {
     FolderMadeAgain,
 }
 
-impl Happening {
+impl Notice {
     /// In words.
     pub(super) fn message(&self, step: usize) -> String {
-        let what_was_done = |action: &Reaction| match action {
-            Reaction::Report => "the step is used",
-            Reaction::Skip => "the step is left out",
-            Reaction::Stop => "the run stops before the step",
+        let what_was_done = |action: &Action| match action {
+            Action::Report => "the step is used",
+            Action::Skip => "the step is left out",
+            Action::Stop => "the run stops before the step",
         };
         match self {
             Self::Checkpoint { path, best: false } => format!("checkpoint of step {step} written: {path}"),

@@ -18,19 +18,19 @@ use std::sync::Arc;
 use mesp_device::{Act, Backend, Class, Elem, Label, Motion, Noise, Weight};
 
 use super::replay::Replay;
-use crate::method::Ray;
-use crate::model::{Model, Part};
+use crate::method::Direction;
+use crate::model::{ModelWeights, Part};
 
 pub use directory::save;
 
-/// The buffers of a model's tensors, in the order of [`Model::parts`], and what stands for them.
+/// The buffers of a model's tensors, in the order of [`ModelWeights::parts`], and what stands for them.
 #[derive(Debug)]
-pub(super) struct Whole {
+pub(super) struct FullWeights {
     acts: Vec<Act>,
     /// The model at the point where a loss is taken.
-    moved: Model,
+    moved: ModelWeights,
     /// What training starts from.
-    source: Arc<Model>,
+    source: Arc<ModelWeights>,
     /// Values of the longest vector.
     longest: usize,
     /// What a checkpoint holds.
@@ -41,7 +41,7 @@ pub(super) struct Whole {
 #[derive(Debug)]
 pub(super) struct History {
     pub(super) header: Replay,
-    /// Of all steps, one a direction.
+    /// The slopes of all steps, one a direction.
     pub(super) slopes: Vec<f32>,
 }
 
@@ -50,10 +50,14 @@ const fn label(name: &'static str) -> Label {
     Label::new(Class::Trained, name)
 }
 
-impl Whole {
+impl FullWeights {
     /// Buffers with a model's weights, and the model that reads them there.
-    pub(super) fn new<B: Backend>(be: &mut B, source: &Arc<Model>, elem: Elem) -> (Self, Model) {
-        let mut rest = Model::clone(source);
+    pub(super) fn new<B: Backend>(
+        be: &mut B,
+        source: &Arc<ModelWeights>,
+        elem: Elem,
+    ) -> (Self, ModelWeights) {
+        let mut rest = ModelWeights::clone(source);
         let (mut acts, mut longest) = (Vec::new(), 0);
         rest.parts_mut(&mut |_, part| {
             acts.push(match part {
@@ -68,13 +72,13 @@ impl Whole {
                 }
             });
         });
-        let mut whole = Self { acts, moved: rest.clone(), source: Arc::clone(source), longest, log: None };
-        whole.reset(be, &mut rest);
-        (whole, rest)
+        let mut full = Self { acts, moved: rest.clone(), source: Arc::clone(source), longest, log: None };
+        full.reset(be, &mut rest);
+        (full, rest)
     }
 
     /// Goes back to what training started from.
-    pub(super) fn reset<B: Backend>(&mut self, be: &mut B, rest: &mut Model) {
+    pub(super) fn reset<B: Backend>(&mut self, be: &mut B, rest: &mut ModelWeights) {
         let mut acts = self.acts.iter_mut();
         self.source.parts(&mut |_, part| {
             let Some(act) = acts.next() else { return };
@@ -92,12 +96,12 @@ impl Whole {
     }
 
     /// The model at θ + by·z.
-    pub(super) fn at<B: Backend>(&mut self, be: &mut B, by: f64, ray: Ray) -> &Model {
+    pub(super) fn at<B: Backend>(&mut self, be: &mut B, by: f64, direction: Direction) -> &ModelWeights {
         let mut acts = self.acts.iter().enumerate();
         let mut point = be.alloc(self.longest, 1, label("moved_vector"));
         self.moved.parts_mut(&mut |_, part| {
             let Some((i, act)) = acts.next() else { return };
-            let noise = stream(ray, i);
+            let noise = stream(direction, i);
             match part {
                 Part::Matrix(w) => w.set_motion((by != 0.0).then_some(Motion { by, noise })),
                 Part::Vector(v) => {
@@ -111,18 +115,24 @@ impl Whole {
     }
 
     /// `θ ← a·θ + c·z`; norms and biases with 1 for `a`.
-    pub(super) fn drift<B: Backend>(&mut self, be: &mut B, rest: &mut Model, [a, c]: [f64; 2], ray: Ray) {
+    pub(super) fn perturb_in_place<B: Backend>(
+        &mut self,
+        be: &mut B,
+        rest: &mut ModelWeights,
+        [a, c]: [f64; 2],
+        direction: Direction,
+    ) {
         let mut acts = self.acts.iter_mut().enumerate();
         rest.parts_mut(&mut |_, part| {
             let Some((i, act)) = acts.next() else { return };
             let a = if matches!(part, Part::Matrix(_)) { a } else { 1.0 };
-            be.drift(act.view_mut(), a, c, stream(ray, i));
+            be.perturb_in_place(act.view_mut(), a, c, stream(direction, i));
         });
         self.refresh(be, rest);
     }
 
     /// Brings the vectors of the model at rest up to date with their buffers.
-    fn refresh<B: Backend>(&self, be: &B, rest: &mut Model) {
+    fn refresh<B: Backend>(&self, be: &B, rest: &mut ModelWeights) {
         let mut acts = self.acts.iter();
         rest.parts_mut(&mut |_, part| {
             if let (Some(act), Part::Vector(v)) = (acts.next(), part) {
@@ -133,6 +143,6 @@ impl Whole {
 }
 
 /// z of the i-th tensor.
-fn stream(ray: Ray, i: usize) -> Noise {
-    Noise { tensor: i as u32, ..ray.noise }
+fn stream(direction: Direction, i: usize) -> Noise {
+    Noise { tensor: i as u32, ..direction.noise }
 }

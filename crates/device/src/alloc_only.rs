@@ -7,18 +7,18 @@ use crate::{Act, Backend, Elem, Label, Mark, Op, Program, View, ViewMut, Weight}
 
 /// Buffers of a backend, without its operations.
 #[derive(Debug)]
-pub struct Still<'a, B> {
+pub struct AllocOnly<'a, B> {
     be: &'a mut B,
 }
 
-impl<'a, B: Backend> Still<'a, B> {
+impl<'a, B: Backend> AllocOnly<'a, B> {
     /// Around a backend.
     pub fn new(be: &'a mut B) -> Self {
         Self { be }
     }
 }
 
-impl<B: Backend> Backend for Still<'_, B> {
+impl<B: Backend> Backend for AllocOnly<'_, B> {
     fn begin(&mut self, _: Program) {}
     fn persist_as(&mut self, _: usize, _: usize, _: Elem, _: Label) -> Act {
         panic!("a block keeps nothing")
