@@ -25,8 +25,10 @@ pub(crate) use dash::{DashArgs, ReportArgs};
 pub(crate) use eval::EvalArgs;
 pub(crate) use generate::{ChatArgs, GenerateArgs, SamplingArgs};
 pub(crate) use groups::{
-    AdapterArgs, CommonArgs, Compute, DataArgs, LongRowsArg, MethodArgs, ModelArgs, OutputArgs,
-    PromptStyleArg, ScheduleArgs, TrainArg, TrainOnArg, UpdateArg, ZerothArgs,
+    CommonArgs, DataArgs, LongRowsArg, ModelArgs, OutputArgs, PromptStyleArg, TrainOnArg,
+};
+pub(crate) use mesp::settings::{
+    AdapterSettings, Compute, DirectionSettings, MethodSettings, TrainingSettings,
 };
 pub(crate) use pull::PullArgs;
 pub(crate) use run::RunArgs;

@@ -16,6 +16,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::args::Cli;
+use crate::flags::in_help;
 
 /// Bytes of a file at most: it has some dozen options.
 const LIMIT: u64 = 1 << 20;
@@ -42,7 +43,7 @@ pub(crate) fn parse_from(typed: Vec<OsString>) -> Result<Result<Cli, clap::Error
     {
         return Ok(Ok(cli));
     }
-    let matches = read(values::checked(Cli::command()), &typed)?;
+    let matches = read(values::checked(in_help(Cli::command())), &typed)?;
     Ok(matches.and_then(|matches| Cli::from_arg_matches(&matches)))
 }
 

@@ -2,51 +2,81 @@
 
 use std::borrow::Cow;
 
+use clap::{Arg, Command};
+
 /// The settings that messages of the library name.
-const SETTINGS: [&str; 43] = [
+const SETTINGS: [&str; 71] = [
     "activations",
     "adapter",
+    "adapter_type",
+    "alpha",
+    "alpha_pattern",
+    "base",
     "batch_size",
     "batch_tokens",
+    "block_share",
+    "blocks",
     "checkpoints",
     "columns",
+    "compute",
     "context",
+    "data",
+    "directions",
+    "dora",
     "early_stopping_min_delta",
     "early_stopping_patience",
     "epochs",
+    "eps",
     "eval_data",
     "eval_every",
     "eval_split",
     "format",
+    "freeze_a",
+    "full",
     "grad_accum",
     "head_rows",
+    "layers",
     "learning_rate",
     "load_best_at_end",
     "long_rows",
+    "lora_dropout",
+    "lora_plus_ratio",
+    "lr_schedule",
     "max_grad_norm",
     "max_seq_len",
     "max_tokens",
+    "memory_budget",
     "method",
     "min_p",
     "mlp_rows",
     "model",
+    "momentum",
+    "noise",
     "on_nonfinite",
     "on_spike",
+    "one_sided",
     "optimizer",
     "output",
     "rank",
+    "rank_pattern",
     "repetition_penalty",
     "resume",
+    "rslora",
     "save_every",
     "save_total_limit",
+    "seed",
+    "sparsity",
     "spike_factor",
     "steps",
     "target_modules",
     "temperature",
     "top_p",
+    "train",
     "train_on",
     "update",
     "verify",
+    "warmup_ratio",
+    "weight_decay",
 ];
 
 /// A message with options in place of settings.
@@ -78,9 +108,18 @@ pub(crate) fn spelled(message: &str) -> Cow<'_, str> {
     Cow::Owned(text)
 }
 
+/// A command whose help says options in place of settings.
+pub(crate) fn in_help(command: Command) -> Command {
+    let said = |arg: Arg| match arg.get_help().map(|help| help.ansi().to_string()) {
+        Some(help) if help.contains('`') => arg.help(spelled(&help).into_owned()),
+        _ => arg,
+    };
+    command.mut_args(said).mut_subcommands(in_help)
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::{Command, CommandFactory as _};
+    use clap::CommandFactory as _;
 
     use super::*;
     use crate::args::Cli;

@@ -17,7 +17,7 @@ use mesp_device::{Dtype, Threads};
 use rayon::ThreadPool;
 use serde_json::{Value, json};
 
-use crate::args::{DataArgs, LongRowsArg, ModelArgs, PromptStyleArg, ScheduleArgs, TrainOnArg};
+use crate::args::{DataArgs, LongRowsArg, ModelArgs, PromptStyleArg, TrainOnArg, TrainingSettings};
 use crate::failure::usage;
 use crate::tokens::{self, no_tokenizer};
 use crate::{hub, ui};
@@ -171,7 +171,7 @@ impl Held {
     ///
     /// # Errors
     /// When the held-out rows of a data directory are several sets, or not whole.
-    pub(crate) fn new(args: &ScheduleArgs, data: &Path) -> Result<Self> {
+    pub(crate) fn new(args: &TrainingSettings, data: &Path) -> Result<Self> {
         if let Some(share) = args.eval_split {
             return Ok(Self::Share(share, args.seed));
         }

@@ -120,7 +120,9 @@ pub(crate) fn wait(
             let mut over = Some(over);
             while !ended.load(Relaxed) {
                 let both = (Resident::now(), Resident::read(&status));
-                if let (Some(Resident { anonymous: own, .. }), Some(Resident { anonymous: childs, .. })) = both {
+                if let (Some(Resident { anonymous: own, .. }), Some(Resident { anonymous: childs, .. })) =
+                    both
+                {
                     WITH_CHILD[kind as usize].fetch_max(own + childs, Relaxed);
                     CHILDS[kind as usize].fetch_max(childs, Relaxed);
                     let limit = LIMIT.load(Relaxed);

@@ -27,7 +27,8 @@ use crate::made_with;
 use crate::memory::Marks;
 use crate::numbers::Numbers;
 use crate::run_files;
-use crate::settings::{Settings, estimator_json, policy_json, update_name};
+use crate::settings::{estimator_json, policy_json, update_name};
+use mesp::settings::Setup;
 
 /// Its bytes at most: it has the time of every step.
 pub(crate) const LIMIT: u64 = 32 << 20;
@@ -39,7 +40,7 @@ pub(crate) struct About<'a> {
     pub(crate) revision: Option<&'a str>,
     pub(crate) config: &'a Config,
     pub(crate) dtype: Dtype,
-    pub(crate) settings: &'a Settings,
+    pub(crate) settings: &'a Setup,
     pub(crate) numbers: Numbers,
     pub(crate) threads: usize,
     pub(crate) data: &'a str,

@@ -16,6 +16,7 @@ pub mod model;
 pub mod optim;
 pub mod quantize;
 pub mod rng;
+pub mod settings;
 pub mod source;
 pub mod tape;
 pub mod task;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::{
-    AdapterArgs, BenchConvergenceArgs, BenchGradientsArgs, BenchPaperArgs, Compute, MethodArgs, ModelArgs,
-    ReplaceArgs, SharedArgs,
+    AdapterSettings, BenchConvergenceArgs, BenchGradientsArgs, BenchPaperArgs, Compute, MethodSettings,
+    ModelArgs, ReplaceArgs, SharedArgs,
 };
 
 #[derive(Debug, Args)]
@@ -149,9 +149,9 @@ pub(crate) struct BenchStepArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
     #[command(flatten)]
-    pub(crate) adapter: AdapterArgs,
+    pub(crate) adapter: AdapterSettings,
     #[command(flatten)]
-    pub(crate) method: MethodArgs,
+    pub(crate) method: MethodSettings,
     #[command(flatten)]
     pub(crate) shared: SharedArgs,
 }

@@ -22,7 +22,7 @@ use crate::outputs;
 use crate::run_dir::RunDir;
 use crate::run_files;
 use crate::run_json;
-use crate::settings::Settings;
+use crate::settings::setup;
 use crate::ui;
 
 /// The files, by their names in the demo's folder.
@@ -52,7 +52,7 @@ pub(crate) fn run(common: &CommonArgs, started: Instant) -> Result<()> {
     let folder = dir.path.join(FOLDER);
     let model = folder.join("model");
     let data = folder.join("train.jsonl");
-    let mut settings = Settings::new(&args)?;
+    let mut settings = setup(&args)?;
     settings.run.base_model = Some(model.display().to_string());
     let output = dir.path.clone();
 

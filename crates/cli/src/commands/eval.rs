@@ -64,7 +64,8 @@ impl Scorer<'_> {
         let shapes = Shapes { train: None, eval: Some(largest_batch(rows, self.batch_size)?) };
         let options = session_options(given_adapter(adapter, &self.model.config)?);
         let plan = plan(self.model, &options, &shapes, size_of::<R>(), self.pool.count())?;
-        let be = mesp::memory::processor::<R>(plan, Arc::clone(self.pool))?.with_compute(self.numbers.compute());
+        let be =
+            mesp::memory::processor::<R>(plan, Arc::clone(self.pool))?.with_compute(self.numbers.compute());
         let mut session = Session::new(be, Arc::clone(self.model), options, shapes.targets());
         if let Some(adapter) = adapter {
             let (be, params, _) = session.state_mut();

@@ -22,7 +22,7 @@ use crate::memory;
 use crate::numbers::{Numbers, held};
 use crate::outputs;
 use crate::progress::Counter;
-use crate::settings::Settings;
+use crate::settings::setup;
 use crate::{made_with, ui};
 
 pub(crate) fn run(args: &GradsArgs) -> Result<()> {
@@ -49,7 +49,7 @@ impl<R: Real> Ready<R> {
     /// Reads model and rows, and plans gradients of the first `limit` rows as one batch; with `evaluates` their
     /// losses too.
     pub(super) fn new(args: &CommonArgs, beside: &Path, limit: usize, evaluates: bool) -> Result<Self> {
-        let mut settings = Settings::new(args)?.of_gradients()?;
+        let mut settings = setup(args)?.of_gradients()?;
         if settings.options.update == Update::PerBlock {
             let problem = "--update per-block keeps no gradients, and they are wanted here";
             return Err(usage(problem, "leave --update out"));
@@ -96,9 +96,8 @@ impl<R: Real> Ready<R> {
         let budget = args.method.memory_budget;
         let memory = settings.decide(&model, &work, budget, false)?.allowed()?;
         let spill = spill(&model, &settings.options, &work, beside)?;
-        let mut be = processor::<R>(memory.plan, pool)?
-            .with_compute(numbers.compute())
-            .with_advice(budget.is_some());
+        let mut be =
+            processor::<R>(memory.plan, pool)?.with_compute(numbers.compute()).with_advice(budget.is_some());
         if let Some(spill) = spill {
             be = be.with_spill(spill);
         }

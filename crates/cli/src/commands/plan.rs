@@ -23,15 +23,16 @@ use crate::inputs::{self, Held};
 use crate::memory::keep_children_within;
 use crate::numbers::{Numbers, held};
 use crate::run_json::{ledger_json, step_work};
-use crate::settings::{Settings, policy_json, update_name};
+use crate::settings::{policy_json, setup, update_name};
 use crate::sizes::{bytes, count};
 use crate::ui;
+use mesp::settings::Setup;
 
 /// What is planned.
 struct Planned {
     name: String,
     dtype: Dtype,
-    settings: Settings,
+    settings: Setup,
     numbers: Numbers,
     /// The number type, with why it was chosen where that is not plain.
     arithmetic: String,
@@ -44,7 +45,7 @@ struct Planned {
 
 pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     let common = &args.common;
-    let mut settings = Settings::new(common)?;
+    let mut settings = setup(common)?;
     let (model, dtype, name) = shape(args)?;
     settings.fit(&model.config)?;
     let (asked, held) = (common.method.compute, held(settings.base, dtype));
@@ -55,7 +56,7 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     let work = work(common, &settings, &model, pool.count())?;
     let (budget, grad_accum) = (common.method.memory_budget, settings.run.grad_accum);
     let passes = grad_accum * settings.options.estimator.passes();
-    let per_block = settings.may_step_blocks(common);
+    let per_block = settings.may_step_blocks();
     let least = least_budget(&Process::measure(), &model, &settings.request(per_block), &work)?;
     let Decision { plan: memory, refused, beyond } = settings.decide(&model, &work, budget, per_block)?;
     let everything = Options { policy: Method::StoreAll.policy(), ..settings.options.clone() };
@@ -74,7 +75,7 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
             let _ = writeln!(text, "budget: {}: it fits, with {with} of anonymous memory in all", bytes(b.0));
         }
         if let (Some(_), Some(room)) = (&beyond, Room::now()) {
-            let _ = writeln!(text, "system: it gives {} now, and the plan does not fit", room);
+            let _ = writeln!(text, "system: it gives {room} now, and the plan does not fit");
         }
         ui::print(&text)?;
     }
@@ -101,7 +102,7 @@ fn shape(args: &PlanArgs) -> Result<(Arc<ModelWeights>, Dtype, String)> {
 const MOST_TOKENS: usize = 1 << 20;
 
 /// From the rows where they are given, else from one length for all of them.
-fn work(args: &CommonArgs, settings: &Settings, model: &ModelWeights, threads: usize) -> Result<Workload> {
+fn work(args: &CommonArgs, settings: &Setup, model: &ModelWeights, threads: usize) -> Result<Workload> {
     let options = inputs::read_options(&args.data, &model.config, true);
     keep_children_within(args.method.memory_budget);
     let Some(data) = &args.data.data else {

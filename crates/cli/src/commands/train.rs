@@ -13,7 +13,7 @@ use crate::failure::usage;
 use crate::inputs::{self, Held};
 use crate::outputs;
 use crate::run_dir::RunDir;
-use crate::settings::Settings;
+use crate::settings::setup;
 use crate::ui;
 
 pub(crate) fn run(args: &TrainArgs) -> Result<()> {
@@ -30,7 +30,7 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
     }
     let model = inputs::model_path(&common.model)?;
     let data = inputs::data_file(&common.data)?;
-    let settings = Settings::new(common)?;
+    let settings = setup(common)?;
     inputs::is_there(data)?;
     let eval = Held::new(&common.schedule, data)?;
     let read = outputs::read_by(common, Some(data), eval.file());

@@ -9,6 +9,7 @@ use mesp_formats::atomic::write_atomic;
 use serde_json::json;
 
 use crate::args::{Cli, InitConfigArgs};
+use crate::flags::in_help;
 use crate::outputs::{self, Inputs};
 use crate::ui;
 
@@ -110,7 +111,7 @@ pub(crate) fn run(args: &InitConfigArgs) -> Result<()> {
 
 /// The file.
 pub(crate) fn text() -> String {
-    let mut command = Cli::command();
+    let mut command = in_help(Cli::command());
     command.build();
     let mut text = "# A run of mesp: mesp train --config THIS-FILE\n\
         # Keys are the options of `mesp train`; what is given on the command line wins. Paths are relative to the\n\

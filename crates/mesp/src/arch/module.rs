@@ -90,7 +90,7 @@ impl Module {
         if c.family.fused { self == self.stored_in(true) } else { !matches!(self, Self::Qkv | Self::GateUp) }
     }
 
-    /// A layer's rows of its stored_in.
+    /// A layer's rows of the matrix that it is stored in.
     pub fn rows(self, c: &Config) -> Range<usize> {
         let before = match self {
             _ if self == self.stored_in(c.family.fused) => 0,

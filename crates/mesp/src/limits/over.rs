@@ -88,7 +88,11 @@ impl OverBudget {
 
     /// Whether even the smallest budget with the same result is more than there is.
     pub fn is_beyond(&self) -> bool {
-        self.least.into_iter().chain(self.least_with_method).min().is_none_or(|least| least > self.limit.bytes())
+        self.least
+            .into_iter()
+            .chain(self.least_with_method)
+            .min()
+            .is_none_or(|least| least > self.limit.bytes())
     }
 }
 
@@ -107,7 +111,8 @@ impl fmt::Display for OverBudget {
             Limit::System(room) => write!(f, "the system gives {room}")?,
         }
         if !largest.is_empty() {
-            let items: Vec<_> = largest.iter().map(|(c, n)| format!("{} {}", c.name(), ByteSize(*n))).collect();
+            let items: Vec<_> =
+                largest.iter().map(|(c, n)| format!("{} {}", c.name(), ByteSize(*n))).collect();
             write!(f, "\n  its largest items: {}", items.join(", "))?;
         }
         if let Some(least) = least_with_method {

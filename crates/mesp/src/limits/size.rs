@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// A number of bytes. Typed as `128MB`, `128MiB` or `134217728`; shown in decimal units with three digits, `43.9 MB`.
 ///
 /// ```
@@ -13,8 +15,34 @@ use std::str::FromStr;
 /// assert_eq!(budget.to_string(), "100 MB");
 /// # Ok::<(), String>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "u64", try_from = "Written")]
 pub struct ByteSize(pub u64);
+
+/// A size in a document: a number of bytes, or a text with a unit.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Bytes(u64),
+    Text(String),
+}
+
+impl From<ByteSize> for u64 {
+    fn from(size: ByteSize) -> Self {
+        size.0
+    }
+}
+
+impl TryFrom<Written> for ByteSize {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        match written {
+            Written::Bytes(bytes) => Ok(Self(bytes)),
+            Written::Text(text) => text.parse(),
+        }
+    }
+}
 
 impl ByteSize {
     /// Megabytes of 10⁶ bytes.
@@ -80,6 +108,16 @@ mod tests {
         for wrong in ["", "MB", "12 parsecs", "-1MB", "0", "1.2.3kB", "1e999"] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn sizes_are_written_as_bytes_and_read_with_units() {
+        assert_eq!(serde_json::to_string(&ByteSize::mb(2)).expect("a number"), "2000000");
+        let read = |text: &str| serde_json::from_str::<ByteSize>(text).map(|size| size.0).ok();
+        assert_eq!(
+            [read("2000000"), read("\"2MB\""), read("\"two\"")],
+            [Some(2_000_000), Some(2_000_000), None]
+        );
     }
 
     #[test]

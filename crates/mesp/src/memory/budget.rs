@@ -193,7 +193,12 @@ impl Advice<'_> {
     }
 
     /// What is needed, what there is, and what would do.
-    fn refusal(&self, plan: &MemoryPlan, (what, needs): (&'static str, u64), limit: Limit) -> Result<OverBudget> {
+    fn refusal(
+        &self,
+        plan: &MemoryPlan,
+        (what, needs): (&'static str, u64),
+        limit: Limit,
+    ) -> Result<OverBudget> {
         let Request { options, auto, may_spill, .. } = self.request;
         let mut refusal = OverBudget {
             what,

@@ -51,7 +51,8 @@ impl MemoryPlan {
 
     /// Adds to an arena what is held around it.
     pub(super) fn around(model: &ModelWeights, options: &Options, work: &Workload, plan: Plan) -> Self {
-        let mut ledger: BTreeMap<Class, u64> = plan.ledger().into_iter().map(|(c, n)| (c, n as u64)).collect();
+        let mut ledger: BTreeMap<Class, u64> =
+            plan.ledger().into_iter().map(|(c, n)| (c, n as u64)).collect();
         // Norms and biases: of the files, and where all weights are trained at rest and moved.
         let copies = if options.full.is_some() { 3 } else { 1 };
         *ledger.entry(Class::BaseResident).or_default() += copies * work.base_resident(model);
@@ -170,12 +171,7 @@ fn beside(plan: &Plan, model: &ModelWeights, options: &Options, work: &Workload)
 ///
 /// # Errors
 /// When the file cannot be made.
-pub fn spill(
-    model: &ModelWeights,
-    options: &Options,
-    work: &Workload,
-    dir: &Path,
-) -> Result<Option<Spill>> {
+pub fn spill(model: &ModelWeights, options: &Options, work: &Workload, dir: &Path) -> Result<Option<Spill>> {
     if options.policy.inputs() != SavedAs::File {
         return Ok(None);
     }

@@ -13,13 +13,13 @@ use mesp_formats::atomic::{create_dir_all, write_atomic};
 
 use super::{machine, models};
 use crate::args::{
-    BenchStepArgs, CommonArgs, DataArgs, ModelArgs, OutputArgs, RunArgs, ScheduleArgs, ZerothArgs,
+    BenchStepArgs, CommonArgs, DataArgs, DirectionSettings, ModelArgs, OutputArgs, RunArgs, TrainingSettings,
 };
 use crate::failure::usage;
 use crate::inputs;
 use crate::numbers::{Numbers, held};
 use crate::outputs::{self, Inputs};
-use crate::settings::Settings;
+use crate::settings::setup;
 use crate::{memory, ui};
 pub(super) use engine::median;
 use engine::{Anatomy, Engine, Timing};
@@ -47,7 +47,7 @@ pub(super) fn run(args: &BenchStepArgs) -> Result<()> {
     let cache = models::cache(args.results.cache.as_deref())?;
     let path = model(args, &cache)?;
     let common = common(args, path);
-    let mut settings = Settings::new(&common)?.of_adapters()?;
+    let mut settings = setup(&common)?.of_adapters()?;
     let path = inputs::model_path(&common.model)?;
     let loaded = inputs::load_model(path, settings.base)?;
     settings.fit(&loaded.model.config)?;
@@ -120,12 +120,12 @@ fn common(args: &BenchStepArgs, model: PathBuf) -> CommonArgs {
         data: DataArgs::default(),
         adapter: args.adapter.clone(),
         method: args.method.clone(),
-        zeroth: ZerothArgs::default(),
-        schedule: ScheduleArgs {
+        zeroth: DirectionSettings::default(),
+        schedule: TrainingSettings {
             optimizer: args.optimizer.clone(),
             steps: Some(args.steps),
             max_grad_norm: Some(0.0),
-            ..ScheduleArgs::default()
+            ..TrainingSettings::default()
         },
         output: OutputArgs::default(),
         run: RunArgs::default(),

@@ -28,10 +28,11 @@ use crate::numbers::{BASE, COMPUTE, Numbers, held, rounded};
 use crate::run_dir::RunDir;
 use crate::run_json::{About, Report};
 use crate::samples::Speaker;
-use crate::settings::{SURROGATE, Settings, policy_json};
+use crate::settings::{SURROGATE, policy_json};
 use crate::sizes::{bytes, duration};
 use crate::tensorboard::Board;
 use crate::{card, hub, interrupt, made_with, tokens, ui};
+use mesp::settings::Setup;
 
 /// Set by the first interrupt.
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -39,7 +40,7 @@ static STOP: AtomicBool = AtomicBool::new(false);
 /// Everything that a run starts from.
 pub(crate) struct Job<'a> {
     pub(crate) args: &'a CommonArgs,
-    pub(crate) settings: Settings,
+    pub(crate) settings: Setup,
     pub(crate) model: &'a Path,
     pub(crate) data: &'a Path,
     pub(crate) eval: Held,
@@ -63,7 +64,7 @@ pub(crate) struct Done {
 
 /// A run with all that it needs, before anything is allocated or written for it.
 pub(in crate::commands) struct Ready {
-    pub(in crate::commands) settings: Settings,
+    pub(in crate::commands) settings: Setup,
     pub(in crate::commands) pool: Arc<Threads>,
     pub(in crate::commands) model: Arc<ModelWeights>,
     pub(in crate::commands) rows: Rows,
@@ -81,7 +82,7 @@ pub(in crate::commands) struct Ready {
 /// Reads files, checks them, and plans.
 pub(in crate::commands) fn prepare(
     args: &CommonArgs,
-    mut settings: Settings,
+    mut settings: Setup,
     (dir, data, eval): (&Path, &Path, &Held),
     (cache, resume): (Option<&Path>, Option<&Path>),
     before: u64,
@@ -130,7 +131,7 @@ pub(in crate::commands) fn prepare(
     if budget.is_some() {
         work.beside = speaker.rehearse(args.adapter.adapter.as_deref())?;
     }
-    let per_block = settings.may_step_blocks(args);
+    let per_block = settings.may_step_blocks();
     let footprint = settings.decide(&model, &work, budget, per_block)?.allowed()?;
     let arithmetic = format!("{}{}", numbers.name(), numbers.reason(asked, held));
     announce(&model, &settings, &arithmetic, &footprint);
@@ -260,7 +261,7 @@ fn stopped_by(trouble: mesp::Error, outcome: mesp::Result<Summary>) -> anyhow::E
 pub(in crate::commands) fn start(
     session: &mut Session<Cpu<f32>>,
     adapter: Option<&Path>,
-    settings: &Settings,
+    settings: &Setup,
     resume: Option<&Path>,
 ) -> Result<Progress> {
     if let Some(checkpoint) = resume {
@@ -278,7 +279,7 @@ pub(in crate::commands) fn start(
     Ok(Progress::default())
 }
 
-fn announce(model: &ModelWeights, settings: &Settings, arithmetic: &str, footprint: &MemoryPlan) {
+fn announce(model: &ModelWeights, settings: &Setup, arithmetic: &str, footprint: &MemoryPlan) {
     let c = &model.config;
     let adapter = &settings.options.adapter;
     let trained = if let Some(elem) = settings.options.full {

@@ -16,12 +16,13 @@ use super::product::{Multipliers, Peak};
 use crate::args::CommonArgs;
 use crate::inputs;
 use crate::numbers::Numbers;
-use crate::settings::Settings;
+use crate::settings::setup;
+use mesp::settings::Setup;
 
 /// A model with the options of its steps.
 pub(super) struct Engine<'a> {
     pub(super) model: &'a Arc<ModelWeights>,
-    pub(super) settings: &'a Settings,
+    pub(super) settings: &'a Setup,
     pub(super) numbers: Numbers,
     pub(super) common: &'a CommonArgs,
     /// Where checkpoints in a file go.
@@ -106,7 +107,7 @@ impl Engine<'_> {
     /// Plans a step, within the budget where there is one.
     pub(super) fn plan(&self, tokens: usize, threads: usize) -> Result<Planned> {
         let pool = inputs::pool(Some(threads))?;
-        let mut settings = Settings::new(self.common)?.of_adapters()?;
+        let mut settings = setup(self.common)?.of_adapters()?;
         let work = Workload::of_length(tokens, &settings.run, settings.base, threads);
         let budget = self.common.method.memory_budget;
         let memory = settings.decide(self.model, &work, budget, true)?.allowed()?;

@@ -4,51 +4,49 @@ use std::fmt::Debug;
 use std::path::Path;
 use std::str::FromStr;
 
-use anyhow::Result;
-use mesp::adapter::AdapterConfig;
-use mesp::arch::Module;
 use mesp_formats::peft::Pattern;
 
-use crate::args::AdapterArgs;
-use crate::failure::usage;
-use crate::ui;
+use super::{AdapterSettings, usage};
+use crate::Result;
+use crate::adapter::AdapterConfig;
+use crate::arch::Module;
 
 /// The adapter's settings: those of the adapter to start from, or new ones.
-pub(super) fn config(args: &AdapterArgs) -> Result<AdapterConfig> {
+pub(super) fn config(args: &AdapterSettings) -> Result<AdapterConfig> {
     let typed = typed(args)?;
     if let Some(path) = &args.adapter {
-        let found = mesp::source::load_adapter_config(path)?;
+        let found = crate::source::load_adapter_config(path)?;
         same_or_unsaid(args, &typed, path, &found)?;
         if args.lora_dropout.is_none() {
             let named = format!("{}: lora_dropout", path.display());
-            in_range(&named, found.dropout, "give another with --lora-dropout")?;
+            in_range(&named, found.dropout, "give another with `lora_dropout`")?;
         }
         return Ok(AdapterConfig { dropout: args.lora_dropout.unwrap_or(found.dropout), ..found });
     }
     Ok(typed)
 }
 
-fn typed(args: &AdapterArgs) -> Result<AdapterConfig> {
+fn typed(args: &AdapterSettings) -> Result<AdapterConfig> {
     let targets = AdapterConfig::parse_targets(args.target_modules.as_deref().unwrap_or("all-linear"))?;
     let rank = args.rank.unwrap_or(8);
     let alpha = args.alpha.unwrap_or(2.0 * rank as f64);
     if rank == 0 {
-        return Err(usage("--rank is 0, expected 1 or more", "leave it out for rank 8"));
+        return Err(usage("`rank` is 0, expected 1 or more", "leave it out for rank 8"));
     }
     if !sound_alpha(alpha) {
-        let problem = format!("--alpha is {alpha}, expected a number above 0 that f32 can hold");
+        let problem = format!("`alpha` is {alpha}, expected a number above 0 that f32 can hold");
         return Err(usage(
             problem,
             "the adapter's output is multiplied by alpha over rank; leave it out for twice the rank",
         ));
     }
     let dropout = args.lora_dropout.unwrap_or(0.0);
-    in_range("--lora-dropout", dropout, "0 is none; 0.05 and 0.1 are usual")?;
+    in_range("`lora_dropout`", dropout, "0 is none; 0.05 and 0.1 are usual")?;
     Ok(AdapterConfig {
         dora: args.dora,
         dropout,
-        ranks: pattern("--rank-pattern", args.rank_pattern.as_deref(), "a rank of 1 or more", |r| *r > 0)?,
-        alphas: pattern("--alpha-pattern", args.alpha_pattern.as_deref(), "a number above 0", |a: &f64| {
+        ranks: pattern("`rank_pattern`", args.rank_pattern.as_deref(), "a rank of 1 or more", |r| *r > 0)?,
+        alphas: pattern("`alpha_pattern`", args.alpha_pattern.as_deref(), "a number above 0", |a: &f64| {
             sound_alpha(*a)
         })?,
         layers: args.layers.as_deref().map(layers).transpose()?,
@@ -101,8 +99,8 @@ fn layers(list: &str) -> Result<Vec<usize>> {
             // More layers than any model has: a slip, not a list to make.
             (Ok(first), Ok(last)) if first <= last && last < 100_000 => layers.extend(first..=last),
             _ => {
-                let problem = format!("--layers: expected numbers and ranges, found {entry:?}");
-                return Err(usage(problem, "write it as in --layers 0-3,7"));
+                let problem = format!("`layers`: expected numbers and ranges, found {entry:?}");
+                return Err(usage(problem, "write it as in `layers` 0-3,7"));
             }
         }
     }
@@ -113,7 +111,7 @@ fn layers(list: &str) -> Result<Vec<usize>> {
 
 /// Refuses options that contradict the adapter to start from.
 fn same_or_unsaid(
-    args: &AdapterArgs,
+    args: &AdapterSettings,
     typed: &AdapterConfig,
     dir: &Path,
     found: &AdapterConfig,
@@ -127,18 +125,18 @@ fn same_or_unsaid(
     };
     let layers = |c: &AdapterConfig| c.layers.as_ref().map_or("all".to_owned(), |l| numbers(l));
     let told = [
-        ("--rank", args.rank.is_some(), typed.rank.to_string(), found.rank.to_string()),
-        ("--alpha", args.alpha.is_some(), typed.alpha.to_string(), found.alpha.to_string()),
-        ("--target-modules", args.target_modules.is_some(), names(typed), names(found)),
-        ("--rank-pattern", args.rank_pattern.is_some(), list(&typed.ranks), list(&found.ranks)),
-        ("--alpha-pattern", args.alpha_pattern.is_some(), list(&typed.alphas), list(&found.alphas)),
-        ("--layers", args.layers.is_some(), layers(typed), layers(found)),
+        ("`rank`", args.rank.is_some(), typed.rank.to_string(), found.rank.to_string()),
+        ("`alpha`", args.alpha.is_some(), typed.alpha.to_string(), found.alpha.to_string()),
+        ("`target_modules`", args.target_modules.is_some(), names(typed), names(found)),
+        ("`rank_pattern`", args.rank_pattern.is_some(), list(&typed.ranks), list(&found.ranks)),
+        ("`alpha_pattern`", args.alpha_pattern.is_some(), list(&typed.alphas), list(&found.alphas)),
+        ("`layers`", args.layers.is_some(), layers(typed), layers(found)),
     ];
     let differs = told.into_iter().find(|(_, given, typed, found)| *given && typed != found);
     let (typed, found) = match differs {
         Some((option, _, typed, found)) => (format!("{option} {typed}"), found),
-        None if args.rslora && !found.rslora => ("--rslora".to_owned(), "the scale alpha/rank".to_owned()),
-        None if args.dora && !found.dora => ("--dora".to_owned(), "no magnitudes".to_owned()),
+        None if args.rslora && !found.rslora => ("`rslora`".to_owned(), "the scale alpha/rank".to_owned()),
+        None if args.dora && !found.dora => ("`dora`".to_owned(), "no magnitudes".to_owned()),
         None => return Ok(()),
     };
     let problem = format!("{typed} was given, and the adapter in {} has {found}", dir.display());
@@ -146,7 +144,7 @@ fn same_or_unsaid(
 }
 
 /// A pattern as it is typed.
-pub(crate) fn list<T: Copy + ToString + Debug>(pattern: &Pattern<T>) -> String {
+fn list<T: Copy + ToString + Debug>(pattern: &Pattern<T>) -> String {
     let entries = pattern.entries().iter().map(|(name, number)| format!("{name}={}", number.to_string()));
     let list = entries.collect::<Vec<_>>().join(",");
     if list.is_empty() { "none".to_owned() } else { list }
@@ -157,22 +155,24 @@ fn numbers(layers: &[usize]) -> String {
     layers.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// What dropout cannot be combined with. An adapter's own, from its configuration, is then left out and that is said.
-pub(super) fn dropout(args: &AdapterArgs, config: &mut AdapterConfig, exact: bool) -> Result<()> {
+/// What dropout cannot be combined with. An adapter's own, from its configuration, is then left out, and that is told.
+pub(super) fn dropout(
+    args: &AdapterSettings,
+    config: &mut AdapterConfig,
+    exact: bool,
+) -> Result<Option<String>> {
     let other = match (config.dora, exact) {
         (true, _) => "DoRA, which would need a second product with the frozen weights",
         (_, false) => "an estimate, whose losses have to be of one function",
-        (false, true) => return Ok(()),
+        (false, true) => return Ok(None),
     };
     if args.lora_dropout.is_some_and(|p| p > 0.0) {
-        let problem = format!("--lora-dropout cannot be combined with {other}");
+        let problem = format!("`lora_dropout` cannot be combined with {other}");
         return Err(usage(problem, "leave one of the two out"));
     }
-    if config.dropout > 0.0 {
-        ui::note(format!("the adapter's lora_dropout of {} is not used: not with {other}", config.dropout));
-        config.dropout = 0.0;
-    }
-    Ok(())
+    let dropout = std::mem::take(&mut config.dropout);
+    Ok((dropout > 0.0)
+        .then(|| format!("the adapter's lora_dropout of {dropout} is not used: not with {other}")))
 }
 
 #[cfg(test)]
@@ -181,16 +181,16 @@ mod tests {
 
     #[test]
     fn lists_are_read() {
-        assert_eq!(layers("7, 0-2,1").unwrap(), [0, 1, 2, 7]);
+        assert_eq!(layers("7, 0-2,1").expect("a list"), [0, 1, 2, 7]);
         for wrong in ["", "3-1", "a", "-1", "1-", "0-999999999999"] {
             assert!(layers(wrong).is_err(), "{wrong}");
         }
-        let ranks =
-            pattern("--rank-pattern", Some("q_proj=16, [kv]_proj=2"), "", |r: &usize| *r > 0).unwrap();
+        let ranks = pattern("`rank_pattern`", Some("q_proj=16, [kv]_proj=2"), "", |r: &usize| *r > 0)
+            .expect("a list");
         assert_eq!(ranks.of("model.layers.3.self_attn.v_proj"), Some(2));
         assert_eq!(list(&ranks), "q_proj=16,[kv]_proj=2");
         for wrong in ["q_proj", "q_proj=0", "q_proj=-1", "q_proj=1.5", "(=3"] {
-            assert!(pattern("--rank-pattern", Some(wrong), "", |r: &usize| *r > 0).is_err(), "{wrong}");
+            assert!(pattern("`rank_pattern`", Some(wrong), "", |r: &usize| *r > 0).is_err(), "{wrong}");
         }
     }
 }

@@ -1,0 +1,303 @@
+//! Settings: one description of a training run, from which the program's options, its configuration files and a
+//! [`Trainer`](crate::Trainer)'s builder come.
+//!
+//! [`Settings`] is what was chosen, with `None` for what was not. [`Settings::resolve`] fills in the defaults and the
+//! rules that tie settings together, and gives a [`Setup`]. Messages name a setting in backticks.
+
+mod adapter;
+mod directional;
+mod full;
+mod groups;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mesp_device::Elem;
+use serde::{Deserialize, Serialize};
+
+pub use groups::{
+    AdapterSettings, Compute, DirectionSettings, MethodSettings, OnNonFinite, OnSpike, RunSettings, Stored,
+    Train, TrainingSettings, UpdateWhen,
+};
+
+use crate::adapter::AdapterConfig;
+use crate::arch::Config;
+use crate::memory::{self, ByteSize, Decision, Request, Workload};
+use crate::method::{Estimator, Method};
+use crate::model::ModelWeights;
+use crate::optim::{OptimizerKind, ScheduleKind, Trained};
+use crate::source::Base;
+use crate::tape::{Policy, SavedAs, Tiles};
+use crate::train::{Action, Length, MadeWith, Options, RunConfig, Update};
+use crate::{Error, Result};
+
+/// What was chosen for a training run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// How the frozen weights are held: auto, mapped (in their file, in their type), or copied into memory as f32, bf16
+    /// or f16 [default: auto, which is mapped].
+    pub base: Option<String>,
+    /// The most tokens of a row [default: 512, or the longest the model was made for].
+    pub max_seq_len: Option<usize>,
+    /// What is trained.
+    #[serde(flatten)]
+    pub adapter: AdapterSettings,
+    /// How gradients are made, and in which memory.
+    #[serde(flatten)]
+    pub method: MethodSettings,
+    /// Random directions, and blocks that are left out.
+    #[serde(flatten)]
+    pub directions: DirectionSettings,
+    /// Batches, steps, optimizer.
+    #[serde(flatten)]
+    pub training: TrainingSettings,
+    /// Evaluations and checkpoints on the way, and what is done when a step goes wrong.
+    #[serde(flatten)]
+    pub run: RunSettings,
+}
+
+/// An error of usage with advice.
+fn usage(problem: impl Into<String>, advice: impl Into<String>) -> Error {
+    Error::usage(problem).hint(advice)
+}
+
+/// What settings mean: every default and every rule that ties them together.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// What fixes a session's buffers.
+    pub options: Options,
+    /// What a run does besides.
+    pub run: RunConfig,
+    /// How the base weights are held.
+    pub base: Base,
+    /// Whether a budget may change the policy: nothing that fixes it was asked for.
+    pub auto: bool,
+    /// Whether checkpoints may go to a file although that was not asked for.
+    pub may_spill: bool,
+    /// Whether a norm was chosen that gradients are scaled down to.
+    clips: bool,
+    /// What is to be told: of settings that are not used.
+    pub notes: Vec<String>,
+    trains: Trains,
+}
+
+/// What is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trains {
+    /// An adapter whose settings were typed.
+    NewAdapter,
+    /// An adapter that was there.
+    Adapter,
+    /// All weights.
+    Model,
+}
+
+impl Settings {
+    /// Whether all weights of the model are trained, and no adapter.
+    pub fn full(&self) -> bool {
+        self.directions.full || self.adapter.train == Some(Train::Full)
+    }
+
+    /// Fills in defaults, and refuses what cannot be combined. Reads no file but the configuration of the adapter to start
+    /// from.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] that names the setting; when that configuration cannot be read.
+    pub fn resolve(&self) -> Result<Setup> {
+        let (s, r) = (&self.training, &self.run);
+        let update = update(&self.method);
+        let estimator = directional::estimator(self)?;
+        let full = self.full();
+        if full {
+            full::refuse(self)?;
+        }
+        let exact = estimator.backpropagates();
+        let default_norm = if exact && update == Update::Accumulate { 1.0 } else { 0.0 };
+        let run = RunConfig {
+            learning_rate: s.learning_rate.unwrap_or(match (exact, full) {
+                (true, _) => 2e-4,
+                (false, false) => 5e-5,
+                (false, true) => 1e-6,
+            }),
+            schedule: ScheduleKind::parse(s.lr_schedule.as_deref().unwrap_or(if exact {
+                "cosine"
+            } else {
+                "constant"
+            }))?,
+            warmup_ratio: s.warmup_ratio.unwrap_or(0.03),
+            batch_size: s.batch_size.unwrap_or(if s.batch_tokens.is_some() { usize::MAX } else { 1 }),
+            batch_tokens: s.batch_tokens,
+            grad_accum: s.grad_accum.unwrap_or(1),
+            length: s.steps.map_or(Length::Epochs(s.epochs.unwrap_or(1.0)), Length::Steps),
+            max_grad_norm: Some(s.max_grad_norm.unwrap_or(default_norm)).filter(|norm| *norm != 0.0),
+            seed: s.seed,
+            eval_every: r.eval_every,
+            save_every: r.save_every,
+            save_limit: r.save_total_limit,
+            patience: r.early_stopping_patience,
+            min_delta: r.early_stopping_min_delta,
+            load_best: r.load_best_at_end,
+            on_non_finite: r.on_nonfinite.map_or(Action::Stop, Into::into),
+            on_spike: r.on_spike.map_or(Action::Report, Into::into),
+            spike_factor: r.spike_factor.unwrap_or(10.0),
+            output: None,
+            adapter_at_eval: false,
+            identity: BTreeMap::new(),
+            made_with: MadeWith::default(),
+            base_model: None,
+        };
+        run.check(update)?;
+        share("`warmup_ratio`", run.warmup_ratio)?;
+        share("`momentum`", s.momentum)?;
+        if let Some(share) = s.eval_split.filter(|share| !(*share > 0.0 && *share < 1.0)) {
+            let problem =
+                format!("`eval_split` is {share}, expected a share of the rows: more than 0 and less than 1");
+            return Err(usage(problem, "give `eval_split` 0.05 to hold out one row of twenty"));
+        }
+        if let Some(length) = self.max_seq_len.filter(|length| *length < 2) {
+            let problem =
+                format!("`max_seq_len` is {length}, which leaves nothing to predict, expected 2 or more");
+            return Err(usage(problem, "leave it out for the default"));
+        }
+        if !((s.weight_decay as f32).is_finite() && s.weight_decay >= 0.0) {
+            return Err(usage(
+                format!("`weight_decay` is {}, expected 0 or more", s.weight_decay),
+                "0 is none",
+            ));
+        }
+        let mut adapter = if full { AdapterConfig::none() } else { adapter::config(&self.adapter)? };
+        let notes = adapter::dropout(&self.adapter, &mut adapter, exact)?.into_iter().collect();
+        let m = &self.method;
+        let name = m.method.as_deref().unwrap_or("auto");
+        let method = if estimator == Estimator::Exact { Method::parse(name)? } else { Method::Mesp };
+        let options = Options {
+            adapter,
+            adapter_type: self.adapter.adapter_type.map_or(Elem::Full, Into::into),
+            method_name: if estimator == Estimator::Exact { method.name() } else { name }.to_owned(),
+            estimator,
+            policy: policy(method, &self.method)?,
+            update,
+            optimizer: OptimizerKind::parse(
+                s.optimizer.as_deref().unwrap_or(if exact { "adamw" } else { "sgd" }),
+                s.momentum,
+            )?,
+            weight_decay: s.weight_decay,
+            trained: trained(&self.adapter, exact)?,
+            seed: s.seed,
+            gradients: false,
+            base_gradients: false,
+            full: None,
+            training: true,
+        };
+        let clips = s.max_grad_norm.is_some_and(|norm| norm != 0.0);
+        let auto = name == "auto" && m.mlp_rows.is_none() && m.head_rows.is_none();
+        let base = Base::parse(self.base.as_deref().unwrap_or("auto"))?;
+        let trains = match (full, &self.adapter.adapter) {
+            (true, _) => Trains::Model,
+            (false, Some(_)) => Trains::Adapter,
+            (false, None) => Trains::NewAdapter,
+        };
+        Ok(Setup { options, run, base, auto, may_spill: m.checkpoints.is_none(), clips, notes, trains })
+    }
+}
+
+impl Setup {
+    /// Refuses an adapter that does not fit the model, and names of modules that mean nothing on it.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] that names the module.
+    pub fn fit(&mut self, config: &Config) -> Result<()> {
+        if self.trains == Trains::Adapter {
+            self.options.adapter = self.options.adapter.clone().on(config)?;
+        }
+        let adapter = &self.options.adapter;
+        adapter.fits(config)?;
+        // Of an adapter from elsewhere, names that mean nothing do no harm.
+        let Some(name) = adapter.unused(config).filter(|_| self.trains == Trains::NewAdapter) else {
+            return Ok(());
+        };
+        let problem = format!("a pattern names {name:?}, and no module with an adapter is called that");
+        Err(usage(problem, format!("name modules as in {}", adapter.paths(config).first().map_or("", |p| p))))
+    }
+}
+
+impl Setup {
+    /// Whether an update by block may be advised: nothing that was chosen excludes it.
+    pub fn may_step_blocks(&self) -> bool {
+        let run = &self.run;
+        let skips = [run.on_non_finite, run.on_spike].contains(&Action::Skip);
+        run.grad_accum == 1 && !skips && !self.clips
+    }
+
+    /// What is asked for, and what a budget may change of it.
+    pub fn request(&self, may_step_blocks: bool) -> Request {
+        let Self { options, auto, may_spill, .. } = self;
+        Request { options: options.clone(), auto: *auto, may_spill: *may_spill, may_step_blocks }
+    }
+
+    /// Decides the policy, and plans it: [`memory::decide`].
+    ///
+    /// # Errors
+    /// When the options cannot be planned.
+    pub fn decide(
+        &mut self,
+        model: &Arc<ModelWeights>,
+        work: &Workload,
+        budget: Option<ByteSize>,
+        may_step_blocks: bool,
+    ) -> Result<Decision> {
+        let mut request = self.request(may_step_blocks);
+        let decision = memory::decide(model, &mut request, work, budget)?;
+        self.options = request.options;
+        Ok(decision)
+    }
+}
+
+fn share(name: &str, value: f64) -> Result<()> {
+    if (0.0..=1.0).contains(&value) {
+        return Ok(());
+    }
+    Err(usage(format!("{name} is {value}, expected a number from 0 to 1"), "leave it out for the default"))
+}
+
+fn update(settings: &MethodSettings) -> Update {
+    match settings.update {
+        Some(UpdateWhen::PerBlock) => Update::PerBlock,
+        Some(UpdateWhen::Accumulate) | None => Update::Accumulate,
+    }
+}
+
+fn policy(method: Method, settings: &MethodSettings) -> Result<Policy> {
+    let policy = method.policy();
+    let rows = |name: &str, rows: Option<usize>, default| match rows {
+        Some(0) => {
+            Err(usage(format!("{name} is 0, expected 1 or more"), "leave it out for the method's own"))
+        }
+        Some(n) => Ok(n),
+        None => Ok(default),
+    };
+    let tiles = Tiles {
+        mlp_rows: rows("`mlp_rows`", settings.mlp_rows, policy.tiles.mlp_rows)?,
+        head_rows: rows("`head_rows`", settings.head_rows, policy.tiles.head_rows)?,
+        ..policy.tiles
+    };
+    let inputs = settings.checkpoints.as_deref().map_or(Ok(policy.inputs()), SavedAs::parse)?;
+    let activations = settings.activations.map_or(policy.activations(), |stored| Elem::from(stored).into());
+    Ok(Policy { tiles, ..policy }.with_inputs(inputs).with_activations(activations))
+}
+
+/// Which parts of the adapter are trained.
+fn trained(a: &AdapterSettings, exact: bool) -> Result<Trained> {
+    if !exact && (a.freeze_a || a.lora_plus_ratio.is_some()) {
+        let name = if a.freeze_a { "`freeze_a`" } else { "`lora_plus_ratio`" };
+        let problem = format!("{name} cannot be combined with an estimate");
+        return Err(usage(problem, "leave it out: `method` mezo and forward move A and B together"));
+    }
+    let b_ratio = a.lora_plus_ratio.unwrap_or(Trained::ALIKE.b_ratio);
+    if !(b_ratio.is_finite() && b_ratio > 0.0) {
+        let problem = format!("`lora_plus_ratio` is {b_ratio}, expected a positive number");
+        return Err(usage(problem, "leave it out for one learning rate"));
+    }
+    Ok(Trained { freeze_a: a.freeze_a, b_ratio })
+}

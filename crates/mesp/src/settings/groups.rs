@@ -1,0 +1,352 @@
+//! The settings in groups, as they are given: a choice that was not made is `None`, since what it then means may depend
+//! on others. The program's options, the keys of its configuration files and these fields are one list.
+
+#![allow(clippy::doc_markdown, reason = "the program shows these texts as help")]
+
+use std::path::PathBuf;
+#[cfg(feature = "clap")]
+use std::str::FromStr as _;
+
+use mesp_device::Elem;
+use serde::{Deserialize, Serialize};
+
+use crate::ByteSize;
+use crate::train::Action;
+
+/// How values are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs, reason = "a text would be shown as help beside each value")]
+pub enum Stored {
+    F32,
+    Bf16,
+}
+
+impl From<Stored> for Elem {
+    fn from(stored: Stored) -> Self {
+        match stored {
+            Stored::F32 => Self::Full,
+            Stored::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+/// What is trained: an adapter, its place and size, or all weights.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::Args), command(next_help_heading = "Adapter"))]
+#[serde(default)]
+pub struct AdapterSettings {
+    /// What is trained [default: lora]
+    #[cfg_attr(feature = "clap", arg(long, value_enum, value_name = "WHAT"))]
+    pub train: Option<Train>,
+    /// Start from this adapter: a directory in PEFT's or mlx-lm's layout, a GGUF adapter, or a name in the Hugging Face
+    /// cache [default: a new one, A random and B zero]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "DIR|FILE.gguf|ORG/NAME"))]
+    pub adapter: Option<PathBuf>,
+    /// Rank of the adapter's matrices [default: 8]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "R"))]
+    pub rank: Option<usize>,
+    /// The adapter's output is multiplied by ALPHA/R [default: twice the rank]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "ALPHA"))]
+    pub alpha: Option<f64>,
+    /// Multiply by ALPHA/√R instead (rsLoRA)
+    #[cfg_attr(feature = "clap", arg(long))]
+    pub rslora: bool,
+    /// Train a magnitude for each row of the adapted weights beside its direction (DoRA): up to a third more time
+    #[cfg_attr(feature = "clap", arg(long))]
+    pub dora: bool,
+    /// Hide each value of a layer's input from its adapter with this probability, anew in each step, as PEFT's
+    /// lora_dropout; in grads too. Not with `dora`, nor with `method` mezo or forward [default: 0, or what the adapter to
+    /// start from says; in grads 0]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "P"))]
+    pub lora_dropout: Option<f64>,
+    /// Ranks of single modules, by name, end of a path or regular expression, the first that fits: q_proj=16,
+    /// layers.0.mlp.down_proj=4 [default: all `rank`]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "LIST"))]
+    pub rank_pattern: Option<String>,
+    /// The same for ALPHA; the scale of a module is its own ALPHA/R [default: all `alpha`]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "LIST"))]
+    pub alpha_pattern: Option<String>,
+    /// Layers that get adapters, counted from 0: 0-3,7 [default: all]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "LIST"))]
+    pub layers: Option<String>,
+    /// Modules that get an adapter: all-linear, or a list of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj,
+    /// down_proj; qkv_proj and gate_up_proj where a model has these; lm_head and embed_tokens, which are not part of
+    /// all-linear [default: all-linear]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "LIST"))]
+    pub target_modules: Option<String>,
+    /// Train B alone and leave A as it is (LoRA-FA): no gradient and no optimizer state of A
+    #[cfg_attr(feature = "clap", arg(long))]
+    pub freeze_a: bool,
+    /// The learning rate of B, and of `dora`'s magnitudes, over that of A (LoRA+) [default: 1]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "RATIO"))]
+    pub lora_plus_ratio: Option<f64>,
+    /// How the adapter is stored, in memory and in files; with bf16, half the bytes, steps are rounded at random so
+    /// that small ones add up. Arithmetic, gradients and the optimizer's state are f32 [default: f32]
+    #[cfg_attr(feature = "clap", arg(long, value_enum, value_name = "TYPE"))]
+    pub adapter_type: Option<Stored>,
+}
+
+/// What is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum Train {
+    /// An adapter
+    Lora,
+    /// All weights of the model, and no adapter: with mezo from losses; `mesp grads` makes their exact gradients
+    Full,
+}
+
+/// When adapters are stepped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum UpdateWhen {
+    /// Keep all gradients until the backward pass is done
+    Accumulate,
+    /// Step each block as soon as its gradients are finished, and keep none
+    PerBlock,
+}
+
+/// The number type of products with frozen weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum Compute {
+    /// bf16 where the frozen weights are held in 16 bits or fewer and this processor multiplies that as fast, else f32; a
+    /// resumed run keeps what it began with
+    Auto,
+    /// Single precision
+    F32,
+    /// Products with frozen weights and of attention multiply numbers rounded to bf16 and add in single precision
+    Bf16,
+    /// Double precision, the reference for grads and eval
+    F64,
+}
+
+/// How gradients are made, and in which memory.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::Args), command(next_help_heading = "Method and memory"))]
+#[serde(default)]
+pub struct MethodSettings {
+    /// What is kept for the backward pass: mesp, mesp-paper, mesp-paper-store-h, mebp, store-all or auto; all
+    /// give the same gradients. Or an estimate along random directions, without a backward pass: mezo (from losses)
+    /// or forward (exact slopes from one forward pass with tangents). Or lcsb: a surrogate gradient, no estimate of the
+    /// real one, which goes back through a part of the blocks and takes the others for constants [default: auto, the
+    /// fastest that fits `memory_budget`; without one mesp]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "NAME"))]
+    pub method: Option<String>,
+    /// Rows of the MLP that are computed at once [default: the method's own; auto chooses]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "ROWS"))]
+    pub mlp_rows: Option<usize>,
+    /// Rows whose logits are computed at once [default: the method's own; auto chooses]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "ROWS"))]
+    pub head_rows: Option<usize>,
+    /// When adapters are stepped [default: accumulate]
+    #[cfg_attr(feature = "clap", arg(long, value_enum, value_name = "WHEN"))]
+    pub update: Option<UpdateWhen>,
+    /// Number type of the products with frozen weights; what is added, kept and stepped is f32 in any case
+    /// [default: auto; in grads f32]
+    #[cfg_attr(feature = "clap", arg(long, value_enum))]
+    pub compute: Option<Compute>,
+    /// How the blocks' inputs wait for the backward pass: f32, bf16 (half the memory; gradients are those of
+    /// rounded inputs) or file (written below `output`, the same gradients as f32) [default: f32; auto may
+    /// choose file]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "HOW"))]
+    pub checkpoints: Option<String>,
+    /// How normed inputs, gate, up and their product are stored while a block's gradients are made: f32 or bf16 (half
+    /// the memory; gradients are those of rounded ones) [default: f32]
+    #[cfg_attr(feature = "clap", arg(long, value_enum, value_name = "TYPE"))]
+    pub activations: Option<Stored>,
+    /// The most anonymous memory of the whole process: 128MB, 128MiB or bytes. What cannot be done in it ends
+    /// with status 3 before it begins [default: no limit]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "SIZE", value_parser = ByteSize::from_str))]
+    pub memory_budget: Option<ByteSize>,
+}
+
+/// Random directions, and blocks that are left out.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(
+    feature = "clap",
+    derive(clap::Args),
+    command(next_help_heading = "Directions and blocks (--method mezo, forward, lcsb)")
+)]
+#[serde(default)]
+pub struct DirectionSettings {
+    /// The same as `train` full. Mezo then trains all weights of the model in place of an adapter: held in memory in f32
+    /// or bf16, as `base` says or as they are stored, and written as a model to OUTPUT/model
+    #[cfg_attr(feature = "clap", arg(long))]
+    pub full: bool,
+    /// How far along a direction mezo takes losses [default: 0.01, with `full` 0.001]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "EPS"))]
+    pub eps: Option<f64>,
+    /// Random directions of a step, each two forward passes of mezo or one of forward [default: 1]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "N"))]
+    pub directions: Option<usize>,
+    /// How directions are drawn: gaussian or rademacher [default: gaussian]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "NAME"))]
+    pub noise: Option<String>,
+    /// Let mezo take one loss at the adapters themselves: one forward pass for each direction, and one more
+    #[cfg_attr(feature = "clap", arg(long))]
+    pub one_sided: bool,
+    /// Let this share of each adapter matrix stay, its values largest in size at the start; a matrix that is zero then
+    /// moves as a whole [default: 0]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "SHARE"))]
+    pub sparsity: Option<f64>,
+    /// Share of the blocks that lcsb goes back through, drawn anew each step by `seed` [default: 0.5]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "SHARE", conflicts_with = "blocks"))]
+    pub block_share: Option<f64>,
+    /// Blocks whose adapters move, such as 0-3, as on a federated client that has a part of the work; forward then
+    /// carries tangents from the first of them on [default: all]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "FIRST-LAST"))]
+    pub blocks: Option<String>,
+}
+
+/// Batches, steps, learning rate, optimizer, held-out rows.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::Args), command(next_help_heading = "Training"))]
+#[serde(default)]
+pub struct TrainingSettings {
+    /// Rows of a micro-batch [default: 1, with `batch_tokens` as many as fit; in grads all]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "ROWS"))]
+    pub batch_size: Option<usize>,
+    /// Fill a micro-batch with rows up to so many tokens; they lie end to end, without padding, and do not see
+    /// each other. A longer row is a micro-batch of its own [default: no limit]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "TOKENS"))]
+    pub batch_tokens: Option<usize>,
+    /// Micro-batches of an optimizer step [default: 1]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "N"))]
+    pub grad_accum: Option<usize>,
+    /// Optimizer steps [default: see `epochs`]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "N", conflicts_with = "epochs"))]
+    pub steps: Option<usize>,
+    /// Passes over the data [default: 1]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "N"))]
+    pub epochs: Option<f64>,
+    /// Highest learning rate of the schedule [default: 2e-4; with `method` mezo or
+    /// forward 5e-5, with `full` 1e-6]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "RATE"))]
+    pub learning_rate: Option<f64>,
+    /// The learning rate after the warmup: constant, linear or cosine [default: cosine; with
+    /// `method` mezo or forward constant]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "SHAPE"))]
+    pub lr_schedule: Option<String>,
+    /// Share of the steps over which the learning rate rises [default: 0.03]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "SHARE"))]
+    pub warmup_ratio: Option<f64>,
+    /// sgd or adamw [default: adamw; with `method` mezo or forward sgd, which needs no state]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "NAME"))]
+    pub optimizer: Option<String>,
+    /// Momentum of sgd [default: 0]
+    #[cfg_attr(
+        feature = "clap",
+        arg(long, value_name = "MU", default_value_t = 0.0, hide_default_value = true)
+    )]
+    pub momentum: f64,
+    /// Weight decay [default: 0]
+    #[cfg_attr(
+        feature = "clap",
+        arg(long, value_name = "LAMBDA", default_value_t = 0.0, hide_default_value = true)
+    )]
+    pub weight_decay: f64,
+    /// Scale gradients down to this norm; 0 never [default: 1, with `update` per-block 0]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "NORM"))]
+    pub max_grad_norm: Option<f64>,
+    /// Seed of the adapter's start and of the order of rows [default: 0]
+    #[cfg_attr(
+        feature = "clap",
+        arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)
+    )]
+    pub seed: u64,
+    /// Rows that are never trained, to evaluate before and after, of any kind that `data` takes [default: of a
+    /// directory given as `data` the rows named eval, valid, validation, val or dev]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "FILE"))]
+    pub eval_data: Option<PathBuf>,
+    /// Hold out this share of `data`, such as 0.05, chosen by `seed`; equal rows stay on one side, and of a plain
+    /// text the end is held out [default: none]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "SHARE", conflicts_with = "eval_data"))]
+    pub eval_split: Option<f64>,
+}
+
+/// What is done about a step that went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum OnSpike {
+    /// Say it and use the step
+    Report,
+    /// Say it and leave the adapter as it was before the step
+    Skip,
+    /// Say it, write a checkpoint of the step before, and end the run
+    Stop,
+}
+
+impl From<OnSpike> for Action {
+    fn from(arg: OnSpike) -> Self {
+        match arg {
+            OnSpike::Report => Self::Report,
+            OnSpike::Skip => Self::Skip,
+            OnSpike::Stop => Self::Stop,
+        }
+    }
+}
+
+/// What is done about a number that is none: it cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum OnNonFinite {
+    /// Say it and leave the adapter as it was before the step; after 20 such steps in a row the run ends
+    Skip,
+    /// Say it, write a checkpoint of the step before, and end the run
+    Stop,
+}
+
+impl From<OnNonFinite> for Action {
+    fn from(arg: OnNonFinite) -> Self {
+        match arg {
+            OnNonFinite::Skip => Self::Skip,
+            OnNonFinite::Stop => Self::Stop,
+        }
+    }
+}
+
+/// Evaluations and checkpoints on the way, and what is done when a step goes wrong.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::Args), command(next_help_heading = "Run"))]
+#[serde(default)]
+pub struct RunSettings {
+    /// Evaluate every so many steps too [default: never]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "STEPS", alias = "eval-steps"))]
+    pub eval_every: Option<usize>,
+    /// End the run after so many evaluations in a row without an improvement [default: never]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "N"))]
+    pub early_stopping_patience: Option<usize>,
+    /// An improvement is a held-out loss that is lower by more than this [default: 0]
+    #[cfg_attr(
+        feature = "clap",
+        arg(long, value_name = "LOSS", default_value_t = 0.0, hide_default_value = true)
+    )]
+    pub early_stopping_min_delta: f64,
+    /// At the end, the adapter in `output` is that of the lowest held-out loss, not the last step's
+    #[cfg_attr(feature = "clap", arg(long))]
+    pub load_best_at_end: bool,
+    /// Write a checkpoint every so many steps [default: only when interrupted, and with `eval_every` at each
+    /// evaluation that is the best so far]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "STEPS", alias = "save-steps"))]
+    pub save_every: Option<usize>,
+    /// Keep so many checkpoints, the best and the newest in any case [default: all]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "N"))]
+    pub save_total_limit: Option<usize>,
+    /// What to do when a loss or a gradient is not a number [default: stop]
+    #[cfg_attr(feature = "clap", arg(long, value_enum, value_name = "WHAT"))]
+    pub on_nonfinite: Option<OnNonFinite>,
+    /// What to do when the norm of the gradients is `spike_factor` times its running mean [default: report]
+    #[cfg_attr(feature = "clap", arg(long, value_enum, value_name = "WHAT"))]
+    pub on_spike: Option<OnSpike>,
+    /// How many times the running mean of the norms is a spike; 0 for none [default: 10]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "FACTOR"))]
+    pub spike_factor: Option<f64>,
+}
