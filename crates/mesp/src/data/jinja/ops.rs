@@ -210,11 +210,8 @@ pub(super) fn negative(value: &Value) -> Res<Value> {
 /// `==`.
 pub(super) fn equal(left: &Value, right: &Value) -> Res<bool> {
     let _level = meter::deeper()?;
-    if let (Some(a), Some(b)) = (left.as_int(), right.as_int()) {
-        return Ok(a == b);
-    }
-    if let (Some(a), Some(b)) = (left.as_number(), right.as_number()) {
-        return Ok(a == b);
+    if let Some(order) = numbers(left, right) {
+        return Ok(order == Some(Ordering::Equal));
     }
     Ok(match (left, right) {
         (Value::None, Value::None) | (Value::Undefined(_), Value::Undefined(_)) => true,
@@ -290,6 +287,31 @@ pub(super) fn same(left: &Value, right: &Value) -> Option<bool> {
     })
 }
 
+/// The order of two numbers by their values, however large: none where one is NaN. `None` where one is no number.
+#[expect(clippy::option_option, reason = "no numbers, numbers without an order, their order")]
+fn numbers(left: &Value, right: &Value) -> Option<Option<Ordering>> {
+    let with_float = |i: i128, x: f64| {
+        // Beyond them every float is larger in size than every integer.
+        let (low, high) = (-(2f64.powi(127)), 2f64.powi(127));
+        if x.is_nan() {
+            None
+        } else if x >= high {
+            Some(Ordering::Less)
+        } else if x < low {
+            Some(Ordering::Greater)
+        } else {
+            Some(i.cmp(&(x.trunc() as i128)).then_with(|| 0.0f64.total_cmp(&(x.fract() + 0.0))))
+        }
+    };
+    Some(match (left.as_int(), left, right.as_int(), right) {
+        (Some(a), _, Some(b), _) => Some(a.cmp(&b)),
+        (Some(i), _, _, Value::Float(x)) => with_float(i, *x),
+        (_, Value::Float(x), Some(i), _) => with_float(i, *x).map(Ordering::reverse),
+        (_, Value::Float(x), _, Value::Float(y)) => x.partial_cmp(y),
+        _ => return None,
+    })
+}
+
 /// The order of two values, or that Python knows none.
 pub(super) fn order(sign: &str, left: &Value, right: &Value) -> Res<Option<Ordering>> {
     let _level = meter::deeper()?;
@@ -298,11 +320,8 @@ pub(super) fn order(sign: &str, left: &Value, right: &Value) -> Res<Option<Order
             return fault(missing.message.clone());
         }
     }
-    if let (Some(a), Some(b)) = (left.as_int(), right.as_int()) {
-        return Ok(Some(a.cmp(&b)));
-    }
-    if let (Some(a), Some(b)) = (left.as_number(), right.as_number()) {
-        return Ok(a.partial_cmp(&b));
+    if let Some(order) = numbers(left, right) {
+        return Ok(order);
     }
     match (left, right) {
         (Value::Str(a), Value::Str(b)) => {
@@ -325,17 +344,63 @@ pub(super) fn order(sign: &str, left: &Value, right: &Value) -> Res<Option<Order
     }
 }
 
-/// Sorts by keys, equal ones in the order in which they stand.
-pub(super) fn sort_by<T>(list: &mut [T], key: impl Fn(&T) -> &Value) -> Res<()> {
-    let mut failed = None;
-    list.sort_by(|a, b| match order("<", key(a), key(b)) {
-        Ok(order) => order.unwrap_or(Ordering::Equal),
-        Err(e) => {
-            failed.get_or_insert(e);
-            Ordering::Equal
+/// Lists up to this length are sorted by insertion, as Python sorts them.
+const SHORT: usize = 63;
+
+/// Sorts by keys, equal ones in the order in which they stand. It ends at the first pair that cannot be compared, and asks
+/// nothing of the order: NaN is less than nothing and more than nothing, and lists with it up to [`SHORT`] end as
+/// Python's do.
+pub(super) fn sort_by<T>(list: &mut Vec<T>, key: impl Fn(&T) -> &Value) -> Res<()> {
+    let less = |a: &T, b: &T| Ok(order("<", key(a), key(b))?.is_some_and(Ordering::is_lt));
+    let taken = merged(std::mem::take(list), &less)?;
+    *list = taken;
+    Ok(())
+}
+
+fn merged<T>(mut list: Vec<T>, less: &impl Fn(&T, &T) -> Res<bool>) -> Res<Vec<T>> {
+    if list.len() <= SHORT {
+        inserted(&mut list, less)?;
+        return Ok(list);
+    }
+    let right = list.split_off(list.len() / 2);
+    let (left, right) = (merged(list, less)?, merged(right, less)?);
+    let mut all = Vec::with_capacity(left.len() + right.len());
+    let (mut left, mut right) = (left.into_iter().peekable(), right.into_iter().peekable());
+    while let (Some(a), Some(b)) = (left.peek(), right.peek()) {
+        let next = if less(b, a)? { right.next() } else { left.next() };
+        all.extend(next);
+    }
+    all.extend(left.chain(right));
+    Ok(all)
+}
+
+/// As `list.sort` of `CPython` (Objects/listsort.txt) for one run: the sorted beginning is found, turned where it falls
+/// throughout, and what follows is inserted by bisection.
+fn inserted<T>(list: &mut [T], less: &impl Fn(&T, &T) -> Res<bool>) -> Res<()> {
+    if list.len() < 2 {
+        return Ok(());
+    }
+    let falls = less(&list[1], &list[0])?;
+    let mut run = 2;
+    while run < list.len() && less(&list[run], &list[run - 1])? == falls {
+        run += 1;
+    }
+    if falls {
+        list[..run].reverse();
+    }
+    for i in run..list.len() {
+        let (mut low, mut high) = (0, i);
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            if less(&list[i], &list[middle])? {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
         }
-    });
-    failed.map_or(Ok(()), Err)
+        list[low..=i].rotate_right(1);
+    }
+    Ok(())
 }
 
 pub(super) fn contains(container: &Value, item: &Value) -> Res<bool> {
