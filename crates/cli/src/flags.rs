@@ -1,4 +1,5 @@
-//! Settings as they are typed: the library names one in backticks, `max_seq_len`, and the program says its option.
+//! Settings as they are typed: the library names one in its messages between ‘ and ’, and in its documentation between
+//! backticks; the program says its option.
 
 use std::borrow::Cow;
 
@@ -30,7 +31,6 @@ const SETTINGS: [&str; 71] = [
     "eval_data",
     "eval_every",
     "eval_split",
-    "format",
     "freeze_a",
     "full",
     "grad_accum",
@@ -70,6 +70,7 @@ const SETTINGS: [&str; 71] = [
     "steps",
     "target_modules",
     "temperature",
+    "threads",
     "top_p",
     "train",
     "train_on",
@@ -79,39 +80,40 @@ const SETTINGS: [&str; 71] = [
     "weight_decay",
 ];
 
-/// A message with options in place of settings.
+/// A message of the library with options in place of settings.
 pub(crate) fn spelled(message: &str) -> Cow<'_, str> {
-    let known = |name: &str| SETTINGS.binary_search(&name).is_ok();
-    if !message.split('`').any(known) {
-        return Cow::Borrowed(message);
+    between(message, ['‘', '’'])
+}
+
+/// A text with options in place of the settings that stand between two marks.
+fn between(text: &str, [opens, closes]: [char; 2]) -> Cow<'_, str> {
+    if !text.contains(opens) {
+        return Cow::Borrowed(text);
     }
-    let mut text = String::with_capacity(message.len() + 16);
-    let mut parts = message.split('`');
-    text.push_str(parts.next().unwrap_or_default());
-    while let Some(part) = parts.next() {
-        // What stands between two backticks; the last part has none behind it.
-        match parts.next() {
-            Some(after) if known(part) => {
-                text.push_str("--");
-                text.push_str(&part.replace('_', "-"));
-                text.push_str(after);
+    let mut said = String::with_capacity(text.len() + 16);
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(opens) {
+        said.push_str(before);
+        match after.split_once(closes) {
+            Some((name, after)) if SETTINGS.binary_search(&name).is_ok() => {
+                said.push_str("--");
+                said.push_str(&name.replace('_', "-"));
+                rest = after;
             }
-            Some(after) => {
-                let _ = std::fmt::Write::write_fmt(&mut text, format_args!("`{part}`{after}"));
-            }
-            None => {
-                text.push('`');
-                text.push_str(part);
+            _ => {
+                said.push(opens);
+                rest = after;
             }
         }
     }
-    Cow::Owned(text)
+    said.push_str(rest);
+    Cow::Owned(said)
 }
 
 /// A command whose help says options in place of settings.
 pub(crate) fn in_help(command: Command) -> Command {
     let said = |arg: Arg| match arg.get_help().map(|help| help.ansi().to_string()) {
-        Some(help) if help.contains('`') => arg.help(spelled(&help).into_owned()),
+        Some(help) if help.contains('`') => arg.help(between(&help, ['`'; 2]).into_owned()),
         _ => arg,
     };
     command.mut_args(said).mut_subcommands(in_help)
@@ -127,12 +129,13 @@ mod tests {
     #[test]
     fn settings_become_options() {
         for (message, said) in [
-            ("raise `max_seq_len`, or `mesp data tokenize`", "raise --max-seq-len, or `mesp data tokenize`"),
-            ("`update` per-block and `grad_accum` 4", "--update per-block and --grad-accum 4"),
-            ("a ` alone", "a ` alone"),
-            ("`rank` and a ` alone", "--rank and a ` alone"),
-            ("`rank", "`rank"),
-            ("the column `name`", "the column `name`"),
+            ("raise ‘max_seq_len’, or `mesp data tokenize`", "raise --max-seq-len, or `mesp data tokenize`"),
+            ("‘update’ per-block and ‘grad_accum’ 4", "--update per-block and --grad-accum 4"),
+            ("a ‘ alone", "a ‘ alone"),
+            ("‘rank’ and a ‘ alone", "--rank and a ‘ alone"),
+            ("‘rank", "‘rank"),
+            ("it says ‘rank and ‘rank’", "it says ‘rank and --rank"),
+            ("the keys `output` and ‘name’", "the keys `output` and ‘name’"),
             ("", ""),
         ] {
             assert_eq!(spelled(message), said);

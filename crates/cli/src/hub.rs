@@ -1,7 +1,6 @@
 //! Models, adapters and datasets by their names on the Hugging Face hub: found in its cache, and by `mesp pull`
 //! brought there.
 
-mod environment;
 mod lookup;
 #[cfg(feature = "pull")]
 pub(crate) mod pull;
@@ -12,11 +11,11 @@ use anyhow::Result;
 use mesp_formats::hub::{RepoKind, repo_of};
 use mesp_formats::regular;
 
-#[cfg(feature = "pull")]
-use environment::Environment;
-use environment::cache;
 use lookup::adapter_named;
 pub(crate) use lookup::{find, weights_are_there};
+#[cfg(feature = "pull")]
+use mesp_formats::hub::Environment;
+use mesp_formats::hub::cache;
 
 use crate::args::{BenchCommand, Command, CommonArgs, DataArgs, DataCommand, ModelArgs};
 

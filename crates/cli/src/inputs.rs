@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Result, bail};
 use mesp::arch::Config;
 use mesp::data::{
-    Dataset, Examples, Gathered, HELD_OUT, LongRows, Part, PromptStyle, ReadOptions, Rows, TEST, TextEncoder,
-    TrainOn, files, refuse_stream, split, split_of, totals, unpacks, unused,
+    Examples, FileRows, Gathered, HELD_OUT, LongRows, Part, PromptStyle, ReadOptions, Rows, TEST,
+    TextEncoder, TrainOn, files, refuse_stream, split, split_of, totals, unpacks, unused,
 };
 use mesp::model::ModelWeights;
 use mesp::source::{Base, open_model, text_encoder};
@@ -21,9 +21,6 @@ use crate::args::{DataArgs, LongRowsArg, ModelArgs, PromptStyleArg, TrainOnArg, 
 use crate::failure::usage;
 use crate::tokens::{self, no_tokenizer};
 use crate::{hub, ui};
-
-/// The longest rows of a training run, unless told otherwise.
-const DEFAULT_LENGTH: usize = 512;
 
 /// More threads than the largest machines have cores: a slip.
 const MOST_THREADS: usize = 1024;
@@ -100,9 +97,9 @@ pub(crate) fn encoder(model: &Path) -> Result<TextEncoder> {
 
 /// How rows are read for a command.
 pub(crate) fn read_options(args: &DataArgs, config: &Config, training: bool) -> ReadOptions {
-    let longest = DEFAULT_LENGTH.min(config.max_positions);
+    let longest = ReadOptions::TRAINING_LENGTH.min(config.max_positions);
     // A plain text has to be cut somewhere; rows are cut only where memory asks for it.
-    let cut = training || args.data.as_deref().is_some_and(Dataset::is_document);
+    let cut = training || args.data.as_deref().is_some_and(FileRows::is_document);
     ReadOptions {
         max_seq_len: args.max_seq_len.or(cut.then_some(longest)),
         long_rows: match args.long_rows {
@@ -210,7 +207,7 @@ pub(crate) fn read_rows(
         let data = if let Some(rows) = tokens::given(file, options.vocab_size)? {
             rows
         } else if (unpacked && files(file, options.split)?.iter().any(|file| unpacks(file)))
-            || Dataset::needs_tokenizer(file, options)?
+            || FileRows::needs_tokenizer(file, options)?
         {
             tokens::rows(model, file, options, cache)?
         } else {

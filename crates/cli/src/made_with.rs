@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::Result;
-use mesp::data::{Dataset, ReadOptions, token_file};
+use mesp::data::{FileRows, ReadOptions, token_file};
 use mesp::model::ModelWeights;
 use mesp::source::Base;
 use mesp::source::fingerprint::{self, Extent};
@@ -100,7 +100,7 @@ fn is_text(data: &Path, options: &ReadOptions) -> Result<bool> {
             return Ok(false);
         }
     }
-    Ok(Dataset::needs_tokenizer(data, options)?)
+    Ok(FileRows::needs_tokenizer(data, options)?)
 }
 
 /// What the run that made an adapter says of its base, if a run of this program did and its folder is whole.

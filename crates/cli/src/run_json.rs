@@ -25,9 +25,9 @@ use serde_json::{Map, Value, json};
 
 use crate::made_with;
 use crate::memory::Marks;
-use crate::numbers::Numbers;
 use crate::run_files;
 use crate::settings::{estimator_json, policy_json, update_name};
+use mesp::settings::Numbers;
 use mesp::settings::Setup;
 
 /// Its bytes at most: it has the time of every step.

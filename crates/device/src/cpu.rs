@@ -178,6 +178,30 @@ impl<R: Real> Cpu<R> {
         }
     }
 
+    /// The values of a view of this processor's buffers; none where they are stored in bf16.
+    ///
+    /// # Panics
+    /// When the view is of another backend.
+    #[track_caller]
+    pub fn slice<'a>(&'a self, view: View<'a>) -> Option<&'a [R]> {
+        match self.values(view) {
+            Values::Full(x) => Some(x),
+            Values::Bf16(_) => None,
+        }
+    }
+
+    /// As [`Cpu::slice`], to write.
+    ///
+    /// # Panics
+    /// When the view is of another backend.
+    #[track_caller]
+    pub fn slice_mut<'a>(&'a mut self, view: ViewMut<'a>) -> Option<&'a mut [R]> {
+        match self.values_mut(view) {
+            ValuesMut::Full(x) => Some(x),
+            ValuesMut::Bf16(_) => None,
+        }
+    }
+
     /// The kernels' scratch, which lies behind the persistent buffers.
     fn scratch<'a>(&mut self) -> &'a mut [R] {
         let at = self.plan.persistent_bytes();

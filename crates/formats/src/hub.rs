@@ -1,10 +1,14 @@
 //! The cache that programs keep files of the Hugging Face hub in: `models--ORG--NAME` with `refs`, which name
 //! commits, `snapshots`, a folder a commit, and `blobs`, the contents that files of snapshots link to.
 
+mod environment;
+
 use std::fmt;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
+
+pub use environment::{Environment, cache};
 
 use crate::regular;
 

@@ -24,6 +24,7 @@ pub mod config;
 mod dtype;
 mod error;
 pub mod gguf;
+pub mod home;
 pub mod hub;
 mod json;
 pub mod lora;

@@ -6,7 +6,7 @@ use std::sync::{LazyLock, OnceLock};
 
 use mesp::data::token_file::{About, TokenFile, TokenKey, TokenWriter};
 use mesp::data::{
-    ChatFormat, Columns, Conversation, Dataset, Example, Examples as _, LongRows, PromptStyle, ReadOptions,
+    ChatFormat, Columns, Conversation, Example, Examples as _, FileRows, LongRows, PromptStyle, ReadOptions,
     TextEncoder, TokenizerInfo, TrainOn,
 };
 
@@ -78,7 +78,7 @@ pub fn tokenizer_json(bytes: &[u8]) {
     }
 }
 
-fn check(data: &Dataset, most: usize) {
+fn check(data: &FileRows, most: usize) {
     assert!(data.targets() > 0);
     for row in &data.examples {
         assert!(row.tokens.len() == row.labels.len() && (1..=most).contains(&row.tokens.len()));
@@ -101,7 +101,7 @@ pub fn rows(bytes: &[u8]) {
         prompt_style: [PromptStyle::Auto, PromptStyle::Raw, PromptStyle::Chat][pick(6, 3)],
         ..ReadOptions::new(1 << 16)
     };
-    match Dataset::parse(Path::new(name), content, Some(&ENCODER), &options) {
+    match FileRows::parse(Path::new(name), content, Some(&ENCODER), &options) {
         Ok(data) => {
             check(&data, 8);
             through_a_token_file(Path::new(name), &data);
@@ -111,7 +111,7 @@ pub fn rows(bytes: &[u8]) {
 }
 
 /// What a token file gives back is what was written.
-fn through_a_token_file(name: &Path, data: &Dataset) {
+fn through_a_token_file(name: &Path, data: &FileRows) {
     let about = About { path: data.path.clone(), document: data.document, notes: data.notes.clone() };
     let again = opened(name, &written(&about, &data.examples)).expect("what was written");
     assert_eq!(*again.about(), about);
@@ -197,7 +197,7 @@ pub fn tables(bytes: &[u8]) {
     let names = ["r.csv", "r.tsv", "r.csv.gz", "r.csv.zst", "r.jsonl.gz", "r.jsonl", "r.json", "r.zst"];
     let name = Path::new(names[*choice as usize % names.len()]);
     let options = ReadOptions { max_seq_len: Some(64), columns, ..ReadOptions::new(1 << 16) };
-    match Dataset::parse(name, content, Some(&ENCODER), &options) {
+    match FileRows::parse(name, content, Some(&ENCODER), &options) {
         Ok(data) => check(&data, 64),
         Err(error) => assert!(error.to_string().starts_with("r."), "{error}"),
     }

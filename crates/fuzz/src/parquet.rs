@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
-use mesp::data::{Dataset, ReadOptions, TextEncoder};
+use mesp::data::{FileRows, ReadOptions, TextEncoder};
 
 use crate::data::encoder;
 
@@ -12,7 +12,7 @@ use crate::data::encoder;
 pub fn parquet(content: &[u8]) {
     static ENCODER: LazyLock<TextEncoder> = LazyLock::new(|| encoder(None));
     let options = ReadOptions { max_seq_len: Some(64), ..ReadOptions::new(1 << 16) };
-    match Dataset::parse(Path::new("r.parquet"), content, Some(&ENCODER), &options) {
+    match FileRows::parse(Path::new("r.parquet"), content, Some(&ENCODER), &options) {
         Ok(data) => assert!(data.targets() > 0),
         Err(error) => assert!(error.to_string().starts_with("r.parquet"), "{error}"),
     }

@@ -220,7 +220,7 @@ impl AdapterConfig {
         targets.sort_unstable();
         targets.dedup();
         if targets.is_empty() {
-            return Err(Error::usage("no target modules were given").hint("use `target_modules` all-linear"));
+            return Err(Error::usage("no target modules were given").hint("use ‘target_modules’ all-linear"));
         }
         Ok(targets)
     }

@@ -1,9 +1,9 @@
 //! Training data: files in, token sequences with labels out, and batches of them in a repeatable order.
 //!
-//! [`Dataset::read`] turns a file into [`Example`]s: JSON in one of several [`Form`]s, told apart row by
+//! [`FileRows::read`] turns a file into [`Example`]s: JSON in one of several [`Form`]s, told apart row by
 //! row, or a plain text as one document. A row that cannot be used is an error that names file and
 //! line; what is legal but worth knowing (rows cut, rows with nothing to train) is counted in
-//! [`Dataset::notes`]. [`Batches`] fixes which rows a step sees, and [`RaggedBatch`] lays them end to
+//! [`FileRows::notes`]. [`Batches`] fixes which rows a step sees, and [`RaggedBatch`] lays them end to
 //! end, without padding, with each label moved to the position that predicts it.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -56,7 +56,7 @@ pub use chat::{ChatFormat, Marked};
 pub use check::Checked;
 pub use columns::Columns;
 pub(crate) use columns::Seen;
-pub use dataset::{Dataset, LongRows, PromptStyle, ReadOptions, TrainOn};
+pub use dataset::{FileRows, LongRows, PromptStyle, ReadOptions, TrainOn};
 pub use date::Date;
 pub use examples::{Examples, Part, RowSize, Rows, totals};
 pub use forms::Form;
@@ -113,6 +113,12 @@ pub struct Example {
 }
 
 impl Example {
+    /// Tokens that are all trained but the first, which nothing predicts. Its origin is of no file.
+    pub fn of(tokens: Vec<u32>) -> Self {
+        let labels = tokens.iter().map(|token| *token as i32).collect();
+        Self { tokens, labels, origin: Origin { path: Arc::from(Path::new("rows")), line: 1 } }
+    }
+
     /// The number of positions whose label is predicted and trained.
     pub fn targets(&self) -> usize {
         self.labels.iter().skip(1).filter(|&&label| label != UNTRAINED).count()

@@ -49,7 +49,7 @@ pub enum Error {
     },
     /// The gradients were far larger than before, and the run was to stop then.
     #[error(
-        "step {step}: the gradient norm is {norm:.3}, its running mean was {mean:.3}; rows of this step: {rows}\n  the adapter is as it was before the step; resume with `on_spike` skip or report, or look at these rows"
+        "step {step}: the gradient norm is {norm:.3}, its running mean was {mean:.3}; rows of this step: {rows}\n  the adapter is as it was before the step; resume with ‘on_spike’ skip or report, or look at these rows"
     )]
     Spike {
         /// The optimizer step, counted from 1.
@@ -89,7 +89,7 @@ impl From<OverBudget> for Error {
 impl From<TooLarge> for Error {
     fn from(error: TooLarge) -> Self {
         Self::usage(format!("the plan cannot be kept: {error}"))
-            .hint("lower what it grows with: `rank`, `max_seq_len`, `batch_size`, `max_tokens`")
+            .hint("lower what it grows with: ‘rank’, ‘max_seq_len’, ‘batch_size’, ‘max_tokens’")
     }
 }
 
@@ -123,7 +123,7 @@ impl Error {
 /// Which adapter is good, where a step has produced a value that is not a number: one is once a finite loss was seen
 /// with it.
 fn last_good(step: usize, what: &str, whole_steps: bool) -> String {
-    let lower = "lower `learning_rate` or set `max_grad_norm`";
+    let lower = "lower ‘learning_rate’ or set ‘max_grad_norm’";
     let before = step.saturating_sub(1);
     if step <= 1 {
         return "no step was made: what the run started from has it, the model or the adapter; look at these rows, and \
@@ -138,7 +138,7 @@ fn last_good(step: usize, what: &str, whole_steps: bool) -> String {
         (_, true) => format!("the adapter is as it was after step {before}, and its loss is finite; {lower}"),
         (_, false) => format!(
             "blocks behind the first such gradient were stepped: the adapter is neither that of step {before} nor of \
-             step {step}, and its loss was not seen; start again, or resume from a checkpoint; lower `learning_rate`"
+             step {step}, and its loss was not seen; start again, or resume from a checkpoint; lower ‘learning_rate’"
         ),
     }
 }

@@ -84,7 +84,7 @@ pub fn export(adapter: &Path, to: Layout, model: Option<&Path>, output: &Path) -
         Layout::Gguf => {
             let Some(c) = config else {
                 let problem = "a GGUF adapter names its model's architecture and has its order of rows";
-                return Err(Error::usage(problem).hint("give the model it is for with `model`"));
+                return Err(Error::usage(problem).hint("give the model it is for with ‘model’"));
             };
             let name = adapter.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
             let turned = gguf::interleaved(&c.arch);
@@ -133,7 +133,7 @@ fn apart(adapter: &Path, module: &str, to: Layout, config: Option<&Config>) -> R
         None => Err(Error::usage(format!(
             "{at}: an adapter on {module} means the same to {program} only where the model's head is not its embeddings"
         ))
-        .hint("give the model it is for with `model`")),
+        .hint("give the model it is for with ‘model’")),
     }
 }
 

@@ -233,7 +233,7 @@ pub fn plan_generation(
     adapter.fits(&model.config)?;
     if capacity > MOST_TOKENS {
         let problem = format!("room for {capacity} tokens was asked for, expected at most {MOST_TOKENS}");
-        return Err(Error::usage(problem).hint("lower `max_tokens` or `context`"));
+        return Err(Error::usage(problem).hint("lower ‘max_tokens’ or ‘context’"));
     }
     let dry = Dry::new(value_bytes, threads);
     let mut generator = Generator::new(dry, Arc::clone(model), adapter, capacity);

@@ -149,7 +149,7 @@ fn write_rows(path: &Path, vocab: usize, seed: u64) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Dataset, ReadOptions};
+    use crate::data::{FileRows, ReadOptions};
     use crate::model::{ModelWeights, WeightSource};
     use crate::source::{Base, HfSource};
 
@@ -196,8 +196,8 @@ mod tests {
         // Uniform: the mean square strays by 0.11 of itself in 64 values; four of that.
         assert!((square.sqrt() / 0.02 - 1.0).abs() < 0.25, "{square}");
         ModelWeights::load(config, &source).expect("a model");
-        let rows =
-            Dataset::read(&dir.path().join("random_rows.jsonl"), None, &ReadOptions::new(512)).expect("rows");
+        let rows = FileRows::read(&dir.path().join("random_rows.jsonl"), None, &ReadOptions::new(512))
+            .expect("rows");
         assert_eq!((rows.examples.len(), rows.tokens()), (8, 8 * 1025));
     }
 }

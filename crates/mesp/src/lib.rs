@@ -21,6 +21,8 @@ pub mod source;
 pub mod tape;
 pub mod task;
 pub mod train;
+mod trainer;
 
 pub use error::{Error, Result};
 pub use limits::ByteSize;
+pub use trainer::{Dataset, Generator, Model, Trainer, TrainerBuilder};

@@ -70,7 +70,7 @@ pub fn merge(
         } else if !matches!(ty, TensorType::F32 | TensorType::F16 | TensorType::BF16) {
             let problem =
                 format!("type {} is of GGUF files, expected f32, f16 or bf16", ty.name().to_lowercase());
-            return Err(Error::usage(problem).hint("name an `output` that ends in .gguf"));
+            return Err(Error::usage(problem).hint("name an ‘output’ that ends in .gguf"));
         }
     }
     let shape = shape_source(model)?;

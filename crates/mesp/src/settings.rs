@@ -8,6 +8,7 @@ mod adapter;
 mod directional;
 mod full;
 mod groups;
+mod numbers;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,6 +20,8 @@ pub use groups::{
     AdapterSettings, Compute, DirectionSettings, MethodSettings, OnNonFinite, OnSpike, RunSettings, Stored,
     Train, TrainingSettings, UpdateWhen,
 };
+
+pub use numbers::{Numbers, held, identity, rounded};
 
 use crate::adapter::AdapterConfig;
 use crate::arch::Config;
@@ -148,21 +151,21 @@ impl Settings {
             base_model: None,
         };
         run.check(update)?;
-        share("`warmup_ratio`", run.warmup_ratio)?;
-        share("`momentum`", s.momentum)?;
+        share("‘warmup_ratio’", run.warmup_ratio)?;
+        share("‘momentum’", s.momentum)?;
         if let Some(share) = s.eval_split.filter(|share| !(*share > 0.0 && *share < 1.0)) {
             let problem =
-                format!("`eval_split` is {share}, expected a share of the rows: more than 0 and less than 1");
-            return Err(usage(problem, "give `eval_split` 0.05 to hold out one row of twenty"));
+                format!("‘eval_split’ is {share}, expected a share of the rows: more than 0 and less than 1");
+            return Err(usage(problem, "give ‘eval_split’ 0.05 to hold out one row of twenty"));
         }
         if let Some(length) = self.max_seq_len.filter(|length| *length < 2) {
             let problem =
-                format!("`max_seq_len` is {length}, which leaves nothing to predict, expected 2 or more");
+                format!("‘max_seq_len’ is {length}, which leaves nothing to predict, expected 2 or more");
             return Err(usage(problem, "leave it out for the default"));
         }
         if !((s.weight_decay as f32).is_finite() && s.weight_decay >= 0.0) {
             return Err(usage(
-                format!("`weight_decay` is {}, expected 0 or more", s.weight_decay),
+                format!("‘weight_decay’ is {}, expected 0 or more", s.weight_decay),
                 "0 is none",
             ));
         }
@@ -278,8 +281,8 @@ fn policy(method: Method, settings: &MethodSettings) -> Result<Policy> {
         None => Ok(default),
     };
     let tiles = Tiles {
-        mlp_rows: rows("`mlp_rows`", settings.mlp_rows, policy.tiles.mlp_rows)?,
-        head_rows: rows("`head_rows`", settings.head_rows, policy.tiles.head_rows)?,
+        mlp_rows: rows("‘mlp_rows’", settings.mlp_rows, policy.tiles.mlp_rows)?,
+        head_rows: rows("‘head_rows’", settings.head_rows, policy.tiles.head_rows)?,
         ..policy.tiles
     };
     let inputs = settings.checkpoints.as_deref().map_or(Ok(policy.inputs()), SavedAs::parse)?;
@@ -290,13 +293,13 @@ fn policy(method: Method, settings: &MethodSettings) -> Result<Policy> {
 /// Which parts of the adapter are trained.
 fn trained(a: &AdapterSettings, exact: bool) -> Result<Trained> {
     if !exact && (a.freeze_a || a.lora_plus_ratio.is_some()) {
-        let name = if a.freeze_a { "`freeze_a`" } else { "`lora_plus_ratio`" };
+        let name = if a.freeze_a { "‘freeze_a’" } else { "‘lora_plus_ratio’" };
         let problem = format!("{name} cannot be combined with an estimate");
-        return Err(usage(problem, "leave it out: `method` mezo and forward move A and B together"));
+        return Err(usage(problem, "leave it out: ‘method’ mezo and forward move A and B together"));
     }
     let b_ratio = a.lora_plus_ratio.unwrap_or(Trained::ALIKE.b_ratio);
     if !(b_ratio.is_finite() && b_ratio > 0.0) {
-        let problem = format!("`lora_plus_ratio` is {b_ratio}, expected a positive number");
+        let problem = format!("‘lora_plus_ratio’ is {b_ratio}, expected a positive number");
         return Err(usage(problem, "leave it out for one learning rate"));
     }
     Ok(Trained { freeze_a: a.freeze_a, b_ratio })

@@ -26,5 +26,5 @@ pub use made_with::{MadeWith, Mark};
 pub use notice::Notice;
 pub use options::{Options, Update};
 pub use progress::{Evaluated, Norms, Patience, Progress};
-pub use run::{Summary, run};
+pub use run::{Cancel, Run, Step, Summary};
 pub use session::{Outcome, Session, Shapes, plan};

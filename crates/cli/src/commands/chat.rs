@@ -15,9 +15,9 @@ use crate::args::ChatArgs;
 use crate::failure;
 use crate::failure::usage;
 use crate::inputs;
-use crate::numbers::{Numbers, held};
 use crate::sizes::bytes;
 use crate::{made_with, ui};
+use mesp::settings::{Numbers, held};
 
 /// The longest conversation, unless told otherwise.
 const CONTEXT: usize = 4096;

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use mesp::data::token_file::{About, TokenKey, TokenWriter};
-use mesp::data::{Dataset, ReadOptions, RowSize, TextEncoder};
+use mesp::data::{FileRows, ReadOptions, RowSize, TextEncoder};
 use mesp::source::shape_source;
 use mesp_formats::Error as FileError;
 use mesp_formats::atomic::{folder_of, write_atomic_with};
@@ -37,7 +37,7 @@ fn tokenize(args: &TokenizeArgs) -> Result<()> {
     let options = inputs::read_options(&args.data, &config, !args.whole);
     inputs::is_there(data)?;
     let encoder =
-        if Dataset::needs_tokenizer(data, &options)? { Some(inputs::encoder(model)?) } else { None };
+        if FileRows::needs_tokenizer(data, &options)? { Some(inputs::encoder(model)?) } else { None };
     let key = tokens::key(model, data, &options)?;
     let mut made = Made { encoder: encoder.as_ref(), options, counts: (0, RowSize::default()) };
     if outputs::is_standard(output) {
@@ -93,7 +93,7 @@ impl Made<'_> {
         let failed = |e| FileError::io("write", output, e);
         let mut writer = TokenWriter::new(out, key, beside).map_err(failed)?;
         let Self { encoder, options, counts } = self;
-        let about = Dataset::each(data, *encoder, options, &mut |example| {
+        let about = FileRows::each(data, *encoder, options, &mut |example| {
             let size = example.size();
             counts.0 += 1;
             counts.1.tokens += size.tokens;

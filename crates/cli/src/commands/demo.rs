@@ -17,13 +17,13 @@ use crate::args::CommonArgs;
 use crate::chart;
 use crate::inputs::{self, Held};
 use crate::memory;
-use crate::numbers::Numbers;
 use crate::outputs;
 use crate::run_dir::RunDir;
 use crate::run_files;
 use crate::run_json;
 use crate::settings::setup;
 use crate::ui;
+use mesp::settings::Numbers;
 
 /// The files, by their names in the demo's folder.
 const FILES: [(&str, &[u8]); 7] = [

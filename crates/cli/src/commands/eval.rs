@@ -17,10 +17,10 @@ use mesp_device::{Elem, Real, Threads};
 
 use crate::args::{Compute, EvalArgs};
 use crate::failure::usage;
-use crate::numbers::Numbers;
 use crate::outputs::{self, Inputs};
 use crate::progress::Counter;
 use crate::settings::given_adapter;
+use mesp::settings::Numbers;
 
 pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     if args.batch_size == 0 {

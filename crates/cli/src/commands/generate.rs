@@ -10,10 +10,10 @@ use crate::args::GenerateArgs;
 use crate::failure::Interrupted;
 use crate::failure::usage;
 use crate::inputs;
-use crate::numbers::{Numbers, held};
 use crate::progress::Counter;
 use crate::sizes::bytes;
 use crate::{made_with, ui};
+use mesp::settings::{Numbers, held};
 
 pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     speak::check(&args.speak)?;

@@ -19,11 +19,11 @@ use crate::args::{CommonArgs, Compute, GradsArgs};
 use crate::failure::usage;
 use crate::inputs::{self, Held, Loaded};
 use crate::memory;
-use crate::numbers::{Numbers, held};
 use crate::outputs;
 use crate::progress::Counter;
 use crate::settings::setup;
 use crate::{made_with, ui};
+use mesp::settings::{Numbers, held};
 
 pub(crate) fn run(args: &GradsArgs) -> Result<()> {
     match args.common.method.compute {

@@ -21,12 +21,12 @@ use crate::args::{CommonArgs, PlanArgs};
 use crate::failure::usage;
 use crate::inputs::{self, Held};
 use crate::memory::keep_children_within;
-use crate::numbers::{Numbers, held};
 use crate::run_json::{ledger_json, step_work};
 use crate::settings::{policy_json, setup, update_name};
 use crate::sizes::{bytes, count};
 use crate::ui;
 use mesp::settings::Setup;
+use mesp::settings::{Numbers, held};
 
 /// What is planned.
 struct Planned {

@@ -10,9 +10,9 @@ use mesp::source::{Base, shape_source};
 use super::speak::{Language, Request, Spelling, generator, greedy, room};
 use crate::args::SayArgs;
 use crate::inputs;
-use crate::numbers::Numbers;
 use crate::samples::{Asked, Said};
 use crate::ui;
+use mesp::settings::Numbers;
 
 pub(crate) fn run(args: &SayArgs) -> Result<()> {
     let mut input = Vec::new();

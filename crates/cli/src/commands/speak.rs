@@ -19,9 +19,9 @@ pub(crate) use answer::{End, Request, answer, greedy};
 use crate::args::SamplingArgs;
 use crate::failure::usage;
 use crate::inputs::{self, Loaded};
-use crate::numbers::Numbers;
 use crate::settings::given_adapter;
 use crate::ui;
+use mesp::settings::Numbers;
 
 /// A model's tokenizer and how it spells conversations.
 pub(crate) struct Language {

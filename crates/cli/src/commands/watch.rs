@@ -2,9 +2,8 @@
 //! step.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use mesp::train::{Event, Notice};
+use mesp::train::{Cancel, Event, Notice};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -38,7 +37,7 @@ pub(crate) struct Watch<'a> {
     board: Option<Board>,
     scene: Scene,
     line: Line,
-    stop: &'a AtomicBool,
+    cancel: &'a Cancel,
     total_steps: usize,
     mean: Option<f64>,
     marks: Option<Marks>,
@@ -58,14 +57,14 @@ impl<'a> Watch<'a> {
         board: Option<Board>,
         scene: Scene,
         losses: Vec<f64>,
-        stop: &'a AtomicBool,
+        cancel: &'a Cancel,
     ) -> Self {
         let mut watch = Self {
             metrics,
             board,
             scene,
             line: Line::new(0),
-            stop,
+            cancel,
             total_steps: 0,
             mean: None,
             marks: None,
@@ -273,7 +272,7 @@ impl<'a> Watch<'a> {
     fn check(&mut self, written: mesp::Result<()>) {
         if let (None, Err(e)) = (&self.trouble, written) {
             self.trouble = Some(e);
-            self.stop.store(true, Ordering::Relaxed);
+            self.cancel.cancel();
         }
     }
 }

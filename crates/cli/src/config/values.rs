@@ -9,8 +9,6 @@ use std::path::PathBuf;
 use clap::builder::{PathBufValueParser, TypedValueParser as _};
 use clap::{Arg, Command};
 
-use crate::home;
-
 /// The command line with these rules.
 pub(super) fn checked(command: Command) -> Command {
     command.mut_args(one).mut_subcommands(checked)
@@ -20,7 +18,7 @@ fn one(arg: Arg) -> Arg {
     let found = arg.get_value_parser().type_id();
     let is = |of: TypeId| found == of;
     if is(TypeId::of::<PathBuf>()) {
-        arg.value_parser(PathBufValueParser::new().try_map(|path| home::expanded(&path)))
+        arg.value_parser(PathBufValueParser::new().try_map(|path| mesp_formats::home::expanded(&path)))
     } else if is(TypeId::of::<f64>()) {
         arg.value_parser(number)
     } else if is(TypeId::of::<usize>()) {

@@ -48,7 +48,7 @@ fn whole_model(gguf: &Gguf) -> Result<()> {
     if let Some(other) = gguf.str("general.type")?.filter(|ty| *ty != "model") {
         let problem = format!("expected \"model\", found {}", quoted(other));
         return Err(gguf.error("general.type", &problem).hint(match other {
-            "adapter" => "It is an adapter: name it with `adapter`, and its base model with `model`.",
+            "adapter" => "It is an adapter: name it with ‘adapter’, and its base model with ‘model’.",
             "imatrix" => "It holds statistics for quantization: name the model itself.",
             "mmproj" => "It is the image part of a model: name the text model.",
             _ => "Name the model itself.",

@@ -16,7 +16,8 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Lora> {
         let found = file.required(key, file.str(key)?)?;
         if found != expected {
             let problem = format!("expected \"{expected}\", found {}", quoted(found));
-            let hint = if found == "model" { "This is a model: give it as `model`." } else { "Use a LoRA." };
+            let hint =
+                if found == "model" { "This is a model: give it as ‘model’." } else { "Use a LoRA." };
             return Err(file.error(key, &problem).hint(hint));
         }
     }

@@ -59,11 +59,11 @@ impl BatchSize {
     /// What is wrong with it, if anything.
     fn check(self) -> Result<()> {
         if self.rows == 0 {
-            return Err(Error::usage("a batch of 0 rows trains nothing").hint("give `batch_size` 1 or more"));
+            return Err(Error::usage("a batch of 0 rows trains nothing").hint("give ‘batch_size’ 1 or more"));
         }
         if self.tokens == 0 {
             return Err(
-                Error::usage("a batch of 0 tokens trains nothing").hint("give `batch_tokens` 1 or more")
+                Error::usage("a batch of 0 tokens trains nothing").hint("give ‘batch_tokens’ 1 or more")
             );
         }
         Ok(())
@@ -88,8 +88,8 @@ const MARKED: usize = 64;
 /// It takes 4 bytes a row up to 65,536 rows, and of more rows up to a quarter of a byte
 /// ([`heap_bytes`](Self::heap_bytes)).
 #[derive(Debug, Clone)]
-pub struct Batches<'a> {
-    examples: &'a dyn Examples,
+pub struct Batches<E> {
+    examples: E,
     size: BatchSize,
     seed: u64,
     /// The rows with targets, where there are others.
@@ -106,12 +106,12 @@ pub struct Batches<'a> {
     counts: Vec<usize>,
 }
 
-impl<'a> Batches<'a> {
+impl<E: Examples> Batches<E> {
     /// Prepares batches.
     ///
     /// # Errors
     /// When `size` leaves no room for a row, when no example has anything to train, or one cannot be read.
-    pub fn new(examples: &'a dyn Examples, size: impl Into<BatchSize>, seed: u64) -> Result<Self> {
+    pub fn new(examples: E, size: impl Into<BatchSize>, seed: u64) -> Result<Self> {
         let size = size.into();
         size.check()?;
         let count = examples.count();

@@ -7,7 +7,7 @@ use super::dataset::Reading;
 use super::forms::Form;
 use super::notes::Tally;
 use super::rows::RowReader;
-use super::{ChatFormat, Dataset, Example, ReadOptions, TextEncoder, UNTRAINED, layout, source};
+use super::{ChatFormat, Example, FileRows, ReadOptions, TextEncoder, UNTRAINED, layout, source};
 use crate::{Error, Result};
 
 /// What was found in a file. Lines are counted from 1.
@@ -53,7 +53,7 @@ impl Checked {
     }
 }
 
-impl Dataset {
+impl FileRows {
     /// Looks at every row of a file. `stops` are tokens that end a text, beside those the tokenizer names.
     ///
     /// # Errors

@@ -144,9 +144,9 @@ pub(super) fn not_there<'a>(column: &str, names: impl IntoIterator<Item = &'a st
     let names: Vec<&str> = names.into_iter().collect();
     let there = if names.is_empty() { "none".to_owned() } else { nearest(column, &names) };
     Error::usage(format!(
-        "`columns` names the column {column:?}, which is not there; the columns are {there}"
+        "‘columns’ names the column {column:?}, which is not there; the columns are {there}"
     ))
-    .hint("give `columns` NAME=COLUMN with a column of the file")
+    .hint("give ‘columns’ NAME=COLUMN with a column of the file")
 }
 
 /// Names, the nearest to one first, at most twenty.

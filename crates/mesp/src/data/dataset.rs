@@ -15,6 +15,7 @@ use super::rows::{Row, RowReader};
 use super::source::Raw;
 use super::token_file::About;
 use super::{Example, Form, Origin, TextEncoder, layout, source};
+use crate::arch::Config;
 use crate::{Error, Result};
 
 /// How rows with `prompt` and `completion` become one text.
@@ -76,6 +77,16 @@ pub struct ReadOptions {
 }
 
 impl ReadOptions {
+    /// The longest rows of a training run, unless told otherwise.
+    pub const TRAINING_LENGTH: usize = 512;
+
+    /// The defaults for training a model: rows of at most [`ReadOptions::TRAINING_LENGTH`] tokens, or as many as the model
+    /// was made for.
+    pub fn for_training(config: &Config) -> Self {
+        let longest = Self::TRAINING_LENGTH.min(config.max_positions);
+        Self { max_seq_len: Some(longest), ..Self::new(config.vocab_size) }
+    }
+
     /// The defaults for a model with so many tokens in its vocabulary.
     pub fn new(vocab_size: usize) -> Self {
         Self {
@@ -93,7 +104,7 @@ impl ReadOptions {
 
 /// The rows of a file, in the order of the file.
 #[derive(Debug, Clone)]
-pub struct Dataset {
+pub struct FileRows {
     /// The file that was read, or the directory of several.
     pub path: PathBuf,
     /// Its rows. A row may have nothing to train; [`Batches`](super::Batches) passes over it.
@@ -104,7 +115,7 @@ pub struct Dataset {
     pub document: bool,
 }
 
-impl Dataset {
+impl FileRows {
     /// Whether a file is one plain text; false also where it cannot be read.
     pub fn is_document(path: &Path) -> bool {
         source::kind(path).is_ok_and(|kind| kind == source::Kind::Document)
@@ -300,7 +311,7 @@ impl<'a> Reading<'a> {
     ) -> Result<()> {
         if let Some(length @ ..2) = self.options.max_seq_len {
             let problem = format!("a maximum sequence length of {length} leaves nothing to predict");
-            return Err(Error::usage(problem).hint("give `max_seq_len` 2 or more"));
+            return Err(Error::usage(problem).hint("give ‘max_seq_len’ 2 or more"));
         }
         let path = Arc::clone(&self.path);
         if let Ok(encoder) = rows.encoder() {
@@ -342,7 +353,7 @@ impl<'a> Reading<'a> {
         if longer && self.options.long_rows == LongRows::Error {
             let problem = format!("the row has {length} tokens; expected at most {limit}");
             return Err(Error::data(&self.path, Some(line), problem)
-                .hint("raise `max_seq_len`, shorten the row, or choose `long_rows` truncate or split"));
+                .hint("raise ‘max_seq_len’, shorten the row, or choose ‘long_rows’ truncate or split"));
         }
         let place = self.tally.place(line);
         self.tally.row(form, length, longer, remarks, place);

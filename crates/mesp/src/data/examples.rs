@@ -64,12 +64,47 @@ pub struct Rows {
     pub heap: usize,
 }
 
+impl Rows {
+    /// Rows to train on, and none to evaluate.
+    pub fn of(train: Arc<dyn Examples>) -> Self {
+        let heap = train.heap_bytes();
+        Self { train, eval: Arc::new(Vec::new()), heap }
+    }
+}
+
 impl Example {
     /// How large it is.
     pub fn size(&self) -> RowSize {
         RowSize { tokens: self.tokens.len(), targets: self.targets() }
     }
 }
+
+/// Forwards to what is behind a reference.
+macro_rules! behind {
+    ($($reference:ty),*) => {$(
+        impl<T: Examples + ?Sized> Examples for $reference {
+            fn count(&self) -> usize {
+                (**self).count()
+            }
+            fn size(&self, row: usize) -> Result<RowSize> {
+                (**self).size(row)
+            }
+            fn append(&self, row: usize, batch: &mut RaggedBatch) -> Result<()> {
+                (**self).append(row, batch)
+            }
+            fn read(&self, row: usize) -> Result<Example> {
+                (**self).read(row)
+            }
+            fn each_size(&self, visit: &mut dyn FnMut(usize, RowSize)) -> Result<()> {
+                (**self).each_size(visit)
+            }
+            fn heap_bytes(&self) -> usize {
+                (**self).heap_bytes()
+            }
+        }
+    )*};
+}
+behind!(&T, Arc<T>);
 
 impl Examples for Vec<Example> {
     fn count(&self) -> usize {

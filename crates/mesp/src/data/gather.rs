@@ -8,7 +8,7 @@ use std::sync::Arc;
 use mesp_formats::Error as FileError;
 
 use super::token_file::{About, TokenFile, TokenKey, TokenWriter};
-use super::{Dataset, Example, Examples, ReadOptions, TextEncoder};
+use super::{Example, Examples, FileRows, ReadOptions, TextEncoder};
 use crate::Result;
 
 /// Bytes of rows that are kept in memory.
@@ -29,12 +29,12 @@ enum Store {
 }
 
 impl Gathered {
-    /// Reads rows as [`Dataset::read`] does. A megabyte of them is kept in memory; more are written to a temporary file
+    /// Reads rows as [`FileRows::read`] does. A megabyte of them is kept in memory; more are written to a temporary file
     /// in the folder `beside`, which has no name and goes with the process, and are read from there when they are
     /// needed.
     ///
     /// # Errors
-    /// As [`Dataset::read`], and when the temporary file cannot be written.
+    /// As [`FileRows::read`], and when the temporary file cannot be written.
     pub fn read(
         path: &Path,
         encoder: Option<&TextEncoder>,
@@ -43,7 +43,7 @@ impl Gathered {
     ) -> Result<Self> {
         let failed = |e: io::Error| FileError::io("keep rows in a temporary file in", beside, e);
         let mut store = Store::Few(Vec::new(), 0);
-        let about = Dataset::each(path, encoder, options, &mut |example| {
+        let about = FileRows::each(path, encoder, options, &mut |example| {
             if let Store::Few(rows, bytes) = &mut store {
                 *bytes += size_of::<Example>() + 8 * example.tokens.len();
                 rows.push(example);

@@ -150,14 +150,14 @@ impl Tally {
             let roles: Vec<String> = roles.into_iter().map(|role| format!("`{role}`")).collect();
             return format!(
                 "no turn has the role `assistant`, and only such turns are trained; found the roles {}: name the model's \
-                 turns `assistant`, or give `train_on` all",
+                 turns `assistant`, or give ‘train_on’ all",
                 roles.join(", ")
             );
         }
         let turns = [Form::Messages, Form::ShareGpt].iter().any(|form| self.forms[*form as usize] > 0);
         let marked = if turns { ", or every turn is marked as not trained" } else { "" };
         format!(
-            "every label is -100, stands first in its row, or was cut off by `max_seq_len`{marked}; expected at least one \
+            "every label is -100, stands first in its row, or was cut off by ‘max_seq_len’{marked}; expected at least one \
              token to predict"
         )
     }
@@ -230,7 +230,7 @@ impl Tally {
                 long + self.pieces
             )),
             LongRows::Truncate | LongRows::Error => notes.push(format!(
-                "{long} of {rows} rows cut to {limit} tokens (the longest has {longest}); `max_seq_len` {longest} keeps \
+                "{long} of {rows} rows cut to {limit} tokens (the longest has {longest}); ‘max_seq_len’ {longest} keeps \
                  them whole"
             )),
         }

@@ -18,9 +18,9 @@ use crate::{Error, Result};
 pub fn split(rows: &dyn Examples, document: bool, share: f64, seed: u64) -> Result<Subset> {
     if !(share > 0.0 && share < 1.0) {
         return Err(Error::usage(format!(
-            "`eval_split` is {share}, expected a share of the rows: more than 0 and less than 1"
+            "‘eval_split’ is {share}, expected a share of the rows: more than 0 and less than 1"
         ))
-        .hint("give `eval_split` 0.05 to hold out one row of twenty"));
+        .hint("give ‘eval_split’ 0.05 to hold out one row of twenty"));
     }
     let count = rows.count();
     let wanted = ((share * count as f64).round() as usize).max(1).min(count);
@@ -41,7 +41,7 @@ pub fn split(rows: &dyn Examples, document: bool, share: f64, seed: u64) -> Resu
     for (side, name) in targets.into_iter().zip(["to train on", "to evaluate"]) {
         if side == 0 {
             let problem = format!("holding out {share} of the rows leaves nothing {name}");
-            return Err(Error::usage(problem).hint("give another share, or `eval_data` FILE"));
+            return Err(Error::usage(problem).hint("give another share, or ‘eval_data’ FILE"));
         }
     }
     Ok(held)

@@ -133,7 +133,7 @@ impl<'a, R: BufRead> Records<'a, R> {
                 named(&header)
             );
             return Err(Error::data(self.path, Some(line), problem).hint(
-                "the first line names the columns; `columns` prompt=NAME,completion=NAME says which columns of \
+                "the first line names the columns; ‘columns’ prompt=NAME,completion=NAME says which columns of \
                  other names are meant",
             ));
         }

@@ -60,7 +60,7 @@ pub(super) fn tell(tally: &Tally, rows: usize, template: bool, notes: &mut Vec<S
             }
             Remark::EmptyAnswer => "an answer is empty; of it only the end is trained".to_owned(),
             Remark::MarkOfOthers => {
-                "a turn of another role is marked to be trained; only the assistant's are (`train_on` all trains all)"
+                "a turn of another role is marked to be trained; only the assistant's are (‘train_on’ all trains all)"
                     .to_owned()
             }
             Remark::SecondSystem => "`system` is not used, since the turns begin with a system turn".to_owned(),

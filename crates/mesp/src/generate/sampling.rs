@@ -58,16 +58,16 @@ impl Sampling {
             Err(Error::usage(problem).hint("leave it out for the default"))
         };
         if !((self.temperature as f32).is_finite() && self.temperature >= 0.0) {
-            return wrong("`temperature`", self.temperature, "0 or more");
+            return wrong("‘temperature’", self.temperature, "0 or more");
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return wrong("`top_p`", self.top_p, "a number above 0 and at most 1");
+            return wrong("‘top_p’", self.top_p, "a number above 0 and at most 1");
         }
         if !(0.0..=1.0).contains(&self.min_p) {
-            return wrong("`min_p`", self.min_p, "a number from 0 to 1");
+            return wrong("‘min_p’", self.min_p, "a number from 0 to 1");
         }
         if !(self.repetition_penalty.is_finite() && self.repetition_penalty > 0.0) {
-            return wrong("`repetition_penalty`", self.repetition_penalty, "a number above 0");
+            return wrong("‘repetition_penalty’", self.repetition_penalty, "a number above 0");
         }
         Ok(())
     }

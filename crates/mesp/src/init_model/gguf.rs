@@ -36,7 +36,7 @@ pub fn write_gguf(
         return Err(Error::usage(problem));
     }
     if let Some(problem) = gguf::inexpressible(config) {
-        return Err(Error::usage(problem).hint("write a directory: `format` hf"));
+        return Err(Error::usage(problem).hint("write a directory: of type f32 or bf16"));
     }
     let mut shape = Config::new(config)?;
     shape.norm_offset = 0.0;

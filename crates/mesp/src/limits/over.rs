@@ -104,7 +104,7 @@ fn sized(n: u64) -> String {
 impl fmt::Display for OverBudget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { what, needs, limit, largest, method, least_with_method, least, others } = self;
-        let with = method.as_ref().map_or_else(String::new, |method| format!(" with `method` {method}"));
+        let with = method.as_ref().map_or_else(String::new, |method| format!(" with ‘method’ {method}"));
         write!(f, "the {what} needs {}{with}, ", sized(*needs))?;
         match limit {
             Limit::Budget(budget) => write!(f, "the memory budget is {}", sized(budget.0))?,
@@ -121,16 +121,16 @@ impl fmt::Display for OverBudget {
         match (least, least_with_method) {
             (Some(any), None) => write!(f, "\n  the smallest budget that would do is {}", sized(*any))?,
             (Some(any), Some(with_method)) if any < with_method => {
-                write!(f, ", and {} with `method` auto, without `mlp_rows` and `head_rows`", sized(*any))?;
+                write!(f, ", and {} with ‘method’ auto, without ‘mlp_rows’ and ‘head_rows’", sized(*any))?;
             }
             _ => {}
         }
         if !others.is_empty() {
-            let how = if method.is_some() { ", with `method` auto" } else { "" };
+            let how = if method.is_some() { ", with ‘method’ auto" } else { "" };
             let named = |savings: &[Saving]| {
                 let each = savings.iter().map(|saving| {
                     let (setting, value) = saving.setting();
-                    format!("`{setting}` {value}")
+                    format!("‘{setting}’ {value}")
                 });
                 each.collect::<Vec<_>>().join(" ")
             };
@@ -139,9 +139,9 @@ impl fmt::Display for OverBudget {
             write!(f, "\n  other results in less{how}: {}", list.join(", "))?;
         }
         if largest.is_empty() {
-            f.write_str("\n  lower what it grows with: `rank`, `max_seq_len`, `batch_size`, `max_tokens`")?;
+            f.write_str("\n  lower what it grows with: ‘rank’, ‘max_seq_len’, ‘batch_size’, ‘max_tokens’")?;
         } else if self.is_beyond() {
-            f.write_str("\n  shorter rows (`max_seq_len`) and a lower `rank` need less too")?;
+            f.write_str("\n  shorter rows (‘max_seq_len’) and a lower ‘rank’ need less too")?;
         }
         Ok(())
     }

@@ -96,7 +96,7 @@ fn staged(shapes: &Shapes) -> u64 {
 }
 
 /// The largest batches among those that a run packs.
-fn largest_packed(rows: &dyn Examples, batches: &mut Batches<'_>, count: usize) -> Result<Batch> {
+fn largest_packed(rows: &dyn Examples, batches: &mut Batches<impl Examples>, count: usize) -> Result<Batch> {
     let mut largest = Largest::default();
     let (mut epoch, mut done) = (0, 0);
     while done < count {

@@ -19,7 +19,7 @@ pub(super) fn config(args: &AdapterSettings) -> Result<AdapterConfig> {
         same_or_unsaid(args, &typed, path, &found)?;
         if args.lora_dropout.is_none() {
             let named = format!("{}: lora_dropout", path.display());
-            in_range(&named, found.dropout, "give another with `lora_dropout`")?;
+            in_range(&named, found.dropout, "give another with ‘lora_dropout’")?;
         }
         return Ok(AdapterConfig { dropout: args.lora_dropout.unwrap_or(found.dropout), ..found });
     }
@@ -31,24 +31,29 @@ fn typed(args: &AdapterSettings) -> Result<AdapterConfig> {
     let rank = args.rank.unwrap_or(8);
     let alpha = args.alpha.unwrap_or(2.0 * rank as f64);
     if rank == 0 {
-        return Err(usage("`rank` is 0, expected 1 or more", "leave it out for rank 8"));
+        return Err(usage("‘rank’ is 0, expected 1 or more", "leave it out for rank 8"));
     }
     if !sound_alpha(alpha) {
-        let problem = format!("`alpha` is {alpha}, expected a number above 0 that f32 can hold");
+        let problem = format!("‘alpha’ is {alpha}, expected a number above 0 that f32 can hold");
         return Err(usage(
             problem,
             "the adapter's output is multiplied by alpha over rank; leave it out for twice the rank",
         ));
     }
     let dropout = args.lora_dropout.unwrap_or(0.0);
-    in_range("`lora_dropout`", dropout, "0 is none; 0.05 and 0.1 are usual")?;
+    in_range("‘lora_dropout’", dropout, "0 is none; 0.05 and 0.1 are usual")?;
     Ok(AdapterConfig {
         dora: args.dora,
         dropout,
-        ranks: pattern("`rank_pattern`", args.rank_pattern.as_deref(), "a rank of 1 or more", |r| *r > 0)?,
-        alphas: pattern("`alpha_pattern`", args.alpha_pattern.as_deref(), "a number above 0", |a: &f64| {
-            sound_alpha(*a)
+        ranks: pattern("‘rank_pattern’", args.rank_pattern.as_deref(), "a rank of 1 or more", |r| {
+            *r > 0
         })?,
+        alphas: pattern(
+            "‘alpha_pattern’",
+            args.alpha_pattern.as_deref(),
+            "a number above 0",
+            |a: &f64| sound_alpha(*a),
+        )?,
         layers: args.layers.as_deref().map(layers).transpose()?,
         ..AdapterConfig::new(rank, alpha, args.rslora, targets)
     })
@@ -99,8 +104,8 @@ fn layers(list: &str) -> Result<Vec<usize>> {
             // More layers than any model has: a slip, not a list to make.
             (Ok(first), Ok(last)) if first <= last && last < 100_000 => layers.extend(first..=last),
             _ => {
-                let problem = format!("`layers`: expected numbers and ranges, found {entry:?}");
-                return Err(usage(problem, "write it as in `layers` 0-3,7"));
+                let problem = format!("‘layers’: expected numbers and ranges, found {entry:?}");
+                return Err(usage(problem, "write it as in ‘layers’ 0-3,7"));
             }
         }
     }
@@ -125,18 +130,18 @@ fn same_or_unsaid(
     };
     let layers = |c: &AdapterConfig| c.layers.as_ref().map_or("all".to_owned(), |l| numbers(l));
     let told = [
-        ("`rank`", args.rank.is_some(), typed.rank.to_string(), found.rank.to_string()),
-        ("`alpha`", args.alpha.is_some(), typed.alpha.to_string(), found.alpha.to_string()),
-        ("`target_modules`", args.target_modules.is_some(), names(typed), names(found)),
-        ("`rank_pattern`", args.rank_pattern.is_some(), list(&typed.ranks), list(&found.ranks)),
-        ("`alpha_pattern`", args.alpha_pattern.is_some(), list(&typed.alphas), list(&found.alphas)),
-        ("`layers`", args.layers.is_some(), layers(typed), layers(found)),
+        ("‘rank’", args.rank.is_some(), typed.rank.to_string(), found.rank.to_string()),
+        ("‘alpha’", args.alpha.is_some(), typed.alpha.to_string(), found.alpha.to_string()),
+        ("‘target_modules’", args.target_modules.is_some(), names(typed), names(found)),
+        ("‘rank_pattern’", args.rank_pattern.is_some(), list(&typed.ranks), list(&found.ranks)),
+        ("‘alpha_pattern’", args.alpha_pattern.is_some(), list(&typed.alphas), list(&found.alphas)),
+        ("‘layers’", args.layers.is_some(), layers(typed), layers(found)),
     ];
     let differs = told.into_iter().find(|(_, given, typed, found)| *given && typed != found);
     let (typed, found) = match differs {
         Some((option, _, typed, found)) => (format!("{option} {typed}"), found),
-        None if args.rslora && !found.rslora => ("`rslora`".to_owned(), "the scale alpha/rank".to_owned()),
-        None if args.dora && !found.dora => ("`dora`".to_owned(), "no magnitudes".to_owned()),
+        None if args.rslora && !found.rslora => ("‘rslora’".to_owned(), "the scale alpha/rank".to_owned()),
+        None if args.dora && !found.dora => ("‘dora’".to_owned(), "no magnitudes".to_owned()),
         None => return Ok(()),
     };
     let problem = format!("{typed} was given, and the adapter in {} has {found}", dir.display());
@@ -167,7 +172,7 @@ pub(super) fn dropout(
         (false, true) => return Ok(None),
     };
     if args.lora_dropout.is_some_and(|p| p > 0.0) {
-        let problem = format!("`lora_dropout` cannot be combined with {other}");
+        let problem = format!("‘lora_dropout’ cannot be combined with {other}");
         return Err(usage(problem, "leave one of the two out"));
     }
     let dropout = std::mem::take(&mut config.dropout);
@@ -185,12 +190,12 @@ mod tests {
         for wrong in ["", "3-1", "a", "-1", "1-", "0-999999999999"] {
             assert!(layers(wrong).is_err(), "{wrong}");
         }
-        let ranks = pattern("`rank_pattern`", Some("q_proj=16, [kv]_proj=2"), "", |r: &usize| *r > 0)
+        let ranks = pattern("‘rank_pattern’", Some("q_proj=16, [kv]_proj=2"), "", |r: &usize| *r > 0)
             .expect("a list");
         assert_eq!(ranks.of("model.layers.3.self_attn.v_proj"), Some(2));
         assert_eq!(list(&ranks), "q_proj=16,[kv]_proj=2");
         for wrong in ["q_proj", "q_proj=0", "q_proj=-1", "q_proj=1.5", "(=3"] {
-            assert!(pattern("`rank_pattern`", Some(wrong), "", |r: &usize| *r > 0).is_err(), "{wrong}");
+            assert!(pattern("‘rank_pattern’", Some(wrong), "", |r: &usize| *r > 0).is_err(), "{wrong}");
         }
     }
 }

@@ -12,17 +12,17 @@ pub(super) fn estimator(settings: &Settings) -> Result<Estimator> {
     let (z, s) = (&settings.directions, &settings.training);
     let method = settings.method.method.as_deref().unwrap_or("auto");
     let belongs: &[&str] = match method {
-        "mezo" | "forward" => &["`eps`", "`directions`", "`noise`", "`one_sided`", "`blocks`", "`sparsity`"],
-        "lcsb" => &["`blocks`", "`block_share`"],
+        "mezo" | "forward" => &["‘eps’", "‘directions’", "‘noise’", "‘one_sided’", "‘blocks’", "‘sparsity’"],
+        "lcsb" => &["‘blocks’", "‘block_share’"],
         _ => &[],
     };
     if let Some(name) = given(z).find(|name| !belongs.contains(name)) {
         let of = match name {
-            "`block_share`" => "lcsb",
+            "‘block_share’" => "lcsb",
             _ => "mezo or forward",
         };
-        let problem = format!("{name} was given, and `method` is {method}");
-        return Err(usage(problem, format!("it belongs to `method` {of}; leave it out or add that")));
+        let problem = format!("{name} was given, and ‘method’ is {method}");
+        return Err(usage(problem, format!("it belongs to ‘method’ {of}; leave it out or add that")));
     }
     match method {
         "mezo" | "forward" => {}
@@ -37,12 +37,12 @@ pub(super) fn estimator(settings: &Settings) -> Result<Estimator> {
     let directions = z.directions.unwrap_or(1);
     if directions == 0 || directions > 1 << 16 {
         return Err(usage(
-            format!("`directions` is {directions}, expected 1 to 65536"),
+            format!("‘directions’ is {directions}, expected 1 to 65536"),
             "leave it out for one",
         ));
     }
     if s.momentum >= 1.0 {
-        return Err(usage(format!("`momentum` is {}, expected less than 1", s.momentum), "0 is none"));
+        return Err(usage(format!("‘momentum’ is {}, expected less than 1", s.momentum), "0 is none"));
     }
     Ok(Estimator::Directional(Directional {
         slope,
@@ -63,7 +63,7 @@ fn subset(z: &DirectionSettings) -> Result<Estimator> {
     if share > 0.0 && share <= 1.0 {
         return Ok(Estimator::Subset(Subset::Share(share)));
     }
-    let problem = format!("`block_share` is {share}, expected a number above 0, at most 1");
+    let problem = format!("‘block_share’ is {share}, expected a number above 0, at most 1");
     Err(usage(problem, "leave it out for one half"))
 }
 
@@ -71,37 +71,37 @@ fn subset(z: &DirectionSettings) -> Result<Estimator> {
 fn refuse(settings: &Settings, method: &str) -> Result<()> {
     let (s, m, z) = (&settings.training, &settings.method, &settings.directions);
     if let Some(sparsity) = z.sparsity.filter(|s| !(0.0..1.0).contains(s)) {
-        let problem = format!("`sparsity` is {sparsity}, expected a number from 0 up to, not including, 1");
+        let problem = format!("‘sparsity’ is {sparsity}, expected a number from 0 up to, not including, 1");
         return Err(usage(problem, "0 is none"));
     }
     // Which values move is told by the adapters before the step: not so after its first direction, or later.
     let sparse = z.sparsity.is_some_and(|s| s > 0.0);
     let several = z.directions.is_some_and(|n| n > 1) || s.momentum > 0.0;
     if sparse && several {
-        let problem = "`sparsity` cannot be combined with more `directions` than one, or `momentum`";
+        let problem = "‘sparsity’ cannot be combined with more ‘directions’ than one, or ‘momentum’";
         return Err(usage(problem, "leave one of them out"));
     }
     let forward = method == "forward";
     let refused = [
-        (s.optimizer.as_deref().is_some_and(|o| o != "sgd"), "`optimizer`", "use sgd, or leave it out"),
-        (s.max_grad_norm.is_some_and(|n| n > 0.0), "`max_grad_norm`", "leave it out: no gradient is made"),
+        (s.optimizer.as_deref().is_some_and(|o| o != "sgd"), "‘optimizer’", "use sgd, or leave it out"),
+        (s.max_grad_norm.is_some_and(|n| n > 0.0), "‘max_grad_norm’", "leave it out: no gradient is made"),
         (
             m.update == Some(UpdateWhen::PerBlock),
-            "`update` per-block",
+            "‘update’ per-block",
             "leave it out: there are no gradients of a block",
         ),
-        (m.checkpoints.is_some(), "`checkpoints`", "leave it out: nothing is kept for a backward"),
-        (forward && z.eps.is_some(), "`eps`", "leave it out: slopes are exact"),
-        (forward && z.one_sided, "`one_sided`", "leave it out: slopes are exact"),
+        (m.checkpoints.is_some(), "‘checkpoints’", "leave it out: nothing is kept for a backward"),
+        (forward && z.eps.is_some(), "‘eps’", "leave it out: slopes are exact"),
+        (forward && z.one_sided, "‘one_sided’", "leave it out: slopes are exact"),
         (
             forward && m.activations.is_some_and(|a| Elem::from(a) == Elem::Bf16),
-            "`activations` bf16",
+            "‘activations’ bf16",
             "leave it out: tangents are made beside full numbers",
         ),
     ];
     match refused.into_iter().find(|(given, ..)| *given) {
         Some((_, name, hint)) => {
-            Err(usage(format!("{name} cannot be combined with `method` {method}"), hint))
+            Err(usage(format!("{name} cannot be combined with ‘method’ {method}"), hint))
         }
         None => Ok(()),
     }
@@ -113,7 +113,7 @@ fn eps(z: &DirectionSettings, full: bool) -> Result<f64> {
     if (eps as f32).is_finite() && eps as f32 > 0.0 {
         return Ok(eps);
     }
-    Err(usage(format!("`eps` is {eps}, expected a positive number"), "leave it out for the default"))
+    Err(usage(format!("‘eps’ is {eps}, expected a positive number"), "leave it out for the default"))
 }
 
 /// The options that only an estimate or a surrogate reads.
@@ -121,13 +121,13 @@ fn given(args: &DirectionSettings) -> impl Iterator<Item = &'static str> {
     let DirectionSettings { full: _, eps, directions, noise, one_sided, blocks, block_share, sparsity } =
         args;
     [
-        (eps.is_some(), "`eps`"),
-        (directions.is_some(), "`directions`"),
-        (noise.is_some(), "`noise`"),
-        (*one_sided, "`one_sided`"),
-        (blocks.is_some(), "`blocks`"),
-        (block_share.is_some(), "`block_share`"),
-        (sparsity.is_some(), "`sparsity`"),
+        (eps.is_some(), "‘eps’"),
+        (directions.is_some(), "‘directions’"),
+        (noise.is_some(), "‘noise’"),
+        (*one_sided, "‘one_sided’"),
+        (blocks.is_some(), "‘blocks’"),
+        (block_share.is_some(), "‘block_share’"),
+        (sparsity.is_some(), "‘sparsity’"),
     ]
     .into_iter()
     .filter_map(|(given, name)| given.then_some(name))

@@ -13,29 +13,29 @@ use crate::source::{Base, Kind};
 pub(super) fn refuse(settings: &Settings) -> Result<()> {
     let (a, z) = (&settings.adapter, &settings.directions);
     let of_adapters = [
-        (a.adapter.is_some(), "`adapter`"),
-        (a.rank.is_some(), "`rank`"),
-        (a.alpha.is_some(), "`alpha`"),
-        (a.rslora, "`rslora`"),
-        (a.dora, "`dora`"),
-        (a.lora_dropout.is_some(), "`lora_dropout`"),
-        (a.rank_pattern.is_some(), "`rank_pattern`"),
-        (a.alpha_pattern.is_some(), "`alpha_pattern`"),
-        (a.layers.is_some(), "`layers`"),
-        (a.target_modules.is_some(), "`target_modules`"),
-        (a.freeze_a, "`freeze_a`"),
-        (a.lora_plus_ratio.is_some(), "`lora_plus_ratio`"),
-        (a.adapter_type.is_some(), "`adapter_type`"),
-        (z.blocks.is_some(), "`blocks`"),
-        (z.sparsity.is_some(), "`sparsity`"),
+        (a.adapter.is_some(), "‘adapter’"),
+        (a.rank.is_some(), "‘rank’"),
+        (a.alpha.is_some(), "‘alpha’"),
+        (a.rslora, "‘rslora’"),
+        (a.dora, "‘dora’"),
+        (a.lora_dropout.is_some(), "‘lora_dropout’"),
+        (a.rank_pattern.is_some(), "‘rank_pattern’"),
+        (a.alpha_pattern.is_some(), "‘alpha_pattern’"),
+        (a.layers.is_some(), "‘layers’"),
+        (a.target_modules.is_some(), "‘target_modules’"),
+        (a.freeze_a, "‘freeze_a’"),
+        (a.lora_plus_ratio.is_some(), "‘lora_plus_ratio’"),
+        (a.adapter_type.is_some(), "‘adapter_type’"),
+        (z.blocks.is_some(), "‘blocks’"),
+        (z.sparsity.is_some(), "‘sparsity’"),
     ];
     if let Some((_, name)) = of_adapters.into_iter().find(|(given, _)| *given) {
-        let problem = format!("{name} is of adapters, and `train` full is of all weights of the model");
+        let problem = format!("{name} is of adapters, and ‘train’ full is of all weights of the model");
         return Err(usage(problem, "leave one of them out"));
     }
     if a.train == Some(Train::Lora) {
         let problem =
-            "`train` lora and `full` were given: an adapter is trained, or all weights of the model";
+            "‘train’ lora and ‘full’ were given: an adapter is trained, or all weights of the model";
         return Err(usage(problem, "leave one of them out"));
     }
     Ok(())
@@ -52,10 +52,10 @@ impl Setup {
         }
         if self.options.estimator != Estimator::Exact {
             let problem = format!(
-                "`method` {} estimates the gradient of an adapter, and `train` full is of all weights",
+                "‘method’ {} estimates the gradient of an adapter, and ‘train’ full is of all weights",
                 self.options.method_name
             );
-            return Err(usage(problem, "leave `method` out for the exact gradients of all weights"));
+            return Err(usage(problem, "leave ‘method’ out for the exact gradients of all weights"));
         }
         self.options.base_gradients = true;
         Ok(self)
@@ -70,10 +70,10 @@ impl Setup {
         if !self.options.base_gradients || held {
             return Ok(());
         }
-        let problem = format!("`train` full is of all weights, and those of this model are {stored:?}");
+        let problem = format!("‘train’ full is of all weights, and those of this model are {stored:?}");
         Err(usage(
             problem,
-            "give `base` bf16 to hold them in memory in bf16, or the model they were quantized from",
+            "give ‘base’ bf16 to hold them in memory in bf16, or the model they were quantized from",
         ))
     }
 
@@ -84,7 +84,7 @@ impl Setup {
     pub fn of_adapters(self) -> Result<Self> {
         if self.trains == Trains::Model {
             return Err(usage(
-                "`train` full is of train, plan, grads and replay",
+                "‘train’ full is of train, plan, grads and replay",
                 "leave it out: this command is about adapters",
             ));
         }
@@ -101,19 +101,19 @@ impl Setup {
         }
         if let Some(path) = model.filter(|path| Kind::of(path) == Kind::Gguf) {
             let problem =
-                format!("{}: `full` writes a model directory, and needs one to start from", path.display());
+                format!("{}: ‘full’ writes a model directory, and needs one to start from", path.display());
             return Err(usage(problem, "give the Hugging Face directory that the file was made from"));
         }
         let elem = match (self.base, stored) {
             (Base::Mapped, Dtype::Bf16) | (Base::Resident(Dtype::Bf16), _) => Elem::Bf16,
             (Base::Mapped, Dtype::F32 | Dtype::F16) | (Base::Resident(Dtype::F32), _) => Elem::Full,
             (Base::Mapped, _) => {
-                let problem = "`full` trains all weights, and those of this model are quantized";
+                let problem = "‘full’ trains all weights, and those of this model are quantized";
                 return Err(usage(problem, "give the model that it was quantized from, or train an adapter"));
             }
             (Base::Resident(_), _) => {
-                let problem = "`base` f16 cannot be combined with `full`: a step would be lost in f16";
-                return Err(usage(problem, "use `base` bf16, whose steps are rounded at random, or f32"));
+                let problem = "‘base’ f16 cannot be combined with ‘full’: a step would be lost in f16";
+                return Err(usage(problem, "use ‘base’ bf16, whose steps are rounded at random, or f32"));
             }
         };
         self.options.full = Some(elem);

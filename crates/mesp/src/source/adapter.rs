@@ -111,7 +111,7 @@ impl AdapterFile {
                         "{}: rows of q_proj and k_proj are in the order of {arch} files, which depends on the heads",
                         path.display()
                     );
-                    return Err(Error::usage(problem).hint("give the model it is for with `model`"));
+                    return Err(Error::usage(problem).hint("give the model it is for with ‘model’"));
                 };
                 opened.interleaved = Some(c.head_dim);
             }
@@ -236,7 +236,7 @@ impl AdapterFile {
     pub(crate) fn no_tables(&self) -> Result<()> {
         match self.lora.tables.iter().find(|t| !t.adapted) {
             Some(t) => {
-                Err(self.table_error(&t.name, "and there is no model to compare it with: give `model`"))
+                Err(self.table_error(&t.name, "and there is no model to compare it with: give ‘model’"))
             }
             None => Ok(()),
         }

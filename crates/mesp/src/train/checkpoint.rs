@@ -239,7 +239,7 @@ pub fn latest(output: &Path) -> Result<PathBuf> {
             "{}: no checkpoint to resume from, expected step-N/ with {STATE}",
             output.join(FOLDER).display()
         ))
-        .hint("give the `output` of a run that was interrupted or saved with `save_every`")
+        .hint("give the ‘output’ of a run that was interrupted or saved with ‘save_every’")
     })
 }
 
@@ -308,7 +308,7 @@ pub fn load<B: Backend>(session: &mut Session<B>, checkpoint: &Path, config: &Ru
             format!("{}: the checkpoint was written with {}", checkpoint.display(), list.join("\n  with "));
         let advice =
             "resume with the settings, the model and the rows that the run began with, or start a new run";
-        let adapter = if session.full().is_none() { " with `adapter`" } else { "" };
+        let adapter = if session.full().is_none() { " with ‘adapter’" } else { "" };
         return Err(Error::usage(problem).hint(format!("{advice}{adapter}")));
     }
     load_trained(session, checkpoint)?;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::{MadeWith, Update};
-use crate::data::{BatchSize, Batches};
+use crate::data::{BatchSize, Batches, Examples};
 use crate::optim::ScheduleKind;
 use crate::{Error, Result};
 
@@ -94,12 +94,17 @@ impl RunConfig {
         BatchSize { rows: self.batch_size, tokens: self.batch_tokens.unwrap_or(usize::MAX) }
     }
 
+    /// By what gradients of a norm are multiplied: PyTorch's `clip_grad_norm_`, with its 1e-6.
+    pub(super) fn clip(&self, norm: f64) -> f64 {
+        self.max_grad_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0))
+    }
+
     /// Optimizer steps and micro-batches of a run; the last step may have fewer of them than the others.
     ///
     /// # Errors
     /// When there are more than [`MOST_BATCHES`], or where rows are packed than [`MOST_PACKED`]: each of those is
     /// looked at before the run begins. When a row cannot be read.
-    pub fn steps(&self, batches: &mut Batches<'_>) -> Result<(usize, usize)> {
+    pub fn steps(&self, batches: &mut Batches<impl Examples>) -> Result<(usize, usize)> {
         let most = if self.batch_tokens.is_some() { MOST_PACKED } else { MOST_BATCHES };
         let too_many = |micro: f64| self.too_many(micro, most);
         match self.length {
@@ -121,11 +126,11 @@ impl RunConfig {
     /// The error of a run that is longer than any.
     fn too_many(&self, micro: f64, most: usize) -> Error {
         let option = match self.length {
-            Length::Steps(n) => format!("`steps` {n}"),
-            Length::Epochs(e) => format!("`epochs` {e}"),
+            Length::Steps(n) => format!("‘steps’ {n}"),
+            Length::Epochs(e) => format!("‘epochs’ {e}"),
         };
         Error::usage(format!("{option}: the run has {micro:.0} micro-batches, expected at most {most}"))
-            .hint("give fewer steps or epochs, or a lower `grad_accum`; a run can go on from its adapter by `adapter`")
+            .hint("give fewer steps or epochs, or a lower ‘grad_accum’; a run can go on from its adapter by ‘adapter’")
     }
 
     /// Checks what cannot be combined.
@@ -136,30 +141,30 @@ impl RunConfig {
         if update == Update::PerBlock {
             if self.grad_accum > 1 {
                 let n = self.grad_accum;
-                return Err(Error::usage(format!("`update` per-block cannot be combined with `grad_accum` {n}: it keeps no gradient to add to"))
-                    .hint("use a larger `batch_size`, or `update` accumulate"));
+                return Err(Error::usage(format!("‘update’ per-block cannot be combined with ‘grad_accum’ {n}: it keeps no gradient to add to"))
+                    .hint("use a larger ‘batch_size’, or ‘update’ accumulate"));
             }
             if let Some(norm) = self.max_grad_norm {
-                return Err(Error::usage(format!("`update` per-block cannot be combined with `max_grad_norm` {norm}: the norm is known only after all blocks"))
-                    .hint("leave `max_grad_norm` out, or use `update` accumulate"));
+                return Err(Error::usage(format!("‘update’ per-block cannot be combined with ‘max_grad_norm’ {norm}: the norm is known only after all blocks"))
+                    .hint("leave ‘max_grad_norm’ out, or use ‘update’ accumulate"));
             }
-            for (option, reaction) in [("`on_nonfinite`", self.on_non_finite), ("`on_spike`", self.on_spike)]
+            for (option, reaction) in [("‘on_nonfinite’", self.on_non_finite), ("‘on_spike’", self.on_spike)]
             {
                 if reaction == Action::Skip {
-                    return Err(Error::usage(format!("`update` per-block cannot be combined with {option} skip: blocks are stepped before the norm is known"))
-                        .hint("use stop, or `update` accumulate"));
+                    return Err(Error::usage(format!("‘update’ per-block cannot be combined with {option} skip: blocks are stepped before the norm is known"))
+                        .hint("use stop, or ‘update’ accumulate"));
                 }
             }
         }
         if let (Some(n), None) = (self.patience, self.eval_every) {
             return Err(Error::usage(format!(
-                "`early_stopping_patience` is {n} and nothing is evaluated on the way"
+                "‘early_stopping_patience’ is {n} and nothing is evaluated on the way"
             ))
-            .hint("say with `eval_every` how often to evaluate"));
+            .hint("say with ‘eval_every’ how often to evaluate"));
         }
         if self.load_best && self.eval_every.is_none() {
-            return Err(Error::usage("`load_best_at_end` needs evaluations to choose from")
-                .hint("say with `eval_every` how often to evaluate"));
+            return Err(Error::usage("‘load_best_at_end’ needs evaluations to choose from")
+                .hint("say with ‘eval_every’ how often to evaluate"));
         }
         let expected = |name: &str, ok: bool, found: String, range: &str, hint: &str| {
             if ok {
@@ -176,37 +181,37 @@ impl RunConfig {
         let rate = self.learning_rate;
         let sound = rate >= 0.0 && fits(rate);
         expected(
-            "`learning_rate`",
+            "‘learning_rate’",
             sound,
             rate.to_string(),
             "0 or more, such as 2e-4",
             "leave it out for the default",
         )?;
-        count("`grad_accum`", self.grad_accum > 0, self.grad_accum.to_string())?;
-        count("`batch_size`", self.batch_size > 0, self.batch_size.to_string())?;
+        count("‘grad_accum’", self.grad_accum > 0, self.grad_accum.to_string())?;
+        count("‘batch_size’", self.batch_size > 0, self.batch_size.to_string())?;
         if let Some(tokens) = self.batch_tokens {
-            count("`batch_tokens`", tokens > 0, tokens.to_string())?;
+            count("‘batch_tokens’", tokens > 0, tokens.to_string())?;
         }
         let not_negative = |x: f64| x.is_finite() && x >= 0.0;
         let delta = self.min_delta;
-        let name = "`early_stopping_min_delta`";
+        let name = "‘early_stopping_min_delta’";
         expected(name, not_negative(delta), delta.to_string(), "0 or more", "leave it out for 0")?;
         let factor = self.spike_factor;
         let sound = not_negative(factor) && (factor == 0.0 || factor > 1.0);
         let range = "a number above 1, or 0 for none";
-        expected("`spike_factor`", sound, factor.to_string(), range, "leave it out for 10")?;
+        expected("‘spike_factor’", sound, factor.to_string(), range, "leave it out for 10")?;
         for (name, value) in [
-            ("`early_stopping_patience`", self.patience),
-            ("`save_total_limit`", self.save_limit),
-            ("`eval_every`", self.eval_every),
-            ("`save_every`", self.save_every),
+            ("‘early_stopping_patience’", self.patience),
+            ("‘save_total_limit’", self.save_limit),
+            ("‘eval_every’", self.eval_every),
+            ("‘save_every’", self.save_every),
         ] {
             count(name, value != Some(0), "0".to_owned())?;
         }
         if let Some(norm) = self.max_grad_norm {
             let sound = norm > 0.0 && fits(norm);
             expected(
-                "`max_grad_norm`",
+                "‘max_grad_norm’",
                 sound,
                 norm.to_string(),
                 "0 or more",
@@ -214,10 +219,10 @@ impl RunConfig {
             )?;
         }
         match self.length {
-            Length::Steps(n) => count("`steps`", n > 0, n.to_string()),
+            Length::Steps(n) => count("‘steps’", n > 0, n.to_string()),
             Length::Epochs(e) => {
                 let sound = e.is_finite() && e > 0.0;
-                expected("`epochs`", sound, e.to_string(), "a number above 0", "leave it out for 1")
+                expected("‘epochs’", sound, e.to_string(), "a number above 0", "leave it out for 1")
             }
         }?;
         // Of epochs, those of one batch each: what more there are is known with the rows.
@@ -230,7 +235,7 @@ impl RunConfig {
             return Err(self.too_many(micro, MOST_BATCHES));
         }
         if self.grad_accum > MOST_BATCHES {
-            let problem = format!("`grad_accum` is {}, expected at most {MOST_BATCHES}", self.grad_accum);
+            let problem = format!("‘grad_accum’ is {}, expected at most {MOST_BATCHES}", self.grad_accum);
             return Err(Error::usage(problem));
         }
         Ok(())

@@ -1,7 +1,10 @@
 //! The loop over optimizer steps.
 
-use std::fmt::Write as _;
+mod kept;
+
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -9,13 +12,13 @@ use mesp_device::Backend;
 
 use super::checkpoint;
 use super::descent::{Descent, Logged};
-use super::evaluate::{Staging, evaluate};
-use super::full::{self, History};
+use super::evaluate::{Score, Staging, evaluate};
+use super::full::History;
 use super::progress::{Evaluated, Progress};
 use super::replay::{self, Replay};
-use super::step::{self, Micro};
+use super::step::{self, Micro, Stepped};
 use super::{Event, Notice, RunConfig, Session, Update};
-use crate::data::{Batches, Examples};
+use crate::data::{Batches, Examples, Rows};
 use crate::method::{Bounds, Directional, Estimator};
 use crate::optim::Schedule;
 use crate::{Error, Result};
@@ -51,56 +54,50 @@ pub struct Summary {
     pub stopped: bool,
 }
 
-/// Trains until the end or until `stop` is set; then the step under way is finished and a checkpoint written.
-/// `from` is the progress to go on from. The adapter is written to the output directory in any case, also
-/// before an error is returned: that of the last step which was made. What cannot be written there is written to the
-/// system's folder for temporary files, and the error says so.
-///
-/// # Errors
-/// [`Error::NonFinite`] when a loss or gradient is not a number, [`Error::Spike`] where one is to end the run;
-/// files that cannot be read or written.
-pub fn run<B: Backend>(
-    session: &mut Session<B>,
-    train: &dyn Examples,
-    eval: &dyn Examples,
-    config: &RunConfig,
-    from: Progress,
-    stop: &AtomicBool,
-    emit: &mut dyn FnMut(&Event),
-) -> Result<Summary> {
-    config.check(session.options().update)?;
-    if eval.count() == 0 && (config.patience.is_some() || config.load_best) {
-        let option = if config.load_best { "`load_best_at_end`" } else { "`early_stopping_patience`" };
-        return Err(Error::usage(format!("{option} needs held-out rows, and there are none"))
-            .hint("give them with `eval_data`"));
+/// Asks a run to stop, from another thread or a signal handler: the step under way is finished. All copies are one.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Nothing is asked for yet.
+    pub fn new() -> Self {
+        Self::default()
     }
-    let mut state = Loop::new(train, config, from)?;
-    if let Estimator::Directional(along) = session.options().estimator {
-        state.descent = Some(state.descent(session, along, config)?);
+
+    /// Asks; says whether that was asked before.
+    pub fn cancel(&self) -> bool {
+        self.0.swap(true, Ordering::Relaxed)
     }
-    let (a, c) = (&session.options().adapter, &session.model().config);
-    let full = session.options().full.is_some();
-    emit(&Event::Run {
-        step: state.progress.step,
-        total_steps: state.total_steps,
-        rows: state.batches.rows(),
-        parameters: if full { c.parameters() } else { a.parameters(c) },
-        method: session.options().method_name.clone(),
-    });
-    let outcome = state.steps(session, eval, config, stop, emit);
-    let outcome = state.keep(session, config, outcome, emit);
-    let status = match (&outcome, state.summary.interrupted, state.summary.stopped) {
-        (Err(_), ..) => "failed",
-        (Ok(()), true, _) => "interrupted",
-        (Ok(()), _, true) => "stopped",
-        (Ok(()), ..) => "done",
-    };
-    emit(&Event::End { step: state.progress.step, status });
-    outcome.map(|()| state.summarize())
+
+    /// Whether it was asked.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
-struct Loop<'a> {
-    batches: Batches<'a>,
+/// An optimizer step that was made.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Step {
+    /// Counted from 1.
+    pub number: usize,
+    /// Mean loss of its target tokens, in nats.
+    pub loss: f64,
+    /// Norm of its gradients, before they were scaled down.
+    pub grad_norm: f64,
+    /// Its learning rate.
+    pub learning_rate: f64,
+    /// Whether the adapter is as before, since a number of the step was none or too large.
+    pub skipped: bool,
+}
+
+/// A run: a session, its rows, and where it stands.
+#[derive(Debug)]
+pub struct Run<B> {
+    session: Session<B>,
+    eval: Arc<dyn Examples>,
+    config: RunConfig,
+    cancel: Cancel,
+    batches: Batches<Arc<dyn Examples>>,
     staging: Staging,
     schedule: Schedule,
     total_steps: usize,
@@ -113,10 +110,37 @@ struct Loop<'a> {
     summary: Summary,
     /// The state of a run that descends along random directions.
     descent: Option<Logged>,
+    stage: Stage,
 }
 
-impl<'a> Loop<'a> {
-    fn new(train: &'a dyn Examples, config: &RunConfig, from: Progress) -> Result<Self> {
+/// Where a run stands in this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    New,
+    Running,
+    Over,
+}
+
+impl<B: Backend> Run<B> {
+    /// A run of a session on rows, from a state on. The session has its adapters, new or read.
+    ///
+    /// # Errors
+    /// When settings cannot be combined, or need held-out rows and there are none; when a row cannot be read.
+    pub fn new(
+        mut session: Session<B>,
+        rows: &Rows,
+        config: RunConfig,
+        from: Progress,
+        cancel: Cancel,
+    ) -> Result<Self> {
+        config.check(session.options().update)?;
+        let (train, eval) = (Arc::clone(&rows.train), Arc::clone(&rows.eval));
+        if eval.count() == 0 && (config.patience.is_some() || config.load_best) {
+            let option =
+                if config.load_best { "‘load_best_at_end’" } else { "‘early_stopping_patience’" };
+            return Err(Error::usage(format!("{option} needs held-out rows, and there are none"))
+                .hint("give them with ‘eval_data’"));
+        }
         let mut batches = Batches::new(train, config.micro_batch(), config.seed)?;
         let (total_steps, total_batches) = config.steps(&mut batches)?;
         // Every epoch's batches are counted here, and none while steps run.
@@ -126,7 +150,17 @@ impl<'a> Loop<'a> {
             Schedule { peak: config.learning_rate, warmup, total: total_steps, kind: config.schedule };
         let left = total_steps.saturating_sub(from.step);
         let summary = Summary { step_seconds: Vec::with_capacity(left), ..Summary::default() };
+        let descent = match session.options().estimator {
+            Estimator::Directional(along) => {
+                Some(descent(&mut session, along, &config, schedule, (from.step, total_steps))?)
+            }
+            Estimator::Exact | Estimator::Subset(_) => None,
+        };
         Ok(Self {
+            session,
+            eval,
+            config,
+            cancel,
             batches,
             staging: Staging::default(),
             schedule,
@@ -136,40 +170,233 @@ impl<'a> Loop<'a> {
             progress: from,
             started: Instant::now(),
             summary,
-            descent: None,
+            descent,
+            stage: Stage::New,
         })
     }
 
-    /// The state of a run by slopes: with a new log, or with that of the run that is resumed.
-    fn descent<B: Backend>(
-        &self,
-        session: &mut Session<B>,
-        along: Directional,
-        config: &RunConfig,
-    ) -> Result<Logged> {
-        session.bound(along.sparsity);
-        let header = Replay::new(session, along, self.schedule, config);
-        let (mut earlier, mut log) = (Vec::new(), None);
-        if let Some(dir) = &config.output {
-            mesp_formats::atomic::create_dir_all(dir)?;
-            let opened = replay::Log::open(&dir.join(replay::FILE), &header, self.progress.step)?;
-            session.set_bounds(Bounds::from_values(opened.bounds, session.params()));
-            (log, earlier) = (Some(opened.log), opened.slopes);
-        }
-        if let Some(full) = session.full_mut() {
-            let mut slopes = Vec::with_capacity(self.total_steps * along.directions);
-            slopes.extend(earlier.iter().flatten());
-            // After a resume the checkpoint's own header, which knows the start.
-            let header = full.log.take().map_or(header, |log| log.header);
-            full.log = Some(History { header, slopes });
-        }
-        let descent = Descent::new(along, config.seed, session.options().weight_decay, &earlier);
-        Ok(Logged { descent, log })
+    /// The session.
+    pub fn session(&self) -> &Session<B> {
+        &self.session
     }
 
-    fn summarize(self) -> Summary {
-        let p = self.progress;
-        let last = p.evaluated.filter(|e| e.step == p.step && e.step > 0 && !self.summary.interrupted);
+    /// The same, to change.
+    pub fn session_mut(&mut self) -> &mut Session<B> {
+        &mut self.session
+    }
+
+    /// Gives the session back.
+    pub fn into_session(self) -> Session<B> {
+        self.session
+    }
+
+    /// What the run does besides what its session fixes.
+    pub fn config(&self) -> &RunConfig {
+        &self.config
+    }
+
+    /// Optimizer steps of the whole run.
+    pub fn total_steps(&self) -> usize {
+        self.total_steps
+    }
+
+    /// Where it stands.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// By which it is asked to stop.
+    pub fn cancel(&self) -> Cancel {
+        self.cancel.clone()
+    }
+
+    /// Trains until the end or until it is asked to stop; then the step under way is finished and a checkpoint written.
+    /// The adapter is written to the output directory, if there is one, also before an error is returned: that of the
+    /// last step which was made. What cannot be written there is written to the system's folder for temporary files, and
+    /// the error says so.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] when a loss or gradient is not a number, [`Error::Spike`] where one is to end the run;
+    /// files that cannot be read or written.
+    pub fn run(&mut self, emit: &mut dyn FnMut(&Event)) -> Result<Summary> {
+        let outcome = loop {
+            match self.advance(emit) {
+                Ok(Some(_)) => {}
+                Ok(None) => break Ok(()),
+                Err(e) => break Err(e),
+            }
+        };
+        let outcome = self.keep(outcome, emit);
+        let status = match (&outcome, self.summary.interrupted, self.summary.stopped) {
+            (Err(_), ..) => "failed",
+            (Ok(()), true, _) => "interrupted",
+            (Ok(()), _, true) => "stopped",
+            (Ok(()), ..) => "done",
+        };
+        emit(&Event::End { step: self.progress.step, status });
+        let summary = std::mem::take(&mut self.summary);
+        outcome.map(|()| self.summarized(summary))
+    }
+
+    /// One optimizer step, with what is due before and after it: evaluations, checkpoints. `None` when the run is over:
+    /// all steps were made, held-out losses have not improved for as long as they may, or it was asked to stop.
+    ///
+    /// # Errors
+    /// As [`Run::run`].
+    pub fn advance(&mut self, emit: &mut dyn FnMut(&Event)) -> Result<Option<Step>> {
+        if self.stage == Stage::New {
+            self.begin(emit)?;
+        }
+        if self.stage == Stage::Over {
+            return Ok(None);
+        }
+        if self.progress.step >= self.total_steps || self.exhausted() {
+            self.stage = Stage::Over;
+            return self.finish(emit).map(|()| None);
+        }
+        if self.cancel.is_cancelled() {
+            self.stage = Stage::Over;
+            self.summary.interrupted = true;
+            return Ok(None);
+        }
+        let made = self.one_step(emit)?;
+        self.see_folder(emit)?;
+        let step = self.progress.step;
+        let due = |every: Option<usize>| {
+            every.is_some_and(|n| n > 0 && step.is_multiple_of(n)) && step != self.total_steps
+        };
+        let (eval_due, save_due) = (due(self.config.eval_every), due(self.config.save_every));
+        let best = eval_due && self.evaluate_on_the_way(emit)?;
+        if save_due || best {
+            self.checkpoint(best, emit)?;
+        }
+        Ok(Some(made))
+    }
+
+    /// Losses of the held-out rows with the adapter as it is.
+    ///
+    /// # Errors
+    /// When a row cannot be read.
+    pub fn evaluate(&mut self) -> Result<Score> {
+        let size = self.config.micro_batch();
+        evaluate(&mut self.session, &*self.eval, size, &mut self.staging, &mut |_, _| {})
+    }
+
+    /// Makes the gradient of the next optimizer step's rows, in place of the one that is there; parameters stay. Gives the
+    /// mean loss. [`Session::grads`] has it, and [`Run::apply`] steps along it, as it is then.
+    ///
+    /// # Errors
+    /// When the session keeps no gradients, or the run has no more rows; when a row cannot be read.
+    pub fn backward(&mut self) -> Result<f64> {
+        let options = self.session.options();
+        if !(options.backpropagates() && options.update == Update::Accumulate) {
+            return Err(Error::usage("this run keeps no gradients to step along")
+                .hint("use ‘update’ accumulate, and a ‘method’ with a backward pass"));
+        }
+        if self.progress.step >= self.total_steps {
+            let problem = format!("the run has {} steps, and all of them were made", self.total_steps);
+            return Err(Error::usage(problem).hint("give more ‘steps’ or ‘epochs’"));
+        }
+        self.session.zero_grads();
+        let rate = self.schedule.rate(self.progress.step);
+        let range = self.next_batches();
+        let mut source = Micro { batches: &mut self.batches, staging: &mut self.staging, range };
+        let (nats, targets) = source.accumulate(&mut self.session, rate)?;
+        Ok(nats / targets as f64)
+    }
+
+    /// Steps along the gradients that are there, scaled down to `max_grad_norm`, at the schedule's rate; counts it as the
+    /// run's next step. Gives their norm.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] when it is not a number: nothing is stepped then.
+    pub fn apply(&mut self) -> Result<f64> {
+        let norm = self.session.grad_norm();
+        let step = self.progress.step + 1;
+        if !norm.is_finite() {
+            self.session.zero_grads();
+            let (what, rows) = ("gradient norm", String::new());
+            return Err(Error::NonFinite { step, what, value: norm, rows, whole_steps: true });
+        }
+        let rate = self.schedule.rate(self.progress.step);
+        self.session.apply(rate, self.config.clip(norm));
+        self.progress.step = step;
+        self.progress.updates = self.session.steps();
+        Ok(norm)
+    }
+
+    /// Writes a checkpoint into a run directory; gives its folder.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn save_state(&self, dir: &Path) -> Result<PathBuf> {
+        checkpoint::save(&self.session, dir, &self.progress, &self.config)
+    }
+
+    /// Goes on from a checkpoint of a run with the same settings.
+    ///
+    /// # Errors
+    /// When it is of another run, or cannot be read.
+    pub fn load_state(&mut self, checkpoint: &Path) -> Result<()> {
+        self.progress = checkpoint::load(&mut self.session, checkpoint, &self.config)?;
+        self.before = self.progress.elapsed;
+        self.stage = Stage::New;
+        Ok(())
+    }
+
+    /// Writes the adapter in PEFT's layout.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        checkpoint::save_adapter(&self.session, dir, self.config.base_model.as_deref())
+    }
+
+    fn begin(&mut self, emit: &mut dyn FnMut(&Event)) -> Result<()> {
+        self.stage = Stage::Running;
+        let (options, c) = (self.session.options(), &self.session.model().config);
+        emit(&Event::Run {
+            step: self.progress.step,
+            total_steps: self.total_steps,
+            rows: self.batches.rows(),
+            parameters: if options.full.is_some() { c.parameters() } else { options.adapter.parameters(c) },
+            method: options.method_name.clone(),
+        });
+        if self.progress.step == 0 && self.progress.evaluated.is_none() {
+            self.evaluate_and_tell(emit)?;
+        }
+        Ok(())
+    }
+
+    /// After the last step.
+    fn finish(&mut self, emit: &mut dyn FnMut(&Event)) -> Result<()> {
+        if self.progress.step < self.total_steps {
+            self.summary.stopped = true;
+            if let Some(Evaluated { step, loss: Some(loss) }) = self.progress.best {
+                self.tell(Notice::EarlyStop { best_step: step, best_loss: loss }, emit);
+            }
+        }
+        let evaluated = self.progress.evaluated.is_some_and(|e| e.step == self.progress.step);
+        if !evaluated && self.evaluate_and_tell(emit)? && self.config.eval_every.is_some() {
+            self.checkpoint(true, emit)?;
+        }
+        Ok(())
+    }
+
+    /// The micro-batches of the next step.
+    fn next_batches(&self) -> Range<usize> {
+        let first = self.progress.step * self.config.grad_accum;
+        first..(first + self.config.grad_accum).min(self.total_batches)
+    }
+
+    /// What it has come to, with what was before a resume.
+    pub fn summary(&self) -> Summary {
+        self.summarized(self.summary.clone())
+    }
+
+    fn summarized(&self, summary: Summary) -> Summary {
+        let p = &self.progress;
+        let last = p.evaluated.filter(|e| e.step == p.step && e.step > 0 && !summary.interrupted);
         Summary {
             steps: p.step,
             tokens: p.tokens,
@@ -179,70 +406,24 @@ impl<'a> Loop<'a> {
             eval_before: p.eval_before,
             eval_after: last.and_then(|e| e.loss),
             best: p.best,
-            ..self.summary
+            ..summary
         }
-    }
-
-    fn steps<B: Backend>(
-        &mut self,
-        session: &mut Session<B>,
-        eval: &dyn Examples,
-        config: &RunConfig,
-        stop: &AtomicBool,
-        emit: &mut dyn FnMut(&Event),
-    ) -> Result<()> {
-        if self.progress.step == 0 && self.progress.evaluated.is_none() {
-            self.evaluate(session, eval, config, emit)?;
-        }
-        while self.progress.step < self.total_steps && !self.exhausted(config) {
-            if stop.load(Ordering::Relaxed) {
-                self.summary.interrupted = true;
-                return Ok(());
-            }
-            self.one_step(session, config, emit)?;
-            self.see_folder(session, config, emit)?;
-            let step = self.progress.step;
-            let due = |every: Option<usize>| {
-                every.is_some_and(|n| n > 0 && step.is_multiple_of(n)) && step != self.total_steps
-            };
-            let (eval_due, save_due) = (due(config.eval_every), due(config.save_every));
-            let best = eval_due && self.evaluate_on_the_way(session, eval, config, emit)?;
-            if save_due || best {
-                self.save(session, config, best, emit)?;
-            }
-        }
-        if self.progress.step < self.total_steps {
-            self.summary.stopped = true;
-            if let Some(Evaluated { step, loss: Some(loss) }) = self.progress.best {
-                self.tell(Notice::EarlyStop { best_step: step, best_loss: loss }, emit);
-            }
-        }
-        let evaluated = self.progress.evaluated.is_some_and(|e| e.step == self.progress.step);
-        if !evaluated && self.evaluate(session, eval, config, emit)? && config.eval_every.is_some() {
-            self.save(session, config, true, emit)?;
-        }
-        Ok(())
     }
 
     /// Whether evaluations have not improved for as long as they may.
-    fn exhausted(&self, config: &RunConfig) -> bool {
-        config.patience.is_some_and(|n| self.progress.patience.used >= n)
+    fn exhausted(&self) -> bool {
+        self.config.patience.is_some_and(|n| self.progress.patience.used >= n)
     }
 
-    fn one_step<B: Backend>(
-        &mut self,
-        session: &mut Session<B>,
-        config: &RunConfig,
-        emit: &mut dyn FnMut(&Event),
-    ) -> Result<()> {
+    fn one_step(&mut self, emit: &mut dyn FnMut(&Event)) -> Result<Step> {
         let begun = Instant::now();
-        let first = self.progress.step * config.grad_accum;
-        let micro = first..(first + config.grad_accum).min(self.total_batches);
+        let micro = self.next_batches();
         let end = micro.end;
         let rate = self.schedule.rate(self.progress.step);
         let mut source = Micro { batches: &mut self.batches, staging: &mut self.staging, range: micro };
         let descent = self.descent.as_mut();
-        let step = step::step(session, &mut source, descent, config, rate, &mut self.progress, emit)?;
+        let (session, config, progress) = (&mut self.session, &self.config, &mut self.progress);
+        let step = step::step(session, &mut source, descent, config, rate, progress, emit)?;
         let seconds = begun.elapsed().as_secs_f64();
         let p = &mut self.progress;
         p.tokens += step.tokens;
@@ -267,43 +448,33 @@ impl<'a> Loop<'a> {
             eta: mean * (self.total_steps - p.step) as f64,
             skipped: step.skipped,
         });
-        Ok(())
+        let Stepped { loss, norm: grad_norm, skipped, .. } = step;
+        Ok(Step { number: self.progress.step, loss, grad_norm, learning_rate: rate, skipped })
     }
 
     /// Evaluates between steps; true when the loss is the best so far.
-    fn evaluate_on_the_way<B: Backend>(
-        &mut self,
-        session: &mut Session<B>,
-        eval: &dyn Examples,
-        config: &RunConfig,
-        emit: &mut dyn FnMut(&Event),
-    ) -> Result<bool> {
+    fn evaluate_on_the_way(&mut self, emit: &mut dyn FnMut(&Event)) -> Result<bool> {
+        let Self { session, config, .. } = &*self;
         let adapter_at_eval = config.adapter_at_eval && session.options().full.is_none();
         if let (true, Some(dir)) = (adapter_at_eval, &config.output) {
-            checkpoint::save_adapter(session, dir, config.base_model.as_deref())?;
+            self.save(dir)?;
         }
-        self.evaluate(session, eval, config, emit)
+        self.evaluate_and_tell(emit)
     }
 
-    fn evaluate<B: Backend>(
-        &mut self,
-        session: &mut Session<B>,
-        eval: &dyn Examples,
-        config: &RunConfig,
-        emit: &mut dyn FnMut(&Event),
-    ) -> Result<bool> {
-        if eval.count() == 0 {
+    fn evaluate_and_tell(&mut self, emit: &mut dyn FnMut(&Event)) -> Result<bool> {
+        if self.eval.count() == 0 {
             return Ok(false);
         }
-        let score = evaluate(session, eval, config.micro_batch(), &mut self.staging, &mut |_, _| {})?;
-        let best = self.progress.evaluate(score.loss(), config.min_delta);
+        let score = self.evaluate()?;
+        let best = self.progress.evaluate(score.loss(), self.config.min_delta);
         emit(&Event::Eval {
             step: self.progress.step,
             eval_loss: score.loss(),
             eval_accuracy: score.accuracy(),
             target_tokens: score.targets,
             best,
-            patience_left: config.patience.map(|n| n.saturating_sub(self.progress.patience.used)),
+            patience_left: self.config.patience.map(|n| n.saturating_sub(self.progress.patience.used)),
         });
         Ok(best)
     }
@@ -312,121 +483,32 @@ impl<'a> Loop<'a> {
         let step = self.progress.step;
         emit(&Event::Event { step, message: what.message(step), what });
     }
+}
 
-    /// Writes a checkpoint, and removes those that are too many.
-    fn save<B: Backend>(
-        &mut self,
-        session: &Session<B>,
-        config: &RunConfig,
-        best: bool,
-        emit: &mut dyn FnMut(&Event),
-    ) -> Result<()> {
-        let Some(dir) = &config.output else { return Ok(()) };
-        let path = checkpoint::save(session, dir, &self.progress, config)?;
-        self.summary.checkpoint = Some(path);
-        let path = checkpoint::name(self.progress.step);
-        self.tell(Notice::Checkpoint { path, best }, emit);
-        if let Some(limit) = config.save_limit {
-            let best = self.progress.best.map(|b| b.step);
-            for step in checkpoint::prune(dir, limit, best)? {
-                self.tell(Notice::Removed { path: checkpoint::name(step) }, emit);
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes the run directory again when it has vanished, and writes a checkpoint, as the others went with it.
-    fn see_folder<B: Backend>(
-        &mut self,
-        session: &Session<B>,
-        config: &RunConfig,
-        emit: &mut dyn FnMut(&Event),
-    ) -> Result<()> {
-        let Some(dir) = config.output.as_ref().filter(|dir| !dir.is_dir()) else { return Ok(()) };
+/// The state of a run along random directions: with a new log, or with that of the run that is resumed.
+fn descent<B: Backend>(
+    session: &mut Session<B>,
+    along: Directional,
+    config: &RunConfig,
+    schedule: Schedule,
+    (step, total_steps): (usize, usize),
+) -> Result<Logged> {
+    session.bound(along.sparsity);
+    let header = Replay::new(session, along, schedule, config);
+    let (mut earlier, mut log) = (Vec::new(), None);
+    if let Some(dir) = &config.output {
         mesp_formats::atomic::create_dir_all(dir)?;
-        self.tell(Notice::FolderMadeAgain, emit);
-        self.save(session, config, false, emit)
+        let opened = replay::Log::open(&dir.join(replay::FILE), &header, step)?;
+        session.set_bounds(Bounds::from_values(opened.bounds, session.params()));
+        (log, earlier) = (Some(opened.log), opened.slopes);
     }
-
-    /// Writes what the run came to, however it ended. Where that fails, the state goes to another folder.
-    fn keep<B: Backend>(
-        &mut self,
-        session: &mut Session<B>,
-        config: &RunConfig,
-        outcome: Result<()>,
-        emit: &mut dyn FnMut(&Event),
-    ) -> Result<()> {
-        let Some(dir) = &config.output else { return outcome };
-        let written = self.write(session, config, dir, &outcome, emit);
-        let cause = match (outcome, written) {
-            (Ok(()), Ok(())) => return Ok(()),
-            (Err(e), Ok(())) if !matches!(e, Error::File(_)) => return Err(e),
-            (Err(e), _) | (Ok(()), Err(e)) => e,
-        };
-        let left = self.rescue(session, config, dir);
-        Err(Error::Ended { cause: Box::new(cause), left })
+    if let Some(full) = session.full_mut() {
+        let mut slopes = Vec::with_capacity(total_steps * along.directions);
+        slopes.extend(earlier.iter().flatten());
+        // After a resume the checkpoint's own header, which knows the start.
+        let header = full.log.take().map_or(header, |log| log.header);
+        full.log = Some(History { header, slopes });
     }
-
-    fn write<B: Backend>(
-        &mut self,
-        session: &mut Session<B>,
-        config: &RunConfig,
-        dir: &Path,
-        outcome: &Result<()>,
-        emit: &mut dyn FnMut(&Event),
-    ) -> Result<()> {
-        let best = self.progress.best.filter(|_| config.load_best && outcome.is_ok());
-        if let (false, Some(Evaluated { step, loss: Some(loss) })) = (self.summary.interrupted, best) {
-            self.summary.best_loaded = true;
-            if step != self.progress.step {
-                // The last adapter is kept too: as a checkpoint.
-                self.save(session, config, false, emit)?;
-                checkpoint::load_trained(session, &dir.join(checkpoint::name(step)))?;
-            }
-            self.tell(Notice::BestLoaded { best_step: step, best_loss: loss }, emit);
-        }
-        if session.options().full.is_none() {
-            checkpoint::save_adapter(session, dir, config.base_model.as_deref())?;
-        } else if outcome.is_ok() && !self.summary.interrupted {
-            // Of a run that goes on, or failed, the log is the model: it is written once.
-            let base = config.base_model.as_deref().unwrap_or_default();
-            full::save(session, Path::new(base), &dir.join(checkpoint::MODEL))?;
-        }
-        // A step that was refused before it was used can be tried again, in another way.
-        let accumulates = session.options().update == Update::Accumulate && self.progress.step > 0;
-        let refused = accumulates && matches!(outcome, Err(Error::NonFinite { .. } | Error::Spike { .. }));
-        if self.summary.interrupted || refused {
-            self.summary.checkpoint = Some(checkpoint::save(session, dir, &self.progress, config)?);
-        }
-        Ok(())
-    }
-
-    /// After a file could not be written: says what there is, and writes a checkpoint elsewhere.
-    fn rescue<B: Backend>(&self, session: &Session<B>, config: &RunConfig, dir: &Path) -> String {
-        let step = self.progress.step;
-        let mut left = match checkpoint::latest(dir) {
-            Ok(path) => format!("step {step} was reached; the last checkpoint is {}", path.display()),
-            Err(_) => format!("step {step} was reached; there is no checkpoint in {}", dir.display()),
-        };
-        let there = checkpoint::latest(dir).is_ok_and(|path| path.ends_with(checkpoint::name(step)));
-        // The session may hold the best adapter by now, which is a checkpoint already.
-        if there || step == 0 || self.summary.best_loaded {
-            return left;
-        }
-        let elsewhere = std::env::temp_dir().join(format!("mesp-rescued-{}", std::process::id()));
-        match checkpoint::save(session, &elsewhere, &self.progress, config) {
-            Ok(path) => {
-                let _ = write!(
-                    left,
-                    "; the state of step {step} was written to {}: `resume` with this folder goes on from it",
-                    path.display()
-                );
-            }
-            Err(e) => {
-                let _ = std::fs::remove_dir_all(&elsewhere);
-                let _ = write!(left, "; the state of step {step} could not be written elsewhere either: {e}");
-            }
-        }
-        left
-    }
+    let descent = Descent::new(along, config.seed, session.options().weight_decay, &earlier);
+    Ok(Logged { descent, log })
 }

@@ -339,6 +339,11 @@ impl<B: Backend> Session<B> {
         (be, adapter::flat_mut(params, |param| options.trained.has(param)))
     }
 
+    /// All gradients as one column, to write with the backend.
+    pub fn flat_grads_mut(&mut self) -> (&mut B, Option<ViewMut<'_>>) {
+        (&mut self.be, self.grads.flat_mut())
+    }
+
     /// Gradients; none when they are not kept.
     pub fn grads(&self) -> &Gradients {
         &self.grads
@@ -507,7 +512,7 @@ fn whole_fits(model: &ModelWeights, options: &Options) -> Result<()> {
                 "all weights are trained from losses alone: an exact step of all of them is not there yet",
             )
             .hint(
-                "use `method` mezo, or train an adapter; `mesp grads --train full` makes the exact gradients",
+                "use ‘method’ mezo, or train an adapter; `mesp grads --train full` makes the exact gradients",
             ));
         }
     };

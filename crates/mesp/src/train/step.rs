@@ -1,6 +1,7 @@
 //! One optimizer step, and what is done when it goes wrong.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use mesp_device::Backend;
 
@@ -8,7 +9,7 @@ use super::descent::Logged;
 use super::evaluate::Staging;
 use super::progress::Progress;
 use super::{Action, Event, Notice, Probed, RunConfig, Session, Update};
-use crate::data::{Batches, Origin};
+use crate::data::{Batches, Examples, Origin};
 use crate::model::Batch;
 use crate::{Error, Result};
 
@@ -20,8 +21,8 @@ const SKIPS: usize = 20;
 const NAMED: usize = 16;
 
 /// The micro-batches of a step.
-pub(super) struct Micro<'a, 'b> {
-    pub(super) batches: &'a mut Batches<'b>,
+pub(super) struct Micro<'a> {
+    pub(super) batches: &'a mut Batches<Arc<dyn Examples>>,
     pub(super) staging: &'a mut Staging,
     pub(super) range: Range<usize>,
 }
@@ -50,7 +51,7 @@ struct Measured {
 /// Makes a step and counts it in `progress`.
 pub(super) fn step<B: Backend>(
     session: &mut Session<B>,
-    source: &mut Micro<'_, '_>,
+    source: &mut Micro<'_>,
     descent: Option<&mut Logged>,
     config: &RunConfig,
     rate: f64,
@@ -114,9 +115,7 @@ pub(super) fn step<B: Backend>(
     } else if skipped {
         session.zero_grads();
     } else if accumulates {
-        // PyTorch's clip_grad_norm_, with its 1e-6.
-        let clip = config.max_grad_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0));
-        session.apply(rate, clip);
+        session.apply(rate, config.clip(norm));
     }
     progress.step = step;
     progress.updates = session.steps();
@@ -138,7 +137,17 @@ fn without_loss<B: Backend>(session: &Session<B>, batch: &Batch) -> impl Iterato
     rows.into_iter()
 }
 
-impl Micro<'_, '_> {
+impl Micro<'_> {
+    /// Forward and backward, for a session that keeps gradients; the losses in all, and the target tokens.
+    pub(super) fn accumulate<B: Backend>(
+        &mut self,
+        session: &mut Session<B>,
+        rate: f64,
+    ) -> Result<(f64, usize)> {
+        let targets = self.targets()?;
+        Ok((self.backpropagate(session, targets, rate)?.nats, targets))
+    }
+
     /// Target tokens.
     fn targets(&mut self) -> Result<usize> {
         let mut targets = 0;

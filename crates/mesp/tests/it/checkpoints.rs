@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mesp::adapter::AdapterConfig;
-use mesp::data::{Dataset, RaggedBatch, ReadOptions};
+use mesp::data::{FileRows, RaggedBatch, ReadOptions};
 use mesp::model::{Batch, ModelWeights};
 use mesp::quantize::quantize;
 use mesp::source::fingerprint::{self, Extent};
@@ -100,7 +100,7 @@ fn shared(name: &str, model: &str) -> Option<(PathBuf, Batch)> {
         return None;
     }
     let read = ReadOptions::new(load_config(&dir).vocab_size);
-    let rows = Dataset::read(&case.join("ids.jsonl"), None, &read).expect("rows").examples;
+    let rows = FileRows::read(&case.join("ids.jsonl"), None, &read).expect("rows").examples;
     Some((dir, to_batch(&RaggedBatch::from_examples(&rows.iter().collect::<Vec<_>>()))))
 }
 

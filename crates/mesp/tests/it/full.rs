@@ -1,13 +1,15 @@
 //! All weights trained from losses: that a point beside them is the model moved, what its slopes are, and that the
 //! log is the model.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
 
 use mesp::adapter::AdapterConfig;
 use mesp::arch::Module;
-use mesp::data::{Dataset, ReadOptions};
+use mesp::data::{FileRows, ReadOptions, Rows};
 use mesp::method::{Directional, Estimator, Slope};
-use mesp::train::{Options, Progress, RunConfig, Session, Shapes, checkpoint, full, plan, replay, run};
+use mesp::train::{
+    Cancel, Options, Progress, Run, RunConfig, Session, Shapes, checkpoint, full, plan, replay,
+};
 use mesp_device::{Backend, Cpu, Distribution, Dtype, Elem, Real};
 
 use crate::support::{
@@ -89,9 +91,8 @@ fn weights_in_bf16_are_moved_in_single_precision() {
             *v = half::bf16::from_f32(*v).to_f32();
         }
     }
-    let model = std::sync::Arc::new(
-        mesp::model::ModelWeights::load(case.model.config.clone(), &source).expect("a model"),
-    );
+    let model =
+        Arc::new(mesp::model::ModelWeights::load(case.model.config.clone(), &source).expect("a model"));
     let full = options(&case, along, Elem::Full);
     let mut full = session_for::<f32>(&model, full, &case.shapes(), 2);
     assert_eq!(bits(&weights(&half)), bits(&weights(&full)));
@@ -263,18 +264,20 @@ fn train(
 ) -> (Session<Cpu<f32>>, Vec<f64>) {
     let mut session = session_for::<f32>(&case.model, opts, &case.shapes(), 2);
     let read = ReadOptions::new(case.model.config.vocab_size);
-    let rows = Dataset::read(&case.dir.join("rows.jsonl"), None, &read).expect("rows").examples;
+    let rows = FileRows::read(&case.dir.join("rows.jsonl"), None, &read).expect("rows").examples;
     let from = resume.map_or_else(Progress::default, |path| {
         checkpoint::load(&mut session, path, config).expect("a checkpoint")
     });
     let mut losses = Vec::new();
-    run(&mut session, &rows, &Vec::new(), config, from, &AtomicBool::new(false), &mut |event| {
+    let rows = Rows::of(Arc::new(rows));
+    let mut run = Run::new(session, &rows, config.clone(), from, Cancel::new()).expect("a run");
+    run.run(&mut |event| {
         if let mesp::train::Event::Train { loss, .. } = event {
             losses.push(*loss);
         }
     })
     .expect("a run");
-    (session, losses)
+    (run.into_session(), losses)
 }
 
 #[test]
@@ -361,6 +364,6 @@ fn what_makes_no_sense_is_refused() {
     refused(Options { estimator: Estimator::Directional(sparse), ..good.clone() }, "move together");
     let shapes = mesp::model::ShapeSource(Dtype::Q4_0);
     let quantized = mesp::model::ModelWeights::load(case.model.config.clone(), &shapes).expect("shapes");
-    let error = plan(&std::sync::Arc::new(quantized), &good, &case.shapes(), 4, 2).expect_err("quantized");
+    let error = plan(&Arc::new(quantized), &good, &case.shapes(), 4, 2).expect_err("quantized");
     assert!(error.to_string().contains("expected f32, bf16 or f16"), "{error}");
 }

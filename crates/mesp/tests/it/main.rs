@@ -11,6 +11,7 @@ mod dora;
 mod dropout;
 mod flat;
 mod forward;
+mod front;
 mod full;
 mod full_gradients;
 mod gguf;

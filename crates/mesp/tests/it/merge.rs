@@ -182,7 +182,7 @@ fn rows_of_llama_are_turned_in_gguf_only() {
         assert!(bytes[there.range.clone()] == expected, "{arch}");
     }
     let text = export(&dir.path().join("llama.gguf"), Layout::Peft, None, &dir.path().join("x"));
-    assert!(text.expect_err("no heads").to_string().contains("--model"));
+    assert!(text.expect_err("no heads").to_string().contains("‘model’"));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mesp::adapter::{AdapterConfig, BlockPairs, Matrix, matrices, matrices_mut, params, peft};
 use mesp::arch::{Config, Module, Param, Tensor};
-use mesp::data::{Dataset, RaggedBatch, ReadOptions};
+use mesp::data::{FileRows, RaggedBatch, ReadOptions};
 use mesp::method::{Estimator, Method};
 use mesp::model::{Batch, ModelWeights, WeightSource};
 use mesp::optim::{OptimizerKind, Trained};
@@ -46,7 +46,7 @@ impl Case {
         let model = load_model(&dir.join("model"));
         let adapter = mesp::source::load_adapter_config(&dir.join("adapter")).expect("adapter config");
         let read = ReadOptions::new(model.config.vocab_size);
-        let examples = Dataset::read(&dir.join("rows.jsonl"), None, &read).expect("rows").examples;
+        let examples = FileRows::read(&dir.join("rows.jsonl"), None, &read).expect("rows").examples;
         let all: Vec<_> = examples.iter().collect();
         let batch = to_batch(&RaggedBatch::from_examples(&all));
         let rows = all.chunks(1).map(|row| to_batch(&RaggedBatch::from_examples(row))).collect();

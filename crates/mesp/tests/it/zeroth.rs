@@ -1,13 +1,13 @@
 //! Estimates from losses: what they estimate, that they leave no trace, and that their log is the run.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
 
-use mesp::data::{Dataset, ReadOptions};
+use mesp::data::{FileRows, ReadOptions, Rows};
 use mesp::method::zeroth::points;
 use mesp::method::{Blocks, Directional, Estimator, Slope};
 use mesp::optim::ScheduleKind;
 use mesp::train::replay::{self, distribution};
-use mesp::train::{Action, Length, Options, Progress, RunConfig, Session, Shapes, plan, run};
+use mesp::train::{Action, Cancel, Length, Options, Progress, Run, RunConfig, Session, Shapes, plan};
 use mesp_device::{Cpu, Distribution, Real};
 
 use crate::support::{
@@ -216,16 +216,17 @@ pub(crate) fn train(
     let mut session = case.session::<f32>(opts, 2);
     let config = config(dir, 20);
     let read = ReadOptions::new(case.model.config.vocab_size);
-    let rows = Dataset::read(&case.dir.join("rows.jsonl"), None, &read).expect("rows").examples;
+    let rows = FileRows::read(&case.dir.join("rows.jsonl"), None, &read).expect("rows").examples;
     let from = if resume {
         mesp::train::checkpoint::load(&mut session, &dir.join("checkpoints/step-7"), &config)
             .expect("a checkpoint")
     } else {
         Progress::default()
     };
-    let stop = AtomicBool::new(false);
-    run(&mut session, &rows, &Vec::new(), &config, from, &stop, &mut |_| {}).expect("a run");
-    session
+    let rows = Rows::of(Arc::new(rows));
+    let mut run = Run::new(session, &rows, config, from, Cancel::new()).expect("a run");
+    run.run(&mut |_| {}).expect("a run");
+    run.into_session()
 }
 
 /// Variants of the method.

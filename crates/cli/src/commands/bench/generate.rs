@@ -26,10 +26,10 @@ use crate::args::BenchGenerateArgs;
 use crate::commands::speak::generator;
 use crate::failure::usage;
 use crate::inputs;
-use crate::numbers::Numbers;
 use crate::outputs::{self, Inputs};
 use crate::sizes::bytes;
 use crate::ui;
+use mesp::settings::Numbers;
 
 /// What each figure is.
 const DEFINITIONS: [(&str, &str); 7] = [

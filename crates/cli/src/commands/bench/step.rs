@@ -17,12 +17,12 @@ use crate::args::{
 };
 use crate::failure::usage;
 use crate::inputs;
-use crate::numbers::{Numbers, held};
 use crate::outputs::{self, Inputs};
 use crate::settings::setup;
 use crate::{memory, ui};
 pub(super) use engine::median;
 use engine::{Anatomy, Engine, Timing};
+use mesp::settings::{Numbers, held};
 use peer::Beside;
 
 /// Everything that was measured.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use mesp::data::{Checked, Dataset, Form, all_files, unused};
+use mesp::data::{Checked, FileRows, Form, all_files, unused};
 use mesp::source::shape_source;
 use serde_json::{Value, json};
 
@@ -31,10 +31,10 @@ pub(super) fn run(args: &CheckArgs) -> Result<()> {
     let mut all = Vec::new();
     for file in files {
         ui::note(format!("{}: reading", file.display()));
-        if encoder.is_none() && Dataset::needs_tokenizer(&file, &options)? {
+        if encoder.is_none() && FileRows::needs_tokenizer(&file, &options)? {
             encoder = Some(inputs::encoder(model)?);
         }
-        all.push(Dataset::check(&file, encoder.as_ref(), &options, &source.file_config.eos_token_ids)?);
+        all.push(FileRows::check(&file, encoder.as_ref(), &options, &source.file_config.eos_token_ids)?);
     }
     if args.shared.json {
         ui::json(

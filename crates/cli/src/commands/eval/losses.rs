@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 use super::{Scorer, models, report};
 use crate::args::EvalArgs;
 use crate::inputs::{self, Held, Loaded};
-use crate::numbers::{Numbers, held};
 use crate::outputs;
 use crate::sizes::count;
 use crate::{made_with, ui};
+use mesp::settings::{Numbers, held};
 
 /// What the rows came to with one model.
 struct Outcome<'a> {

@@ -17,10 +17,10 @@ use crate::args::EvalArgs;
 use crate::commands::speak::{Language, Request, Spelling, generator, greedy, note_of_context, room};
 use crate::failure::usage;
 use crate::inputs::{self, Loaded};
-use crate::numbers::{Numbers, held};
 use crate::outputs;
 use crate::progress::Counter;
 use crate::{made_with, ui};
+use mesp::settings::{Numbers, held};
 
 /// Tokens of an answer, unless told otherwise.
 const ANSWER: usize = 256;

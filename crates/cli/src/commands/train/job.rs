@@ -2,18 +2,18 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use anyhow::Result;
+use mesp::Trainer;
 use mesp::data::Rows;
 use mesp::memory::{MemoryPlan, Workload, processor, spill};
 use mesp::method::Estimator;
 use mesp::model::ModelWeights;
 use mesp::source::Base;
 use mesp::tape::SavedAs;
-use mesp::train::{self, Event, Notice, Progress, Session, Summary, checkpoint, fingerprint};
+use mesp::train::{Cancel, Event, Notice, Progress, Run, Session, Summary, checkpoint};
 use mesp_device::{Cpu, Threads};
 use serde_json::{Map, Value};
 
@@ -24,7 +24,6 @@ use crate::inputs::{self, Held, Loaded};
 use crate::lines::PlanLine;
 use crate::memory::{self, Marks};
 use crate::metrics::Metrics;
-use crate::numbers::{BASE, COMPUTE, Numbers, held, rounded};
 use crate::run_dir::RunDir;
 use crate::run_json::{About, Report};
 use crate::samples::Speaker;
@@ -33,9 +32,10 @@ use crate::sizes::{bytes, duration};
 use crate::tensorboard::Board;
 use crate::{card, hub, interrupt, made_with, tokens, ui};
 use mesp::settings::Setup;
+use mesp::settings::{Numbers, held, identity};
 
-/// Set by the first interrupt.
-static STOP: AtomicBool = AtomicBool::new(false);
+/// Asked by the first interrupt.
+static CANCEL: LazyLock<Cancel> = LazyLock::new(Cancel::new);
 
 /// Everything that a run starts from.
 pub(crate) struct Job<'a> {
@@ -105,17 +105,7 @@ pub(in crate::commands) fn prepare(
     memory::keep_children_within(args.method.memory_budget);
     let rows = inputs::read_rows(dir, data, eval, &options, cache)?;
     inputs::warn_of_length(&*rows.train, &model.config)?;
-    let waiting = if settings.options.policy.inputs() == SavedAs::Bf16 { "bf16" } else { "exact" };
-    settings.run.identity = [
-        (checkpoint::DATA, fingerprint(&*rows.train)?),
-        (checkpoint::EVAL_DATA, fingerprint(&*rows.eval)?),
-        (BASE, rounded(settings.base, dtype).to_owned()),
-        (COMPUTE, numbers.name().to_owned()),
-        ("checkpoints", waiting.to_owned()),
-        ("activations", settings.options.policy.activations().name().to_owned()),
-    ]
-    .map(|(name, value)| (name.to_owned(), value))
-    .into();
+    settings.run.identity = identity(&settings, &rows, dtype, numbers)?;
 
     let mut work = Workload::training(&rows, &settings.run, settings.base, pool.count())?;
     work.held = before;
@@ -190,9 +180,11 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
     let board = args.run.tensorboard.then(|| Board::open(&output.path, from.step)).transpose()?;
     let prepare = started.elapsed().as_secs_f64();
 
-    let mut watch = Watch::new(metrics, board, scene, losses, &STOP);
-    let (Rows { train, eval, .. }, run) = (&rows, &settings.run);
-    let outcome = train::run(&mut session, &**train, &**eval, run, from, &STOP, &mut |event| {
+    let passes = settings.run.grad_accum * settings.options.estimator.passes();
+    let run = Run::new(session, &rows, settings.run, from, CANCEL.clone())?;
+    let mut trainer = Trainer::from_run(run, footprint);
+    let mut watch = Watch::new(metrics, board, scene, losses, &CANCEL);
+    let outcome = trainer.run(&mut |event| {
         watch.on(event);
         if matches!(event, Event::Event { what: Notice::Checkpoint { .. }, .. }) {
             output.settle();
@@ -205,10 +197,10 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
     let summary = outcome?;
     let (marks, seconds) = (memory::marks(), started.elapsed().as_secs_f64());
     // The report takes memory too, and may have the session's.
-    drop(session);
+    let footprint = trainer.into_plan();
     let report = Report {
         about,
-        passes: settings.run.grad_accum * settings.options.estimator.passes(),
+        passes,
         summary: &summary,
         footprint: &footprint,
         budget,
@@ -315,7 +307,7 @@ fn announce(model: &ModelWeights, settings: &Setup, arithmetic: &str, footprint:
 /// The first interrupt asks the run to stop after its step, the second ends the program.
 fn interruptible() {
     interrupt::instead(|| {
-        if STOP.swap(true, Ordering::Relaxed) {
+        if CANCEL.cancel() {
             interrupt::end();
         }
         ui::note("finishing this step, then writing a checkpoint (interrupt again to stop at once)");

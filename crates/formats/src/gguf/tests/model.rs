@@ -314,7 +314,7 @@ fn wrong_models_are_refused() {
         (
             "general.type",
             Some("adapter".into()),
-            "found \"adapter\"\n  It is an adapter: name it with `adapter`",
+            "found \"adapter\"\n  It is an adapter: name it with ‘adapter’",
         ),
         ("general.type", Some("imatrix".into()), "found \"imatrix\"\n  It holds statistics"),
         ("llama.attention.head_count_kv", Some(u32(3)), "num_key_value_heads"),

@@ -16,12 +16,12 @@ fn rows(count: usize) -> Vec<Example> {
     (0..count).map(|i| example(&vec![i as u32; i + 2], &vec![1; i + 2])).collect()
 }
 
-fn epoch(batches: &mut Batches<'_>, epoch: usize) -> Vec<usize> {
+fn epoch(batches: &mut Batches<impl Examples>, epoch: usize) -> Vec<usize> {
     let all = batches.in_epoch(epoch).unwrap();
     (0..all).flat_map(|i| of_batch(batches, epoch, i)).collect()
 }
 
-fn of_batch(batches: &mut Batches<'_>, epoch: usize, index: usize) -> Vec<usize> {
+fn of_batch(batches: &mut Batches<impl Examples>, epoch: usize, index: usize) -> Vec<usize> {
     batches.places(epoch, index).unwrap().map(|place| batches.row(place)).collect()
 }
 
@@ -100,7 +100,7 @@ fn nothing_to_train_is_an_error() {
     let masked = vec![example(&[1, 2], &[1, UNTRAINED])];
     assert!(Batches::new(&masked, 1, 0).unwrap_err().to_string().contains("none of 1 rows"));
     assert!(Batches::new(&Vec::new(), 1, 0).is_err());
-    assert!(Batches::new(&rows(1), 0, 0).unwrap_err().to_string().contains("`batch_size`"));
+    assert!(Batches::new(&rows(1), 0, 0).unwrap_err().to_string().contains("‘batch_size’"));
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn rows_are_packed_by_tokens() {
     assert_eq!(ends(BatchSize { rows: 2, tokens: 100 }, &[1; 5]), [2, 4, 5]);
     assert_eq!(ends(BatchSize::rows(2), &[]), [0; 0]);
     let error = Batches::new(&rows, BatchSize::tokens(0), 0).unwrap_err().to_string();
-    assert!(error.contains("`batch_tokens`"), "{error}");
+    assert!(error.contains("‘batch_tokens’"), "{error}");
     assert_eq!(Batches::new(&rows, BatchSize::tokens(4), 0).unwrap().largest().unwrap(), (1, 9));
 }
 

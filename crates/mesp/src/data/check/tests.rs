@@ -4,7 +4,7 @@ use super::*;
 
 fn check(content: &str, options: &ReadOptions) -> Checked {
     let directory = write("r.jsonl", content);
-    Dataset::check(&directory.path().join("r.jsonl"), Some(&encoder()), options, &[]).unwrap()
+    FileRows::check(&directory.path().join("r.jsonl"), Some(&encoder()), options, &[]).unwrap()
 }
 
 fn lines(checked: &Checked) -> Vec<usize> {
@@ -24,7 +24,7 @@ fn every_bad_row_is_named() {
     assert_eq!(checked.forms, [(Form::Text, 2)]);
     let directory = write("r.json", "[{\"text\":\"x\"},\n{\"q\":1},\n{\"text\":\"y\"}");
     let path = directory.path().join("r.json");
-    let checked = Dataset::check(&path, Some(&encoder()), &ReadOptions::new(VOCAB), &[]).unwrap();
+    let checked = FileRows::check(&path, Some(&encoder()), &ReadOptions::new(VOCAB), &[]).unwrap();
     assert_eq!(lines(&checked), [2, 3]);
     assert!(checked.bad[1].to_string().contains("ends inside"), "{}", checked.bad[1]);
     assert_eq!(checked.rows, 1);

@@ -4,12 +4,12 @@ use super::super::test_util::{EOS, VOCAB, encoder, info, shared, write};
 use super::super::{TokenizerInfo, UNTRAINED};
 use super::*;
 
-fn read_as(name: &str, content: impl AsRef<[u8]>, options: &ReadOptions) -> Result<Dataset> {
+fn read_as(name: &str, content: impl AsRef<[u8]>, options: &ReadOptions) -> Result<FileRows> {
     let directory = write(name, content);
-    Dataset::read(&directory.path().join(name), Some(&encoder()), options)
+    FileRows::read(&directory.path().join(name), Some(&encoder()), options)
 }
 
-fn read(name: &str, content: &str) -> Result<Dataset> {
+fn read(name: &str, content: &str) -> Result<FileRows> {
     read_as(name, content, &ReadOptions::new(VOCAB))
 }
 
@@ -58,7 +58,7 @@ fn a_problem_names_file_and_line() {
     }
     let bare = encoder_without_end();
     let directory = write("r.jsonl", "{\"text\":\"\"}");
-    let error = Dataset::read(&directory.path().join("r.jsonl"), Some(&bare), &ReadOptions::new(VOCAB));
+    let error = FileRows::read(&directory.path().join("r.jsonl"), Some(&bare), &ReadOptions::new(VOCAB));
     assert!(error.unwrap_err().to_string().contains("r.jsonl:1: the row has no token"));
 }
 
@@ -78,7 +78,7 @@ fn nothing_to_train_is_an_error() {
     let error = read("r.jsonl", masked).unwrap_err().to_string();
     assert!(error.contains("no trainable token in 2 rows"), "{error}");
     let error = read_as("r.txt", "abc", &cut_to(1)).unwrap_err().to_string();
-    assert!(error.contains("`max_seq_len` 2"), "{error}");
+    assert!(error.contains("‘max_seq_len’ 2"), "{error}");
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn rows_cut_and_rows_left_bare_are_counted() {
     assert_eq!(data.examples.iter().map(Example::targets).collect::<Vec<_>>(), [3, 0, 0, 1]);
     let notes = data.notes.join("\n");
     assert!(
-        notes.contains("2 of 4 rows cut to 4 tokens (the longest has 9); `max_seq_len` 9 keeps"),
+        notes.contains("2 of 4 rows cut to 4 tokens (the longest has 9); ‘max_seq_len’ 9 keeps"),
         "{notes}"
     );
     assert!(notes.contains("2 of 4 rows have nothing to train (lines 2, 3)"), "{notes}");
@@ -127,7 +127,7 @@ fn reasoning_that_a_template_drops_is_noted() {
     let dropped = serde_json::json!({"messages": [user, turn("two", "why"), user, turn("four", "so")]});
     let kept = serde_json::json!({"messages": [user, turn("two", "why")]});
     let directory = write("train.jsonl", format!("{kept}\n{dropped}\n"));
-    let data = Dataset::read(directory.path(), Some(&encoder), &ReadOptions::new(VOCAB)).unwrap();
+    let data = FileRows::read(directory.path(), Some(&encoder), &ReadOptions::new(VOCAB)).unwrap();
     assert!(
         data.notes[1].contains("1 of 2 rows: the chat template leaves out reasoning"),
         "{:?}",
@@ -139,7 +139,7 @@ fn reasoning_that_a_template_drops_is_noted() {
 proptest! {
     #[test]
     fn parsing_bytes_is_reading_a_file(name in "r\\.(jsonl|json|txt|x)", content: Vec<u8>) {
-        let parsed = Dataset::parse(Path::new(&name), &content, Some(&encoder()), &cut_to(4));
+        let parsed = FileRows::parse(Path::new(&name), &content, Some(&encoder()), &cut_to(4));
         let read = read_as(&name, &content, &cut_to(4));
         prop_assert_eq!(parsed.map(|d| d.tokens()).ok(), read.map(|d| d.tokens()).ok());
     }
@@ -159,15 +159,15 @@ fn a_plain_text_is_divided_into_windows() {
     assert_eq!(data.notes, [note]);
     let whole = read("book.txt", "one\ntwo").unwrap();
     assert_eq!((whole.examples.len(), whole.tokens()), (1, 8));
-    let error =
-        Dataset::read(&write("b.txt", "x").path().join("b.txt"), None, &ReadOptions::new(VOCAB)).unwrap_err();
+    let error = FileRows::read(&write("b.txt", "x").path().join("b.txt"), None, &ReadOptions::new(VOCAB))
+        .unwrap_err();
     assert!(error.to_string().contains("no tokenizer.json"), "{error}");
 }
 
 #[test]
 fn a_directory_holds_the_rows() {
     let directory = write("train.jsonl", "{\"text\":\"x\"}");
-    let data = Dataset::read(directory.path(), Some(&encoder()), &ReadOptions::new(VOCAB)).unwrap();
+    let data = FileRows::read(directory.path(), Some(&encoder()), &ReadOptions::new(VOCAB)).unwrap();
     assert_eq!(data.path, directory.path().join("train.jsonl"));
 }
 
@@ -183,7 +183,8 @@ fn only_text_needs_a_tokenizer() {
         ("r.txt", "x".to_owned(), true),
     ] {
         let directory = write(name, &content);
-        let found = Dataset::needs_tokenizer(&directory.path().join(name), &ReadOptions::new(VOCAB)).unwrap();
+        let found =
+            FileRows::needs_tokenizer(&directory.path().join(name), &ReadOptions::new(VOCAB)).unwrap();
         assert_eq!(found, needed, "{content}");
     }
 }
@@ -191,7 +192,7 @@ fn only_text_needs_a_tokenizer() {
 #[test]
 fn a_model_without_an_end_is_noted() {
     let directory = write("r.jsonl", "{\"text\":\"xy\"}");
-    let data = Dataset::read(
+    let data = FileRows::read(
         directory.path(),
         Some(&encoder_without_end()),
         &ReadOptions { split: "r", ..ReadOptions::new(VOCAB) },
@@ -221,7 +222,7 @@ fn a_real_conversation_has_the_tokens_of_the_python_library() {
                {\"role\":\"assistant\",\"content\":\"Hello!\"},{\"role\":\"user\",\"content\":\"Bye\"},\
                {\"role\":\"assistant\",\"content\":\"Goodbye.\"}]}";
     let directory = write("train.jsonl", row);
-    let data = Dataset::read(directory.path(), Some(&encoder), &options).unwrap();
+    let data = FileRows::read(directory.path(), Some(&encoder), &options).unwrap();
     assert_eq!(
         data.examples[0].tokens,
         [
@@ -238,7 +239,7 @@ fn a_real_conversation_has_the_tokens_of_the_python_library() {
 #[test]
 fn real_files_are_read_or_refused_with_advice() {
     let Some((encoder, options)) = qwen() else { return };
-    let open = |name: &str| shared(name).map(|path| Dataset::read(&path, Some(&encoder), &options));
+    let open = |name: &str| shared(name).map(|path| FileRows::read(&path, Some(&encoder), &options));
     if let Some(data) = open("datasets/mlx-wikisql") {
         let data = data.unwrap();
         assert_eq!(data.examples.len(), std::fs::read_to_string(&data.path).unwrap().lines().count());

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use super::super::Dataset;
+use super::super::FileRows;
 use super::*;
 
 fn cut(limit: usize, long_rows: LongRows) -> ReadOptions {
@@ -20,8 +20,8 @@ fn both(labels: bool, count: usize) -> [String; 2] {
     })
 }
 
-fn read(text: &str, options: &ReadOptions) -> crate::Result<Dataset> {
-    Dataset::parse(Path::new("r.jsonl"), text.as_bytes(), None, options)
+fn read(text: &str, options: &ReadOptions) -> crate::Result<FileRows> {
+    FileRows::parse(Path::new("r.jsonl"), text.as_bytes(), None, options)
 }
 
 #[test]

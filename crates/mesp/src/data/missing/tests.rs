@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::super::test_util::{VOCAB, encoder_with, info, shared, write};
-use super::super::{Dataset, ReadOptions, TokenizerInfo, TrainOn};
+use super::super::{FileRows, ReadOptions, TokenizerInfo, TrainOn};
 use super::*;
 
 /// Prints roles, contents, calls and tools.
@@ -11,12 +11,12 @@ const ALL: &str = "{% for t in tools or [] %}[{{ t | tojson }}]{% endfor %}{% fo
 const LITTLE: &str = "{% for m in messages %}{% if m.role == 'user' or m.role == 'assistant' %}<{{ m.role }}>\
                       {{ m.content }}<|im_end|>{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
 
-fn read_with(template: Option<&str>, rows: &[Value], train_on: TrainOn) -> crate::Result<Dataset> {
+fn read_with(template: Option<&str>, rows: &[Value], train_on: TrainOn) -> crate::Result<FileRows> {
     let info = TokenizerInfo { chat_template: template.map(str::to_owned), ..info() };
     let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
     let directory = write("r.jsonl", lines.join("\n"));
     let options = ReadOptions { train_on, ..ReadOptions::new(VOCAB) };
-    Dataset::read(&directory.path().join("r.jsonl"), Some(&encoder_with(info, false)), &options)
+    FileRows::read(&directory.path().join("r.jsonl"), Some(&encoder_with(info, false)), &options)
 }
 
 /// What is told of rows beside how they are written.

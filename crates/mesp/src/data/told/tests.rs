@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use super::super::test_util::{VOCAB, encoder, write};
-use super::super::{Dataset, ReadOptions};
+use super::super::{FileRows, ReadOptions};
 
-fn read(name: &str, content: &str) -> crate::Result<Dataset> {
-    Dataset::parse(Path::new(name), content.as_bytes(), Some(&encoder()), &ReadOptions::new(VOCAB))
+fn read(name: &str, content: &str) -> crate::Result<FileRows> {
+    FileRows::parse(Path::new(name), content.as_bytes(), Some(&encoder()), &ReadOptions::new(VOCAB))
 }
 
 fn notes_of(rows: &str) -> Vec<String> {
@@ -164,7 +164,7 @@ fn numbers_that_json_does_not_have_are_null() {
     assert!(read("r.jsonl", "{\"text\":\"a\",\"b\":Nan}").is_err());
     // Such rows need a tokenizer like all others.
     let directory = write("r.jsonl", "{\"text\":\"x\",\"score\":NaN}");
-    assert!(Dataset::needs_tokenizer(&directory.path().join("r.jsonl"), &ReadOptions::new(VOCAB)).unwrap());
+    assert!(FileRows::needs_tokenizer(&directory.path().join("r.jsonl"), &ReadOptions::new(VOCAB)).unwrap());
 }
 
 #[test]
@@ -211,7 +211,7 @@ fn rows_of_several_files_are_told_with_their_file() {
         let rows = format!("{{{TURNS}}}\n{{{TURNS},\"mark\":{shard}}}\n{{{TURNS},\"seen\":NaN}}\n");
         std::fs::write(directory.path().join(format!("train-0000{shard}-of-00002.jsonl")), rows).unwrap();
     }
-    let data = Dataset::read(directory.path(), Some(&encoder()), &ReadOptions::new(VOCAB)).unwrap();
+    let data = FileRows::read(directory.path(), Some(&encoder()), &ReadOptions::new(VOCAB)).unwrap();
     assert_eq!(
         data.notes[1..],
         [
@@ -250,7 +250,7 @@ fn little_is_told_of_published_files() {
     let encoder = encoder();
     for (name, expected) in cases {
         let Some(path) = super::super::test_util::shared(&format!("datasets/{name}")) else { continue };
-        let data = Dataset::read(&path, Some(&encoder), &ReadOptions::new(VOCAB)).unwrap();
+        let data = FileRows::read(&path, Some(&encoder), &ReadOptions::new(VOCAB)).unwrap();
         assert_eq!(data.notes[1..], *expected, "{name}");
     }
 }

@@ -121,12 +121,12 @@ fn options_that_mean_nothing() {
         assert!(error.starts_with(name), "{error}");
     };
     assert!(WARM.check().is_ok() && Sampling::GREEDY.check().is_ok());
-    refused(Sampling { temperature: -1.0, ..WARM }, "`temperature` is -1, expected 0 or more");
-    refused(Sampling { temperature: f64::NAN, ..WARM }, "`temperature`");
-    refused(Sampling { top_p: 0.0, ..WARM }, "`top_p`");
-    refused(Sampling { top_p: 1.1, ..WARM }, "`top_p`");
-    refused(Sampling { min_p: -0.1, ..WARM }, "`min_p`");
-    refused(Sampling { repetition_penalty: 0.0, ..WARM }, "`repetition_penalty`");
+    refused(Sampling { temperature: -1.0, ..WARM }, "‘temperature’ is -1, expected 0 or more");
+    refused(Sampling { temperature: f64::NAN, ..WARM }, "‘temperature’");
+    refused(Sampling { top_p: 0.0, ..WARM }, "‘top_p’");
+    refused(Sampling { top_p: 1.1, ..WARM }, "‘top_p’");
+    refused(Sampling { min_p: -0.1, ..WARM }, "‘min_p’");
+    refused(Sampling { repetition_penalty: 0.0, ..WARM }, "‘repetition_penalty’");
 }
 
 /// `golden/sampling.py`: every combination, through the processors that transformers' `generate` builds itself.

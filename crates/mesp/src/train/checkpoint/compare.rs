@@ -36,7 +36,7 @@ pub fn remarks<B: Backend>(
         && state.made_with.is_none_or(|was| was.all_weights.is_none())
     {
         notes.push(format!(
-            "{at}: its run went without `verify`, so the base weights were compared by samples; checkpoints from here on \
+            "{at}: its run went without ‘verify’, so the base weights were compared by samples; checkpoints from here on \
              have the fingerprint of every byte"
         ));
     }

@@ -71,14 +71,14 @@ impl Replay {
                 "the log's run started from weights with digest {}, these have {found}",
                 self.start
             ))
-            .hint("give the model that the run started from, with `model`"));
+            .hint("give the model that the run started from, with ‘model’"));
         }
         if found != self.start {
             return Err(Error::usage(format!(
                 "the log's run started from an adapter with digest {}, this one has {found}",
                 self.start
             ))
-            .hint("give the adapter that the run started from with `adapter`, or the model that it ran on"));
+            .hint("give the adapter that the run started from with ‘adapter’, or the model that it ran on"));
         }
         let schedule = Schedule {
             peak: self.learning_rate,

@@ -15,8 +15,8 @@ use mesp_device::{Backend, Cpu, OpCost, Threads, Timed, process_cpu_time};
 use super::product::{Multipliers, Peak};
 use crate::args::CommonArgs;
 use crate::inputs;
-use crate::numbers::Numbers;
 use crate::settings::setup;
+use mesp::settings::Numbers;
 use mesp::settings::Setup;
 
 /// A model with the options of its steps.

@@ -11,7 +11,7 @@ use mesp_device::{
     process_cpu_time,
 };
 
-use crate::numbers::Numbers;
+use mesp::settings::Numbers;
 
 /// Rows, outputs and inputs: the gate of Qwen2.5-0.5B at 256 tokens.
 pub(super) const SIZE: [usize; 3] = [256, 4864, 896];

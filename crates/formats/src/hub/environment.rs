@@ -3,15 +3,15 @@
 
 use std::path::{Path, PathBuf};
 
-use mesp_formats::hub::HubCache;
-
+use super::HubCache;
 use crate::home::expanded;
 
 /// Variables, by their names.
-pub(crate) struct Environment<'a>(pub(crate) &'a dyn Fn(&str) -> Option<String>);
+#[allow(missing_debug_implementations, reason = "a function")]
+pub struct Environment<'a>(pub &'a dyn Fn(&str) -> Option<String>);
 
 /// The cache of this user; none where no home folder is known.
-pub(crate) fn cache() -> Option<HubCache> {
+pub fn cache() -> Option<HubCache> {
     Environment(&|name| std::env::var(name).ok()).cache()
 }
 
@@ -34,22 +34,21 @@ impl Environment<'_> {
     }
 
     /// The cache of the hub's files.
-    pub(crate) fn cache(&self) -> Option<HubCache> {
+    pub fn cache(&self) -> Option<HubCache> {
         let named = self.path("HF_HUB_CACHE").or_else(|| self.path("HUGGINGFACE_HUB_CACHE"));
         Some(HubCache { root: named.or_else(|| Some(self.home()?.join("hub")))? })
     }
 }
 
-#[cfg(feature = "pull")]
 impl Environment<'_> {
     /// The hub's address, without a slash at its end.
-    pub(crate) fn endpoint(&self) -> String {
+    pub fn endpoint(&self) -> String {
         let given = self.get("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned());
         given.trim().trim_end_matches('/').to_owned()
     }
 
     /// The token to send, with where it is from.
-    pub(crate) fn token(&self) -> Option<(String, String)> {
+    pub fn token(&self) -> Option<(String, String)> {
         for name in ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"] {
             if let Some(token) = self.get(name) {
                 return Some((token.trim().to_owned(), name.to_owned()));
@@ -59,17 +58,17 @@ impl Environment<'_> {
             return None;
         }
         let file = self.path("HF_TOKEN_PATH").or_else(|| Some(self.home()?.join("token")))?;
-        let token = mesp_formats::regular::read_text(&file, 1 << 16).ok()?.trim().to_owned();
+        let token = crate::regular::read_text(&file, 1 << 16).ok()?.trim().to_owned();
         (!token.is_empty()).then(|| (token, file.display().to_string()))
     }
 
     /// A file of certificates to trust in place of the built-in ones.
-    pub(crate) fn certificates(&self) -> Option<PathBuf> {
+    pub fn certificates(&self) -> Option<PathBuf> {
         ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"].into_iter().find_map(|name| self.path(name))
     }
 
     /// Whether the user wants no network.
-    pub(crate) fn offline(&self) -> bool {
+    pub fn offline(&self) -> bool {
         self.is_set("HF_HUB_OFFLINE")
     }
 

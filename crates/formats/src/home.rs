@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 /// A path in which a leading `~` is the home folder. `~user` stays: it names another's.
-pub(crate) fn expanded(path: &Path) -> Result<PathBuf, String> {
+///
+/// # Errors
+/// When no home folder is known.
+pub fn expanded(path: &Path) -> Result<PathBuf, String> {
     let Ok(rest) = path.strip_prefix("~") else { return Ok(path.to_path_buf()) };
     let home = std::env::home_dir().filter(|home| !home.as_os_str().is_empty());
     let home = home.ok_or("~ has no meaning here: no home folder is known (HOME is not set)")?;

@@ -1,33 +1,37 @@
 //! What numbers a computation multiplies.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::Result;
-use mesp::source::Base;
-use mesp::train::checkpoint;
 use mesp_device::Dtype;
 
-use crate::args::Compute;
-use crate::failure::usage;
+use super::{Compute, Setup, usage};
+use crate::Result;
+use crate::data::Rows;
+use crate::source::Base;
+use crate::tape::SavedAs;
+use crate::train::{checkpoint, fingerprint};
 
 /// The name of the number type among what a resumed run has in common with its beginning.
-pub(crate) const COMPUTE: &str = "compute";
+const COMPUTE: &str = "compute";
 
 /// Likewise of what weights are rounded to before they are used.
-pub(crate) const BASE: &str = "base";
+const BASE: &str = "base";
 
 /// The number types of a computation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Numbers {
+pub enum Numbers {
+    /// Single precision.
     F32,
     /// Products with frozen weights and of attention multiply bf16 and add in f32.
     Bf16,
+    /// Double precision, the reference.
     F64,
 }
 
 impl Numbers {
     /// What was asked for, with weights that are held in a type. Nothing asked for is `Auto`.
-    pub(crate) fn new(asked: Option<Compute>, held: Dtype) -> Self {
+    pub fn new(asked: Option<Compute>, held: Dtype) -> Self {
         match asked.unwrap_or(Compute::Auto) {
             Compute::Auto if held != Dtype::F32 && !mesp_device::f32_is_faster() => Self::Bf16,
             Compute::F64 => Self::F64,
@@ -36,25 +40,28 @@ impl Numbers {
         }
     }
 
-    /// As [`Numbers::new`], for commands that have no use for double precision.
-    pub(crate) fn single(asked: Option<Compute>, held: Dtype) -> Result<Self> {
+    /// As [`Numbers::new`], where double precision has no use.
+    ///
+    /// # Errors
+    /// When it is asked for.
+    pub fn single(asked: Option<Compute>, held: Dtype) -> Result<Self> {
         match Self::new(asked, held) {
             Self::F64 => Err(usage(
-                "--compute f64 is the reference for grads and eval; this command computes in f32 or bf16",
-                "leave --compute out",
+                "‘compute’ f64 is the reference for `mesp grads` and `mesp eval`; elsewhere it is f32 or bf16",
+                "leave ‘compute’ out",
             )),
             numbers => Ok(numbers),
         }
     }
 
     /// Why f32 was chosen where weights are held in fewer bits, if it was; to stand behind the name.
-    pub(crate) fn reason(self, asked: Option<Compute>, held: Dtype) -> &'static str {
+    pub fn reason(self, asked: Option<Compute>, held: Dtype) -> &'static str {
         let chosen = matches!(asked, None | Some(Compute::Auto)) && held != Dtype::F32;
         if chosen && self == Self::F32 { " (faster on this processor than bf16)" } else { "" }
     }
 
     /// The name on the command line.
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
@@ -64,7 +71,10 @@ impl Numbers {
 
     /// What a run that goes on asks for: where nothing is asked for, the arithmetic that it began with, on whatever
     /// processor that was.
-    pub(crate) fn resumed(asked: Option<Compute>, resume: Option<&Path>) -> Result<Option<Compute>> {
+    ///
+    /// # Errors
+    /// When the checkpoint cannot be read.
+    pub fn resumed(asked: Option<Compute>, resume: Option<&Path>) -> Result<Option<Compute>> {
         let (None | Some(Compute::Auto), Some(checkpoint)) = (asked, resume) else { return Ok(asked) };
         let began = checkpoint::identity(checkpoint)?.remove(COMPUTE);
         let began = [Self::F32, Self::Bf16].into_iter().find(|n| Some(n.name()) == began.as_deref());
@@ -73,7 +83,7 @@ impl Numbers {
     }
 
     /// For the backend.
-    pub(crate) fn compute(self) -> mesp_device::Compute {
+    pub fn compute(self) -> mesp_device::Compute {
         match self {
             Self::Bf16 => mesp_device::Compute::Bf16,
             Self::F32 | Self::F64 => mesp_device::Compute::Full,
@@ -82,7 +92,7 @@ impl Numbers {
 }
 
 /// What weights that are stored in one type are rounded to by being held in another; none where every value stays.
-pub(crate) fn rounded(base: Base, stored: Dtype) -> &'static str {
+pub fn rounded(base: Base, stored: Dtype) -> &'static str {
     match base {
         Base::Resident(dtype) if dtype != stored && dtype != Dtype::F32 => dtype.name(),
         _ => "none",
@@ -90,9 +100,32 @@ pub(crate) fn rounded(base: Base, stored: Dtype) -> &'static str {
 }
 
 /// The type that weights are held in.
-pub(crate) fn held(base: Base, stored: Dtype) -> Dtype {
+pub fn held(base: Base, stored: Dtype) -> Dtype {
     match base {
         Base::Mapped => stored,
         Base::Resident(dtype) => dtype,
     }
+}
+
+/// What must not change when a run is resumed, by name, besides its settings: the rows, and the number types.
+///
+/// # Errors
+/// When a row cannot be read.
+pub fn identity(
+    setup: &Setup,
+    rows: &Rows,
+    stored: Dtype,
+    numbers: Numbers,
+) -> Result<BTreeMap<String, String>> {
+    let policy = &setup.options.policy;
+    let waiting = if policy.inputs() == SavedAs::Bf16 { "bf16" } else { "exact" };
+    let all = [
+        (checkpoint::DATA, fingerprint(&*rows.train)?),
+        (checkpoint::EVAL_DATA, fingerprint(&*rows.eval)?),
+        (BASE, rounded(setup.base, stored).to_owned()),
+        (COMPUTE, numbers.name().to_owned()),
+        ("checkpoints", waiting.to_owned()),
+        ("activations", policy.activations().name().to_owned()),
+    ];
+    Ok(all.map(|(name, value)| (name.to_owned(), value)).into())
 }

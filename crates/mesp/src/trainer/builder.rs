@@ -1,0 +1,236 @@
+//! The settings of a run, and the run.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mesp_device::Threads;
+
+use super::{Dataset, Model, Trainer};
+use crate::memory::{ByteSize, MemoryPlan, Workload, processor, spill};
+use crate::settings::{Numbers, Settings, Setup, held, identity};
+use crate::source::{Base, check_adapter, load_adapter};
+use crate::train::{Cancel, Progress, Run, Session};
+use crate::{Error, Result};
+
+/// Threads at most: more than the largest machines have cores.
+const MOST_THREADS: usize = 1024;
+
+/// The settings of a run. What is not chosen has the default of `mesp train`, which [`Settings`] states.
+#[derive(Debug, Clone)]
+pub struct TrainerBuilder<'a> {
+    model: &'a Model,
+    data: &'a Dataset,
+    settings: Settings,
+    threads: Option<usize>,
+    output: Option<PathBuf>,
+}
+
+/// What was decided before anything is allocated.
+struct Planned {
+    setup: Setup,
+    work: Workload,
+    numbers: Numbers,
+    plan: MemoryPlan,
+}
+
+impl<'a> TrainerBuilder<'a> {
+    pub(super) fn new(model: &'a Model, data: &'a Dataset) -> Self {
+        Self { model, data, settings: Settings::default(), threads: None, output: None }
+    }
+
+    /// All settings at once, in place of those chosen before.
+    #[must_use]
+    pub fn settings(self, settings: Settings) -> Self {
+        Self { settings, ..self }
+    }
+
+    /// Rank of the adapter's matrices [default: 8].
+    #[must_use]
+    pub fn rank(mut self, rank: usize) -> Self {
+        self.settings.adapter.rank = Some(rank);
+        self
+    }
+
+    /// The adapter's output is multiplied by `alpha / rank` [default: twice the rank].
+    #[must_use]
+    pub fn alpha(mut self, alpha: f64) -> Self {
+        self.settings.adapter.alpha = Some(alpha);
+        self
+    }
+
+    /// Modules that get an adapter: `all-linear`, or a list such as `q_proj,v_proj` [default: `all-linear`].
+    #[must_use]
+    pub fn target_modules(mut self, modules: &str) -> Self {
+        self.settings.adapter.target_modules = Some(modules.to_owned());
+        self
+    }
+
+    /// Starts from this adapter, in PEFT's or mlx-lm's layout or a GGUF file [default: a new one].
+    #[must_use]
+    pub fn adapter(mut self, path: impl Into<PathBuf>) -> Self {
+        self.settings.adapter.adapter = Some(path.into());
+        self
+    }
+
+    /// What is kept for the backward pass, or how the gradient is estimated [default: `auto`].
+    #[must_use]
+    pub fn method(mut self, method: &str) -> Self {
+        self.settings.method.method = Some(method.to_owned());
+        self
+    }
+
+    /// The most anonymous memory of the whole process [default: no limit].
+    #[must_use]
+    pub fn memory_budget(mut self, budget: ByteSize) -> Self {
+        self.settings.method.memory_budget = Some(budget);
+        self
+    }
+
+    /// Rows of a micro-batch [default: 1].
+    #[must_use]
+    pub fn batch_size(mut self, rows: usize) -> Self {
+        self.settings.training.batch_size = Some(rows);
+        self
+    }
+
+    /// Micro-batches of an optimizer step [default: 1].
+    #[must_use]
+    pub fn grad_accum(mut self, batches: usize) -> Self {
+        self.settings.training.grad_accum = Some(batches);
+        self
+    }
+
+    /// Optimizer steps, in place of epochs.
+    #[must_use]
+    pub fn steps(mut self, steps: usize) -> Self {
+        self.settings.training.steps = Some(steps);
+        self
+    }
+
+    /// Passes over the data [default: 1].
+    #[must_use]
+    pub fn epochs(mut self, epochs: f64) -> Self {
+        self.settings.training.epochs = Some(epochs);
+        self
+    }
+
+    /// Highest learning rate of the schedule [default: 2e-4].
+    #[must_use]
+    pub fn learning_rate(mut self, rate: f64) -> Self {
+        self.settings.training.learning_rate = Some(rate);
+        self
+    }
+
+    /// `sgd` or `adamw` [default: `adamw`].
+    #[must_use]
+    pub fn optimizer(mut self, name: &str) -> Self {
+        self.settings.training.optimizer = Some(name.to_owned());
+        self
+    }
+
+    /// Seed of the adapter's start and of the order of rows [default: 0].
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.settings.training.seed = seed;
+        self
+    }
+
+    /// Threads to compute with [default: the processor cores available].
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// Where checkpoints and the adapter go, during and after [`Trainer::run`] [default: nowhere].
+    #[must_use]
+    pub fn output(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.output = Some(dir.into());
+        self
+    }
+
+    /// What the run will need, before anything is allocated for it: also where that is more than the budget.
+    ///
+    /// # Errors
+    /// When settings cannot be combined or do not fit the model; when a row cannot be read.
+    pub fn plan(&self) -> Result<MemoryPlan> {
+        self.decide(|decision| Ok(decision.plan)).map(|planned| planned.plan)
+    }
+
+    /// Allocates what was planned, and starts or reads the adapter.
+    ///
+    /// # Errors
+    /// [`Error::OverBudget`] when the run does not fit the budget or the machine; when settings cannot be combined or do
+    /// not fit the model; when a file cannot be read.
+    pub fn build(self) -> Result<Trainer> {
+        let Planned { mut setup, work, numbers, mut plan } = self.decide(crate::memory::Decision::allowed)?;
+        setup.run.identity = identity(&setup, self.data.rows(), self.model.dtype(), numbers)?;
+        setup.run.output.clone_from(&self.output);
+        setup.run.base_model = Some(self.model.path().display().to_string());
+        let model = match setup.base {
+            Base::Mapped => self.model.clone(),
+            base @ Base::Resident(_) => Model::open_as(self.model.path(), base)?,
+        };
+        let weights = model.weights();
+        let temporary = std::env::temp_dir();
+        let beside: &Path = self.output.as_deref().unwrap_or(&temporary);
+        if self.output.is_some() {
+            mesp_formats::atomic::create_dir_all(beside)?;
+        }
+        let spill = spill(weights, &setup.options, &work, beside)?;
+        let pool = Arc::new(threads(self.threads)?);
+        let budget = self.settings.method.memory_budget.is_some();
+        let mut be = processor::<f32>(std::mem::take(&mut plan.plan), pool)?
+            .with_compute(numbers.compute())
+            .with_advice(budget);
+        if let Some(spill) = spill {
+            be = be.with_spill(spill);
+        }
+        let (options, targets) = (setup.options.clone(), work.shapes.targets());
+        let mut session = Session::new(be, Arc::clone(weights), options, targets);
+        if let Some(path) = &self.settings.adapter.adapter {
+            let (be, params, _) = session.state_mut();
+            load_adapter(be, path, params, weights)?;
+        } else {
+            session.init_adapters(setup.run.seed);
+        }
+        let run = Run::new(session, self.data.rows(), setup.run, Progress::default(), Cancel::new())?;
+        Ok(Trainer::from_run(run, plan))
+    }
+
+    fn decide(&self, allow: impl FnOnce(crate::memory::Decision) -> Result<MemoryPlan>) -> Result<Planned> {
+        let Self { model, data, settings, .. } = self;
+        let mut setup = settings.resolve()?;
+        setup.fit(model.config())?;
+        if let Some(path) = &settings.adapter.adapter {
+            check_adapter(path, model.weights())?;
+        }
+        let numbers = Numbers::single(settings.method.compute, held(setup.base, model.dtype()))?;
+        setup.hold(Some(model.path()), model.dtype())?;
+        let threads = count(self.threads)?;
+        let work = Workload::training(data.rows(), &setup.run, setup.base, threads)?;
+        let may_step_blocks = setup.may_step_blocks();
+        let budget = settings.method.memory_budget;
+        let plan = allow(setup.decide(model.weights(), &work, budget, may_step_blocks)?)?;
+        Ok(Planned { setup, work, numbers, plan })
+    }
+}
+
+/// As many threads as asked for, or as there are cores.
+fn count(threads: Option<usize>) -> Result<usize> {
+    let available = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = threads.unwrap_or_else(available);
+    if threads == 0 || threads > MOST_THREADS {
+        let problem = format!("‘threads’ is {threads}, expected 1 to {MOST_THREADS}");
+        return Err(Error::usage(problem).hint("leave it out to use all cores"));
+    }
+    Ok(threads)
+}
+
+/// Threads to train and to generate with.
+///
+/// # Errors
+/// When more or fewer are asked for than there can be, or the system gives none.
+pub(super) fn threads(asked: Option<usize>) -> Result<Threads> {
+    Threads::new(count(asked)?).map_err(|e| Error::usage(format!("the system gives no threads: {e}")))
+}

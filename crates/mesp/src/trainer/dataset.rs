@@ -1,0 +1,103 @@
+//! Rows for a model.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Model;
+use crate::data::{
+    Example, Examples, FileRows, Gathered, Origin, Part, ReadOptions, Rows, files, split, unpacks,
+};
+use crate::{Error, Result};
+
+/// Rows to train on, and rows that are held out to evaluate. They are tokens: in memory, or in a temporary file where
+/// they take more than a megabyte.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    rows: Rows,
+    /// Whether the rows are windows of one text.
+    document: bool,
+    notes: Vec<String>,
+}
+
+impl Dataset {
+    /// Reads rows of any kind that `mesp train` takes: JSON lines, a JSON array, CSV, TSV, Parquet, plain text, a
+    /// directory of these. Rows are cut to 512 tokens, or to the longest that the model was made for.
+    ///
+    /// # Errors
+    /// [`Error::Data`] with the line of a row that cannot be used; when a file cannot be read, or text needs a tokenizer
+    /// and the model has none.
+    pub fn read(path: impl AsRef<Path>, model: &Model) -> Result<Self> {
+        Self::read_with(path, model, &ReadOptions::for_training(model.config()))
+    }
+
+    /// The same in another way.
+    ///
+    /// # Errors
+    /// As [`Dataset::read`].
+    pub fn read_with(path: impl AsRef<Path>, model: &Model, options: &ReadOptions) -> Result<Self> {
+        let path = path.as_ref();
+        let text = files(path, options.split)?.iter().any(|file| unpacks(file))
+            || FileRows::needs_tokenizer(path, options)?;
+        let encoder = if text { model.tokenizer()? } else { None };
+        if text && encoder.is_none() {
+            let problem =
+                format!("{}: expected the model's tokenizer.json, found none", model.path().display());
+            return Err(Error::usage(problem)
+                .hint("put the model's tokenizer.json there, or use rows with input_ids and labels"));
+        }
+        let gathered = Gathered::read(path, encoder.as_ref(), options, &std::env::temp_dir())?;
+        Ok(Self {
+            document: gathered.about.document,
+            notes: gathered.about.notes.clone(),
+            ..Self::of(gathered.rows)
+        })
+    }
+
+    /// Rows that are tokens already; messages name them `rows:1` and so on.
+    pub fn from_examples(mut examples: Vec<Example>) -> Self {
+        let path: Arc<Path> = Arc::from(Path::new("rows"));
+        for (i, example) in examples.iter_mut().enumerate() {
+            example.origin = Origin { path: Arc::clone(&path), line: i + 1 };
+        }
+        Self::of(Arc::new(examples))
+    }
+
+    /// Rows wherever they lie.
+    pub fn of(train: Arc<dyn Examples>) -> Self {
+        Self { rows: Rows::of(train), document: false, notes: Vec::new() }
+    }
+
+    /// With other rows held out: they are evaluated and never trained.
+    #[must_use]
+    pub fn with_eval(mut self, held_out: &Self) -> Self {
+        self.rows.heap += held_out.rows.train.heap_bytes();
+        self.rows.eval = Arc::clone(&held_out.rows.train);
+        self
+    }
+
+    /// Holds out a share of the rows, chosen by a seed; equal rows stay on one side, and of a plain text the end is held
+    /// out.
+    ///
+    /// # Errors
+    /// When the share is not between 0 and 1, or leaves no row on one side; when a row cannot be read.
+    pub fn hold_out(self, share: f64, seed: u64) -> Result<Self> {
+        let rows = self.rows.train;
+        let chosen = split(&*rows, self.document, share, seed)?;
+        let mut others = chosen.clone();
+        others.invert();
+        let eval = Part { all: Arc::clone(&rows), chosen };
+        let train = Part { all: rows, chosen: others };
+        let heap = self.rows.heap + eval.heap_bytes() + train.heap_bytes();
+        Ok(Self { rows: Rows { train: Arc::new(train), eval: Arc::new(eval), heap }, ..self })
+    }
+
+    /// The rows.
+    pub fn rows(&self) -> &Rows {
+        &self.rows
+    }
+
+    /// What is worth knowing of the files: rows that were cut, parts of rows that are not used.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+}

@@ -1,0 +1,96 @@
+//! Text from a model.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use mesp_device::Cpu;
+
+use super::Model;
+use super::builder::threads;
+use crate::adapter::AdapterConfig;
+use crate::data::{ChatFormat, Conversation, TextEncoder};
+use crate::generate::{Generator as Engine, Sampler, Sampling, plan_generation};
+use crate::memory::processor;
+use crate::settings::{Numbers, held};
+use crate::source::{Base, load_adapter, load_adapter_config};
+use crate::{Error, Result};
+
+/// Text from a model, with or without an adapter. Keys and values of what it has read are kept, so that a prompt which
+/// begins as the last one did is not read again.
+#[allow(missing_debug_implementations, reason = "a tokenizer has none")]
+pub struct Generator {
+    engine: Engine<Cpu<f32>>,
+    encoder: TextEncoder,
+    chat: ChatFormat,
+    stops: Vec<u32>,
+}
+
+impl Generator {
+    /// For prompts and answers of at most `capacity` tokens together, on `threads` threads or all cores.
+    ///
+    /// # Errors
+    /// When the model has no tokenizer, the adapter is of another model or cannot be read, or there is no memory.
+    pub fn new(
+        model: &Model,
+        adapter: Option<&Path>,
+        capacity: usize,
+        thread_count: Option<usize>,
+    ) -> Result<Self> {
+        let weights = model.weights();
+        let config = match adapter {
+            Some(path) => load_adapter_config(path)?.on(model.config())?,
+            None => AdapterConfig::none(),
+        };
+        config.fits(model.config())?;
+        let encoder = model.tokenizer()?.ok_or_else(|| {
+            let problem =
+                format!("{}: expected the model's tokenizer.json, found none", model.path().display());
+            Error::usage(problem).hint("put the model's tokenizer.json there")
+        })?;
+        let pool = Arc::new(threads(thread_count)?);
+        let plan = plan_generation(weights, &config, capacity, size_of::<f32>(), pool.count())?;
+        let numbers = Numbers::single(None, held(Base::Mapped, model.dtype()))?;
+        let be = processor::<f32>(plan, pool)?.with_compute(numbers.compute());
+        let mut engine = Engine::new(be, Arc::clone(weights), &config, capacity);
+        if let Some(path) = adapter {
+            let (be, params) = engine.params_mut();
+            load_adapter(be, path, params, weights)?;
+        }
+        let chat = ChatFormat::for_encoder(&encoder)?;
+        let mut stops = [model.end_tokens(), &chat.stop_ids(&encoder)].concat();
+        stops.sort_unstable();
+        stops.dedup();
+        Ok(Self { engine, encoder, chat, stops })
+    }
+
+    /// The model's answer to a question, in its chat format where it has one; else the text's continuation.
+    ///
+    /// # Errors
+    /// When the prompt has no token or leaves no room, or the logits are no numbers.
+    pub fn answer(&mut self, prompt: &str, max_tokens: usize, sampling: Sampling) -> Result<String> {
+        let tokens = if self.chat.has_template() {
+            let mut conversation = Conversation::default();
+            conversation.push("user", prompt);
+            self.chat.prompt_tokens(&self.encoder, &conversation)?
+        } else {
+            self.encoder.encode(prompt, true)?
+        };
+        let room = self.engine.capacity().saturating_sub(tokens.len());
+        if tokens.is_empty() || room == 0 {
+            let problem = format!(
+                "the prompt has {} tokens, expected 1 to {}",
+                tokens.len(),
+                self.engine.capacity() - 1
+            );
+            return Err(Error::usage(problem).hint("make the generator with more capacity"));
+        }
+        sampling.check()?;
+        let mut answer = Vec::new();
+        let mut sampler = Sampler::new(sampling);
+        self.engine.generate(&tokens, max_tokens.min(room), &mut sampler, &self.stops, &mut |token| {
+            answer.push(token);
+            true
+        })?;
+        self.encoder.decode(&answer, true)
+    }
+}
