@@ -15,6 +15,7 @@ use mesp_formats::atomic::{folder_of, write_atomic_with};
 use serde_json::json;
 
 use crate::args::{DataCommand, TokenizeArgs};
+use crate::flags::spelled;
 use crate::outputs::{self, Inputs};
 use crate::sizes::count;
 use crate::{inputs, tokens, ui};
@@ -63,7 +64,7 @@ fn tokenize(args: &TokenizeArgs) -> Result<()> {
             "rows": number,
             "tokens": all,
             "target_tokens": targets,
-            "notes": notes,
+            "notes": notes.iter().map(|note| spelled(note)).collect::<Vec<_>>(),
         }));
     }
     ui::print(&format!(

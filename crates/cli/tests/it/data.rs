@@ -222,6 +222,25 @@ fn bad_answers_are_named_row_by_row() {
     assert!(ran.stderr.contains("kto.jsonl:2: `label` is false") && !run.exists(), "{}", ran.stderr);
 }
 
+/// Where the library names a setting, reports and documents say its option.
+#[test]
+fn reports_name_options() {
+    let dir = temporary();
+    let rows = written(dir.path(), "long.jsonl", "{\"text\":\"one two three four five six\"}\n");
+    let tokens = dir.path().join("rows.tokens");
+    let tokens = format!("--output={}", tokens.display());
+    let said = [
+        on_demo("check", &rows, &["--max-seq-len=3"]).ok().stdout,
+        on_demo("check", &rows, &["--max-seq-len=3", "--json"]).ok().stdout,
+        on_demo("tokenize", &rows, &["--max-seq-len=3", "--json", &tokens]).ok().stdout,
+        on_demo("check", &rows, &["--max-seq-len=3", "--long-rows=error"]).stdout,
+        on_demo("check", &rows, &["--max-seq-len=3", "--long-rows=error", "--json"]).stdout,
+    ];
+    for text in said {
+        assert!(text.contains("--max-seq-len") && !text.contains('‘'), "{text}");
+    }
+}
+
 /// The shared collection, or `None` with the reason printed.
 #[expect(clippy::print_stderr, reason = "a skipped test says so")]
 fn shared() -> Option<PathBuf> {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::args::CheckArgs;
 use crate::failure::Elsewhere;
+use crate::flags::spelled;
 use crate::sizes::count;
 use crate::{inputs, ui};
 
@@ -98,7 +99,7 @@ fn text(c: &Checked, limit: Option<usize>) -> String {
     }
     line("unusable", if c.bad.is_empty() { "none".to_owned() } else { c.bad.len().to_string() });
     for note in &c.notes {
-        let _ = writeln!(text, "  note: {note}");
+        let _ = writeln!(text, "  note: {}", spelled(note));
     }
     text + &problems(&c.bad)
 }
@@ -120,7 +121,7 @@ fn problems(bad: &[mesp::Error]) -> String {
     }
     let mut text = String::new();
     for (first, places) in groups {
-        let _ = writeln!(text, "{first}");
+        let _ = writeln!(text, "{}", spelled(&first.to_string()));
         if places.len() > 1 {
             let _ = writeln!(text, "  rows with this problem: {}", lines(&places));
         }
@@ -149,9 +150,10 @@ fn plural(n: usize, noun: &str) -> String {
 fn document(c: &Checked, limit: Option<usize>) -> Value {
     let bad = |error: &mesp::Error| match error {
         mesp::Error::Data { line, problem, hint, .. } => {
-            json!({ "line": line, "problem": problem, "advice": hint })
+            let advice = hint.as_deref().map(spelled);
+            json!({ "line": line, "problem": spelled(problem), "advice": advice })
         }
-        other => json!({ "line": null, "problem": other.to_string(), "advice": null }),
+        other => json!({ "line": null, "problem": spelled(&other.to_string()), "advice": null }),
     };
     let lengths: serde_json::Map<String, Value> =
         PERCENTILES.iter().map(|(name, p)| ((*name).to_owned(), c.percentile(*p).into())).collect();
@@ -174,7 +176,7 @@ fn document(c: &Checked, limit: Option<usize>) -> Value {
         "nothing_to_train": c.bare,
         "left_out_by_template": c.left_out,
         "unusable": c.bad.iter().map(bad).collect::<Vec<_>>(),
-        "notes": c.notes,
+        "notes": c.notes.iter().map(|note| spelled(note)).collect::<Vec<_>>(),
     })
 }
 
