@@ -17,5 +17,5 @@ pub use decoder::{decode_block, embed, embed_backward, forward_block, last_logit
 pub use head::HeadAdapter;
 use head::head;
 pub use objective::{NextToken, Objective, Top};
-pub use parts::{Changed, Name, Part, Seen};
+pub use parts::{Changed, Part, Piece, Seen};
 pub use weights::{Block, ModelWeights, ShapeSource, WeightSource};

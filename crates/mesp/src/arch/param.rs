@@ -20,6 +20,21 @@ pub enum Tensor {
     Norm(Norm),
 }
 
+impl Tensor {
+    /// Its name at a place: PEFT's for an adapter's, else the checkpoint's.
+    pub fn name(self, layer: usize) -> String {
+        match self {
+            Self::Adapter(module, matrix) => peft::tensor_name(layer, module.name(), matrix),
+            Self::Weight(Module::Embed) => EMBEDDING.to_owned(),
+            Self::Weight(Module::Head) => HEAD.to_owned(),
+            Self::Weight(module) => format!("{}.weight", module.path(layer)),
+            Self::Bias(module) => format!("{}.bias", module.path(layer)),
+            Self::Norm(norm @ Norm::Final) => format!("{}.weight", norm.path()),
+            Self::Norm(norm) => format!("model.layers.{layer}.{}.weight", norm.path()),
+        }
+    }
+}
+
 /// A tensor that is trained.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Param {
@@ -40,16 +55,7 @@ pub struct Param {
 impl Param {
     /// Its name: PEFT's for an adapter's, else the checkpoint's.
     pub fn name(&self) -> String {
-        let layer = self.place;
-        match self.tensor {
-            Tensor::Adapter(module, matrix) => peft::tensor_name(layer, module.name(), matrix),
-            Tensor::Weight(Module::Embed) => EMBEDDING.to_owned(),
-            Tensor::Weight(Module::Head) => HEAD.to_owned(),
-            Tensor::Weight(module) => format!("{}.weight", module.path(layer)),
-            Tensor::Bias(module) => format!("{}.bias", module.path(layer)),
-            Tensor::Norm(norm @ Norm::Final) => format!("{}.weight", norm.path()),
-            Tensor::Norm(norm) => format!("model.layers.{layer}.{}.weight", norm.path()),
-        }
+        self.tensor.name(self.place)
     }
 
     /// Its shape in files: a vector has one dimension, and some adapters' matrices are transposed there.

@@ -1,47 +1,28 @@
 //! A model's tensors one by one, in a fixed order: for what treats all of them alike.
 
-use std::fmt;
+use std::ops::Range;
 
 use mesp_device::Weight;
 
 use super::ModelWeights;
-use crate::arch::{EMBEDDING, HEAD, Module, Norm, POST_NORMS, QK_NORMS};
+use crate::arch::{Module, Norm, POST_NORMS, QK_NORMS, Tensor};
 
-/// Which tensor. As text it is the checkpoint's name, of a part of a fused matrix that of the whole: its parts follow
-/// each other in the order of their rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Name {
-    /// The table of words.
-    Embedding,
-    /// The head's own table.
-    Head,
-    /// The final norm.
-    Norm,
-    /// A norm of a block.
-    BlockNorm(usize, Norm),
-    /// A layer's matrix; whether it is a part of a fused one.
-    Weight(usize, Module, bool),
-    /// A layer's bias.
-    Bias(usize, Module, bool),
+/// Which tensor of a checkpoint, or which rows of one: layers that are fused in it are visited one by one, in the order of
+/// their rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// The layer, or the place of what is outside the blocks ([`Module::place`]).
+    pub place: usize,
+    /// The checkpoint's tensor.
+    pub tensor: Tensor,
+    /// Its rows.
+    pub rows: Range<usize>,
 }
 
-impl Name {
-    /// Whether it scales normed inputs.
-    pub const fn is_norm(self) -> bool {
-        matches!(self, Self::Norm | Self::BlockNorm(..))
-    }
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Embedding => f.write_str(EMBEDDING),
-            Self::Head => f.write_str(HEAD),
-            Self::Norm => write!(f, "{}.weight", Norm::Final.path()),
-            Self::BlockNorm(l, norm) => write!(f, "model.layers.{l}.{}.weight", norm.path()),
-            Self::Weight(l, p, fused) => write!(f, "{}.weight", p.stored_in(*fused).path(*l)),
-            Self::Bias(l, p, fused) => write!(f, "{}.bias", p.stored_in(*fused).path(*l)),
-        }
+impl Piece {
+    /// The tensor's name in the checkpoint.
+    pub fn name(&self) -> String {
+        self.tensor.name(self.place)
     }
 }
 
@@ -61,25 +42,32 @@ pub type Changed<'a> = Part<&'a mut Weight, &'a mut [f32]>;
 
 macro_rules! walk {
     ($model:ident, $f:ident $(, $mutable:tt)?) => {{
-        let family = $model.config.family;
-        let names = family.norms();
-        $f(Name::Embedding, Part::Matrix(&$($mutable)? $model.embedding));
-        if let Some(head) = &$($mutable)? $model.head {
-            $f(Name::Head, Part::Matrix(head));
+        let c = &$model.config;
+        let family = c.family;
+        let before = family.norms();
+        let (d, vocabulary) = (c.hidden_size, c.vocab_size);
+        let [head, embeddings] = Module::OUTSIDE.map(|module| module.place(0, c));
+        let norm = |place, norm, values: &[f32]| Piece { place, tensor: Tensor::Norm(norm), rows: 0..values.len() };
+        let rows = Module::ALL.map(|p| (p.stored_in(family.fused), p.rows(c)));
+        let table = |place, module| Piece { place, tensor: Tensor::Weight(module), rows: 0..vocabulary };
+        $f(table(embeddings, Module::Embed), Part::Matrix(&$($mutable)? $model.embedding));
+        if let Some(weight) = &$($mutable)? $model.head {
+            $f(table(head, Module::Head), Part::Matrix(weight));
         }
-        $f(Name::Norm, Part::Vector(&$($mutable)? $model.norm));
+        $f(Piece { place: head, tensor: Tensor::Norm(Norm::Final), rows: 0..d }, Part::Vector(&$($mutable)? $model.norm));
         for (l, block) in (&$($mutable)? $model.blocks).into_iter().enumerate() {
-            $f(Name::BlockNorm(l, names[0]), Part::Vector(&$($mutable)? block.attn_norm));
-            $f(Name::BlockNorm(l, names[1]), Part::Vector(&$($mutable)? block.mlp_norm));
+            $f(norm(l, before[0], &block.attn_norm), Part::Vector(&$($mutable)? block.attn_norm));
+            $f(norm(l, before[1], &block.mlp_norm), Part::Vector(&$($mutable)? block.mlp_norm));
             for (norms, names) in [(&$($mutable)? block.post_norms, POST_NORMS), (&$($mutable)? block.qk_norm, QK_NORMS)] {
-                for (norm, name) in norms.into_iter().flatten().zip(names) {
-                    $f(Name::BlockNorm(l, name), Part::Vector(norm));
+                for (values, name) in norms.into_iter().flatten().zip(names) {
+                    $f(norm(l, name, values), Part::Vector(values));
                 }
             }
-            for (linear, p) in (&$($mutable)? block.linears).into_iter().zip(Module::ALL) {
-                $f(Name::Weight(l, p, family.fused), Part::Matrix(&$($mutable)? linear.weight));
+            for (linear, (module, rows)) in (&$($mutable)? block.linears).into_iter().zip(&rows) {
+                let piece = |tensor| Piece { place: l, tensor, rows: rows.clone() };
+                $f(piece(Tensor::Weight(*module)), Part::Matrix(&$($mutable)? linear.weight));
                 if let Some(bias) = &$($mutable)? linear.bias {
-                    $f(Name::Bias(l, p, family.fused), Part::Vector(bias));
+                    $f(piece(Tensor::Bias(*module)), Part::Vector(bias));
                 }
             }
         }
@@ -88,12 +76,12 @@ macro_rules! walk {
 
 impl ModelWeights {
     /// Visits every tensor; a tied table once.
-    pub fn parts(&self, f: &mut dyn FnMut(Name, Seen<'_>)) {
+    pub fn parts(&self, f: &mut dyn FnMut(Piece, Seen<'_>)) {
         walk!(self, f);
     }
 
     /// The same, to change them.
-    pub fn parts_mut(&mut self, f: &mut dyn FnMut(Name, Changed<'_>)) {
+    pub fn parts_mut(&mut self, f: &mut dyn FnMut(Piece, Changed<'_>)) {
         walk!(self, f, mut);
     }
 }

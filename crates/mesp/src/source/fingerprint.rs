@@ -44,8 +44,8 @@ const STRETCH: usize = 4 << 20;
 /// When the model has shapes and no values.
 pub fn weights(model: &ModelWeights, extent: Extent) -> String {
     let mut hash = XxHash64::with_seed(0);
-    model.parts(&mut |name, part| {
-        hash.write(name.to_string().as_bytes());
+    model.parts(&mut |piece, part| {
+        hash.write(piece.name().as_bytes());
         match part {
             Part::Matrix(weight) => {
                 hash.write(

@@ -195,7 +195,7 @@ fn estimates_are_unbiased() {
     let exact = exact(&case);
     let square: f64 = exact.iter().flat_map(|(_, g)| g).map(|g| g * g).sum();
     let mut names = Vec::new();
-    case.model.parts(&mut |name, _| names.push(name.to_string()));
+    case.model.parts(&mut |piece, _| names.push(piece.name()));
     let n = 400;
     let mut samples = Vec::new();
     for step in 1..=n {

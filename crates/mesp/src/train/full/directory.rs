@@ -7,7 +7,7 @@ use mesp_device::{Act, Backend, Elem};
 use mesp_formats::atomic::StagedDir;
 use mesp_formats::{Dtype, model_dir};
 
-use crate::model::{Name, Part};
+use crate::arch::{Param, Tensor as Of, base_params};
 use crate::source::{beside, retype, untie};
 use crate::train::Session;
 use crate::{Error, Result};
@@ -17,9 +17,8 @@ const SHARD: u64 = 5_000_000_000;
 
 /// A tensor of the checkpoint: buffers one below the other, and what was added to them.
 struct Tensor<'a> {
-    name: String,
+    param: Param,
     acts: Vec<&'a Act>,
-    vector: bool,
     offset: f32,
 }
 
@@ -32,17 +31,17 @@ pub fn save<B: Backend>(session: &Session<B>, base: &Path, output: &Path) -> Res
     let (Some(elem), model) = (session.options().full, session.model()) else {
         return Err(Error::usage("an adapter was trained, and no model"));
     };
+    let offset = |param: &Param| match param.tensor {
+        Of::Norm(_) => model.config.norm_offset,
+        _ => 0.0,
+    };
+    let tensor = |param: Param| Tensor { offset: offset(&param), param, acts: Vec::new() };
+    let mut tensors: Vec<_> = base_params(&model.config).into_iter().map(tensor).collect();
     let mut acts = session.tensors();
-    let mut tensors: Vec<Tensor<'_>> = Vec::new();
-    model.parts(&mut |name, part| {
-        let Some(act) = acts.next() else { return };
-        let offset = if name.is_norm() { model.config.norm_offset } else { 0.0 };
-        let (full, vector) = (name.to_string(), matches!(part, Part::Vector(_)));
-        // Parts of a fused matrix follow each other, its biases apart.
-        let fused = matches!(name, Name::Weight(_, _, true) | Name::Bias(_, _, true));
-        match tensors.iter_mut().rev().take(2 * usize::from(fused)).find(|t| t.name == full) {
-            Some(tensor) => tensor.acts.push(act),
-            None => tensors.push(Tensor { name: full, acts: vec![act], vector, offset }),
+    model.parts(&mut |piece, _| {
+        let is = |t: &&mut Tensor<'_>| (t.param.place, t.param.tensor) == (piece.place, piece.tensor);
+        if let (Some(act), Some(tensor)) = (acts.next(), tensors.iter_mut().find(is)) {
+            tensor.acts.push(act);
         }
     });
     let staged = StagedDir::new(output)?;
@@ -52,7 +51,7 @@ pub fn save<B: Backend>(session: &Session<B>, base: &Path, output: &Path) -> Res
     if !model.config.tied {
         untie(&staged.path().join("config.json"))?;
     }
-    let heads: Vec<_> = tensors.iter().map(|t| (t.name.clone(), t.dtype(), t.shape())).collect();
+    let heads: Vec<_> = tensors.iter().map(|t| (t.param.name(), t.dtype(), t.param.file_shape())).collect();
     model_dir::write_weights(staged.path(), &heads, SHARD, &mut |i, out| tensors[i].write(session, out))?;
     staged.commit()?;
     Ok(())
@@ -61,11 +60,6 @@ pub fn save<B: Backend>(session: &Session<B>, base: &Path, output: &Path) -> Res
 impl Tensor<'_> {
     fn dtype(&self) -> Dtype {
         if self.acts[0].elem() == Elem::Bf16 { Dtype::BF16 } else { Dtype::F32 }
-    }
-
-    fn shape(&self) -> Vec<usize> {
-        let rows = self.acts.iter().map(|act| act.rows()).sum();
-        if self.vector { vec![rows] } else { vec![rows, self.acts[0].cols()] }
     }
 
     fn write<B: Backend>(&self, session: &Session<B>, out: &mut dyn Write) -> io::Result<()> {
