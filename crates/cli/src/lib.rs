@@ -1,9 +1,13 @@
-//! The `mesp` program: it reads options and files, calls the library, and says what happened.
+//! The `mesp` program: it reads options and configuration files, calls the library, and prints what happened.
 //!
-//! What was typed is in [`args`]; [`settings`] turns it into what it means; each command has a file under
-//! [`commands`]. Results go to standard output, everything for people to standard error.
+//! This crate is not a library to build on: whatever another program could want is in [`mesp`], whose page has examples.
+//! It is compiled as a library so that `main.rs` is one call of [`main`], and so that fuzz targets reach the code that
+//! reads untrusted input (`untrusted`).
 //!
-//! A library, so that fuzz targets reach what reads strangers' input ([`untrusted`]); the program is `main.rs`.
+//! Start reading at `args.rs`, which declares the commands and their options, then `commands/train.rs`: each command has
+//! one file under `commands`. `settings` turns options into the library's [`Settings`](mesp::settings::Settings), `flags`
+//! puts option names in place of the setting names in the library's messages, `failure` turns an error into a message and
+//! an exit status. Results go to standard output; progress, notes and errors go to standard error.
 
 mod args;
 mod card;

@@ -1,7 +1,16 @@
-//! What the fuzz targets do with their bytes: parsers of strangers' files and of what a user types.
+//! The bodies of the fuzz targets: for every parser of a file that a stranger may have written, and for what a user types.
 //!
-//! Each target is a function of bytes that panics when something untrue is found. `fuzz` runs them under libFuzzer, with
-//! a nightly compiler; `tests/replay.rs` here runs the seeds through them, and changes of the seeds, with any compiler.
+//! A target is a function of bytes ([`Target`]) that states a property of every input, such as "what was written is read
+//! back as the same" or "an error names the file", and panics where it does not hold. [`TARGETS`] lists all of them by
+//! name. They are compiled into two programs: `fuzz` runs them under libFuzzer and needs a nightly compiler;
+//! `tests/replay.rs` runs the seeds in `fuzz/seeds`, and changed copies of them, with any compiler.
+//!
+//! Start reading at `files.rs` ([`config`], [`safetensors`], [`gguf`]); CONTRIBUTING.md says how a target is added.
+//!
+//! ```
+//! // Bytes that are no GGUF file must be refused with an error, not a panic.
+//! mesp_fuzz_targets::gguf(b"GGUF, but not really");
+//! ```
 
 #![expect(clippy::missing_panics_doc, reason = "that is how a target tells what it found")]
 

@@ -1,17 +1,38 @@
-//! The math on slices: one file per operation, forward beside backward.
+//! The arithmetic of a transformer on plain slices: one file per operation, the forward next to its hand-derived
+//! backward, and the matrix products with SIMD code for AVX2, AVX-512, AVX512-BF16 and NEON.
 //!
-//! Rows are tokens. `N` rows in a micro-batch, `d` hidden size, `D` head size, `V` vocabulary, `r` LoRA
-//! rank. A matrix `[n, d]` is a row-major slice of `n·d` values. The gradient of `x` is `dx`. A
-//! micro-batch is *ragged*: sequences stand back to back, `offsets` holds where each begins, with one entry
-//! more for the end.
+//! For whoever adds an operation, checks a derivative or wants one of these kernels alone: nothing here knows a tensor
+//! type, a model or a file. Start reading at `rms_norm.rs`, the shortest complete operation (equations, shapes, what the
+//! backward reads, tests), then `matmul.rs`. Main items: [`matmul`] (with [`WeightView`], [`Term`] and [`Compute`]),
+//! [`attention`], [`rms_norm`], [`rope`], [`softmax_sum`] for the output head, [`adamw`]; [`Par`] and [`Threads`] say
+//! where a kernel runs, [`isa`] which instruction set it uses, and [`Real`] is `f32` or `f64`.
 //!
-//! Three rules hold for every function here:
+//! Rows are tokens: `N` rows in a micro-batch, `d` hidden size, `D` head size, `V` vocabulary size, `r` LoRA rank. A
+//! matrix `[n, d]` is a row-major slice of `n·d` values. The gradient of `x` is `dx`. A micro-batch is *ragged*:
+//! sequences stand back to back without padding, and `offsets` holds where each begins, with one more entry for the end.
 //!
-//! 1. **Nothing is allocated.** Scratch is passed in; a function beside the operation says how much.
-//! 2. **Results do not depend on the number of threads**, nor on how rows are cut into tiles: every output
-//!    element is computed by one thread, in one order of its terms.
-//! 3. **The plain body is the reference.** Operations are generic over [`Real`]: with `f64` they are what
-//!    the `f32` form is checked against.
+//! Three rules hold for every function:
+//!
+//! 1. **Nothing is allocated.** Scratch is passed in; a function next to the operation gives its size.
+//! 2. **Results do not depend on the number of threads**, nor on how rows are cut into tiles: every output element is
+//!    computed by one thread, which adds its terms in one order.
+//! 3. **The plain body is the reference.** Operations are generic over [`Real`]: the `f32` form is checked against the
+//!    same code in `f64`.
+//!
+//! ```
+//! use mesp_kernels::{Par, rms_norm, rms_norm_backward};
+//!
+//! let (x, weight, eps) = ([3.0_f64, 4.0], [1.0_f32, 2.0], 0.0); // one row, d = 2
+//! let mut y = [0.0; 2];
+//! rms_norm(&mut y, &x, &weight, eps, Par::serial());
+//! let root_mean_square = 12.5_f64.sqrt();
+//! assert!((y[1] - 2.0 * 4.0 / root_mean_square).abs() < 1e-12);
+//!
+//! // y does not change when x is scaled, so the gradient is orthogonal to x.
+//! let mut dx = [0.0; 2]; // the backward adds to it
+//! rms_norm_backward(&mut dx, &[1.0, 0.0], &x, &weight, eps, Par::serial());
+//! assert!(dx[0] > 0.0 && (dx[0] * x[0] + dx[1] * x[1]).abs() < 1e-12);
+//! ```
 
 mod attention;
 mod compact;
