@@ -1,4 +1,5 @@
-//! Low-rank adapters (LoRA; Hu et al. 2021): where they sit, how they start, how they compute.
+//! Low-rank adapters (LoRA; Hu et al. 2021, arXiv 2106.09685): where they are placed, how they are initialized, how
+//! they compute.
 
 pub mod dora;
 mod init;
@@ -23,7 +24,7 @@ use crate::{Error, Result};
 /// The largest rank: more than any layer of a model has rows or columns.
 const MOST_RANK: usize = 1 << 20;
 
-/// Rank, scale and placement.
+/// Rank, scale and placement, as PEFT's `LoraConfig`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdapterConfig {
     /// r.
@@ -32,38 +33,38 @@ pub struct AdapterConfig {
     pub alpha: f64,
     /// Whether the scale is alpha/√r (rsLoRA; Kalajdzievski 2023) in place of alpha/r.
     pub rslora: bool,
-    /// Whether rows of the adapted weights have magnitudes of their own (DoRA; Liu et al. 2024).
+    /// Whether a magnitude is trained for each row of the adapted weights (DoRA; Liu et al. 2024, arXiv 2402.09353).
     pub dora: bool,
-    /// `lora_dropout`: the probability with which a value of a layer's input is hidden from the adapter in training.
+    /// `lora_dropout`: the probability with which a value of the adapter's input is zeroed in training.
     pub dropout: f64,
-    /// Which projections carry an adapter, in order.
+    /// `target_modules`, in order.
     pub targets: Vec<Module>,
-    /// r of some modules, by their names.
+    /// `rank_pattern`: r of some modules, by name.
     pub ranks: Pattern<usize>,
-    /// `lora_alpha` of some modules.
+    /// `alpha_pattern`: `lora_alpha` of some modules, by name.
     pub alphas: Pattern<f64>,
-    /// The layers that carry adapters; none for all.
+    /// `layers_to_transform`: the layers with adapters, counted from 0; `None` for all.
     pub layers: Option<Vec<usize>>,
-    /// Which of the targets carry adapters, where their names do not say it; none for all.
+    /// The exact modules with adapters, where the target names alone do not determine them; `None` for all.
     pub places: Option<Places>,
 }
 
-/// What an adapter of one matrix is.
+/// Rank and scale of the adapter of one matrix.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Slot {
     /// r.
     pub rank: usize,
-    /// s, by which the adapter's product is multiplied.
+    /// s, the factor of the adapter's output: alpha/r, or alpha/√r.
     pub scale: f64,
 }
 
 impl AdapterConfig {
-    /// No adapter: the base model alone.
+    /// No adapter: the base model.
     pub const fn none() -> Self {
         Self::new(1, 1.0, false, Vec::new())
     }
 
-    /// The same with its product multiplied by `by` more; 0 is the base model.
+    /// The same adapter with its output scaled by `by`; 0 gives the base model.
     #[must_use]
     pub fn scaled(self, by: f64) -> Self {
         if by == 0.0 {
@@ -88,7 +89,7 @@ impl AdapterConfig {
         }
     }
 
-    /// What a matrix carries, if it does, by its place ([`Module::place`]).
+    /// Rank and scale of the adapter of module `p` at a place ([`Module::place`]); `None` if it has none.
     pub fn slot(&self, place: usize, p: Module, c: &Config) -> Option<Slot> {
         if !self.has(p, c) || p.place(place, c) != place || (!p.outside() && place >= c.layers) {
             return None;
@@ -106,23 +107,23 @@ impl AdapterConfig {
         Some(Slot { rank, scale: alpha / if self.rslora { r.sqrt() } else { r } })
     }
 
-    /// Paths of the modules that carry adapters.
+    /// The paths of the modules with adapters, such as `layers.0.self_attn.q_proj`.
     pub fn paths(&self, c: &Config) -> Vec<String> {
         let all = (0..places(c)).flat_map(|l| Module::MODULES.map(|p| (l, p)));
         all.filter(|(l, p)| self.slot(*l, *p, c).is_some()).map(|(l, p)| p.path(l)).collect()
     }
 
-    /// The name of a pattern that is for no module of a model.
+    /// The first name in a pattern that matches no module of the model.
     pub fn unused(&self, c: &Config) -> Option<String> {
         let paths = self.paths(c);
         self.ranks.unused(&paths).or(self.alphas.unused(&paths)).map(str::to_owned)
     }
 
-    /// What of an adapter from elsewhere is on a model: names of modules and layers that the model does not have mean
-    /// nothing, where others do, as in PEFT. What a user types is held against the model by [`fits`](Self::fits).
+    /// The part of an adapter that applies to a model: names of modules and layers that the model does not have are
+    /// ignored if others match, as in PEFT. What a user types is checked by [`fits`](Self::fits) instead.
     ///
     /// # Errors
-    /// When nothing is left.
+    /// [`Error::Usage`] when no module matches.
     pub fn on(mut self, c: &Config) -> Result<Self> {
         // The base model has none from the start.
         if self.targets.is_empty() {
@@ -144,16 +145,17 @@ impl AdapterConfig {
         Ok(self)
     }
 
-    /// Whether a matrix of a model's checkpoint carries an adapter.
+    /// Whether a matrix of the model's checkpoint has an adapter.
     pub fn has(&self, p: Module, c: &Config) -> bool {
         p.exists(c) && self.targets.iter().any(|target| target.stored_in(c.family.fused) == p)
     }
 
-    /// Whether a model has what the targets name. The seven layers together stand for all there is.
+    /// Checks that the model has the modules that the targets name. All seven layers together mean all linear layers of
+    /// a block.
     ///
     /// # Errors
-    /// When they name a part of a fused matrix, a fused matrix that the model does not have, or a layer that it
-    /// does not have.
+    /// [`Error::Usage`] when a target is part of a fused matrix, is a module or a layer that the model does not have,
+    /// or cannot have DoRA; when a rank is out of range.
     pub fn fits(&self, c: &Config) -> Result<()> {
         let ranks = self.ranks.entries().iter().map(|(_, rank)| *rank).chain([self.rank]);
         if let Some(rank) = ranks.into_iter().find(|rank| *rank == 0 || *rank > MOST_RANK) {
@@ -187,7 +189,7 @@ impl AdapterConfig {
         Err(Error::usage(format!("a {arch} model has no module {name}, expected {known}, or all-linear")))
     }
 
-    /// Trainable parameters on a model.
+    /// The number of trainable parameters on a model.
     pub fn parameters(&self, c: &Config) -> u64 {
         let all = (0..places(c)).flat_map(|l| Module::MODULES.map(|p| (l, p)));
         let each = |(l, p): (usize, Module)| {
@@ -199,10 +201,10 @@ impl AdapterConfig {
         all.map(each).fold(0, u64::saturating_add)
     }
 
-    /// The targets named by a list such as `q_proj,v_proj`, or all for `all-linear`.
+    /// Parses a list of targets such as `q_proj,v_proj`, or `all-linear`.
     ///
     /// # Errors
-    /// When a name is not that of a module, or there is none.
+    /// [`Error::Usage`] when a name is unknown or the list is empty.
     pub fn parse_targets(list: &str) -> Result<Vec<Module>> {
         let mut targets = Vec::new();
         for name in list.split(',').map(str::trim).filter(|n| !n.is_empty()) {
@@ -226,25 +228,25 @@ impl AdapterConfig {
     }
 }
 
-/// One adapter's matrices.
+/// The matrices of one adapter.
 #[derive(Debug)]
 pub struct Pair {
     /// A `[r, in]`.
     pub a: Act,
-    /// B `[out, r]`, its rows in the order of the frozen layer's.
+    /// B `[out, r]`, its rows in the order of the frozen weight's.
     pub b: Act,
-    /// m `[out, 1]`, magnitudes of the rows of W + s·B·A, where there is DoRA; never in bf16.
+    /// With DoRA, m `[out, 1]`: the magnitudes of the rows of W + s·B·A; never in bf16.
     pub m: Option<Act>,
-    /// What DoRA reads of the weight; a moved copy has none.
+    /// With DoRA, the row norms of the adapted weight; a perturbed copy has none.
     pub norms: Option<Norms>,
     /// s.
     pub scale: f64,
-    /// Values of a head, where B's rows are interleaved within each: `q_proj` and `k_proj` of a base whose
-    /// rotation pairs neighbours. Files have them in halves.
+    /// The head size, if B's rows are interleaved within each head: `q_proj` and `k_proj` of a base whose RoPE pairs
+    /// adjacent values. Files have them in halves.
     pub interleaved: Option<usize>,
 }
 
-/// A pair as a layer sees it: all of A, and its own rows of B.
+/// The adapter of one layer: all of A, and the layer's rows of B.
 #[derive(Debug, Clone, Copy)]
 pub struct PairView<'a> {
     /// A `[r, in]`.
@@ -253,48 +255,48 @@ pub struct PairView<'a> {
     pub b: View<'a>,
     /// s.
     pub scale: f64,
-    /// Which values of the layer's input the adapter does not see; none outside of training.
+    /// The dropout of the adapter's input; `None` outside training.
     pub dropout: Option<Dropout>,
-    /// m/n and 1/n `[out, 1]`, n the norms of the rows of W + s·B·A, where there is DoRA.
+    /// With DoRA, m/n and 1/n, each `[out, 1]`; n are the norms of the rows of W + s·B·A.
     pub gain: Option<[View<'a>; 2]>,
 }
 
 impl Pair {
-    /// As a layer sees it.
+    /// The part of the adapter that belongs to layer `p`.
     pub fn of(&self, p: Module, c: &Config) -> PairView<'_> {
         let rows = p.rows(c);
         let gain = self.norms.as_ref().map(|n| [&n.gain, &n.inverse].map(|x| x.rows_view(rows.clone())));
         PairView { a: self.a.view(), b: self.b.rows_view(rows), scale: self.scale, dropout: None, gain }
     }
 
-    /// Some rows of what it is an adapter of.
+    /// The adapter of some rows of its weight.
     pub fn rows_view(&self, rows: Range<usize>) -> PairView<'_> {
         PairView { a: self.a.view(), b: self.b.rows_view(rows), scale: self.scale, dropout: None, gain: None }
     }
 
-    /// Its matrices.
+    /// Its matrices: A, B, and m with DoRA.
     pub fn matrices(&self) -> impl Iterator<Item = (Matrix, &Act)> {
         let m = self.m.as_ref().map(|m| (Matrix::M, m));
         [(Matrix::A, &self.a), (Matrix::B, &self.b)].into_iter().chain(m)
     }
 
-    /// Its matrices, to write.
+    /// Its matrices, mutable.
     pub fn matrices_mut(&mut self) -> impl Iterator<Item = (Matrix, &mut Act)> {
         let m = self.m.as_mut().map(|m| (Matrix::M, m));
         [(Matrix::A, &mut self.a), (Matrix::B, &mut self.b)].into_iter().chain(m)
     }
 
-    /// One of its matrices, if it has it.
+    /// One of its matrices; `None` for m without DoRA.
     pub fn matrix(&self, matrix: Matrix) -> Option<&Act> {
         self.matrices().find(|(m, _)| *m == matrix).map(|(_, act)| act)
     }
 
-    /// The same, to write.
+    /// [`Pair::matrix`], mutable.
     pub fn matrix_mut(&mut self, matrix: Matrix) -> Option<&mut Act> {
         self.matrices_mut().find(|(m, _)| *m == matrix).map(|(_, act)| act)
     }
 
-    /// Its end.
+    /// Frees its buffers.
     pub fn free<B: Backend>(self, be: &mut B) {
         be.free(self.a);
         be.free(self.b);
@@ -304,20 +306,20 @@ impl Pair {
     }
 }
 
-/// The pairs of a block, or of what is outside of blocks, by [`Module`].
+/// The adapters of a block, or of a module outside the blocks, indexed by [`Module`].
 pub type BlockPairs = [Option<Pair>; 11];
 
-/// Lists of pairs of a model: one a block, the head's, the embeddings'.
+/// The number of places of a model: its blocks, the head and the embeddings.
 pub const fn places(c: &Config) -> usize {
     c.layers + Module::OUTSIDE.len()
 }
 
-/// The pair of a module outside the blocks.
+/// The adapter of a module outside the blocks.
 pub fn outside<'a>(pairs: &'a [BlockPairs], p: Module, c: &Config) -> Option<&'a Pair> {
     pairs.get(p.place(0, c))?[p as usize].as_ref()
 }
 
-/// A pair for each target of a place, from a function that allocates.
+/// Allocates an adapter for each target of a place, with `alloc(matrix, rows, cols)`.
 pub fn block_pairs(
     c: &Config,
     adapter: &AdapterConfig,
@@ -340,7 +342,7 @@ pub fn block_pairs(
     })
 }
 
-/// Pairs shaped like a block's: for a copy of them.
+/// Allocates adapters of the same shapes, for a copy.
 pub fn pairs_like(pairs: &BlockPairs, mut alloc: impl FnMut(usize, usize) -> Act) -> BlockPairs {
     std::array::from_fn(|p| {
         let Pair { a, b, m, norms: _, scale, interleaved } = pairs[p].as_ref()?;
@@ -355,8 +357,8 @@ pub fn pairs_like(pairs: &BlockPairs, mut alloc: impl FnMut(usize, usize) -> Act
     })
 }
 
-/// Persistent pairs for every place. Values of one storage lie in one buffer, those that are `trained` first, each where
-/// its gradient lies in [`Gradients`](crate::gradient::Gradients): [`flat`].
+/// Allocates persistent adapters for every place. Matrices of one storage type share one buffer, trained ones first, in
+/// the layout of [`Gradients`](crate::gradient::Gradients), so that [`flat`] can view them as one.
 pub fn persistent_pairs<B: Backend>(
     be: &mut B,
     c: &Config,
@@ -401,16 +403,16 @@ pub fn persistent_pairs<B: Backend>(
     blocks
 }
 
-/// The values of what is `trained` as one column, laid out as [`Gradients::flat`](crate::gradient::Gradients::flat): of
-/// persistent pairs that were made for the same. None where there are none, and where magnitudes lie apart from matrices
-/// in bf16.
+/// The trained values as one flat view, in the layout of [`Gradients::flat`](crate::gradient::Gradients::flat), of
+/// adapters from [`persistent_pairs`] with the same `trained`. `None` if there are none, or if magnitudes are stored
+/// separately from bf16 matrices.
 pub fn flat(blocks: &[BlockPairs], trained: impl Fn(&Param) -> bool) -> Option<View<'_>> {
     View::joined(
         params(blocks).iter().zip(matrices(blocks)).filter(|(param, _)| trained(param)).map(|(_, act)| act),
     )
 }
 
-/// As [`flat`], to write.
+/// [`flat`], mutable.
 pub fn flat_mut(blocks: &mut [BlockPairs], trained: impl Fn(&Param) -> bool) -> Option<ViewMut<'_>> {
     let list = params(blocks);
     ViewMut::joined(
@@ -418,12 +420,12 @@ pub fn flat_mut(blocks: &mut [BlockPairs], trained: impl Fn(&Param) -> bool) -> 
     )
 }
 
-/// Every matrix of some blocks in order: A, B, magnitudes where there are any; projections in forward order.
+/// Every matrix of some blocks in order: by module in forward order, each A, B, and m with DoRA.
 pub fn matrices(blocks: &[BlockPairs]) -> impl Iterator<Item = &Act> {
     blocks.iter().flatten().flatten().flat_map(Pair::matrices).map(|(_, act)| act)
 }
 
-/// As [`matrices`], to write.
+/// [`matrices`], mutable.
 pub fn matrices_mut(blocks: &mut [BlockPairs]) -> impl Iterator<Item = &mut Act> {
     blocks.iter_mut().flatten().flatten().flat_map(Pair::matrices_mut).map(|(_, act)| act)
 }

@@ -1,8 +1,8 @@
-//! An adapter from one layout to another: PEFT's, llama.cpp's, mlx-lm's; and as a folder for Ollama.
+//! Converts an adapter between the layouts of PEFT, llama.cpp and mlx-lm, and exports a directory for Ollama.
 //!
-//! What one layout says and another cannot is put into the matrices, where it means the same: scales that differ
-//! are folded into B, ranks that differ are filled up with zeros, and where PEFT wants a module in every layer the
-//! missing ones get zeros. Everything else is refused by the readers in [`mesp_formats::lora`].
+//! What the target layout cannot express is put into the matrices where that gives the same adapter: scales that differ
+//! by module are folded into B, smaller ranks are padded with zeros, and where PEFT needs a module in every layer the
+//! missing ones are zero. Everything else is an error of the readers in [`mesp_formats::lora`].
 
 use std::collections::BTreeSet;
 use std::io;
@@ -24,24 +24,26 @@ mod ollama;
 
 pub use ollama::{Contents, MODELFILE, export_ollama};
 
-/// What was written.
+/// The result of an export.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     /// The layout that was read.
     pub from: Layout,
-    /// Matrices with an adapter.
+    /// The number of matrices with an adapter.
     pub pairs: usize,
-    /// Numbers.
+    /// The number of parameters.
     pub parameters: u64,
-    /// What is worth knowing.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 
-/// Writes an adapter in a layout; `model` is what it was trained on, a directory (`config.json` is enough) or a
-/// GGUF file. It is needed to or from GGUF, where the order of rows depends on the heads.
+/// Converts `adapter` to the layout `to` and writes it to `output`. `model` is the base model, a directory
+/// (`config.json` is enough) or a GGUF file; it is needed to convert to or from GGUF, where the order of rows depends
+/// on the heads.
 ///
 /// # Errors
-/// When the adapter is damaged, of another model, not expressible, or nothing can be written.
+/// When the adapter is damaged, is for another model or cannot be expressed in the layout, or when a file cannot be
+/// written.
 pub fn export(adapter: &Path, to: Layout, model: Option<&Path>, output: &Path) -> Result<Report> {
     let shape = model.map(shape_source).transpose()?;
     let config = shape.as_ref().map(|s| &s.config);

@@ -1,4 +1,4 @@
-//! Text from a model: a prompt in chunks, then a token at a time, keys and values kept.
+//! Text generation with a KV cache: the prompt is computed in chunks, then one token at a time.
 
 use std::sync::Arc;
 
@@ -15,13 +15,13 @@ mod sampling;
 
 pub use sampling::{Sampler, Sampling, distribution};
 
-/// Tokens of a prompt that are run at once: the memory of generation does not grow with the prompt, but for
-/// its keys and values.
+/// The most tokens of a prompt that are computed at once. So except for the KV cache, memory does not grow with the
+/// prompt.
 pub const CHUNK: usize = 64;
 /// The longest sequence.
 const MOST_TOKENS: usize = 1 << 24;
 
-/// A model with the keys and values of one sequence.
+/// A model with the KV cache of one sequence.
 #[derive(Debug)]
 pub struct Generator<B> {
     be: B,
@@ -37,21 +37,21 @@ pub struct Generator<B> {
     changed: bool,
 }
 
-/// Why a text ended.
+/// Why generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
-    /// A stop token came.
+    /// A stop token was generated.
     Stop,
-    /// There were as many tokens as were asked for.
+    /// The requested number of tokens was generated.
     Length,
-    /// There is no room for another token.
+    /// The KV cache is full.
     Full,
-    /// Whoever took the tokens had enough.
+    /// The caller's function returned false.
     Told,
 }
 
 impl Finish {
-    /// In documents.
+    /// The name in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Stop => "stop",
@@ -63,7 +63,7 @@ impl Finish {
 }
 
 impl<B: Backend> Generator<B> {
-    /// For sequences of at most `capacity` tokens.
+    /// Allocates a generator for sequences of at most `capacity` tokens, with zero adapters to load into.
     pub fn new(mut be: B, model: Arc<ModelWeights>, adapter: &AdapterConfig, capacity: usize) -> Self {
         let c = &model.config;
         let mut params =
@@ -83,29 +83,29 @@ impl<B: Backend> Generator<B> {
         &self.be
     }
 
-    /// Adapters, to load.
+    /// The adapters, mutable, with the backend to load them.
     pub fn params_mut(&mut self) -> (&mut B, &mut [BlockPairs]) {
         self.changed = true;
         (&mut self.be, &mut self.params)
     }
 
-    /// Forgets the sequence.
+    /// Empties the KV cache.
     pub fn reset(&mut self) {
         self.sequence.clear();
     }
 
-    /// Tokens whose keys and values there is room for, in all.
+    /// The size of the KV cache in tokens.
     pub fn capacity(&self) -> usize {
         self.caches.first().map_or(0, |c| c.k.rows())
     }
 
-    /// Tokens there is room for.
+    /// The tokens for which the KV cache still has room.
     pub fn room(&self) -> usize {
         self.capacity() - self.sequence.len()
     }
 
-    /// Goes back to where another sequence begins to differ, so that only what is new of it has to be fed; gives
-    /// how many of its tokens are kept. Its last is never among them, since its logits have to be made.
+    /// Truncates the KV cache to the common beginning with another sequence and returns its length in tokens, so that
+    /// only the rest has to be computed. The last token of `tokens` is never kept, since its logits are needed.
     pub fn keep_common(&mut self, tokens: &[u32]) -> usize {
         let most = tokens.len().saturating_sub(1);
         let common = self.sequence.iter().zip(&tokens[..most]).take_while(|(a, b)| a == b).count();
@@ -124,7 +124,7 @@ impl<B: Backend> Generator<B> {
         }
     }
 
-    /// Appends tokens to the sequence and gives the logits of what follows.
+    /// Appends tokens to the sequence and returns the logits `[vocabulary]` of the next token.
     ///
     /// # Panics
     /// When there is no room, or no token.
@@ -175,15 +175,15 @@ impl<B: Backend> Generator<B> {
         self.sequence.extend_from_slice(tokens);
     }
 
-    /// Takes a prompt in place of the sequence, of which it keeps what the two have in common, and appends tokens
-    /// until one of `stop`, `max_tokens`, or the end of the room. Each is handed to `token` as it comes; when that
-    /// gives false, generation ends. Stop tokens are not part of it.
+    /// Replaces the sequence by a prompt, keeping the KV cache of their common beginning, and generates tokens until
+    /// one of `stop` is generated, `max_tokens` are there, or the cache is full. Each token is passed to `token`, which
+    /// ends generation by returning false. Stop tokens are not passed on.
     ///
     /// # Errors
-    /// When the model's logits are no numbers, or the prompt has a token that the model has not.
+    /// When the logits are NaN, or the prompt has a token outside the model's vocabulary.
     ///
     /// # Panics
-    /// When the prompt has no token, or more than there is room for.
+    /// When the prompt is empty or longer than the KV cache.
     pub fn generate(
         &mut self,
         prompt: &[u32],
@@ -219,10 +219,10 @@ impl<B: Backend> Generator<B> {
     }
 }
 
-/// Memory of a generator.
+/// Plans the memory of a generator.
 ///
 /// # Errors
-/// When the adapter does not fit the model, or no machine has the memory.
+/// When the adapter does not fit the model, or the size exceeds any machine's memory.
 pub fn plan_generation(
     model: &Arc<ModelWeights>,
     adapter: &AdapterConfig,

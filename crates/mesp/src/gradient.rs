@@ -1,4 +1,5 @@
-//! Gradients as pairs of factors, who takes them, and the buffers they are added to.
+//! Gradients as pairs of factors ([`Factors`]), the consumers of these, and the buffers to which they are added
+//! ([`Gradients`]).
 
 mod buffers;
 mod factors;

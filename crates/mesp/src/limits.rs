@@ -1,4 +1,4 @@
-//! What a process may have of memory: sizes, what the system gives, and why a run does not fit.
+//! Limits of a process's memory: sizes, what the system has free, and why a run does not fit.
 
 mod over;
 mod size;

@@ -1,8 +1,9 @@
-//! What a run needs in the memory of its process, and whether a budget or the system allows it.
+//! The memory that a run needs in its process, and whether it fits a budget and the system.
 //!
-//! [`MemoryPlan`] has every byte that a run allocates by what it is for; [`decide`] looks for the fastest policy that
-//! keeps a budget, or says which budgets would do ([`OverBudget`]). A budget covers the anonymous memory of the whole
-//! process, the program around the engine included; mapped weights are the system's to drop and are not counted.
+//! [`MemoryPlan`] lists every byte that a run allocates by its purpose; [`decide`] searches for the fastest policy that
+//! fits a budget, or reports the smallest budgets that would do ([`OverBudget`]). A budget covers the anonymous memory
+//! of the whole process, the program around the engine included. Memory-mapped weights are not counted, since the
+//! system can drop their pages.
 
 mod budget;
 mod plan;
@@ -20,11 +21,11 @@ use mesp_device::{Cpu, Plan, Real, Threads};
 
 use crate::{Error, Result};
 
-/// The processor with its arena.
+/// Allocates a plan's arena on the CPU.
 ///
 /// # Errors
-/// [`Error::OverBudget`] where the system has less than the plan's arena needs, [`Error::OutOfMemory`] where it does not
-/// give it.
+/// [`Error::OverBudget`] if the system has less free memory than the arena needs, [`Error::OutOfMemory`] if the
+/// allocation fails.
 pub fn processor<R: Real>(plan: Plan, pool: Arc<Threads>) -> Result<Cpu<R>> {
     let needs = plan.bytes() as u64;
     if let Some(room) = Room::now().filter(|room| room.lacks(needs)) {

@@ -1,4 +1,5 @@
-//! An adapter folded into its base: W + s·B·A in W's place, with DoRA its rows brought to their magnitudes.
+//! Merges an adapter into its base model: W + s·B·A replaces W; with DoRA its rows are scaled to the trained
+//! magnitudes.
 //!
 //! | base | written | how |
 //! |---|---|---|
@@ -7,11 +8,12 @@
 //! | GGUF | GGUF | tensors without an adapter byte for byte |
 //! | GGUF | directory | dequantized, rows and norms as checkpoints have them |
 //!
-//! Where the base's head is its embeddings, a change of either makes them two: the head is written beside the embeddings,
-//! and the configuration says that they are not tied.
+//! If the base has tied embeddings and an adapter changes the head or the embeddings, the merged model gets a separate
+//! head, and its configuration says that they are not tied.
 //!
-//! A changed matrix of a quantized base is stored in 16 bits unless asked otherwise: to round it to blocks once
-//! more loses a part of the change, which [`Report`] gives. Some rows are in memory at a time, and one pair.
+//! A merged matrix of a quantized base is stored in 16 bits unless [`Options::ty`] asks for another type: quantizing it
+//! again loses part of the change, which [`Report::errors`] measures. Only some rows and one adapter are in memory at a
+//! time.
 
 use std::path::Path;
 
@@ -25,37 +27,37 @@ use crate::{Error, Result};
 mod directory;
 mod gguf;
 
-/// How a merged model is written.
+/// The options of a merge.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// The type of the merged matrices; none for the base's own, or 16 bits where that is quantized.
+    /// The type of merged matrices; `None` for the base's type, or 16 bits if that is quantized.
     pub ty: Option<TensorType>,
-    /// Bytes of a weight file of a directory, at most, unless one tensor is larger.
+    /// The most bytes of one weight file of a directory, unless a single tensor is larger.
     pub max_shard: u64,
 }
 
-/// What was written.
+/// The result of a merge.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Report {
-    /// Tensors.
+    /// The number of tensors.
     pub tensors: usize,
-    /// Tensors that an adapter changed.
+    /// The number of tensors that the adapter changed.
     pub merged: usize,
     /// Bytes of the weight files.
     pub bytes: u64,
-    /// Weight files.
+    /// The number of weight files.
     pub files: usize,
-    /// What is worth knowing.
+    /// Notes for the user.
     pub notes: Vec<String>,
-    /// How far merged matrices are, as stored, from W + s·B·A, by type.
+    /// The rounding error of merged matrices as stored, compared with W + s·B·A, by type.
     pub errors: Vec<TypeError>,
 }
 
-/// Writes a model with an adapter folded in; `output` is a directory, or a file where it ends in `.gguf`.
-/// `progress(done, total)` hears of values.
+/// Writes `model` with `adapter` merged in. `output` is a GGUF file if its name ends in `.gguf`, else a directory.
+/// `progress(done, total)` is called with the numbers of values written.
 ///
 /// # Errors
-/// When the two do not belong together, a value does not fit the type, or nothing can be written.
+/// When the adapter is for another model, a value does not fit the type, or a file cannot be written.
 pub fn merge(
     model: &Path,
     adapter: &Path,

@@ -1,4 +1,4 @@
-//! Optimizers over adapters, block by block.
+//! Optimizers: SGD and AdamW as in PyTorch, stepped block by block, and the trait for others ([`UpdateRule`]).
 
 mod schedule;
 
@@ -14,44 +14,44 @@ use crate::arch::{Param, Tensor};
 use crate::gradient::{Gradients, ParamList};
 use crate::{Error, Result, rng};
 
-/// A state that an update keeps of each parameter.
+/// A state tensor that an optimizer keeps for each parameter, such as AdamW's first moment.
 #[derive(Debug, Clone, Copy)]
 pub struct StateSpec {
-    /// Its name: in plans, and of its file in checkpoints.
+    /// Its name in plans, and of its file in checkpoints.
     pub name: &'static str,
-    /// Rows and columns for a parameter of so many.
+    /// The state's `[rows, cols]` for a parameter of shape `[rows, cols]`.
     pub shape: fn([usize; 2]) -> [usize; 2],
 }
 
 impl StateSpec {
-    /// One value for each of the parameter's.
+    /// A state of the parameter's shape.
     pub const fn alike(name: &'static str) -> Self {
         Self { name, shape: |shape| shape }
     }
 }
 
-/// Where a parameter stands when it is stepped.
+/// The arguments of one update of a parameter.
 #[derive(Debug, Clone, Copy)]
 pub struct At {
     /// η.
     pub learning_rate: f64,
-    /// λ.
+    /// λ, the decoupled weight decay.
     pub weight_decay: f64,
-    /// Updates of it, this one among them.
+    /// The number of updates of this parameter, this one included.
     pub step: u64,
-    /// Names the random numbers by which it is rounded.
+    /// Selects the random stream of stochastic rounding.
     pub key: u64,
 }
 
-/// How a parameter is stepped.
+/// The rule of an optimizer: its states, and one update of a parameter.
 pub trait UpdateRule {
-    /// What it keeps of each parameter, in the order in which [`UpdateRule::update`] gets it.
+    /// The states of each parameter, in the order in which [`UpdateRule::update`] receives them.
     fn states(&self) -> &'static [StateSpec];
-    /// One step of `p` along its gradient `g`.
+    /// Updates parameter `p` with its gradient `g`, which has the same shape.
     fn update<B: Backend>(&self, be: &mut B, p: ViewMut<'_>, g: View<'_>, states: &mut [Act], at: At);
 }
 
-/// Stochastic gradient descent; momentum 0 keeps no state.
+/// Stochastic gradient descent, as `torch.optim.SGD`; with momentum 0 it has no state.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SgdUpdate {
     /// μ.
@@ -71,7 +71,7 @@ impl UpdateRule for SgdUpdate {
     }
 }
 
-/// Adam with decoupled weight decay.
+/// Adam with decoupled weight decay, as `torch.optim.AdamW` (Loshchilov and Hutter 2019).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamWUpdate {
     /// β₁.
@@ -97,7 +97,7 @@ impl UpdateRule for AdamWUpdate {
     }
 }
 
-/// Which update, with its own settings. Steps as PyTorch's optimizers of the same names.
+/// The choice of optimizer with its settings. Updates are those of PyTorch's optimizers of the same names.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum OptimizerKind {
     /// Stochastic gradient descent.
@@ -107,10 +107,10 @@ pub enum OptimizerKind {
 }
 
 impl OptimizerKind {
-    /// From the command line's name, with the usual settings.
+    /// From the name on the command line, `sgd` or `adamw`, with PyTorch's default settings.
     ///
     /// # Errors
-    /// When there is none by that name.
+    /// [`Error::Usage`](crate::Error::Usage) when there is no optimizer of that name.
     pub fn parse(name: &str, momentum: f64) -> Result<Self> {
         match name {
             "sgd" => Ok(Self::sgd(momentum)),
@@ -138,7 +138,7 @@ impl OptimizerKind {
     }
 }
 
-/// As checkpoints name it.
+/// The name and settings as checkpoints store them.
 impl fmt::Display for OptimizerKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -166,20 +166,20 @@ impl UpdateRule for OptimizerKind {
     }
 }
 
-/// Which parts of an adapter are trained, and how fast.
+/// Which matrices of an adapter are trained, and their learning rates.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Trained {
-    /// Whether A stays as it is (LoRA-FA; Zhang et al. 2023): no gradient and no state of it exist.
+    /// Whether A is frozen (LoRA-FA; Zhang et al. 2023): it then has no gradient and no optimizer state.
     pub freeze_a: bool,
-    /// The learning rate of B, and of magnitudes, over A's (LoRA+; Hayou et al. 2024).
+    /// The learning rate of B and of magnitudes divided by that of A (LoRA+; Hayou et al. 2024).
     pub b_ratio: f64,
 }
 
 impl Trained {
-    /// A and B alike.
+    /// A and B are both trained, at one learning rate.
     pub const ALIKE: Self = Self { freeze_a: false, b_ratio: 1.0 };
 
-    /// Whether a parameter is stepped.
+    /// Whether a parameter is trained.
     pub fn has(self, param: &Param) -> bool {
         !(self.freeze_a && matches!(param.tensor, Tensor::Adapter(_, Matrix::A)))
     }
@@ -193,7 +193,7 @@ impl Trained {
     }
 }
 
-/// An optimizer and its state.
+/// An optimizer and the state of all its parameters.
 #[derive(Debug)]
 pub struct Optimizer<U = OptimizerKind> {
     kind: U,
@@ -206,7 +206,7 @@ pub struct Optimizer<U = OptimizerKind> {
 }
 
 impl<U: UpdateRule + Copy> Optimizer<U> {
-    /// With all state zero. `seed` is of the random numbers by which adapters in bf16 are rounded.
+    /// Allocates all state as zeros. `seed` is for the stochastic rounding of bf16 adapters.
     pub fn new<B: Backend>(
         be: &mut B,
         kind: U,
@@ -232,7 +232,7 @@ impl<U: UpdateRule + Copy> Optimizer<U> {
         Self { kind, weight_decay, trained, seed, list, states }
     }
 
-    /// Steps the adapters of a place; `step` counts from 1.
+    /// Updates the parameters of a place (a block, the head, the embeddings); `step` counts from 1.
     pub fn update<B: Backend>(
         &mut self,
         be: &mut B,
@@ -260,17 +260,17 @@ impl<U: UpdateRule + Copy> Optimizer<U> {
         }
     }
 
-    /// What it steps.
+    /// The parameters.
     pub fn list(&self) -> &Arc<ParamList> {
         &self.list
     }
 
-    /// Which update.
+    /// The update rule.
     pub fn kind(&self) -> U {
         self.kind
     }
 
-    /// Each state by its name, with what it holds of each parameter: for checkpoints.
+    /// Each state by name, with its tensor for each parameter; for checkpoints.
     pub fn states(&self) -> impl Iterator<Item = (&'static str, Vec<(&Param, View<'_>)>)> {
         self.kind.states().iter().enumerate().map(|(i, spec)| {
             let states = self.states.iter().skip(i).step_by(self.kind.states().len());
@@ -278,7 +278,7 @@ impl<U: UpdateRule + Copy> Optimizer<U> {
         })
     }
 
-    /// As [`Optimizer::states`], to write.
+    /// The tensors of one state, mutable.
     pub fn state_mut(&mut self, name: &str) -> Vec<(Param, &mut Act)> {
         let Some(i) = self.kind.states().iter().position(|spec| spec.name == name) else { return Vec::new() };
         let states = self.states.iter_mut().skip(i).step_by(self.kind.states().len());

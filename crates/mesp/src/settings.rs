@@ -1,8 +1,8 @@
-//! Settings: one description of a training run, from which the program's options, its configuration files and a
-//! [`Trainer`](crate::Trainer)'s builder come.
+//! Settings: the one description of a training run. The program's options, its configuration files and the builder of
+//! [`Trainer`](crate::Trainer) are made from it.
 //!
-//! [`Settings`] is what was chosen, with `None` for what was not. [`Settings::resolve`] fills in the defaults and the
-//! rules that tie settings together, and gives a [`Setup`]. Messages name a setting in backticks.
+//! [`Settings`] holds what was chosen, with `None` for what was not. [`Settings::resolve`] fills in defaults, checks
+//! the rules between settings and returns a [`Setup`]. Error messages name settings between ‘ and ’.
 
 mod adapter;
 mod directional;
@@ -34,28 +34,28 @@ use crate::tape::{Policy, SavedAs, Tiles};
 use crate::train::{Action, Length, MadeWith, Options, RunConfig, Update};
 use crate::{Error, Result};
 
-/// What was chosen for a training run.
+/// The choices for a training run. [`Settings::default`] chooses nothing: every setting then has its default.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Settings {
     /// How the frozen weights are held: auto, mapped (in their file, in their type), or copied into memory as f32, bf16
     /// or f16 [default: auto, which is mapped].
     pub base: Option<String>,
-    /// The most tokens of a row [default: 512, or the longest the model was made for].
+    /// The most tokens of a row [default: 512, or the model's maximum length if that is shorter].
     pub max_seq_len: Option<usize>,
     /// What is trained.
     #[serde(flatten)]
     pub adapter: AdapterSettings,
-    /// How gradients are made, and in which memory.
+    /// How gradients are computed, and the memory budget.
     #[serde(flatten)]
     pub method: MethodSettings,
-    /// Random directions, and blocks that are left out.
+    /// Random directions of gradient estimates, and blocks left out of the backward.
     #[serde(flatten)]
     pub directions: DirectionSettings,
     /// Batches, steps, optimizer.
     #[serde(flatten)]
     pub training: TrainingSettings,
-    /// Evaluations and checkpoints on the way, and what is done when a step goes wrong.
+    /// Evaluations and checkpoints during the run, and what happens when a step goes wrong.
     #[serde(flatten)]
     pub run: RunSettings,
 }
@@ -65,22 +65,22 @@ fn usage(problem: impl Into<String>, advice: impl Into<String>) -> Error {
     Error::usage(problem).hint(advice)
 }
 
-/// What settings mean: every default and every rule that ties them together.
+/// Resolved settings: defaults filled in, every rule between settings checked.
 #[derive(Debug, Clone)]
 pub struct Setup {
-    /// What fixes a session's buffers.
+    /// The options that determine a session's buffers.
     pub options: Options,
-    /// What a run does besides.
+    /// The other options of the training loop.
     pub run: RunConfig,
     /// How the base weights are held.
     pub base: Base,
-    /// Whether a budget may change the policy: nothing that fixes it was asked for.
+    /// Whether the memory budget may choose the policy: no setting fixes it.
     pub auto: bool,
-    /// Whether checkpoints may go to a file although that was not asked for.
+    /// Whether activation checkpoints may go to a file although no setting asks for that.
     pub may_spill: bool,
     /// Whether a norm was chosen that gradients are scaled down to.
     clips: bool,
-    /// What is to be told: of settings that are not used.
+    /// Notes for the user: settings that have no effect.
     pub notes: Vec<String>,
     trains: Trains,
 }
@@ -97,16 +97,16 @@ enum Trains {
 }
 
 impl Settings {
-    /// Whether all weights of the model are trained, and no adapter.
+    /// Whether this is full fine-tuning: all weights of the model are trained, and there is no adapter.
     pub fn full(&self) -> bool {
         self.directions.full || self.adapter.train == Some(Train::Full)
     }
 
-    /// Fills in defaults, and refuses what cannot be combined. Reads no file but the configuration of the adapter to start
-    /// from.
+    /// Fills in defaults and rejects combinations that are not possible. The only file it reads is the configuration of
+    /// the adapter to start from.
     ///
     /// # Errors
-    /// [`Error::Usage`] that names the setting; when that configuration cannot be read.
+    /// [`Error::Usage`] that names the setting; [`Error::File`] when the adapter's configuration cannot be read.
     pub fn resolve(&self) -> Result<Setup> {
         let (s, r) = (&self.training, &self.run);
         let update = update(&self.method);
@@ -206,7 +206,7 @@ impl Settings {
 }
 
 impl Setup {
-    /// Refuses an adapter that does not fit the model, and names of modules that mean nothing on it.
+    /// Checks that the adapter fits the model, and that every module name matches a module of it.
     ///
     /// # Errors
     /// [`Error::Usage`] that names the module.
@@ -226,20 +226,20 @@ impl Setup {
 }
 
 impl Setup {
-    /// Whether an update by block may be advised: nothing that was chosen excludes it.
+    /// Whether per-block updates may be suggested to the user: no setting excludes them.
     pub fn may_step_blocks(&self) -> bool {
         let run = &self.run;
         let skips = [run.on_non_finite, run.on_spike].contains(&Action::Skip);
         run.grad_accum == 1 && !skips && !self.clips
     }
 
-    /// What is asked for, and what a budget may change of it.
+    /// The request for the budget search: the options, and what the budget may change.
     pub fn request(&self, may_step_blocks: bool) -> Request {
         let Self { options, auto, may_spill, .. } = self;
         Request { options: options.clone(), auto: *auto, may_spill: *may_spill, may_step_blocks }
     }
 
-    /// Decides the policy, and plans it: [`memory::decide`].
+    /// Chooses the policy and plans its memory: [`memory::decide`].
     ///
     /// # Errors
     /// When the options cannot be planned.

@@ -1,4 +1,5 @@
-//! The training loop and its state. It emits events and prints nothing.
+//! The training loop and its state: [`Session`] holds parameters, gradients and optimizer state on a backend, [`Run`]
+//! makes the steps. It reports by [`Event`]s and prints nothing.
 
 pub mod budget;
 pub mod checkpoint;

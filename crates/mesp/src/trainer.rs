@@ -1,4 +1,5 @@
-//! The front door: a [`Model`], its rows ([`Dataset`]), and a [`Trainer`] that knows what it needs before it runs.
+//! The library's main types: a [`Model`], training rows ([`Dataset`]), and a [`Trainer`], whose memory is planned
+//! before it runs.
 //!
 //! ```no_run
 //! use mesp::{ByteSize, Dataset, Model, Trainer};
@@ -35,7 +36,8 @@ use crate::arch::Param;
 use crate::memory::MemoryPlan;
 use crate::train::{Cancel, Event, Progress, Run, Score, Step, Summary};
 
-/// A run: a model, its rows, and where training stands. Made by [`Trainer::builder`].
+/// A training run: a model, its rows, optimizer state and progress, like the `Trainer` of transformers or TRL. Made by
+/// [`Trainer::builder`].
 #[derive(Debug)]
 pub struct Trainer {
     run: Run<Cpu<f32>>,
@@ -43,27 +45,28 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// A run of a model on rows: its settings are chosen next.
+    /// Starts a builder for a run of `model` on `data`. What is not set has the default of `mesp train`.
     pub fn builder<'a>(model: &'a Model, data: &'a Dataset) -> TrainerBuilder<'a> {
         TrainerBuilder::new(model, data)
     }
 
-    /// A run that was set up by hand.
+    /// Wraps a run that was set up by hand, with the plan of its memory.
     pub fn from_run(run: Run<Cpu<f32>>, plan: MemoryPlan) -> Self {
         Self { run, plan }
     }
 
-    /// The end of it: what it held is freed.
+    /// Ends the run, frees its memory and returns its plan.
     pub fn into_plan(self) -> MemoryPlan {
         self.plan
     }
 
-    /// What it needs in memory, by what for. Shown, it is one line.
+    /// The planned memory in bytes, by purpose. Its `Display` is one line.
     pub fn plan(&self) -> &MemoryPlan {
         &self.plan
     }
 
-    /// One optimizer step, with the evaluations and checkpoints that are due; `None` when the run is over.
+    /// Makes one optimizer step, and the evaluations and checkpoints that are due before and after it. Returns `None`
+    /// when the run is over: all steps are done, early stopping applies, or [`Trainer::cancel`] was called.
     ///
     /// # Errors
     /// As [`Run::run`].
@@ -71,7 +74,8 @@ impl Trainer {
         self.run.advance(&mut |_| {})
     }
 
-    /// All steps that are left. `on_event` is told what happens: steps, evaluations, checkpoints, notices.
+    /// Makes all remaining steps, and writes checkpoints and the adapter to the output directory, if one was set.
+    /// `on_event` is called for each step, evaluation, checkpoint and notice.
     ///
     /// # Errors
     /// As [`Run::run`].
@@ -79,7 +83,7 @@ impl Trainer {
         self.run.run(on_event)
     }
 
-    /// Losses of the held-out rows with the adapter as it is; of none where there are no such rows.
+    /// Evaluates the held-out rows with the current adapter. Without held-out rows the score has no tokens.
     ///
     /// # Errors
     /// When a row cannot be read.
@@ -87,9 +91,10 @@ impl Trainer {
         self.run.evaluate()
     }
 
-    /// Makes the gradient of the next step's rows and leaves the parameters as they are; gives the mean loss in nats.
-    /// [`Trainer::gradients`] and [`Trainer::flat_gradients`] have it, to read or to change; [`Trainer::apply`] steps
-    /// along it.
+    /// Computes the gradient for the next step's rows, as `loss.backward()` does in PyTorch, but replaces the previous
+    /// gradient instead of adding to it. Parameters do not change. Returns the mean loss per target token in nats.
+    /// [`Trainer::gradients`] and [`Trainer::flat_gradients_mut`] read or change the gradient; [`Trainer::apply`] makes
+    /// the step.
     ///
     /// # Errors
     /// As [`Run::backward`].
@@ -97,7 +102,8 @@ impl Trainer {
         self.run.backward()
     }
 
-    /// Steps along the gradient that is there, and counts the step; gives the gradient's norm.
+    /// Makes an optimizer step with the current gradient, as `optimizer.step()` does, after clipping to `max_grad_norm`
+    /// and at the schedule's learning rate. Returns the gradient's L2 norm before clipping.
     ///
     /// # Errors
     /// As [`Run::apply`].
@@ -105,60 +111,60 @@ impl Trainer {
         self.run.apply()
     }
 
-    /// Each trained parameter with its gradient, row by row; [`Param::name`] is PEFT's name of it. None where a step keeps
-    /// no gradient.
+    /// Each trained parameter and its gradient, row-major, with the shape [`Param::shape`]; [`Param::name`] is the name
+    /// in PEFT's files. Empty where a step keeps no gradient, as with per-block updates.
     pub fn gradients(&self) -> impl Iterator<Item = (&Param, &[f32])> {
         let session = self.run.session();
         session.grads().iter().filter_map(|(param, view)| Some((param, session.backend().slice(view)?)))
     }
 
-    /// All gradients as one column: each parameter's in the order of [`Trainer::gradients`], from a multiple of 16 values
-    /// on, and zeros between.
+    /// All gradients as one flat slice: each parameter's values in the order of [`Trainer::gradients`], each starting
+    /// at a multiple of 16 values, with zeros in the gaps. `None` where a step keeps no gradient.
     pub fn flat_gradients(&self) -> Option<&[f32]> {
         let session = self.run.session();
         session.backend().slice(session.grads().flat()?)
     }
 
-    /// The same, to change: by those of other machines, say. What is between the parameters stays zero.
+    /// [`Trainer::flat_gradients`], mutable: for an all-reduce with other machines, say. The gaps must stay zero.
     pub fn flat_gradients_mut(&mut self) -> Option<&mut [f32]> {
         let (be, column) = self.run.session_mut().flat_grads_mut();
         be.slice_mut(column?)
     }
 
-    /// The trained parameters as one column, each where its gradient lies in [`Trainer::flat_gradients`]; none where they
-    /// are stored in bf16, or are all weights of the model.
+    /// The trained parameters as one flat slice in the layout of [`Trainer::flat_gradients`]. `None` where they are
+    /// stored in bf16, or where all weights of the model are trained.
     pub fn flat_parameters(&self) -> Option<&[f32]> {
         let session = self.run.session();
         session.backend().slice(session.flat()?)
     }
 
-    /// The same, to change.
+    /// [`Trainer::flat_parameters`], mutable.
     pub fn flat_parameters_mut(&mut self) -> Option<&mut [f32]> {
         let (be, column) = self.run.session_mut().flat_mut();
         be.slice_mut(column?)
     }
 
-    /// Where the run stands.
+    /// Steps, tokens and losses so far.
     pub fn progress(&self) -> &Progress {
         self.run.progress()
     }
 
-    /// Optimizer steps of the whole run.
+    /// The number of optimizer steps of the run, from the first to the last.
     pub fn total_steps(&self) -> usize {
         self.run.total_steps()
     }
 
-    /// What the run has come to.
+    /// Totals of the run up to now.
     pub fn summary(&self) -> Summary {
         self.run.summary()
     }
 
-    /// Asks the run to stop after its step, from another thread.
+    /// A handle with which another thread or a signal handler stops the run after the current step.
     pub fn cancel(&self) -> Cancel {
         self.run.cancel()
     }
 
-    /// Writes the adapter in PEFT's layout: `adapter_config.json`, `adapter_model.safetensors`.
+    /// Writes the adapter in PEFT's layout: `adapter_config.json` and `adapter_model.safetensors`.
     ///
     /// # Errors
     /// When a file cannot be written.
@@ -166,7 +172,7 @@ impl Trainer {
         self.run.save(dir.as_ref())
     }
 
-    /// Writes adapter, optimizer state and progress below a directory; gives the checkpoint's folder.
+    /// Writes a checkpoint (adapter, optimizer state, progress) to `dir/checkpoints/step-N` and returns that path.
     ///
     /// # Errors
     /// When a file cannot be written.
@@ -174,11 +180,11 @@ impl Trainer {
         self.run.save_state(dir.as_ref())
     }
 
-    /// Goes on from a checkpoint that a run with the same settings and rows wrote: every later step is then the one that
-    /// the run would have made, to the bit.
+    /// Resumes from a checkpoint of a run with the same settings and rows. Every later step is bit-identical to the one
+    /// that the uninterrupted run would have made.
     ///
     /// # Errors
-    /// When it is of another run, or cannot be read.
+    /// When the checkpoint is of a run with other settings, model or rows, or cannot be read.
     pub fn load_state(&mut self, checkpoint: impl AsRef<Path>) -> Result<()> {
         self.run.load_state(checkpoint.as_ref())
     }

@@ -1,4 +1,4 @@
-//! DoRA: what an adapter needs to know of its weight.
+//! DoRA (Liu et al. 2024, arXiv 2402.09353): the row norms of adapted weights.
 //!
 //! ```text
 //! measure    ‖W_j‖² of every row, once
@@ -15,7 +15,7 @@ use crate::arch::{Config, Linear, Module};
 const NORMS: Label = Label::new(Class::Adapter, "dora_norms");
 const FACTORS: Label = Label::new(Class::WithinBlock, "dora_factors");
 
-/// What DoRA reads of a weight, each `[out, 1]`.
+/// The row norms of an adapted weight, each buffer `[out, 1]`.
 #[derive(Debug)]
 pub struct Norms {
     /// `‖W_j‖²`.
@@ -32,7 +32,7 @@ fn parts(module: Module, c: &Config) -> impl Iterator<Item = Module> {
     Module::ALL.into_iter().filter(move |p| p.stored_in(fused) == module)
 }
 
-/// Takes the norms of all weights that have magnitudes, of the layers of each block.
+/// Computes `‖W_j‖²` of all weights with magnitudes, block by block.
 pub fn measure<'a, B: Backend>(
     be: &mut B,
     c: &Config,
@@ -52,7 +52,7 @@ pub fn measure<'a, B: Backend>(
     }
 }
 
-/// Takes the norms of a block's adapted weights from A, B and m as they are now.
+/// Computes the norms of a block's adapted weights from the current A, B and m.
 pub fn refresh<B: Backend>(be: &mut B, c: &Config, linears: &[Linear; 7], pairs: &mut BlockPairs) {
     for (module, pair) in Module::MODULES.into_iter().zip(pairs) {
         let Some(pair) = pair else { continue };

@@ -1,4 +1,4 @@
-//! How an adapter starts.
+//! Initialization of adapters.
 
 use mesp_device::Backend;
 
@@ -6,8 +6,9 @@ use super::BlockPairs;
 use crate::arch::Module;
 use crate::rng;
 
-/// PEFT's start: A uniform in ±1/√in (Kaiming uniform with a = √5), of embeddings normal; B zero, magnitudes the norms of
-/// the rows, so that the adapted model equals the base at first. Each matrix has a random stream of its own: adding a target changes no other.
+/// Initializes adapters as PEFT does: A uniform in ±1/√in (Kaiming uniform with a = √5), for embeddings normal with
+/// deviation 1; B zero; DoRA's magnitudes the row norms. So the adapted model equals the base at first. Each matrix has
+/// its own random stream, so adding a target does not change the others.
 pub fn init<B: Backend>(be: &mut B, blocks: &mut [BlockPairs], seed: u64) {
     for (l, block) in blocks.iter_mut().enumerate() {
         for (p, pair) in block.iter_mut().enumerate() {

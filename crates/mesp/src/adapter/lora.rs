@@ -6,15 +6,14 @@
 //! reads     x (and h, which is rebuilt from x unless kept)      scratch  none of its own
 //! shapes    x [n, in]  y g [n, out]  h dh [n, r]  A [r, in]  B [out, r]
 //! ```
-//! Layers that share a matrix of the checkpoint share its adapter: one A, one h, each its own rows of B, and dh
-//! the sum of theirs. derivation: `docs/math/lora.md`. The frozen path of dx uses g itself, not s·g. The frozen W has no
-//! gradient function anywhere.
+//! Layers that share a fused matrix of the checkpoint share its adapter: one A, one h, each its own rows of B, and dh
+//! is the sum of theirs. Derivation: `docs/math/lora.md`. The frozen path of dx uses g itself, not s·g.
 //!
 //! ```text
 //! with dropout   x̃ = k∘x/(1−p)     h = x̃·Aᵀ     dA += dhᵀ·x̃     dx (+)= g·W, then += k∘(dh·A)/(1−p)
 //! ```
-//! k is computed from a counter wherever it is needed, so x̃ is made again in tiles of rows and no mask is stored. Each
-//! adapter has a mask of its own, and the frozen path has none: as PEFT's `lora_dropout`.
+//! k is computed from a counter wherever it is needed, so x̃ is recomputed in tiles of rows and no mask is stored. Each
+//! adapter has its own mask and the frozen path has none, as with PEFT's `lora_dropout`.
 
 use std::ops::Range;
 
@@ -26,8 +25,8 @@ use crate::gradient::Factors;
 
 const Z: Label = Label::new(Class::WithinBlock, "dora_z");
 
-/// `y = x·Wᵀ + b`, or `y += x·Wᵀ + b`, and `+ s·h·Bᵀ` where there is an adapter; `h = x·Aᵀ`. With magnitudes all but b
-/// is multiplied by their gains.
+/// `y = x·Wᵀ + b`, or `y += x·Wᵀ + b`, plus `s·h·Bᵀ` with an adapter; `h = x·Aᵀ`. With DoRA everything but b is
+/// multiplied by m/n, row by row.
 pub fn forward<B: Backend>(
     be: &mut B,
     mut y: ViewMut<'_>,
@@ -73,8 +72,8 @@ fn unscaled<B: Backend>(be: &mut B, x: View<'_>, linear: &Linear, pair: PairView
     z
 }
 
-/// DoRA's part of the backward, before all other: `dm += Σ_t dy∘z/n` with z rebuilt, handed over for some rows of a
-/// module, and `dy ← dz = gain∘dy`.
+/// DoRA's part of the backward, before the rest: passes on the factors of `dm += Σ_t dy∘z/n` for some rows of a module,
+/// with z recomputed, and sets `dy ← dz = gain∘dy`.
 pub fn through_gain<B: Backend>(
     be: &mut B,
     (module, rows, factors): (Module, Range<usize>, &mut impl Factors<B>),
@@ -118,8 +117,8 @@ fn in_tiles<B: Backend>(be: &mut B, (n, cols): (usize, usize), mut f: impl FnMut
     }
 }
 
-/// `dB += s·gᵀ·h`, handed over for some rows of a module, and `dh = s·g·B`, or `dh +=`: a layer's part of its adapter's
-/// gradients. Once dh is whole, what is left is [`gradient_of_a`].
+/// A layer's part of its adapter's gradients: passes on the factors of `dB += s·gᵀ·h` for some rows of a module, and
+/// computes `dh = s·g·B`, or `dh +=`. [`gradient_of_a`] follows when dh is complete.
 pub fn gradients<B: Backend>(
     be: &mut B,
     (module, rows, factors): (Module, Range<usize>, &mut impl Factors<B>),
@@ -135,7 +134,7 @@ pub fn gradients<B: Backend>(
     be.product(dh, Form::Plain, g, pair.b, pair.scale, accumulate);
 }
 
-/// `dA += dhᵀ·x`, handed over, for rows of a micro-batch from `first` on; with dropout `dA += dhᵀ·x̃`.
+/// Passes on the factors of `dA += dhᵀ·x` for rows of a micro-batch from `first` on; with dropout `dA += dhᵀ·x̃`.
 pub fn gradient_of_a<B: Backend>(
     be: &mut B,
     (module, factors): (Module, &mut impl Factors<B>),

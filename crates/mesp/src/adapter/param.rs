@@ -1,9 +1,9 @@
-//! What adapters train, as a list.
+//! The list of trained adapter parameters.
 
 use super::{BlockPairs, Matrix, Pair};
 use crate::arch::{Module, Param, Tensor};
 
-/// What some adapters train, in the order of [`matrices`](super::matrices): by place, module, then A, B, magnitudes.
+/// The parameters of some adapters in the order of [`matrices`](super::matrices): by place, then module, then A, B, m.
 pub fn params(blocks: &[BlockPairs]) -> Vec<Param> {
     let mut list = Vec::new();
     for (place, pairs) in blocks.iter().enumerate() {

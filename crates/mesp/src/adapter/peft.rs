@@ -1,9 +1,8 @@
-//! Adapters and gradients as PEFT's files.
+//! Adapters and gradients in PEFT's file format.
 //!
-//! Files have the rows of `lora_B` in the order of Hugging Face's checkpoints. Where the base's order is another
-//! ([`Pair::interleaved`](super::Pair)), rows are exchanged while they are written and read, so that an adapter
-//! fits the model whichever file it was trained on. Matrices of embeddings are transposed on the way
-//! ([`peft::turned`]).
+//! Files have the rows of `lora_B` in the order of Hugging Face checkpoints. Where the base's order differs
+//! ([`Pair::interleaved`](super::Pair)), rows are permuted while they are written and read, so that an adapter fits the
+//! model whichever file it was trained on. Matrices of embeddings are transposed ([`peft::turned`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -51,10 +50,10 @@ impl Rows {
     }
 }
 
-/// Writes matrices of adapters under PEFT's names, each as it is stored: in single precision or in bf16.
+/// Writes adapter matrices under PEFT's names, each in its storage type, f32 or bf16.
 ///
 /// # Errors
-/// When the file cannot be written; what stood there before stays.
+/// When the file cannot be written; an existing file is then unchanged.
 pub fn write_tensors<B: Backend>(
     be: &B,
     path: &Path,
@@ -66,7 +65,7 @@ pub fn write_tensors<B: Backend>(
     write_params(be, path, &views, metadata)
 }
 
-/// Writes what belongs to some parameters, each under the parameter's name.
+/// Writes one view for each parameter, such as its gradient, under the parameter's name.
 ///
 /// # Errors
 /// As [`write_tensors`].
@@ -119,7 +118,7 @@ fn modules(blocks: &[BlockPairs]) -> Vec<String> {
     Module::MODULES.into_iter().filter(on).map(|p| p.name().to_owned()).collect()
 }
 
-/// Writes an adapter directory.
+/// Writes an adapter directory in PEFT's layout.
 ///
 /// # Errors
 /// When a file cannot be written.
@@ -149,11 +148,11 @@ pub fn save<B: Backend>(
     Ok(())
 }
 
-/// Reads matrices that [`write_tensors`] wrote into allocated ones, such as a checkpoint's moments. Every matrix must be
-/// there, with its shape, and nothing else. Adapters from elsewhere are read by [`crate::source::load_adapter`].
+/// Reads a file of [`write_tensors`] into allocated matrices. It must hold exactly these matrices, with their shapes.
+/// Adapters of other programs are read by [`crate::source::load_adapter`].
 ///
 /// # Errors
-/// When a tensor is missing, unexpected, or has another shape: an adapter for another model.
+/// When a tensor is missing, unexpected, or of another shape: the adapter is for another model.
 pub fn read_tensors<B: Backend>(
     be: &mut B,
     path: &Path,
@@ -164,7 +163,7 @@ pub fn read_tensors<B: Backend>(
     read_params(be, path, &mut list.collect::<Vec<_>>(), config)
 }
 
-/// Reads what [`write_params`] wrote.
+/// Reads a file of [`write_params`], such as an optimizer state.
 ///
 /// # Errors
 /// As [`read_tensors`].

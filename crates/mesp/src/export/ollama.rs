@@ -1,4 +1,4 @@
-//! A folder for `ollama create`: a GGUF file and a Modelfile.
+//! A directory for `ollama create`: a GGUF file and a Modelfile.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -22,17 +22,17 @@ pub const MODELFILE: &str = "Modelfile";
 const MODEL: &str = "model.gguf";
 const ADAPTER: &str = "adapter.gguf";
 
-/// What is in the folder.
+/// What the directory contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Contents {
-    /// The model with the adapter folded in; merged matrices in a type, or in the base's own.
+    /// The model with the adapter merged in; merged matrices in the given type, or in the base's.
     Merged(Option<TensorType>),
-    /// The adapter, for the base where it is. Ollama 0.34.1 and later refuse to create a model from these two
+    /// Only the adapter; the Modelfile refers to the base where it is. Ollama 0.34.1 and later refuse such a Modelfile
     /// (ollama/ollama#14969).
     Adapter,
 }
 
-/// Writes the folder. `progress(done, total)` hears of values of a merged model.
+/// Writes the directory. `progress(done, total)` is called with the numbers of values written when a model is merged.
 ///
 /// # Errors
 /// As [`export`] and [`merge`](fn@merge).

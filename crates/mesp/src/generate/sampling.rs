@@ -1,4 +1,4 @@
-//! The next token from its logits.
+//! Sampling: the next token from its logits.
 //!
 //! ```text
 //! penalty      z ← z/p where z > 0, else z·p, for each token among the last `repetition_window`, once
@@ -10,9 +10,9 @@
 //! draw         one of these by its share of their probability
 //! ```
 //!
-//! The order is that of transformers' generation. llama.cpp takes the same filters in the same order, but applies
-//! the temperature last: its top-p and min-p look at the probabilities of temperature 1. Of equally likely tokens the
-//! lower one comes first, and exactly k remain (as in llama.cpp; transformers keeps all that equal the k-th).
+//! The order is that of transformers' generation. llama.cpp applies the same filters in the same order, but the
+//! temperature last: its top-p and min-p use the probabilities of temperature 1. Of equally likely tokens the one with
+//! the lower id comes first, and exactly k remain (as in llama.cpp; transformers keeps all that equal the k-th).
 
 use crate::rng;
 use crate::{Error, Result};
@@ -20,24 +20,24 @@ use crate::{Error, Result};
 /// How the next token is chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
-    /// 0 takes the likeliest.
+    /// 0 always takes the most likely token.
     pub temperature: f64,
-    /// Only the likeliest so many; 0 for all.
+    /// Keep the k most likely tokens; 0 keeps all.
     pub top_k: usize,
-    /// Only the likeliest that together have this probability; 1 for all.
+    /// Keep the most likely tokens that together have this probability; 1 keeps all.
     pub top_p: f64,
-    /// Only tokens with this share of the likeliest's probability; 0 for all.
+    /// Keep tokens with at least this share of the most likely token's probability; 0 keeps all.
     pub min_p: f64,
-    /// By which the logits of tokens that occurred are made less likely; 1 for none.
+    /// Divides the positive logits, and multiplies the negative ones, of tokens that occurred; 1 changes nothing.
     pub repetition_penalty: f64,
-    /// How many of the last tokens, prompt included, count as having occurred; 0 for all.
+    /// How many of the last tokens, the prompt included, count for the penalty; 0 counts all.
     pub repetition_window: usize,
-    /// For the draws.
+    /// Seed of the random draws.
     pub seed: u64,
 }
 
 impl Sampling {
-    /// Always the likeliest.
+    /// Greedy decoding.
     pub const GREEDY: Self = Self {
         temperature: 0.0,
         top_k: 0,
@@ -48,7 +48,7 @@ impl Sampling {
         seed: 0,
     };
 
-    /// Refuses values that mean nothing.
+    /// Checks that all values are in range.
     ///
     /// # Errors
     /// With the option's name as on the command line.
@@ -73,7 +73,7 @@ impl Sampling {
     }
 }
 
-/// Chooses tokens one after another.
+/// Chooses the tokens of a sequence.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     sampling: Sampling,
@@ -91,12 +91,12 @@ pub struct Sampler {
 const STREAM: u64 = 0x5a3b;
 
 impl Sampler {
-    /// A new one.
+    /// A sampler for a new sequence.
     pub fn new(sampling: Sampling) -> Self {
         Self { sampling, seen: Vec::new(), draws: 0, order: Vec::new(), repeated: Vec::new() }
     }
 
-    /// Takes the sequence so far in place of the one before.
+    /// Replaces the sequence that the repetition penalty considers.
     pub fn restart(&mut self, tokens: &[u32]) {
         self.seen.clear();
         if self.sampling.repetition_penalty != 1.0 {
@@ -104,8 +104,7 @@ impl Sampler {
         }
     }
 
-    /// The next token, or `None` where the likeliest cannot be told since logits are no numbers. `logits` are left
-    /// in another state.
+    /// The next token; `None` if the logits are NaN. `logits` are changed.
     pub fn choose(&mut self, logits: &mut [f32]) -> Option<u32> {
         self.penalize(logits);
         let token = if self.sampling.temperature == 0.0 { likeliest(logits) } else { self.draw(logits) }?;
@@ -151,7 +150,7 @@ impl Sampler {
     }
 }
 
-/// What tokens may be drawn, the likeliest first, and with what probability, penalties aside.
+/// The tokens that may be drawn, most likely first, with their probabilities, without the repetition penalty.
 pub fn distribution(sampling: Sampling, logits: &[f32]) -> Vec<(u32, f64)> {
     if sampling.temperature == 0.0 {
         return likeliest(logits).map(|token| (token, 1.0)).into_iter().collect();

@@ -1,4 +1,4 @@
-//! Buffers of gradients: one behind the other in a single buffer, in the order of a list of parameters.
+//! Gradient buffers: one flat buffer for all parameters of a list, in its order.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use mesp_formats::peft::Matrix;
 use super::Factors;
 use crate::arch::{Module, Norm, Param, Tensor};
 
-/// Where each of some parameters begins in a buffer of them all, at a multiple of [`LINE`] values, and the buffer's end.
+/// The offset in values of each parameter in a flat buffer, a multiple of [`LINE`], and at the end the buffer's length.
 pub fn starts<'a>(params: impl Iterator<Item = &'a Param>) -> impl Iterator<Item = usize> {
     let lines = params.map(|Param { shape: [rows, cols], .. }| {
         rows.saturating_mul(*cols).div_ceil(LINE).saturating_mul(LINE)
@@ -21,7 +21,7 @@ pub fn starts<'a>(params: impl Iterator<Item = &'a Param>) -> impl Iterator<Item
     }))
 }
 
-/// What is trained, place by place, and where each begins in a buffer that holds them all.
+/// The trained parameters, ordered by place, and the offset of each in a flat buffer.
 #[derive(Debug, Default)]
 pub struct ParamList {
     params: Vec<Param>,
@@ -30,7 +30,7 @@ pub struct ParamList {
 }
 
 impl ParamList {
-    /// From parameters in the order of their places.
+    /// From parameters ordered by place.
     pub fn new(mut params: Vec<Param>) -> Self {
         params.shrink_to_fit();
         let mut all = Vec::with_capacity(params.len() + 1);
@@ -43,19 +43,19 @@ impl ParamList {
         &self.params
     }
 
-    /// Numbers of the parameters of a place.
+    /// The indices of the parameters of a place.
     pub fn of(&self, place: usize) -> Range<usize> {
         let before = |first| self.params.partition_point(|param| param.place < first);
         before(place)..before(place + 1)
     }
 
-    /// Numbers of the parameters that have factors from a place of a model of so many layers: its own; outside the
-    /// blocks all that are there, since the head's sweep ends in the embeddings' table where they are tied.
+    /// The indices of the parameters that get factors from a place of a model with `layers` layers: its own. Outside
+    /// the blocks these are all parameters there, since with tied embeddings the head adds to the embedding table.
     pub fn reached_from(&self, place: usize, layers: usize) -> Range<usize> {
         if place < layers { self.of(place) } else { self.of(layers).start..self.params.len() }
     }
 
-    /// Whether a place's tensor is among them.
+    /// Whether a tensor of a place is trained.
     pub fn has(&self, place: usize, tensor: Tensor) -> bool {
         self.number(place, tensor).is_some()
     }
@@ -65,7 +65,7 @@ impl ParamList {
     }
 }
 
-/// Gradients of all parameters of a list, or of some that follow each other.
+/// The gradients of all parameters of a list, or of a contiguous range of them.
 #[derive(Debug)]
 pub struct Gradients {
     list: Arc<ParamList>,
@@ -80,7 +80,7 @@ impl Gradients {
         Self { list: Arc::clone(list), range: 0..0, flat: None }
     }
 
-    /// Gradients of all parameters, which live as long as the backend.
+    /// Allocates the gradients of all parameters for the lifetime of the backend, zero at first.
     pub fn persistent<B: Backend>(be: &mut B, list: &Arc<ParamList>, label: Label) -> Self {
         let range = 0..list.params.len();
         let lines = list.starts[range.end] / LINE;
@@ -88,7 +88,7 @@ impl Gradients {
         Self { list: Arc::clone(list), range, flat }
     }
 
-    /// Gradients of some of them, zero at first, until they are freed.
+    /// Allocates the gradients of a range of parameters, zero at first.
     pub fn zeros<B: Backend>(be: &mut B, list: &Arc<ParamList>, range: Range<usize>, label: Label) -> Self {
         let lines = (list.starts[range.end] - list.starts[range.start]) / LINE;
         let flat = (lines > 0).then(|| {
@@ -99,14 +99,14 @@ impl Gradients {
         Self { list: Arc::clone(list), range, flat }
     }
 
-    /// Their end.
+    /// Frees the buffer.
     pub fn free<B: Backend>(self, be: &mut B) {
         if let Some(flat) = self.flat {
             be.free(flat);
         }
     }
 
-    /// What they are of.
+    /// The parameters.
     pub fn list(&self) -> &Arc<ParamList> {
         &self.list
     }
@@ -116,8 +116,9 @@ impl Gradients {
         self.flat.is_none()
     }
 
-    /// All values as one column, each parameter's from a multiple of [`LINE`] on and zeros between: for who adds, sends
-    /// or averages whole gradients. [`adapter::flat`](crate::adapter::flat) has the parameters' own in the same places.
+    /// All values as one flat view: each parameter starts at a multiple of [`LINE`] values, with zeros in the gaps. For
+    /// adding, sending or averaging gradients. [`adapter::flat`](crate::adapter::flat) has the parameters in the same
+    /// layout.
     pub fn flat(&self) -> Option<View<'_>> {
         Some(self.flat.as_ref()?.block(0, [self.values()?, 1]))
     }
@@ -129,7 +130,7 @@ impl Gradients {
         Some(self.first(last).saturating_add(rows.saturating_mul(cols)))
     }
 
-    /// The same, to write. What is between the parameters stays zero.
+    /// [`Gradients::flat`], mutable. The gaps must stay zero.
     pub fn flat_mut(&mut self) -> Option<ViewMut<'_>> {
         let values = self.values()?;
         Some(self.flat.as_mut()?.block_mut(0, [values, 1]))
@@ -140,7 +141,7 @@ impl Gradients {
         self.range.clone().filter_map(|i| Some((&self.list.params[i], self.view(i)?)))
     }
 
-    /// Calls `f` with each parameter and its gradient, to write.
+    /// Calls `f` with each parameter and its gradient, mutable.
     pub fn for_each_mut(&mut self, mut f: impl FnMut(&Param, ViewMut<'_>)) {
         let list = Arc::clone(&self.list);
         for i in self.range.clone() {
@@ -150,12 +151,12 @@ impl Gradients {
         }
     }
 
-    /// The gradient of a place's tensor.
+    /// The gradient of a tensor of a place, in the parameter's shape.
     pub fn get(&self, place: usize, tensor: Tensor) -> Option<View<'_>> {
         self.view(self.list.number(place, tensor)?)
     }
 
-    /// The gradient of a parameter, by its number in the list.
+    /// The gradient of a parameter, by its index in the list.
     pub fn view(&self, i: usize) -> Option<View<'_>> {
         let flat = self.flat.as_ref().filter(|_| self.range.contains(&i))?;
         Some(flat.block(self.first(i), self.list.params[i].shape))
@@ -171,18 +172,18 @@ impl Gradients {
         self.list.starts[i] - self.list.starts[self.range.start]
     }
 
-    /// Takes the factors of all of them.
+    /// A consumer that adds the factors of all parameters to the gradients.
     pub fn sums(&mut self) -> Sums<'_> {
         self.sums_of(self.range.clone())
     }
 
-    /// Takes the factors of some of them, by their numbers in the list.
+    /// A consumer that adds the factors of some parameters, by their indices.
     pub fn sums_of(&mut self, numbers: Range<usize>) -> Sums<'_> {
         Sums { grads: self, numbers }
     }
 }
 
-/// Sums of products, in buffers of [`Gradients`].
+/// A consumer of factors that adds their products to [`Gradients`].
 #[derive(Debug)]
 pub struct Sums<'a> {
     grads: &'a mut Gradients,

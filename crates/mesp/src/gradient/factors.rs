@@ -7,9 +7,10 @@
 //! magnitudes     dm[rows] += Σ_t dy[t]∘z[t]∘inverse  (DoRA)
 //! a table        dP[index[t]] += g[t]
 //! ```
-//! The gradient of every tensor is a sum of such terms. The backward of a block has both factors in hand at one place;
-//! it does not make the gradient, it hands them over ([`Factors`]): whoever takes them may add the product to a buffer
-//! ([`Sums`](super::Sums)), step the parameter, or take a norm. What nobody wants is not handed over.
+//! The gradient of every tensor is a sum of such terms. The backward of a block has both factors at one place. It does
+//! not compute the gradient but passes the factors to a consumer ([`Factors`]), which may add the product to a buffer
+//! ([`Sums`](super::Sums)), update the parameter, or compute a norm. Factors that the consumer does not want are not
+//! passed on.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -19,15 +20,15 @@ use mesp_formats::peft::Matrix;
 
 use crate::arch::{Module, Norm, Tensor};
 
-/// What takes the factors of the gradients of one place ([`Module::place`]).
+/// A consumer of the factors of gradients of one place ([`Module::place`]).
 pub trait Factors<B: Backend> {
-    /// Whether factors of a tensor are to be handed over.
+    /// Whether the factors of a tensor are to be passed on.
     fn wants(&self, of: Tensor) -> bool;
     /// Some rows of a matrix: `dP[rows] += scale·gᵀ·x`.
     fn linear(&mut self, be: &mut B, of: Tensor, rows: Range<usize>, g_x: [View<'_>; 2], scale: f64);
     /// Some values of a bias: `db[rows] += Σ_t g[t]`.
     fn bias(&mut self, be: &mut B, of: Module, rows: Range<usize>, g: View<'_>);
-    /// The weight of a norm: `dw += Σ_t dy[t]∘x̂[t]`, x̂ the rows of `x` over their root mean squares.
+    /// The weight of a norm: `dw += Σ_t dy[t]∘x̂[t]`, where x̂ are the rows of `x` divided by their root mean squares.
     fn norm(&mut self, be: &mut B, of: Norm, dy_x: [View<'_>; 2], eps: f64);
     /// Some magnitudes (DoRA): `dm[rows] += Σ_t dy[t]∘z[t]∘inverse`.
     fn magnitudes(&mut self, be: &mut B, of: Module, rows: Range<usize>, dy_z_inverse: [View<'_>; 3]);
@@ -40,7 +41,7 @@ pub trait Factors<B: Backend> {
     }
 }
 
-/// Wants no gradient: for losses alone, and for dL/dx alone.
+/// Wants no gradients: for losses alone, or dL/dx alone.
 #[derive(Debug)]
 pub struct Nothing;
 
@@ -55,12 +56,12 @@ impl<B: Backend> Factors<B> for Nothing {
     fn table_rows(&mut self, _: &mut B, _: Tensor, _: &[u32], _: View<'_>) {}
 }
 
-/// Beside a backend that computes nothing: wants the same factors as another, and leaves them.
+/// For [`AllocOnly`]: wants the same factors as another consumer, and ignores them.
 #[derive(Debug)]
 pub struct Quiet<F, B>(F, PhantomData<fn(B)>);
 
 impl<F: Factors<B>, B: Backend> Quiet<F, B> {
-    /// From the consumer that would take them.
+    /// Wraps the other consumer.
     pub const fn new(factors: F) -> Self {
         Self(factors, PhantomData)
     }

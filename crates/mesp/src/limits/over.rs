@@ -1,4 +1,4 @@
-//! Why a run does not fit, in figures.
+//! Why a run does not fit, in bytes.
 
 use std::fmt;
 
@@ -6,17 +6,17 @@ use mesp_device::Class;
 
 use super::{ByteSize, Room};
 
-/// What a run may not exceed.
+/// The limit that a run exceeds, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
-    /// The budget that it was given.
+    /// The memory budget of the run.
     Budget(ByteSize),
-    /// What the system gives.
+    /// What the system has free.
     System(Room),
 }
 
 impl Limit {
-    /// In bytes.
+    /// The limit in bytes.
     pub fn bytes(self) -> u64 {
         match self {
             Self::Budget(ByteSize(bytes)) | Self::System(Room { bytes, .. }) => bytes,
@@ -24,21 +24,21 @@ impl Limit {
     }
 }
 
-/// A setting with which a run needs less, and has another result.
+/// A setting that saves memory and changes the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Saving {
-    /// Adapters are stepped block by block.
+    /// Per-block updates: each block is stepped as soon as its gradients are finished.
     PerBlock,
-    /// An optimizer without states.
+    /// An optimizer without state: SGD without momentum.
     Sgd,
-    /// Blocks' inputs wait in bf16.
+    /// Activation checkpoints (the blocks' inputs) in bf16.
     Bf16Checkpoints,
-    /// Intermediates of blocks are stored in bf16.
+    /// Other activations inside blocks in bf16.
     Bf16Activations,
 }
 
 impl Saving {
-    /// The setting and its value.
+    /// The setting's name and the value that saves memory.
     pub const fn setting(self) -> (&'static str, &'static str) {
         match self {
             Self::PerBlock => ("update", "per-block"),
@@ -49,25 +49,25 @@ impl Saving {
     }
 }
 
-/// A run that cannot be done in the memory it may have: what it needs, what there is, and which budgets would do. Every
-/// figure is in bytes, and every budget that is named is one that was planned.
+/// A run that does not fit: the bytes that it needs, the bytes that it may use, and the smallest budgets that would do.
+/// Every budget that is named was planned and fits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OverBudget {
-    /// `run` for the anonymous memory of its process, `plan` for what the engine allocates.
+    /// `run`: the figures are the anonymous memory of the process; `plan`: they are what the engine allocates.
     pub what: &'static str,
-    /// What it needs.
+    /// Bytes needed.
     pub needs: u64,
-    /// What it may have.
+    /// Bytes allowed.
     pub limit: Limit,
-    /// Its largest items, the largest first; none where only the arena's size is known.
+    /// The largest classes of the plan in bytes, largest first; empty if only the arena's size is known.
     pub largest: Vec<(Class, u64)>,
-    /// The method that was asked for, where one was.
+    /// The requested method, if one was requested.
     pub method: Option<String>,
-    /// The smallest budget with that method.
+    /// The smallest budget with that method, in bytes.
     pub least_with_method: Option<u64>,
-    /// The smallest budget with any policy that has the same result.
+    /// The smallest budget with any policy that gives the same result, in bytes.
     pub least: Option<u64>,
-    /// Smaller budgets, with other results.
+    /// Smaller budgets in bytes, each with the settings that it needs, which change the result.
     pub others: Vec<(Vec<Saving>, u64)>,
 }
 
@@ -86,7 +86,7 @@ impl OverBudget {
         }
     }
 
-    /// Whether even the smallest budget with the same result is more than there is.
+    /// Whether even the smallest budget with the same result exceeds the limit.
     pub fn is_beyond(&self) -> bool {
         self.least
             .into_iter()

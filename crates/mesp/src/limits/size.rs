@@ -1,11 +1,12 @@
-//! Sizes in bytes, as they are typed and shown.
+//! Sizes in bytes: parsing and formatting.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A number of bytes. Typed as `128MB`, `128MiB` or `134217728`; shown in decimal units with three digits, `43.9 MB`.
+/// A number of bytes. Parses `128MB` (10⁶ bytes), `128MiB` (2²⁰ bytes) or `134217728`; its `Display` has decimal units
+/// and three digits, `43.9 MB`.
 ///
 /// ```
 /// use mesp::ByteSize;
@@ -45,12 +46,12 @@ impl TryFrom<Written> for ByteSize {
 }
 
 impl ByteSize {
-    /// Megabytes of 10⁶ bytes.
+    /// `n` megabytes of 10⁶ bytes.
     pub const fn mb(n: u64) -> Self {
         Self(n.saturating_mul(1_000_000))
     }
 
-    /// Gigabytes of 10⁹ bytes.
+    /// `n` gigabytes of 10⁹ bytes.
     pub const fn gb(n: u64) -> Self {
         Self(n.saturating_mul(1_000_000_000))
     }

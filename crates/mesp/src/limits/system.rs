@@ -1,5 +1,6 @@
-//! What the system gives this process: memory that is free, what its control group leaves, what `ulimit` leaves. The
-//! least of them bounds a plan, before its first byte is asked for. Read from Linux's files; elsewhere nothing is known.
+//! How much memory this process can still get: the machine's free memory, the limits of its control groups, and
+//! `ulimit`. The smallest bounds a plan before anything is allocated. Read from `/proc` and `/sys` on Linux; unknown on
+//! other systems.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -8,17 +9,17 @@ use std::path::Path;
 
 use super::ByteSize;
 
-/// Room for more anonymous memory. Shown: `1.95 GB (free memory)`.
+/// Room for more anonymous memory. Its `Display`: `1.95 GB (free memory)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
     /// Bytes that may still be allocated.
     pub bytes: u64,
-    /// Who says so.
+    /// Where the limit comes from.
     of: &'static str,
 }
 
 impl Room {
-    /// What the system gives now, where it tells.
+    /// What the system has free now; `None` if it is unknown.
     pub fn now() -> Option<Self> {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let status = read("/proc/self/status");
@@ -35,7 +36,7 @@ impl Room {
         rooms.into_iter().flatten().min_by_key(|room| room.bytes)
     }
 
-    /// Whether a plan needs more than there is.
+    /// Whether a plan of `needs` bytes does not fit.
     pub fn lacks(self, needs: u64) -> bool {
         needs > self.bytes
     }
@@ -50,19 +51,19 @@ impl fmt::Display for Room {
 /// Resident memory of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Resident {
-    /// Bytes of anonymous memory now, `RssAnon`: what a system under pressure cannot drop.
+    /// Bytes of anonymous memory now (`RssAnon`): memory that the system cannot drop under pressure.
     pub anonymous: u64,
-    /// High-water mark in bytes of all resident memory, mapped files included, `VmHWM`.
+    /// High-water mark of all resident memory in bytes (`VmHWM`), mapped files included.
     pub high_water: u64,
 }
 
 impl Resident {
-    /// This process's, where the system tells.
+    /// That of this process; `None` if it is unknown.
     pub fn now() -> Option<Self> {
         Self::read("/proc/self/status")
     }
 
-    /// As a `status` file of Linux's `/proc` says it. Takes no heap.
+    /// From the text of `/proc/PID/status`. Allocates nothing.
     pub fn read(status: &str) -> Option<Self> {
         let mut text = [0; 4096];
         let mut file = File::open(status).ok()?;

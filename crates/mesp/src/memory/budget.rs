@@ -1,8 +1,8 @@
 //! The memory budget: the policy that fits it, or why none does.
 //!
-//! A budget covers the anonymous memory of the whole process. That is the arena, which a search over policies makes fit,
-//! and everything else: what the engine holds beside the arena (rows, norms, tables), and the process around it (the
-//! program's own data, its threads, what the allocator keeps).
+//! A budget covers the anonymous memory of the whole process. That is the arena, whose size the search over policies
+//! can change, and everything else: what the engine holds outside the arena (tokens, norms, tables), and the process
+//! around it (the program's data, its threads, the allocator's overhead).
 
 use std::sync::Arc;
 
@@ -37,14 +37,14 @@ const ROWS: u64 = 16_000;
 /// Budgets that are named are multiples of this.
 const ROUND: u64 = 100_000;
 
-/// What this process holds before it plans anything large.
+/// The anonymous memory of this process before it plans anything large.
 #[derive(Debug)]
 pub struct Process {
     anonymous: Option<u64>,
 }
 
 impl Process {
-    /// Measures it, once all rows are read and nothing is planned.
+    /// Measures it: call this when all rows are read and before anything is planned.
     pub fn measure() -> Self {
         release_free_memory();
         Self { anonymous: Resident::now().map(|now| now.anonymous) }
@@ -61,42 +61,42 @@ impl Process {
     }
 }
 
-/// What is asked for, and what a budget may change of it.
+/// The options of a run, and what a budget may change of them.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// What fixes the session's buffers.
+    /// The options that determine the session's buffers.
     pub options: Options,
-    /// Whether a budget may change the policy: nothing that fixes it was asked for.
+    /// Whether the budget may choose the policy: no setting fixes it.
     pub auto: bool,
-    /// Whether checkpoints may go to a file although that was not asked for.
+    /// Whether activation checkpoints may go to a file although no setting asks for that.
     pub may_spill: bool,
-    /// Whether an update by block may be advised: nothing else excludes it.
+    /// Whether per-block updates may be suggested to the user: no setting excludes them.
     pub may_step_blocks: bool,
 }
 
-/// A policy that was decided on.
+/// The chosen policy and its memory.
 #[derive(Debug)]
 pub struct Decision {
-    /// Its memory.
+    /// The planned memory.
     pub plan: MemoryPlan,
-    /// Why it cannot be used.
+    /// Set if the plan exceeds the budget.
     pub refused: Option<OverBudget>,
-    /// Why this machine cannot keep it now.
+    /// Set if the plan exceeds the memory that the system has free now.
     pub beyond: Option<OverBudget>,
 }
 
 impl Decision {
-    /// What is to be run, here.
+    /// The plan, if both the budget and this machine allow it.
     ///
     /// # Errors
-    /// [`Error::OverBudget`](crate::Error::OverBudget) where it is not allowed.
+    /// [`Error::OverBudget`](crate::Error::OverBudget) if they do not.
     pub fn allowed(self) -> Result<MemoryPlan> {
         self.refused.or(self.beyond).map_or(Ok(self.plan), |why| Err(why.into()))
     }
 }
 
-/// Decides the policy, which goes into the request's options, and plans it: with a budget the fastest that fits, where
-/// the policy is left to the search.
+/// Chooses the policy, stores it in the request's options and plans its memory. With a budget, and if [`Request::auto`]
+/// is set, it is the fastest policy that fits.
 ///
 /// # Errors
 /// When the options cannot be planned.
@@ -145,8 +145,8 @@ pub fn decide(
     Ok(decision)
 }
 
-/// The smallest budget in bytes that a run with these settings can be done in: by any policy with the same result where
-/// one can be chosen, else with the method that was asked for.
+/// The smallest budget, in bytes, in which a run with these settings is possible: with any policy that gives the same
+/// result if [`Request::auto`] is set, else with the requested method.
 ///
 /// # Errors
 /// When the options cannot be planned.

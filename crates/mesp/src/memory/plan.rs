@@ -1,4 +1,4 @@
-//! The planned bytes of a run, by what they are for.
+//! The planned bytes of a run, by purpose.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,27 +20,27 @@ use crate::source::Base;
 use crate::tape::{SavedAs, Tape};
 use crate::train::{self, Options};
 
-/// The memory of a run: the arena, and what the process holds around it.
+/// The memory of a run in bytes: the arena, and what the process holds around it.
 ///
-/// Shown, it is one line: `43.9 MB (checkpoint 22.0 MB, adapter 17.6 MB, ...)`.
+/// Its `Display` is one line: `43.9 MB (checkpoint 22.0 MB, adapter 17.6 MB, ...)`.
 #[derive(Debug, Clone)]
 pub struct MemoryPlan {
-    /// The arena: where every buffer lies.
+    /// The arena: each buffer's size, lifetime and offset.
     pub plan: Plan,
     /// Its bytes.
     arena: u64,
-    /// Multiplications with additions of a training step of the largest micro-batch.
+    /// Multiply-adds of a training step of the largest micro-batch.
     pub multiply_adds: u64,
-    /// Planned bytes by what they are for.
+    /// Planned bytes by class.
     pub ledger: BTreeMap<Class, u64>,
-    /// Bytes of mapped weights: in memory only as long as the system leaves them there, and not in the plan.
+    /// Bytes of memory-mapped weights. They are not part of the plan: the system may drop their pages at any time.
     pub mapped: u64,
-    /// Anonymous memory of the whole process, where a budget asked for it.
+    /// Anonymous memory of the whole process in bytes; only computed with a budget.
     pub anonymous: Option<u64>,
 }
 
 impl MemoryPlan {
-    /// Plans a session: the arena, and what is held around it.
+    /// Plans a session: the arena, and what the process holds around it.
     ///
     /// # Errors
     /// As [`train::plan`].
@@ -66,30 +66,30 @@ impl MemoryPlan {
         Self { plan, arena, multiply_adds, ledger, mapped, anonymous: None }
     }
 
-    /// The bytes of it that are one block, the arena.
+    /// Bytes of the arena, which is one allocation.
     pub fn arena(&self) -> u64 {
         self.arena
     }
 
-    /// Everything that the engine allocates.
+    /// Bytes of everything that the engine allocates: the sum of [`MemoryPlan::ledger`].
     pub fn planned(&self) -> u64 {
         self.ledger.values().sum()
     }
 
-    /// What no placement of the same buffers goes below.
+    /// A lower bound in bytes for any placement of the same buffers: the plan without the holes between them.
     pub fn floor(&self) -> u64 {
         let holes = self.plan.programs.iter().max_by_key(|p| p.bytes).map_or(0, |p| p.bytes - p.live_peak);
         self.planned() - holes as u64
     }
 
-    /// Classes, the largest first.
+    /// The classes and their bytes, largest first.
     pub fn largest(&self) -> Vec<(Class, u64)> {
         let mut classes: Vec<_> = self.ledger.iter().map(|(c, n)| (*c, *n)).collect();
         classes.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
         classes
     }
 
-    /// As it is shown, with so many items.
+    /// The one-line text of [`Display`](fmt::Display) with the `items` largest classes.
     pub fn line(&self, items: usize) -> String {
         let largest = self.largest();
         let more = if largest.len() > items { ", ..." } else { "" };

@@ -8,18 +8,18 @@ use crate::model::{Batch, ModelWeights};
 use crate::source::Base;
 use crate::train::{Largest, Length, RunConfig, Shapes, largest_batch};
 
-/// What a plan is made for: the largest batches of a run, and the memory of the rows themselves.
+/// What a plan must be large enough for: the largest batches of a run, and the memory of the rows themselves.
 #[derive(Debug, Clone)]
 pub struct Workload {
     /// The largest micro-batch and the largest evaluation batch.
     pub shapes: Shapes,
-    /// Bytes of the rows and of the batch that is being laid out.
+    /// Bytes of the rows and of the current batch.
     pub tokens: u64,
-    /// Those of them that are in memory already.
+    /// The part of [`Workload::tokens`] that is allocated already, in bytes.
     pub present: u64,
-    /// Bytes of heap that the program held before it began the run, beside its usual share.
+    /// Bytes of heap that the program held before the run, beyond its usual share.
     pub held: u64,
-    /// Bytes of anonymous memory of a child process that runs while the arena is there.
+    /// Bytes of anonymous memory of a child process that runs while the arena is allocated.
     pub beside: u64,
     /// Optimizer steps, at most.
     pub steps: usize,
@@ -32,10 +32,10 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Training on these rows, with evaluation of others.
+    /// For training on these rows, and evaluation on the held-out ones.
     ///
     /// # Errors
-    /// When a row cannot be read, or the run is longer than any may be.
+    /// When a row cannot be read, or the run has more steps than are allowed.
     pub fn training(rows: &Rows, run: &RunConfig, base: Base, threads: usize) -> Result<Self> {
         let Rows { train, eval, heap } = rows;
         let mut batches = Batches::new(&**train, run.micro_batch(), run.seed)?;
@@ -58,7 +58,7 @@ impl Workload {
         Ok(Self { shapes, tokens, present, held: 0, beside: 0, steps, base, value_bytes: 4, threads })
     }
 
-    /// Training on rows of one length that are not there yet.
+    /// For training on rows of `tokens` tokens each, before there are any rows.
     pub fn of_length(tokens: usize, run: &RunConfig, base: Base, threads: usize) -> Self {
         let fit = run.batch_tokens.map_or(usize::MAX, |all| (all / tokens.max(1)).max(1));
         let batch_size = run.batch_size.min(fit);

@@ -1,20 +1,20 @@
-//! Learning rates over a run.
+//! Learning-rate schedules.
 
 use crate::{Error, Result};
 
-/// The shape after the warmup.
+/// The schedule after the warmup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScheduleKind {
-    /// Stays.
+    /// Constant.
     Constant,
-    /// Falls to zero on a line.
+    /// Linear decay to zero.
     Linear,
-    /// Falls to zero on half a cosine.
+    /// Cosine decay to zero.
     Cosine,
 }
 
 impl ScheduleKind {
-    /// From the command line's name.
+    /// From the name on the command line.
     ///
     /// # Errors
     /// When there is none by that name.
@@ -39,10 +39,10 @@ impl ScheduleKind {
     }
 }
 
-/// A peak, a warmup and a shape.
+/// A learning-rate schedule: linear warmup to a peak, then a decay.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Schedule {
-    /// Rate at the end of the warmup.
+    /// Learning rate at the end of the warmup.
     pub peak: f64,
     /// Steps of the warmup.
     pub warmup: usize,
@@ -53,8 +53,8 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The rate of a step, counted from 0. The warmup's first step has rate peak/(warmup+1), not 0: no step
-    /// is wasted. The fall would reach zero one step after the last.
+    /// The learning rate of a step, counted from 0. The first step of the warmup has the rate peak/(warmup+1), not 0,
+    /// so no step is wasted. The decay would reach zero one step after the last.
     pub fn rate(&self, step: usize) -> f64 {
         if step < self.warmup {
             return self.peak * (step + 1) as f64 / (self.warmup + 1) as f64;

@@ -1,9 +1,9 @@
-//! The fastest policy that fits a budget.
+//! The search for the fastest policy that fits a budget.
 //!
-//! All candidates give the same gradients to the bit, so a budget changes the time of a run and never its
-//! result: what is searched is which intermediates are kept, how rows and words are cut, and whether blocks'
-//! inputs wait in memory or in a file. What would change the result (rounded checkpoints or activations, another update,
-//! another optimizer) is the user's to say.
+//! All candidates give bit-identical gradients, so a budget changes the time of a run and never its result. The search
+//! decides which activations are kept, the tile sizes of rows and vocabulary, and whether blocks' inputs are kept in
+//! memory or in a file. What would change the result (bf16 checkpoints or activations, per-block updates, another
+//! optimizer) is left to the user.
 
 use std::sync::Arc;
 
@@ -16,15 +16,15 @@ use crate::method::Method;
 use crate::model::{Batch, ModelWeights};
 use crate::tape::{Policy, SavedAs, Site, SiteSet, Tiles};
 
-/// A policy and what it needs.
+/// A policy, its memory and its cost.
 #[derive(Debug, Clone)]
 pub struct Choice {
-    /// The options asked for, with another policy.
+    /// The requested options with the candidate's policy.
     pub options: Options,
     /// Its memory.
     pub plan: Plan,
-    /// Its work as candidates are ordered by: multiplications with additions, and in the same unit what
-    /// converting weights and moving checkpoints costs.
+    /// The cost by which candidates are ordered: multiply-adds, and in the same unit the cost of converting weights and
+    /// of moving checkpoints.
     pub cost: f64,
 }
 
@@ -33,14 +33,14 @@ pub struct Choice {
 pub struct Search {
     /// The fastest candidate within the limit, if there is one.
     pub fits: Option<Choice>,
-    /// The candidate that needs least.
+    /// The candidate that needs the least memory.
     pub least: Choice,
 }
 
-/// What a search may change besides sites and tiles.
+/// What a search may change besides kept activations and tiles.
 #[derive(Debug, Clone, Copy)]
 pub struct Freedom {
-    /// Whether blocks' inputs may wait in a file.
+    /// Whether blocks' inputs may be kept in a file.
     pub file: bool,
 }
 

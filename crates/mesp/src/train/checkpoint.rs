@@ -6,11 +6,11 @@
 //!     first_moment.safetensors, second_moment.safetensors    the optimizer's state, shaped and named alike
 //!     state.json                                             progress, what must not change, what it was made with
 //! ```
-//! Where all weights are trained, a checkpoint has `slopes.replay` in the adapter's place: with what the run started
-//! from it is the weights, to the bit, and a thousandth of a thousandth of their size. At the end they are written, to
+//! In full fine-tuning a checkpoint has `slopes.replay` in place of the adapter: together with the initial model it
+//! determines the weights bit for bit, at a millionth of their size. At the end of the run the model is written to
 //! `OUTPUT/model`.
 //!
-//! A checkpoint is written under a temporary name, synced, and renamed: it is there whole or not at all.
+//! A checkpoint is written under a temporary name, synced and renamed, so it is either complete or absent.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -160,7 +160,7 @@ pub fn save_adapter<B: Backend>(session: &Session<B>, dir: &Path, base_model: Op
     peft::save(session.backend(), dir, &session.options().adapter, base_model, session.params())
 }
 
-/// Writes a checkpoint into a run directory and gives its path.
+/// Writes a checkpoint into a run directory and returns its path.
 ///
 /// # Errors
 /// When a file cannot be written; then there is no checkpoint of this step.
@@ -201,7 +201,7 @@ fn state_file(name: &str) -> String {
     format!("{name}.safetensors")
 }
 
-/// The place of a checkpoint below its run's directory.
+/// The path of a checkpoint below its run directory: `checkpoints/step-N`.
 pub fn name(step: usize) -> String {
     format!("{FOLDER}/step-{step}")
 }
@@ -243,8 +243,8 @@ pub fn latest(output: &Path) -> Result<PathBuf> {
     })
 }
 
-/// Removes the oldest checkpoints, so that `limit` are left with the newest and the best, which stay in any
-/// case. Gives the steps of those that went.
+/// Removes the oldest checkpoints until `limit` are left; the newest and the best are never removed. Returns the steps
+/// of the removed ones.
 ///
 /// # Errors
 /// When a folder cannot be removed.
@@ -273,8 +273,8 @@ pub fn load_adapter<B: Backend>(session: &mut Session<B>, checkpoint: &Path) -> 
     peft::read_tensors(be, &checkpoint.join(names::MODEL_FILE), params, &model)
 }
 
-/// Reads what a checkpoint says of what is trained, and nothing else: the adapter, or the slopes that lead from the
-/// weights at the start to those of the checkpoint.
+/// Reads only the trained parameters of a checkpoint: the adapter, or in full fine-tuning the log that leads from the
+/// initial weights to those of the checkpoint.
 ///
 /// # Errors
 /// When its file is missing or damaged, or the run started from other weights.
@@ -291,7 +291,7 @@ pub fn load_trained<B: Backend>(session: &mut Session<B>, checkpoint: &Path) -> 
     Ok(())
 }
 
-/// Restores adapters and optimizer state, and gives the progress to go on from.
+/// Restores adapters and optimizer state, and returns the progress to resume from.
 ///
 /// # Errors
 /// When a file is missing or damaged, or the run's settings, model or rows differ from the checkpoint's: the message
@@ -324,7 +324,7 @@ pub fn load<B: Backend>(session: &mut Session<B>, checkpoint: &Path, config: &Ru
     Ok(state.progress)
 }
 
-/// What a checkpoint was made with; none where an earlier version wrote it.
+/// The fingerprints that a checkpoint was made with; `None` if an earlier version wrote it.
 ///
 /// # Errors
 /// When its state cannot be read.
@@ -332,7 +332,7 @@ pub fn made_with(checkpoint: &Path) -> Result<Option<MadeWith>> {
     Ok(read_state(checkpoint)?.made_with)
 }
 
-/// What the run that wrote a checkpoint fixed by [`RunConfig::identity`].
+/// The [`RunConfig::identity`] of the run that wrote a checkpoint.
 ///
 /// # Errors
 /// When its state cannot be read.

@@ -1,4 +1,4 @@
-//! What a run does besides what its session fixes.
+//! The options of the training loop.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,96 +10,99 @@ use crate::data::{BatchSize, Batches, Examples};
 use crate::optim::ScheduleKind;
 use crate::{Error, Result};
 
-/// What is done about a step that went wrong.
+/// The action when a step goes wrong.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
-    /// It is told, and used.
+    /// Report it and make the update.
     #[default]
     Report,
-    /// It is told, and the adapter is left as it was before the step.
+    /// Report it and skip the update.
     Skip,
-    /// It is told, and the run ends with the adapter as it was before the step.
+    /// Report it and end the run; the adapter is as before the step.
     Stop,
 }
 
-/// How long a run is.
+/// The length of a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Length {
     /// Optimizer steps.
     Steps(usize),
-    /// Passes over the data.
+    /// Epochs; a fraction is allowed.
     Epochs(f64),
 }
 
-/// The most micro-batches of a run: at a millisecond each it takes a day. A loss and a time of each step are kept.
+/// The most micro-batches of a run: at a millisecond each they take a day. The loss and the time of each step are kept
+/// in memory.
 pub const MOST_BATCHES: usize = 100_000_000;
-/// The most of a run whose rows are packed by tokens.
+/// The most micro-batches of a run whose rows are packed by tokens.
 pub const MOST_PACKED: usize = 1 << 26;
 
-/// What a run does besides what its session fixes.
+/// The options of the training loop, which do not change a session's buffers.
 #[derive(Debug, Clone)]
 pub struct RunConfig {
     /// Peak learning rate.
     pub learning_rate: f64,
-    /// Shape of the learning rate.
+    /// Shape of the learning-rate schedule.
     pub schedule: ScheduleKind,
-    /// Share of the steps that warm up.
+    /// Share of the steps that are warmup, 0 to 1.
     pub warmup_ratio: f64,
-    /// Rows of a micro-batch.
+    /// Rows in a micro-batch.
     pub batch_size: usize,
-    /// Tokens of a micro-batch, at most: as many rows as fit.
+    /// The most tokens of a micro-batch: it takes as many rows as fit. Replaces [`RunConfig::batch_size`].
     pub batch_tokens: Option<usize>,
-    /// Micro-batches of an optimizer step.
+    /// Micro-batches per optimizer step (gradient accumulation).
     pub grad_accum: usize,
-    /// How long.
+    /// The run's length.
     pub length: Length,
-    /// Largest norm of the gradients; larger ones are scaled down to it.
+    /// Gradients with a larger L2 norm are scaled down to it (gradient clipping).
     pub max_grad_norm: Option<f64>,
-    /// Order of the rows, start of the adapter.
+    /// Seed of the order of rows and of the adapter's initialization.
     pub seed: u64,
-    /// Evaluate every so many steps, besides before and after.
+    /// Steps between evaluations; there is one before and one after training in any case.
     pub eval_every: Option<usize>,
-    /// Write a checkpoint every so many steps.
+    /// Steps between checkpoints.
     pub save_every: Option<usize>,
-    /// How many checkpoints may stay; the newest and the best do in any case.
+    /// The most checkpoints to keep; the newest and the best are never removed.
     pub save_limit: Option<usize>,
-    /// End after so many evaluations in a row without an improvement.
+    /// Early stopping: the number of consecutive evaluations without an improvement.
     pub patience: Option<usize>,
-    /// What counts as an improvement: a loss lower by more than this.
+    /// An improvement is a loss lower by more than this, in nats.
     pub min_delta: f64,
-    /// At the end, the directory's adapter is that of the best evaluation instead of the last step.
+    /// Whether the adapter at the end is that of the best evaluation instead of the last step.
     pub load_best: bool,
-    /// What is done when a loss or a gradient is not a number.
+    /// The action when a loss or a gradient norm is NaN or infinite.
     pub on_non_finite: Action,
-    /// What is done when the norm of the gradients is a multiple of what it was.
+    /// The action at a spike of the gradient norm.
     pub on_spike: Action,
-    /// The multiple of the running mean of the norms that is a spike; 0 for none.
+    /// A spike is a gradient norm above this multiple of its running mean; 0 disables the check.
     pub spike_factor: f64,
     /// The run directory.
     pub output: Option<PathBuf>,
-    /// Whether the adapter is written to the directory before each evaluation in between is announced.
+    /// Whether the adapter is written to the run directory before each evaluation's event.
     pub adapter_at_eval: bool,
-    /// What else must not change when the run is resumed, by name: the rows, the number type.
+    /// What else must be equal when the run is resumed, by name: the fingerprint of the rows, the number type.
     pub identity: BTreeMap<String, String>,
-    /// What the run is made with besides; a checkpoint made with something else is refused, or that is noted.
+    /// Fingerprints of the model, tokenizer and templates. A difference when resuming is an error or a note.
     pub made_with: MadeWith,
-    /// For the adapter's configuration.
+    /// The base model's name in the adapter's configuration.
     pub base_model: Option<String>,
 }
 
 impl RunConfig {
-    /// How much a micro-batch holds.
+    /// The size of a micro-batch.
     pub fn micro_batch(&self) -> BatchSize {
         BatchSize { rows: self.batch_size, tokens: self.batch_tokens.unwrap_or(usize::MAX) }
     }
 
-    /// By what gradients of a norm are multiplied: PyTorch's `clip_grad_norm_`, with its 1e-6.
+    /// The factor by which gradients with L2 norm `norm` are multiplied, as in PyTorch's `clip_grad_norm_`: max / (norm
+    /// + 1e-6), at most 1.
     pub(super) fn clip(&self, norm: f64) -> f64 {
         self.max_grad_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0))
     }
 
-    /// Optimizer steps and micro-batches of a run; the last step may have fewer of them than the others.
+    /// The numbers of optimizer steps and of micro-batches of a run; the last step may have fewer micro-batches than
+    /// the others.
     ///
     /// # Errors
     /// When there are more than [`MOST_BATCHES`], or where rows are packed than [`MOST_PACKED`]: each of those is
@@ -133,7 +136,7 @@ impl RunConfig {
             .hint("give fewer steps or epochs, or a lower ‘grad_accum’; a run can go on from its adapter by ‘adapter’")
     }
 
-    /// Checks what cannot be combined.
+    /// Checks values and combinations.
     ///
     /// # Errors
     /// Early stopping without evaluations. Per-block updates with clipping or accumulation: both need all gradients at once. Values out of range.

@@ -1,4 +1,5 @@
-//! A step from slopes alone, and the log from which the same steps are made without data.
+//! Optimizer steps of gradient estimators: a step needs only the directional derivatives (*slopes*) of the loss, so the
+//! log of these repeats the run without data.
 
 use std::collections::VecDeque;
 
@@ -39,7 +40,7 @@ impl Logged {
 /// Steps whose slopes have room from the start: with a momentum of 0.999 there are 4603.
 const MOST_KEPT: usize = 1 << 13;
 
-/// The slopes of the latest steps, as many as an update takes in.
+/// The directional derivatives of the latest steps, as many as the momentum needs.
 #[derive(Debug)]
 pub struct Descent {
     along: Directional,
@@ -50,7 +51,7 @@ pub struct Descent {
 }
 
 impl Descent {
-    /// Before the first step, or before the next one where `earlier` holds the slopes of those before it.
+    /// The state before the first step, or, with the directional derivatives of `earlier` steps, before the next one.
     pub fn new(along: Directional, seed: u64, weight_decay: f64, earlier: &[Vec<f32>]) -> Self {
         let window = along.window();
         let mut recent = VecDeque::with_capacity(window.min(MOST_KEPT) + 1);
@@ -59,8 +60,8 @@ impl Descent {
         Self { along, seed, weight_decay, recent }
     }
 
-    /// Steps the adapters by their log: nothing but the slopes, the seed and the learning rate is read. Slopes
-    /// that are not numbers stand for a step that was left out.
+    /// Makes a step from the directional derivatives, the seed and the learning rate alone. Values that are not finite
+    /// stand for a skipped step.
     pub fn descend<B: Backend>(&mut self, session: &mut Session<B>, slopes: &[f32], learning_rate: f64) {
         let step = session.advance();
         let mut latest = if self.recent.len() == self.along.window() {
@@ -87,7 +88,7 @@ impl Descent {
         }
     }
 
-    /// Settings.
+    /// The estimator's settings.
     pub fn along(&self) -> &Directional {
         &self.along
     }

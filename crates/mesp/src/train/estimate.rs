@@ -1,4 +1,4 @@
-//! A step's gradient, or its slopes along directions, by the session's estimator: the one place where both are made.
+//! A step's gradient, or its directional derivatives (*slopes*), by the session's estimator.
 
 use mesp_device::Backend;
 
@@ -7,22 +7,22 @@ use crate::method::zeroth::{points, slope};
 use crate::method::{Directional, Estimator, Slope};
 use crate::model::Batch;
 
-/// The micro-batches of a step, each given to the visitor in turn; asked again, the same ones.
+/// Passes the micro-batches of a step to a visitor one by one; every call passes the same ones.
 pub type MicroBatches<'a> = dyn FnMut(&mut dyn FnMut(&Batch)) + 'a;
 
-/// What the directions of a step came to.
+/// The directional derivatives of a step.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Probed {
-    /// Sum of the losses of trained rows, in nats: the mean of all passes through the model.
+    /// Sum of the losses of all target tokens, in nats; the mean over all passes through the model.
     pub nats: f64,
     /// Tokens of the step.
     pub tokens: u64,
-    /// One a direction, in the precision in which a log keeps it.
+    /// The directional derivative along each direction, in the precision of the log.
     pub slopes: Vec<f32>,
 }
 
 impl Probed {
-    /// Root mean square of the slopes.
+    /// Root mean square of the directional derivatives.
     pub fn norm(&self) -> f64 {
         let squares: f64 = self.slopes.iter().map(|s| f64::from(*s).powi(2)).sum();
         (squares / self.slopes.len() as f64).sqrt()
@@ -30,8 +30,8 @@ impl Probed {
 }
 
 impl<B: Backend> Session<B> {
-    /// Slopes of the mean loss of a step's micro-batches, which have `targets` trained rows, along the directions
-    /// of `(seed, step)`. The adapters stay as they are.
+    /// Directional derivatives of the mean loss of a step's micro-batches, which have `targets` target tokens, along
+    /// the directions drawn for `(seed, step)`. Parameters do not change.
     pub fn slopes(
         &mut self,
         along: &Directional,
@@ -82,9 +82,8 @@ impl<B: Backend> Session<B> {
         probed
     }
 
-    /// The gradient of the mean loss of a step's micro-batches, which have `targets` trained rows, or what the
-    /// session's estimator takes for it with the random numbers of `(seed, step)`: [`Session::grads`] holds it
-    /// afterwards. Nothing is stepped.
+    /// The gradient of the mean loss of a step's micro-batches, which have `targets` target tokens, or its estimate
+    /// with the random numbers of `(seed, step)`. It is then in [`Session::grads`]; parameters do not change.
     ///
     /// # Panics
     /// When the session keeps no gradients ([`super::Options::gradients`]).

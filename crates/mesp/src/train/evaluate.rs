@@ -1,4 +1,4 @@
-//! Losses of rows, forward only.
+//! Evaluation: losses of rows, forward pass only.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -11,14 +11,14 @@ use crate::Result;
 use crate::data::{BatchSize, Examples, RaggedBatch, RowSize};
 use crate::model::Batch;
 
-/// What some rows came to.
+/// The losses of some rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Score {
     /// Sum of the losses of target tokens, in nats.
     pub nats: f64,
     /// Target tokens.
     pub targets: usize,
-    /// Those that were the likeliest.
+    /// The number of target tokens that had the largest logit.
     pub correct: usize,
 }
 
@@ -28,7 +28,7 @@ impl Score {
         self.nats / self.targets as f64
     }
 
-    /// Share of target tokens that were the likeliest.
+    /// Share of target tokens that had the largest logit, 0 to 1.
     pub fn accuracy(&self) -> f64 {
         self.correct as f64 / self.targets as f64
     }
@@ -40,17 +40,17 @@ impl Score {
     }
 }
 
-/// Buffers of host memory that batches are laid out in, sized once.
+/// Host buffers in which batches are assembled, allocated once.
 #[derive(Debug, Default)]
 pub struct Staging {
     /// Rows end to end.
     pub ragged: RaggedBatch,
-    /// As the engine reads them.
+    /// The batch as the model reads it.
     pub batch: Batch,
 }
 
 impl Staging {
-    /// Takes these rows in place of the old ones.
+    /// Replaces the batch by the rows of a range.
     ///
     /// # Errors
     /// When one cannot be read.
@@ -64,7 +64,7 @@ impl Staging {
     }
 }
 
-/// Evaluates rows in their order, as many at a time as `size` allows; `row(index, score)` is called for each.
+/// Evaluates rows in order, as many at a time as `size` allows, and calls `row(index, score)` for each.
 ///
 /// # Errors
 /// When a row cannot be read.
@@ -146,8 +146,8 @@ impl Top {
     }
 }
 
-/// A number that changes with the rows, their order, and what of them is trained, for telling whether a run goes
-/// on with the data that it began with (FNV-1a, 64 bits).
+/// A fingerprint of the rows, their order and their labels (FNV-1a, 64 bits), to check that a resumed run uses the same
+/// data.
 ///
 /// # Errors
 /// When a row cannot be read.

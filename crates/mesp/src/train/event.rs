@@ -1,49 +1,49 @@
-//! What a run tells whoever watches it.
+//! The events that a run reports.
 
 use serde::Serialize;
 
 use super::Notice;
 
-/// Something that happened; a line of `metrics.jsonl`, as `docs/metrics.md` has it. Field names are those of TRL and mlx-lm where they
-/// agree.
+/// An event of a run; one line of `metrics.jsonl`, described in `docs/metrics.md`. Field names are those of TRL and
+/// mlx-lm where these agree.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Event {
-    /// The run begins (again, when it resumes).
+    /// The run begins, or resumes.
     Run {
-        /// First step of this process, counted from 0.
+        /// Steps done before: 0, or those of the checkpoint that is resumed.
         step: usize,
-        /// Steps of the whole run.
+        /// The number of steps of the run.
         total_steps: usize,
-        /// Rows with something to train.
+        /// Rows with at least one target token.
         rows: usize,
         /// Trainable parameters.
         parameters: u64,
-        /// The method's name or policy.
+        /// The method's name, or its policy.
         method: String,
     },
-    /// An optimizer step is done.
+    /// An optimizer step was made.
     Train {
         /// Counted from 1.
         step: usize,
-        /// Passes over the data so far.
+        /// Epochs so far, with a fraction.
         epoch: f64,
         /// Mean loss of the step's target tokens, in nats.
         loss: f64,
-        /// Rate of the step.
+        /// Learning rate of the step.
         learning_rate: f64,
-        /// Norm of the gradients before clipping.
+        /// L2 norm of all gradients before clipping.
         grad_norm: f64,
-        /// Tokens so far.
+        /// Tokens so far, those before a resume included.
         num_tokens: u64,
-        /// Tokens of this step over its time.
+        /// Tokens of this step divided by its seconds.
         tokens_per_second: f64,
         /// Seconds since the run began, those before a resume included.
         elapsed: f64,
-        /// Seconds to its end, if steps go on as the last ones did.
+        /// Estimated seconds left, from the time of the last steps.
         eta: f64,
-        /// Whether the adapter was left as it was.
+        /// Whether the update was skipped, so that the adapter did not change.
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         skipped: bool,
     },
@@ -53,22 +53,22 @@ pub enum Event {
         step: usize,
         /// Mean loss of target tokens, in nats.
         eval_loss: f64,
-        /// Share of target tokens that were the likeliest.
+        /// Share of target tokens that had the largest logit, 0 to 1.
         eval_accuracy: f64,
         /// Target tokens.
         target_tokens: usize,
-        /// Whether no trained adapter had a lower loss before.
+        /// Whether this is the lowest loss of a trained adapter so far.
         best: bool,
-        /// Evaluations without an improvement that are still allowed, if that has a limit.
+        /// Evaluations without an improvement until early stopping, if there is early stopping.
         patience_left: Option<usize>,
     },
-    /// Anything else worth a line.
+    /// Anything else.
     Event {
         /// Optimizer steps done.
         step: usize,
-        /// In words.
+        /// A message for people.
         message: String,
-        /// By kind.
+        /// What happened, with its data.
         #[serde(flatten)]
         what: Notice,
     },

@@ -1,15 +1,15 @@
-//! All weights of a model, trained where they lie (MeZO of the whole model; Malladi et al. 2023, arXiv 2305.17333).
+//! Full fine-tuning from losses, in place (MeZO; Malladi et al. 2023, arXiv 2305.17333).
 //!
 //! ```text
 //! loss       at W + c·z: a product reads its weight through a tile of W + c·z, an embedding through such rows
 //! update     W ← (1 − ηλ)·W − η/n·Σ gᵢ·zᵢ in place; norms and biases without λ
 //! ```
-//! Every tensor is one persistent buffer, the tied table too, and has its own stream of z. Matrices are moved where
-//! they are read, so that no second copy of them exists and none is perturbed in place; norms and biases, a
-//! thousandth of the model, are held once more as they stand for the point where a loss is taken.
+//! Every tensor is one persistent buffer, a tied embedding table too, with its own random stream for z. Matrices are
+//! perturbed where they are read, tile by tile, so there is no second copy of them. Norms and biases, a thousandth of
+//! the model, have a second copy with the perturbed values.
 //!
-//! A state is what the run started from and its slopes: a checkpoint is a few bytes a step, and is made a model again
-//! by the same updates, to the bit.
+//! The state is the initial model and the directional derivatives of all steps: a checkpoint takes a few bytes a step,
+//! and repeating the updates gives the same weights bit for bit.
 
 mod directory;
 

@@ -2,37 +2,37 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A part of it.
+/// One fingerprint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
-    /// Its fingerprint.
+    /// 16 hexadecimal digits.
     pub print: String,
-    /// The file, the folder or the name of what has it.
+    /// The file, directory or name that it was computed from.
     pub of: String,
 }
 
-/// What a run was made with. Checkpoints hold it; a resumed run is held against it.
+/// Fingerprints of what a run was made with. Checkpoints store them, and a resumed run is compared with them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MadeWith {
-    /// The base weights, by samples.
+    /// The base weights, sampled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<Mark>,
-    /// The same by every byte, where that was asked for.
+    /// The base weights, every byte; only computed on request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub all_weights: Option<Mark>,
-    /// What the model computes with them.
+    /// The model's architecture: sizes, norms, rotation, windows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shape: Option<Mark>,
     /// The vocabulary and how text is cut into it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<Mark>,
-    /// Its tokens that are no text.
+    /// The special tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub special_tokens: Option<Mark>,
-    /// How conversations become text.
+    /// The chat template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chat_template: Option<Mark>,
-    /// Where generation ends.
+    /// The end tokens of generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_tokens: Option<Mark>,
     /// Where the rows were read.

@@ -1,38 +1,38 @@
-//! Things worth a line besides steps and evaluations.
+//! Events besides steps and evaluations.
 
 use serde::Serialize;
 
 use super::Action;
 
-/// What happened, by kind.
+/// What happened.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Notice {
     /// A checkpoint was written.
     Checkpoint {
-        /// Below the run directory.
+        /// Its path below the run directory.
         path: String,
-        /// Whether it is the best evaluation's.
+        /// Whether it was written for the best evaluation.
         best: bool,
     },
     /// A checkpoint was removed, since there were too many.
     Removed {
-        /// Below the run directory.
+        /// Its path below the run directory.
         path: String,
     },
-    /// A loss or a gradient was not a number.
+    /// A loss or a gradient norm was NaN or infinite.
     NonFinite {
         /// `loss` or `gradient norm`.
         what: &'static str,
-        /// As a word: JSON has no number for it.
+        /// `NaN`, `inf` or `-inf` as text, since JSON has no such numbers.
         value: String,
         /// Files and lines.
         rows: Vec<String>,
-        /// What was done.
+        /// The configured action.
         action: Action,
     },
-    /// The norm of the gradients was a multiple of what it was.
+    /// The gradient norm exceeded a multiple of its running mean.
     Spike {
         /// The norm.
         grad_norm: f64,
@@ -40,24 +40,24 @@ pub enum Notice {
         mean: f64,
         /// Files and lines.
         rows: Vec<String>,
-        /// What was done.
+        /// The configured action.
         action: Action,
     },
-    /// Evaluations did not improve any more.
+    /// Early stopping: evaluations no longer improve.
     EarlyStop {
-        /// Steps of the best one.
+        /// Steps before the best evaluation.
         best_step: usize,
         /// Its loss.
         best_loss: f64,
     },
-    /// The adapter of the best evaluation is the run's.
+    /// The adapter of the best evaluation was loaded at the end of the run.
     BestLoaded {
         /// Its steps.
         best_step: usize,
         /// Its loss.
         best_loss: f64,
     },
-    /// The run directory had vanished.
+    /// The run directory had been deleted, and was created again.
     FolderMadeAgain,
 }
 

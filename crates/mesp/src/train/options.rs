@@ -1,4 +1,4 @@
-//! What fixes a session's buffers.
+//! The options that determine a session's buffers.
 
 use mesp_device::Elem;
 
@@ -7,46 +7,46 @@ use crate::method::Estimator;
 use crate::optim::{OptimizerKind, Trained};
 use crate::tape::Policy;
 
-/// When adapters are stepped.
+/// When the optimizer steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Update {
-    /// After the whole backward (and several micro-batches): all gradients are kept until then.
+    /// After the whole backward, and after several micro-batches: all gradients are kept until then.
     Accumulate,
-    /// Each block's as soon as its gradients are finished: no gradient outlives its block.
+    /// Block by block, as soon as a block's gradients are finished, as fused optimizers do: no gradient outlives its
+    /// block. One micro-batch a step, no clipping.
     PerBlock,
 }
 
-/// What fixes a session's buffers.
+/// The options that determine a session's buffers: a change of any of them needs another plan.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Rank, scale, targets.
+    /// The adapter's rank, scale and target modules.
     pub adapter: AdapterConfig,
-    /// How adapters are stored; they compute, and their gradients and the optimizer's state are stored, in the
-    /// backend's numbers.
+    /// The storage type of adapters. Arithmetic, gradients and optimizer state use the backend's number type.
     pub adapter_type: Elem,
-    /// The policy by its name, for reports.
+    /// The method's name, for reports.
     pub method_name: String,
-    /// What is kept.
+    /// Which activations are kept from forward to backward.
     pub policy: Policy,
-    /// How a step's gradient is made.
+    /// How a step's gradient is computed: exactly, or as an estimate.
     pub estimator: Estimator,
-    /// When adapters are stepped.
+    /// When the optimizer steps.
     pub update: Update,
-    /// Which update.
+    /// The optimizer and its settings.
     pub optimizer: OptimizerKind,
-    /// λ.
+    /// λ, the decoupled weight decay.
     pub weight_decay: f64,
-    /// Which parts of an adapter are trained, and how fast.
+    /// Which matrices of an adapter are trained, and their learning rates.
     pub trained: Trained,
-    /// Seed of the random numbers that round adapters in bf16.
+    /// Seed of the stochastic rounding of bf16 adapters.
     pub seed: u64,
-    /// Whether the gradient itself is wanted, so that it is kept also where a step needs none.
+    /// Whether the caller reads the gradient, so that it is kept even where the step itself does not need it.
     pub gradients: bool,
-    /// Whether gradients are those of all the model's own weights, which stay as they are, and there is no adapter.
+    /// Whether gradients are computed for all weights of the model instead of an adapter; the weights are not changed.
     pub base_gradients: bool,
-    /// How the model's own weights are held where they are trained, all of them and no adapter.
+    /// For full fine-tuning: the type in which the model's weights are held. `None` for an adapter.
     pub full: Option<Elem>,
-    /// Whether there is anything to train: without, no gradients and no optimizer state exist.
+    /// Whether there is training at all: if not, there are no gradients and no optimizer state.
     pub training: bool,
 }
 

@@ -1,14 +1,14 @@
-//! How far a run is: everything that a checkpoint holds besides tensors.
+//! The progress of a run: everything that a checkpoint holds besides tensors.
 
 use serde::{Deserialize, Serialize};
 
-/// How far a run is. The order of rows follows from the seed and the step, the learning rate from the step.
+/// The progress of a run. The order of rows follows from the seed and the step, the learning rate from the step.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Progress {
-    /// Optimizer steps done, with those whose update was left out.
+    /// Optimizer steps done, skipped ones included.
     pub step: usize,
-    /// Updates of the adapter: what the optimizer counts.
+    /// Updates made, which is the step count of the optimizer.
     pub updates: u64,
     /// Tokens so far.
     pub tokens: u64,
@@ -26,24 +26,24 @@ pub struct Progress {
     pub evaluated: Option<Evaluated>,
     /// The lowest held-out loss of a trained adapter.
     pub best: Option<Evaluated>,
-    /// Where early stopping stands.
+    /// The state of early stopping.
     pub patience: Patience,
-    /// What is known of the norms of gradients.
+    /// The running mean of gradient norms.
     pub norms: Norms,
-    /// Steps in a row whose update was left out for a number that is none.
+    /// Consecutive steps skipped because of a NaN or infinite value.
     pub skipped: usize,
 }
 
 /// A held-out loss.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Evaluated {
-    /// After so many steps.
+    /// The number of steps before it.
     pub step: usize,
-    /// In nats per target token; none where it was not a number.
+    /// Mean loss in nats per target token; `None` if it was not finite.
     pub loss: Option<f64>,
 }
 
-/// Evaluations in a row without an improvement.
+/// Consecutive evaluations without an improvement.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Patience {
     /// Their number.
@@ -74,12 +74,12 @@ impl Progress {
     }
 }
 
-/// A running mean of the norms of gradients.
+/// A running mean of gradient norms.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Norms {
-    /// The mean: of all at first, then the last one weighs 1/20.
+    /// The mean: of all norms at first, later exponential with weight 1/20 for the last.
     pub mean: f64,
-    /// Norms that it has seen.
+    /// The number of norms seen.
     pub seen: u32,
 }
 

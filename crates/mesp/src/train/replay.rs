@@ -1,11 +1,12 @@
-//! A run by slopes as its seed and a number for each direction of each step.
+//! The log of a run with a gradient estimator: the seed, and one directional derivative (*slope*) for each direction of
+//! each step.
 //!
 //! ```text
 //! MESPRPL1   u32 length   header as JSON   then for each step: n · f32 slopes, u32 check       little endian
 //! ```
-//! The check is of the record and all before it, so that a record is whole or the log ends before it. With the
-//! adapter that the run started from, or its seed, the log gives every later adapter to the bit, without data
-//! and without a forward pass (MeZO, section 2.1). Where all weights were trained, the model takes the adapter's place.
+//! The check covers the record and all before it, so an incomplete record ends the log. With the adapter that the run
+//! started from, or its seed, the log reproduces every later adapter bit for bit, without data and without a forward
+//! pass (MeZO, section 2.1). In full fine-tuning the model takes the adapter's place.
 
 mod run;
 
@@ -45,44 +46,44 @@ const LONGEST_HEADER: u32 = 1 << 20;
 /// Bytes of a log at most: millions of steps.
 const LONGEST_LOG: u64 = 256 << 20;
 
-/// What fixes a run besides its slopes.
+/// Everything that determines a run besides its directional derivatives.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Replay {
     /// Seed of the directions, and of the adapter's start.
     pub seed: u64,
     /// Fingerprint of the adapter, or of all weights, that the run started from.
     pub start: String,
-    /// How slopes are made, `difference` or `tangent`.
+    /// How directional derivatives are computed: `difference` of losses or forward-mode `tangent`.
     #[serde(default = "difference")]
     pub slope: String,
-    /// ε; 0 where there is none.
+    /// ε of the difference; 0 for forward mode.
     pub eps: f64,
     /// `gaussian` or `rademacher`.
     pub distribution: String,
-    /// Directions of a step.
+    /// Directions per step.
     pub directions: usize,
-    /// Whether slopes are one-sided.
+    /// Whether differences are one-sided.
     pub one_sided: bool,
-    /// μ.
+    /// μ, the momentum.
     pub momentum: f64,
-    /// Blocks whose adapters move, all where none are named.
+    /// The blocks whose adapters are trained; `None` for all.
     #[serde(default)]
     pub blocks: Option<String>,
-    /// Share of each matrix that stays.
+    /// The share of each matrix that is not perturbed.
     #[serde(default)]
     pub sparsity: f64,
-    /// For each matrix the size up to which its values move; none where all do.
+    /// For each matrix the bound on |θ| up to which values are perturbed; empty for all values.
     #[serde(default)]
     pub bounds: Vec<f32>,
-    /// λ.
+    /// λ, the decoupled weight decay.
     pub weight_decay: f64,
-    /// Peak of the learning rate.
+    /// Peak learning rate.
     pub learning_rate: f64,
-    /// Its shape.
+    /// Shape of the learning-rate schedule.
     pub lr_schedule: String,
-    /// Steps over which it rises.
+    /// Steps of the warmup.
     pub warmup_steps: usize,
-    /// Steps of the whole run.
+    /// The number of steps of the run.
     pub total_steps: usize,
     /// r.
     pub rank: usize,
@@ -90,7 +91,7 @@ pub struct Replay {
     pub alpha: f64,
     /// Whether the scale is alpha/√r.
     pub rslora: bool,
-    /// Where adapters sit.
+    /// Target modules.
     pub targets: Vec<String>,
     /// r of some modules.
     #[serde(default)]
@@ -101,7 +102,7 @@ pub struct Replay {
     /// The layers that have adapters; none for all.
     #[serde(default)]
     pub adapted_layers: Option<Vec<usize>>,
-    /// Which of the targets have adapters, where their names do not say it, as `target_modules` of PEFT does.
+    /// PEFT's `target_modules`, where the list of names alone does not determine which modules have adapters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub places: Option<Value>,
     /// Blocks of the model.
@@ -110,7 +111,7 @@ pub struct Replay {
     pub parameters: u64,
     /// How adapters are stored, `f32` or `bf16`.
     pub adapter_type: String,
-    /// How the model's weights are held, `f32` or `bf16`, where these are trained and no adapter.
+    /// In full fine-tuning the type of the model's weights, `f32` or `bf16`.
     #[serde(default, rename = "whole")]
     pub full: Option<String>,
 }
@@ -205,12 +206,12 @@ fn check(before: u32, slopes: &[f32]) -> u32 {
     slopes.iter().fold(u64::from(before), |h, s| rng::bits(h, 2, u64::from(s.to_bits()))) as u32
 }
 
-/// A log to go on with, and what it held.
+/// A log that is open for appending, and its contents.
 #[derive(Debug)]
 pub struct Opened {
     /// The log.
     pub log: Log,
-    /// The slopes of the steps that it has.
+    /// The directional derivatives of its steps.
     pub slopes: Vec<Vec<f32>>,
     /// [`Replay::bounds`].
     pub bounds: Vec<f32>,
@@ -226,8 +227,8 @@ pub struct Log {
 }
 
 impl Log {
-    /// Begins a log, or where `steps` were done goes on with the one that is there; gives their slopes. What
-    /// follows them, steps that no checkpoint has, goes.
+    /// Creates a log, or, when `steps` steps are done, continues the existing one and returns their directional
+    /// derivatives. Later steps, which no checkpoint has, are cut off.
     ///
     /// # Errors
     /// When the file cannot be written, or is not the log of this run or shorter than it.
@@ -297,7 +298,7 @@ fn record(to: &mut Vec<u8>, before: u32, slopes: &[f32]) -> u32 {
     check
 }
 
-/// A whole log, of the slopes of all steps; `path` is for error messages only.
+/// The bytes of a complete log; `path` is for error messages only.
 ///
 /// # Errors
 /// When the header cannot be written as JSON.
@@ -321,13 +322,13 @@ pub(super) fn write(path: &Path, header: &Replay, slopes: &[f32]) -> Result<()> 
 pub struct Contents {
     /// Settings.
     pub header: Replay,
-    /// Slopes of each step.
+    /// The directional derivatives of each step.
     pub slopes: Vec<Vec<f32>>,
     /// Where records begin, in bytes.
     pub begin: u64,
 }
 
-/// Reads a log up to its last whole record.
+/// Reads a log up to its last complete record.
 ///
 /// # Errors
 /// When it is not a log, or a record in its middle is damaged.

@@ -23,7 +23,7 @@ use crate::method::{Bounds, Directional, Estimator};
 use crate::optim::Schedule;
 use crate::{Error, Result};
 
-/// What a run came to, with what was before a resume.
+/// Totals of a run, those before a resume included.
 #[derive(Debug, Clone, Default)]
 pub struct Summary {
     /// Optimizer steps done.
@@ -42,55 +42,55 @@ pub struct Summary {
     pub eval_after: Option<f64>,
     /// The lowest held-out loss of a trained adapter.
     pub best: Option<Evaluated>,
-    /// Whether the run's adapter is the best evaluation's.
+    /// Whether the adapter of the best evaluation was loaded.
     pub best_loaded: bool,
     /// The last checkpoint that was written.
     pub checkpoint: Option<PathBuf>,
     /// Seconds of each step of this process.
     pub step_seconds: Vec<f64>,
-    /// Whether it was asked to stop before its end.
+    /// Whether the run was cancelled.
     pub interrupted: bool,
-    /// Whether it ended early, since evaluations did not improve.
+    /// Whether early stopping ended the run.
     pub stopped: bool,
 }
 
-/// Asks a run to stop, from another thread or a signal handler: the step under way is finished. All copies are one.
+/// Stops a run from another thread or a signal handler; the current step is finished first. Clones share one flag.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<AtomicBool>);
 
 impl Cancel {
-    /// Nothing is asked for yet.
+    /// A flag that is not set.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Asks; says whether that was asked before.
+    /// Sets the flag; returns whether it was set before.
     pub fn cancel(&self) -> bool {
         self.0.swap(true, Ordering::Relaxed)
     }
 
-    /// Whether it was asked.
+    /// Whether the flag is set.
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// An optimizer step that was made.
+/// The result of an optimizer step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
     /// Counted from 1.
     pub number: usize,
-    /// Mean loss of its target tokens, in nats.
+    /// Mean loss per target token, in nats.
     pub loss: f64,
-    /// Norm of its gradients, before they were scaled down.
+    /// L2 norm of the gradients before clipping.
     pub grad_norm: f64,
     /// Its learning rate.
     pub learning_rate: f64,
-    /// Whether the adapter is as before, since a number of the step was none or too large.
+    /// Whether the update was skipped, because a value was not finite or the gradient norm spiked.
     pub skipped: bool,
 }
 
-/// A run: a session, its rows, and where it stands.
+/// A training run: a session, its rows and its progress.
 #[derive(Debug)]
 pub struct Run<B> {
     session: Session<B>,
@@ -122,7 +122,7 @@ enum Stage {
 }
 
 impl<B: Backend> Run<B> {
-    /// A run of a session on rows, from a state on. The session has its adapters, new or read.
+    /// A run of a session on rows, from `progress` on. The session's adapters must be initialized or loaded.
     ///
     /// # Errors
     /// When settings cannot be combined, or need held-out rows and there are none; when a row cannot be read.
@@ -180,44 +180,44 @@ impl<B: Backend> Run<B> {
         &self.session
     }
 
-    /// The same, to change.
+    /// The session, mutable.
     pub fn session_mut(&mut self) -> &mut Session<B> {
         &mut self.session
     }
 
-    /// Gives the session back.
+    /// Returns the session.
     pub fn into_session(self) -> Session<B> {
         self.session
     }
 
-    /// What the run does besides what its session fixes.
+    /// The options of the training loop.
     pub fn config(&self) -> &RunConfig {
         &self.config
     }
 
-    /// Optimizer steps of the whole run.
+    /// The number of optimizer steps of the run.
     pub fn total_steps(&self) -> usize {
         self.total_steps
     }
 
-    /// Where it stands.
+    /// Steps, tokens and losses so far.
     pub fn progress(&self) -> &Progress {
         &self.progress
     }
 
-    /// By which it is asked to stop.
+    /// The flag that stops the run.
     pub fn cancel(&self) -> Cancel {
         self.cancel.clone()
     }
 
-    /// Trains until the end or until it is asked to stop; then the step under way is finished and a checkpoint written.
-    /// The adapter is written to the output directory, if there is one, also before an error is returned: that of the
-    /// last step which was made. What cannot be written there is written to the system's folder for temporary files, and
-    /// the error says so.
+    /// Trains to the end, or until it is cancelled; then the current step is finished and a checkpoint is written. The
+    /// adapter is written to the output directory, if there is one, even when an error is returned: that of the last
+    /// completed step. If the output directory cannot be written, the system's temporary directory is used and the
+    /// error says so.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] when a loss or gradient is not a number, [`Error::Spike`] where one is to end the run;
-    /// files that cannot be read or written.
+    /// [`Error::NonFinite`] when a loss or a gradient norm is not finite, [`Error::Spike`] when a spike of the gradient
+    /// norm is to end the run; when a file cannot be read or written.
     pub fn run(&mut self, emit: &mut dyn FnMut(&Event)) -> Result<Summary> {
         let outcome = loop {
             match self.advance(emit) {
@@ -238,8 +238,8 @@ impl<B: Backend> Run<B> {
         outcome.map(|()| self.summarized(summary))
     }
 
-    /// One optimizer step, with what is due before and after it: evaluations, checkpoints. `None` when the run is over:
-    /// all steps were made, held-out losses have not improved for as long as they may, or it was asked to stop.
+    /// Makes one optimizer step, with the evaluations and checkpoints that are due before and after it. Returns `None`
+    /// when the run is over: all steps are done, early stopping applies, or it was cancelled.
     ///
     /// # Errors
     /// As [`Run::run`].
@@ -273,7 +273,7 @@ impl<B: Backend> Run<B> {
         Ok(Some(made))
     }
 
-    /// Losses of the held-out rows with the adapter as it is.
+    /// Evaluates the held-out rows with the current adapter.
     ///
     /// # Errors
     /// When a row cannot be read.
@@ -282,11 +282,12 @@ impl<B: Backend> Run<B> {
         evaluate(&mut self.session, &*self.eval, size, &mut self.staging, &mut |_, _| {})
     }
 
-    /// Makes the gradient of the next optimizer step's rows, in place of the one that is there; parameters stay. Gives the
-    /// mean loss. [`Session::grads`] has it, and [`Run::apply`] steps along it, as it is then.
+    /// Computes the gradient for the next optimizer step's rows, replacing the previous one; parameters do not change.
+    /// Returns the mean loss per target token in nats. [`Session::grads`] reads the gradient; [`Run::apply`] makes the
+    /// step with whatever it holds by then.
     ///
     /// # Errors
-    /// When the session keeps no gradients, or the run has no more rows; when a row cannot be read.
+    /// [`Error::Usage`] when the session keeps no gradients or all steps are done; when a row cannot be read.
     pub fn backward(&mut self) -> Result<f64> {
         let options = self.session.options();
         if !(options.backpropagates() && options.update == Update::Accumulate) {
@@ -305,11 +306,11 @@ impl<B: Backend> Run<B> {
         Ok(nats / targets as f64)
     }
 
-    /// Steps along the gradients that are there, scaled down to `max_grad_norm`, at the schedule's rate; counts it as the
-    /// run's next step. Gives their norm.
+    /// Makes the run's next optimizer step with the current gradients, clipped to `max_grad_norm`, at the schedule's
+    /// learning rate. Returns their L2 norm before clipping.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] when it is not a number: nothing is stepped then.
+    /// [`Error::NonFinite`] when the norm is not finite; no parameter has changed then.
     pub fn apply(&mut self) -> Result<f64> {
         let norm = self.session.grad_norm();
         let step = self.progress.step + 1;
@@ -325,7 +326,7 @@ impl<B: Backend> Run<B> {
         Ok(norm)
     }
 
-    /// Writes a checkpoint into a run directory; gives its folder.
+    /// Writes a checkpoint to `dir/checkpoints/step-N`; returns that path.
     ///
     /// # Errors
     /// When a file cannot be written.
@@ -333,10 +334,10 @@ impl<B: Backend> Run<B> {
         checkpoint::save(&self.session, dir, &self.progress, &self.config)
     }
 
-    /// Goes on from a checkpoint of a run with the same settings.
+    /// Resumes from a checkpoint of a run with the same settings.
     ///
     /// # Errors
-    /// When it is of another run, or cannot be read.
+    /// When the checkpoint is of another run, or cannot be read.
     pub fn load_state(&mut self, checkpoint: &Path) -> Result<()> {
         self.progress = checkpoint::load(&mut self.session, checkpoint, &self.config)?;
         self.before = self.progress.elapsed;
@@ -389,7 +390,7 @@ impl<B: Backend> Run<B> {
         first..(first + self.config.grad_accum).min(self.total_batches)
     }
 
-    /// What it has come to, with what was before a resume.
+    /// Totals so far, those before a resume included.
     pub fn summary(&self) -> Summary {
         self.summarized(self.summary.clone())
     }

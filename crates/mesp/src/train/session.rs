@@ -1,4 +1,4 @@
-//! All state of a run, and the two programs that it plans: a step and an evaluation.
+//! All state of a run on a backend, and the two programs whose memory is planned: a training step and an evaluation.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ const GRAD: Label = Label::new(Class::Gradient, "lora_grad");
 /// Buffers that have a tangent at a time, generously: a block's adapters and sites.
 const TANGENTS: usize = 64;
 
-/// State of a run on a backend.
+/// The state of a run on a backend: adapters, gradients, optimizer state, and the model they belong to.
 #[derive(Debug)]
 pub struct Session<B> {
     be: B,
@@ -50,18 +50,18 @@ pub struct Session<B> {
     full: Option<FullWeights>,
 }
 
-/// The outcome of an optimizer step or a gradient.
+/// The loss of a micro-batch or a step.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Outcome {
-    /// Sum of the losses of trained rows, in nats.
+    /// Sum of the losses of all target tokens, in nats.
     pub nats: f64,
-    /// Trained rows.
+    /// The number of target tokens.
     pub targets: usize,
 }
 
 impl<B: Backend> Session<B> {
-    /// Allocates the persistent buffers: adapters, gradients, optimizer state. `targets` is the largest
-    /// number of trained rows of a batch.
+    /// Allocates the persistent buffers: adapters, gradients, optimizer state. `targets` is the largest number of
+    /// target tokens of a batch.
     pub fn new(mut be: B, model: Arc<ModelWeights>, options: Options, targets: usize) -> Self {
         let (full, model) = match options.full.map(|elem| FullWeights::new(&mut be, &model, elem)) {
             Some((full, rest)) => (Some(full), Arc::new(rest)),
@@ -106,12 +106,12 @@ impl<B: Backend> Session<B> {
         &self.be
     }
 
-    /// Gives the backend back.
+    /// Returns the backend.
     pub fn into_backend(self) -> B {
         self.be
     }
 
-    /// Settings.
+    /// The options.
     pub fn options(&self) -> &Options {
         &self.options
     }
@@ -126,13 +126,13 @@ impl<B: Backend> Session<B> {
         self.steps
     }
 
-    /// Starts the adapters as PEFT does.
+    /// Initializes the adapters as PEFT does: A random, B zero.
     pub fn init_adapters(&mut self, seed: u64) {
         adapter::init(&mut self.be, &mut self.params, seed);
     }
 
-    /// Forward and backward of a micro-batch, its gradients added to those there are. `total` is the number
-    /// of trained rows of the whole optimizer step.
+    /// Forward and backward of a micro-batch; its gradients are added to the current ones. `total` is the number of
+    /// target tokens of the whole optimizer step, by which the loss is divided.
     ///
     /// # Panics
     /// When the session updates per block or does not train.
@@ -158,13 +158,13 @@ impl<B: Backend> Session<B> {
         outcome(stats)
     }
 
-    /// Norm of the gradients.
+    /// L2 norm of all gradients.
     pub fn grad_norm(&mut self) -> f64 {
         let Self { be, grads, .. } = self;
         grads.iter().map(|(_, g)| be.sum_of_squares(g)).sum::<f64>().sqrt()
     }
 
-    /// Steps all adapters and zeroes the gradients; they are scaled by `clip` first.
+    /// Multiplies the gradients by `clip`, makes an optimizer step, and zeroes the gradients.
     pub fn apply(&mut self, learning_rate: f64, clip: f64) {
         self.steps += 1;
         if clip < 1.0 {
@@ -184,7 +184,7 @@ impl<B: Backend> Session<B> {
         self.zero_grads();
     }
 
-    /// Forgets the gradients.
+    /// Zeroes the gradients.
     pub fn zero_grads(&mut self) {
         self.micro = 0;
         if let Some(all) = self.grads.flat_mut() {
@@ -192,9 +192,9 @@ impl<B: Backend> Session<B> {
         }
     }
 
-    /// A whole step of one micro-batch that updates each block as its gradients are finished. Gives the
-    /// outcome and the norm of the gradients; a norm that is not finite says that the update stopped at the
-    /// first block whose gradients were not.
+    /// A complete step of one micro-batch with per-block updates. Returns the loss and the L2 norm of the gradients. A
+    /// norm that is not finite means that the update stopped at the first block whose gradients were not finite: blocks
+    /// before it have been stepped.
     pub fn step_per_block(&mut self, batch: &Batch, learning_rate: f64) -> (Outcome, f64) {
         if batch.targets() == 0 {
             return (Outcome::default(), 0.0);
@@ -215,7 +215,7 @@ impl<B: Backend> Session<B> {
         (outcome(stats), norm)
     }
 
-    /// Logit statistics of a batch's trained rows.
+    /// Runs the forward pass and returns the loss statistics of each target token of a batch.
     pub fn evaluate(&mut self, batch: &Batch) -> &[RowStat] {
         self.be.begin(EVAL);
         let stats = &mut self.stats[..batch.targets()];
@@ -224,12 +224,12 @@ impl<B: Backend> Session<B> {
         stats
     }
 
-    /// Logit statistics of the trained rows of the batch that was computed last.
+    /// The loss statistics of each target token of the last batch.
     pub fn stats(&self, batch: &Batch) -> &[RowStat] {
         &self.stats[..batch.targets()]
     }
 
-    /// Losses of a micro-batch at what is trained moved by `by·z`; 0 for itself.
+    /// The loss of a micro-batch with the parameters perturbed by `by·z`; 0 for no perturbation.
     pub fn probe(&mut self, batch: &Batch, by: f64, direction: Direction) -> Outcome {
         if batch.targets() == 0 {
             return Outcome::default();
@@ -246,7 +246,7 @@ impl<B: Backend> Session<B> {
         outcome(stats)
     }
 
-    /// Losses of a micro-batch, and the exact slope along a direction of their sum over `total`.
+    /// The loss of a micro-batch, and the exact directional derivative along z of its sum divided by `total`.
     pub fn slope(&mut self, batch: &Batch, total: usize, direction: Direction) -> (Outcome, f64) {
         if batch.targets() == 0 {
             return (Outcome::default(), 0.0);
@@ -259,7 +259,7 @@ impl<B: Backend> Session<B> {
         (outcome(stats), slope)
     }
 
-    /// Begins an optimizer step that needs no optimizer; gives its number, from 1.
+    /// Counts a step that is made without an optimizer; returns its number, counted from 1.
     pub fn advance(&mut self) -> u64 {
         self.steps += 1;
         self.steps
@@ -283,38 +283,39 @@ impl<B: Backend> Session<B> {
         add_direction(&mut self.be, &mut self.grads, &self.params, c, direction, &self.bounds);
     }
 
-    /// Says which values move along directions: all, or those that are not among the largest now.
+    /// Sets which values a direction perturbs: all, or those that are not among the largest share `sparsity` of their
+    /// matrix now.
     pub fn bound(&mut self, sparsity: f64) {
         self.bounds = Bounds::new(&self.be, &self.params, sparsity);
     }
 
-    /// The same from bounds that were found before.
+    /// [`Session::bound`] with bounds that were computed before.
     pub fn set_bounds(&mut self, bounds: Bounds) {
         self.bounds = bounds;
     }
 
-    /// Which values move along directions.
+    /// The bounds on |θ| up to which values are perturbed.
     pub fn bounds(&self) -> &Bounds {
         &self.bounds
     }
 
-    /// Everything that is trained, buffer by buffer.
+    /// All trained buffers.
     pub fn tensors(&self) -> impl Iterator<Item = &Act> {
         let full = self.full.as_ref().map_or(&[] as &[Act], FullWeights::acts);
         full.iter().chain(matrices(&self.params))
     }
 
-    /// The model's own weights, where these are trained.
+    /// The model's weights, in full fine-tuning.
     pub(super) fn full(&self) -> Option<&FullWeights> {
         self.full.as_ref()
     }
 
-    /// The same, to change.
+    /// The model's weights, mutable, in full fine-tuning.
     pub(super) fn full_mut(&mut self) -> Option<&mut FullWeights> {
         self.full.as_mut()
     }
 
-    /// Goes back to the weights that training started from, where these are trained.
+    /// In full fine-tuning, restores the weights that training started from.
     pub(super) fn reset(&mut self) {
         if let Some(full) = &mut self.full {
             full.reset(&mut self.be, Arc::make_mut(&mut self.model));
@@ -327,44 +328,44 @@ impl<B: Backend> Session<B> {
         &self.params
     }
 
-    /// Values of the adapters that are trained as one column, each parameter's where its gradient lies in
-    /// [`Gradients::flat`]; none where magnitudes lie apart from matrices in bf16.
+    /// The trained adapter parameters as one flat view, in the layout of [`Gradients::flat`]. `None` where DoRA's
+    /// magnitudes are stored separately from bf16 matrices.
     pub fn flat(&self) -> Option<View<'_>> {
         adapter::flat(&self.params, |param| self.options.trained.has(param))
     }
 
-    /// The same, to write with the backend: what others made of them.
+    /// [`Session::flat`], mutable, with the backend to write it.
     pub fn flat_mut(&mut self) -> (&mut B, Option<ViewMut<'_>>) {
         let Self { be, params, options, .. } = self;
         (be, adapter::flat_mut(params, |param| options.trained.has(param)))
     }
 
-    /// All gradients as one column, to write with the backend.
+    /// All gradients as one flat view, mutable, with the backend to write it.
     pub fn flat_grads_mut(&mut self) -> (&mut B, Option<ViewMut<'_>>) {
         (&mut self.be, self.grads.flat_mut())
     }
 
-    /// Gradients; none when they are not kept.
+    /// The gradients; empty when they are not kept.
     pub fn grads(&self) -> &Gradients {
         &self.grads
     }
 
-    /// What a checkpoint restores, adapters and the optimizer, and the backend to read or write them with.
+    /// What a checkpoint restores: adapters and optimizer state, with the backend to read or write them.
     pub fn state_mut(&mut self) -> (&mut B, &mut [BlockPairs], Option<&mut Optimizer>) {
         (&mut self.be, &mut self.params, self.optimizer.as_mut())
     }
 
-    /// The optimizer, where a step has one.
+    /// The optimizer, if a step uses one.
     pub fn optimizer(&self) -> Option<&Optimizer> {
         self.optimizer.as_ref()
     }
 
-    /// Why the backend's file failed, if it did: then the last step is void.
+    /// The error of the backend's file of activations, if there was one: the results of the last step are then invalid.
     pub fn take_fault(&mut self) -> Option<std::io::Error> {
         self.be.take_fault()
     }
 
-    /// Says how many optimizer steps were done before this session.
+    /// Sets the number of optimizer steps done before this session.
     pub fn set_steps(&mut self, steps: u64) {
         self.steps = steps;
         let Options { estimator, seed, .. } = self.options;
@@ -472,13 +473,13 @@ pub struct Shapes {
 }
 
 impl Shapes {
-    /// Trained rows of the largest batch.
+    /// Target tokens of the largest batch.
     pub fn targets(&self) -> usize {
         [&self.train, &self.eval].into_iter().flatten().map(Batch::targets).max().unwrap_or(0)
     }
 }
 
-/// Runs a session's programs on a device that computes nothing, and plans the memory of the real one.
+/// Runs a session's programs on a backend that computes nothing ([`Dry`]), and plans the memory for the real one.
 ///
 /// # Errors
 /// When a training step is to be planned for options that do not train.

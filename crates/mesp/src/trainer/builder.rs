@@ -15,7 +15,8 @@ use crate::{Error, Result};
 /// Threads at most: more than the largest machines have cores.
 const MOST_THREADS: usize = 1024;
 
-/// The settings of a run. What is not chosen has the default of `mesp train`, which [`Settings`] states.
+/// The settings of a run. What is not set has the default of `mesp train`; [`Settings`] lists the defaults. Setters
+/// only store values: [`TrainerBuilder::plan`] and [`TrainerBuilder::build`] check them.
 #[derive(Debug, Clone)]
 pub struct TrainerBuilder<'a> {
     model: &'a Model,
@@ -38,7 +39,7 @@ impl<'a> TrainerBuilder<'a> {
         Self { model, data, settings: Settings::default(), threads: None, output: None }
     }
 
-    /// All settings at once, in place of those chosen before.
+    /// Replaces all settings, those set before included.
     #[must_use]
     pub fn settings(self, settings: Settings) -> Self {
         Self { settings, ..self }
@@ -72,35 +73,37 @@ impl<'a> TrainerBuilder<'a> {
         self
     }
 
-    /// What is kept for the backward pass, or how the gradient is estimated [default: `auto`].
+    /// What is kept for the backward pass (`mesp`, `mebp`, `store-all`, …), or how the gradient is estimated (`mezo`,
+    /// `forward`) [default: `auto`, the fastest exact method that fits the memory budget].
     #[must_use]
     pub fn method(mut self, method: &str) -> Self {
         self.settings.method.method = Some(method.to_owned());
         self
     }
 
-    /// The most anonymous memory of the whole process [default: no limit].
+    /// The most anonymous memory that the whole process may use, mapped model weights not counted [default: no limit].
+    /// A budget changes how long a step takes, not its result.
     #[must_use]
     pub fn memory_budget(mut self, budget: ByteSize) -> Self {
         self.settings.method.memory_budget = Some(budget);
         self
     }
 
-    /// Rows of a micro-batch [default: 1].
+    /// Rows in a micro-batch [default: 1].
     #[must_use]
     pub fn batch_size(mut self, rows: usize) -> Self {
         self.settings.training.batch_size = Some(rows);
         self
     }
 
-    /// Micro-batches of an optimizer step [default: 1].
+    /// Micro-batches per optimizer step: gradient accumulation [default: 1].
     #[must_use]
     pub fn grad_accum(mut self, batches: usize) -> Self {
         self.settings.training.grad_accum = Some(batches);
         self
     }
 
-    /// Optimizer steps, in place of epochs.
+    /// The number of optimizer steps, in place of epochs.
     #[must_use]
     pub fn steps(mut self, steps: usize) -> Self {
         self.settings.training.steps = Some(steps);
@@ -114,7 +117,7 @@ impl<'a> TrainerBuilder<'a> {
         self
     }
 
-    /// Highest learning rate of the schedule [default: 2e-4].
+    /// Peak learning rate of the schedule [default: 2e-4].
     #[must_use]
     pub fn learning_rate(mut self, rate: f64) -> Self {
         self.settings.training.learning_rate = Some(rate);
@@ -128,7 +131,7 @@ impl<'a> TrainerBuilder<'a> {
         self
     }
 
-    /// Seed of the adapter's start and of the order of rows [default: 0].
+    /// Seed of the adapter's initialization and of the order of rows [default: 0].
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.settings.training.seed = seed;
@@ -142,26 +145,29 @@ impl<'a> TrainerBuilder<'a> {
         self
     }
 
-    /// Where checkpoints and the adapter go, during and after [`Trainer::run`] [default: nowhere].
+    /// The directory for checkpoints and the adapter, written during and after [`Trainer::run`] [default: none are
+    /// written].
     #[must_use]
     pub fn output(mut self, dir: impl Into<PathBuf>) -> Self {
         self.output = Some(dir.into());
         self
     }
 
-    /// What the run will need, before anything is allocated for it: also where that is more than the budget.
+    /// Plans the run's memory without allocating it. Unlike [`TrainerBuilder::build`] it also returns a plan that
+    /// exceeds the budget.
     ///
     /// # Errors
-    /// When settings cannot be combined or do not fit the model; when a row cannot be read.
+    /// [`Error::Usage`] when settings cannot be combined or do not fit the model; [`Error::Data`] or [`Error::File`]
+    /// when a row or a file cannot be read.
     pub fn plan(&self) -> Result<MemoryPlan> {
         self.decide(|decision| Ok(decision.plan)).map(|planned| planned.plan)
     }
 
-    /// Allocates what was planned, and starts or reads the adapter.
+    /// Plans the run, allocates its memory, and initializes or loads the adapter.
     ///
     /// # Errors
-    /// [`Error::OverBudget`] when the run does not fit the budget or the machine; when settings cannot be combined or do
-    /// not fit the model; when a file cannot be read.
+    /// [`Error::OverBudget`] when the run does not fit the budget or the machine's free memory, else as
+    /// [`TrainerBuilder::plan`].
     pub fn build(self) -> Result<Trainer> {
         let Planned { mut setup, work, numbers, mut plan } = self.decide(crate::memory::Decision::allowed)?;
         setup.run.identity = identity(&setup, self.data.rows(), self.model.dtype(), numbers)?;

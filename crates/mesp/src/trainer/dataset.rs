@@ -1,4 +1,4 @@
-//! Rows for a model.
+//! Training and evaluation rows.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use crate::data::{
 };
 use crate::{Error, Result};
 
-/// Rows to train on, and rows that are held out to evaluate. They are tokens: in memory, or in a temporary file where
-/// they take more than a megabyte.
+/// Tokenized rows to train on, and held-out rows to evaluate. They are in memory, or in a temporary file where they
+/// take more than 1 MB, so memory does not grow with the number of rows.
 #[derive(Debug, Clone)]
 pub struct Dataset {
     rows: Rows,
@@ -20,17 +20,18 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Reads rows of any kind that `mesp train` takes: JSON lines, a JSON array, CSV, TSV, Parquet, plain text, a
-    /// directory of these. Rows are cut to 512 tokens, or to the longest that the model was made for.
+    /// Reads and tokenizes rows in any format that `mesp train` takes: JSON lines, a JSON array, CSV, TSV, Parquet,
+    /// plain text, or a directory of these. Rows are truncated to 512 tokens, or to the model's maximum length if that
+    /// is shorter.
     ///
     /// # Errors
-    /// [`Error::Data`] with the line of a row that cannot be used; when a file cannot be read, or text needs a tokenizer
-    /// and the model has none.
+    /// [`Error::Data`] with the line of a row that cannot be used; [`Error::File`] when a file cannot be read;
+    /// [`Error::Usage`] when the rows are text and the model has no tokenizer.
     pub fn read(path: impl AsRef<Path>, model: &Model) -> Result<Self> {
         Self::read_with(path, model, &ReadOptions::for_training(model.config()))
     }
 
-    /// The same in another way.
+    /// [`Dataset::read`] with other options: maximum length, columns, which turns are trained.
     ///
     /// # Errors
     /// As [`Dataset::read`].
@@ -53,7 +54,7 @@ impl Dataset {
         })
     }
 
-    /// Rows that are tokens already; messages name them `rows:1` and so on.
+    /// From rows that are tokenized already. Error messages name them `rows:1`, `rows:2` and so on.
     pub fn from_examples(mut examples: Vec<Example>) -> Self {
         let path: Arc<Path> = Arc::from(Path::new("rows"));
         for (i, example) in examples.iter_mut().enumerate() {
@@ -62,12 +63,12 @@ impl Dataset {
         Self::of(Arc::new(examples))
     }
 
-    /// Rows wherever they lie.
+    /// From any source of tokenized rows.
     pub fn of(train: Arc<dyn Examples>) -> Self {
         Self { rows: Rows::of(train), document: false, notes: Vec::new() }
     }
 
-    /// With other rows held out: they are evaluated and never trained.
+    /// Uses the rows of another dataset as held-out rows: they are evaluated and never trained.
     #[must_use]
     pub fn with_eval(mut self, held_out: &Self) -> Self {
         self.rows.heap += held_out.rows.train.heap_bytes();
@@ -75,8 +76,8 @@ impl Dataset {
         self
     }
 
-    /// Holds out a share of the rows, chosen by a seed; equal rows stay on one side, and of a plain text the end is held
-    /// out.
+    /// Holds out a share of the rows, chosen at random by `seed`. Equal rows stay on one side; for a plain text the end
+    /// of the text is held out.
     ///
     /// # Errors
     /// When the share is not between 0 and 1, or leaves no row on one side; when a row cannot be read.
@@ -96,7 +97,7 @@ impl Dataset {
         &self.rows
     }
 
-    /// What is worth knowing of the files: rows that were cut, parts of rows that are not used.
+    /// Notes for the user about the files, such as truncated rows and parts of rows that are not used.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }

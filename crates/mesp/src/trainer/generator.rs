@@ -15,8 +15,8 @@ use crate::settings::{Numbers, held};
 use crate::source::{Base, load_adapter, load_adapter_config};
 use crate::{Error, Result};
 
-/// Text from a model, with or without an adapter. Keys and values of what it has read are kept, so that a prompt which
-/// begins as the last one did is not read again.
+/// Generates text with a model, with or without an adapter. The KV cache is kept between calls, so the common beginning
+/// of two prompts is computed once.
 #[allow(missing_debug_implementations, reason = "a tokenizer has none")]
 pub struct Generator {
     engine: Engine<Cpu<f32>>,
@@ -26,10 +26,12 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// For prompts and answers of at most `capacity` tokens together, on `threads` threads or all cores.
+    /// Plans and allocates a generator for a prompt and its answer of at most `capacity` tokens together, on
+    /// `thread_count` threads, or on all cores if that is `None`.
     ///
     /// # Errors
-    /// When the model has no tokenizer, the adapter is of another model or cannot be read, or there is no memory.
+    /// When the model has no tokenizer, the adapter does not fit the model or cannot be read, or the system has too
+    /// little memory.
     pub fn new(
         model: &Model,
         adapter: Option<&Path>,
@@ -63,10 +65,11 @@ impl Generator {
         Ok(Self { engine, encoder, chat, stops })
     }
 
-    /// The model's answer to a question, in its chat format where it has one; else the text's continuation.
+    /// The model's answer to `prompt` as a user turn, where the model has a chat template; otherwise the continuation
+    /// of `prompt`. At most `max_tokens` tokens.
     ///
     /// # Errors
-    /// When the prompt has no token or leaves no room, or the logits are no numbers.
+    /// When the prompt has no tokens or leaves no room for an answer, or the logits are NaN.
     pub fn answer(&mut self, prompt: &str, max_tokens: usize, sampling: Sampling) -> Result<String> {
         let tokens = if self.chat.has_template() {
             let mut conversation = Conversation::default();

@@ -1,4 +1,4 @@
-//! A model that is open.
+//! An open model.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::model::ModelWeights;
 use crate::source::{Base, open_model, text_encoder};
 use crate::{Error, Result};
 
-/// A model: its weights, mapped or in memory, and where its files are. Copies share the weights.
+/// A model: its weights, memory-mapped or in memory, and the path of its files. Clones share the weights.
 #[derive(Debug, Clone)]
 pub struct Model {
     weights: Arc<ModelWeights>,
@@ -23,16 +23,16 @@ pub struct Model {
 }
 
 impl Model {
-    /// Maps a model's weights: of a Hugging Face directory, a GGUF file, or a repository (`ORG/NAME`, `ORG/NAME@REVISION`)
-    /// in the local Hugging Face cache.
+    /// Opens a Hugging Face directory, a GGUF file, or a repository in the local Hugging Face cache (`ORG/NAME`,
+    /// `ORG/NAME@REVISION`), and memory-maps its weights in the type they are stored in. Uses no network.
     ///
     /// # Errors
-    /// When there is none, or it is damaged or of an architecture that is not supported.
+    /// When there is no model at `path`, or its files are damaged or of an architecture that is not supported.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_as(&found(path.as_ref())?, Base::Mapped)
     }
 
-    /// The same, with weights held in another way.
+    /// [`Model::open`] for a path, with the weights mapped or copied into memory in another type.
     ///
     /// # Errors
     /// As [`Model::open`].
@@ -43,40 +43,41 @@ impl Model {
         Ok(Self { weights: Arc::new(weights), path: path.to_path_buf(), dtype, end_tokens, notes })
     }
 
-    /// Shape and family.
+    /// Sizes and architecture.
     pub fn config(&self) -> &Config {
         &self.weights.config
     }
 
-    /// The weights, as the engine has them.
+    /// The weights, for the lower-level modules.
     pub fn weights(&self) -> &Arc<ModelWeights> {
         &self.weights
     }
 
-    /// The directory or file.
+    /// The model's directory or file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The type that most of the weights' bytes are stored in.
+    /// The type in which most of the weights' bytes are stored.
     pub fn dtype(&self) -> Dtype {
         self.dtype
     }
 
-    /// The tokens that end a text, by the model's configuration.
+    /// The end-of-text tokens of the model's configuration.
     pub fn end_tokens(&self) -> &[u32] {
         &self.end_tokens
     }
 
-    /// What is worth knowing of the files, such as tensors that the model does not use.
+    /// Notes for the user about the files, such as tensors that the model does not use.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// Reads the tokenizer, if there is one. It may take more memory than training; it is not kept.
+    /// Loads the model's tokenizer, if it has one. A tokenizer may take more memory than training does, so it is not
+    /// kept.
     ///
     /// # Errors
-    /// When it is damaged or of a kind that is not supported.
+    /// When the tokenizer is damaged or of a kind that is not supported.
     pub fn tokenizer(&self) -> Result<Option<TextEncoder>> {
         text_encoder(&self.path)
     }
