@@ -93,7 +93,7 @@ impl<R: Real> Cpu<R> {
         self
     }
 
-    /// Says whether pages of mapped weights are asked for ahead and let go after use, so that few of them are
+    /// Sets whether pages of mapped weights are prefetched and released after use, so that few of them are
     /// resident at a time.
     #[must_use]
     pub fn with_advice(mut self, advise: bool) -> Self {

@@ -174,13 +174,13 @@ macro_rules! operations {
             softmax_gradient SoftmaxGradient {
                 logits: ViewMut<'a>, labels: &'a [u32], first: usize, c: f64, stats: &'a [RowStat],
             }
-            /// `softmax_stats`, and adds the words of the range, `[range, d]`, to each row's sum, weighted by
+            /// `softmax_stats`, and adds the embedding rows of the range, `[range, d]`, to each row's sum, weighted by
             /// exp(logit − largest so far). The first range sets the sum. `logits` is left with those weights.
             softmax_sum SoftmaxSum {
                 sum: ViewMut<'a>, logits: ViewMut<'a>, labels: &'a [u32], first: usize,
                 stats: &'a mut [RowStat], words: &'a Weight,
             }
-            /// `sum ← c·w·dloss/dx` for `logits = x·Wᵀ`, once all ranges were taken in; `word` holds the labels' rows.
+            /// `sum ← c·w·dloss/dx` for `logits = x·Wᵀ`, after all ranges; `word` holds the labels' embedding rows.
             softmax_sum_gradient SoftmaxSumGradient {
                 sum: ViewMut<'a>, word: View<'a>, c: f64, stats: &'a [RowStat],
             }

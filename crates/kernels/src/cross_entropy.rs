@@ -165,8 +165,8 @@ mod tests {
         }
     }
 
-    /// Logits as large as models give them, over more words than any vocabulary has: the loss in `f32` beside
-    /// double precision on the same logits.
+    /// Logits as large as models give them, over more entries than any vocabulary has: the loss in `f32`
+    /// compared with double precision on the same logits.
     #[test]
     fn loss_is_within_four_ulp() {
         let mut rng = Rng(25);

@@ -1,8 +1,8 @@
-//! Words weighted by their probabilities, in one pass over the vocabulary: the gradient of the head's input
-//! without a second product for the logits (the recurrence of Milakov & Gimelshein 2018, as in attention).
+//! Embedding rows weighted by their probabilities, in one pass over the vocabulary: the gradient of the head's
+//! input without a second product for the logits (the recurrence of Milakov & Gimelshein 2018, as in attention).
 //!
 //! ```text
-//! per step of words  m' = max(m, max z)   p = exp(z − m')   s ← s·exp(m − m') + p·E   Z ← Z·exp(m − m') + Σ p
+//! per vocab step     m' = max(m, max z)   p = exp(z − m')   s ← s·exp(m − m') + p·E   Z ← Z·exp(m − m') + Σ p
 //! at the end         dn = c·(s / Z − E[y]),   c = 1 / targets of the optimizer step
 //! reads     z, which p takes the place of; E of the step     scratch  that of the product
 //! shapes    z [n, w]: rows × a range of the vocabulary   E [w, d]   s dn [n, d]   y [n]
@@ -18,7 +18,7 @@ use crate::matmul::{Compute, Init, Lhs, Out, Rhs, matmul};
 use crate::par::{Par, Pieces};
 use crate::{Real, WeightView};
 
-/// Takes a range of the vocabulary, which begins at `first` and has the rows `words` of the table, into the
+/// Takes a range of the vocabulary, which begins at `first` and has the rows `words` of the embedding table, into the
 /// rows' statistics and weighted sums. The first range sets `sum`, whatever it holds.
 ///
 /// # Panics

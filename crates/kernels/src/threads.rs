@@ -1,7 +1,7 @@
-//! Threads that wait for work close to it.
+//! A work-stealing pool whose workers spin for 200 µs before they sleep.
 //!
 //! A training step is some two thousand operations of a fraction of a millisecond, one after another. A thread that
-//! sleeps between them takes 50 µs and more to wake, in a virtual machine most of all. These stay awake for a moment
+//! sleeps between them takes 50 µs and more to wake, in a virtual machine most of all. These spin for a moment
 //! after each operation, and the caller is one of them.
 //!
 //! **Protocol.** `state` holds a generation, whether its job is open, and how many threads are inside. The caller
@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-/// How long a thread without work stays awake.
+/// How long a thread without work spins before it sleeps.
 const AWAKE: Duration = Duration::from_micros(200);
 /// Looks at the state between two offers of the processor to others.
 const LOOKS: usize = 64;

@@ -7,12 +7,12 @@
 //!
 //! The left factor is rounded and laid out once for all columns. Of the weight single pairs are read, so one whose depth
 //! lies along its rows in memory (a layer's forward) is read in place. One whose depth goes across its rows (the input
-//! gradient) must be woven into pairs: tiles do it for the columns that come next, between their own multiplications. So
-//! neither packs as a step of its own. Tiles are turned in registers on the way to their place in the result, which is
+//! gradient) must be interleaved into pairs: tiles do it for the next columns, between their own multiplications. So
+//! neither packs in a separate step. Tiles are turned in registers on the way to their place in the result, which is
 //! read and written once where the depth fits into a thread's scratch.
 //!
-//! Where rows are many, each thread has rows of its own: threads then write nothing close to each other, and a weight
-//! that every thread reads costs little beside 64 rows and more.
+//! Where rows are many, each thread has rows of its own: so there is no false sharing, and reading the
+//! weight once for each thread costs little with 64 rows or more.
 //!
 //! The terms of a sum, their order and the instruction are those of [`super::block_product`]: so are all bits.
 

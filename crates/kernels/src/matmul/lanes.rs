@@ -204,7 +204,7 @@ unsafe fn across_of<F: Format, S: Sink>(
 }
 
 /// [`across`] for sixteen rows for each of several sinks, in turns of 32 values; what follows the rows in memory
-/// is asked for ahead. For the types of `small::streams`.
+/// is prefetched. For the types of `small::streams`.
 ///
 /// # Safety
 /// As [`across`].

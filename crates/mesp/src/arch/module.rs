@@ -30,7 +30,7 @@ pub enum Module {
     GateUp,
     /// `lm_head`, outside the blocks
     Head,
-    /// `embed_tokens`, outside the blocks: its adapter is one of the table `[words, features]`
+    /// `embed_tokens`, outside the blocks: its adapter is for the table `[vocabulary, hidden]`
     Embed,
 }
 

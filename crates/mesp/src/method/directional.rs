@@ -1,7 +1,7 @@
-//! Estimates of the gradient from slopes along random directions.
+//! Estimates of the gradient from directional derivatives (*slopes*) along random directions.
 //!
 //! ```text
-//! estimate    ĝ = 1/n·Σ gᵢ·zᵢ        gᵢ the loss's slope along zᵢ
+//! estimate    ĝ = 1/n·Σ gᵢ·zᵢ        gᵢ the loss's directional derivative along zᵢ
 //! update      θ ← (1 − ηλ)·θ − η·Σ_k μᵏ·ĝ_{t−k}
 //! ```
 //! z is a function of (seed, step, direction, tensor, element), so it is never stored, and a run is its seed and
@@ -16,7 +16,7 @@ use crate::adapter::{BlockPairs, matrices_mut};
 use crate::arch::{Module, Tensor};
 use crate::gradient::Gradients;
 
-/// How a slope is made.
+/// How a directional derivative is computed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Slope {
     /// From losses beside the adapters (MeZO; Malladi et al. 2023, arXiv 2305.17333).
@@ -39,16 +39,16 @@ pub struct Direction {
     pub blocks: Blocks,
 }
 
-/// How directions are drawn, and slopes taken along them.
+/// How directions are drawn, and directional derivatives along them computed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Directional {
-    /// How a slope is made.
+    /// How a directional derivative is computed.
     pub slope: Slope,
     /// Distribution of z.
     pub distribution: Distribution,
     /// n, directions of a step.
     pub directions: usize,
-    /// μ: earlier estimates go on, recomputed from the log of slopes; nothing of the size of θ is kept.
+    /// μ, the momentum: earlier estimates are recomputed from the log of slopes; nothing of the size of θ is kept.
     pub momentum: f64,
     /// Whose adapters move, as a federated client's part of a model does (Spry); the others stay as they are.
     pub blocks: Blocks,
@@ -68,7 +68,7 @@ impl Directional {
         sparsity: 0.0,
     };
 
-    /// Gaussian, one direction, its exact slope.
+    /// Forward mode: one Gaussian direction, the exact directional derivative.
     pub const FORWARD: Self = Self { slope: Slope::Tangent, ..Self::MEZO };
 
     /// A direction of a step.
@@ -103,7 +103,7 @@ pub enum Estimator {
     Exact,
     /// A surrogate: by backpropagation through some blocks, the others taken for constants.
     Subset(Subset),
-    /// From slopes along directions.
+    /// From directional derivatives.
     Directional(Directional),
 }
 

@@ -1,4 +1,4 @@
-//! Slopes from tangents: forward-mode differentiation (Baydin et al. 2022, arXiv 2202.08587; in federated
+//! Directional derivatives from tangents: forward-mode differentiation (Baydin et al. 2022, arXiv 2202.08587; in federated
 //! fine-tuning Panchal et al. 2024, arXiv 2405.15551).
 //!
 //! ```text
@@ -22,7 +22,7 @@ use crate::model::{self, Batch, HeadAdapter, ModelWeights, Objective, Top};
 use crate::tape::{Site, SiteSet};
 
 impl Backprop {
-    /// A micro-batch's losses, and the objective's slope along a direction.
+    /// A micro-batch's losses, and the objective's directional derivative.
     pub fn slope<B: Backend>(
         &mut self,
         be: &mut B,

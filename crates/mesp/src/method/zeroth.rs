@@ -1,4 +1,4 @@
-//! Slopes from losses (MeZO; Malladi et al. 2023, arXiv 2305.17333).
+//! Directional derivatives from losses (MeZO; Malladi et al. 2023, arXiv 2305.17333).
 //!
 //! ```text
 //! slope       g = (L(θ + εz) − L(θ − εz)) / 2ε,   one-sided (L(θ + εz) − L(θ)) / ε
@@ -17,7 +17,7 @@ pub fn points(eps: f64, one_sided: bool) -> [f64; 2] {
     [eps, if one_sided { 0.0 } else { -eps }]
 }
 
-/// The slope between two sums of losses at two [`points`], in the precision in which a log keeps it.
+/// The directional derivative from two sums of losses at two [`points`], in the precision in which a log keeps it.
 pub fn slope(nats: [f64; 2], [from, to]: [f64; 2], targets: usize) -> f32 {
     ((nats[0] - nats[1]) / targets as f64 / (from - to)) as f32
 }

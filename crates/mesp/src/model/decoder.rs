@@ -9,8 +9,8 @@ use crate::arch::{Module, Tensor};
 use crate::gradient::Factors;
 use crate::tape::{Site, SiteSet, Tape};
 
-/// x of the first block, `[N, d]`: rows of the table, `E[w] + s·B[w]·A` with an adapter, which need not be made for
-/// the words that are not there.
+/// x of the first block, `[N, d]`: rows of the embedding table, `E[w] + s·B[w]·A` with an adapter, computed only for
+/// the tokens in the batch.
 pub fn embed<B: Backend>(
     be: &mut B,
     model: &ModelWeights,

@@ -1,22 +1,23 @@
-//! The head in tiles of rows and words: losses, and the gradient of what comes into it.
+//! The output head in tiles of rows and vocabulary: losses, and the gradient of its input.
 //!
 //! ```text
 //! per tile of rows     x̂ = x[rows]   n = norm(x̂)
-//!   per tile of words  z = n·Eᵀ      statistics of z      p = exp(z − largest so far)   s (+)= p·E
+//!   per vocab tile     z = n·Eᵀ      statistics of z      p = exp(z − largest so far)   s (+)= p·E
 //!                      dn = c·(s / Σ p − E[labels])
 //!                      dn ← norm backward(dn, x̂)   x[rows] ← dn
 //!
 //! with an adapter      h = n·Aᵀ
-//!   per tile of words  z = n·Eᵀ + s·h·Bᵀ      statistics of z
+//!   per vocab tile     z = n·Eᵀ + s·h·Bᵀ      statistics of z
 //!   and once more      z again      dz = c·(p / Σ p − [labels])      dn (+)= dz·E
-//!                      dB[words] += s·dzᵀ·h   dh (+)= s·dz·B[words]
+//!                      dB[tile] += s·dzᵀ·h   dh (+)= s·dz·B[tile]
 //!                      dA += dhᵀ·n   dn += dh·A
-//! where E is trained   the same two times, dE[words] += dzᵀ·n      the norm's weight: dw += Σ_t dn∘(x̂/rms)
+//! where E is trained   the same two times, dE[tile] += dzᵀ·n       the norm's weight: dw += Σ_t dn∘(x̂/rms)
 //! ```
-//! derivation: `docs/math/cross_entropy.md`. Only trained rows are multiplied. Without an adapter, E frozen, the
-//! vocabulary is gone through once. The gradient of a word's row of B, and of E, is a sum over rows of what each row's
-//! Σ p divides, which is known only after all words: so with one it is gone through twice, and z is made again rather
-//! than kept. Tiles of words serve all rows at once, which is faster than few rows and all words (`docs/log.md`).
+//! Derivation: `docs/math/cross_entropy.md`. Only rows with a target are multiplied. Without an adapter, and with E
+//! frozen, there is one pass over the vocabulary. The gradient of a vocabulary entry's row of B, or of E, is a sum over
+//! rows of terms divided by each row's Σ p, which is known only after the whole vocabulary: then there are two passes, and
+//! z is recomputed rather than kept. A vocabulary tile serves all rows at once, which is faster than few rows and the
+//! whole vocabulary (`docs/log.md`).
 
 use std::ops::Range;
 
@@ -136,7 +137,7 @@ const fn table(model: &ModelWeights) -> Module {
     if model.config.tied { Module::Embed } else { Module::Head }
 }
 
-/// The second time through the words: dn, and the factors of the table and of the adapter.
+/// The second pass over the vocabulary: dn, and the factors of the table and of the adapter.
 fn backward<B: Backend>(
     be: &mut B,
     model: &ModelWeights,
@@ -173,7 +174,7 @@ fn backward<B: Backend>(
     }
 }
 
-/// Runs `f` for each tile of words, every turn with the same allocations.
+/// Runs `f` for each tile of the vocabulary, with the same allocations each time.
 fn in_tiles<B: Backend>(
     be: &mut B,
     model: &ModelWeights,
@@ -203,7 +204,7 @@ pub(super) fn projected<'a, B: Backend>(
     Some((pair, h))
 }
 
-/// Logits of a range of words, whose rows of the table are `words`.
+/// Logits of a range of the vocabulary, whose rows of the table are `words`.
 pub(super) fn logits<B: Backend>(
     be: &mut B,
     normed: View<'_>,

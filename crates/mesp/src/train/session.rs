@@ -193,8 +193,8 @@ impl<B: Backend> Session<B> {
     }
 
     /// A complete step of one micro-batch with per-block updates. Returns the loss and the L2 norm of the gradients. A
-    /// norm that is not finite means that the update stopped at the first block whose gradients were not finite: blocks
-    /// before it have been stepped.
+    /// norm that is not finite means that the update stopped at the first block whose gradients were not finite; the
+    /// blocks that the backward reached earlier have been stepped.
     pub fn step_per_block(&mut self, batch: &Batch, learning_rate: f64) -> (Outcome, f64) {
         if batch.targets() == 0 {
             return (Outcome::default(), 0.0);

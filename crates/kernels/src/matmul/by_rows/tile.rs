@@ -16,7 +16,7 @@ use super::{COLUMNS, ROWS};
 use crate::matmul::pack512::alternating;
 use crate::matmul::x86::transposed;
 
-/// Steps between two looks ahead, or two steps of weaving.
+/// Steps between two prefetches, or between two steps of interleaving.
 const SLOT: usize = 8;
 
 /// What a tile multiplies and where it goes.
@@ -198,8 +198,8 @@ pub(super) unsafe fn of_rows(tile: &Tile, w: *const u8, stride: usize, ahead: *c
     }
 }
 
-/// What a tile does beside its product: some of another panel of two times sixteen columns is woven from rows of a bf16
-/// weight, two rows of depth at a time.
+/// What a tile packs between its multiplications: part of another panel of two times sixteen columns, interleaved from
+/// rows of a bf16 weight, two rows of depth at a time.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Interleave {
     /// Pairs of rows.
@@ -212,7 +212,7 @@ pub(super) struct Interleave {
     pub(super) to: *mut f32,
     /// Bytes from there to the place of the other sixteen columns.
     pub(super) half: usize,
-    /// What will be woven after it is asked for.
+    /// Where the rows to interleave next begin: they are prefetched.
     pub(super) ahead: *const u8,
 }
 
@@ -240,11 +240,11 @@ impl Interleave {
     }
 }
 
-/// A tile with a panel, pair p of column j at `16·p + j`. Returns the pairs of rows that were woven beside it.
+/// A tile with a panel, pair p of column j at `16·p + j`. Returns the pairs of rows that were interleaved meanwhile.
 ///
 /// # Safety
-/// What the tile names exists, and its place in the result is the caller's alone; so does the panel, and what is woven
-/// and its place, which is the caller's alone. `ahead` may be any address. The machine has the instructions.
+/// What the tile names exists, and its place in the result is the caller's alone; so do the panel, the rows to
+/// interleave and their destination, which is the caller's alone. `ahead` may be any address. The machine has the instructions.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) unsafe fn of_panel(tile: &Tile, panel: *const f32, weave: &Interleave) -> usize {
     let slots = tile.steps / SLOT;
@@ -308,10 +308,10 @@ pub(super) unsafe fn of_panel(tile: &Tile, panel: *const f32, weave: &Interleave
     woven
 }
 
-/// Weaves by itself: for the first panel, and for what the tiles of another did not get to.
+/// Interleaves without a tile: for the first panel, and for pairs that the tiles of another panel left over.
 ///
 /// # Safety
-/// As [`of_panel`], for what is woven.
+/// As [`of_panel`], for what is interleaved.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) unsafe fn weave(weave: &Interleave) {
     let (low, high) = halves();

@@ -175,10 +175,10 @@ impl Cut<'_> {
         }
     }
 
-    /// The tiles of a panel, whose columns begin at `col`; `next` is asked for, and `weave` done, beside them.
+    /// The tiles of a panel, whose columns begin at `col`; meanwhile `next` is prefetched and `weave` interleaved.
     ///
     /// # Safety
-    /// As [`Job::run`], for the panel, what is woven, and its place.
+    /// As [`Job::run`], for the panel, what is interleaved, and its place.
     unsafe fn of_panel(&mut self, panel: &[f32], col: usize, next: &mut Prefetch, mut weave: Interleave) {
         let tiles = 2 * self.count();
         let (lines, pairs) = (next.len().div_ceil(tiles), weave.pairs.div_ceil(tiles));
