@@ -16,7 +16,6 @@ use std::path::Path;
 use anyhow::Result;
 use mesp::arch::Config;
 use mesp::memory::MemoryPlan;
-use mesp::source::Base;
 use mesp::train::{Summary, checkpoint};
 use mesp_device::{Dtype, Elem};
 use mesp_formats::atomic::write_atomic;
@@ -45,17 +44,16 @@ pub(crate) struct About<'a> {
     pub(crate) threads: usize,
     pub(crate) data: &'a str,
     pub(crate) eval: Option<&'a Path>,
-    pub(crate) budget: Option<u64>,
 }
 
 impl About<'_> {
     /// As fields of a document.
     pub(crate) fn json(&self) -> Map<String, Value> {
         let Self { config, settings, .. } = self;
-        let (options, run) = (&settings.options, &settings.run);
+        let options = &settings.options;
         let adapter = &options.adapter;
         let targets: Vec<&str> = adapter.targets.iter().map(|p| p.name()).collect();
-        let (model, rows) = made_with::json(run);
+        let (model, rows) = made_with::json(&settings.run);
         let full = options.full.map(|elem| json!({ "type": elem.name() }));
         let fields = json!({
             "model": {
@@ -63,7 +61,7 @@ impl About<'_> {
                 "revision": self.revision,
                 "arch": config.arch,
                 "parameters": config.parameters(),
-                "base": options.full.map_or(base_name(settings.base), Elem::name),
+                "base": options.full.map_or(settings.base.name(), Elem::name),
                 "stored": self.dtype.name(),
                 "fingerprint": model,
             },
@@ -87,29 +85,41 @@ impl About<'_> {
             "policy": policy_json(options),
             "update": update_name(options.update),
             "compute": self.numbers.name(),
-            "optimizer": options.optimizer.name(),
-            "learning_rate": run.learning_rate,
-            "lora_plus_ratio": options.trained.b_ratio,
-            "lr_schedule": run.schedule.name(),
-            "warmup_ratio": run.warmup_ratio,
-            "weight_decay": options.weight_decay,
-            "max_grad_norm": run.max_grad_norm,
-            "batch_size": Some(run.batch_size).filter(|rows| *rows != usize::MAX),
-            "batch_tokens": run.batch_tokens,
-            "grad_accum": run.grad_accum,
             "threads": self.threads,
-            "seed": run.seed,
             "data": self.data,
             "eval_data": self.eval.map(|p| p.display().to_string()),
             "data_fingerprint": rows,
-            "eval_every": run.eval_every,
-            "save_every": run.save_every,
-            "early_stopping_patience": run.patience,
-            "memory_budget": self.budget,
+            "settings": Value::Null,
         });
-        if let Value::Object(map) = fields { map } else { Map::new() }
+        let mut all = settings.settings().by_name();
+        let mut fields = if let Value::Object(map) = fields { map } else { Map::new() };
+        for name in SHOWN {
+            fields.insert(name.to_owned(), all.get(name).cloned().unwrap_or_default());
+        }
+        all.retain(|_, value| !value.is_null());
+        fields.insert("settings".to_owned(), all.into());
+        fields
     }
 }
+
+/// Settings that stand in the document itself, beside the list of all.
+const SHOWN: [&str; 15] = [
+    "optimizer",
+    "learning_rate",
+    "lora_plus_ratio",
+    "lr_schedule",
+    "warmup_ratio",
+    "weight_decay",
+    "max_grad_norm",
+    "batch_size",
+    "batch_tokens",
+    "grad_accum",
+    "seed",
+    "eval_every",
+    "save_every",
+    "early_stopping_patience",
+    "memory_budget",
+];
 
 /// A pattern as an object; none where it says nothing.
 pub(crate) fn pattern<T: Copy + Into<Value>>(pattern: &Pattern<T>) -> Option<Map<String, Value>> {
@@ -207,14 +217,6 @@ impl Report<'_> {
 /// Multiplications with additions of the largest optimizer step.
 pub(crate) fn step_work(footprint: &MemoryPlan, passes: usize) -> u64 {
     footprint.multiply_adds.saturating_mul(passes as u64)
-}
-
-/// A way of holding weights by its name.
-pub(crate) fn base_name(base: Base) -> &'static str {
-    match base {
-        Base::Mapped => "mapped",
-        Base::Resident(dtype) => dtype.name(),
-    }
 }
 
 /// Seconds to the tenth of a millisecond.

@@ -6,8 +6,8 @@ use anyhow::Result;
 use mesp::adapter::AdapterConfig;
 use mesp::arch::Config;
 use mesp::method::{Estimator, Slope};
-use mesp::settings::{Settings, Setup};
-use mesp::train::{Options, Update, replay};
+use mesp::settings::{Settings, Setup, distribution_name};
+use mesp::train::{Options, Update};
 use serde_json::{Value, json};
 
 use crate::args::CommonArgs;
@@ -104,7 +104,7 @@ pub(crate) fn estimator_json(estimator: Estimator) -> Value {
         "slope": slope,
         "eps": eps,
         "one_sided": one_sided,
-        "noise": replay::distribution_name(along.distribution),
+        "noise": distribution_name(along.distribution),
         "directions": along.directions,
         "momentum": along.momentum,
         "blocks": along.blocks.to_string(),

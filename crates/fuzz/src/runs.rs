@@ -10,6 +10,7 @@ use mesp::arch::{Config, Module};
 use mesp::method::{Estimator, Method};
 use mesp::model::{Batch, ModelWeights};
 use mesp::optim::{OptimizerKind, ScheduleKind, Trained};
+use mesp::settings::{AdapterSettings, Settings};
 use mesp::source::{Base, HfSource};
 use mesp::train::{
     Action, Length, Options, Progress, RunConfig, Session, Shapes, Update, checkpoint, plan, replay,
@@ -29,7 +30,12 @@ pub fn slopes(bytes: &[u8]) {
     };
     assert!(log.begin as usize <= bytes.len());
     assert!(log.slopes.iter().all(|step| step.len() == log.header.directions));
-    let _ = (log.header.along(), log.header.elem(), log.header.full(), log.header.adapter());
+    let _ = log.header.full();
+    if let Ok(mut settings) = Settings::from_names(&log.header.settings) {
+        // A file of the machine is not read.
+        settings.adapter.adapter = None;
+        let _ = settings.resolve();
+    }
     let flat = log.slopes.concat();
     let written = replay::to_bytes(path, &log.header, &flat).expect("a header that was read");
     let again = replay::parse(path, &written).expect("what was written");
@@ -123,6 +129,11 @@ fn run_config() -> RunConfig {
         spike_factor: 0.0,
         output: None,
         adapter_at_eval: false,
+        settings: Settings {
+            adapter: AdapterSettings { rank: Some(1), ..AdapterSettings::default() },
+            ..Settings::default()
+        }
+        .by_name(),
         identity: BTreeMap::from([("rows".to_owned(), "abc".to_owned())]),
         made_with: mesp::train::MadeWith::default(),
         base_model: None,

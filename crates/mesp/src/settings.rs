@@ -9,19 +9,22 @@ mod directional;
 mod full;
 mod groups;
 mod numbers;
+mod values;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mesp_device::Elem;
 use serde::{Deserialize, Serialize};
+use serde_json::Map;
 
 pub use groups::{
     AdapterSettings, Compute, DirectionSettings, MethodSettings, OnNonFinite, OnSpike, RunSettings, Stored,
     Train, TrainingSettings, UpdateWhen,
 };
 
-pub use numbers::{Numbers, held, identity, rounded};
+pub use directional::distribution_name;
+pub use numbers::{Numbers, held, rounded};
 
 use crate::adapter::AdapterConfig;
 use crate::arch::Config;
@@ -83,6 +86,8 @@ pub struct Setup {
     /// Notes for the user: settings that have no effect.
     pub notes: Vec<String>,
     trains: Trains,
+    /// The settings as they were chosen.
+    chosen: Settings,
 }
 
 /// What is trained.
@@ -108,7 +113,7 @@ impl Settings {
     /// # Errors
     /// [`Error::Usage`] that names the setting; [`Error::File`] when the adapter's configuration cannot be read.
     pub fn resolve(&self) -> Result<Setup> {
-        let (s, r) = (&self.training, &self.run);
+        let s = &self.training;
         let update = update(&self.method);
         let estimator = directional::estimator(self)?;
         let full = self.full();
@@ -116,40 +121,7 @@ impl Settings {
             full::refuse(self)?;
         }
         let exact = estimator.backpropagates();
-        let default_norm = if exact && update == Update::Accumulate { 1.0 } else { 0.0 };
-        let run = RunConfig {
-            learning_rate: s.learning_rate.unwrap_or(match (exact, full) {
-                (true, _) => 2e-4,
-                (false, false) => 5e-5,
-                (false, true) => 1e-6,
-            }),
-            schedule: ScheduleKind::parse(s.lr_schedule.as_deref().unwrap_or(if exact {
-                "cosine"
-            } else {
-                "constant"
-            }))?,
-            warmup_ratio: s.warmup_ratio.unwrap_or(0.03),
-            batch_size: s.batch_size.unwrap_or(if s.batch_tokens.is_some() { usize::MAX } else { 1 }),
-            batch_tokens: s.batch_tokens,
-            grad_accum: s.grad_accum.unwrap_or(1),
-            length: s.steps.map_or(Length::Epochs(s.epochs.unwrap_or(1.0)), Length::Steps),
-            max_grad_norm: Some(s.max_grad_norm.unwrap_or(default_norm)).filter(|norm| *norm != 0.0),
-            seed: s.seed,
-            eval_every: r.eval_every,
-            save_every: r.save_every,
-            save_limit: r.save_total_limit,
-            patience: r.early_stopping_patience,
-            min_delta: r.early_stopping_min_delta,
-            load_best: r.load_best_at_end,
-            on_non_finite: r.on_nonfinite.map_or(Action::Stop, Into::into),
-            on_spike: r.on_spike.map_or(Action::Report, Into::into),
-            spike_factor: r.spike_factor.unwrap_or(10.0),
-            output: None,
-            adapter_at_eval: false,
-            identity: BTreeMap::new(),
-            made_with: MadeWith::default(),
-            base_model: None,
-        };
+        let run = self.run_config(exact)?;
         run.check(update)?;
         share("‘warmup_ratio’", run.warmup_ratio)?;
         share("‘momentum’", s.momentum)?;
@@ -201,7 +173,57 @@ impl Settings {
             (false, Some(_)) => Trains::Adapter,
             (false, None) => Trains::NewAdapter,
         };
-        Ok(Setup { options, run, base, auto, may_spill: m.checkpoints.is_none(), clips, notes, trains })
+        Ok(Setup {
+            options,
+            run,
+            base,
+            auto,
+            may_spill: m.checkpoints.is_none(),
+            clips,
+            notes,
+            trains,
+            chosen: self.clone(),
+        })
+    }
+
+    /// Batches, steps and rates, with their defaults; `exact` where there is a backward pass.
+    fn run_config(&self, exact: bool) -> Result<RunConfig> {
+        let (s, r) = (&self.training, &self.run);
+        let default_norm = if exact && update(&self.method) == Update::Accumulate { 1.0 } else { 0.0 };
+        Ok(RunConfig {
+            learning_rate: s.learning_rate.unwrap_or(match (exact, self.full()) {
+                (true, _) => 2e-4,
+                (false, false) => 5e-5,
+                (false, true) => 1e-6,
+            }),
+            schedule: ScheduleKind::parse(s.lr_schedule.as_deref().unwrap_or(if exact {
+                "cosine"
+            } else {
+                "constant"
+            }))?,
+            warmup_ratio: s.warmup_ratio.unwrap_or(0.03),
+            batch_size: s.batch_size.unwrap_or(if s.batch_tokens.is_some() { usize::MAX } else { 1 }),
+            batch_tokens: s.batch_tokens,
+            grad_accum: s.grad_accum.unwrap_or(1),
+            length: s.steps.map_or(Length::Epochs(s.epochs.unwrap_or(1.0)), Length::Steps),
+            max_grad_norm: Some(s.max_grad_norm.unwrap_or(default_norm)).filter(|norm| *norm != 0.0),
+            seed: s.seed,
+            eval_every: r.eval_every,
+            save_every: r.save_every,
+            save_limit: r.save_total_limit,
+            patience: r.early_stopping_patience,
+            min_delta: r.early_stopping_min_delta,
+            load_best: r.load_best_at_end,
+            on_non_finite: r.on_nonfinite.map_or(Action::Stop, Into::into),
+            on_spike: r.on_spike.map_or(Action::Report, Into::into),
+            spike_factor: r.spike_factor.unwrap_or(10.0),
+            output: None,
+            adapter_at_eval: false,
+            settings: Map::new(),
+            identity: BTreeMap::new(),
+            made_with: MadeWith::default(),
+            base_model: None,
+        })
     }
 }
 

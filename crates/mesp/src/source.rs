@@ -53,6 +53,14 @@ impl Base {
             ))),
         }
     }
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Mapped => "mapped",
+            Self::Resident(dtype) => dtype.name(),
+        }
+    }
 }
 
 /// What kind of thing a model path names.

@@ -164,12 +164,17 @@ fn adapter(path: &Path) -> Result<(Value, String)> {
 
 fn checkpoint(dir: &Path) -> Result<(Value, String)> {
     let state = read_json(&dir.join("state.json"))?;
-    let mut document = if state["fixed"]["whole"].is_null() { adapter(dir)?.0 } else { json!({}) };
+    let fixed = |part: &str| state["fixed"][part].as_object().cloned().unwrap_or_default();
+    let mut settings = fixed("settings");
+    let mut document =
+        if settings.get("train").is_some_and(|what| what == "full") { json!({}) } else { adapter(dir)?.0 };
+    settings.retain(|_, value| !value.is_null());
+    settings.extend(fixed("identity"));
     if let Some(map) = document.as_object_mut() {
         map.insert("kind".to_owned(), json!("checkpoint"));
         map.insert("step".to_owned(), state["progress"]["step"].clone());
         map.insert("tokens".to_owned(), state["progress"]["tokens"].clone());
-        map.insert("settings".to_owned(), state["fixed"].clone());
+        map.insert("settings".to_owned(), settings.into());
         map.insert("made_with".to_owned(), state["made_with"].clone());
     }
     let mut brief = document.clone();

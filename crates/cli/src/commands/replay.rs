@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use mesp::method::{Estimator, Method};
-use mesp::optim::{OptimizerKind, Trained};
+use mesp::settings::Settings;
 use mesp::source::Base;
 use mesp::train::replay::{self, Contents};
-use mesp::train::{Options, Session, Shapes, Update, checkpoint, full, plan};
+use mesp::train::{Options, Session, Shapes, checkpoint, full, plan};
 use mesp_formats::peft::{CONFIG_FILE, MODEL_FILE};
 use serde_json::json;
 
@@ -44,22 +43,12 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
     let path = inputs::model_path(&args.model)?;
     let pool = inputs::pool(args.shared.threads)?;
     let model = inputs::load_model(path, Base::Mapped)?.model;
-    let options = Options {
-        adapter: header.adapter()?,
-        adapter_type: header.elem()?,
-        seed: header.seed,
-        method_name: header.slope.clone(),
-        policy: Method::Mesp.policy(),
-        estimator: Estimator::Directional(header.along()?),
-        update: Update::Accumulate,
-        optimizer: OptimizerKind::sgd(0.0),
-        weight_decay: header.weight_decay,
-        trained: Trained::ALIKE,
-        gradients: false,
-        base_gradients: false,
-        full,
-        training: true,
-    };
+    let mut settings = Settings::from_names(&header.settings)
+        .map_err(|e| mesp_formats::Error::invalid(&log, e.to_string()))?;
+    settings.adapter.adapter.clone_from(&args.adapter);
+    let mut setup = settings.resolve()?;
+    setup.fit(&model.config)?;
+    let options = Options { full, ..setup.options };
     let shapes = Shapes { train: None, eval: None };
     let plan = plan(&model, &options, &shapes, size_of::<f32>(), pool.count())?;
     let be = mesp::memory::processor::<f32>(plan, Arc::clone(&pool))?;
@@ -68,7 +57,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
         let (be, params, _) = session.state_mut();
         mesp::source::load_adapter(be, path, params, &model)?;
     } else {
-        session.init_adapters(header.seed);
+        session.init_adapters(settings.training.seed);
     }
     header.apply(&mut session, &slopes)?;
     if full.is_some() {

@@ -5,8 +5,9 @@ use std::io::Write as _;
 
 use anyhow::Result;
 use clap::{Arg, CommandFactory as _};
+use mesp::settings::{MethodSettings, Settings};
 use mesp_formats::atomic::write_atomic;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::args::{Cli, InitConfigArgs};
 use crate::flags::in_help;
@@ -24,8 +25,8 @@ const SET: [(&str, &str); 4] = [
     ("epochs", "1"),
 ];
 
-/// Examples of the others.
-const EXAMPLES: [(&str, &str); 67] = [
+/// Examples of those that have no default, or one that has a name.
+const EXAMPLES: [(&str, &str); 34] = [
     ("revision", r#""main"    # where model is a name in the Hugging Face cache"#),
     ("columns", r#""prompt=question,completion=answer""#),
     ("base", r#""auto""#),
@@ -33,57 +34,24 @@ const EXAMPLES: [(&str, &str); 67] = [
     ("prompt-style", r#""raw""#),
     ("train-on-prompt", "false"),
     ("no-eos", "false"),
-    ("train", r#""lora""#),
     ("adapter", r#""earlier-adapter""#),
-    ("rank", "8"),
-    ("alpha", "16"),
-    ("rslora", "false"),
-    ("dora", "false"),
-    ("lora-dropout", "0.05"),
     ("rank-pattern", r#""q_proj=16,down_proj=4""#),
     ("alpha-pattern", r#""q_proj=32""#),
     ("layers", r#""0-3,7""#),
-    ("freeze-a", "false"),
-    ("lora-plus-ratio", "16.0"),
-    ("adapter-type", r#""f32""#),
     ("target-modules", r#""all-linear"    # or a list: ["q_proj", "v_proj"]"#),
     ("method", r#""auto""#),
-    ("full", "false"),
-    ("eps", "0.01"),
-    ("directions", "1"),
-    ("noise", r#""gaussian""#),
-    ("one-sided", "false"),
-    ("sparsity", "0.0"),
     ("blocks", r#""0-3""#),
     ("block-share", "0.5    # in place of blocks"),
     ("mlp-rows", "256"),
     ("head-rows", "128"),
-    ("update", r#""accumulate""#),
     ("compute", r#""auto""#),
-    ("checkpoints", r#""f32""#),
-    ("activations", r#""f32""#),
     ("memory-budget", r#""128MB""#),
-    ("batch-size", "1"),
-    ("grad-accum", "1"),
     ("steps", "100    # in place of epochs"),
-    ("learning-rate", "2e-4"),
-    ("lr-schedule", r#""cosine""#),
-    ("warmup-ratio", "0.03"),
-    ("optimizer", r#""adamw""#),
-    ("momentum", "0.0"),
-    ("weight-decay", "0.0"),
-    ("max-grad-norm", "1.0"),
-    ("seed", "0"),
     ("eval-data", r#""eval.jsonl""#),
     ("eval-every", "50"),
     ("early-stopping-patience", "3"),
-    ("early-stopping-min-delta", "0.0"),
-    ("load-best-at-end", "false"),
     ("save-every", "50"),
     ("save-total-limit", "3"),
-    ("on-nonfinite", r#""stop""#),
-    ("on-spike", r#""report""#),
-    ("spike-factor", "10.0"),
     ("tensorboard", "false"),
     ("samples", "3"),
     ("sample-prompt", r#"["Who are you?", "What is a candle for?"]"#),
@@ -119,6 +87,7 @@ pub(crate) fn text() -> String {
         .to_owned();
     let Some(train) = command.find_subcommand("train") else { return text };
     let mut heading = None;
+    let defaults = defaults();
     for arg in train.get_arguments() {
         let Some(name) = arg.get_long().filter(|n| !CALLS.contains(n)) else { continue };
         let under = arg.get_help_heading().unwrap_or("Program");
@@ -131,23 +100,31 @@ pub(crate) fn text() -> String {
             let _ = writeln!(text, "# {line}");
         }
         let set = |list: &[(&str, &'static str)]| list.iter().find(|(n, _)| *n == name).map(|(_, v)| *v);
-        match (set(&SET), set(&EXAMPLES)) {
-            (Some(value), _) => {
-                let _ = writeln!(text, "{name} = {value}");
-            }
-            (None, Some(value)) => {
-                let _ = writeln!(text, "#{name} = {value}");
-            }
-            (None, None) => {
-                let value = match arg.get_action() {
-                    clap::ArgAction::SetTrue => "false".to_owned(),
-                    _ => format!("{:?}", arg.get_value_names().and_then(<[_]>::first).map_or("", |n| n)),
-                };
-                let _ = writeln!(text, "#{name} = {value}");
-            }
-        }
+        let known = |list| set(list).map(str::to_owned);
+        let example = || {
+            known(&EXAMPLES)
+                .or_else(|| defaults.get(&name.replace('-', "_")).map(ToString::to_string))
+                .unwrap_or_default()
+        };
+        let _ = match known(&SET) {
+            Some(value) => writeln!(text, "{name} = {value}"),
+            None => writeln!(text, "#{name} = {}", example()),
+        };
     }
     text
+}
+
+/// What settings are that nobody chose, by name: of exact gradients, and what only estimates have. A number, a text in
+/// quotes, true and false are written in JSON as in TOML.
+fn defaults() -> Map<String, Value> {
+    let mezo = MethodSettings { method: Some("mezo".to_owned()), ..MethodSettings::default() };
+    let estimate = Settings { method: mezo, ..Settings::default() };
+    let mut all = Map::new();
+    for settings in [estimate, Settings::default()] {
+        let values = settings.resolve().map(|setup| setup.settings().by_name()).unwrap_or_default();
+        all.extend(values.into_iter().filter(|(_, value)| !value.is_null()));
+    }
+    all
 }
 
 fn help(arg: &Arg) -> String {
@@ -204,8 +181,16 @@ mod tests {
         assert_eq!(keys, all);
         let known: Vec<&str> = train.get_arguments().filter_map(Arg::get_long).collect();
         for name in known.iter().filter(|n| !CALLS.contains(*n)) {
-            let has = SET.iter().chain(&EXAMPLES).any(|(n, _)| n == name);
-            assert!(has, "{name} has no example in config/example.rs");
+            let value = text
+                .lines()
+                .find_map(|line| line.trim_start_matches('#').strip_prefix(&format!("{name} = ")));
+            assert!(
+                value.is_some_and(|value| !value.is_empty()),
+                "{name} has no example in config/example.rs"
+            );
         }
+        // What has a default has it from the library alone.
+        let learning_rate = format!("#learning-rate = {}", 2e-4);
+        assert!(text.lines().any(|line| line == learning_rate), "{text}");
     }
 }

@@ -83,7 +83,7 @@ fn another_base_of_the_same_shape_is_refused() {
     assert_eq!(document["model"]["fingerprint"]["weights"], json!(print));
     assert_eq!(document["model"]["fingerprint"]["all_weights"], Value::Null);
     assert_eq!(document["model"]["fingerprint"]["tokenizer"], Value::Null, "it has none");
-    assert_eq!(document["data_fingerprint"]["data"], read_json(&run.state())["fixed"]["data"]);
+    assert_eq!(document["data_fingerprint"]["data"], read_json(&run.state())["fixed"]["identity"]["data"]);
 
     // A copy elsewhere, written later, is the same model.
     let moved = dir.path().join("moved");
@@ -168,13 +168,13 @@ fn every_byte_is_compared_where_that_is_asked_for() {
 }
 
 #[test]
-fn checkpoints_of_earlier_versions_go_on_with_a_note() {
+fn checkpoints_without_fingerprints_go_on_with_a_note() {
     let dir = temporary();
     let run = on_tokens(dir.path());
     run.begin(&[]);
     edit_json(&run.state(), |s| {
         s.as_object_mut().expect("an object").remove("made_with");
-        s["fixed"].as_object_mut().expect("an object").remove("base");
+        s["fixed"]["identity"].as_object_mut().expect("an object").remove("base");
     });
     flip(&run.model, UP, 0, usize::MAX);
     let ran = run.go_on(&[]).ok();

@@ -56,6 +56,14 @@ fn a_run_leaves_what_the_contract_says() {
     assert_eq!(document["model"]["arch"], "qwen2");
     assert_eq!(document["adapter"]["parameters"], 13440);
     assert_eq!(document["steps"], 6);
+    // Every setting with its value, chosen or not.
+    let settings = &document["settings"];
+    assert_eq!(settings["learning_rate"], document["learning_rate"]);
+    assert_eq!(
+        (&settings["rank"], &settings["alpha"], &settings["train"], &settings["optimizer"]),
+        (&8.into(), &16.0.into(), &"lora".into(), &"adamw".into())
+    );
+    assert_eq!((&settings["update"], &settings["save_every"]), (&"accumulate".into(), &3.into()));
     assert_eq!(document["seconds"]["steps"].as_array().expect("a list").len(), 6);
     let loss = |key: &str| document["loss"][key].as_f64().expect("a loss");
     assert!(loss("eval_after") < loss("eval_before"));

@@ -1,9 +1,12 @@
 //! Learning-rate schedules.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Error, Result};
 
 /// The schedule after the warmup.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ScheduleKind {
     /// Constant.
     Constant,
@@ -40,7 +43,7 @@ impl ScheduleKind {
 }
 
 /// A learning-rate schedule: linear warmup to a peak, then a decay.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Schedule {
     /// Learning rate at the end of the warmup.
     pub peak: f64,

@@ -149,14 +149,14 @@ fn same_or_unsaid(
 }
 
 /// A pattern as it is typed.
-fn list<T: Copy + ToString + Debug>(pattern: &Pattern<T>) -> String {
+pub(super) fn list<T: Copy + ToString + Debug>(pattern: &Pattern<T>) -> String {
     let entries = pattern.entries().iter().map(|(name, number)| format!("{name}={}", number.to_string()));
     let list = entries.collect::<Vec<_>>().join(",");
     if list.is_empty() { "none".to_owned() } else { list }
 }
 
 /// Layers as they are typed, one by one.
-fn numbers(layers: &[usize]) -> String {
+pub(super) fn numbers(layers: &[usize]) -> String {
     layers.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
 }
 

@@ -1,11 +1,10 @@
 //! The options of `--method mezo` and `--method forward`, and what cannot go with it.
 
-use mesp_device::Elem;
+use mesp_device::{Distribution, Elem};
 
 use super::{DirectionSettings, Settings, UpdateWhen, usage};
-use crate::Result;
 use crate::method::{Blocks, Directional, Estimator, Slope, Subset};
-use crate::train::replay;
+use crate::{Error, Result};
 
 /// The estimator of `--method`.
 pub(super) fn estimator(settings: &Settings) -> Result<Estimator> {
@@ -46,12 +45,31 @@ pub(super) fn estimator(settings: &Settings) -> Result<Estimator> {
     }
     Ok(Estimator::Directional(Directional {
         slope,
-        distribution: replay::distribution(z.noise.as_deref().unwrap_or("gaussian"))?,
+        distribution: distribution(z.noise.as_deref().unwrap_or("gaussian"))?,
         directions,
         momentum: s.momentum,
         blocks: z.blocks.as_deref().map_or(Ok(Blocks::ALL), Blocks::parse)?,
         sparsity: z.sparsity.unwrap_or(0.0),
     }))
+}
+
+/// The distribution of a name.
+///
+/// # Errors
+/// When there is none.
+fn distribution(name: &str) -> Result<Distribution> {
+    let known = [Distribution::Gaussian, Distribution::Rademacher];
+    known.into_iter().find(|known| distribution_name(*known) == name).ok_or_else(|| {
+        Error::usage(format!("distribution {name:?} is unknown, expected gaussian or rademacher"))
+    })
+}
+
+/// The name of a distribution.
+pub const fn distribution_name(distribution: Distribution) -> &'static str {
+    match distribution {
+        Distribution::Gaussian => "gaussian",
+        Distribution::Rademacher => "rademacher",
+    }
 }
 
 /// The blocks that a surrogate gradient goes back through.

@@ -1,22 +1,19 @@
 //! What numbers a computation multiplies.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use mesp_device::Dtype;
 
-use super::{Compute, Setup, usage};
+use super::{Compute, usage};
 use crate::Result;
-use crate::data::Rows;
 use crate::source::Base;
-use crate::tape::SavedAs;
-use crate::train::{checkpoint, fingerprint};
+use crate::train::checkpoint;
 
 /// The name of the number type among what a resumed run has in common with its beginning.
-const COMPUTE: &str = "compute";
+pub(super) const COMPUTE: &str = "compute";
 
 /// Likewise of what weights are rounded to before they are used.
-const BASE: &str = "base";
+pub(super) const BASE: &str = "base";
 
 /// The number types of a computation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,27 +102,4 @@ pub fn held(base: Base, stored: Dtype) -> Dtype {
         Base::Mapped => stored,
         Base::Resident(dtype) => dtype,
     }
-}
-
-/// What must not change when a run is resumed, by name, besides its settings: the rows, and the number types.
-///
-/// # Errors
-/// When a row cannot be read.
-pub fn identity(
-    setup: &Setup,
-    rows: &Rows,
-    stored: Dtype,
-    numbers: Numbers,
-) -> Result<BTreeMap<String, String>> {
-    let policy = &setup.options.policy;
-    let waiting = if policy.inputs() == SavedAs::Bf16 { "bf16" } else { "exact" };
-    let all = [
-        (checkpoint::DATA, fingerprint(&*rows.train)?),
-        (checkpoint::EVAL_DATA, fingerprint(&*rows.eval)?),
-        (BASE, rounded(setup.base, stored).to_owned()),
-        (COMPUTE, numbers.name().to_owned()),
-        ("checkpoints", waiting.to_owned()),
-        ("activations", policy.activations().name().to_owned()),
-    ];
-    Ok(all.map(|(name, value)| (name.to_owned(), value)).into())
 }

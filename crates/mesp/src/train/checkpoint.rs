@@ -15,16 +15,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use mesp_device::{Backend, Elem};
+use mesp_device::Backend;
 use mesp_formats::atomic::{StagedDir, remove_dir, write_atomic};
 use mesp_formats::{Error as FileError, peft as names};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::full::History;
-use super::{Length, MadeWith, Progress, RunConfig, Session, replay};
+use super::{MadeWith, Progress, RunConfig, Session, replay};
 use crate::adapter::peft;
-use crate::method::Estimator;
-use crate::optim::{Optimizer, Trained, UpdateRule as _};
+use crate::optim::{Optimizer, UpdateRule as _};
 use crate::{Error, Result};
 
 mod compare;
@@ -34,61 +34,18 @@ pub use compare::remarks;
 
 /// What a resumed run must have in common with the one that wrote the checkpoint, or it would not be the
 /// same run.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Fixed {
-    rank: usize,
-    alpha: f64,
-    rslora: bool,
-    #[serde(default)]
-    dora: bool,
-    #[serde(default)]
-    lora_dropout: f64,
-    target_modules: Vec<String>,
-    #[serde(default)]
-    rank_pattern: Vec<(String, usize)>,
-    #[serde(default)]
-    alpha_pattern: Vec<(String, f64)>,
-    #[serde(default)]
-    layers: Option<Vec<usize>>,
-    #[serde(default)]
-    places: Option<String>,
-    #[serde(default)]
-    freeze_a: bool,
-    #[serde(default = "alike")]
-    lora_plus_ratio: f64,
-    #[serde(default = "full")]
-    adapter_type: String,
-    optimizer: String,
-    learning_rate: f64,
-    weight_decay: f64,
-    schedule: String,
-    warmup_ratio: f64,
-    batch_size: usize,
-    #[serde(default)]
-    batch_tokens: Option<usize>,
-    grad_accum: usize,
-    length: String,
-    max_grad_norm: Option<f64>,
-    seed: u64,
-    /// Which blocks a step goes back through, where that is not all.
-    #[serde(default)]
-    subset: Option<String>,
-    /// How all weights are held, where these are trained.
-    #[serde(default, rename = "whole")]
-    full: Option<String>,
+    /// [`RunConfig::settings`].
+    settings: Map<String, Value>,
     /// [`RunConfig::identity`].
-    #[serde(default, flatten)]
     identity: BTreeMap<String, String>,
 }
 
-/// The ratio of checkpoints from before there was a choice.
-fn alike() -> f64 {
-    Trained::ALIKE.b_ratio
-}
-
-/// Likewise.
-fn full() -> String {
-    Elem::Full.name().to_owned()
+impl Fixed {
+    fn of(config: &RunConfig) -> Self {
+        Self { settings: config.settings.clone(), identity: config.identity.clone() }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -96,9 +53,15 @@ struct State {
     schema: u32,
     progress: Progress,
     fixed: Fixed,
-    /// None in checkpoints of earlier versions.
+    /// None where a program that embeds the library did not say.
     #[serde(default)]
     made_with: Option<MadeWith>,
+}
+
+/// What every version's state has.
+#[derive(Deserialize)]
+struct Schema {
+    schema: u32,
 }
 
 /// The key in [`RunConfig::identity`] of the rows' fingerprint.
@@ -107,50 +70,11 @@ pub const DATA: &str = "data";
 pub const EVAL_DATA: &str = "eval_data";
 
 const STATE: &str = "state.json";
-/// Before 2, steps and updates were the same.
-const SCHEMA: u32 = 2;
+/// Before 3, what is fixed was named otherwise than its settings.
+const SCHEMA: u32 = 3;
 const FOLDER: &str = "checkpoints";
 /// Where a run that trains all weights puts the model.
 pub const MODEL: &str = "model";
-
-fn fixed<B: Backend>(session: &Session<B>, config: &RunConfig) -> Fixed {
-    let options = session.options();
-    Fixed {
-        rank: options.adapter.rank,
-        alpha: options.adapter.alpha,
-        rslora: options.adapter.rslora,
-        dora: options.adapter.dora,
-        lora_dropout: options.adapter.dropout,
-        target_modules: options.adapter.targets.iter().map(|p| p.name().to_owned()).collect(),
-        rank_pattern: options.adapter.ranks.entries().to_vec(),
-        alpha_pattern: options.adapter.alphas.entries().to_vec(),
-        layers: options.adapter.layers.clone(),
-        places: options.adapter.places.as_ref().map(ToString::to_string),
-        freeze_a: options.trained.freeze_a,
-        lora_plus_ratio: options.trained.b_ratio,
-        adapter_type: options.adapter_type.name().to_owned(),
-        optimizer: options.optimizer.to_string(),
-        learning_rate: config.learning_rate,
-        weight_decay: options.weight_decay,
-        schedule: config.schedule.name().to_owned(),
-        warmup_ratio: config.warmup_ratio,
-        batch_size: config.batch_size,
-        batch_tokens: config.batch_tokens,
-        grad_accum: config.grad_accum,
-        length: match config.length {
-            Length::Steps(n) => format!("{n} steps"),
-            Length::Epochs(e) => format!("{e} epochs"),
-        },
-        max_grad_norm: config.max_grad_norm,
-        seed: config.seed,
-        subset: match options.estimator {
-            Estimator::Subset(subset) => Some(subset.to_string()),
-            Estimator::Exact | Estimator::Directional(_) => None,
-        },
-        full: options.full.map(|elem| elem.name().to_owned()),
-        identity: config.identity.clone(),
-    }
-}
 
 /// Writes the adapter to a directory.
 ///
@@ -186,9 +110,8 @@ pub fn save<B: Backend>(
             &BTreeMap::new(),
         )?;
     }
-    let (progress, fixed, made_with) =
-        (progress.clone(), fixed(session, config), Some(config.made_with.clone()));
-    let state = State { schema: SCHEMA, progress, fixed, made_with };
+    let (progress, made_with) = (progress.clone(), Some(config.made_with.clone()));
+    let state = State { schema: SCHEMA, progress, fixed: Fixed::of(config), made_with };
     let file = staged.path().join(STATE);
     let json = serde_json::to_vec_pretty(&state).map_err(|e| FileError::invalid(&file, e.to_string()))?;
     write_atomic(&file, |out| std::io::Write::write_all(out, &json))?;
@@ -297,11 +220,8 @@ pub fn load_trained<B: Backend>(session: &mut Session<B>, checkpoint: &Path) -> 
 /// When a file is missing or damaged, or the run's settings, model or rows differ from the checkpoint's: the message
 /// names all that differ.
 pub fn load<B: Backend>(session: &mut Session<B>, checkpoint: &Path, config: &RunConfig) -> Result<Progress> {
-    let mut state = read_state(checkpoint)?;
-    if state.schema < SCHEMA {
-        state.progress.updates = state.progress.step as u64;
-    }
-    let found = differences(&state, &fixed(session, config), config);
+    let state = read_state(checkpoint)?;
+    let found = differences(&state, config);
     if found.iter().any(|d| d.matters) {
         let list: Vec<&str> = found.iter().map(|d| d.text.as_str()).collect();
         let problem =
@@ -344,12 +264,15 @@ fn read_state(checkpoint: &Path) -> Result<State> {
     let file = checkpoint.join(STATE);
     let text = mesp_formats::regular::read_text(&file, mesp_formats::regular::CONFIG_LIMIT)?;
     let damaged = |e: serde_json::Error| FileError::invalid(&file, format!("not a checkpoint's state: {e}"));
-    let state: State = serde_json::from_str(&text).map_err(damaged)?;
-    if state.schema > SCHEMA {
-        let problem = format!("expected a checkpoint of schema {SCHEMA} at most, found {}", state.schema);
-        return Err(FileError::invalid(&file, problem)
-            .hint("it was written by a newer version of mesp")
-            .into());
+    let Schema { schema } = serde_json::from_str(&text).map_err(damaged)?;
+    if schema != SCHEMA {
+        let problem = format!("expected a checkpoint of schema {SCHEMA}, found {schema}");
+        let age = if schema > SCHEMA { "a newer" } else { "an earlier" };
+        let hint = format!(
+            "it was written by {age} version of mesp, which can go on from it; its adapter can be started from with \
+             ‘adapter’"
+        );
+        return Err(FileError::invalid(&file, problem).hint(hint).into());
     }
-    Ok(state)
+    Ok(serde_json::from_str(&text).map_err(damaged)?)
 }

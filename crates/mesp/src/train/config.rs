@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::{MadeWith, Update};
 use crate::data::{BatchSize, Batches, Examples};
@@ -81,6 +82,8 @@ pub struct RunConfig {
     pub output: Option<PathBuf>,
     /// Whether the adapter is written to the run directory before each evaluation's event.
     pub adapter_at_eval: bool,
+    /// The settings that fix the result, by name, each with its value: a resumed run has the same.
+    pub settings: Map<String, Value>,
     /// What else must be equal when the run is resumed, by name: the fingerprint of the rows, the number type.
     pub identity: BTreeMap<String, String>,
     /// Fingerprints of the model, tokenizer and templates. A difference when resuming is an error or a note.

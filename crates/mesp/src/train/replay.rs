@@ -2,7 +2,7 @@
 //! each step.
 //!
 //! ```text
-//! MESPRPL1   u32 length   header as JSON   then for each step: n · f32 slopes, u32 check       little endian
+//! MESPRPL2   u32 length   header as JSON   then for each step: n · f32 slopes, u32 check       little endian
 //! ```
 //! The check covers the record and all before it, so an incomplete record ends the log. With the adapter that the run
 //! started from, or its seed, the log reproduces every later adapter bit for bit, without data and without a forward
@@ -14,16 +14,14 @@ use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use mesp_device::{Distribution, Elem};
+use mesp_device::Elem;
 use mesp_formats::Error as FileError;
 use mesp_formats::atomic::write_atomic;
-use mesp_formats::peft::{Pattern, Places};
 use mesp_formats::regular;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::adapter::AdapterConfig;
-use crate::method::{Blocks, Directional, Slope};
+use crate::optim::Schedule;
 use crate::{Error, Result, rng};
 
 pub use run::digest;
@@ -31,16 +29,7 @@ pub use run::digest;
 /// Its name in a run directory.
 pub const FILE: &str = "slopes.replay";
 
-const MAGIC: &[u8; 8] = b"MESPRPL1";
-/// Names of [`Slope`]s.
-const DIFFERENCE: &str = "difference";
-const TANGENT: &str = "tangent";
-
-/// What logs without the field hold.
-fn difference() -> String {
-    DIFFERENCE.to_owned()
-}
-
+const MAGIC: &[u8; 8] = b"MESPRPL2";
 /// Far more than any header.
 const LONGEST_HEADER: u32 = 1 << 20;
 /// Bytes of a log at most: millions of steps.
@@ -49,146 +38,33 @@ const LONGEST_LOG: u64 = 256 << 20;
 /// Everything that determines a run besides its directional derivatives.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Replay {
-    /// Seed of the directions, and of the adapter's start.
-    pub seed: u64,
     /// Fingerprint of the adapter, or of all weights, that the run started from.
     pub start: String,
-    /// How directional derivatives are computed: `difference` of losses or forward-mode `tangent`.
-    #[serde(default = "difference")]
-    pub slope: String,
-    /// ε of the difference; 0 for forward mode.
-    pub eps: f64,
-    /// `gaussian` or `rademacher`.
-    pub distribution: String,
-    /// Directions per step.
-    pub directions: usize,
-    /// Whether differences are one-sided.
-    pub one_sided: bool,
-    /// μ, the momentum.
-    pub momentum: f64,
-    /// The blocks whose adapters are trained; `None` for all.
-    #[serde(default)]
-    pub blocks: Option<String>,
-    /// The share of each matrix that is not perturbed.
-    #[serde(default)]
-    pub sparsity: f64,
-    /// For each matrix the bound on |θ| up to which values are perturbed; empty for all values.
+    /// The settings that fix the result, by name: [`RunConfig::settings`](super::RunConfig::settings).
+    pub settings: Map<String, Value>,
+    /// The learning rate of each step.
+    pub schedule: Schedule,
+    /// For each matrix the size up to which its values move; empty where all do.
     #[serde(default)]
     pub bounds: Vec<f32>,
-    /// λ, the decoupled weight decay.
-    pub weight_decay: f64,
-    /// Peak learning rate.
-    pub learning_rate: f64,
-    /// Shape of the learning-rate schedule.
-    pub lr_schedule: String,
-    /// Steps of the warmup.
-    pub warmup_steps: usize,
-    /// The number of steps of the run.
-    pub total_steps: usize,
-    /// r.
-    pub rank: usize,
-    /// `lora_alpha`.
-    pub alpha: f64,
-    /// Whether the scale is alpha/√r.
-    pub rslora: bool,
-    /// Target modules.
-    pub targets: Vec<String>,
-    /// r of some modules.
-    #[serde(default)]
-    pub rank_pattern: Vec<(String, usize)>,
-    /// `lora_alpha` of some modules.
-    #[serde(default)]
-    pub alpha_pattern: Vec<(String, f64)>,
-    /// The layers that have adapters; none for all.
-    #[serde(default)]
-    pub adapted_layers: Option<Vec<usize>>,
-    /// PEFT's `target_modules`, where the list of names alone does not determine which modules have adapters.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub places: Option<Value>,
+    /// Directions of a step.
+    pub directions: usize,
     /// Blocks of the model.
     pub layers: usize,
     /// Trainable parameters.
     pub parameters: u64,
-    /// How adapters are stored, `f32` or `bf16`.
-    pub adapter_type: String,
-    /// In full fine-tuning the type of the model's weights, `f32` or `bf16`.
-    #[serde(default, rename = "whole")]
+    /// How the model's weights are held, `f32` or `bf16`, where these are trained and no adapter.
+    #[serde(default)]
     pub full: Option<String>,
 }
 
 impl Replay {
-    /// How directions were drawn.
-    ///
-    /// # Errors
-    /// When a name is unknown.
-    pub fn along(&self) -> Result<Directional> {
-        Ok(Directional {
-            slope: match self.slope.as_str() {
-                DIFFERENCE => Slope::Difference { eps: self.eps, one_sided: self.one_sided },
-                TANGENT => Slope::Tangent,
-                other => return Err(Error::usage(format!("slopes by {other:?} are unknown"))),
-            },
-            distribution: distribution(&self.distribution)?,
-            directions: self.directions,
-            momentum: self.momentum,
-            blocks: self.blocks.as_deref().map_or(Ok(Blocks::ALL), Blocks::parse)?,
-            sparsity: self.sparsity,
-        })
-    }
-
-    /// How adapters are stored.
-    ///
-    /// # Errors
-    /// When the type is unknown.
-    pub fn elem(&self) -> Result<Elem> {
-        elem(&self.adapter_type)
-    }
-
     /// How the model's weights are held, where these were trained.
     ///
     /// # Errors
     /// When the type is unknown.
     pub fn full(&self) -> Result<Option<Elem>> {
         self.full.as_deref().map(elem).transpose()
-    }
-
-    /// The adapter's placement.
-    ///
-    /// # Errors
-    /// When a target or a pattern is unknown.
-    pub fn adapter(&self) -> Result<AdapterConfig> {
-        if self.full.is_some() {
-            return Ok(AdapterConfig::none());
-        }
-        let targets = AdapterConfig::parse_targets(&self.targets.join(","))?;
-        let wrong = |name: String| Error::usage(format!("a pattern of the log names no modules: {name}"));
-        Ok(AdapterConfig {
-            ranks: Pattern::new(self.rank_pattern.clone()).map_err(wrong)?,
-            alphas: Pattern::new(self.alpha_pattern.clone()).map_err(wrong)?,
-            layers: self.adapted_layers.clone(),
-            places: self.places.as_ref().and_then(Places::from_json),
-            ..AdapterConfig::new(self.rank, self.alpha, self.rslora, targets)
-        })
-    }
-}
-
-/// The name of a distribution in a log and on the command line.
-pub const fn distribution_name(distribution: Distribution) -> &'static str {
-    match distribution {
-        Distribution::Gaussian => "gaussian",
-        Distribution::Rademacher => "rademacher",
-    }
-}
-
-/// The distribution of a name.
-///
-/// # Errors
-/// When there is none.
-pub fn distribution(name: &str) -> Result<Distribution> {
-    match name {
-        "gaussian" => Ok(Distribution::Gaussian),
-        "rademacher" => Ok(Distribution::Rademacher),
-        _ => Err(Error::usage(format!("distribution {name:?} is unknown, expected gaussian or rademacher"))),
     }
 }
 
@@ -348,8 +224,13 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Contents> {
 /// The error says what is wrong.
 fn parsed(bytes: &[u8]) -> std::result::Result<Contents, String> {
     let (magic, rest) = bytes.split_at_checked(8).ok_or("too short for a replay log")?;
+    if magic == b"MESPRPL1" {
+        return Err("a log of an earlier version of mesp, which named settings otherwise: replay it with the program \
+                    that wrote it"
+            .to_owned());
+    }
     if magic != MAGIC {
-        return Err(format!("not a replay log, expected it to begin with {:?}", "MESPRPL1"));
+        return Err(format!("not a replay log, expected it to begin with {:?}", "MESPRPL2"));
     }
     let (length, rest) = rest.split_first_chunk::<4>().ok_or("it ends inside its header")?;
     let length = u32::from_le_bytes(*length);

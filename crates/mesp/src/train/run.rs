@@ -495,7 +495,7 @@ fn descent<B: Backend>(
     (step, total_steps): (usize, usize),
 ) -> Result<Logged> {
     session.bound(along.sparsity);
-    let header = Replay::new(session, along, schedule, config);
+    let header = Replay::new(session, along.directions, schedule, config);
     let (mut earlier, mut log) = (Vec::new(), None);
     if let Some(dir) = &config.output {
         mesp_formats::atomic::create_dir_all(dir)?;

@@ -7,7 +7,7 @@ use mesp_device::Threads;
 
 use super::{Dataset, Model, Trainer};
 use crate::memory::{ByteSize, MemoryPlan, Workload, processor, spill};
-use crate::settings::{Numbers, Settings, Setup, held, identity};
+use crate::settings::{Numbers, Settings, Setup, held};
 use crate::source::{Base, check_adapter, load_adapter};
 use crate::train::{Cancel, Progress, Run, Session};
 use crate::{Error, Result};
@@ -170,7 +170,7 @@ impl<'a> TrainerBuilder<'a> {
     /// [`TrainerBuilder::plan`].
     pub fn build(self) -> Result<Trainer> {
         let Planned { mut setup, work, numbers, mut plan } = self.decide(crate::memory::Decision::allowed)?;
-        setup.run.identity = identity(&setup, self.data.rows(), self.model.dtype(), numbers)?;
+        setup.fix(self.data.rows(), self.model.dtype(), numbers)?;
         setup.run.output.clone_from(&self.output);
         setup.run.base_model = Some(self.model.path().display().to_string());
         let model = match setup.base {

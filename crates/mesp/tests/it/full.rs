@@ -300,11 +300,8 @@ fn a_replayed_and_a_resumed_run_are_the_run() {
 
             let log = replay::read(&dir.path().join(replay::FILE)).expect("a log");
             assert_eq!((log.slopes.len(), log.header.full().expect("a type")), (20, Some(elem)));
-            let found = Options {
-                estimator: Estimator::Directional(log.header.along().expect("settings")),
-                ..opts.clone()
-            };
-            let mut again = session_for::<f32>(&case.model, found, &Shapes { train: None, eval: None }, 3);
+            let mut again =
+                session_for::<f32>(&case.model, opts.clone(), &Shapes { train: None, eval: None }, 3);
             log.header.apply(&mut again, &log.slopes).expect("a replay");
             assert_eq!(bits(&weights(&again)), trained, "{arch} {along:?}");
             let to = dir.path().join("again");

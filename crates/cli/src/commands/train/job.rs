@@ -32,7 +32,7 @@ use crate::sizes::{bytes, duration};
 use crate::tensorboard::Board;
 use crate::{card, hub, interrupt, made_with, tokens, ui};
 use mesp::settings::Setup;
-use mesp::settings::{Numbers, held, identity};
+use mesp::settings::{Numbers, held};
 
 /// Asked by the first interrupt.
 static CANCEL: LazyLock<Cancel> = LazyLock::new(Cancel::new);
@@ -105,7 +105,7 @@ pub(in crate::commands) fn prepare(
     memory::keep_children_within(args.method.memory_budget);
     let rows = inputs::read_rows(dir, data, eval, &options, cache)?;
     inputs::warn_of_length(&*rows.train, &model.config)?;
-    settings.run.identity = identity(&settings, &rows, dtype, numbers)?;
+    settings.fix(&rows, dtype, numbers)?;
 
     let mut work = Workload::training(&rows, &settings.run, settings.base, pool.count())?;
     work.held = before;
@@ -137,7 +137,6 @@ pub(in crate::commands) fn prepare(
         threads: pool.count(),
         data: &named,
         eval: eval.file(),
-        budget,
     };
     let (about, counts) = (about.json(), inputs::counts(&rows)?);
     let model = if settings.base == Base::Mapped {
@@ -258,7 +257,7 @@ pub(in crate::commands) fn start(
 ) -> Result<Progress> {
     if let Some(checkpoint) = resume {
         let progress = checkpoint::load(session, checkpoint, &settings.run)?;
-        checkpoint::remarks(session, checkpoint, &settings.run)?.iter().for_each(ui::note);
+        checkpoint::remarks(checkpoint, &settings.run)?.iter().for_each(ui::note);
         return Ok(progress);
     }
     if let Some(path) = adapter {

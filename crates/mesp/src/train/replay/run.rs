@@ -1,69 +1,44 @@
 //! Logs of sessions, and sessions after a log.
 
 use mesp_device::Backend;
-use mesp_formats::peft::Places;
 
 use super::super::{Descent, RunConfig, Session};
-use super::{DIFFERENCE, Replay, TANGENT, distribution_name};
-use crate::method::{Blocks, Bounds, Directional, Slope};
-use crate::optim::{Schedule, ScheduleKind};
+use super::Replay;
+use crate::method::{Bounds, Estimator};
+use crate::optim::Schedule;
 use crate::{Error, Result, rng};
 
 impl Replay {
-    /// The header of a run that is about to begin or to go on.
+    /// The header of a run that is about to begin or to go on, with so many directions a step.
     pub fn new<B: Backend>(
         session: &Session<B>,
-        along: Directional,
+        directions: usize,
         schedule: Schedule,
         config: &RunConfig,
     ) -> Self {
         let (options, c) = (session.options(), &session.model().config);
-        let a = &options.adapter;
-        let (slope, eps, one_sided) = match along.slope {
-            Slope::Difference { eps, one_sided } => (DIFFERENCE, eps, one_sided),
-            Slope::Tangent => (TANGENT, 0.0, false),
-        };
         Self {
-            seed: config.seed,
             // Nobody asks for it later than at the start, and a whole model takes its time.
             start: if options.full.is_some() && session.steps() > 0 {
                 String::new()
             } else {
                 digest(session)
             },
-            slope: slope.to_owned(),
-            eps,
-            distribution: distribution_name(along.distribution).to_owned(),
-            directions: along.directions,
-            one_sided,
-            momentum: along.momentum,
-            blocks: (along.blocks != Blocks::ALL).then(|| along.blocks.to_string()),
-            sparsity: along.sparsity,
+            settings: config.settings.clone(),
+            schedule,
             bounds: session.bounds().values().to_vec(),
-            weight_decay: options.weight_decay,
-            learning_rate: schedule.peak,
-            lr_schedule: schedule.kind.name().to_owned(),
-            warmup_steps: schedule.warmup,
-            total_steps: schedule.total,
-            rank: a.rank,
-            alpha: a.alpha,
-            rslora: a.rslora,
-            targets: a.targets.iter().map(|p| p.name().to_owned()).collect(),
-            rank_pattern: a.ranks.entries().to_vec(),
-            alpha_pattern: a.alphas.entries().to_vec(),
-            adapted_layers: a.layers.clone(),
-            places: a.places.as_ref().map(Places::to_json),
+            directions,
             layers: c.layers,
-            parameters: if options.full.is_some() { c.parameters() } else { a.parameters(c) },
-            adapter_type: options.adapter_type.name().to_owned(),
+            parameters: if options.full.is_some() { c.parameters() } else { options.adapter.parameters(c) },
             full: options.full.map(|elem| elem.name().to_owned()),
         }
     }
 
-    /// Makes a session's adapters, or weights, which are those that the run started from, those after `slopes`.
+    /// Makes a session's adapters, or weights, which are those that the run started from, those after `slopes`. The
+    /// session's options are those of the run: of [`Replay::settings`].
     ///
     /// # Errors
-    /// When they are others than the run's.
+    /// When the adapters are others than the run's, or the options have no directions.
     pub fn apply<B: Backend>(&self, session: &mut Session<B>, slopes: &[Vec<f32>]) -> Result<()> {
         let found = digest(session);
         if found != self.start && self.full.is_some() {
@@ -80,16 +55,15 @@ impl Replay {
             ))
             .hint("give the adapter that the run started from with ‘adapter’, or the model that it ran on"));
         }
-        let schedule = Schedule {
-            peak: self.learning_rate,
-            warmup: self.warmup_steps,
-            total: self.total_steps,
-            kind: ScheduleKind::parse(&self.lr_schedule)?,
+        let options = session.options();
+        let Estimator::Directional(along) = options.estimator else {
+            return Err(Error::usage("a log of directional derivatives belongs to ‘method’ mezo or forward"));
         };
+        let (seed, weight_decay) = (options.seed, options.weight_decay);
         session.set_bounds(Bounds::from_values(self.bounds.clone(), session.params()));
-        let mut descent = Descent::new(self.along()?, self.seed, self.weight_decay, &[]);
+        let mut descent = Descent::new(along, seed, weight_decay, &[]);
         for (step, slopes) in slopes.iter().enumerate() {
-            descent.descend(session, slopes, schedule.rate(step));
+            descent.descend(session, slopes, self.schedule.rate(step));
         }
         Ok(())
     }
