@@ -5,7 +5,7 @@ mod products;
 use std::sync::Arc;
 
 use mesp_kernels::{
-    self as kernels, Compute, Init, Lhs, Out, Par, ProbsAt, Real, Rhs, THIN, Threads, Values,
+    self as kernels, Compute, Init, Lhs, MOST_RANKS, Out, Par, ProbsAt, Real, Rhs, Threads, Values,
 };
 
 use crate::act::PERSISTENT;
@@ -446,7 +446,7 @@ impl<R: Real> Backend for Cpu<R> {
                 // The factor with the rank, which is small, is the left one and passes over the other. Which way a product
                 // takes must not depend on the rows of a tile: the last bits of what is scaled do.
                 let (size, out, left, right) = match form {
-                    Form::Plain | Form::RightTransposed if n <= THIN => {
+                    Form::Plain | Form::RightTransposed if n <= MOST_RANKS => {
                         let b = match form {
                             Form::Plain => Lhs::transposed_of(w, b.cols),
                             _ => Lhs::rows_of(w, b.cols),
@@ -471,9 +471,9 @@ impl<R: Real> Backend for Cpu<R> {
                         Rhs::transposed_of(w, b.cols),
                     ),
                 };
-                let thin = n <= THIN || form == Form::LeftTransposed && m <= THIN;
-                if thin {
-                    kernels::matmul_thin(out, size, alpha, left, right, init, scratch, par);
+                let rank_r = n <= MOST_RANKS || form == Form::LeftTransposed && m <= MOST_RANKS;
+                if rank_r {
+                    kernels::matmul_rank_r(out, size, alpha, left, right, init, scratch, par);
                 } else {
                     kernels::matmul(out, size, alpha, left, right, init, Compute::Full, scratch, par);
                 }

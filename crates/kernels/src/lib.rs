@@ -72,7 +72,8 @@ pub use isa::{Isa, f32_is_faster, isa};
 #[doc(hidden)]
 pub use matmul::Micro;
 pub use matmul::{
-    Compute, Init, Lhs, Out, Rhs, THIN, Term, hot_tiles, matmul, matmul_plus, matmul_scratch, matmul_thin,
+    Compute, Init, Lhs, MOST_RANKS, Out, Rhs, Term, hot_tiles, matmul, matmul_plus, matmul_rank_r,
+    matmul_scratch,
 };
 pub use noise::{
     Distribution, Noise, perturb, perturb_at, perturb_bf16, perturb_in_place, perturb_in_place_bf16,

@@ -11,9 +11,9 @@
 //! exists whole, and runs the microkernel over all rows. `a` is read in place: the microkernel broadcasts
 //! its values one by one, which works for any strides and makes `aᵀ·b` need no transposition.
 //!
-//! Products of one to sixteen rows with a weight are cut otherwise (`few`): they are limited by reading the weight. Those
-//! of one to four rows with common formats pack nothing (`small`). With AVX512-BF16, bf16 products of many rows with a
-//! weight have their rows in lanes (`by_rows`), and those of few columns, adapters' ranks, theirs (`narrow`).
+//! Products of one to sixteen rows with a weight are cut otherwise (`small_m`): they are limited by reading the weight. Those
+//! of one to four rows with common formats pack nothing (`gemv`). With AVX512-BF16, bf16 products of many rows with a
+//! weight have their rows in lanes (`rows_in_lanes`), and those of few columns, adapters' ranks, theirs (`rank_lanes`).
 //!
 //! **Order of terms.** Every output element is one chain of multiply-adds in ascending `k` that starts from
 //! `init`. Panels, row tiles, `KC` and threads cut the work but never the chain. So a product over all rows
@@ -21,13 +21,11 @@
 //! that accumulate. Methods that differ only in what they keep rely on this.
 
 #[cfg(target_arch = "x86_64")]
-mod by_rows;
-mod few;
+mod gemv;
 mod hot;
 #[cfg(target_arch = "x86_64")]
 mod lanes;
 mod micro;
-mod narrow;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod pack;
@@ -37,10 +35,12 @@ mod pack32;
 mod pack512;
 pub(crate) mod packed;
 mod prefetch;
+mod rank_lanes;
+mod rank_r;
 mod rounded;
 #[cfg(target_arch = "x86_64")]
-mod small;
-mod thin;
+mod rows_in_lanes;
+mod small_m;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod tile;
 #[cfg(target_arch = "x86_64")]
@@ -50,11 +50,11 @@ use std::ops::Range;
 
 pub use hot::hot_tiles;
 pub use micro::Micro;
-pub use thin::{THIN, matmul_thin};
+pub use rank_r::{MOST_RANKS, matmul_rank_r};
 
-use few::few_rows;
-use micro::Few;
+use micro::Gemv;
 use prefetch::Prefetch;
+use small_m::small_m;
 
 use crate::par::{Par, Pieces, share};
 use crate::{Real, Values, WeightView};
@@ -62,8 +62,8 @@ use crate::{Real, Values, WeightView};
 /// The most rows of `b` packed at a time: a group of panels (230 KB, 400 KB of bf16) stays in the second-level cache.
 /// Even, so that pairs never cross a cut.
 const KC: usize = 448;
-/// Rows that count as few: such products (decoding, narrow tiles of the head) are limited by reading the weight.
-const FEW: usize = 16;
+/// The most rows of a small-m product: such products (decoding, narrow tiles of the head) are limited by reading the weight.
+const SMALL_M: usize = 16;
 /// Columns packed at a time, of single precision and of bf16 pairs. The left factor's tile, which bf16 reads and rounds
 /// once for each group, is reused for each panel of it.
 const GROUP: usize = 2 * NR;
@@ -263,15 +263,15 @@ pub fn matmul_plus<R: Real>(
         return;
     }
     let micro = Micro::of(compute);
-    if let Some(few) = micro.few
-        && m <= few.rows
+    if let Some(gemv) = micro.gemv
+        && m <= gemv.rows
         && alpha == R::ONE
         && let Rhs::WeightTransposed(w) = b
-        && (few.streams)(w.dtype)
+        && (gemv.streams)(w.dtype)
         && k.is_multiple_of(32)
         && k > 0
     {
-        streamed(few, &micro, out, [m, n, k], a, w, init, term, scratch, par);
+        streamed(gemv, &micro, out, [m, n, k], a, w, init, term, scratch, par);
         return;
     }
     if let Some(many) = micro.many
@@ -282,10 +282,10 @@ pub fn matmul_plus<R: Real>(
         return;
     }
     let panels = n.div_ceil(micro.nr);
-    let few = m <= FEW && !matches!(b, Rhs::Dense { .. });
+    let few_rows = m <= SMALL_M && !matches!(b, Rhs::Dense { .. });
     let (groups, row_blocks) = match par.threads() {
-        1 if few => (1, 1),
-        threads if few => ((4 * threads).min(panels), 1),
+        1 if few_rows => (1, 1),
+        threads if few_rows => ((4 * threads).min(panels), 1),
         threads => cut(m, panels, threads, &micro),
     };
     let rows_each = m.div_ceil(row_blocks).next_multiple_of(micro.mr);
@@ -303,8 +303,8 @@ pub fn matmul_plus<R: Real>(
         // SAFETY: `check` proved that every index of this tile lies inside the operands; tasks own disjoint
         // rows × columns of `out`.
         unsafe {
-            if few {
-                few_rows(&micro, cols.clone(), [m, n, k], alpha, a, b, init, c, packed);
+            if few_rows {
+                small_m(&micro, cols.clone(), [m, n, k], alpha, a, b, init, c, packed);
             } else {
                 block_product(
                     &micro,
@@ -353,7 +353,7 @@ unsafe fn add_term<R: Real>(
 /// [`matmul`] for a weight and few rows: ranges of columns go to the threads, those past whole groups take the way
 /// of many rows.
 fn streamed<R: Real>(
-    few: Few<R>,
+    gemv: Gemv<R>,
     micro: &Micro<R>,
     out: Out<'_, R>,
     [m, n, k]: [usize; 3],
@@ -367,9 +367,9 @@ fn streamed<R: Real>(
     let (row_stride, col_stride) = (out.row_stride, out.col_stride);
     let c = Pieces::new(out.data);
     let scratch = Pieces::new(&mut scratch[..matmul_scratch(par.threads())]);
-    let groups = n / few.columns;
-    let whole = groups * few.columns;
-    let each = groups.div_ceil(8 * par.threads()).max(1) * few.columns;
+    let groups = n / gemv.columns;
+    let whole = groups * gemv.columns;
+    let each = groups.div_ceil(8 * par.threads()).max(1) * gemv.columns;
     let tasks = whole.div_ceil(each);
     par.tasks(tasks + usize::from(whole < n), |task, worker| {
         // SAFETY: each worker runs one task at a time and owns its piece of the scratch.
@@ -380,11 +380,11 @@ fn streamed<R: Real>(
         unsafe {
             let cols = if task < tasks {
                 let cols = task * each..((task + 1) * each).min(whole);
-                (few.run)(m, cols.clone(), k, a, w, init, c, scratch);
+                (gemv.run)(m, cols.clone(), k, a, w, init, c, scratch);
                 cols
             } else {
                 let b = Rhs::WeightTransposed(w);
-                few_rows(micro, whole..n, [m, n, k], R::ONE, a, b, init, c, scratch);
+                small_m(micro, whole..n, [m, n, k], R::ONE, a, b, init, c, scratch);
                 whole..n
             };
             if let Some(t) = &term {

@@ -11,9 +11,9 @@
 
 mod alternate;
 mod attention;
-mod few_rows;
 mod products;
-mod thin;
+mod rank_r;
+mod small_m;
 
 use std::time::Duration;
 
@@ -22,10 +22,10 @@ fn main() {
     let budget = Duration::from_secs_f64(seconds);
     println!("instructions: {:?}", mesp_kernels::isa());
     products::products(budget);
-    few_rows::few_rows(budget);
+    small_m::small_m(budget);
     attention::attention_rates(budget);
     attention::norms(budget);
-    thin::thin(budget);
+    rank_r::rank_r(budget);
 }
 
 /// Whether the command line asks for a table: it names no part of any title, or a part of this one.

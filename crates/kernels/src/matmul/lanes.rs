@@ -204,7 +204,7 @@ unsafe fn across_of<F: Format, S: Sink>(
 }
 
 /// [`across`] for sixteen rows for each of several sinks, in turns of 32 values; what follows the rows in memory
-/// is prefetched. For the types of `small::streams`.
+/// is prefetched. For the types of `gemv::streams`.
 ///
 /// # Safety
 /// As [`across`].
@@ -224,7 +224,7 @@ pub(super) unsafe fn across_side_by_side<S: Sink + Copy, const SIDE: usize>(
             Dtype::Bf16 => side_by_side_of::<Bf16, S, SIDE>(start, b.stride, from, groups, to),
             Dtype::Q8_0 => side_by_side_of::<Q8_0, S, SIDE>(start, b.stride, from, groups, to),
             Dtype::Q4_0 => side_by_side_of::<Q4_0, S, SIDE>(start, b.stride, from, groups, to),
-            _ => unreachable!("`small::streams` names the types"),
+            _ => unreachable!("`gemv::streams` names the types"),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::ops::Range;
 
-use super::narrow::Narrow;
+use super::rank_lanes::RankLanes;
 use super::{Compute, GROUP, Init, KC, Lhs, MR, NR, Out, PACKED, Rhs, Target, Term, pack};
 use crate::isa::vectorized;
 use crate::par::Par;
@@ -26,23 +26,23 @@ pub(super) type Left<R> = fn(&mut [R], &[R], [usize; 2], [usize; 2]);
 /// The same from bf16.
 pub(super) type LeftBf16<R> = fn(&mut [R], &[u16], [usize; 2], [usize; 2]);
 
-/// A product of few rows with a frozen weight, transposed: rows, columns, depth, left factor, weight, init,
+/// A product of one to four rows with a frozen weight, transposed: rows, columns, depth, left factor, weight, init,
 /// result, scratch of [`PACKED`] values.
 /// The function is unsafe: columns and depth are in whole groups, all operands have the values that the shapes
 /// name, and these columns of the result must be the caller's alone.
-pub(super) type RunFew<R> =
+pub(super) type RunGemv<R> =
     unsafe fn(usize, Range<usize>, usize, Lhs<'_, R>, WeightView<'_>, Init<'_>, Target<R>, &mut [R]);
 
-/// How products of few rows are made.
+/// How products of one to four rows are made.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Few<R> {
+pub(super) struct Gemv<R> {
     /// The most rows.
     pub(super) rows: usize,
     /// Columns of a group.
     pub(super) columns: usize,
     /// For which types of weights.
     pub(super) streams: fn(Dtype) -> bool,
-    pub(super) run: RunFew<R>,
+    pub(super) run: RunGemv<R>,
 }
 
 /// A whole product of many rows: microkernel, result, size, factors, init, term, scratch, threads.
@@ -90,10 +90,10 @@ pub struct Micro<R> {
     /// The same in place for rows of depth, each of so many values; none where `run` reads them as they are.
     pub(super) transposed: Option<fn(&mut [R], usize)>,
     pub(super) run: Run<R>,
-    pub(super) few: Option<Few<R>>,
+    pub(super) gemv: Option<Gemv<R>>,
     pub(super) many: Option<Many<R>>,
-    /// For thin products: the narrower, and one that takes more ranks where there is one.
-    pub(super) narrow: Option<[Narrow<R>; 2]>,
+    /// For rank-r products: the one of fewer ranks, and one that takes more ranks where there is one.
+    pub(super) rank_lanes: Option<[RankLanes<R>; 2]>,
 }
 
 impl<R: Real> Micro<R> {
@@ -112,9 +112,9 @@ impl<R: Real> Micro<R> {
             transposed: None,
             left_bf16: super::rounded::widened::<R>,
             run: portable::<R>,
-            few: None,
+            gemv: None,
             many: None,
-            narrow: None,
+            rank_lanes: None,
         }
     }
 }
@@ -136,8 +136,8 @@ impl Micro<f32> {
             Compute::Full => full,
             #[cfg(target_arch = "x86_64")]
             Compute::Bf16 if crate::isa() == crate::Isa::Avx512Bf16 => Self {
-                few: Some(streamed(super::small::pairs)),
-                many: Some(Many { takes: super::by_rows::takes, run: super::by_rows::run }),
+                gemv: Some(streamed(super::gemv::pairs)),
+                many: Some(Many { takes: super::rows_in_lanes::takes, run: super::rows_in_lanes::run }),
                 ..Self::pairs(64, 16, super::x86::avx512_bf16)
             },
             #[cfg(target_arch = "aarch64")]
@@ -149,7 +149,7 @@ impl Micro<f32> {
                 pack: super::rounded::pack,
                 left: Some(super::rounded::left),
                 transposed: Some(super::rounded::transposed),
-                few: None,
+                gemv: None,
                 ..full
             },
         }
@@ -170,9 +170,9 @@ impl Micro<f32> {
             transposed: Some(super::pack32::pair_rows),
             left_bf16: super::pack32::pair_tile,
             run,
-            few: None,
+            gemv: None,
             many: None,
-            narrow: None,
+            rank_lanes: None,
         }
     }
 
@@ -199,9 +199,9 @@ impl Micro<f32> {
                         transposed: None,
                         left_bf16,
                         run: super::x86::avx512,
-                        few: Some(streamed(super::small::full)),
+                        gemv: Some(streamed(super::gemv::full)),
                         many: None,
-                        narrow: Some(super::narrow::x86::AVX512),
+                        rank_lanes: Some(super::rank_lanes::x86::AVX512),
                     };
                 }
                 crate::Isa::Avx2 => {
@@ -217,9 +217,9 @@ impl Micro<f32> {
                         transposed: None,
                         left_bf16,
                         run: super::x86::avx2,
-                        few: None,
+                        gemv: None,
                         many: None,
-                        narrow: Some(super::narrow::x86::AVX2),
+                        rank_lanes: Some(super::rank_lanes::x86::AVX2),
                     };
                 }
                 _ => {}
@@ -230,9 +230,9 @@ impl Micro<f32> {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn streamed(run: RunFew<f32>) -> Few<f32> {
-    use super::small::{COLUMNS, ROWS, streams};
-    Few { rows: ROWS, columns: COLUMNS, streams, run }
+fn streamed(run: RunGemv<f32>) -> Gemv<f32> {
+    use super::gemv::{COLUMNS, ROWS, streams};
+    Gemv { rows: ROWS, columns: COLUMNS, streams, run }
 }
 
 vectorized! {

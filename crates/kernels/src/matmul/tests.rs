@@ -387,11 +387,11 @@ fn factors_in_bf16_multiply_as_their_values() {
 
 /// Thin products in every layout against the definition; columns and threads change no bit.
 #[test]
-fn thin_products_equal_the_definition_and_split_anywhere() {
+fn rank_r_products_equal_the_definition_and_split_anywhere() {
     let mut rng = Rng(32);
     let pool = Threads::new(3).expect("threads");
     let shapes = SHAPES.into_iter().chain([[8, 1000, 130], [64, 700, 70], [24, 257, 500], [9, 50, 4200]]);
-    for [m, n, k] in shapes.filter(|s| s[0] <= THIN) {
+    for [m, n, k] in shapes.filter(|s| s[0] <= MOST_RANKS) {
         let (a, b, start): (Vec<f32>, Vec<f32>, Vec<f32>) = (rng.vec(m * k), rng.vec(k * n), rng.vec(m * n));
         let product = reference(m, n, k, |i, p| f64::from(a[i * k + p]), |p, j| f64::from(b[p * n + j]));
         let exact: Vec<f64> = product.iter().zip(&start).map(|(p, s)| f64::from(*s) - 0.75 * p).collect();
@@ -404,11 +404,20 @@ fn thin_products_equal_the_definition_and_split_anywhere() {
                 for b in [Rhs::rows(&b, n), Rhs::transposed(&b_t, k)] {
                     let size = [m, n, k];
                     let mut c = start.clone();
-                    matmul_thin(Out::rows(&mut c, n), size, -0.75, a, b, Init::Accumulate, &mut scratch, par);
+                    matmul_rank_r(
+                        Out::rows(&mut c, n),
+                        size,
+                        -0.75,
+                        a,
+                        b,
+                        Init::Accumulate,
+                        &mut scratch,
+                        par,
+                    );
                     assert!(relative(&c, &exact) < 3e-6, "[{m},{n},{k}]");
                     let mut t: Vec<f32> = (0..m * n).map(|x| start[(x % m) * n + x / m]).collect();
                     let out = Out::transposed(&mut t, m);
-                    matmul_thin(out, size, -0.75, a, b, Init::Accumulate, &mut scratch, par);
+                    matmul_rank_r(out, size, -0.75, a, b, Init::Accumulate, &mut scratch, par);
                     assert!((0..m * n).all(|x| t[(x % n) * m + x / n].to_bits() == c[x].to_bits()));
                     assert_eq!(first.get_or_insert(c.clone()), &c, "one order of terms for every layout");
                 }
@@ -418,7 +427,7 @@ fn thin_products_equal_the_definition_and_split_anywhere() {
         let (mut thin, mut wide) = (start.clone(), start.clone());
         let mut scratch = vec![f32::NAN; matmul_scratch(1)];
         let (a, b, init, size) = (Lhs::rows(&a, k), Rhs::rows(&b, n), Init::Accumulate, [m, n, k]);
-        matmul_thin(Out::rows(&mut thin, n), size, 1.0, a, b, init, &mut scratch, Par::serial());
+        matmul_rank_r(Out::rows(&mut thin, n), size, 1.0, a, b, init, &mut scratch, Par::serial());
         let (out, compute) = (Out::rows(&mut wide, n), Compute::Full);
         matmul(out, size, 1.0, a, b, init, compute, &mut scratch, Par::serial());
         assert_eq!(thin, wide, "[{m},{n},{k}]");

@@ -81,7 +81,7 @@ fn operations_on_guarded_buffers() {
     for side in [Side::End, Side::Start] {
         let mut on = Buffers { side, state: 1 };
         products::products(&mut on);
-        products::few_rows(&mut on);
+        products::small_m(&mut on);
         products::terms(&mut on);
         products::attention::<f32>(&mut on);
         vectors::vectors::<f32>(&mut on);

@@ -3,7 +3,7 @@
 use mesp_kernels::{
     AttentionShape, Compute, Dtype, Init, Lhs, Out, Par, ProbsAt, Real, Rhs, Term, WeightView,
     attention_backward_kv, attention_backward_q, attention_delta, attention_probs, attention_scratch,
-    attention_tangent, matmul, matmul_plus, matmul_scratch, matmul_thin, probs_len,
+    attention_tangent, matmul, matmul_plus, matmul_rank_r, matmul_scratch, probs_len,
 };
 
 use crate::{Buffers, finite};
@@ -47,7 +47,7 @@ pub(crate) fn products(on: &mut Buffers) {
                             matmul(to, [m, n, k], alpha, a, b, init, compute, &mut scratch, Par::serial());
                             if compute == Compute::Full {
                                 let to = Out::rows(&mut out, n);
-                                matmul_thin(to, [m, n, k], alpha, a, b, init, &mut scratch, Par::serial());
+                                matmul_rank_r(to, [m, n, k], alpha, a, b, init, &mut scratch, Par::serial());
                             }
                         }
                     }
@@ -82,7 +82,7 @@ pub(crate) fn products(on: &mut Buffers) {
     }
 }
 
-pub(crate) fn few_rows(on: &mut Buffers) {
+pub(crate) fn small_m(on: &mut Buffers) {
     let columns: &[usize] = if cfg!(miri) { &[17] } else { &[1, 15, 16, 17, 87, 352] };
     for dtype in Dtype::ALL {
         for n in columns.iter().copied() {

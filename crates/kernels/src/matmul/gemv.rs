@@ -3,7 +3,7 @@
 //!
 //! A vector holds sixteen columns of the result, so every element is the same chain of multiply-adds in ascending
 //! depth as in the product of many rows, and the bits are the same. A chain waits for itself, so several groups of
-//! sixteen columns run side by side. Other formats, and five rows and more, take the packed way ([`super::few`]): each
+//! sixteen columns run side by side. Other formats, and five rows and more, take the packed way ([`super::small_m`]): each
 //! instance here is some hundred instructions long.
 
 use std::arch::x86_64::{

@@ -1,7 +1,7 @@
 //! Products whose left factor has few rows whatever the batch: rows are ranks of adapters, columns features or tokens.
 //!
 //! ```text
-//! out = init + alpha · a · b          a [m,k], m at most THIN   b [k,n]   out [m,n]
+//! out = init + alpha · a · b          a [m,k], m at most MOST_RANKS   b [k,n]   out [m,n]
 //! scratch   that of the product: a's part of a block of depth, a packed panel of b, sums
 //! ```
 //!
@@ -13,29 +13,29 @@ use std::ops::Range;
 
 use super::prefetch::Prefetch;
 use super::{
-    Compute, GROUP, Init, KC, Lhs, Micro, Out, PACKED, Rhs, Target, check, matmul_scratch, narrow, start,
+    Compute, GROUP, Init, KC, Lhs, Micro, Out, PACKED, Rhs, Target, check, matmul_scratch, rank_lanes, start,
 };
 use crate::compact::wide;
 use crate::par::{Par, Pieces, share};
 use crate::{Real, Values};
 
 /// The most rows.
-pub const THIN: usize = 64;
+pub const MOST_RANKS: usize = 64;
 /// Depth of a block: a packed panel of it stays in the first-level cache.
 const DEPTH: usize = 64;
 /// Rows along the depth that are worth a thread.
 const ROWS: usize = 48;
 /// Where the left factor's part, the panel and the sums lie in a thread's scratch.
-const LEFT: usize = THIN * DEPTH;
+const LEFT: usize = MOST_RANKS * DEPTH;
 const PANEL: usize = DEPTH * super::NR;
 const SUMS: usize = KC * GROUP - LEFT - PANEL;
 
-/// `out = init + alpha·a·b` for at most [`THIN`] rows.
+/// `out = init + alpha·a·b` for at most [`MOST_RANKS`] rows.
 ///
 /// # Panics
 /// As [`super::matmul`], and when there are more rows.
 #[track_caller]
-pub fn matmul_thin<R: Real>(
+pub fn matmul_rank_r<R: Real>(
     out: Out<'_, R>,
     [m, n, k]: [usize; 3],
     alpha: R,
@@ -46,7 +46,7 @@ pub fn matmul_thin<R: Real>(
     par: Par<'_>,
 ) {
     check(&out, [m, n, k], &a, &b, init);
-    assert!(m <= THIN, "a thin product has {m} rows, at most {THIN} are expected");
+    assert!(m <= MOST_RANKS, "a rank-r product has {m} rows, at most {MOST_RANKS} are expected");
     assert!(scratch.len() >= matmul_scratch(par.threads()), "matmul scratch: {} values", scratch.len());
     if m == 0 || n == 0 {
         return;
@@ -55,7 +55,7 @@ pub fn matmul_thin<R: Real>(
     let (row_stride, col_stride) = (out.row_stride, out.col_stride);
     let c = Pieces::new(out.data);
     let scratch = Pieces::new(&mut scratch[..matmul_scratch(par.threads())]);
-    if let Some(kernels) = micro.narrow
+    if let Some(kernels) = micro.rank_lanes
         && let Rhs::Dense { data, row_stride: 1, col_stride: along } = b
         && row_stride == 1
         && !matches!(init, Init::Bias(_))
@@ -67,7 +67,7 @@ pub fn matmul_thin<R: Real>(
             let c = Target { start: c.as_ptr(), row_stride, col_stride };
             let rows = share(n, parts, task);
             // SAFETY: `check` proved that every index lies inside the operands; tasks own disjoint columns of `out`.
-            unsafe { narrow::rows(kernels, &rows, [m, k], alpha, &a, (data, along), init, c, packed) };
+            unsafe { rank_lanes::rows(kernels, &rows, [m, k], alpha, &a, (data, along), init, c, packed) };
         });
         return;
     }

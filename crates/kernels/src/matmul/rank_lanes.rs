@@ -1,4 +1,4 @@
-//! Thin products whose right factor lies along the depth: `h = x·Aᵀ` and `dh = dy·B` of adapters.
+//! Rank-r products whose right factor lies along the depth: `h = x·Aᵀ` and `dh = dy·B` of adapters.
 //!
 //! ```text
 //! out[i, j] = init + Σ_p (alpha·a[i, p]) · b[p, j]        i a rank, in a lane    j a row of x, read in place    p along it
@@ -6,7 +6,7 @@
 //!
 //! The few values `a[·, p]` fill a vector, and values of `b` are broadcast from where they are, so nothing large is packed;
 //! a vector of eight takes two multiply-adds a cycle where one of sixteen takes one. Every element is the chain of
-//! [`super::thin`], to the bit.
+//! [`super::rank_r`], to the bit.
 
 use std::ops::Range;
 
@@ -21,7 +21,7 @@ type Run<R> = unsafe fn(usize, usize, *const R, usize, *const R, *mut R);
 
 /// A microkernel.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Narrow<R> {
+pub(super) struct RankLanes<R> {
     /// Ranks that it takes.
     pub(super) lanes: usize,
     pub(super) run: Run<R>,
@@ -42,7 +42,7 @@ const _: () = assert!(DEPTH * LANES <= PACKED);
 /// All operands have the values that the shape names, `c.row_stride` is 1, and these rows' part of the result is the
 /// caller's alone.
 pub(super) unsafe fn rows<R: Real>(
-    [narrower, wider]: [Narrow<R>; 2],
+    [narrower, wider]: [RankLanes<R>; 2],
     rows: &Range<usize>,
     [m, k]: [usize; 2],
     alpha: R,
@@ -58,7 +58,7 @@ pub(super) unsafe fn rows<R: Real>(
         let init = if k0 == 0 { init } else { Init::Accumulate };
         let mut done = 0;
         while done < m {
-            let Narrow { lanes, run } = if m - done <= narrower.lanes { narrower } else { wider };
+            let RankLanes { lanes, run } = if m - done <= narrower.lanes { narrower } else { wider };
             let ranks = done..(done + lanes).min(m);
             pack(packed, lanes, a, &ranks, &depth, alpha);
             let mut row = rows.start;
@@ -131,13 +131,13 @@ pub(super) mod x86 {
         _mm512_storeu_ps,
     };
 
-    use super::Narrow;
+    use super::RankLanes;
 
-    pub(in crate::matmul) const AVX512: [Narrow<f32>; 2] =
-        [Narrow { lanes: 8, run: half_avx512 }, Narrow { lanes: 16, run: whole_avx512 }];
-    pub(in crate::matmul) const AVX2: [Narrow<f32>; 2] = [Narrow { lanes: 8, run: whole_avx2 }; 2];
+    pub(in crate::matmul) const AVX512: [RankLanes<f32>; 2] =
+        [RankLanes { lanes: 8, run: half_avx512 }, RankLanes { lanes: 16, run: whole_avx512 }];
+    pub(in crate::matmul) const AVX2: [RankLanes<f32>; 2] = [RankLanes { lanes: 8, run: whole_avx2 }; 2];
 
-    macro_rules! narrow {
+    macro_rules! kernel {
         ($run:ident, $tile:ident, $features:literal, $vec:ty, $lanes:literal, $zero:ident, $load:ident, $store:ident,
          $splat:ident, $fma:ident) => {
             #[target_feature(enable = $features)]
@@ -190,7 +190,7 @@ pub(super) mod x86 {
         };
     }
 
-    narrow!(
+    kernel!(
         half_avx512,
         tile_half_avx512,
         "avx512f,avx512vl,avx2,fma",
@@ -202,7 +202,7 @@ pub(super) mod x86 {
         _mm256_set1_ps,
         _mm256_fmadd_ps
     );
-    narrow!(
+    kernel!(
         whole_avx512,
         tile_whole_avx512,
         "avx512f",
@@ -214,7 +214,7 @@ pub(super) mod x86 {
         _mm512_set1_ps,
         _mm512_fmadd_ps
     );
-    narrow!(
+    kernel!(
         whole_avx2,
         tile_whole_avx2,
         "avx2,fma",

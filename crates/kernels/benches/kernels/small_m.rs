@@ -9,7 +9,7 @@ use crate::alternate::{Contestant, race};
 use crate::products::weight;
 use crate::{Rng, wanted};
 
-pub(crate) fn few_rows(budget: Duration) {
+pub(crate) fn small_m(budget: Duration) {
     let mut rng = Rng(2);
     // More than the last-level cache holds, as a whole model is.
     let (k, bytes) = (896, 96 << 20);
@@ -17,7 +17,7 @@ pub(crate) fn few_rows(budget: Duration) {
         for dtype in [Dtype::Bf16, Dtype::Q8_0, Dtype::Q4_0, Dtype::Q4_K] {
             let k = k / dtype.block_len() * dtype.block_len();
             let n = bytes / dtype.row_bytes(k) / 64 * 64;
-            let title = format!("few rows, {} weights, {name}", dtype.name());
+            let title = format!("small m, {} weights, {name}", dtype.name());
             if !wanted(&title) {
                 continue;
             }

@@ -4,16 +4,16 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use mesp_kernels::{Compute, Init, Lhs, Out, Par, Rhs, matmul, matmul_scratch, matmul_thin};
+use mesp_kernels::{Compute, Init, Lhs, Out, Par, Rhs, matmul, matmul_rank_r, matmul_scratch};
 
 use crate::alternate::{Contestant, race};
 use crate::{Rng, wanted};
 
-pub(crate) fn thin(budget: Duration) {
+pub(crate) fn rank_r(budget: Duration) {
     let (n, mut rng) = (256, Rng(5));
     for d in [896, 4864] {
         for r in [8, 16, 24] {
-            let title = format!("thin {n}x{d}, rank {r}");
+            let title = format!("rank-r {n}x{d}, rank {r}");
             if !wanted(&title) {
                 continue;
             }
@@ -28,8 +28,8 @@ pub(crate) fn thin(budget: Duration) {
             let mut outs: Vec<Vec<f32>> =
                 [256 * 896, n * r, n * r, n * r, n * r, d * r, d * r].map(|len| vec![0.0; len]).into();
             let [c, h1, h2, g1, g2, da, db] = &mut outs[..] else { unreachable!("seven") };
-            let thin = |out: Out<'_, f32>, size, a, b| {
-                matmul_thin(out, size, 1.0, a, b, Init::Zero, &mut scratch.borrow_mut(), Par::serial());
+            let rank_r = |out: Out<'_, f32>, size, a, b| {
+                matmul_rank_r(out, size, 1.0, a, b, Init::Zero, &mut scratch.borrow_mut(), Par::serial());
             };
             let flop = 2 * n * d * r;
             let all = vec![
@@ -40,19 +40,19 @@ pub(crate) fn thin(budget: Duration) {
                     run(Out::rows(h1, r), [n, r, d], Lhs::rows(x, d), Rhs::transposed(a, d));
                 }),
                 Contestant::new("x·Aᵀ as (A·xᵀ)ᵀ", flop, || {
-                    thin(Out::transposed(h2, r), [r, n, d], Lhs::rows(a, d), Rhs::transposed(x, d));
+                    rank_r(Out::transposed(h2, r), [r, n, d], Lhs::rows(a, d), Rhs::transposed(x, d));
                 }),
                 Contestant::new("g·B", flop, || {
                     run(Out::rows(g1, r), [n, r, d], Lhs::rows(x, d), Rhs::rows(b, r));
                 }),
                 Contestant::new("g·B as (Bᵀ·gᵀ)ᵀ", flop, || {
-                    thin(Out::transposed(g2, r), [r, n, d], Lhs::transposed(b, r), Rhs::transposed(x, d));
+                    rank_r(Out::transposed(g2, r), [r, n, d], Lhs::transposed(b, r), Rhs::transposed(x, d));
                 }),
                 Contestant::new("dhᵀ·x", flop, || {
-                    thin(Out::rows(da, d), [r, d, n], Lhs::transposed(h, r), Rhs::rows(x, d));
+                    rank_r(Out::rows(da, d), [r, d, n], Lhs::transposed(h, r), Rhs::rows(x, d));
                 }),
                 Contestant::new("gᵀ·h as (hᵀ·g)ᵀ", flop, || {
-                    thin(Out::transposed(db, r), [r, d, n], Lhs::transposed(h, r), Rhs::rows(x, d));
+                    rank_r(Out::transposed(db, r), [r, d, n], Lhs::transposed(h, r), Rhs::rows(x, d));
                 }),
             ];
             race(&title, "GFLOP/s", budget, all);

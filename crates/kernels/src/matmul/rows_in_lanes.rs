@@ -21,7 +21,7 @@ mod plan;
 mod tile;
 mod walk;
 
-use super::{FEW, Init, Lhs, Micro, Out, PACKED, Rhs, Target, Term, matmul_scratch};
+use super::{Init, Lhs, Micro, Out, PACKED, Rhs, SMALL_M, Target, Term, matmul_scratch};
 use crate::Dtype;
 use crate::par::{Par, Pieces};
 use plan::Plan;
@@ -49,7 +49,7 @@ const LINE: usize = 16;
 pub(super) fn takes(out: &Out<'_, f32>, [m, n, k]: [usize; 3], a: &Lhs<'_, f32>, b: &Rhs<'_, f32>) -> bool {
     let weight = !matches!(b, Rhs::Dense { .. });
     // Rows past the last are computed too: at most a ninth of them.
-    let filled = m > FEW && m.next_multiple_of(ROWS) * 9 <= m * 10;
+    let filled = m > SMALL_M && m.next_multiple_of(ROWS) * 9 <= m * 10;
     let whole = n >= PANEL && k > 0 && k.is_multiple_of(DEPTH);
     weight && filled && whole && out.col_stride == 1 && a.col_stride == 1
 }

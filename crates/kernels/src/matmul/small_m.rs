@@ -12,21 +12,21 @@
 use std::ops::Range;
 
 use super::prefetch::Prefetch;
-use super::{FEW, Init, Lhs, Micro, NR, PACKED, Rhs, Target, start, store};
+use super::{Init, Lhs, Micro, NR, PACKED, Rhs, SMALL_M, Target, start, store};
 use crate::{Real, Values};
 
 /// Depth packed at a time: whole groups of the quantized formats, two of those that share their bytes.
 const TURN: usize = 64;
 const PANEL: usize = TURN * NR;
-const SUMS: usize = FEW * NR;
+const SUMS: usize = SMALL_M * NR;
 /// Bytes of rows' length below which the next panel's rows are asked for, and not the next depth.
 const NEAR: usize = 192 * 1024;
 
-/// Columns `cols` of a product of at most [`FEW`] rows.
+/// Columns `cols` of a product of at most [`SMALL_M`] rows.
 ///
 /// # Safety
 /// The operands' elements exist, nobody else touches these columns of the output, and `scratch` holds [`PACKED`] values.
-pub(super) unsafe fn few_rows<R: Real>(
+pub(super) unsafe fn small_m<R: Real>(
     micro: &Micro<R>,
     cols: Range<usize>,
     [m, n, k]: [usize; 3],
@@ -113,4 +113,4 @@ pub(super) unsafe fn few_rows<R: Real>(
     }
 }
 
-const _: () = assert!(PANEL + SUMS + FEW * TURN <= PACKED);
+const _: () = assert!(PANEL + SUMS + SMALL_M * TURN <= PACKED);
