@@ -71,26 +71,26 @@ impl Cli {
 pub(crate) enum Command {
     /// Fine-tune a model; without --model and --data, the built-in demo
     Train(Box<TrainArgs>),
-    /// Say what a training run will need, without running it or reading weights
+    /// Show what a training run will need, without running it or reading weights
     Plan(Box<PlanArgs>),
     /// Write the loss and the adapter's gradients for some rows, all of them as one batch
     Grads(Box<GradsArgs>),
     /// Loss, perplexity and accuracy of a model on a data file, or its answers to questions
     Eval(Box<EvalArgs>),
-    /// Text from a model that continues or answers a prompt
+    /// Generate text that continues or answers a prompt
     Generate(Box<GenerateArgs>),
-    /// A conversation with a model, a line a turn
+    /// Chat with a model in the terminal
     ///
-    /// The conversation is written with the model's chat template. What a turn has in common with what the model has
-    /// read is not read again. Ctrl-C ends an answer; at the prompt it ends the program, as /exit does.
+    /// The conversation is formatted with the model's chat template. Keys and values of earlier turns are kept: only
+    /// new tokens are computed. Ctrl-C ends an answer; at the prompt it ends the program, as /exit does.
     Chat(Box<ChatArgs>),
     /// Write a model of a given shape with random weights
     InitModel(InitModelArgs),
     /// Write a Hugging Face model as a GGUF file
     Quantize(QuantizeArgs),
-    /// Fold an adapter into its model
+    /// Merge an adapter into its model
     Merge(MergeArgs),
-    /// Write an adapter as PEFT, llama.cpp, mlx-lm or Ollama have it
+    /// Convert an adapter to the layout of PEFT, llama.cpp, mlx-lm or Ollama
     Export(ExportArgs),
     /// Download a model, an adapter or a dataset from the Hugging Face hub into its cache
     ///
@@ -98,12 +98,12 @@ pub(crate) enum Command {
     /// goes where HF_ENDPOINT says, with the token of HF_TOKEN or of the token file, into HF_HUB_CACHE or HF_HOME/hub.
     #[expect(clippy::doc_markdown, reason = "a help text, shown as it stands")]
     Pull(PullArgs),
-    /// Look at training data: check it, show what is trained of it, turn it into tokens
+    /// Check training data, show which tokens the loss covers, or tokenize it
     #[command(subcommand)]
     Data(DataCommand),
-    /// Say what a model, a GGUF file, an adapter, a checkpoint, a run or a safetensors file holds
+    /// Show what a model, a GGUF file, an adapter, a checkpoint, a run or a safetensors file holds
     Inspect(InspectArgs),
-    /// Measure, beside published figures
+    /// Run benchmarks, beside published figures
     Bench(BenchArgs),
     /// Show runs on a local web page, live or afterwards
     ///
@@ -115,7 +115,7 @@ pub(crate) enum Command {
     InitConfig(InitConfigArgs),
     #[command(hide = true)]
     Say(SayArgs),
-    /// Make the adapter of a run of --method mezo or forward again from its log of slopes, without data
+    /// Rebuild the adapter of a run of --method mezo or forward from its log of directional derivatives, without data
     Replay(ReplayArgs),
 }
 
@@ -266,10 +266,10 @@ pub(crate) struct QuantizeArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DataCommand {
-    /// Say what a file holds, how it is read, and what is wrong with it, line by line; ends with status 2 if a row
+    /// Show what a file holds, how it is read, and what is wrong with it, line by line; ends with status 2 if a row
     /// cannot be used
     Check(CheckArgs),
-    /// Print rows as the model will see them, with what is trained of them marked
+    /// Print rows as the model will see them, with the tokens that the loss covers marked
     Show(ShowArgs),
     /// Write rows as a compact file of tokens, which --data takes too
     Tokenize(TokenizeArgs),
@@ -331,7 +331,7 @@ pub(crate) struct TokenizeArgs {
     /// Leave rows whole, as grads and eval do
     #[arg(long, conflicts_with = "max_seq_len")]
     pub(crate) whole: bool,
-    /// Say nothing but errors
+    /// Print errors only
     #[arg(long)]
     pub(crate) quiet: bool,
     #[command(flatten)]

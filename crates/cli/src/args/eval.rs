@@ -51,7 +51,7 @@ pub(crate) struct TaskArgs {
     /// With choices too, the model picks the likeliest; without, its own text is compared
     #[arg(long, value_name = "FILE", conflicts_with = "data")]
     pub(crate) task: Option<PathBuf>,
-    /// Make each prompt a turn of the user, in the model's chat template [default: a text to continue]
+    /// Format each prompt as a user turn with the model's chat template [default: a text to continue]
     #[arg(long, requires = "task")]
     pub(crate) chat: bool,
     /// Which part of a text is the answer, as a regular expression: its first match, or the first group of that; for
@@ -61,7 +61,7 @@ pub(crate) struct TaskArgs {
     /// Tokens of an answer at most [default: 256]
     #[arg(long, value_name = "N", requires = "task")]
     pub(crate) max_tokens: Option<usize>,
-    /// End an answer before this text; may be given several times [default: only the model's own ends]
+    /// End an answer before this text; may be given several times [default: only the model's own end tokens]
     #[arg(long, value_name = "TEXT", requires = "task")]
     pub(crate) stop: Vec<String>,
 }

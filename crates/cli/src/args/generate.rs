@@ -15,34 +15,35 @@ pub(crate) struct SamplingArgs {
     /// cache [default: none]
     #[arg(long, value_name = "DIR|FILE.gguf|ORG/NAME")]
     pub(crate) adapter: Option<PathBuf>,
-    /// Multiply what the adapter adds; 0 is the model without it [default: 1]
+    /// Scale what the adapter adds; 0 is the model without it [default: 1]
     #[arg(long, value_name = "SCALE", requires = "adapter", allow_negative_numbers = true)]
     pub(crate) adapter_scale: Option<f64>,
-    /// What the model is told before the first turn [default: what its template has]
+    /// System message before the first turn [default: what the chat template has]
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
-    /// End before this text, which is not printed; may be given several times [default: only the model's own ends]
+    /// Stop before this text, which is not printed; may be given several times [default: only the model's own end
+    /// tokens]
     #[arg(long, value_name = "TEXT")]
     pub(crate) stop: Vec<String>,
-    /// Temperature of the choice; 0 always takes the likeliest token [default: 0]
+    /// Sampling temperature; 0 is greedy decoding [default: 0]
     #[arg(long, value_name = "T", default_value_t = 0.0, hide_default_value = true)]
     pub(crate) temperature: f64,
-    /// Choose among the likeliest so many tokens; 0 for all [default: 0]
+    /// Sample from the K likeliest tokens; 0 for all [default: 0]
     #[arg(long, value_name = "K", default_value_t = 0, hide_default_value = true)]
     pub(crate) top_k: usize,
-    /// Choose among the likeliest tokens that together have this probability [default: 1]
+    /// Sample from the likeliest tokens whose probabilities sum to this [default: 1]
     #[arg(long, value_name = "P", default_value_t = 1.0, hide_default_value = true)]
     pub(crate) top_p: f64,
-    /// Choose among the tokens with this share of the likeliest's probability [default: 0]
+    /// Sample from tokens with at least this share of the likeliest token's probability [default: 0]
     #[arg(long, value_name = "P", default_value_t = 0.0, hide_default_value = true)]
     pub(crate) min_p: f64,
-    /// Divide the logits of tokens that occurred by this where they are positive, else multiply them [default: 1]
+    /// Divide positive logits of tokens that occurred by this, and multiply negative ones [default: 1]
     #[arg(long, value_name = "P", default_value_t = 1.0, hide_default_value = true)]
     pub(crate) repetition_penalty: f64,
     /// How many of the last tokens, the prompt's included, count as having occurred; 0 for all [default: 0]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub(crate) repetition_window: usize,
-    /// Seed of the choices [default: 0]
+    /// Seed of the sampling [default: 0]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub(crate) seed: u64,
     /// Number type of the products with frozen weights: auto, f32 or bf16 [default: auto]
@@ -78,7 +79,7 @@ pub(crate) struct GenerateArgs {
     /// Continue the prompt as it stands, also when the model has a chat template
     #[arg(long, conflicts_with_all = ["chat", "system"], help_heading = "Text")]
     pub(crate) raw: bool,
-    /// Make the prompt a turn of the user, in ChatML when the model has no chat template
+    /// Format the prompt as a user turn with the model's chat template, or in ChatML where it has none
     #[arg(long, help_heading = "Text")]
     pub(crate) chat: bool,
     #[command(flatten)]
@@ -94,7 +95,7 @@ pub(crate) struct ChatArgs {
     /// Tokens of an answer at most [default: 512]
     #[arg(long, value_name = "N", default_value_t = 512, hide_default_value = true, help_heading = "Text")]
     pub(crate) max_tokens: usize,
-    /// Tokens of the whole conversation at most; their keys and values have their memory from the start [default:
+    /// Most tokens of the whole conversation; the memory of their keys and values is allocated at the start [default:
     /// 4096, or what the model was made for if that is less]
     #[arg(long, value_name = "TOKENS", help_heading = "Text")]
     pub(crate) context: Option<usize>,

@@ -92,12 +92,12 @@ pub(crate) enum TrainOnArg {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LongRowsArg {
-    /// They lose their end
+    /// Their end is cut off
     #[default]
     Truncate,
-    /// They become several rows, each beginning with the last token of the one before
+    /// They are split into several rows, each beginning with the last token of the one before
     Split,
-    /// They are refused
+    /// They are an error
     Error,
 }
 
@@ -114,27 +114,27 @@ pub(crate) struct DataArgs {
     /// The name that was given, where the rows are in the cache.
     #[arg(skip)]
     pub(crate) named: Option<String>,
-    /// Which columns of the file are meant by the names that rows have: prompt=question,completion=answer
-    /// [default: the names as they are]
+    /// Columns of the file for the names that rows have: prompt=question,completion=answer [default: the names as they
+    /// are]
     #[arg(long, value_name = "NAME=COLUMN,...")]
     pub(crate) columns: Option<Columns>,
     /// The most tokens of a row; a plain text is cut into windows of so many [default: in train and plan 512, or
     /// the longest the model was made for; in grads and eval rows stay whole]
     #[arg(long, value_name = "TOKENS")]
     pub(crate) max_seq_len: Option<usize>,
-    /// What becomes of longer rows
+    /// What is done with longer rows
     #[arg(long, value_enum, value_name = "HOW", default_value_t = LongRowsArg::Truncate)]
     pub(crate) long_rows: LongRowsArg,
-    /// How rows that ask and answer become one text
+    /// How a prompt and its answer become one text
     #[arg(long, value_enum, default_value_t = PromptStyleArg::Auto)]
     pub(crate) prompt_style: PromptStyleArg,
-    /// Which tokens are trained
+    /// Which tokens the loss covers
     #[arg(long, value_enum, value_name = "WHAT", default_value_t = TrainOnArg::Assistant)]
     pub(crate) train_on: TrainOnArg,
     /// The same as --train-on all
     #[arg(long, conflicts_with = "train_on", hide = true)]
     pub(crate) train_on_prompt: bool,
-    /// Leave out the end-of-text token after a text
+    /// Do not append the end-of-text token to a text
     #[arg(long)]
     pub(crate) no_eos: bool,
 }
@@ -152,7 +152,7 @@ pub(crate) struct OutputArgs {
     /// Where results go: the run directory [default: mesp-out]; for grads the safetensors file
     #[arg(long, value_name = "PATH")]
     pub(crate) output: Option<PathBuf>,
-    /// Go on from a checkpoint directory, without a name from the latest of --output
+    /// Continue from a checkpoint directory; without a value from the latest one in --output
     #[arg(long, value_name = "CHECKPOINT", num_args = 0..=1)]
     #[expect(clippy::option_option, reason = "not given, given alone, given with a path")]
     pub(crate) resume: Option<Option<PathBuf>>,

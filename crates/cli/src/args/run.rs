@@ -22,11 +22,11 @@ pub(crate) struct RunArgs {
     /// Rows whose tokens and mask are written to metrics.jsonl [default: 3; 0 with --memory-budget]
     #[arg(long, value_name = "ROWS")]
     pub(crate) samples: Option<usize>,
-    /// Let the model answer this before training, at evaluations, and at the end, into metrics.jsonl; may be
-    /// given several times
+    /// Generate an answer to this before training, at evaluations and at the end, into metrics.jsonl; may be given
+    /// several times
     #[arg(long, value_name = "TEXT")]
     pub(crate) sample_prompt: Vec<String>,
-    /// Tokens of such an answer at most [default: 64]
+    /// Most tokens of such an answer [default: 64]
     #[arg(long, value_name = "N")]
     pub(crate) sample_tokens: Option<usize>,
     /// Take options from a file, its keys named as on the command line, which wins; `mesp init-config` writes an

@@ -47,25 +47,24 @@ pub struct AdapterSettings {
     /// Rank of the adapter's matrices [default: 8]
     #[cfg_attr(feature = "clap", arg(long, value_name = "R"))]
     pub rank: Option<usize>,
-    /// The adapter's output is multiplied by ALPHA/R [default: twice the rank]
+    /// LoRA's alpha: what the adapter adds is scaled by ALPHA/R [default: twice the rank]
     #[cfg_attr(feature = "clap", arg(long, value_name = "ALPHA"))]
     pub alpha: Option<f64>,
-    /// Multiply by ALPHA/√R instead (rsLoRA)
+    /// Scale by ALPHA/√R instead (rsLoRA)
     #[cfg_attr(feature = "clap", arg(long))]
     pub rslora: bool,
-    /// Train a magnitude for each row of the adapted weights beside its direction (DoRA): up to a third more time
+    /// Train a magnitude for each output row of the adapted weights (DoRA): up to a third more time
     #[cfg_attr(feature = "clap", arg(long))]
     pub dora: bool,
-    /// Hide each value of a layer's input from its adapter with this probability, anew in each step, as PEFT's
-    /// lora_dropout; in grads too. Not with `dora`, nor with `method` mezo or forward [default: 0, or what the adapter to
-    /// start from says; in grads 0]
+    /// Dropout probability of the adapters' inputs, as PEFT's lora_dropout; in grads too. Not with `dora`, nor with
+    /// `method` mezo or forward [default: 0, or that of the adapter to start from; in grads 0]
     #[cfg_attr(feature = "clap", arg(long, value_name = "P"))]
     pub lora_dropout: Option<f64>,
-    /// Ranks of single modules, by name, end of a path or regular expression, the first that fits: q_proj=16,
+    /// Ranks of single modules, by name, end of a path or regular expression; the first match counts: q_proj=16,
     /// layers.0.mlp.down_proj=4 [default: all `rank`]
     #[cfg_attr(feature = "clap", arg(long, value_name = "LIST"))]
     pub rank_pattern: Option<String>,
-    /// The same for ALPHA; the scale of a module is its own ALPHA/R [default: all `alpha`]
+    /// Alphas of single modules, likewise; the scale of a module is its own ALPHA/R [default: all `alpha`]
     #[cfg_attr(feature = "clap", arg(long, value_name = "LIST"))]
     pub alpha_pattern: Option<String>,
     /// Layers that get adapters, counted from 0: 0-3,7 [default: all]
@@ -76,14 +75,14 @@ pub struct AdapterSettings {
     /// all-linear [default: all-linear]
     #[cfg_attr(feature = "clap", arg(long, value_name = "LIST"))]
     pub target_modules: Option<String>,
-    /// Train B alone and leave A as it is (LoRA-FA): no gradient and no optimizer state of A
+    /// Train B only and freeze A (LoRA-FA): A has no gradient and no optimizer state
     #[cfg_attr(feature = "clap", arg(long))]
     pub freeze_a: bool,
-    /// The learning rate of B, and of `dora`'s magnitudes, over that of A (LoRA+) [default: 1]
+    /// Learning rate of B, and of `dora`'s magnitudes, divided by that of A (LoRA+) [default: 1]
     #[cfg_attr(feature = "clap", arg(long, value_name = "RATIO"))]
     pub lora_plus_ratio: Option<f64>,
-    /// How the adapter is stored, in memory and in files; with bf16, half the bytes, steps are rounded at random so
-    /// that small ones add up. Arithmetic, gradients and the optimizer's state are f32 [default: f32]
+    /// Storage type of the adapter, in memory and in files; bf16 takes half the bytes, and steps are rounded
+    /// stochastically so that small ones add up. Arithmetic, gradients and the optimizer's state are f32 [default: f32]
     #[cfg_attr(feature = "clap", arg(long, value_enum, value_name = "TYPE"))]
     pub adapter_type: Option<Stored>,
 }
@@ -104,9 +103,9 @@ pub enum Train {
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum UpdateWhen {
-    /// Keep all gradients until the backward pass is done
+    /// Keep all gradients until the backward pass is complete
     Accumulate,
-    /// Step each block as soon as its gradients are finished, and keep none
+    /// Step each block as soon as its gradients are complete, and keep none
     PerBlock,
 }
 
@@ -131,11 +130,11 @@ pub enum Compute {
 #[cfg_attr(feature = "clap", derive(clap::Args), command(next_help_heading = "Method and memory"))]
 #[serde(default)]
 pub struct MethodSettings {
-    /// What is kept for the backward pass: mesp, mesp-paper, mesp-paper-store-h, mebp, store-all or auto; all
-    /// give the same gradients. Or an estimate along random directions, without a backward pass: mezo (from losses)
-    /// or forward (exact slopes from one forward pass with tangents). Or lcsb: a surrogate gradient, no estimate of the
-    /// real one, which goes back through a part of the blocks and takes the others for constants [default: auto, the
-    /// fastest that fits `memory_budget`; without one mesp]
+    /// What is kept for the backward pass: mesp, mesp-paper, mesp-paper-store-h, mebp, store-all or auto; all give the
+    /// same gradients. Or an estimator without a backward pass: mezo (differences of losses along random directions) or
+    /// forward (exact directional derivatives from one forward pass with tangents). Or lcsb, a surrogate gradient: it
+    /// backpropagates through a part of the blocks and treats the others as constants [default: auto, the fastest that
+    /// fits `memory_budget`; without one mesp]
     #[cfg_attr(feature = "clap", arg(long, value_name = "NAME"))]
     pub method: Option<String>,
     /// Rows of the MLP that are computed at once [default: the method's own; auto chooses]
@@ -144,23 +143,23 @@ pub struct MethodSettings {
     /// Rows whose logits are computed at once [default: the method's own; auto chooses]
     #[cfg_attr(feature = "clap", arg(long, value_name = "ROWS"))]
     pub head_rows: Option<usize>,
-    /// When adapters are stepped [default: accumulate]
+    /// When the optimizer steps [default: accumulate]
     #[cfg_attr(feature = "clap", arg(long, value_enum, value_name = "WHEN"))]
     pub update: Option<UpdateWhen>,
-    /// Number type of the products with frozen weights; what is added, kept and stepped is f32 in any case
+    /// Number type of products with frozen weights; sums, gradients and the optimizer's state are f32 in any case
     /// [default: auto; in grads f32]
     #[cfg_attr(feature = "clap", arg(long, value_enum))]
     pub compute: Option<Compute>,
-    /// How the blocks' inputs wait for the backward pass: f32, bf16 (half the memory; gradients are those of
-    /// rounded inputs) or file (written below `output`, the same gradients as f32) [default: f32; auto may
-    /// choose file]
+    /// How block inputs (activation checkpoints) are stored until the backward pass: f32, bf16 (half the memory;
+    /// gradients are those of rounded inputs) or file (written below `output`, the same gradients as f32) [default:
+    /// f32; auto may choose file]
     #[cfg_attr(feature = "clap", arg(long, value_name = "HOW"))]
     pub checkpoints: Option<String>,
-    /// How normed inputs, gate, up and their product are stored while a block's gradients are made: f32 or bf16 (half
-    /// the memory; gradients are those of rounded ones) [default: f32]
+    /// Storage type of normed inputs, gate, up and their product while a block's gradients are computed: f32 or bf16
+    /// (half the memory; gradients are those of rounded values) [default: f32]
     #[cfg_attr(feature = "clap", arg(long, value_enum, value_name = "TYPE"))]
     pub activations: Option<Stored>,
-    /// The most anonymous memory of the whole process: 128MB, 128MiB or bytes. What cannot be done in it ends
+    /// Limit on the anonymous memory of the whole process: 128MB, 128MiB or bytes. A run that cannot keep it is refused
     /// with status 3 before it begins [default: no limit]
     #[cfg_attr(feature = "clap", arg(long, value_name = "SIZE", value_parser = ByteSize::from_str))]
     pub memory_budget: Option<ByteSize>,
@@ -179,27 +178,27 @@ pub struct DirectionSettings {
     /// or bf16, as `base` says or as they are stored, and written as a model to OUTPUT/model
     #[cfg_attr(feature = "clap", arg(long))]
     pub full: bool,
-    /// How far along a direction mezo takes losses [default: 0.01, with `full` 0.001]
+    /// Step size of mezo's finite differences [default: 0.01, with `full` 0.001]
     #[cfg_attr(feature = "clap", arg(long, value_name = "EPS"))]
     pub eps: Option<f64>,
-    /// Random directions of a step, each two forward passes of mezo or one of forward [default: 1]
+    /// Random directions per step: two forward passes each with mezo, one with forward [default: 1]
     #[cfg_attr(feature = "clap", arg(long, value_name = "N"))]
     pub directions: Option<usize>,
-    /// How directions are drawn: gaussian or rademacher [default: gaussian]
+    /// Distribution of the directions: gaussian or rademacher [default: gaussian]
     #[cfg_attr(feature = "clap", arg(long, value_name = "NAME"))]
     pub noise: Option<String>,
-    /// Let mezo take one loss at the adapters themselves: one forward pass for each direction, and one more
+    /// One-sided differences: mezo takes the loss at the parameters once a step, and one loss per direction
     #[cfg_attr(feature = "clap", arg(long))]
     pub one_sided: bool,
-    /// Let this share of each adapter matrix stay, its values largest in size at the start; a matrix that is zero then
-    /// moves as a whole [default: 0]
+    /// Share of each adapter matrix that is frozen, its values largest in magnitude at the start (Sparse MeZO); a
+    /// matrix of zeros is trained as a whole [default: 0]
     #[cfg_attr(feature = "clap", arg(long, value_name = "SHARE"))]
     pub sparsity: Option<f64>,
-    /// Share of the blocks that lcsb goes back through, drawn anew each step by `seed` [default: 0.5]
+    /// Share of the blocks that lcsb backpropagates through, drawn anew each step by `seed` [default: 0.5]
     #[cfg_attr(feature = "clap", arg(long, value_name = "SHARE", conflicts_with = "blocks"))]
     pub block_share: Option<f64>,
-    /// Blocks whose adapters move, such as 0-3, as on a federated client that has a part of the work; forward then
-    /// carries tangents from the first of them on [default: all]
+    /// Blocks whose adapters are trained, such as 0-3, as on a federated client that has a part of the work; with
+    /// forward, tangents start at the first of them [default: all]
     #[cfg_attr(feature = "clap", arg(long, value_name = "FIRST-LAST"))]
     pub blocks: Option<String>,
 }
@@ -209,14 +208,14 @@ pub struct DirectionSettings {
 #[cfg_attr(feature = "clap", derive(clap::Args), command(next_help_heading = "Training"))]
 #[serde(default)]
 pub struct TrainingSettings {
-    /// Rows of a micro-batch [default: 1, with `batch_tokens` as many as fit; in grads all]
+    /// Rows per micro-batch [default: 1, with `batch_tokens` as many as fit; in grads all]
     #[cfg_attr(feature = "clap", arg(long, value_name = "ROWS"))]
     pub batch_size: Option<usize>,
-    /// Fill a micro-batch with rows up to so many tokens; they lie end to end, without padding, and do not see
-    /// each other. A longer row is a micro-batch of its own [default: no limit]
+    /// Pack rows into a micro-batch up to so many tokens; there is no padding, and rows do not attend to each other. A
+    /// longer row is a micro-batch of its own [default: no limit]
     #[cfg_attr(feature = "clap", arg(long, value_name = "TOKENS"))]
     pub batch_tokens: Option<usize>,
-    /// Micro-batches of an optimizer step [default: 1]
+    /// Micro-batches per optimizer step (gradient accumulation) [default: 1]
     #[cfg_attr(feature = "clap", arg(long, value_name = "N"))]
     pub grad_accum: Option<usize>,
     /// Optimizer steps [default: see `epochs`]
@@ -225,15 +224,14 @@ pub struct TrainingSettings {
     /// Passes over the data [default: 1]
     #[cfg_attr(feature = "clap", arg(long, value_name = "N"))]
     pub epochs: Option<f64>,
-    /// Highest learning rate of the schedule [default: 2e-4; with `method` mezo or
-    /// forward 5e-5, with `full` 1e-6]
+    /// Peak learning rate [default: 2e-4; with `method` mezo or forward 5e-5, with `full` 1e-6]
     #[cfg_attr(feature = "clap", arg(long, value_name = "RATE"))]
     pub learning_rate: Option<f64>,
-    /// The learning rate after the warmup: constant, linear or cosine [default: cosine; with
-    /// `method` mezo or forward constant]
+    /// Learning rate after the warmup: constant, linear or cosine [default: cosine; with `method` mezo or forward
+    /// constant]
     #[cfg_attr(feature = "clap", arg(long, value_name = "SHAPE"))]
     pub lr_schedule: Option<String>,
-    /// Share of the steps over which the learning rate rises [default: 0.03]
+    /// Share of the steps over which the learning rate warms up [default: 0.03]
     #[cfg_attr(feature = "clap", arg(long, value_name = "SHARE"))]
     pub warmup_ratio: Option<f64>,
     /// sgd or adamw [default: adamw; with `method` mezo or forward sgd, which needs no state]
@@ -251,7 +249,7 @@ pub struct TrainingSettings {
         arg(long, value_name = "LAMBDA", default_value_t = 0.0, hide_default_value = true)
     )]
     pub weight_decay: f64,
-    /// Scale gradients down to this norm; 0 never [default: 1, with `update` per-block 0]
+    /// Clip the norm of the gradients to this; 0 switches clipping off [default: 1, with `update` per-block 0]
     #[cfg_attr(feature = "clap", arg(long, value_name = "NORM"))]
     pub max_grad_norm: Option<f64>,
     /// Seed of the adapter's start and of the order of rows [default: 0]
@@ -260,7 +258,7 @@ pub struct TrainingSettings {
         arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)
     )]
     pub seed: u64,
-    /// Rows that are never trained, to evaluate before and after, of any kind that `data` takes [default: of a
+    /// Held-out rows, of any kind that `data` takes: evaluated before and after training, never trained [default: of a
     /// directory given as `data` the rows named eval, valid, validation, val or dev]
     #[cfg_attr(feature = "clap", arg(long, value_name = "FILE"))]
     pub eval_data: Option<PathBuf>,
@@ -275,11 +273,11 @@ pub struct TrainingSettings {
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum OnSpike {
-    /// Say it and use the step
+    /// Report it and take the step
     Report,
-    /// Say it and leave the adapter as it was before the step
+    /// Report it and skip the step
     Skip,
-    /// Say it, write a checkpoint of the step before, and end the run
+    /// Report it, write a checkpoint of the step before, and end the run
     Stop,
 }
 
@@ -298,9 +296,9 @@ impl From<OnSpike> for Action {
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum OnNonFinite {
-    /// Say it and leave the adapter as it was before the step; after 20 such steps in a row the run ends
+    /// Report it and skip the step; after 20 such steps in a row the run ends
     Skip,
-    /// Say it, write a checkpoint of the step before, and end the run
+    /// Report it, write a checkpoint of the step before, and end the run
     Stop,
 }
 
@@ -318,10 +316,10 @@ impl From<OnNonFinite> for Action {
 #[cfg_attr(feature = "clap", derive(clap::Args), command(next_help_heading = "Run"))]
 #[serde(default)]
 pub struct RunSettings {
-    /// Evaluate every so many steps too [default: never]
+    /// Evaluate every so many steps, too [default: before and after training only]
     #[cfg_attr(feature = "clap", arg(long, value_name = "STEPS", alias = "eval-steps"))]
     pub eval_every: Option<usize>,
-    /// End the run after so many evaluations in a row without an improvement [default: never]
+    /// Stop after so many evaluations in a row without an improvement [default: never]
     #[cfg_attr(feature = "clap", arg(long, value_name = "N"))]
     pub early_stopping_patience: Option<usize>,
     /// An improvement is a held-out loss that is lower by more than this [default: 0]
@@ -330,7 +328,7 @@ pub struct RunSettings {
         arg(long, value_name = "LOSS", default_value_t = 0.0, hide_default_value = true)
     )]
     pub early_stopping_min_delta: f64,
-    /// At the end, the adapter in `output` is that of the lowest held-out loss, not the last step's
+    /// Save the adapter of the lowest held-out loss at the end, not the last step's
     #[cfg_attr(feature = "clap", arg(long))]
     pub load_best_at_end: bool,
     /// Write a checkpoint every so many steps [default: only when interrupted, and with `eval_every` at each
