@@ -301,7 +301,9 @@ def tokenizers():
 
 
 def runs():
-    header = {"seed": 7, "start": "00ff00ff00ff00ff", "eps": 0.001, "distribution": "gaussian", "directions": 2, "one_sided": False, "momentum": 0.9, "weight_decay": 0.0, "learning_rate": 0.001, "lr_schedule": "cosine", "warmup_steps": 1, "total_steps": 4, "rank": 2, "alpha": 4.0, "rslora": False, "targets": ["q_proj", "v_proj"], "layers": 2, "parameters": 96, "adapter_type": "f32"}
+    adapter = {"rank": 2, "alpha": 4.0, "rslora": False, "target_modules": "q_proj,v_proj", "adapter_type": "f32"}
+    settings = {"train": "lora", "method": "mezo", "eps": 0.001, "directions": 2, "noise": "gaussian", "one_sided": False, "momentum": 0.9, "sparsity": 0.0, "weight_decay": 0.0, "seed": 7, "learning_rate": 0.001, "lr_schedule": "cosine", "steps": 4, "optimizer": "sgd"}
+    header = {"start": "00ff00ff00ff00ff", "schedule": {"peak": 0.001, "warmup": 1, "total": 4, "kind": "cosine"}, "directions": 2, "layers": 2, "parameters": 96}
 
     def mix(x):
         x = x + 0x9E3779B97F4A7C15 & MASK
@@ -323,15 +325,17 @@ def runs():
             out += packed + struct.pack("<I", check)
         return out
 
-    for name, more in {
-        "plain": {},
-        "tangent": {"slope": "tangent", "distribution": "rademacher", "directions": 1, "blocks": "1-2", "places": "model\\.layers\\.0.*"},
-        "bound-beyond-f32": {"bounds": [1e300]},
-        "whole": {"whole": "bf16", "sparsity": 0.5, "bounds": [0.5, 1.25], "rank_pattern": [["q_proj", 4]], "alpha_pattern": [["v_proj", 2.5]], "adapted_layers": [0]},
+    for name, (of_settings, more) in {
+        "plain": (adapter, {}),
+        "tangent": (adapter | {"method": "forward", "eps": None, "noise": "rademacher", "directions": 1, "blocks": "1-2", "places": "model\\.layers\\.0.*"}, {"directions": 1}),
+        "bound-beyond-f32": (adapter, {"bounds": [1e300]}),
+        "patterns": (adapter | {"rank_pattern": "q_proj=4", "alpha_pattern": "v_proj=2.5", "layers": "0"}, {}),
+        "whole": ({"train": "full", "momentum": 0.0, "directions": 2}, {"full": "bf16", "bounds": [0.5, 1.25]}),
     }.items():
-        text = json.dumps(header | more, separators=(",", ":")).encode()
-        steps = [[0.5, -0.25], [1e-3, 2.0]] if (header | more)["directions"] == 2 else [[0.5], [-1.5], [0.125]]
-        seed("slopes", name, b"MESPRPL1" + struct.pack("<I", len(text)) + text + records(steps))
+        of_run = header | more | {"settings": settings | of_settings}
+        text = json.dumps(of_run, separators=(",", ":")).encode()
+        steps = [[0.5, -0.25], [1e-3, 2.0]] if of_run["directions"] == 2 else [[0.5], [-1.5], [0.125]]
+        seed("slopes", name, b"MESPRPL2" + struct.pack("<I", len(text)) + text + records(steps))
 
     summary = {"model": {"path": "m", "arch": "qwen2"}, "seconds": {"total": 2.5, "steps": [1.0, 1.5]}, "loss": {"first": 2.5, "last": 2.0}}
     events = [
