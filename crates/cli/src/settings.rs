@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use mesp::adapter::AdapterConfig;
 use mesp::arch::Config;
-use mesp::method::{Estimator, Slope};
+use mesp::method::{Derivative, Estimator};
 use mesp::settings::{Settings, Setup, distribution_name};
 use mesp::train::{Options, Update};
 use serde_json::{Value, json};
@@ -96,12 +96,12 @@ pub(crate) fn estimator_json(estimator: Estimator) -> Value {
         }
         Estimator::Directional(along) => along,
     };
-    let (slope, eps, one_sided) = match along.slope {
-        Slope::Difference { eps, one_sided } => ("difference", Some(eps), Some(one_sided)),
-        Slope::Tangent => ("tangent", None, None),
+    let (derivative, eps, one_sided) = match along.derivative {
+        Derivative::Difference { eps, one_sided } => ("difference", Some(eps), Some(one_sided)),
+        Derivative::Tangent => ("tangent", None, None),
     };
     json!({
-        "slope": slope,
+        "slope": derivative,
         "eps": eps,
         "one_sided": one_sided,
         "noise": distribution_name(along.distribution),

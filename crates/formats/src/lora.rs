@@ -107,7 +107,7 @@ impl Layout {
 pub struct Pair {
     /// The block, counted from 0; 0 outside the blocks.
     pub layer: usize,
-    /// The matrix, one of [`MODULES`](crate::peft::MODULES) or of [`OUTSIDE`](crate::peft::OUTSIDE). An adapter of
+    /// The matrix, one of [`MODULES`](crate::peft::MODULES) or of [`OUTSIDE_BLOCKS`](crate::peft::OUTSIDE_BLOCKS). An adapter of
     /// embeddings is one of the table `[words, features]`, in any layout.
     pub module: String,
     /// r.
@@ -138,8 +138,8 @@ impl Pair {
     }
 
     /// Whether it is outside the blocks.
-    pub fn outside(&self) -> bool {
-        crate::peft::outside(&self.module).is_some()
+    pub fn is_outside_blocks(&self) -> bool {
+        crate::peft::path_outside_blocks(&self.module).is_some()
     }
 }
 
@@ -166,7 +166,7 @@ pub struct Lora {
 pub struct Table {
     /// Its name in the file.
     pub name: String,
-    /// The module, one of [`OUTSIDE`](crate::peft::OUTSIDE).
+    /// The module, one of [`OUTSIDE_BLOCKS`](crate::peft::OUTSIDE_BLOCKS).
     pub module: String,
     /// Words and features.
     pub shape: Vec<usize>,
@@ -322,7 +322,7 @@ fn joined(
         let at = |modules: &[&str]| modules.iter().position(|m| *m == half.module);
         match at(&crate::peft::MODULES) {
             Some(module) => (half.layer, module),
-            None => (usize::MAX, at(&crate::peft::OUTSIDE.map(|(module, _)| module)).unwrap_or(0)),
+            None => (usize::MAX, at(&crate::peft::OUTSIDE_BLOCKS.map(|(module, _)| module)).unwrap_or(0)),
         }
     };
     let mut found: BTreeMap<(usize, usize), [Option<Half>; 3]> = BTreeMap::new();

@@ -21,7 +21,10 @@ mod targets;
 mod tests;
 
 pub(crate) use name::parent;
-pub use name::{Matrix, OUTSIDE, outside, parse_table_name, parse_tensor_name, path, tensor_name, turned};
+pub use name::{
+    Matrix, OUTSIDE_BLOCKS, parse_table_name, parse_tensor_name, path, path_outside_blocks, tensor_name,
+    turned,
+};
 pub use pattern::Pattern;
 pub use targets::Places;
 
@@ -68,7 +71,7 @@ pub struct AdapterConfig {
     /// Dropout in the training that made it. The engine does none: a reader may say that it is ignored.
     /// [`write`](Self::write) puts down 0.
     pub lora_dropout: f64,
-    /// The modules it is on, from [`MODULES`] and [`OUTSIDE`].
+    /// The modules it is on, from [`MODULES`] and [`OUTSIDE_BLOCKS`].
     pub target_modules: Vec<String>,
     /// Which of all modules by these names have it, where their names alone do not say it.
     pub places: Option<Places>,
@@ -97,9 +100,9 @@ impl AdapterConfig {
         (rank, self.scaled(self.alpha_pattern.of(path).unwrap_or(self.lora_alpha), rank))
     }
 
-    /// Whether it is on a module, one of [`MODULES`] in block `layer` or one of [`OUTSIDE`].
+    /// Whether it is on a module, one of [`MODULES`] in block `layer` or one of [`OUTSIDE_BLOCKS`].
     pub fn has(&self, layer: usize, module: &str) -> bool {
-        let inside = outside(module).is_none();
+        let inside = path_outside_blocks(module).is_none();
         let in_layer = !inside || self.layers.as_ref().is_none_or(|layers| layers.contains(&layer));
         self.target_modules.iter().any(|m| m == module)
             && in_layer

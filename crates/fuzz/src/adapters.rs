@@ -6,7 +6,8 @@ use std::path::Path;
 use mesp_formats::AdapterConfig;
 use mesp_formats::lora::{Layout, Lora, MLX_MODEL_FILE, Pair, write_gguf, write_mlx, write_peft};
 use mesp_formats::peft::{
-    CONFIG_FILE, MODEL_FILE, MODULES, Matrix, OUTSIDE, Pattern, parse_table_name, parse_tensor_name, path,
+    CONFIG_FILE, MODEL_FILE, MODULES, Matrix, OUTSIDE_BLOCKS, Pattern, parse_table_name, parse_tensor_name,
+    path,
 };
 use serde_json::json;
 
@@ -58,7 +59,7 @@ pub fn adapter_config(bytes: &[u8]) {
 
 /// Some modules of some layers.
 fn places() -> impl Iterator<Item = (usize, &'static str)> {
-    let modules = || MODULES.into_iter().chain(OUTSIDE.map(|(module, _)| module));
+    let modules = || MODULES.into_iter().chain(OUTSIDE_BLOCKS.map(|(module, _)| module));
     [0, 10, 15].into_iter().flat_map(move |layer| modules().map(move |module| (layer, module)))
 }
 

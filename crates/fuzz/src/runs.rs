@@ -1,4 +1,4 @@
-//! What runs leave: logs of slopes, checkpoints, `run.json` and `metrics.jsonl`.
+//! What runs leave: logs of derivatives, checkpoints, `run.json` and `metrics.jsonl`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +20,7 @@ use mesp_formats::ModelConfig;
 
 use crate::scratch;
 
-/// Any bytes are refused as a log of slopes, with the file's name, or give steps that are the same after they were
+/// Any bytes are refused as a log of derivatives, with the file's name, or give steps that are the same after they were
 /// written.
 pub fn slopes(bytes: &[u8]) {
     let path = Path::new("slopes.replay");
@@ -29,19 +29,20 @@ pub fn slopes(bytes: &[u8]) {
         Err(error) => return assert!(error.to_string().starts_with("slopes.replay"), "{error}"),
     };
     assert!(log.begin as usize <= bytes.len());
-    assert!(log.slopes.iter().all(|step| step.len() == log.header.directions));
+    assert!(log.derivatives.iter().all(|step| step.len() == log.header.directions));
     let _ = log.header.full();
     if let Ok(mut settings) = Settings::from_names(&log.header.settings) {
         // A file of the machine is not read.
         settings.adapter.adapter = None;
         let _ = settings.resolve();
     }
-    let flat = log.slopes.concat();
+    let flat = log.derivatives.concat();
     let written = replay::to_bytes(path, &log.header, &flat).expect("a header that was read");
     let again = replay::parse(path, &written).expect("what was written");
     assert_eq!(again.header, log.header);
-    let bits = |slopes: &[f32]| slopes.iter().map(|slope| slope.to_bits()).collect::<Vec<_>>();
-    assert_eq!(bits(&again.slopes.concat()), bits(&flat));
+    let bits =
+        |derivatives: &[f32]| derivatives.iter().map(|derivative| derivative.to_bits()).collect::<Vec<_>>();
+    assert_eq!(bits(&again.derivatives.concat()), bits(&flat));
 }
 
 /// A checkpoint of a small session, to have one of its files replaced.

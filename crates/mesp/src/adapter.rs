@@ -89,12 +89,13 @@ impl AdapterConfig {
         }
     }
 
-    /// Rank and scale of the adapter of module `p` at a place ([`Module::place`]); `None` if it has none.
+    /// Rank and scale of the adapter of module `p` at a place ([`Module::list_index`]); `None` if it has none.
     pub fn slot(&self, place: usize, p: Module, c: &Config) -> Option<Slot> {
-        if !self.has(p, c) || p.place(place, c) != place || (!p.outside() && place >= c.layers) {
+        if !self.has(p, c) || p.list_index(place, c) != place || (!p.is_outside_blocks() && place >= c.layers)
+        {
             return None;
         }
-        if !p.outside() && self.layers.as_ref().is_some_and(|layers| !layers.contains(&place)) {
+        if !p.is_outside_blocks() && self.layers.as_ref().is_some_and(|layers| !layers.contains(&place)) {
             return None;
         }
         let path = p.path(place);
@@ -109,7 +110,7 @@ impl AdapterConfig {
 
     /// The paths of the modules with adapters, such as `layers.0.self_attn.q_proj`.
     pub fn paths(&self, c: &Config) -> Vec<String> {
-        let all = (0..places(c)).flat_map(|l| Module::MODULES.map(|p| (l, p)));
+        let all = (0..list_count(c)).flat_map(|l| Module::MODULES.map(|p| (l, p)));
         all.filter(|(l, p)| self.slot(*l, *p, c).is_some()).map(|(l, p)| p.path(l)).collect()
     }
 
@@ -167,7 +168,7 @@ impl AdapterConfig {
             let all = || Module::ALL.iter().all(|p| self.targets.contains(p));
             !p.exists(c) && self.places.is_none() && !(c.family.fused && all())
         };
-        if let Some(p) = self.targets.iter().find(|p| self.dora && p.outside()) {
+        if let Some(p) = self.targets.iter().find(|p| self.dora && p.is_outside_blocks()) {
             let problem = format!(
                 "DoRA cannot be computed with on {}: its magnitudes are of linear layers in blocks",
                 p.name()
@@ -191,7 +192,7 @@ impl AdapterConfig {
 
     /// The number of trainable parameters on a model.
     pub fn parameters(&self, c: &Config) -> u64 {
-        let all = (0..places(c)).flat_map(|l| Module::MODULES.map(|p| (l, p)));
+        let all = (0..list_count(c)).flat_map(|l| Module::MODULES.map(|p| (l, p)));
         let each = |(l, p): (usize, Module)| {
             let (out, input) = p.shape(c);
             let magnitudes = if self.dora { out } else { 0 };
@@ -310,13 +311,13 @@ impl Pair {
 pub type BlockPairs = [Option<Pair>; 11];
 
 /// The number of places of a model: its blocks, the head and the embeddings.
-pub const fn places(c: &Config) -> usize {
-    c.layers + Module::OUTSIDE.len()
+pub const fn list_count(c: &Config) -> usize {
+    c.layers + Module::OUTSIDE_BLOCKS.len()
 }
 
 /// The adapter of a module outside the blocks.
-pub fn outside<'a>(pairs: &'a [BlockPairs], p: Module, c: &Config) -> Option<&'a Pair> {
-    pairs.get(p.place(0, c))?[p as usize].as_ref()
+pub fn pair_outside_blocks<'a>(pairs: &'a [BlockPairs], p: Module, c: &Config) -> Option<&'a Pair> {
+    pairs.get(p.list_index(0, c))?[p as usize].as_ref()
 }
 
 /// Allocates an adapter for each target of a place, with `alloc(matrix, rows, cols)`.
@@ -370,7 +371,7 @@ pub fn persistent_pairs<B: Backend>(
     // Handles that are of no backend, in whose place the parts come.
     let nobody = Owner::new();
     let mut shape = |_, rows, cols| nobody.act(0, 0, [rows, cols], Elem::Full);
-    let mut blocks: Vec<_> = (0..places(c)).map(|l| block_pairs(c, adapter, l, &mut shape)).collect();
+    let mut blocks: Vec<_> = (0..list_count(c)).map(|l| block_pairs(c, adapter, l, &mut shape)).collect();
     let list = params(&blocks);
     // Magnitudes are few, and near enough to each other that rounded ones would not move.
     let of = |param: &Param| match param.tensor {

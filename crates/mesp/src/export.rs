@@ -64,7 +64,7 @@ pub fn export(adapter: &Path, to: Layout, model: Option<&Path>, output: &Path) -
             adapter.display()
         )));
     }
-    if let Some(pair) = lora.pairs.iter().find(|p| p.outside() && to != Layout::Peft) {
+    if let Some(pair) = lora.pairs.iter().find(|p| p.is_outside_blocks() && to != Layout::Peft) {
         apart(adapter, &pair.module, to, config)?;
     }
     let mut notes = Vec::new();
@@ -141,7 +141,7 @@ fn apart(adapter: &Path, module: &str, to: Layout, config: Option<&Config>) -> R
 
 /// Every module in every layer that has one: PEFT says which modules and which layers, not which of which.
 fn grid(pairs: &[Pair], notes: &mut Vec<String>) -> Vec<Pair> {
-    let layers: BTreeSet<usize> = pairs.iter().filter(|p| !p.outside()).map(|p| p.layer).collect();
+    let layers: BTreeSet<usize> = pairs.iter().filter(|p| !p.is_outside_blocks()).map(|p| p.layer).collect();
     let mut all = Vec::new();
     for layer in layers {
         for module in MODULES {
@@ -151,7 +151,7 @@ fn grid(pairs: &[Pair], notes: &mut Vec<String>) -> Vec<Pair> {
             all.push(here.cloned().unwrap_or_else(|| Pair { layer, ..like.clone() }));
         }
     }
-    all.extend(pairs.iter().filter(|p| p.outside()).cloned());
+    all.extend(pairs.iter().filter(|p| p.is_outside_blocks()).cloned());
     if all.len() > pairs.len() {
         notes.push(format!("{} modules that some layers lack are written as zeros", all.len() - pairs.len()));
     }

@@ -153,7 +153,8 @@ impl<B: Backend> Generator<B> {
         self.batch.positions.extend((past..past + n).map(|p| p as u32));
         self.batch.offsets.clear();
         self.batch.offsets.extend([0, n]);
-        let [head, table] = Module::OUTSIDE.map(|p| adapter::outside(&self.params, p, &self.model.config));
+        let [head, table] =
+            Module::OUTSIDE_BLOCKS.map(|p| adapter::pair_outside_blocks(&self.params, p, &self.model.config));
         let mut x = model::embed(&mut self.be, &self.model, table, &self.batch, Class::WithinBlock);
         for (l, tape) in self.tapes.iter_mut().enumerate() {
             tape.put(Site::BlockIn, x);

@@ -12,7 +12,7 @@ pub mod zeroth;
 pub use backprop::{Backprop, Consumer};
 pub use blocks::Blocks;
 pub use bounds::Bounds;
-pub use directional::{Direction, Directional, Estimator, Slope, add_direction, perturb_in_place};
+pub use directional::{Derivative, Direction, Directional, Estimator, add_direction, perturb_in_place};
 pub use presets::Method;
 pub use subset::Subset;
 pub use zeroth::Perturbation;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mesp::adapter::AdapterConfig;
 use mesp::arch::Module;
-use mesp::method::{Directional, Estimator, Slope, Subset};
+use mesp::method::{Derivative, Directional, Estimator, Subset};
 use mesp::model::Batch;
 use mesp::train::{Options, Session, Update, plan};
 use mesp_device::{CountingAllocator, Cpu, Elem, Threads};
@@ -43,14 +43,14 @@ fn step(session: &mut Session<Cpu<f32>>, batch: &Batch, update: Update) {
     assert!(session.evaluate(batch).iter().all(|l| l.nats().is_finite()));
 }
 
-/// One step by slopes, or of a surrogate, and one evaluation.
+/// One step by derivatives, or of a surrogate, and one evaluation.
 fn estimated(session: &mut Session<Cpu<f32>>, batch: &Batch) {
     let step = session.steps() + 1;
     if let Estimator::Directional(along) = session.options().estimator {
         let direction = along.direction(1, step, 0);
-        let nats = match along.slope {
-            Slope::Difference { eps, .. } => session.probe(batch, eps, direction).nats,
-            Slope::Tangent => session.slope(batch, batch.targets(), direction).0.nats,
+        let nats = match along.derivative {
+            Derivative::Difference { eps, .. } => session.probe(batch, eps, direction).nats,
+            Derivative::Tangent => session.derivative(batch, batch.targets(), direction).0.nats,
         };
         assert!(nats.is_finite());
         session.advance();
@@ -89,7 +89,7 @@ fn no_heap_after_step_one() {
         let mut case = Case::load(arch);
         // Of every other one the head and the embeddings have adapters, too.
         if i % 2 == 0 {
-            case.adapter.targets.extend(Module::OUTSIDE);
+            case.adapter.targets.extend(Module::OUTSIDE_BLOCKS);
         }
         let vocab = case.model.config.vocab_size;
         let large = random_batch(&[70, 1, 150], vocab, 1);

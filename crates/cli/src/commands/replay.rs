@@ -18,13 +18,13 @@ use crate::ui;
 
 pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
     let log = if args.log.is_dir() { args.log.join(replay::FILE) } else { args.log.clone() };
-    let Contents { header, mut slopes, .. } = replay::read(&log)?;
+    let Contents { header, mut derivatives, .. } = replay::read(&log)?;
     if let Some(steps) = args.steps {
-        if steps > slopes.len() {
-            let problem = format!("--steps {steps}: {} has {} steps", log.display(), slopes.len());
+        if steps > derivatives.len() {
+            let problem = format!("--steps {steps}: {} has {} steps", log.display(), derivatives.len());
             return Err(usage(problem, "leave --steps out for all of them"));
         }
-        slopes.truncate(steps);
+        derivatives.truncate(steps);
     }
     let full = header.full()?;
     let read = Inputs::default()
@@ -57,9 +57,9 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
         let (be, params, _) = session.state_mut();
         mesp::source::load_adapter(be, path, params, &model)?;
     } else {
-        session.init_adapters(settings.training.seed);
+        session.init_adapters(header.seed);
     }
-    header.apply(&mut session, &slopes)?;
+    header.apply(&mut session, &derivatives)?;
     if full.is_some() {
         full::save(&session, path, &args.output)?;
     } else {
@@ -67,7 +67,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
         checkpoint::save_adapter(&session, &args.output, args.model.name().as_deref())?;
     }
     let digest = replay::digest(&session);
-    let (steps, shown) = (slopes.len(), args.output.display().to_string());
+    let (steps, shown) = (derivatives.len(), args.output.display().to_string());
     let what = if full.is_some() { "model" } else { "adapter" };
     if args.shared.json {
         return ui::json(&json!({ "steps": steps, "digest": digest, "output": shown }));

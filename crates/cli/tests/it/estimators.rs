@@ -15,7 +15,7 @@ fn run(command: &str, output: &Path, more: &[&str]) -> Ran {
 }
 
 #[test]
-fn a_run_by_slopes_is_replayed() {
+fn a_run_by_derivatives_is_replayed() {
     let dir = temporary();
     for (i, more) in [
         &["--method", "forward", "--blocks", "1"][..],

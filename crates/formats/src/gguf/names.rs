@@ -71,7 +71,7 @@ pub fn tensor_name(model_type: &str, hf_name: &str) -> Option<String> {
 /// Block and Hugging Face module of a linear layer's weight, or the embeddings', in a file of an architecture: the
 /// inverse of [`tensor_name`] for these. Outside the blocks the block is 0.
 pub fn block_module(arch: &str, name: &str) -> Option<(usize, &'static str)> {
-    for (module, path) in crate::peft::OUTSIDE {
+    for (module, path) in crate::peft::OUTSIDE_BLOCKS {
         if tensor_name(arch, &format!("{path}.weight")).as_deref() == Some(name) {
             return Some((0, module));
         }

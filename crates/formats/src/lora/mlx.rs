@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{Half, Layout, Lora, Matrix, Pair, Values, bytes_of, joined, scales, transposed, unknown};
 use crate::json::{Fields, parse_object, quoted, read_text};
-use crate::peft::{CONFIG_FILE, OUTSIDE, outside, parent, turned};
+use crate::peft::{CONFIG_FILE, OUTSIDE_BLOCKS, parent, path_outside_blocks, turned};
 use crate::safetensors_file;
 use crate::{Dtype, Error, Result};
 
@@ -66,7 +66,7 @@ fn parse_name(name: &str) -> Option<(usize, String, Matrix)> {
         "lora_b" => (Matrix::B, "lora_B"),
         _ => return None,
     };
-    if let Some((module, _)) = OUTSIDE.into_iter().find(|(_, outside)| *outside == path) {
+    if let Some((module, _)) = OUTSIDE_BLOCKS.into_iter().find(|(_, outside)| *outside == path) {
         return Some((0, module.to_owned(), matrix));
     }
     crate::peft::parse_tensor_name(&format!("base_model.model.{path}.{peft}.weight"))
@@ -85,7 +85,7 @@ pub fn write(dir: &Path, pairs: &[Pair], base_model: Option<&str>, values: Value
     // Zero leaves nothing to fold into.
     let scale = if scale == 0.0 { 1.0 } else { scale };
     // Within a layer, or whole outside the layers.
-    let key = |p: &Pair| match outside(&p.module) {
+    let key = |p: &Pair| match path_outside_blocks(&p.module) {
         Some(path) => path.to_owned(),
         None => format!("{}.{}", parent(&p.module), p.module),
     };

@@ -80,7 +80,7 @@ pub fn write(
     values: Values<'_>,
 ) -> Result<()> {
     // Where the model is not known, the last layer with an adapter counts as its last.
-    let last = || pairs.iter().filter(|p| !p.outside()).map(|p| p.layer + 1).max().unwrap_or(0);
+    let last = || pairs.iter().filter(|p| !p.is_outside_blocks()).map(|p| p.layer + 1).max().unwrap_or(0);
     config_of(pairs, Some(layers.unwrap_or_else(last)), base_model).write(dir)?;
     let tensors: Vec<_> = pairs
         .iter()
@@ -129,13 +129,13 @@ pub(super) fn config_of(pairs: &[Pair], layers: Option<usize>, base_model: Optio
         if !modules.contains(&pair.module) {
             modules.push(pair.module.clone());
         }
-        if !pair.outside() && !on.contains(&pair.layer) {
+        if !pair.is_outside_blocks() && !on.contains(&pair.layer) {
             on.push(pair.layer);
         }
     }
     // Modules and layers say which modules there are, not which in which layer.
-    let inside = modules.iter().filter(|m| crate::peft::outside(m).is_none()).count();
-    let whole = pairs.iter().filter(|p| !p.outside()).count() == inside * on.len();
+    let inside = modules.iter().filter(|m| crate::peft::path_outside_blocks(m).is_none()).count();
+    let whole = pairs.iter().filter(|p| !p.is_outside_blocks()).count() == inside * on.len();
     let some = !on.is_empty() && layers != Some(on.len());
     AdapterConfig {
         base_model: base_model.map(str::to_string),

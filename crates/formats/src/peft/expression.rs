@@ -4,14 +4,14 @@ use std::fmt::Write as _;
 
 use fancy_regex::{Expr, Regex, RegexBuilder};
 
-use super::{MODULES, OUTSIDE, parent};
+use super::{MODULES, OUTSIDE_BLOCKS, parent};
 
 /// Layers in which a name or an expression is tried, more than models have: the number of a model's is not known here.
 /// Under a fuzzer fewer: its instruments make a match many times as slow, and one layer is matched as another.
 #[allow(unexpected_cfgs, reason = "cargo-fuzz sets it")]
 pub(super) const LAYERS: usize = if cfg!(fuzzing) { 16 } else { 256 };
 /// Paths that are tried, those of [`paths`].
-const PLACES: usize = LAYERS * MODULES.len() + OUTSIDE.len();
+const PLACES: usize = LAYERS * MODULES.len() + OUTSIDE_BLOCKS.len();
 /// Steps that a match of one path may take where an expression needs backtracking: such a match can take a number
 /// that is exponential in the path's length, and expressions come with files from elsewhere.
 const STEPS: usize = 20_000;
@@ -98,14 +98,14 @@ pub(super) fn paths(mut each: impl FnMut(usize, &str) -> bool) {
             }
         }
     }
-    for (place, (_, path)) in (LAYERS * MODULES.len()..).zip(OUTSIDE) {
+    for (place, (_, path)) in (LAYERS * MODULES.len()..).zip(OUTSIDE_BLOCKS) {
         if !each(place, path) {
             return;
         }
     }
 }
 
-/// The number of the module at a place of [`paths`], among [`MODULES`] and after them [`OUTSIDE`].
+/// The number of the module at a place of [`paths`], among [`MODULES`] and after them [`OUTSIDE_BLOCKS`].
 pub(super) fn module_at(place: usize) -> usize {
     let inside = LAYERS * MODULES.len();
     if place < inside { place % MODULES.len() } else { MODULES.len() + place - inside }
@@ -181,7 +181,7 @@ mod tests {
         let (mut count, mut fits) = (0, Vec::new());
         paths(|place, path| {
             assert_eq!(place, count);
-            let all: Vec<_> = MODULES.into_iter().chain(OUTSIDE.map(|(module, _)| module)).collect();
+            let all: Vec<_> = MODULES.into_iter().chain(OUTSIDE_BLOCKS.map(|(module, _)| module)).collect();
             let module = all[module_at(place)];
             assert_eq!(path, super::super::path(place / MODULES.len(), module), "{module}");
             assert_eq!(expression.fits_at(place), expression.fits(path), "{path}");

@@ -3,11 +3,12 @@
 const PREFIX: &str = "base_model.model.model.layers.";
 
 /// Modules outside the blocks that can have an adapter, with their paths.
-pub const OUTSIDE: [(&str, &str); 2] = [("lm_head", "lm_head"), ("embed_tokens", "model.embed_tokens")];
+pub const OUTSIDE_BLOCKS: [(&str, &str); 2] =
+    [("lm_head", "lm_head"), ("embed_tokens", "model.embed_tokens")];
 
 /// The path of a module outside the blocks.
-pub fn outside(module: &str) -> Option<&'static str> {
-    OUTSIDE.into_iter().find(|(name, _)| *name == module).map(|(_, path)| path)
+pub fn path_outside_blocks(module: &str) -> Option<&'static str> {
+    OUTSIDE_BLOCKS.into_iter().find(|(name, _)| *name == module).map(|(_, path)| path)
 }
 
 /// Whether files have a module's matrices transposed and in each other's place. What an embedding adds to the row of
@@ -64,19 +65,19 @@ pub(crate) fn parent(module: &str) -> &'static str {
     parent
 }
 
-/// The path of a module, one of [`MODULES`](super::MODULES) in block `layer` or one of [`OUTSIDE`].
+/// The path of a module, one of [`MODULES`](super::MODULES) in block `layer` or one of [`OUTSIDE_BLOCKS`].
 ///
 /// # Panics
 /// When `module` is none of them: names come from a configuration that was checked.
 #[track_caller]
 pub fn path(layer: usize, module: &str) -> String {
-    match outside(module) {
+    match path_outside_blocks(module) {
         Some(path) => path.to_owned(),
         None => format!("model.layers.{layer}.{}.{module}", parent(module)),
     }
 }
 
-/// The name of a matrix of `module`, one of [`MODULES`](super::MODULES) in block `layer` or one of [`OUTSIDE`].
+/// The name of a matrix of `module`, one of [`MODULES`](super::MODULES) in block `layer` or one of [`OUTSIDE_BLOCKS`].
 ///
 /// # Panics
 /// When `module` is none of them: names come from a configuration that was checked.
@@ -93,7 +94,7 @@ pub fn tensor_name(layer: usize, module: &str, matrix: Matrix) -> String {
 /// Module and matrix of what follows `base_model.model.` in a name outside the blocks.
 fn parse_outside(name: &str) -> Option<(usize, String, Matrix)> {
     let (module, rest) =
-        OUTSIDE.into_iter().find_map(|(module, path)| Some((module, name.strip_prefix(path)?)))?;
+        OUTSIDE_BLOCKS.into_iter().find_map(|(module, path)| Some((module, name.strip_prefix(path)?)))?;
     let rest = rest.strip_prefix('.')?;
     let matrix = if turned(module) {
         // Parameters, not layers: nothing follows but the adapter's own name.
@@ -119,7 +120,7 @@ fn parse_outside(name: &str) -> Option<(usize, String, Matrix)> {
 pub fn parse_table_name(name: &str) -> Option<(&'static str, bool)> {
     let path = name.strip_prefix("base_model.model.")?.strip_suffix(".weight")?;
     let (path, adapted) = path.strip_suffix(".base_layer").map_or((path, false), |path| (path, true));
-    OUTSIDE.into_iter().find(|(_, known)| *known == path).map(|(module, _)| (module, adapted))
+    OUTSIDE_BLOCKS.into_iter().find(|(_, known)| *known == path).map(|(module, _)| (module, adapted))
 }
 
 /// Block, module and matrix of a name, outside the blocks with block 0; none for any other name.

@@ -6,7 +6,7 @@ use std::fmt;
 use serde_json::{Map, Value, json};
 
 use super::expression::{Expression, module_at, paths};
-use super::{AdapterConfig, MODULES, OUTSIDE, parse_tensor_name, path};
+use super::{AdapterConfig, MODULES, OUTSIDE_BLOCKS, parse_tensor_name, path};
 use crate::json::{Fields, quoted, shown};
 use crate::{Error, Result};
 
@@ -110,11 +110,12 @@ impl Places {
         self.on.has_at(place, path) && !self.except.as_ref().is_some_and(|except| except.has_at(place, path))
     }
 
-    /// Names of the modules, from [`MODULES`] and [`OUTSIDE`], that it has in any layer.
+    /// Names of the modules, from [`MODULES`] and [`OUTSIDE_BLOCKS`], that it has in any layer.
     fn modules(&self) -> Vec<String> {
-        let all: [&str; MODULES.len() + OUTSIDE.len()] =
-            std::array::from_fn(|i| MODULES.get(i).copied().unwrap_or_else(|| OUTSIDE[i - MODULES.len()].0));
-        let mut found = [false; MODULES.len() + OUTSIDE.len()];
+        let all: [&str; MODULES.len() + OUTSIDE_BLOCKS.len()] = std::array::from_fn(|i| {
+            MODULES.get(i).copied().unwrap_or_else(|| OUTSIDE_BLOCKS[i - MODULES.len()].0)
+        });
+        let mut found = [false; MODULES.len() + OUTSIDE_BLOCKS.len()];
         paths(|place, path| {
             found[module_at(place)] |= self.has_at(place, path);
             found.contains(&false)
@@ -179,7 +180,8 @@ pub(super) fn read(f: &Fields<'_>, layers: Option<Vec<usize>>) -> Result<Targets
 }
 
 fn wrong(f: &Fields<'_>, found: &str) -> Error {
-    let known = MODULES.into_iter().chain(OUTSIDE.map(|(module, _)| module)).collect::<Vec<_>>().join(", ");
+    let known =
+        MODULES.into_iter().chain(OUTSIDE_BLOCKS.map(|(module, _)| module)).collect::<Vec<_>>().join(", ");
     let expected = format!(
         "expected \"all-linear\", a list of names or paths of modules from {known}, or an expression for their paths"
     );
@@ -189,7 +191,7 @@ fn wrong(f: &Fields<'_>, found: &str) -> Error {
 
 /// The module whose whole path a name is.
 fn module_of(path: &str) -> Option<String> {
-    match OUTSIDE.into_iter().find(|(_, outside)| *outside == path) {
+    match OUTSIDE_BLOCKS.into_iter().find(|(_, outside)| *outside == path) {
         Some((module, _)) => Some(module.to_owned()),
         None => Some(parse_tensor_name(&format!("base_model.model.{path}.lora_A.weight"))?.1),
     }
@@ -201,7 +203,7 @@ fn listed(f: &Fields<'_>, list: &[Value], layers: Option<Vec<usize>>) -> Result<
     let (mut alone, mut whole) = (true, false);
     for entry in list {
         let Some(name) = entry.as_str() else { return Err(wrong(f, &shown(entry))) };
-        let outside = OUTSIDE.into_iter().find(|(module, path)| name == *module || name == *path);
+        let outside = OUTSIDE_BLOCKS.into_iter().find(|(module, path)| name == *module || name == *path);
         let found = if let Some((module, path)) = outside {
             // A list of layers leaves out what only ends in a name and is in no layer.
             (layers.is_none() || name == path).then(|| module.to_owned())
@@ -299,7 +301,9 @@ fn exclude(f: &Fields<'_>, targets: &mut Targets, except: Paths) -> Result<()> {
 
 /// Names as a list has them: outside of layers the whole path, where there is a list of layers (see [`listed`]).
 fn written(modules: &[String], some_layers: bool) -> Vec<String> {
-    let name = |module: &String| super::outside(module).filter(|_| some_layers).unwrap_or(module).to_owned();
+    let name = |module: &String| {
+        super::path_outside_blocks(module).filter(|_| some_layers).unwrap_or(module).to_owned()
+    };
     modules.iter().map(name).collect()
 }
 

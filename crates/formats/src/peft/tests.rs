@@ -133,7 +133,7 @@ fn modules_are_those_of_peft() {
         assert_eq!(again, config, "{entries}");
         let all = (0..2).flat_map(|l| MODULES.map(|m| (l, m)));
         let inside = all.filter(|(l, m)| config.has(*l, m)).map(|(l, m)| format!("{l}.{m}"));
-        let outside = OUTSIDE.into_iter().filter(|(m, _)| config.has(0, m)).map(|(m, _)| m.to_owned());
+        let outside = OUTSIDE_BLOCKS.into_iter().filter(|(m, _)| config.has(0, m)).map(|(m, _)| m.to_owned());
         inside.chain(outside).collect()
     };
     let qv = ["0.q_proj", "0.v_proj", "1.q_proj", "1.v_proj"];

@@ -188,7 +188,7 @@ pub fn read_params<B: Backend>(
         if layer >= layers {
             return Err(wrong(format!("tensor {} is of layer {layer}, the model has {layers}", tensor.name)));
         }
-        let place = Module::from_name(&module).map(|p| (p, p.place(layer, config)));
+        let place = Module::from_name(&module).map(|p| (p, p.list_index(layer, config)));
         let of = |param: &Param| match (place, param.tensor) {
             (Some((module, place)), Tensor::Adapter(m, matrix)) if (module, place) == (m, param.place) => {
                 Some(matrix)

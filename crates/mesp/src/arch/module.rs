@@ -43,7 +43,7 @@ impl Module {
         [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down, Self::Qkv, Self::GateUp];
 
     /// Everything outside the blocks that an adapter may sit on.
-    pub const OUTSIDE: [Self; 2] = [Self::Head, Self::Embed];
+    pub const OUTSIDE_BLOCKS: [Self; 2] = [Self::Head, Self::Embed];
 
     /// Everything that an adapter may sit on.
     pub const MODULES: [Self; 11] = [
@@ -61,13 +61,13 @@ impl Module {
     ];
 
     /// Whether it is outside the blocks.
-    pub const fn outside(self) -> bool {
+    pub const fn is_outside_blocks(self) -> bool {
         matches!(self, Self::Head | Self::Embed)
     }
 
     /// Which of the lists of pairs it is in, for a layer: first those of the blocks, then the head's, then the
-    /// embeddings' ([`places`](crate::adapter::places)).
-    pub const fn place(self, layer: usize, c: &Config) -> usize {
+    /// embeddings' ([`list_count`](crate::adapter::list_count)).
+    pub const fn list_index(self, layer: usize, c: &Config) -> usize {
         match self {
             Self::Head => c.layers,
             Self::Embed => c.layers + 1,

@@ -7,7 +7,7 @@ use super::config::Config;
 use super::module::Module;
 use super::names::{EMBEDDING, HEAD, Norm, POST_NORMS, QK_NORMS};
 
-/// A tensor of a place ([`Module::place`]).
+/// A tensor of a place ([`Module::list_index`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tensor {
     /// A matrix of an adapter; a fused matrix has one adapter.
@@ -118,7 +118,7 @@ pub fn base_params(c: &Config) -> Vec<Param> {
             add(l, Tensor::Norm(POST_NORMS[1]), [d, 1]);
         }
     }
-    let outside = Module::OUTSIDE.map(|module| module.place(0, c));
+    let outside = Module::OUTSIDE_BLOCKS.map(|module| module.list_index(0, c));
     add(outside[0], Tensor::Norm(Norm::Final), [d, 1]);
     if !c.tied {
         add(outside[0], Tensor::Weight(Module::Head), [c.vocab_size, d]);

@@ -20,7 +20,7 @@ use mesp_formats::peft::Matrix;
 
 use crate::arch::{Module, Norm, Tensor};
 
-/// A consumer of the factors of gradients of one place ([`Module::place`]).
+/// A consumer of the factors of gradients of one place ([`Module::list_index`]).
 pub trait Factors<B: Backend> {
     /// Whether the factors of a tensor are to be passed on.
     fn wants(&self, of: Tensor) -> bool;

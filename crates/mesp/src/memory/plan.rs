@@ -11,7 +11,7 @@ use mesp_formats::Error as FileError;
 use super::work::weights;
 use super::{ByteSize, Workload};
 use crate::Result;
-use crate::adapter::{BlockPairs, places};
+use crate::adapter::{BlockPairs, list_count};
 use crate::arch::{Module, Param, base_params};
 use crate::method::Estimator;
 use crate::model::{Batch, Block, ModelWeights};
@@ -127,9 +127,9 @@ fn beside(plan: &Plan, model: &ModelWeights, options: &Options, work: &Workload)
     let layers = model.blocks.len();
     let exact = options.backpropagates();
     let block = size_of::<Block>() + size_of::<Tape>();
-    let pairs = places(&model.config) * size_of::<BlockPairs>();
+    let pairs = list_count(&model.config) * size_of::<BlockPairs>();
     let each = 2 + usize::from(options.adapter.dora);
-    let times = |p: &Module| if Module::OUTSIDE.contains(p) { 1 } else { layers };
+    let times = |p: &Module| if Module::OUTSIDE_BLOCKS.contains(p) { 1 } else { layers };
     let has = |p: &&Module| options.adapter.has(**p, &model.config);
     let mut params = each * Module::MODULES.iter().filter(has).map(times).sum::<usize>();
     if options.base_gradients {
@@ -144,7 +144,7 @@ fn beside(plan: &Plan, model: &ModelWeights, options: &Options, work: &Workload)
         state += states * size_of::<Act>();
     }
     let mut named = params * NAMED;
-    let (mut models, mut slopes) = (0, 0);
+    let (mut models, mut derivatives) = (0, 0);
     if options.full.is_some() {
         model.parts(&mut |_, _| named += NAMED);
         models = 2 * (size_of::<ModelWeights>() + layers * size_of::<Block>());
@@ -152,7 +152,7 @@ fn beside(plan: &Plan, model: &ModelWeights, options: &Options, work: &Workload)
             Estimator::Directional(along) => along.directions,
             Estimator::Exact | Estimator::Subset(_) => 0,
         };
-        slopes = work.steps * directions * size_of::<f32>();
+        derivatives = work.steps * directions * size_of::<f32>();
     }
     let rows = work.shapes.targets() * size_of::<RowStat>();
     // Of each step, its loss and its time.
@@ -163,7 +163,8 @@ fn beside(plan: &Plan, model: &ModelWeights, options: &Options, work: &Workload)
     let kept = plan.programs.first().map_or(0, |p| p.alive_at_peak().count());
     let program = PROGRAM + kept * KEPT + work.threads * THREAD;
     let tables = layers * block + pairs + params * state + models;
-    (entries * size_of::<Entry>() + tables + slopes + written + rows + steps + program) as u64 + work.held
+    (entries * size_of::<Entry>() + tables + derivatives + written + rows + steps + program) as u64
+        + work.held
 }
 
 /// The file of the blocks' inputs, where the policy keeps them in one: a hidden file in a folder, with all its

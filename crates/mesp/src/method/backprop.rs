@@ -5,13 +5,13 @@ use std::sync::Arc;
 use mesp_device::{Act, AllocOnly, Backend, Class, Dropout, Elem, Label};
 
 use super::Perturbation;
-use crate::adapter::{BlockPairs, dora, outside};
+use crate::adapter::{BlockPairs, dora, pair_outside_blocks};
 use crate::arch::{Module, Tensor};
 use crate::gradient::{Factors, ParamList, Quiet};
 use crate::model::{self, Batch, BlockRun, HeadAdapter, ModelWeights, Objective, Top};
 use crate::tape::{Policy, SavedAs, Site, SiteSet, Tape};
 
-/// What takes the factors of the gradients of a sweep, place by place ([`Module::place`]): the head, the blocks from the
+/// What takes the factors of the gradients of a sweep, place by place ([`Module::list_index`]): the head, the blocks from the
 /// last to the first, the embeddings.
 pub trait Consumer<B: Backend> {
     /// What takes those of one place.
@@ -95,8 +95,8 @@ impl Backprop {
             }
         };
         let c = &model.config;
-        let [head, table] = Module::OUTSIDE.map(|p| p.place(0, c));
-        let mut x = model::embed(be, model, outside(adapters, Module::Embed, c), batch, class);
+        let [head, table] = Module::OUTSIDE_BLOCKS.map(|p| p.list_index(0, c));
+        let mut x = model::embed(be, model, pair_outside_blocks(adapters, Module::Embed, c), batch, class);
         for (l, tape) in self.tapes.iter_mut().enumerate() {
             let keep = if l == last && keep_last { across.union(within) } else { across };
             will_need(be, model, l + 1);
@@ -107,15 +107,15 @@ impl Backprop {
             x = model::forward_block(be, &run(model, &adapters[l], l, batch, policy, dropout), tape, keep);
         }
         {
-            let pair = outside(adapters, Module::Head, c);
+            let pair = pair_outside_blocks(adapters, Module::Head, c);
             let dropout = dropout.map(|mask| mask.stream(head as u64));
             let top = Top { model, head: HeadAdapter { pair, dropout }, batch, tiles };
             let factors = &mut sink.begin(be, head);
             objective.gradient(be, top, &mut x, factors);
         }
         sink.finish(be, head, &mut adapters[head]);
-        let embeds =
-            outside(adapters, Module::Embed, c).is_some() || sink.wants(table, Tensor::Weight(Module::Embed));
+        let embeds = pair_outside_blocks(adapters, Module::Embed, c).is_some()
+            || sink.wants(table, Tensor::Weight(Module::Embed));
         // From here on x is dL/dx.
         for (l, tape) in self.tapes.iter_mut().enumerate().rev() {
             let size = (batch.rows(), model.config.hidden_size);
@@ -142,7 +142,7 @@ impl Backprop {
         }
         if embeds {
             {
-                let pair = outside(adapters, Module::Embed, c);
+                let pair = pair_outside_blocks(adapters, Module::Embed, c);
                 let factors = &mut sink.begin(be, table);
                 model::embed_backward(be, model, pair, factors, &mut x, batch);
             }
@@ -165,7 +165,7 @@ impl Backprop {
         let moved = moved(be, perturbation, Module::Head, model, adapters);
         let pair = match &moved {
             Some(pairs) => pairs[Module::Head as usize].as_ref(),
-            None => outside(adapters, Module::Head, &model.config),
+            None => pair_outside_blocks(adapters, Module::Head, &model.config),
         };
         let head = HeadAdapter { pair, ..HeadAdapter::default() };
         objective.losses(be, Top { model, head, batch, tiles: self.policy.tiles }, &mut x);
@@ -184,7 +184,7 @@ impl Backprop {
         let moved = moved(be, perturbation, Module::Embed, model, adapters);
         let pair = match &moved {
             Some(pairs) => pairs[Module::Embed as usize].as_ref(),
-            None => outside(adapters, Module::Embed, &model.config),
+            None => pair_outside_blocks(adapters, Module::Embed, &model.config),
         };
         let mut x = model::embed(be, model, pair, batch, Class::WithinBlock);
         free(be, moved);
@@ -211,8 +211,8 @@ fn moved<B: Backend>(
     model: &ModelWeights,
     adapters: &[BlockPairs],
 ) -> Option<BlockPairs> {
-    let place = p.place(0, &model.config);
-    outside(adapters, p, &model.config)?;
+    let place = p.list_index(0, &model.config);
+    pair_outside_blocks(adapters, p, &model.config)?;
     perturbation?.moved(be, place, &adapters[place])
 }
 

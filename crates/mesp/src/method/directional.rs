@@ -1,11 +1,11 @@
-//! Estimates of the gradient from directional derivatives (*slopes*) along random directions.
+//! Estimates of the gradient from directional derivatives along random directions.
 //!
 //! ```text
 //! estimate    ĝ = 1/n·Σ gᵢ·zᵢ        gᵢ the loss's directional derivative along zᵢ
 //! update      θ ← (1 − ηλ)·θ − η·Σ_k μᵏ·ĝ_{t−k}
 //! ```
 //! z is a function of (seed, step, direction, tensor, element), so it is never stored, and a run is its seed and
-//! its slopes. derivation: `docs/math/zeroth.md`.
+//! its derivatives. derivation: `docs/math/zeroth.md`.
 
 use mesp_device::{Backend, Distribution, Noise};
 
@@ -18,7 +18,7 @@ use crate::gradient::Gradients;
 
 /// How a directional derivative is computed.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Slope {
+pub enum Derivative {
     /// From losses beside the adapters (MeZO; Malladi et al. 2023, arXiv 2305.17333).
     Difference {
         /// ε.
@@ -43,12 +43,12 @@ pub struct Direction {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Directional {
     /// How a directional derivative is computed.
-    pub slope: Slope,
+    pub derivative: Derivative,
     /// Distribution of z.
     pub distribution: Distribution,
     /// n, directions of a step.
     pub directions: usize,
-    /// μ, the momentum: earlier estimates are recomputed from the log of slopes; nothing of the size of θ is kept.
+    /// μ, the momentum: earlier estimates are recomputed from the log of derivatives; nothing of the size of θ is kept.
     pub momentum: f64,
     /// Whose adapters move, as a federated client's part of a model does (Spry); the others stay as they are.
     pub blocks: Blocks,
@@ -60,7 +60,7 @@ pub struct Directional {
 impl Directional {
     /// Gaussian, one direction, two-sided; ε as published for LoRA (`large_models`, OPT).
     pub const MEZO: Self = Self {
-        slope: Slope::Difference { eps: 1e-2, one_sided: false },
+        derivative: Derivative::Difference { eps: 1e-2, one_sided: false },
         distribution: Distribution::Gaussian,
         directions: 1,
         momentum: 0.0,
@@ -69,7 +69,7 @@ impl Directional {
     };
 
     /// Forward mode: one Gaussian direction, the exact directional derivative.
-    pub const FORWARD: Self = Self { slope: Slope::Tangent, ..Self::MEZO };
+    pub const FORWARD: Self = Self { derivative: Derivative::Tangent, ..Self::MEZO };
 
     /// A direction of a step.
     pub fn direction(&self, seed: u64, step: u64, number: usize) -> Direction {
@@ -88,10 +88,10 @@ impl Directional {
 
     /// How often a step goes through the model.
     pub fn passes(&self) -> usize {
-        match self.slope {
-            Slope::Difference { one_sided: true, .. } => self.directions + 1,
-            Slope::Difference { one_sided: false, .. } => 2 * self.directions,
-            Slope::Tangent => self.directions,
+        match self.derivative {
+            Derivative::Difference { one_sided: true, .. } => self.directions + 1,
+            Derivative::Difference { one_sided: false, .. } => 2 * self.directions,
+            Derivative::Tangent => self.directions,
         }
     }
 }

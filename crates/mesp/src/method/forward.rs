@@ -2,7 +2,7 @@
 //! fine-tuning Panchal et al. 2024, arXiv 2405.15551).
 //!
 //! ```text
-//! slope       g = ⟨∇L, z⟩ = ⟨dL/dy, y'⟩       y the last block's output, y' = dy/dθ·z, carried beside y
+//! derivative       g = ⟨∇L, z⟩ = ⟨dL/dy, y'⟩       y the last block's output, y' = dy/dθ·z, carried beside y
 //! ```
 //! derivation: `docs/math/forward.md`. The blocks run on a [`Dual`] backend: the model's own rules, with a
 //! tangent beside each buffer. Below the first block whose adapters move there is no tangent. The head gives
@@ -15,7 +15,7 @@ use mesp_device::{Backend, Class, Dual, Label, Tangents};
 use super::backprop::{run, will_need};
 use super::directional::tensor;
 use super::{Backprop, Bounds, Direction};
-use crate::adapter::{BlockPairs, matrices, outside, params};
+use crate::adapter::{BlockPairs, matrices, pair_outside_blocks, params};
 use crate::arch::Module;
 use crate::gradient::{Gradients, Nothing, ParamList};
 use crate::model::{self, Batch, HeadAdapter, ModelWeights, Objective, Top};
@@ -23,7 +23,7 @@ use crate::tape::{Site, SiteSet};
 
 impl Backprop {
     /// A micro-batch's losses, and the objective's directional derivative.
-    pub fn slope<B: Backend>(
+    pub fn derivative<B: Backend>(
         &mut self,
         be: &mut B,
         tangents: &mut Tangents,
@@ -35,12 +35,12 @@ impl Backprop {
     ) -> f64 {
         let policy = self.policy;
         let c = &model.config;
-        let [head, table] = Module::OUTSIDE.map(|p| p.place(0, c));
+        let [head, table] = Module::OUTSIDE_BLOCKS.map(|p| p.list_index(0, c));
         let moves = |place: usize| direction.blocks.has(place) && adapters[place].iter().any(Option::is_some);
         let mut dual = Dual::new(be, tangents);
         let moved = if moves(table) { &adapters[table..=table] } else { &[] };
         attach(&mut dual, moved, (direction, bounds), table);
-        let pair = outside(adapters, Module::Embed, c);
+        let pair = pair_outside_blocks(adapters, Module::Embed, c);
         let mut x = if moves(table) {
             model::embed(&mut dual, model, pair, batch, Class::WithinBlock)
         } else {
@@ -67,7 +67,7 @@ impl Backprop {
             detach(&mut dual, moved);
         }
         let tangent = Dual::new(be, tangents).detach(&x);
-        let pair = outside(adapters, Module::Head, c);
+        let pair = pair_outside_blocks(adapters, Module::Head, c);
         let mut grads = moves(head).then(|| {
             let list = || Arc::new(ParamList::new(params(&adapters[head..=head])));
             let list = self.head.get_or_insert_with(list);
@@ -79,23 +79,23 @@ impl Backprop {
             None => objective.gradient(be, top, &mut x, &mut Nothing),
         }
         // From here on x is dL/dx.
-        let mut slope = tangent.as_ref().map_or(0.0, |t| be.dot(x.view(), t.view()));
+        let mut derivative = tangent.as_ref().map_or(0.0, |t| be.dot(x.view(), t.view()));
         if let Some(tangent) = tangent {
             be.free(tangent);
         }
-        // The head comes after what carries tangents: its slope is its gradient's.
+        // The head comes after what carries tangents: its derivative is its gradient's.
         for (matrix, grad) in matrices(&adapters[head..=head]).zip(grads.iter().flat_map(Gradients::iter)) {
             let (i, grad) = (usize::from(grad.0.index), grad.1);
             let mut z = be.alloc(grad.rows(), grad.cols(), Label::new(Class::Adapter, "tangent"));
             be.perturb(z.view_mut(), matrix.view(), [0.0, 1.0], tensor(direction.noise, head, i, bounds));
-            slope += be.dot(grad, z.view());
+            derivative += be.dot(grad, z.view());
             be.free(z);
         }
         if let Some(grads) = grads {
             grads.free(be);
         }
         be.free(x);
-        slope
+        derivative
     }
 }
 

@@ -1,7 +1,7 @@
 //! Directional derivatives from losses (MeZO; Malladi et al. 2023, arXiv 2305.17333).
 //!
 //! ```text
-//! slope       g = (L(θ + εz) − L(θ − εz)) / 2ε,   one-sided (L(θ + εz) − L(θ)) / ε
+//! derivative       g = (L(θ + εz) − L(θ − εz)) / 2ε,   one-sided (L(θ + εz) − L(θ)) / ε
 //! ```
 //! derivation: `docs/math/zeroth.md`. θ is never perturbed in place: a block computes with a moved copy of its
 //! adapters, which is all the memory that an estimate adds to a forward pass, and nothing drifts.
@@ -18,7 +18,7 @@ pub fn points(eps: f64, one_sided: bool) -> [f64; 2] {
 }
 
 /// The directional derivative from two sums of losses at two [`points`], in the precision in which a log keeps it.
-pub fn slope(nats: [f64; 2], [from, to]: [f64; 2], targets: usize) -> f32 {
+pub fn derivative(nats: [f64; 2], [from, to]: [f64; 2], targets: usize) -> f32 {
     ((nats[0] - nats[1]) / targets as f64 / (from - to)) as f32
 }
 

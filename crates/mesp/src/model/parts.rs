@@ -11,7 +11,7 @@ use crate::arch::{Module, Norm, POST_NORMS, QK_NORMS, Tensor};
 /// their rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
-    /// The layer, or the place of what is outside the blocks ([`Module::place`]).
+    /// The layer, or the place of what is outside the blocks ([`Module::list_index`]).
     pub place: usize,
     /// The checkpoint's tensor.
     pub tensor: Tensor,
@@ -46,7 +46,7 @@ macro_rules! walk {
         let family = c.family;
         let before = family.norms();
         let (d, vocabulary) = (c.hidden_size, c.vocab_size);
-        let [head, embeddings] = Module::OUTSIDE.map(|module| module.place(0, c));
+        let [head, embeddings] = Module::OUTSIDE_BLOCKS.map(|module| module.list_index(0, c));
         let norm = |place, norm, values: &[f32]| Piece { place, tensor: Tensor::Norm(norm), rows: 0..values.len() };
         let rows = Module::ALL.map(|p| (p.stored_in(family.fused), p.rows(c)));
         let table = |place, module| Piece { place, tensor: Tensor::Weight(module), rows: 0..vocabulary };

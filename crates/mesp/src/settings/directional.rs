@@ -3,7 +3,7 @@
 use mesp_device::{Distribution, Elem};
 
 use super::{DirectionSettings, Settings, UpdateWhen, usage};
-use crate::method::{Blocks, Directional, Estimator, Slope, Subset};
+use crate::method::{Blocks, Derivative, Directional, Estimator, Subset};
 use crate::{Error, Result};
 
 /// The estimator of `--method`.
@@ -29,9 +29,9 @@ pub(super) fn estimator(settings: &Settings) -> Result<Estimator> {
         _ => return Ok(Estimator::Exact),
     }
     refuse(settings, method)?;
-    let slope = match method {
-        "forward" => Slope::Tangent,
-        _ => Slope::Difference { eps: eps(z, settings.full())?, one_sided: z.one_sided },
+    let derivative = match method {
+        "forward" => Derivative::Tangent,
+        _ => Derivative::Difference { eps: eps(z, settings.full())?, one_sided: z.one_sided },
     };
     let directions = z.directions.unwrap_or(1);
     if directions == 0 || directions > 1 << 16 {
@@ -44,7 +44,7 @@ pub(super) fn estimator(settings: &Settings) -> Result<Estimator> {
         return Err(usage(format!("‘momentum’ is {}, expected less than 1", s.momentum), "0 is none"));
     }
     Ok(Estimator::Directional(Directional {
-        slope,
+        derivative,
         distribution: distribution(z.noise.as_deref().unwrap_or("gaussian"))?,
         directions,
         momentum: s.momentum,
@@ -109,8 +109,8 @@ fn refuse(settings: &Settings, method: &str) -> Result<()> {
             "leave it out: there are no gradients of a block",
         ),
         (m.checkpoints.is_some(), "‘checkpoints’", "leave it out: nothing is kept for a backward"),
-        (forward && z.eps.is_some(), "‘eps’", "leave it out: slopes are exact"),
-        (forward && z.one_sided, "‘one_sided’", "leave it out: slopes are exact"),
+        (forward && z.eps.is_some(), "‘eps’", "leave it out: derivatives are exact"),
+        (forward && z.one_sided, "‘one_sided’", "leave it out: derivatives are exact"),
         (
             forward && m.activations.is_some_and(|a| Elem::from(a) == Elem::Bf16),
             "‘activations’ bf16",

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::Result;
 use crate::data::Rows;
-use crate::method::{Blocks, Directional, Estimator, Slope, Subset};
+use crate::method::{Blocks, Derivative, Directional, Estimator, Subset};
 use crate::tape::SavedAs;
 use crate::train::{Action, Length, Update, checkpoint, fingerprint};
 
@@ -82,8 +82,9 @@ impl Setup {
                 Update::Accumulate => UpdateWhen::Accumulate,
                 Update::PerBlock => UpdateWhen::PerBlock,
             }),
-            checkpoints: Some(policy.inputs().name().to_owned()),
-            activations: Some(match policy.activations() {
+            // Without a backward pass nothing is kept for it.
+            checkpoints: options.estimator.backpropagates().then(|| policy.inputs().name().to_owned()),
+            activations: options.estimator.backpropagates().then(|| match policy.activations() {
                 SavedAs::Bf16 => Stored::Bf16,
                 _ => Stored::F32,
             }),
@@ -196,16 +197,16 @@ fn directions(estimator: Estimator, full: bool) -> DirectionSettings {
             DirectionSettings { blocks: Some(fixed.to_string()), ..none }
         }
         Estimator::Directional(Directional {
-            slope,
+            derivative,
             distribution,
             directions,
             blocks: some,
             sparsity,
             ..
         }) => {
-            let (eps, one_sided) = match slope {
-                Slope::Difference { eps, one_sided } => (Some(eps), one_sided),
-                Slope::Tangent => (None, false),
+            let (eps, one_sided) = match derivative {
+                Derivative::Difference { eps, one_sided } => (Some(eps), one_sided),
+                Derivative::Tangent => (None, false),
             };
             DirectionSettings {
                 full,

@@ -60,7 +60,7 @@ pub fn load_adapter<B: Backend>(
     let (c, file) = (&model.config, opened(path, model)?);
     for (i, found) in file.lora.pairs.iter().enumerate() {
         let pair = Module::from_name(&found.module)
-            .and_then(|p| blocks.get_mut(p.place(found.layer, c))?[p as usize].as_mut());
+            .and_then(|p| blocks.get_mut(p.list_index(found.layer, c))?[p as usize].as_mut());
         let Some(pair) = pair else {
             return Err(Error::usage(format!(
                 "{}: no adapter was made for {}",
@@ -165,7 +165,7 @@ impl AdapterFile {
         let invalid = |problem: String, hint: &str| FileError::invalid(&self.lora.path, problem).hint(hint);
         let other_model = "This adapter was made for another model.";
         let wrong = |p: &Pair, problem: String| -> Error {
-            let place = if p.outside() { String::new() } else { format!("layer {}, ", p.layer) };
+            let place = if p.is_outside_blocks() { String::new() } else { format!("layer {}, ", p.layer) };
             invalid(format!("{place}{}: {problem}", p.module), other_model).into()
         };
         self.tables_fit(c)?;

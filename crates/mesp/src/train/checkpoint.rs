@@ -99,7 +99,7 @@ pub fn save<B: Backend>(
     let staged = StagedDir::new(&path)?;
     match session.full().map(|full| &full.log) {
         None => save_adapter(session, staged.path(), config.base_model.as_deref())?,
-        Some(Some(log)) => replay::write(&staged.path().join(replay::FILE), &log.header, &log.slopes)?,
+        Some(Some(log)) => replay::write(&staged.path().join(replay::FILE), &log.header, &log.derivatives)?,
         Some(None) => return Err(Error::usage("a run that trains all weights is saved once it has begun")),
     }
     for (name, state) in session.optimizer().into_iter().flat_map(Optimizer::states) {
@@ -205,11 +205,11 @@ pub fn load_trained<B: Backend>(session: &mut Session<B>, checkpoint: &Path) -> 
     if session.full().is_none() {
         return load_adapter(session, checkpoint);
     }
-    let replay::Contents { header, slopes, .. } = replay::read(&checkpoint.join(replay::FILE))?;
+    let replay::Contents { header, derivatives, .. } = replay::read(&checkpoint.join(replay::FILE))?;
     session.reset();
-    header.apply(session, &slopes)?;
+    header.apply(session, &derivatives)?;
     if let Some(full) = session.full_mut() {
-        full.log = Some(History { header, slopes: slopes.into_iter().flatten().collect() });
+        full.log = Some(History { header, derivatives: derivatives.into_iter().flatten().collect() });
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Optimizer steps of gradient estimators: a step needs only the directional derivatives (*slopes*) of the loss, so the
+//! Optimizer steps of gradient estimators: a step needs only the directional derivatives of the loss, so the
 //! log of these repeats the run without data.
 
 use std::collections::VecDeque;
@@ -9,7 +9,7 @@ use super::{Session, replay};
 use crate::Result;
 use crate::method::Directional;
 
-/// A descent, and where its slopes are kept.
+/// A descent, and where its derivatives are kept.
 #[derive(Debug)]
 pub(super) struct Logged {
     pub(super) descent: Descent,
@@ -17,27 +17,27 @@ pub(super) struct Logged {
 }
 
 impl Logged {
-    /// Logs a step's slopes, then steps; without slopes the step is left out, which the log says too.
+    /// Logs a step's derivatives, then steps; without derivatives the step is left out, which the log says too.
     pub(super) fn descend<B: Backend>(
         &mut self,
         session: &mut Session<B>,
-        slopes: Option<&[f32]>,
+        derivatives: Option<&[f32]>,
         learning_rate: f64,
     ) -> Result<()> {
-        let left_out = vec![f32::NAN; if slopes.is_none() { self.descent.along.directions } else { 0 }];
-        let slopes = slopes.unwrap_or(&left_out);
+        let left_out = vec![f32::NAN; if derivatives.is_none() { self.descent.along.directions } else { 0 }];
+        let derivatives = derivatives.unwrap_or(&left_out);
         if let Some(log) = &mut self.log {
-            log.append(slopes)?;
+            log.append(derivatives)?;
         }
         if let Some(history) = session.full_mut().and_then(|full| full.log.as_mut()) {
-            history.slopes.extend_from_slice(slopes);
+            history.derivatives.extend_from_slice(derivatives);
         }
-        self.descent.descend(session, slopes, learning_rate);
+        self.descent.descend(session, derivatives, learning_rate);
         Ok(())
     }
 }
 
-/// Steps whose slopes have room from the start: with a momentum of 0.999 there are 4603.
+/// Steps whose derivatives have room from the start: with a momentum of 0.999 there are 4603.
 const MOST_KEPT: usize = 1 << 13;
 
 /// The directional derivatives of the latest steps, as many as the momentum needs.
@@ -46,7 +46,7 @@ pub struct Descent {
     along: Directional,
     seed: u64,
     weight_decay: f64,
-    /// Newest last, each with one slope a direction.
+    /// Newest last, each with one derivative a direction.
     recent: VecDeque<Vec<f32>>,
 }
 
@@ -62,26 +62,26 @@ impl Descent {
 
     /// Makes a step from the directional derivatives, the seed and the learning rate alone. Values that are not finite
     /// stand for a skipped step.
-    pub fn descend<B: Backend>(&mut self, session: &mut Session<B>, slopes: &[f32], learning_rate: f64) {
+    pub fn descend<B: Backend>(&mut self, session: &mut Session<B>, derivatives: &[f32], learning_rate: f64) {
         let step = session.advance();
         let mut latest = if self.recent.len() == self.along.window() {
             self.recent.pop_front().unwrap_or_default()
         } else {
-            Vec::with_capacity(slopes.len())
+            Vec::with_capacity(derivatives.len())
         };
         latest.clear();
-        let left_out = slopes.iter().any(|s| s.is_nan());
-        latest.extend(slopes.iter().map(|s| if left_out { 0.0 } else { *s }));
+        let left_out = derivatives.iter().any(|s| s.is_nan());
+        latest.extend(derivatives.iter().map(|s| if left_out { 0.0 } else { *s }));
         self.recent.push_back(latest);
         if left_out {
             return;
         }
         let mut keep = 1.0 - learning_rate * self.weight_decay;
         let mut weight = learning_rate / self.along.directions as f64;
-        for (age, slopes) in self.recent.iter().rev().enumerate() {
-            for (number, slope) in slopes.iter().enumerate() {
+        for (age, derivatives) in self.recent.iter().rev().enumerate() {
+            for (number, derivative) in derivatives.iter().enumerate() {
                 let direction = self.along.direction(self.seed, step - age as u64, number);
-                session.perturb_in_place(keep, -weight * f64::from(*slope), direction);
+                session.perturb_in_place(keep, -weight * f64::from(*derivative), direction);
                 keep = 1.0;
             }
             weight *= self.along.momentum;

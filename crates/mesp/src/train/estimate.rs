@@ -1,10 +1,10 @@
-//! A step's gradient, or its directional derivatives (*slopes*), by the session's estimator.
+//! A step's gradient, or its directional derivatives, by the session's estimator.
 
 use mesp_device::Backend;
 
 use super::{Outcome, Session};
-use crate::method::zeroth::{points, slope};
-use crate::method::{Directional, Estimator, Slope};
+use crate::method::zeroth::{derivative, points};
+use crate::method::{Derivative, Directional, Estimator};
 use crate::model::Batch;
 
 /// Passes the micro-batches of a step to a visitor one by one; every call passes the same ones.
@@ -18,21 +18,21 @@ pub struct Probed {
     /// Tokens of the step.
     pub tokens: u64,
     /// The directional derivative along each direction, in the precision of the log.
-    pub slopes: Vec<f32>,
+    pub derivatives: Vec<f32>,
 }
 
 impl Probed {
     /// Root mean square of the directional derivatives.
     pub fn norm(&self) -> f64 {
-        let squares: f64 = self.slopes.iter().map(|s| f64::from(*s).powi(2)).sum();
-        (squares / self.slopes.len() as f64).sqrt()
+        let squares: f64 = self.derivatives.iter().map(|s| f64::from(*s).powi(2)).sum();
+        (squares / self.derivatives.len() as f64).sqrt()
     }
 }
 
 impl<B: Backend> Session<B> {
     /// Directional derivatives of the mean loss of a step's micro-batches, which have `targets` target tokens, along
     /// the directions drawn for `(seed, step)`. Parameters do not change.
-    pub fn slopes(
+    pub fn derivatives(
         &mut self,
         along: &Directional,
         (seed, step): (u64, u64),
@@ -42,20 +42,20 @@ impl<B: Backend> Session<B> {
         if self.bounds().values().is_empty() && along.sparsity > 0.0 {
             self.bound(along.sparsity);
         }
-        let mut probed = Probed { slopes: Vec::with_capacity(along.directions), ..Probed::default() };
+        let mut probed = Probed { derivatives: Vec::with_capacity(along.directions), ..Probed::default() };
         let (mut passes, mut at_rest) = (0, None);
         for number in 0..along.directions {
             let direction = along.direction(seed, step, number);
-            let Slope::Difference { eps, one_sided } = along.slope else {
+            let Derivative::Difference { eps, one_sided } = along.derivative else {
                 let mut exact = 0.0;
                 batches(&mut |batch| {
-                    let (outcome, slope) = self.slope(batch, targets, direction);
+                    let (outcome, derivative) = self.derivative(batch, targets, direction);
                     probed.tokens += batch.rows() as u64;
                     probed.nats += outcome.nats;
-                    exact += slope;
+                    exact += derivative;
                 });
                 passes += 1;
-                probed.slopes.push(exact as f32);
+                probed.derivatives.push(exact as f32);
                 continue;
             };
             let points = points(eps, one_sided);
@@ -75,7 +75,7 @@ impl<B: Backend> Session<B> {
                     at_rest = Some(*end);
                 }
             }
-            probed.slopes.push(slope(ends, points, targets));
+            probed.derivatives.push(derivative(ends, points, targets));
         }
         probed.nats /= f64::from(passes);
         probed.tokens /= passes as u64;
@@ -105,9 +105,9 @@ impl<B: Backend> Session<B> {
                 sum
             }
             Estimator::Directional(along) => {
-                let probed = self.slopes(&along, (seed, step), targets, batches);
-                for (number, slope) in probed.slopes.iter().enumerate() {
-                    let weight = f64::from(*slope) / along.directions as f64;
+                let probed = self.derivatives(&along, (seed, step), targets, batches);
+                for (number, derivative) in probed.derivatives.iter().enumerate() {
+                    let weight = f64::from(*derivative) / along.directions as f64;
                     self.add_to_grads(weight, along.direction(seed, step, number));
                 }
                 Outcome { nats: probed.nats, targets }

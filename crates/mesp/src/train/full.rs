@@ -41,8 +41,8 @@ pub(super) struct FullWeights {
 #[derive(Debug)]
 pub(super) struct History {
     pub(super) header: Replay,
-    /// The slopes of all steps, one a direction.
-    pub(super) slopes: Vec<f32>,
+    /// The derivatives of all steps, one a direction.
+    pub(super) derivatives: Vec<f32>,
 }
 
 /// A label of trained weights.

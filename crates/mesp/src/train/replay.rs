@@ -1,8 +1,8 @@
-//! The log of a run with a gradient estimator: the seed, and one directional derivative (*slope*) for each direction of
+//! The log of a run with a gradient estimator: the seed, and one directional derivative for each direction of
 //! each step.
 //!
 //! ```text
-//! MESPRPL2   u32 length   header as JSON   then for each step: n · f32 slopes, u32 check       little endian
+//! MESPRPL2   u32 length   header as JSON   then for each step: n · f32 derivatives, u32 check       little endian
 //! ```
 //! The check covers the record and all before it, so an incomplete record ends the log. With the adapter that the run
 //! started from, or its seed, the log reproduces every later adapter bit for bit, without data and without a forward
@@ -38,6 +38,8 @@ const LONGEST_LOG: u64 = 256 << 20;
 /// Everything that determines a run besides its directional derivatives.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Replay {
+    /// Seed of the directions.
+    pub seed: u64,
     /// Fingerprint of the adapter, or of all weights, that the run started from.
     pub start: String,
     /// The settings that fix the result, by name: [`RunConfig::settings`](super::RunConfig::settings).
@@ -78,8 +80,8 @@ fn elem(name: &str) -> Result<Elem> {
 }
 
 /// The check of a record that follows one with check `before`.
-fn check(before: u32, slopes: &[f32]) -> u32 {
-    slopes.iter().fold(u64::from(before), |h, s| rng::bits(h, 2, u64::from(s.to_bits()))) as u32
+fn check(before: u32, derivatives: &[f32]) -> u32 {
+    derivatives.iter().fold(u64::from(before), |h, s| rng::bits(h, 2, u64::from(s.to_bits()))) as u32
 }
 
 /// A log that is open for appending, and its contents.
@@ -88,7 +90,7 @@ pub struct Opened {
     /// The log.
     pub log: Log,
     /// The directional derivatives of its steps.
-    pub slopes: Vec<Vec<f32>>,
+    pub derivatives: Vec<Vec<f32>>,
     /// [`Replay::bounds`].
     pub bounds: Vec<f32>,
 }
@@ -115,20 +117,21 @@ impl Log {
                 .and_then(|mut file| file.write_all(&head).map(|()| file))
                 .map_err(|e| FileError::io("write", path, e))?;
             let log = Self { file, path: path.to_owned(), check: 0, record: Vec::new() };
-            return Ok(Opened { log, slopes: Vec::new(), bounds: header.bounds.clone() });
+            return Ok(Opened { log, derivatives: Vec::new(), bounds: header.bounds.clone() });
         }
-        let Contents { header: found, mut slopes, begin } = read(path)?;
+        let Contents { header: found, mut derivatives, begin } = read(path)?;
         // The digest and the bounds are of the adapter at the start, which is not at hand here.
         let like = Replay { start: found.start.clone(), bounds: found.bounds.clone(), ..header.clone() };
         if found != like {
             return Err(FileError::invalid(path, "the log of a run with other settings".to_owned()).into());
         }
-        if slopes.len() < steps {
-            let problem = format!("a log of {} steps, expected the {steps} of the checkpoint", slopes.len());
+        if derivatives.len() < steps {
+            let problem =
+                format!("a log of {} steps, expected the {steps} of the checkpoint", derivatives.len());
             return Err(FileError::invalid(path, problem).into());
         }
-        slopes.truncate(steps);
-        let check = slopes.iter().fold(0, |c, s| check(c, s));
+        derivatives.truncate(steps);
+        let check = derivatives.iter().fold(0, |c, s| check(c, s));
         let end = begin + (steps * (header.directions + 1) * 4) as u64;
         let file = OpenOptions::new()
             .write(true)
@@ -140,16 +143,16 @@ impl Log {
             })
             .map_err(|e| FileError::io("write", path, e))?;
         let log = Self { file, path: path.to_owned(), check, record: Vec::new() };
-        Ok(Opened { log, slopes, bounds: found.bounds })
+        Ok(Opened { log, derivatives, bounds: found.bounds })
     }
 
     /// Adds a step.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn append(&mut self, slopes: &[f32]) -> Result<()> {
+    pub fn append(&mut self, derivatives: &[f32]) -> Result<()> {
         self.record.clear();
-        self.check = record(&mut self.record, self.check, slopes);
+        self.check = record(&mut self.record, self.check, derivatives);
         Ok(self.file.write_all(&self.record).map_err(|e| FileError::io("write", &self.path, e))?)
     }
 }
@@ -165,10 +168,10 @@ fn head(path: &Path, header: &Replay) -> Result<Vec<u8>> {
 }
 
 /// Adds a record to bytes and gives its check.
-fn record(to: &mut Vec<u8>, before: u32, slopes: &[f32]) -> u32 {
-    let check = check(before, slopes);
-    for slope in slopes {
-        to.extend(slope.to_le_bytes());
+fn record(to: &mut Vec<u8>, before: u32, derivatives: &[f32]) -> u32 {
+    let check = check(before, derivatives);
+    for derivative in derivatives {
+        to.extend(derivative.to_le_bytes());
     }
     to.extend(check.to_le_bytes());
     check
@@ -178,9 +181,9 @@ fn record(to: &mut Vec<u8>, before: u32, slopes: &[f32]) -> u32 {
 ///
 /// # Errors
 /// When the header cannot be written as JSON.
-pub fn to_bytes(path: &Path, header: &Replay, slopes: &[f32]) -> Result<Vec<u8>> {
+pub fn to_bytes(path: &Path, header: &Replay, derivatives: &[f32]) -> Result<Vec<u8>> {
     let mut bytes = head(path, header)?;
-    slopes.chunks(header.directions.max(1)).fold(0, |before, step| record(&mut bytes, before, step));
+    derivatives.chunks(header.directions.max(1)).fold(0, |before, step| record(&mut bytes, before, step));
     Ok(bytes)
 }
 
@@ -188,8 +191,8 @@ pub fn to_bytes(path: &Path, header: &Replay, slopes: &[f32]) -> Result<Vec<u8>>
 ///
 /// # Errors
 /// When it cannot be written; what stood there before stays.
-pub(super) fn write(path: &Path, header: &Replay, slopes: &[f32]) -> Result<()> {
-    let bytes = to_bytes(path, header, slopes)?;
+pub(super) fn write(path: &Path, header: &Replay, derivatives: &[f32]) -> Result<()> {
+    let bytes = to_bytes(path, header, derivatives)?;
     Ok(write_atomic(path, |out| out.write_all(&bytes))?)
 }
 
@@ -199,7 +202,7 @@ pub struct Contents {
     /// Settings.
     pub header: Replay,
     /// The directional derivatives of each step.
-    pub slopes: Vec<Vec<f32>>,
+    pub derivatives: Vec<Vec<f32>>,
     /// Where records begin, in bytes.
     pub begin: u64,
 }
@@ -247,20 +250,20 @@ fn parsed(bytes: &[u8]) -> std::result::Result<Contents, String> {
         return Err(format!("its header is damaged: a bound of {bound}, expected a finite one"));
     }
     let size = 4 * (header.directions + 1);
-    let (mut slopes, mut before) = (Vec::new(), 0);
+    let (mut derivatives, mut before) = (Vec::new(), 0);
     for record in records.chunks_exact(size) {
         let mut words = record.as_chunks::<4>().0.iter().map(|w| u32::from_le_bytes(*w));
         let step: Vec<f32> = words.by_ref().take(header.directions).map(f32::from_bits).collect();
         before = check(before, &step);
         if words.next() != Some(before) {
             // A record that a crash left half written is the last.
-            let last = (slopes.len() + 1) * size + size > records.len();
+            let last = (derivatives.len() + 1) * size + size > records.len();
             if last {
                 break;
             }
-            return Err(format!("the record of step {} is damaged", slopes.len() + 1));
+            return Err(format!("the record of step {} is damaged", derivatives.len() + 1));
         }
-        slopes.push(step);
+        derivatives.push(step);
     }
-    Ok(Contents { header, slopes, begin: 12 + u64::from(length) })
+    Ok(Contents { header, derivatives, begin: 12 + u64::from(length) })
 }

@@ -501,14 +501,14 @@ fn descent<B: Backend>(
         mesp_formats::atomic::create_dir_all(dir)?;
         let opened = replay::Log::open(&dir.join(replay::FILE), &header, step)?;
         session.set_bounds(Bounds::from_values(opened.bounds, session.params()));
-        (log, earlier) = (Some(opened.log), opened.slopes);
+        (log, earlier) = (Some(opened.log), opened.derivatives);
     }
     if let Some(full) = session.full_mut() {
-        let mut slopes = Vec::with_capacity(total_steps * along.directions);
-        slopes.extend(earlier.iter().flatten());
+        let mut derivatives = Vec::with_capacity(total_steps * along.directions);
+        derivatives.extend(earlier.iter().flatten());
         // After a resume the checkpoint's own header, which knows the start.
         let header = full.log.take().map_or(header, |log| log.header);
-        full.log = Some(History { header, slopes });
+        full.log = Some(History { header, derivatives });
     }
     let descent = Descent::new(along, config.seed, session.options().weight_decay, &earlier);
     Ok(Logged { descent, log })

@@ -12,7 +12,7 @@ use crate::adapter::{self, AdapterConfig, BlockPairs, dora, matrices, persistent
 use crate::arch::{Config, Param, Tensor, base_params};
 use crate::gradient::{Gradients, ParamList, Sums};
 use crate::method::{
-    Backprop, Blocks, Bounds, Consumer, Direction, Directional, Estimator, Perturbation, Slope,
+    Backprop, Blocks, Bounds, Consumer, Derivative, Direction, Directional, Estimator, Perturbation,
     add_direction, perturb_in_place,
 };
 use crate::model::{Batch, ModelWeights, NextToken, Part};
@@ -247,7 +247,7 @@ impl<B: Backend> Session<B> {
     }
 
     /// The loss of a micro-batch, and the exact directional derivative along z of its sum divided by `total`.
-    pub fn slope(&mut self, batch: &Batch, total: usize, direction: Direction) -> (Outcome, f64) {
+    pub fn derivative(&mut self, batch: &Batch, total: usize, direction: Direction) -> (Outcome, f64) {
         if batch.targets() == 0 {
             return (Outcome::default(), 0.0);
         }
@@ -255,8 +255,9 @@ impl<B: Backend> Session<B> {
         let Self { be, model, params, tangents, bounds, .. } = self;
         let stats = &mut self.stats[..batch.targets()];
         let objective = &mut NextToken { scale: 1.0 / total as f64, stats: &mut *stats };
-        let slope = self.backprop.slope(be, tangents, model, params, (direction, &*bounds), batch, objective);
-        (outcome(stats), slope)
+        let derivative =
+            self.backprop.derivative(be, tangents, model, params, (direction, &*bounds), batch, objective);
+        (outcome(stats), derivative)
     }
 
     /// Counts a step that is made without an optimizer; returns its number, counted from 1.
@@ -507,7 +508,7 @@ pub fn plan(
 /// Refuses what cannot train a model's own weights.
 fn whole_fits(model: &ModelWeights, options: &Options) -> Result<()> {
     let along = match options.estimator {
-        Estimator::Directional(along) if matches!(along.slope, Slope::Difference { .. }) => along,
+        Estimator::Directional(along) if matches!(along.derivative, Derivative::Difference { .. }) => along,
         _ => {
             return Err(Error::usage(
                 "all weights are trained from losses alone: an exact step of all of them is not there yet",
@@ -560,7 +561,7 @@ pub(super) fn record(
             // Every direction and every pass asks for the same buffers.
             (Estimator::Directional(along), _) => {
                 let along = Directional { directions: 1, ..along };
-                session.slopes(&along, (0, 0), batch.targets(), &mut |each| each(batch));
+                session.derivatives(&along, (0, 0), batch.targets(), &mut |each| each(batch));
             }
             (_, Update::Accumulate) => drop(session.accumulate(batch, batch.targets())),
             (_, Update::PerBlock) => drop(session.step_per_block(batch, 0.0)),

@@ -45,7 +45,7 @@ struct Measured {
     /// Rows without a loss.
     no_numbers: Vec<String>,
     /// Directional derivatives of a step that has them.
-    slopes: Vec<f32>,
+    derivatives: Vec<f32>,
 }
 
 /// Makes a step and counts it in `progress`.
@@ -67,7 +67,7 @@ pub(super) fn step<B: Backend>(
     if measured.is_err() {
         session.zero_grads();
     }
-    let Measured { nats, mut norm, tokens, no_numbers, slopes } = measured?;
+    let Measured { nats, mut norm, tokens, no_numbers, derivatives } = measured?;
     if let Some(e) = session.take_fault() {
         session.zero_grads();
         let dir = config.output.clone().unwrap_or_default();
@@ -111,7 +111,7 @@ pub(super) fn step<B: Backend>(
         skipped = true;
     }
     if let Some(logged) = descent {
-        logged.descend(session, (!skipped).then_some(&*slopes), rate)?;
+        logged.descend(session, (!skipped).then_some(&*derivatives), rate)?;
     } else if skipped {
         session.zero_grads();
     } else if accumulates {
@@ -173,7 +173,7 @@ impl Micro<'_> {
         targets: usize,
         rate: f64,
     ) -> Result<Measured> {
-        let mut all = Measured { nats: 0.0, norm: 0.0, tokens: 0, no_numbers: vec![], slopes: vec![] };
+        let mut all = Measured { nats: 0.0, norm: 0.0, tokens: 0, no_numbers: vec![], derivatives: vec![] };
         for i in self.range.clone() {
             let batch = self.stage(i)?;
             all.tokens += batch.rows() as u64;
@@ -194,7 +194,7 @@ impl Micro<'_> {
         Ok(all)
     }
 
-    /// Slopes along random directions. The step's norm is their root mean square.
+    /// Derivatives along random directions. The step's norm is their root mean square.
     fn probe<B: Backend>(
         &mut self,
         session: &mut Session<B>,
@@ -204,7 +204,7 @@ impl Micro<'_> {
         let Logged { descent, .. } = logged;
         let at = (descent.seed(), session.steps() + 1);
         let mut read = Ok(());
-        let probed = session.slopes(descent.along(), at, targets, &mut |each| {
+        let probed = session.derivatives(descent.along(), at, targets, &mut |each| {
             for i in self.range.clone() {
                 match self.stage(i) {
                     Ok(batch) => each(batch),
@@ -214,8 +214,8 @@ impl Micro<'_> {
         });
         read?;
         let norm = probed.norm();
-        let Probed { nats, tokens, slopes } = probed;
-        Ok(Measured { nats, norm, tokens, no_numbers: vec![], slopes })
+        let Probed { nats, tokens, derivatives } = probed;
+        Ok(Measured { nats, norm, tokens, no_numbers: vec![], derivatives })
     }
 
     /// Where the step's rows were read.

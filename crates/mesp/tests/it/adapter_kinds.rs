@@ -27,7 +27,7 @@ fn pattern<T: Copy>(entries: &[(&str, T)]) -> Pattern<T> {
 fn kind(case: &Case, name: &str) -> AdapterConfig {
     let mut targets = Module::ALL.to_vec();
     if name == "head and embeddings" {
-        targets.extend(Module::OUTSIDE);
+        targets.extend(Module::OUTSIDE_BLOCKS);
     }
     let plain = AdapterConfig::new(4, 6.0, name.starts_with("rsLoRA"), targets);
     AdapterConfig {

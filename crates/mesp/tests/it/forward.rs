@@ -1,4 +1,4 @@
-//! Slopes from tangents: exact, on every family, for parts of a model, within their plan.
+//! Derivatives from tangents: exact, on every family, for parts of a model, within their plan.
 
 use mesp::method::{Blocks, Directional, Estimator};
 use mesp::train::{Options, Shapes, plan};
@@ -12,12 +12,13 @@ fn options(case: &Case, along: Directional) -> Options {
     Options { estimator: Estimator::Directional(along), ..case.options(mesp_policy()) }
 }
 
-/// z of the adapters that move, 0 for the others, and the slope along it.
-fn slope<R: Real>(case: &Case, along: Directional, step: u64) -> (Vec<Vec<f64>>, f64) {
+/// z of the adapters that move, 0 for the others, and the derivative along it.
+fn derivative<R: Real>(case: &Case, along: Directional, step: u64) -> (Vec<Vec<f64>>, f64) {
     let mut session = case.session::<R>(options(case, along), 2);
     let targets = case.batch.targets();
-    // Row by row: slopes of micro-batches add up.
-    let slope = case.rows.iter().map(|row| session.slope(row, targets, along.direction(5, step, 0)).1).sum();
+    // Row by row: derivatives of micro-batches add up.
+    let derivative =
+        case.rows.iter().map(|row| session.derivative(row, targets, along.direction(5, step, 0)).1).sum();
     let all = Directional { blocks: Blocks::ALL, ..along };
     session.perturb_in_place(0.0, 1.0, all.direction(5, step, 0));
     let mut z = parameters(&session);
@@ -27,7 +28,7 @@ fn slope<R: Real>(case: &Case, along: Directional, step: u64) -> (Vec<Vec<f64>>,
             z.fill(0.0);
         }
     }
-    (z, slope)
+    (z, derivative)
 }
 
 fn exact(case: &Case) -> Vec<Vec<f64>> {
@@ -44,24 +45,24 @@ const PARTS: [Blocks; 3] = [Blocks::ALL, Blocks { first: 0, last: 0 }, Blocks { 
 
 /// ⟨∇L, z⟩, which is distributed as ‖∇L‖ times a standard normal: errors are relative to ‖∇L‖.
 #[test]
-fn slopes_are_the_exact_directional_derivative() {
+fn derivatives_are_the_exact_directional_derivative() {
     for arch in ARCHS {
         let case = Case::load(arch);
         let gradient = exact(&case);
         let norm = dot(&gradient, &gradient).sqrt();
         for (step, blocks) in (1..).zip(PARTS) {
             let along = Directional { blocks, ..Directional::FORWARD };
-            let (z, found) = slope::<f64>(&case, along, step);
+            let (z, found) = derivative::<f64>(&case, along, step);
             let expected = dot(&gradient, &z);
             assert!((found - expected).abs() < 1e-10 * norm, "{arch} {blocks}: {found} {expected}");
-            let (z, found) = slope::<f32>(&case, along, step);
+            let (z, found) = derivative::<f32>(&case, along, step);
             let expected = dot(&gradient, &z);
             assert!((found - expected).abs() < 1e-5 * norm, "{arch} {blocks}: {found} {expected}");
         }
     }
 }
 
-/// Adapters in bf16 move along z in full; the slope is that at the stored values.
+/// Adapters in bf16 move along z in full; the derivative is that at the stored values.
 #[test]
 fn adapters_in_bf16_have_slopes_too() {
     let case = Case::load("qwen3");
@@ -69,7 +70,7 @@ fn adapters_in_bf16_have_slopes_too() {
     let mut session = case.session::<f32>(options(options_of(&case)), 2);
     let targets = case.batch.targets();
     let direction = Directional::FORWARD.direction(5, 1, 0);
-    let found = session.slope(&case.batch, targets, direction).1;
+    let found = session.derivative(&case.batch, targets, direction).1;
     let mut exact = case.session::<f32>(options(case.options(mesp_policy())), 2);
     exact.accumulate(&case.batch, targets);
     let gradient = gradients(&exact);
@@ -128,12 +129,13 @@ fn the_peak_is_planned_and_threads_agree() {
                 randomize_adapters(&mut session);
                 let mut step = |lengths: &[usize], seed| {
                     let batch = random_batch(lengths, vocab, seed);
-                    let (outcome, slope) = session.slope(&batch, batch.targets(), along.direction(1, 2, 3));
-                    assert!(outcome.nats.is_finite() && slope.is_finite(), "{arch} {blocks}");
+                    let (outcome, derivative) =
+                        session.derivative(&batch, batch.targets(), along.direction(1, 2, 3));
+                    assert!(outcome.nats.is_finite() && derivative.is_finite(), "{arch} {blocks}");
                     let (reached, planned) =
                         (session.backend().reached_bytes(), session.backend().plan().bytes());
                     assert!(reached <= planned, "{arch} {blocks}: {reached} of {planned}");
-                    (reached == planned, outcome.nats.to_bits(), slope.to_bits())
+                    (reached == planned, outcome.nats.to_bits(), derivative.to_bits())
                 };
                 step(&[1, 40], 2);
                 step(&[2; 6], 2);

@@ -1,4 +1,4 @@
-//! All weights trained from losses: that a point beside them is the model moved, what its slopes are, and that the
+//! All weights trained from losses: that a point beside them is the model moved, what its derivatives are, and that the
 //! log is the model.
 
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mesp::adapter::AdapterConfig;
 use mesp::arch::Module;
 use mesp::data::{FileRows, ReadOptions, Rows};
-use mesp::method::{Directional, Estimator, Slope};
+use mesp::method::{Derivative, Directional, Estimator};
 use mesp::train::{
     Cancel, Options, Progress, Run, RunConfig, Session, Shapes, checkpoint, full, plan, replay,
 };
@@ -19,7 +19,7 @@ use crate::support::{
 use crate::zeroth;
 
 fn mezo(eps: f64) -> Directional {
-    Directional { slope: Slope::Difference { eps, one_sided: false }, ..Directional::MEZO }
+    Directional { derivative: Derivative::Difference { eps, one_sided: false }, ..Directional::MEZO }
 }
 
 fn options(case: &Case, along: Directional, elem: Elem) -> Options {
@@ -150,7 +150,7 @@ fn derivative(case: &Case, step: u64) -> f64 {
 }
 
 #[test]
-fn slopes_are_the_directional_derivative_up_to_eps_squared() {
+fn derivatives_are_the_directional_derivative_up_to_eps_squared() {
     for arch in ARCHS {
         let case = Case::load(arch);
         for step in [1, 2] {
@@ -158,8 +158,9 @@ fn slopes_are_the_directional_derivative_up_to_eps_squared() {
             let errors = [1e-3, 3e-4, 1e-4].map(|eps| {
                 let mut session = session::<f64>(&case, mezo(eps), Elem::Full, 2);
                 let targets = case.batch.targets();
-                let probed = session.slopes(&mezo(eps), (5, step), targets, &mut |each| each(&case.batch));
-                (f64::from(probed.slopes[0]) - exact).abs() / exact.abs().max(1.0)
+                let probed =
+                    session.derivatives(&mezo(eps), (5, step), targets, &mut |each| each(&case.batch));
+                (f64::from(probed.derivatives[0]) - exact).abs() / exact.abs().max(1.0)
             });
             assert!(errors[2] < 3e-4, "{arch} {exact} {errors:?}");
             assert!(errors[1] < errors[0] / 5.0 || errors[1] < 2e-4, "{arch} {exact} {errors:?}");
@@ -202,7 +203,8 @@ fn estimates_are_unbiased() {
         let along = mezo(1e-4);
         let mut session = session::<f64>(&case, along, Elem::Full, 2);
         let targets = case.batch.targets();
-        let slope = session.slopes(&along, (5, step), targets, &mut |each| each(&case.batch)).slopes[0];
+        let derivative =
+            session.derivatives(&along, (5, step), targets, &mut |each| each(&case.batch)).derivatives[0];
         session.perturb_in_place(0.0, 1.0, along.direction(5, step, 0));
         let z = weights(&session);
         let dot: f64 = exact
@@ -212,7 +214,7 @@ fn estimates_are_unbiased() {
                 g.iter().zip(&z[at]).map(|(g, z)| g * z).sum::<f64>()
             })
             .sum();
-        samples.push(f64::from(slope) * dot / square);
+        samples.push(f64::from(derivative) * dot / square);
     }
     let mean = samples.iter().sum::<f64>() / n as f64;
     let variance = samples.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / (n - 1) as f64;
@@ -250,7 +252,7 @@ fn memory_is_weights_and_inference() {
         // And what is planned is reached.
         let mut session =
             session_for::<f32>(&case.model, options(&case, Directional::MEZO, Elem::Bf16), &shapes, 2);
-        session.slopes(&Directional::MEZO, (1, 1), large.targets(), &mut |each| each(&large));
+        session.derivatives(&Directional::MEZO, (1, 1), large.targets(), &mut |each| each(&large));
         assert_eq!(session.backend().reached_bytes(), session.backend().plan().bytes(), "{arch}");
     }
 }
@@ -299,15 +301,15 @@ fn a_replayed_and_a_resumed_run_are_the_run() {
             let written = model(&dir.path().join("model"));
 
             let log = replay::read(&dir.path().join(replay::FILE)).expect("a log");
-            assert_eq!((log.slopes.len(), log.header.full().expect("a type")), (20, Some(elem)));
+            assert_eq!((log.derivatives.len(), log.header.full().expect("a type")), (20, Some(elem)));
             let mut again =
                 session_for::<f32>(&case.model, opts.clone(), &Shapes { train: None, eval: None }, 3);
-            log.header.apply(&mut again, &log.slopes).expect("a replay");
+            log.header.apply(&mut again, &log.derivatives).expect("a replay");
             assert_eq!(bits(&weights(&again)), trained, "{arch} {along:?}");
             let to = dir.path().join("again");
             full::save(&again, &case.dir.join("model"), &to).expect("a model");
             assert!(model(&to) == written, "{arch} {along:?}");
-            let refused = log.header.apply(&mut again, &log.slopes).expect_err("another start");
+            let refused = log.header.apply(&mut again, &log.derivatives).expect_err("another start");
             assert!(refused.to_string().contains("digest"), "{refused}");
 
             let seventh = dir.path().join("checkpoints/step-7");
@@ -316,10 +318,10 @@ fn a_replayed_and_a_resumed_run_are_the_run() {
             assert_eq!(bits(&weights(&resumed)), trained, "{arch} {along:?}");
             assert!(model(&dir.path().join("model")) == written);
             let after = replay::read(&dir.path().join(replay::FILE)).expect("a log");
-            assert_eq!(after.slopes, log.slopes);
+            assert_eq!(after.derivatives, log.derivatives);
             // A checkpoint of a resumed run is one of the run.
             let copied = replay::read(&dir.path().join("checkpoints/step-14/slopes.replay")).expect("a log");
-            assert_eq!((copied.header.start, copied.slopes.len()), (log.header.start, 14));
+            assert_eq!((copied.header.start, copied.derivatives.len()), (log.header.start, 14));
         }
     }
 }

@@ -63,7 +63,7 @@ fn compare<R: Real>(arch: &str, file: &str, tolerance: f64) {
     for t in &header.tensors {
         let (layer, module, matrix) = parse_tensor_name(&t.name).expect("PEFT's name");
         let p = Module::from_name(&module).expect("a projection");
-        let place = p.place(layer, &case.model.config);
+        let place = p.list_index(layer, &case.model.config);
         let mut ours = gradient(&session, place, p, matrix);
         if p == Module::Embed {
             let [cols, rows] = [t.shape[0], t.shape[1]];
@@ -110,7 +110,7 @@ fn estimates_move_them_too() {
         let (forward, mezo) = (Directional::FORWARD, Directional::MEZO);
         let mut here = session::<f64>(&case, arch, with(forward));
         let direction = forward.direction(5, 1, 0);
-        let (outcome, slope) = here.slope(&case.batch, case.batch.targets(), direction);
+        let (outcome, derivative) = here.derivative(&case.batch, case.batch.targets(), direction);
         let there = |options, by: f64| {
             let mut moved = session::<f64>(&case, arch, options);
             moved.perturb_in_place(1.0, by, direction);
@@ -121,7 +121,7 @@ fn estimates_move_them_too() {
         here.perturb_in_place(0.0, 1.0, direction);
         let z = parameters(&here);
         let expected: f64 = gradient.iter().flatten().zip(z.iter().flatten()).map(|(g, z)| g * z).sum();
-        assert!((slope - expected).abs() <= 1e-10 * norm, "{arch}: {slope} {expected}");
+        assert!((derivative - expected).abs() <= 1e-10 * norm, "{arch}: {derivative} {expected}");
 
         let mut beside = session::<f64>(&case, arch, with(mezo));
         let probed = beside.probe(&case.batch, 0.01, direction);

@@ -261,10 +261,10 @@ pub(crate) fn relative(a: &[f64], b: &[f64]) -> f64 {
 
 /// The derivative of `f` at 0 by the stencil of fourth order, whose error is step⁴·f⁗′/30. It leaves `f` at 0.
 pub(crate) fn derivative(step: f64, mut f: impl FnMut(f64) -> f64) -> f64 {
-    let slope =
+    let derivative =
         [(-2.0, 1.0), (-1.0, -8.0), (1.0, 8.0), (2.0, -1.0)].map(|(at, weight)| weight * f(at * step));
     f(0.0);
-    slope.iter().sum::<f64>() / (12.0 * step)
+    derivative.iter().sum::<f64>() / (12.0 * step)
 }
 
 /// The derivative of a loss along a direction `d` of the m-th matrix of a session's adapters, which has the values

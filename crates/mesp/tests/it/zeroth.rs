@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mesp::data::{FileRows, ReadOptions, Rows};
 use mesp::method::zeroth::points;
-use mesp::method::{Blocks, Directional, Estimator, Slope};
+use mesp::method::{Blocks, Derivative, Directional, Estimator};
 use mesp::optim::ScheduleKind;
 use mesp::train::replay;
 use mesp::train::{Action, Cancel, Length, Options, Progress, Run, RunConfig, Session, Shapes, plan};
@@ -16,24 +16,24 @@ use crate::support::{
 };
 
 fn mezo(eps: f64) -> Directional {
-    Directional { slope: Slope::Difference { eps, one_sided: false }, ..Directional::MEZO }
+    Directional { derivative: Derivative::Difference { eps, one_sided: false }, ..Directional::MEZO }
 }
 
 fn options(case: &Case, along: Directional) -> Options {
     Options { estimator: Estimator::Directional(along), ..case.options(mesp_policy()) }
 }
 
-/// z of every adapter, and the session's slope along it.
-fn slope<R: Real>(case: &Case, along: Directional, step: u64) -> (Vec<Vec<f64>>, f64) {
+/// z of every adapter, and the session's derivative along it.
+fn derivative<R: Real>(case: &Case, along: Directional, step: u64) -> (Vec<Vec<f64>>, f64) {
     let mut session = case.session::<R>(options(case, along), 2);
     let direction = along.direction(5, step, 0);
-    let Slope::Difference { eps, one_sided } = along.slope else { panic!("a difference") };
+    let Derivative::Difference { eps, one_sided } = along.derivative else { panic!("a difference") };
     let ends = points(eps, one_sided);
     let [plus, minus] = ends.map(|by| session.probe(&case.batch, by, direction).nats);
     let [from, to] = ends;
-    let slope = (plus - minus) / case.batch.targets() as f64 / (from - to);
+    let derivative = (plus - minus) / case.batch.targets() as f64 / (from - to);
     session.perturb_in_place(0.0, 1.0, direction);
-    (parameters(&session), slope)
+    (parameters(&session), derivative)
 }
 
 fn dot(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {
@@ -48,12 +48,12 @@ fn exact(case: &Case) -> Vec<Vec<f64>> {
 
 /// The central difference is wrong by O(ε²): a tenth of ε, a hundredth of the error, down to rounding.
 #[test]
-fn slopes_are_the_directional_derivative_up_to_eps_squared() {
+fn derivatives_are_the_directional_derivative_up_to_eps_squared() {
     for arch in ARCHS {
         let case = Case::load(arch);
         let gradient = exact(&case);
         let errors = [1e-3, 1e-4, 1e-5].map(|eps| {
-            let (z, found) = slope::<f64>(&case, mezo(eps), 1);
+            let (z, found) = derivative::<f64>(&case, mezo(eps), 1);
             ((found - dot(&gradient, &z)) / dot(&gradient, &z)).abs()
         });
         for pair in errors.windows(2) {
@@ -61,9 +61,11 @@ fn slopes_are_the_directional_derivative_up_to_eps_squared() {
         }
         assert!(errors[2] < 1e-6, "{arch} {errors:?}");
         // One side only: O(ε).
-        let one =
-            Directional { slope: Slope::Difference { eps: 1e-5, one_sided: true }, ..Directional::MEZO };
-        let (z, found) = slope::<f64>(&case, one, 1);
+        let one = Directional {
+            derivative: Derivative::Difference { eps: 1e-5, one_sided: true },
+            ..Directional::MEZO
+        };
+        let (z, found) = derivative::<f64>(&case, one, 1);
         let error = ((found - dot(&gradient, &z)) / dot(&gradient, &z)).abs();
         assert!(error > errors[2] && error < 1e-2, "{arch} {error}");
     }
@@ -78,7 +80,7 @@ fn single_precision_has_a_best_eps() {
     let error = |eps: f64| {
         let errors: Vec<f64> = (1..=8)
             .map(|step| {
-                let (z, found) = slope::<f32>(&case, mezo(eps), step);
+                let (z, found) = derivative::<f32>(&case, mezo(eps), step);
                 found - dot(&gradient, &z)
             })
             .collect();
@@ -100,7 +102,7 @@ fn estimates_are_unbiased_with_the_known_variance() {
         let n = 300;
         let (mut along, mut length) = (0.0, 0.0);
         for step in 1..=n {
-            let (z, g) = slope::<f64>(&case, Directional { distribution, ..mezo(1e-4) }, step);
+            let (z, g) = derivative::<f64>(&case, Directional { distribution, ..mezo(1e-4) }, step);
             along += g * dot(&gradient, &z) / square / n as f64;
             length += g * g * dot(&z, &z) / square / n as f64;
         }
@@ -128,7 +130,7 @@ fn probes_leave_no_trace_and_agree_for_any_threads() {
     assert_eq!(answers[0], answers[1]);
 }
 
-/// The estimate as a gradient: Σ slope·z/n beside untouched adapters, in the layout of exact gradients, which the
+/// The estimate as a gradient: Σ derivative·z/n beside untouched adapters, in the layout of exact gradients, which the
 /// same call makes where the estimator is exact.
 #[test]
 fn a_gradient_is_the_estimators() {
@@ -145,14 +147,14 @@ fn a_gradient_is_the_estimators() {
     assert_eq!(losses[0], losses[1]);
     assert_eq!(bits(&parameters(&session)), before);
     let found = gradients(&session);
-    let probed = session.slopes(&along, (5, 1), targets, &mut |each| each(&case.batch));
+    let probed = session.derivatives(&along, (5, 1), targets, &mut |each| each(&case.batch));
     assert!((probed.nats - losses[0]).abs() < 1e-9 * losses[0]);
-    for (number, slope) in probed.slopes.iter().enumerate() {
+    for (number, derivative) in probed.derivatives.iter().enumerate() {
         let keep = if number == 0 { 0.0 } else { 1.0 };
-        session.perturb_in_place(keep, f64::from(*slope) / 3.0, along.direction(5, 1, number));
+        session.perturb_in_place(keep, f64::from(*derivative) / 3.0, along.direction(5, 1, number));
     }
     for (found, expected) in found.iter().zip(&parameters(&session)) {
-        // Slopes are single precision, and rows by themselves sum in another order.
+        // Derivatives are single precision, and rows by themselves sum in another order.
         assert!(relative(found, expected) < 1e-5);
     }
     let mut session = case.session::<f64>(case.options(mesp_policy()), 2);
@@ -235,7 +237,7 @@ fn variants() -> [Directional; 7] {
     [
         Directional::MEZO,
         Directional {
-            slope: Slope::Difference { eps: 1e-2, one_sided: true },
+            derivative: Derivative::Difference { eps: 1e-2, one_sided: true },
             directions: 3,
             ..Directional::MEZO
         },
@@ -255,23 +257,23 @@ fn a_replayed_and_a_resumed_run_are_the_run() {
         let trained = bits(&parameters(&train(&case, options(&case, along), dir.path(), false)));
 
         let log = replay::read(&dir.path().join(replay::FILE)).expect("a log");
-        assert_eq!(log.slopes.len(), 20);
+        assert_eq!(log.derivatives.len(), 20);
         let mut again = case.session::<f32>(options(&case, along), 3);
-        log.header.apply(&mut again, &log.slopes).expect("a replay");
+        log.header.apply(&mut again, &log.derivatives).expect("a replay");
         assert_eq!(bits(&parameters(&again)), trained, "{along:?}");
         // From any other start it is refused.
-        let refused = log.header.apply(&mut again, &log.slopes).expect_err("another start");
+        let refused = log.header.apply(&mut again, &log.derivatives).expect_err("another start");
         assert!(refused.to_string().contains("digest"), "{refused}");
 
         let resumed = train(&case, options(&case, along), dir.path(), true);
         assert_eq!(bits(&parameters(&resumed)), trained, "{along:?}");
         let after = replay::read(&dir.path().join(replay::FILE)).expect("a log");
-        assert_eq!(after.slopes, log.slopes);
+        assert_eq!(after.derivatives, log.derivatives);
     }
 }
 
 /// Values above their matrix's bound at the start stay for the whole run, others move; a matrix of zeros moves as a
-/// whole; the slope is that along the masked direction, and so is the estimate.
+/// whole; the derivative is that along the masked direction, and so is the estimate.
 #[test]
 fn sparse_directions_leave_large_values_alone() {
     let case = Case::load("llama");
@@ -297,10 +299,10 @@ fn sparse_directions_leave_large_values_alone() {
     let targets = case.batch.targets();
     session.gradient((5, 1), targets, &mut |each| each(&case.batch));
     let estimate = gradients(&session);
-    let slope = session.slope(&case.batch, targets, along.direction(5, 1, 0)).1;
-    // z∘mask is the estimate over the slope.
+    let derivative = session.derivative(&case.batch, targets, along.direction(5, 1, 0)).1;
+    // z∘mask is the estimate over the derivative.
     let z: Vec<Vec<f64>> =
-        estimate.iter().map(|e| e.iter().map(|e| e / f64::from(slope as f32)).collect()).collect();
+        estimate.iter().map(|e| e.iter().map(|e| e / f64::from(derivative as f32)).collect()).collect();
     for (m, (z, values)) in z.iter().zip(&before).enumerate() {
         assert!(z.iter().zip(values).all(|(z, x)| (*z == 0.0) == large(m, *x)), "{m}");
     }
@@ -309,13 +311,13 @@ fn sparse_directions_leave_large_values_alone() {
     exact.accumulate(&case.batch, targets);
     let gradient = gradients(&exact);
     let norm = dot(&gradient, &gradient).sqrt();
-    assert!((dot(&gradient, &z) - slope).abs() < 1e-6 * norm, "{slope}");
+    assert!((dot(&gradient, &z) - derivative).abs() < 1e-6 * norm, "{derivative}");
     // A difference sees the same mask on both sides.
     let mut mezo = case.session::<f64>(options(&case, Directional::MEZO), 2);
     zero_b(&mut mezo);
     mezo.set_bounds(session.bounds().clone());
     let [plus, minus] = [1e-5, -1e-5].map(|by| mezo.probe(&case.batch, by, along.direction(5, 1, 0)).nats);
-    assert!(((plus - minus) / 2e-5 / targets as f64 - slope).abs() < 1e-5 * norm);
+    assert!(((plus - minus) / 2e-5 / targets as f64 - derivative).abs() < 1e-5 * norm);
     for step in 2..6 {
         session.perturb_in_place(1.0, 0.01, along.direction(5, step, 0));
     }
@@ -348,7 +350,7 @@ fn bounds_follow_adapters_on_some_layers() {
 fn a_thousand_steps_replay_to_the_bit() {
     let case = Case::load("llama");
     let along = Directional { momentum: 0.5, ..Directional::MEZO };
-    let slopes: Vec<Vec<f32>> = (0..1000).map(|i| vec![(i as f32).sin()]).collect();
+    let derivatives: Vec<Vec<f32>> = (0..1000).map(|i| vec![(i as f32).sin()]).collect();
     let dir = tempfile::tempdir().expect("a folder");
     let session = case.session::<f32>(options(&case, along), 1);
     let schedule = mesp::optim::Schedule {
@@ -359,14 +361,14 @@ fn a_thousand_steps_replay_to_the_bit() {
     };
     let header = replay::Replay::new(&session, along.directions, schedule, &config(dir.path(), 1000));
     let mut log = replay::Log::open(&dir.path().join("log"), &header, 0).expect("a log").log;
-    for slope in &slopes {
-        log.append(slope).expect("a record");
+    for derivative in &derivatives {
+        log.append(derivative).expect("a record");
     }
     let results = [1, 2].map(|threads| {
         let mut session = case.session::<f32>(options(&case, along), threads);
         let read = replay::read(&dir.path().join("log")).expect("a log");
-        assert_eq!(read.slopes, slopes);
-        read.header.apply(&mut session, &read.slopes).expect("a replay");
+        assert_eq!(read.derivatives, derivatives);
+        read.header.apply(&mut session, &read.derivatives).expect("a replay");
         bits(&parameters(&session))
     });
     assert!(results[0] == results[1]);
@@ -381,7 +383,7 @@ fn damaged_logs_are_refused_and_torn_ends_are_cut() {
     let whole = std::fs::read(&path).expect("the log");
     let read = |bytes: &[u8]| {
         std::fs::write(&path, bytes).expect("a file");
-        replay::read(&path).map(|c| c.slopes.len()).map_err(|e| e.to_string())
+        replay::read(&path).map(|c| c.derivatives.len()).map_err(|e| e.to_string())
     };
     assert_eq!(read(&whole[..whole.len() - 3]), Ok(19));
     assert_eq!(read(&whole[..whole.len() - 8]), Ok(19));

@@ -250,7 +250,7 @@ fn names(blocks: &[BlockPairs]) -> Vec<String> {
     for (block, pairs) in blocks.iter().enumerate() {
         for (p, pair) in Module::MODULES.into_iter().zip(pairs) {
             if pair.is_some() {
-                let at = if p.outside() { String::new() } else { format!("{block}.") };
+                let at = if p.is_outside_blocks() { String::new() } else { format!("{block}.") };
                 names.extend(["lora_A", "lora_B"].map(|m| format!("{at}{}.{m}", p.name())));
             }
         }

@@ -18,6 +18,7 @@ impl Replay {
     ) -> Self {
         let (options, c) = (session.options(), &session.model().config);
         Self {
+            seed: config.seed,
             // Nobody asks for it later than at the start, and a whole model takes its time.
             start: if options.full.is_some() && session.steps() > 0 {
                 String::new()
@@ -34,12 +35,12 @@ impl Replay {
         }
     }
 
-    /// Makes a session's adapters, or weights, which are those that the run started from, those after `slopes`. The
+    /// Makes a session's adapters, or weights, which are those that the run started from, those after `derivatives`. The
     /// session's options are those of the run: of [`Replay::settings`].
     ///
     /// # Errors
     /// When the adapters are others than the run's, or the options have no directions.
-    pub fn apply<B: Backend>(&self, session: &mut Session<B>, slopes: &[Vec<f32>]) -> Result<()> {
+    pub fn apply<B: Backend>(&self, session: &mut Session<B>, derivatives: &[Vec<f32>]) -> Result<()> {
         let found = digest(session);
         if found != self.start && self.full.is_some() {
             return Err(Error::usage(format!(
@@ -59,11 +60,11 @@ impl Replay {
         let Estimator::Directional(along) = options.estimator else {
             return Err(Error::usage("a log of directional derivatives belongs to ‘method’ mezo or forward"));
         };
-        let (seed, weight_decay) = (options.seed, options.weight_decay);
+        let weight_decay = options.weight_decay;
         session.set_bounds(Bounds::from_values(self.bounds.clone(), session.params()));
-        let mut descent = Descent::new(along, seed, weight_decay, &[]);
-        for (step, slopes) in slopes.iter().enumerate() {
-            descent.descend(session, slopes, self.schedule.rate(step));
+        let mut descent = Descent::new(along, self.seed, weight_decay, &[]);
+        for (step, derivatives) in derivatives.iter().enumerate() {
+            descent.descend(session, derivatives, self.schedule.rate(step));
         }
         Ok(())
     }
