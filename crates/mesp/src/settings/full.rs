@@ -42,10 +42,10 @@ pub(super) fn refuse(settings: &Settings) -> Result<()> {
 }
 
 impl Setup {
-    /// For gradients, which are of an adapter or of all weights.
+    /// The setup for computing gradients, of an adapter or of all weights, without training.
     ///
     /// # Errors
-    /// When an estimate of the gradient of all weights is asked for.
+    /// [`Error::Usage`](crate::Error::Usage) when an estimate of the gradient of all weights is requested.
     pub fn of_gradients(mut self) -> Result<Self> {
         if self.trains != Trains::Model {
             return Ok(self);
@@ -61,10 +61,10 @@ impl Setup {
         Ok(self)
     }
 
-    /// Refuses gradients of weights that are quantized: their values are not what a step could move.
+    /// Rejects gradients of quantized weights, whose values cannot be updated.
     ///
     /// # Errors
-    /// When they are.
+    /// [`Error::Usage`](crate::Error::Usage) when the weights are quantized.
     pub fn differentiable(&self, stored: Dtype) -> Result<()> {
         let held = matches!(self.base, Base::Resident(_)) || !stored.is_quantized();
         if !self.options.base_gradients || held {
@@ -77,10 +77,10 @@ impl Setup {
         ))
     }
 
-    /// For what knows adapters only.
+    /// The setup for commands that support adapters only.
     ///
     /// # Errors
-    /// When all weights are trained.
+    /// [`Error::Usage`](crate::Error::Usage) with full fine-tuning.
     pub fn of_adapters(self) -> Result<Self> {
         if self.trains == Trains::Model {
             return Err(usage(
@@ -91,10 +91,12 @@ impl Setup {
         Ok(self)
     }
 
-    /// Settles how all weights are held, where they are trained: `stored` is how the model has them.
+    /// For full fine-tuning, chooses the type in which the weights are held; `stored` is their type in the model's
+    /// files.
     ///
     /// # Errors
-    /// When they are quantized, in a GGUF file, or held in a type in which steps are lost.
+    /// [`Error::Usage`](crate::Error::Usage) when the weights are quantized, in a GGUF file, or held in a type in which
+    /// small updates are lost.
     pub fn hold(&mut self, model: Option<&Path>, stored: Dtype) -> Result<()> {
         if self.trains != Trains::Model {
             return Ok(());

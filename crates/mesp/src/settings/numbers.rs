@@ -1,4 +1,4 @@
-//! What numbers a computation multiplies.
+//! The number type of a computation: what products multiply and what they add.
 
 use std::path::Path;
 
@@ -27,7 +27,7 @@ pub enum Numbers {
 }
 
 impl Numbers {
-    /// What was asked for, with weights that are held in a type. Nothing asked for is `Auto`.
+    /// Resolves a requested type for weights that are held in type `held`; no request means `Auto`.
     pub fn new(asked: Option<Compute>, held: Dtype) -> Self {
         match asked.unwrap_or(Compute::Auto) {
             Compute::Auto if held != Dtype::F32 && !mesp_device::f32_is_faster() => Self::Bf16,
@@ -37,10 +37,10 @@ impl Numbers {
         }
     }
 
-    /// As [`Numbers::new`], where double precision has no use.
+    /// As [`Numbers::new`], for computations without double precision.
     ///
     /// # Errors
-    /// When it is asked for.
+    /// [`Error::Usage`](crate::Error::Usage) when double precision is requested.
     pub fn single(asked: Option<Compute>, held: Dtype) -> Result<Self> {
         match Self::new(asked, held) {
             Self::F64 => Err(usage(
@@ -51,7 +51,7 @@ impl Numbers {
         }
     }
 
-    /// Why f32 was chosen where weights are held in fewer bits, if it was; to stand behind the name.
+    /// A text to put after the name that says why `Auto` chose f32 for weights of fewer bits; empty otherwise.
     pub fn reason(self, asked: Option<Compute>, held: Dtype) -> &'static str {
         let chosen = matches!(asked, None | Some(Compute::Auto)) && held != Dtype::F32;
         if chosen && self == Self::F32 { " (faster on this processor than bf16)" } else { "" }
@@ -66,8 +66,8 @@ impl Numbers {
         }
     }
 
-    /// What a run that goes on asks for: where nothing is asked for, the arithmetic that it began with, on whatever
-    /// processor that was.
+    /// The requested type of a resumed run: without a request the type that the run began with, whatever the processor
+    /// was.
     ///
     /// # Errors
     /// When the checkpoint cannot be read.
@@ -79,7 +79,7 @@ impl Numbers {
             .map_or(asked, |numbers| Some(if numbers == Self::F32 { Compute::F32 } else { Compute::Bf16 })))
     }
 
-    /// For the backend.
+    /// The type as the backend names it.
     pub fn compute(self) -> mesp_device::Compute {
         match self {
             Self::Bf16 => mesp_device::Compute::Bf16,
@@ -88,7 +88,8 @@ impl Numbers {
     }
 }
 
-/// What weights that are stored in one type are rounded to by being held in another; none where every value stays.
+/// The type to which weights stored as `stored` are rounded when they are held as `base`; `none` where no value
+/// changes.
 pub fn rounded(base: Base, stored: Dtype) -> &'static str {
     match base {
         Base::Resident(dtype) if dtype != stored && dtype != Dtype::F32 => dtype.name(),
@@ -96,7 +97,7 @@ pub fn rounded(base: Base, stored: Dtype) -> &'static str {
     }
 }
 
-/// The type that weights are held in.
+/// The type in which weights stored as `stored` are held.
 pub fn held(base: Base, stored: Dtype) -> Dtype {
     match base {
         Base::Mapped => stored,
