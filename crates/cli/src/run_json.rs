@@ -26,8 +26,7 @@ use crate::made_with;
 use crate::memory::Marks;
 use crate::run_files;
 use crate::settings::{estimator_json, policy_json, update_name};
-use mesp::settings::Numbers;
-use mesp::settings::Setup;
+use mesp::settings::{Numbers, Settings, Setup};
 
 /// Its bytes at most: it has the time of every step.
 pub(crate) const LIMIT: u64 = 32 << 20;
@@ -89,15 +88,12 @@ impl About<'_> {
             "data": self.data,
             "eval_data": self.eval.map(|p| p.display().to_string()),
             "data_fingerprint": rows,
-            "settings": Value::Null,
         });
-        let mut all = settings.settings().by_name();
+        let all = settings.settings().by_name();
         let mut fields = if let Value::Object(map) = fields { map } else { Map::new() };
         for name in SHOWN {
             fields.insert(name.to_owned(), all.get(name).cloned().unwrap_or_default());
         }
-        all.retain(|_, value| !value.is_null());
-        fields.insert("settings".to_owned(), all.into());
         fields
     }
 }
@@ -130,6 +126,8 @@ pub(crate) fn pattern<T: Copy + Into<Value>>(pattern: &Pattern<T>) -> Option<Map
 /// What is known of a finished run.
 pub(crate) struct Report<'a> {
     pub(crate) about: Map<String, Value>,
+    /// Every setting with its value.
+    pub(crate) settings: Settings,
     /// How often an optimizer step goes through the model with a micro-batch.
     pub(crate) passes: usize,
     pub(crate) summary: &'a Summary,
@@ -201,6 +199,8 @@ impl Report<'_> {
         });
         if let (Value::Object(all), Value::Object(outcome)) = (&mut document, outcome) {
             all.extend(self.about.clone());
+            let settings = self.settings.by_name().into_iter().filter(|(_, value)| !value.is_null());
+            all.insert("settings".to_owned(), settings.collect::<Map<_, _>>().into());
             all.extend(outcome);
         }
         document

@@ -10,7 +10,7 @@ use mesp::arch::{Config, Module};
 use mesp::method::{Estimator, Method};
 use mesp::model::{Batch, ModelWeights};
 use mesp::optim::{OptimizerKind, ScheduleKind, Trained};
-use mesp::settings::{AdapterSettings, Settings};
+use mesp::settings::Settings;
 use mesp::source::{Base, HfSource};
 use mesp::train::{
     Action, Length, Options, Progress, RunConfig, Session, Shapes, Update, checkpoint, plan, replay,
@@ -130,11 +130,7 @@ fn run_config() -> RunConfig {
         spike_factor: 0.0,
         output: None,
         adapter_at_eval: false,
-        settings: Settings {
-            adapter: AdapterSettings { rank: Some(1), ..AdapterSettings::default() },
-            ..Settings::default()
-        }
-        .by_name(),
+        settings: r#"{"rank":1}"#.to_owned(),
         identity: BTreeMap::from([("rows".to_owned(), "abc".to_owned())]),
         made_with: mesp::train::MadeWith::default(),
         base_model: None,

@@ -16,7 +16,6 @@ use std::sync::Arc;
 
 use mesp_device::Elem;
 use serde::{Deserialize, Serialize};
-use serde_json::Map;
 
 pub use groups::{
     AdapterSettings, Compute, DirectionSettings, MethodSettings, OnNonFinite, OnSpike, RunSettings, Stored,
@@ -219,7 +218,7 @@ impl Settings {
             spike_factor: r.spike_factor.unwrap_or(10.0),
             output: None,
             adapter_at_eval: false,
-            settings: Map::new(),
+            settings: String::new(),
             identity: BTreeMap::new(),
             made_with: MadeWith::default(),
             base_model: None,

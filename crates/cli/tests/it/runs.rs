@@ -186,7 +186,7 @@ fn options_come_from_a_file_and_the_command_line_wins() {
     let example = dir.path().join("example.toml");
     mesp(&[&"init-config", &example]).ok();
     let text = fs::read_to_string(&example).expect("an example");
-    assert!(text.contains("#learning-rate = 2e-4") && text.contains("model = "), "{text}");
+    assert!(text.contains("#learning-rate = 0.0002") && text.contains("model = "), "{text}");
     let ran = mesp(&[
         &"train",
         &"--config",

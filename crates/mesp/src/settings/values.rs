@@ -52,7 +52,7 @@ impl Setup {
     /// data or the system decides (the longest row, a budget) is as it was chosen.
     pub fn settings(&self) -> Settings {
         let Self { options, run, chosen, .. } = self;
-        let sized = options.adapter.rank > 0;
+        let sized = !chosen.full();
         let a = &options.adapter;
         let some = |list: String| Some(list).filter(|list| list != "none");
         let adapter = AdapterSettings {
@@ -135,7 +135,7 @@ impl Setup {
     /// # Errors
     /// When a row cannot be read.
     pub fn fix(&mut self, rows: &Rows, stored: Dtype, numbers: Numbers) -> Result<()> {
-        self.run.settings = self.fixed();
+        self.run.settings = serde_json::Value::from(self.fixed()).to_string();
         self.run.identity = self.identity(rows, stored, numbers)?;
         Ok(())
     }
@@ -214,7 +214,7 @@ fn directions(estimator: Estimator, full: bool) -> DirectionSettings {
                 directions: Some(directions),
                 noise: Some(distribution_name(distribution).to_owned()),
                 one_sided,
-                sparsity: Some(sparsity),
+                sparsity: (!full).then_some(sparsity),
                 block_share: None,
                 blocks: blocks(some),
             }

@@ -44,7 +44,7 @@ struct Fixed {
 
 impl Fixed {
     fn of(config: &RunConfig) -> Self {
-        Self { settings: config.settings.clone(), identity: config.identity.clone() }
+        Self { settings: config.fixed(), identity: config.identity.clone() }
     }
 }
 

@@ -200,7 +200,7 @@ pub(crate) fn config(dir: &std::path::Path, steps: usize) -> RunConfig {
         on_spike: Action::Report,
         spike_factor: 0.0,
         adapter_at_eval: false,
-        settings: serde_json::Map::new(),
+        settings: String::new(),
         identity: std::collections::BTreeMap::new(),
         made_with: mesp::train::MadeWith::default(),
         output: Some(dir.to_owned()),

@@ -179,6 +179,7 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
     let board = args.run.tensorboard.then(|| Board::open(&output.path, from.step)).transpose()?;
     let prepare = started.elapsed().as_secs_f64();
 
+    let every = settings.settings();
     let passes = settings.run.grad_accum * settings.options.estimator.passes();
     let run = Run::new(session, &rows, settings.run, from, CANCEL.clone())?;
     let mut trainer = Trainer::from_run(run, footprint);
@@ -199,6 +200,7 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
     let footprint = trainer.into_plan();
     let report = Report {
         about,
+        settings: every,
         passes,
         summary: &summary,
         footprint: &footprint,

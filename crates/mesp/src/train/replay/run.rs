@@ -25,7 +25,7 @@ impl Replay {
             } else {
                 digest(session)
             },
-            settings: config.settings.clone(),
+            settings: config.fixed(),
             schedule,
             bounds: session.bounds().values().to_vec(),
             directions,
