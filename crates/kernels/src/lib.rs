@@ -3,9 +3,9 @@
 //!
 //! For whoever adds an operation, checks a derivative or wants one of these kernels alone: nothing here knows a tensor
 //! type, a model or a file. Start reading at `rms_norm.rs`, the shortest complete operation (equations, shapes, what the
-//! backward reads, tests), then `matmul.rs`. Main items: [`matmul`] (with [`WeightView`], [`Term`] and [`Compute`]),
-//! [`attention`], [`rms_norm`], [`rope`], [`softmax_sum`] for the output head, [`adamw`]; [`Par`] and [`Threads`] say
-//! where a kernel runs, [`isa`] which instruction set it uses, and [`Real`] is `f32` or `f64`.
+//! backward reads, tests), then `matmul.rs`. Main items: [`matmul()`] (with [`WeightView`], [`Term`] and [`Compute`]),
+//! [`attention()`], [`rms_norm()`], [`rope()`], [`softmax_sum`] for the output head, [`adamw`]; [`Par`] and [`Threads`] say
+//! where a kernel runs, [`isa()`] which instruction set it uses, and [`Real`] is `f32` or `f64`.
 //!
 //! Rows are tokens: `N` rows in a micro-batch, `d` hidden size, `D` head size, `V` vocabulary size, `r` LoRA rank. A
 //! matrix `[n, d]` is a row-major slice of `n·d` values. The gradient of `x` is `dx`. A micro-batch is *ragged*:
