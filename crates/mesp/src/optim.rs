@@ -110,7 +110,7 @@ impl OptimizerKind {
     /// From the name on the command line, `sgd` or `adamw`, with PyTorch's default settings.
     ///
     /// # Errors
-    /// [`Error::Usage`](crate::Error::Usage) when there is no optimizer of that name.
+    /// [`Error::Usage`] when there is no optimizer of that name.
     pub fn parse(name: &str, momentum: f64) -> Result<Self> {
         match name {
             "sgd" => Ok(Self::sgd(momentum)),
