@@ -24,12 +24,11 @@ pub(crate) use compare::{BenchConvergenceArgs, BenchGradientsArgs, BenchPaperArg
 pub(crate) use dash::{DashArgs, ReportArgs};
 pub(crate) use eval::EvalArgs;
 pub(crate) use generate::{ChatArgs, GenerateArgs, SamplingArgs};
-pub(crate) use groups::{
-    CommonArgs, DataArgs, LongRowsArg, ModelArgs, OutputArgs, PromptStyleArg, TrainOnArg,
-};
+pub(crate) use groups::{CommonArgs, OutputArgs};
 pub(crate) use mesp::settings::{
     AdapterSettings, Compute, DirectionSettings, MethodSettings, TrainingSettings,
 };
+pub(crate) use mesp_console::args::{DataArgs, ModelArgs, ReplaceArgs, SharedArgs};
 pub(crate) use pull::PullArgs;
 pub(crate) use run::RunArgs;
 
@@ -117,26 +116,6 @@ pub(crate) enum Command {
     Say(SayArgs),
     /// Rebuild the adapter of a run of --method mezo or forward from its log of directional derivatives, without data
     Replay(ReplayArgs),
-}
-
-// What every command takes.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "General")]
-pub(crate) struct SharedArgs {
-    /// Print one JSON document to standard output, everything else to standard error
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Threads to compute with [default: the processor cores available]
-    #[arg(long, value_name = "N")]
-    pub(crate) threads: Option<usize>,
-}
-
-// What every command takes that writes a file or a folder.
-#[derive(Debug, Clone, Copy, Default, Args)]
-pub(crate) struct ReplaceArgs {
-    /// Replace what is at the place of the output; never a file that the command reads
-    #[arg(long, help_heading = "General")]
-    pub(crate) overwrite: bool,
 }
 
 #[derive(Debug, Args)]
@@ -400,4 +379,25 @@ pub(crate) struct SayArgs {
 /// For clap: a size such as 128MB.
 fn size(text: &str) -> Result<ByteSize, String> {
     text.parse()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+    use mesp_console::flags::SETTINGS;
+
+    use super::*;
+
+    #[test]
+    fn every_setting_is_an_option() {
+        fn options(command: &clap::Command, names: &mut Vec<String>) {
+            names.extend(command.get_arguments().filter_map(|arg| arg.get_long()).map(str::to_owned));
+            command.get_subcommands().for_each(|command| options(command, names));
+        }
+        let mut names = Vec::new();
+        options(&Cli::command(), &mut names);
+        for setting in SETTINGS {
+            assert!(names.contains(&setting.replace('_', "-")), "{setting}");
+        }
+    }
 }

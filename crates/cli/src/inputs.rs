@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Result, bail};
 use mesp::arch::Config;
 use mesp::data::{
-    Examples, FileRows, Gathered, HELD_OUT, LongRows, Part, PromptStyle, ReadOptions, Rows, TEST,
-    TextEncoder, TrainOn, files, refuse_stream, split, split_of, totals, unpacks, unused,
+    Examples, FileRows, Gathered, HELD_OUT, Part, ReadOptions, Rows, TEST, TextEncoder, files, refuse_stream,
+    split, split_of, totals, unpacks, unused,
 };
 use mesp::model::ModelWeights;
 use mesp::source::{Base, open_model, text_encoder};
@@ -17,7 +17,7 @@ use mesp_device::{Dtype, Threads};
 use rayon::ThreadPool;
 use serde_json::{Value, json};
 
-use crate::args::{DataArgs, LongRowsArg, ModelArgs, PromptStyleArg, TrainOnArg, TrainingSettings};
+use crate::args::{DataArgs, ModelArgs, TrainingSettings};
 use crate::failure::usage;
 use crate::tokens::{self, no_tokenizer};
 use crate::{hub, ui};
@@ -93,41 +93,6 @@ pub(crate) fn say_once(notes: &[String]) {
 /// Reads a model's tokenizer.
 pub(crate) fn encoder(model: &Path) -> Result<TextEncoder> {
     text_encoder(model)?.ok_or_else(|| no_tokenizer(model))
-}
-
-/// How rows are read for a command.
-pub(crate) fn read_options(args: &DataArgs, config: &Config, training: bool) -> ReadOptions {
-    let longest = ReadOptions::TRAINING_LENGTH.min(config.max_positions);
-    // A plain text has to be cut somewhere; rows are cut only where memory asks for it.
-    let cut = training || args.data.as_deref().is_some_and(FileRows::is_document);
-    ReadOptions {
-        max_seq_len: args.max_seq_len.or(cut.then_some(longest)),
-        long_rows: match args.long_rows {
-            LongRowsArg::Truncate => LongRows::Truncate,
-            LongRowsArg::Split => LongRows::Split,
-            LongRowsArg::Error => LongRows::Error,
-        },
-        train_on: match args.train_on {
-            _ if args.train_on_prompt => TrainOn::All,
-            TrainOnArg::Assistant => TrainOn::Assistant,
-            TrainOnArg::Last => TrainOn::Last,
-            TrainOnArg::All => TrainOn::All,
-        },
-        append_eos: !args.no_eos,
-        prompt_style: args.prompt_style.into(),
-        columns: args.columns.clone().unwrap_or_default(),
-        ..ReadOptions::new(config.vocab_size)
-    }
-}
-
-impl From<PromptStyleArg> for PromptStyle {
-    fn from(style: PromptStyleArg) -> Self {
-        match style {
-            PromptStyleArg::Auto => Self::Auto,
-            PromptStyleArg::Raw => Self::Raw,
-            PromptStyleArg::Chat => Self::Chat,
-        }
-    }
 }
 
 /// How much there is of a run's rows.

@@ -12,38 +12,30 @@
 mod args;
 mod card;
 mod chart;
-mod child;
 mod commands;
 mod config;
-mod failure;
-mod flags;
 mod hub;
 mod inputs;
-mod interrupt;
 mod lines;
-mod machine;
 mod made_with;
-mod memory;
 mod metrics;
-mod outputs;
-mod progress;
 mod replaced;
 mod run_dir;
 mod run_files;
 mod run_json;
 mod samples;
 mod settings;
-mod sizes;
 mod step_memory;
 mod tensorboard;
 mod tokens;
-mod ui;
 #[doc(hidden)]
 pub mod untrusted;
 
 use std::process::ExitCode;
 
 use args::Command;
+// By their own names everywhere below.
+use mesp_console::{child, failure, flags, interrupt, memory, outputs, progress, sizes, ui};
 
 /// The program.
 pub fn main() -> ExitCode {

@@ -35,7 +35,7 @@ fn tokenize(args: &TokenizeArgs) -> Result<()> {
     let read = Inputs::default().model(model).file("--data", data);
     outputs::file(output, &read, args.replace.overwrite)?;
     let config = shape_source(model)?.config;
-    let options = inputs::read_options(&args.data, &config, !args.whole);
+    let options = args.data.read_options(&config, !args.whole);
     inputs::is_there(data)?;
     let encoder =
         if FileRows::needs_tokenizer(data, &options)? { Some(inputs::encoder(model)?) } else { None };

@@ -17,7 +17,6 @@ use crate::args::CommonArgs;
 use crate::chart;
 use crate::inputs::{self, Held};
 use crate::memory;
-use crate::outputs;
 use crate::run_dir::RunDir;
 use crate::run_files;
 use crate::run_json;
@@ -47,7 +46,7 @@ const ANSWER: usize = 80;
 
 pub(crate) fn run(common: &CommonArgs, started: Instant) -> Result<()> {
     let args = with_defaults(common);
-    let read = outputs::read_by(&args, None, None);
+    let read = args.reads(None, None);
     let dir = RunDir::take(&args, &read, is_demo)?;
     let folder = dir.path.join(FOLDER);
     let model = folder.join("model");

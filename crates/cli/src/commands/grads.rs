@@ -69,7 +69,7 @@ impl<R: Real> Ready<R> {
         made_with::note_other_base(args.adapter.adapter.as_deref(), (&model, dtype), dir);
         let asked = args.method.compute.unwrap_or(Compute::F32);
         let numbers = Numbers::new(Some(asked), held(settings.base, dtype));
-        let read = inputs::read_options(&args.data, &model.config, false);
+        let read = args.data.read_options(&model.config, false);
         let mut rows = inputs::read_rows(dir, data, &Held::None, &read, None)?;
         let count = rows.train.count();
         if limit < count {
@@ -170,7 +170,7 @@ fn grads<R: Real>(args: &CommonArgs) -> Result<()> {
     let Some(output) = &args.output.output else {
         return Err(usage("no output was given", "give --output FILE.safetensors"));
     };
-    let read = outputs::read_by(args, args.data.data.as_deref(), None);
+    let read = args.reads(args.data.data.as_deref(), None);
     outputs::file(output, &read, args.output.overwrite)?;
     let beside = mesp_formats::atomic::folder_of(output);
     let mut ready = Ready::<R>::new(args, beside, usize::MAX, false)?;

@@ -103,7 +103,7 @@ const MOST_TOKENS: usize = 1 << 20;
 
 /// From the rows where they are given, else from one length for all of them.
 fn work(args: &CommonArgs, settings: &Setup, model: &ModelWeights, threads: usize) -> Result<Workload> {
-    let options = inputs::read_options(&args.data, &model.config, true);
+    let options = args.data.read_options(&model.config, true);
     keep_children_within(args.method.memory_budget);
     let Some(data) = &args.data.data else {
         let length = options.max_seq_len.unwrap_or(model.config.max_positions);

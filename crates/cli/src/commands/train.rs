@@ -11,7 +11,6 @@ use super::{demo, dry_run};
 use crate::args::TrainArgs;
 use crate::failure::usage;
 use crate::inputs::{self, Held};
-use crate::outputs;
 use crate::run_dir::RunDir;
 use crate::settings::setup;
 use crate::ui;
@@ -33,7 +32,7 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
     let settings = setup(common)?;
     inputs::is_there(data)?;
     let eval = Held::new(&common.schedule, data)?;
-    let read = outputs::read_by(common, Some(data), eval.file());
+    let read = common.reads(Some(data), eval.file());
     // A dry run changes nothing, and may be one of several.
     let dir = if args.dry_run {
         RunDir::look(common, &read, |_| false)?

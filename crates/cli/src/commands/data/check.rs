@@ -18,7 +18,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<()> {
     let model = inputs::given_model(args.model.as_deref())?;
     let data = inputs::data_file(&args.data)?;
     let source = shape_source(model)?;
-    let options = inputs::read_options(&args.data, &source.config, true);
+    let options = args.data.read_options(&source.config, true);
     inputs::is_there(data)?;
     let files = all_files(data)?;
     if data.is_dir() {

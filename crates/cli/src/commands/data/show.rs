@@ -31,7 +31,7 @@ pub(super) fn run(args: &ShowArgs) -> Result<()> {
     }
     let model = inputs::given_model(args.model.as_deref())?;
     let data = inputs::data_file(&args.data)?;
-    let options = inputs::read_options(&args.data, &shape_source(model)?.config, true);
+    let options = args.data.read_options(&shape_source(model)?.config, true);
     inputs::is_there(data)?;
     let encoder = inputs::encoder(model)?;
     let Gathered { about, rows: all } = match tokens::given(data, options.vocab_size)? {

@@ -31,7 +31,7 @@ pub(super) fn run<R: Real>(args: &EvalArgs) -> Result<()> {
     let base = Base::parse(&args.model.base)?;
     let Loaded { model, dtype, .. } = inputs::load_model(dir, base)?;
     let numbers = Numbers::new(args.compute, held(base, dtype));
-    let options = inputs::read_options(&args.data, &model.config, false);
+    let options = args.data.read_options(&model.config, false);
     let rows = inputs::read_rows(dir, data, &Held::None, &options, None)?.train;
     inputs::warn_of_length(&*rows, &model.config)?;
 

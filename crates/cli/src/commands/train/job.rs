@@ -99,7 +99,7 @@ pub(in crate::commands) fn prepare(
     let held = held(settings.base, dtype);
     let numbers = Numbers::single(asked, held)?;
     settings.hold(Some(dir), dtype)?;
-    let options = inputs::read_options(&args.data, &model.config, true);
+    let options = args.data.read_options(&model.config, true);
     // First, so that rows have the memory that this took.
     settings.run.made_with = made_with::of(args, (&model, dir), (data, eval), &options, resume)?;
     memory::keep_children_within(args.method.memory_budget);

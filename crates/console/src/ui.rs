@@ -11,35 +11,44 @@ use serde_json::Value;
 use crate::flags;
 
 /// A line for people. That nobody reads it is no reason to end a run.
-pub(crate) fn note(text: impl AsRef<str>) {
+pub fn note(text: impl AsRef<str>) {
     let _ = writeln!(io::stderr().lock(), "{}", visible(&flags::spelled(text.as_ref())));
 }
 
 /// Text of a result.
-pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+///
+/// # Errors
+/// When standard output cannot be written.
+pub fn print(text: &str) -> anyhow::Result<()> {
     print_raw(&visible(text))
 }
 
 /// As [`print`], for text whose control characters are the program's own.
-pub(crate) fn print_raw(text: &str) -> anyhow::Result<()> {
+///
+/// # Errors
+/// When standard output cannot be written.
+pub fn print_raw(text: &str) -> anyhow::Result<()> {
     // Whoever closed it has seen enough.
     stream_raw(text).map(|_| ())
 }
 
 /// A piece of text that goes on; false when nobody reads it any more.
-pub(crate) fn stream(text: &str) -> anyhow::Result<bool> {
+///
+/// # Errors
+/// When standard output cannot be written.
+pub fn stream(text: &str) -> anyhow::Result<bool> {
     stream_raw(&visible(text))
 }
 
 /// A piece of text that goes on, on standard error.
-pub(crate) fn stream_note(text: &str) {
+pub fn stream_note(text: &str) {
     let mut out = io::stderr().lock();
     let _ = out.write_all(visible(text).as_bytes()).and_then(|()| out.flush());
 }
 
 /// Text in which nothing moves the cursor, colours a terminal or turns the direction of reading: control characters
 /// and those that override the direction are spelled. Ends of lines and tabs stay.
-pub(crate) fn visible(text: &str) -> Cow<'_, str> {
+pub fn visible(text: &str) -> Cow<'_, str> {
     if !text.contains(acts) {
         return Cow::Borrowed(text);
     }
@@ -68,7 +77,10 @@ fn stream_raw(text: &str) -> anyhow::Result<bool> {
 }
 
 /// A result for people: on standard output, unless that is taken by a JSON document.
-pub(crate) fn result(json: bool, text: &str) -> anyhow::Result<()> {
+///
+/// # Errors
+/// When standard output cannot be written.
+pub fn result(json: bool, text: &str) -> anyhow::Result<()> {
     if json {
         note(text.trim_end());
         return Ok(());
@@ -77,7 +89,10 @@ pub(crate) fn result(json: bool, text: &str) -> anyhow::Result<()> {
 }
 
 /// The document of `--json`.
-pub(crate) fn json(value: &Value) -> anyhow::Result<()> {
+///
+/// # Errors
+/// When standard output cannot be written.
+pub fn json(value: &Value) -> anyhow::Result<()> {
     let mut text = String::new();
     // What is left of control characters stands in strings.
     for c in format!("{value:#}\n").chars() {
@@ -91,19 +106,19 @@ pub(crate) fn json(value: &Value) -> anyhow::Result<()> {
 }
 
 /// Whether a person watches standard error.
-pub(crate) fn watched() -> bool {
+pub fn watched() -> bool {
     io::stderr().is_terminal()
 }
 
 /// Whether the terminal shows more than ASCII.
-pub(crate) fn unicode() -> bool {
+pub fn unicode() -> bool {
     let set = |name| std::env::var(name).ok().filter(|v| !v.is_empty());
     let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set).unwrap_or_default().to_lowercase();
     locale.contains("utf-8") || locale.contains("utf8") || std::env::var_os("WT_SESSION").is_some()
 }
 
 /// Rows of a table, the first column to the left, the others to the right.
-pub(crate) fn table(rows: &[Vec<String>]) -> String {
+pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |c: usize| rows.iter().filter_map(|r| r.get(c)).map(|s| s.chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();

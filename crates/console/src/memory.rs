@@ -33,7 +33,7 @@ const EVERY: Duration = Duration::from_millis(2);
 
 /// What this program runs itself for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Child {
+pub enum Child {
     /// Text to tokens, before anything is planned.
     Tokens,
     /// Answers and spelled rows, while a run goes on too.
@@ -44,41 +44,41 @@ pub(crate) enum Child {
 
 /// High-water marks; resident ones only where the system tells (Linux).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Marks {
+pub struct Marks {
     /// High-water mark of the heap since the program's start.
-    pub(crate) heap: u64,
+    pub heap: u64,
     /// High-water mark of the heap since training began.
-    pub(crate) heap_training: u64,
+    pub heap_training: u64,
     /// High-water mark of `RssAnon` at the points where it was read.
-    pub(crate) rss_anonymous: Option<u64>,
+    pub rss_anonymous: Option<u64>,
     /// `RssAnon` now.
-    pub(crate) rss_anonymous_now: Option<u64>,
+    pub rss_anonymous_now: Option<u64>,
     /// `VmHWM`.
-    pub(crate) rss: Option<u64>,
+    pub rss: Option<u64>,
     /// The most anonymous memory of this process with a child for tokens, and with one that speaks; 0 without one.
-    pub(crate) with_child: [u64; 2],
+    pub with_child: [u64; 2],
 }
 
 impl Marks {
     /// The most anonymous memory of this process and its children, where the system tells.
-    pub(crate) fn tree(&self) -> Option<u64> {
+    pub fn tree(&self) -> Option<u64> {
         let [tokens, say] = self.with_child;
         Some(self.rss_anonymous?.max(tokens).max(say))
     }
 }
 
 /// Training begins: its own high-water mark starts here.
-pub(crate) fn begin_training() {
+pub fn begin_training() {
     HEAP.begin_phase();
 }
 
 /// Bytes of heap in use.
-pub(crate) fn in_use() -> u64 {
+pub fn in_use() -> u64 {
     HEAP.current() as u64
 }
 
 /// Reads all marks.
-pub(crate) fn marks() -> Marks {
+pub fn marks() -> Marks {
     let now = Resident::now();
     let (anonymous, high_water) = now.map(|now| (now.anonymous, now.high_water)).unzip();
     let peak = anonymous.map(|now| ANONYMOUS_PEAK.fetch_max(now, Relaxed).max(now));
@@ -93,27 +93,26 @@ pub(crate) fn marks() -> Marks {
 }
 
 /// The most anonymous memory of this process and a child of this kind together.
-pub(crate) fn with_child(kind: Child) -> u64 {
+pub fn with_child(kind: Child) -> u64 {
     WITH_CHILD[kind as usize].load(Relaxed)
 }
 
 /// The most anonymous memory of a child of this kind.
-pub(crate) fn childs(kind: Child) -> u64 {
+pub fn childs(kind: Child) -> u64 {
     CHILDS[kind as usize].load(Relaxed)
 }
 
 /// Says what this process and a child of it may have together: the budget of the run they work for.
-pub(crate) fn keep_children_within(budget: Option<ByteSize>) {
+pub fn keep_children_within(budget: Option<ByteSize>) {
     LIMIT.store(budget.map_or(0, |budget| budget.0), Relaxed);
 }
 
 /// Waits for a child's end, and reads what memory it takes until then; `over` is called once when that is more than
 /// this process and its children may have.
-pub(crate) fn wait(
-    kind: Child,
-    child: process::Child,
-    over: impl FnOnce() + Send,
-) -> io::Result<process::Output> {
+///
+/// # Errors
+/// When the system does not tell of its end.
+pub fn wait(kind: Child, child: process::Child, over: impl FnOnce() + Send) -> io::Result<process::Output> {
     let (status, ended) = (format!("/proc/{}/status", child.id()), AtomicBool::new(false));
     thread::scope(|scope| {
         scope.spawn(|| {

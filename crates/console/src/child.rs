@@ -21,21 +21,24 @@ const VARIABLE: &str = "MESP_ENDS_WITH_STDIN";
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A child.
-pub(crate) struct Bound {
+pub struct Bound {
     child: Child,
     /// Held as long as this process lives.
     pipe: Option<ChildStdin>,
 }
 
 /// The program; to end with this one it is started by [`Bound::start`].
-pub(crate) fn program() -> Command {
+pub fn program() -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap_or_else(|_| "mesp".into()));
     command.env_remove(VARIABLE);
     command
 }
 
 /// In a child: ends as by an interrupt when the parent is gone.
-pub(crate) fn follow_parent() -> Result<()> {
+///
+/// # Errors
+/// When the system gives no thread.
+pub fn follow_parent() -> Result<()> {
     if std::env::var_os(VARIABLE).is_none() {
         return Ok(());
     }
@@ -50,7 +53,11 @@ pub(crate) fn follow_parent() -> Result<()> {
 }
 
 impl Bound {
-    pub(crate) fn start(mut command: Command) -> io::Result<Self> {
+    /// Starts a command, with its output to be read at its end.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(mut command: Command) -> io::Result<Self> {
         command.env(VARIABLE, "1").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
         let pipe = child.stdin.take();
@@ -59,7 +66,10 @@ impl Bound {
 
     /// Waits for its end, and reads what memory it takes. An interrupt lets it undo what it has begun, and waits for
     /// that. Whether it was ended because it took more than the run may have comes with its output.
-    pub(crate) fn wait(self, kind: memory::Child) -> io::Result<(Output, bool)> {
+    ///
+    /// # Errors
+    /// When the system does not tell of its end.
+    pub fn wait(self, kind: memory::Child) -> io::Result<(Output, bool)> {
         let Self { child, pipe } = self;
         let pipe = Arc::new(Mutex::new(pipe));
         let close = |pipe: &Mutex<Option<ChildStdin>>| drop(pipe.lock().map(|mut pipe| pipe.take()));

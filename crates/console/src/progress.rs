@@ -12,14 +12,15 @@ use crate::ui;
 const PLAIN: Duration = Duration::from_secs(2);
 
 /// The line of a task of so many parts.
-pub(crate) struct Line {
+pub struct Line {
     bar: Option<ProgressBar>,
     total: u64,
     last: Option<Instant>,
 }
 
 impl Line {
-    pub(crate) fn new(total: u64) -> Self {
+    /// A line of so many parts.
+    pub fn new(total: u64) -> Self {
         let bar = ui::watched().then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10));
             let style = ProgressStyle::with_template("{bar:16} {wide_msg}")
@@ -33,8 +34,7 @@ impl Line {
     }
 
     /// There are more parts than was known.
-    #[cfg(feature = "pull")]
-    pub(crate) fn grow(&mut self, total: u64) {
+    pub fn grow(&mut self, total: u64) {
         self.total = total.max(13);
         if let Some(bar) = &self.bar {
             bar.set_length(self.total);
@@ -43,7 +43,7 @@ impl Line {
 
     /// `done` parts are done. The text is written on a terminal at once, elsewhere for the first part, the
     /// last, and every two seconds between, or always when there are few parts.
-    pub(crate) fn at(&mut self, done: u64, text: impl FnOnce() -> String) {
+    pub fn at(&mut self, done: u64, text: impl FnOnce() -> String) {
         if let Some(bar) = &self.bar {
             bar.set_message(text());
             bar.set_position(done);
@@ -57,7 +57,7 @@ impl Line {
     }
 
     /// A line that stays, above the living one.
-    pub(crate) fn say(&self, text: impl AsRef<str>) {
+    pub fn say(&self, text: impl AsRef<str>) {
         match &self.bar {
             Some(bar) => bar.suspend(|| ui::note(text)),
             None => ui::note(text),
@@ -65,7 +65,7 @@ impl Line {
     }
 
     /// The living line goes.
-    pub(crate) fn end(&self) {
+    pub fn end(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
@@ -73,7 +73,7 @@ impl Line {
 }
 
 /// Progress of something that is only counted; nothing is said of what takes less than two seconds.
-pub(crate) struct Counter {
+pub struct Counter {
     what: Cow<'static, str>,
     started: Instant,
     line: Option<Line>,
@@ -81,11 +81,13 @@ pub(crate) struct Counter {
 }
 
 impl Counter {
-    pub(crate) fn new(what: impl Into<Cow<'static, str>>, total: u64) -> Self {
+    /// Counts up to `total`; `what` begins the line.
+    pub fn new(what: impl Into<Cow<'static, str>>, total: u64) -> Self {
         Self { what: what.into(), started: Instant::now(), line: None, total }
     }
 
-    pub(crate) fn at(&mut self, done: u64) {
+    /// So much is done.
+    pub fn at(&mut self, done: u64) {
         let elapsed = self.started.elapsed();
         if self.line.is_none() && elapsed < PLAIN {
             return;

@@ -13,7 +13,7 @@ type Answer = Box<dyn Fn() + Send>;
 type Step = Box<dyn FnOnce() + Send>;
 
 /// The exit status of a program that was interrupted.
-pub(crate) const STATUS: u8 = 130;
+pub const STATUS: u8 = 130;
 
 static ANSWER: Mutex<Option<Answer>> = Mutex::new(None);
 static UNDO: Mutex<Vec<(u64, Step)>> = Mutex::new(Vec::new());
@@ -24,19 +24,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Listens, from the program's start on.
-pub(crate) fn listen() -> Result<()> {
+///
+/// # Errors
+/// When somebody listens already.
+pub fn listen() -> Result<()> {
     ctrlc::set_handler(now).context("cannot listen for interrupts")?;
     mesp_device::ignore_hangups_again();
     Ok(())
 }
 
 /// What an interrupt does from now on.
-pub(crate) fn instead(answer: impl Fn() + Send + 'static) {
+pub fn instead(answer: impl Fn() + Send + 'static) {
     *lock(&ANSWER) = Some(Box::new(answer));
 }
 
 /// An interrupt.
-pub(crate) fn now() {
+pub fn now() {
     let answer = lock(&ANSWER);
     match &*answer {
         Some(answer) => answer(),
@@ -45,7 +48,7 @@ pub(crate) fn now() {
 }
 
 /// Ends the program, and nothing half-made stays.
-pub(crate) fn end() -> ! {
+pub fn end() -> ! {
     ENDING.store(true, Ordering::SeqCst);
     // The last that was made goes first. None of them is begun while others are undone.
     let mut steps = lock(&UNDO);
@@ -58,17 +61,17 @@ pub(crate) fn end() -> ! {
 }
 
 /// Waits for the end, where an interrupt is ending the program: what failed by it is no news.
-pub(crate) fn wait_for_end() {
+pub fn wait_for_end() {
     while ENDING.load(Ordering::SeqCst) {
         std::thread::park();
     }
 }
 
 /// Something that an interrupt undoes as long as this lives.
-pub(crate) struct Undo(u64);
+pub struct Undo(u64);
 
 /// Tells what to undo.
-pub(crate) fn undo(step: impl FnOnce() + Send + 'static) -> Undo {
+pub fn undo(step: impl FnOnce() + Send + 'static) -> Undo {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     lock(&UNDO).push((number, Box::new(step)));

@@ -7,19 +7,19 @@ use crate::{flags, interrupt, ui};
 
 /// The run cannot be done in the memory it may have.
 #[derive(Debug)]
-pub(crate) struct OverBudget(pub(crate) String);
+pub struct OverBudget(pub String);
 
 /// The run was asked to stop, and did after writing a checkpoint.
 #[derive(Debug)]
-pub(crate) struct Interrupted(pub(crate) String);
+pub struct Interrupted(pub String);
 
 /// Another process of the program failed for this one.
 #[derive(Debug)]
-pub(crate) struct Elsewhere {
+pub struct Elsewhere {
     /// Its message.
-    pub(crate) message: String,
+    pub message: String,
     /// Its exit status.
-    pub(crate) status: u8,
+    pub status: u8,
 }
 
 impl fmt::Display for Elsewhere {
@@ -45,12 +45,12 @@ impl std::error::Error for OverBudget {}
 impl std::error::Error for Interrupted {}
 
 /// An error of usage with advice.
-pub(crate) fn usage(problem: impl Into<String>, advice: impl Into<String>) -> anyhow::Error {
+pub fn usage(problem: impl Into<String>, advice: impl Into<String>) -> anyhow::Error {
     mesp::Error::usage(problem).hint(advice).into()
 }
 
 /// Says what went wrong, and gives the exit status.
-pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+pub fn report(error: &anyhow::Error) -> ExitCode {
     interrupt::wait_for_end();
     if error.is::<Interrupted>() {
         ui::note(error.to_string());
@@ -61,7 +61,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
 }
 
 /// What went wrong, in words.
-pub(crate) fn message(error: &anyhow::Error) -> String {
+pub fn message(error: &anyhow::Error) -> String {
     if error.is::<mesp::Error>() || error.is::<mesp_formats::Error>() {
         // These name their causes themselves.
         flags::spelled(&error.to_string()).into_owned()

@@ -7,7 +7,6 @@ use anyhow::Result;
 use mesp_formats::TokenizerConfig;
 use mesp_formats::atomic::{StagedDir, is_stream, remove_leftovers_of};
 
-use crate::args::CommonArgs;
 use crate::failure::usage;
 use crate::ui;
 
@@ -29,16 +28,18 @@ const PARTS: [&str; 8] = ["json", "safetensors", "jinja", "model", "txt", "bin",
 
 /// What a command reads, each with the option that named it.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct Inputs(Vec<(&'static str, PathBuf)>);
+pub struct Inputs(Vec<(&'static str, PathBuf)>);
 
 impl Inputs {
     /// A file; of a folder, the files in it.
-    pub(crate) fn file<'a>(self, option: &'static str, path: impl Into<Option<&'a Path>>) -> Self {
+    #[must_use]
+    pub fn file<'a>(self, option: &'static str, path: impl Into<Option<&'a Path>>) -> Self {
         self.add(option, path.into(), &|_| true)
     }
 
     /// A model: a folder, or a GGUF file and what lies beside it.
-    pub(crate) fn model<'a>(self, path: impl Into<Option<&'a Path>>) -> Self {
+    #[must_use]
+    pub fn model<'a>(self, path: impl Into<Option<&'a Path>>) -> Self {
         let path = path.into();
         let ends = |name: &str| MODEL_ENDS.iter().any(|end| has_end(name, end));
         let mut all = self.add("--model", path, &ends);
@@ -51,7 +52,8 @@ impl Inputs {
     }
 
     /// An adapter or a checkpoint: a folder, or a GGUF file.
-    pub(crate) fn adapter<'a>(self, option: &'static str, path: impl Into<Option<&'a Path>>) -> Self {
+    #[must_use]
+    pub fn adapter<'a>(self, option: &'static str, path: impl Into<Option<&'a Path>>) -> Self {
         self.add(option, path.into(), &|name| name.starts_with("adapter") || ADAPTER.contains(&name))
     }
 
@@ -67,7 +69,7 @@ impl Inputs {
     }
 
     /// The first that is this file or folder, by whichever name, or that lies in this folder.
-    pub(crate) fn within(&self, output: &Path) -> Option<(&'static str, &Path)> {
+    pub fn within(&self, output: &Path) -> Option<(&'static str, &Path)> {
         let there = fs::metadata(output).ok()?;
         let folder = fs::canonicalize(output).ok().filter(|_| there.is_dir());
         let same = |path: &Path| {
@@ -78,7 +80,10 @@ impl Inputs {
     }
 
     /// Refuses a place that one of them has.
-    pub(crate) fn spared_by(&self, output: &Path) -> Result<()> {
+    ///
+    /// # Errors
+    /// With the option that names what is read.
+    pub fn spared_by(&self, output: &Path) -> Result<()> {
         let Some((option, input)) = self.within(output) else { return Ok(()) };
         let shown = output.display();
         let problem = if input == output {
@@ -102,7 +107,7 @@ fn is_same(_: &Metadata, _: &Metadata, a: &Path, b: &Path) -> bool {
 }
 
 /// Whether two paths lead to the same file or folder.
-pub(crate) fn is_same_file(a: &Path, b: &Path) -> bool {
+pub fn is_same_file(a: &Path, b: &Path) -> bool {
     match (fs::metadata(a), fs::metadata(b)) {
         (Ok(of_a), Ok(of_b)) => is_same(&of_a, &of_b, a, b),
         _ => false,
@@ -110,7 +115,7 @@ pub(crate) fn is_same_file(a: &Path, b: &Path) -> bool {
 }
 
 /// Whether an open file is still the one that a path leads to.
-pub(crate) fn is_at(file: &File, path: &Path) -> bool {
+pub fn is_at(file: &File, path: &Path) -> bool {
     match (file.metadata(), fs::metadata(path)) {
         (Ok(open), Ok(there)) => is_same(&open, &there, path, path),
         _ => false,
@@ -119,18 +124,6 @@ pub(crate) fn is_at(file: &File, path: &Path) -> bool {
 
 fn has_end(name: &str, end: &str) -> bool {
     Path::new(name).extension().is_some_and(|e| e.eq_ignore_ascii_case(end))
-}
-
-/// What train and grads read; `eval` is the file of held-out rows.
-pub(crate) fn read_by(args: &CommonArgs, data: Option<&Path>, eval: Option<&Path>) -> Inputs {
-    let resumed = args.output.resume.as_ref().and_then(|resume| resume.as_deref());
-    Inputs::default()
-        .model(args.model.model.as_deref())
-        .file("--data", data)
-        .file("--eval-data", eval)
-        .adapter("--adapter", args.adapter.adapter.as_deref())
-        .adapter("--resume", resumed)
-        .file("--config", args.run.config.as_deref())
 }
 
 /// Whether something is there, a link that leads nowhere too.
@@ -144,13 +137,16 @@ fn taken(path: &Path) -> anyhow::Error {
 }
 
 /// Whether a path is standard output, under one of its names.
-pub(crate) fn is_standard(path: &Path) -> bool {
+pub fn is_standard(path: &Path) -> bool {
     ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"].iter().any(|name| path == Path::new(name))
 }
 
 /// Refuses a file that may not be written, before anything is read for it; what killed processes have left of it goes.
 /// A device or a pipe takes what comes.
-pub(crate) fn file(output: &Path, inputs: &Inputs, overwrite: bool) -> Result<()> {
+///
+/// # Errors
+/// When something is there that is read, is a folder, or may not be replaced.
+pub fn file(output: &Path, inputs: &Inputs, overwrite: bool) -> Result<()> {
     if is_stream(output) {
         return Ok(());
     }
@@ -164,7 +160,10 @@ pub(crate) fn file(output: &Path, inputs: &Inputs, overwrite: bool) -> Result<()
 }
 
 /// The same of several files in one folder.
-pub(crate) fn files(folder: &Path, names: &[&str], inputs: &Inputs, overwrite: bool) -> Result<()> {
+///
+/// # Errors
+/// As [`file`].
+pub fn files(folder: &Path, names: &[&str], inputs: &Inputs, overwrite: bool) -> Result<()> {
     if is_there(folder) && !folder.is_dir() {
         return Err(found_a_file(folder));
     }
@@ -173,7 +172,10 @@ pub(crate) fn files(folder: &Path, names: &[&str], inputs: &Inputs, overwrite: b
 
 /// The same of a folder that is written as a whole. One that is empty is as good as none; only one of a model or an
 /// adapter is replaced, and with nothing else in it.
-pub(crate) fn folder(output: &Path, inputs: &Inputs, overwrite: bool) -> Result<()> {
+///
+/// # Errors
+/// When something is there that is read, is no folder of a model or an adapter alone, or may not be replaced.
+pub fn folder(output: &Path, inputs: &Inputs, overwrite: bool) -> Result<()> {
     if is_there(output) && !output.is_dir() {
         return Err(found_a_file(output));
     }
@@ -222,7 +224,7 @@ fn replaces(output: &Path, overwrite: bool) -> Result<()> {
 }
 
 /// Whether a folder is a model's: its configuration lies there, and weights.
-pub(crate) fn is_model(folder: &Path) -> bool {
+pub fn is_model(folder: &Path) -> bool {
     let weights = |name: &str| {
         let of_adapter = name.starts_with("adapter");
         (has_end(name, "safetensors") && !of_adapter)

@@ -3,12 +3,12 @@
 use mesp::ByteSize;
 
 /// `43.9 MB`: decimal units, three digits.
-pub(crate) fn bytes(n: u64) -> String {
+pub fn bytes(n: u64) -> String {
     ByteSize(n).to_string()
 }
 
 /// `4.40 M`: a count, three digits.
-pub(crate) fn count(n: u64) -> String {
+pub fn count(n: u64) -> String {
     scaled(n as f64, &[(1e12, " T"), (1e9, " G"), (1e6, " M")], || n.to_string())
 }
 
@@ -21,7 +21,7 @@ fn scaled(n: f64, units: &[(f64, &str)], small: impl FnOnce() -> String) -> Stri
 }
 
 /// `0.42s`, `9.1s`, `3m 05s`, `2h 14m`.
-pub(crate) fn duration(seconds: f64) -> String {
+pub fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;
     match whole {
         _ if seconds < 0.995 => format!("{seconds:.2}s"),
