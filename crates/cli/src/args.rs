@@ -1,8 +1,6 @@
 //! What can be typed. Every option says its unit and its default.
 
 mod adapters;
-mod bench;
-mod compare;
 mod dash;
 mod eval;
 mod generate;
@@ -17,17 +15,11 @@ use mesp_formats::Dtype;
 use mesp_formats::gguf::TensorType;
 
 pub(crate) use adapters::{ExportArgs, LayoutArg, MergeArgs};
-pub(crate) use bench::{
-    BenchArgs, BenchCommand, BenchGenerateArgs, BenchMemoryArgs, BenchStepArgs, ResultsArgs,
-};
-pub(crate) use compare::{BenchConvergenceArgs, BenchGradientsArgs, BenchPaperArgs};
 pub(crate) use dash::{DashArgs, ReportArgs};
 pub(crate) use eval::EvalArgs;
 pub(crate) use generate::{ChatArgs, GenerateArgs, SamplingArgs};
-pub(crate) use groups::{CommonArgs, OutputArgs};
-pub(crate) use mesp::settings::{
-    AdapterSettings, Compute, DirectionSettings, MethodSettings, TrainingSettings,
-};
+pub(crate) use groups::CommonArgs;
+pub(crate) use mesp::settings::{Compute, TrainingSettings};
 pub(crate) use mesp_console::args::{DataArgs, ModelArgs, ReplaceArgs, SharedArgs};
 pub(crate) use pull::PullArgs;
 pub(crate) use run::RunArgs;
@@ -103,7 +95,8 @@ pub(crate) enum Command {
     /// Show what a model, a GGUF file, an adapter, a checkpoint, a run or a safetensors file holds
     Inspect(InspectArgs),
     /// Run benchmarks, beside published figures
-    Bench(BenchArgs),
+    #[cfg(feature = "bench")]
+    Bench(mesp_bench::BenchArgs),
     /// Show runs on a local web page, live or afterwards
     ///
     /// The page is served on 127.0.0.1 only and asks nothing of anyone. Its address is printed; Ctrl-C ends it.

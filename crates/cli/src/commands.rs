@@ -1,10 +1,9 @@
 //! One file a command.
 
-pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod dash;
 pub(crate) mod data;
-mod demo;
+pub(crate) mod demo;
 mod dry_run;
 pub(crate) mod eval;
 pub(crate) mod export;

@@ -1,48 +1,29 @@
 //! Files that commands read: models, tokenizers, rows.
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
+use mesp::Model;
 use mesp::arch::Config;
 use mesp::data::{
     Examples, FileRows, Gathered, HELD_OUT, Part, ReadOptions, Rows, TEST, TextEncoder, files, refuse_stream,
     split, split_of, totals, unpacks, unused,
 };
-use mesp::model::ModelWeights;
-use mesp::source::{Base, open_model, text_encoder};
-use mesp_device::{Dtype, Threads};
+use mesp::settings::thread_count;
+use mesp::source::{Base, text_encoder};
 use rayon::ThreadPool;
 use serde_json::{Value, json};
 
 use crate::args::{DataArgs, ModelArgs, TrainingSettings};
 use crate::failure::usage;
 use crate::tokens::{self, no_tokenizer};
-use crate::{hub, ui};
+use crate::ui;
 
-/// More threads than the largest machines have cores: a slip.
-const MOST_THREADS: usize = 1024;
-
-/// Threads to train and to generate with: as many as asked for, or as there are cores.
-pub(crate) fn pool(threads: Option<usize>) -> Result<Arc<Threads>> {
-    Ok(Arc::new(Threads::new(count(threads)?)?))
-}
-
-/// The same to convert files with.
+/// Threads to convert files with.
 pub(crate) fn conversion_pool(threads: Option<usize>) -> Result<ThreadPool> {
-    Ok(rayon::ThreadPoolBuilder::new().num_threads(count(threads)?).build()?)
-}
-
-fn count(threads: Option<usize>) -> Result<usize> {
-    let available = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let threads = threads.unwrap_or_else(available);
-    if threads == 0 || threads > MOST_THREADS {
-        let problem = format!("--threads is {threads}, expected 1 to {MOST_THREADS}");
-        return Err(usage(problem, "leave it out to use all cores"));
-    }
-    Ok(threads)
+    Ok(rayon::ThreadPoolBuilder::new().num_threads(thread_count(threads)?).build()?)
 }
 
 /// The directory or file of `--model`.
@@ -60,34 +41,11 @@ pub(crate) fn given_model(model: Option<&Path>) -> Result<&Path> {
     })
 }
 
-/// A model with its weights.
-pub(crate) struct Loaded {
-    pub(crate) model: Arc<ModelWeights>,
-    /// As it is stored.
-    pub(crate) dtype: Dtype,
-    /// The tokens that end a text, by the model's configuration.
-    pub(crate) eos: Vec<u32>,
-}
-
-/// Maps a model's weights, or copies them into memory.
-pub(crate) fn load_model(path: &Path, base: Base) -> Result<Loaded> {
-    hub::weights_are_there(path)?;
-    let opened = open_model(path, base)?;
-    let (dtype, eos) = (opened.dtype, opened.file_config.eos_token_ids.clone());
-    let (model, notes) = opened.load_with_notes(path)?;
-    say_once(&notes);
-    Ok(Loaded { model: Arc::new(model), dtype, eos })
-}
-
-/// Notes about a model, each once however often it is opened.
-pub(crate) fn say_once(notes: &[String]) {
-    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-    let Ok(mut said) = SAID.lock() else { return };
-    for note in notes {
-        if said.insert(note.clone()) {
-            ui::note(note);
-        }
-    }
+/// Opens a model, and says what is worth knowing of its files.
+pub(crate) fn load_model(path: &Path, base: Base) -> Result<Model> {
+    let model = Model::open_as(path, base)?;
+    ui::note_once(model.notes());
+    Ok(model)
 }
 
 /// Reads a model's tokenizer.

@@ -63,7 +63,8 @@ pub fn main() -> ExitCode {
         Command::Pull(args) => commands::pull::run(args),
         Command::Data(command) => commands::data::run(command),
         Command::Inspect(args) => commands::inspect::run(args),
-        Command::Bench(args) => commands::bench::run(args),
+        #[cfg(feature = "bench")]
+        Command::Bench(args) => mesp_bench::run(args, commands::demo::write_files),
         Command::Dash(args) => commands::dash::run(args),
         Command::Report(args) => commands::dash::report(args),
         Command::InitConfig(args) => config::example::run(args),

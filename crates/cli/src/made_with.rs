@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::args::{CommonArgs, DataArgs};
 use crate::inputs::{self, Held};
-use crate::{hub, run_files, ui};
+use crate::{run_files, ui};
 
 /// Fingerprints of a model in `dir` and of rows. With `--verify` every byte of the weights is read, else samples of each matrix.
 pub(crate) fn of(
@@ -27,7 +27,7 @@ pub(crate) fn of(
     resume: Option<&Path>,
 ) -> Result<MadeWith> {
     let named = args.model.name().unwrap_or_else(|| dir.display().to_string());
-    let named = match hub::commit_of(dir).filter(|_| args.model.named.is_some()) {
+    let named = match mesp::hub::commit_of(dir).filter(|_| args.model.named.is_some()) {
         Some(commit) => format!("{named}@{}", &commit[..7.min(commit.len())]),
         None => named,
     };
@@ -134,7 +134,7 @@ pub(crate) fn note_other_base(adapter: Option<&Path>, (model, stored): (&ModelWe
 pub(crate) fn note_base_of(adapter: &Path, dir: &Path) -> Result<()> {
     if trained_on(adapter).is_some() {
         let loaded = inputs::load_model(dir, Base::Mapped)?;
-        note_other_base(Some(adapter), (&loaded.model, loaded.dtype), dir);
+        note_other_base(Some(adapter), (loaded.weights(), loaded.dtype()), dir);
     }
     Ok(())
 }

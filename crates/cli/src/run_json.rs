@@ -25,8 +25,8 @@ use serde_json::{Map, Value, json};
 use crate::made_with;
 use crate::memory::Marks;
 use crate::run_files;
-use crate::settings::{estimator_json, policy_json, update_name};
-use mesp::settings::{Numbers, Settings, Setup};
+use crate::settings::estimator_json;
+use mesp::settings::{Numbers, Settings, Setup, policy_json, update_name};
 
 /// Its bytes at most: it has the time of every step.
 pub(crate) const LIMIT: u64 = 32 << 20;

@@ -7,7 +7,6 @@ use mesp::adapter::AdapterConfig;
 use mesp::arch::Config;
 use mesp::method::{Derivative, Estimator};
 use mesp::settings::{Settings, Setup, distribution_name};
-use mesp::train::{Options, Update};
 use serde_json::{Value, json};
 
 use crate::args::CommonArgs;
@@ -46,42 +45,12 @@ impl CommonArgs {
     }
 }
 
-/// An update by its name on the command line.
-pub(crate) fn update_name(update: Update) -> &'static str {
-    match update {
-        Update::Accumulate => "accumulate",
-        Update::PerBlock => "per-block",
-    }
-}
-
 /// What an adapter to compute with is on a model; without one, none.
 pub(crate) fn given_adapter(adapter: Option<&Path>, config: &Config) -> Result<AdapterConfig> {
     Ok(adapter.map_or_else(
         || Ok(AdapterConfig::none()),
         |path| mesp::source::load_adapter_config(path)?.on(config),
     )?)
-}
-
-/// A policy as JSON: names of what is kept, sizes of tiles (null for all rows at once).
-pub(crate) fn policy_json(options: &Options) -> Value {
-    let policy = &options.policy;
-    let rows = |n: usize| (n != usize::MAX).then_some(n);
-    let names = |set: mesp::tape::SiteSet| set.iter().map(mesp::tape::Site::name).collect::<Vec<_>>();
-    json!({
-        "across": names(policy.across),
-        "within": names(policy.within),
-        "keep_last": policy.keep_last,
-        "residency": policy.inputs().name(),
-        "activations": policy.activations().name(),
-        "tiles": {
-            "mlp_rows": rows(policy.tiles.mlp_rows),
-            "head_rows": rows(policy.tiles.head_rows),
-            "head_vocab": rows(policy.tiles.head_vocab),
-            "keys": rows(policy.tiles.keys),
-        },
-        "update": update_name(options.update),
-        "adapter_type": options.adapter_type.name(),
-    })
 }
 
 /// What is said of a gradient that is none.

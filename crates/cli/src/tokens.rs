@@ -20,7 +20,7 @@ use crate::child::{self, Bound};
 use crate::failure::{Elsewhere, OverBudget, usage};
 use crate::memory::Child as For;
 use crate::sizes::bytes;
-use crate::{hub, memory, ui};
+use crate::{memory, ui};
 
 /// The folder of token files in a run directory.
 pub(crate) const FOLDER: &str = "tokens";
@@ -177,6 +177,6 @@ fn wait(child: Bound, data: &Path) -> Result<()> {
 pub(crate) fn no_tokenizer(model: &Path) -> anyhow::Error {
     let found = regular::other_than_file(&model.join("tokenizer.json")).unwrap_or("none");
     let problem = format!("{}: expected the model's tokenizer.json, found {found}", model.display());
-    let get = hub::fetching(model).unwrap_or_else(|| "put the model's tokenizer.json there".to_owned());
+    let get = mesp::hub::fetching(model).unwrap_or_else(|| "put the model's tokenizer.json there".to_owned());
     usage(problem, format!("{get}, or use rows with input_ids and labels"))
 }

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use clap::{Arg, Command};
 
 /// The settings that messages of the library name.
-pub const SETTINGS: [&str; 71] = [
+pub const SETTINGS: [&str; 72] = [
     "activations",
     "adapter",
     "adapter_type",
@@ -61,6 +61,7 @@ pub const SETTINGS: [&str; 71] = [
     "rank_pattern",
     "repetition_penalty",
     "resume",
+    "revision",
     "rslora",
     "save_every",
     "save_total_limit",

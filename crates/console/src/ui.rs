@@ -2,8 +2,10 @@
 //! terminal through [`visible`].
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::sync::Mutex;
 
 use anyhow::Context as _;
 use serde_json::Value;
@@ -13,6 +15,17 @@ use crate::flags;
 /// A line for people. That nobody reads it is no reason to end a run.
 pub fn note(text: impl AsRef<str>) {
     let _ = writeln!(io::stderr().lock(), "{}", visible(&flags::spelled(text.as_ref())));
+}
+
+/// Lines for people, each once however often there is cause for it.
+pub fn note_once(texts: &[String]) {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let Ok(mut said) = SAID.lock() else { return };
+    for text in texts {
+        if said.insert(text.clone()) {
+            note(text);
+        }
+    }
 }
 
 /// Text of a result.

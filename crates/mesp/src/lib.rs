@@ -40,6 +40,7 @@ mod error;
 pub mod export;
 pub mod generate;
 pub mod gradient;
+pub mod hub;
 pub mod init_model;
 mod limits;
 pub mod memory;
@@ -58,4 +59,4 @@ mod trainer;
 
 pub use error::{Error, Result};
 pub use limits::ByteSize;
-pub use trainer::{Dataset, Generator, Model, Trainer, TrainerBuilder};
+pub use trainer::{BatchGradient, Dataset, Generator, Model, Trainer, TrainerBuilder};

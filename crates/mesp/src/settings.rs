@@ -6,9 +6,11 @@
 
 mod adapter;
 mod directional;
+mod document;
 mod full;
 mod groups;
 mod numbers;
+mod threads;
 mod values;
 
 use std::collections::BTreeMap;
@@ -23,7 +25,9 @@ pub use groups::{
 };
 
 pub use directional::distribution_name;
+pub use document::{policy_json, update_name};
 pub use numbers::{Numbers, held, rounded};
+pub use threads::{thread_count, threads};
 
 use crate::adapter::AdapterConfig;
 use crate::arch::Config;

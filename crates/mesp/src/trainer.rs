@@ -17,6 +17,7 @@
 //! # }
 //! ```
 
+mod batch_gradient;
 mod builder;
 mod dataset;
 mod generator;
@@ -26,6 +27,7 @@ use std::path::{Path, PathBuf};
 
 use mesp_device::Cpu;
 
+pub use batch_gradient::BatchGradient;
 pub use builder::TrainerBuilder;
 pub use dataset::Dataset;
 pub use generator::Generator;

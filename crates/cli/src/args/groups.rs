@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use mesp::settings::{AdapterSettings, DirectionSettings, MethodSettings, Train, TrainingSettings};
+use mesp::settings::{AdapterSettings, DirectionSettings, MethodSettings, TrainingSettings};
 use mesp_console::outputs::Inputs;
 
 use super::{DataArgs, ModelArgs, RunArgs, SharedArgs};
@@ -35,7 +35,7 @@ pub(crate) struct CommonArgs {
 impl CommonArgs {
     /// Whether all weights of the model are trained, and no adapter.
     pub(crate) fn full(&self) -> bool {
-        self.zeroth.full || self.adapter.train == Some(Train::Full)
+        self.settings().full()
     }
 
     /// What train and grads read; `eval` is the file of held-out rows.

@@ -10,14 +10,14 @@ use mesp_device::Cpu;
 use serde_json::{Value, json};
 
 use super::speak::typed::{self, HELP, Typed, understood};
-use super::speak::{self, End, Language, Request, answer, generator, interrupt};
+use super::speak::{self, End, Language, Request, answer, interrupt};
 use crate::args::ChatArgs;
 use crate::failure;
 use crate::failure::usage;
 use crate::inputs;
 use crate::sizes::bytes;
 use crate::{made_with, ui};
-use mesp::settings::{Numbers, held};
+use mesp::settings::{Numbers, held, threads};
 
 /// The longest conversation, unless told otherwise.
 const CONTEXT: usize = 4096;
@@ -34,9 +34,9 @@ pub(crate) fn run(args: &ChatArgs) -> Result<()> {
     let dir = inputs::model_path(&args.model)?;
     let base = Base::parse(&args.model.base)?;
     let loaded = inputs::load_model(dir, base)?;
-    let numbers = Numbers::single(args.speak.compute, held(base, loaded.dtype))?;
-    let language = Language::open(dir, loaded.model.config.vocab_size)?;
-    let made = loaded.model.config.max_positions;
+    let numbers = Numbers::single(args.speak.compute, held(base, loaded.dtype()))?;
+    let language = Language::open(dir, loaded.config().vocab_size)?;
+    let made = loaded.config().max_positions;
     let capacity = args.context.unwrap_or(CONTEXT.min(made));
     if capacity > made {
         ui::note(format!(
@@ -47,13 +47,13 @@ pub(crate) fn run(args: &ChatArgs) -> Result<()> {
         let spelled = if language.spells_markers() { ", whose markers it has no tokens for" } else { "" };
         ui::note(format!("the model has no chat template: turns are written in ChatML{spelled}"));
     }
-    let pool = inputs::pool(args.shared.threads)?;
+    let pool = threads(args.shared.threads)?;
     let (adapter, scale) = (args.speak.adapter.as_deref(), args.speak.adapter_scale.unwrap_or(1.0));
-    made_with::note_other_base(adapter, (&loaded.model, loaded.dtype), dir);
-    let generator = generator(&loaded, adapter, scale, capacity, numbers, &pool)?;
+    made_with::note_other_base(adapter, (loaded.weights(), loaded.dtype()), dir);
+    let generator = loaded.generator(adapter, scale, capacity, numbers, &pool)?;
     let planned = generator.backend().plan().bytes();
     ui::note(format!("room for {capacity} tokens, planned {}; {HELP}", bytes(planned as u64)));
-    let stops = language.stops(&loaded.eos);
+    let stops = language.stops(loaded.end_tokens());
     interrupt::listen();
     let mut chat = Chat {
         args,

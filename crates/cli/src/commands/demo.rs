@@ -11,7 +11,7 @@ use mesp_formats::atomic::{create_dir_all, remove_leftovers_of, write_atomic};
 use mesp_formats::regular;
 use serde_json::Value;
 
-use super::speak::{Language, Request, Spelling, generator, greedy};
+use super::speak::{Language, Request, Spelling, greedy};
 use super::train::job::{Job, train};
 use crate::args::CommonArgs;
 use crate::chart;
@@ -22,7 +22,7 @@ use crate::run_files;
 use crate::run_json;
 use crate::settings::setup;
 use crate::ui;
-use mesp::settings::Numbers;
+use mesp::settings::{Numbers, threads};
 
 /// The files, by their names in the demo's folder.
 const FILES: [(&str, &[u8]); 7] = [
@@ -95,7 +95,7 @@ pub(crate) fn run(common: &CommonArgs, started: Instant) -> Result<()> {
 }
 
 /// Writes the built-in model into `model` of a folder, and its rows beside it.
-pub(super) fn write_files(folder: &Path) -> Result<()> {
+pub(crate) fn write_files(folder: &Path) -> Result<()> {
     create_dir_all(&folder.join("model"))?;
     for (name, content) in FILES {
         remove_leftovers_of(&folder.join(name));
@@ -133,14 +133,14 @@ fn is_demo(dir: &Path) -> bool {
 /// What the model answers.
 fn answers(args: &CommonArgs, model: &Path, adapter: Option<&Path>) -> Result<Vec<String>> {
     let loaded = inputs::load_model(model, Base::Mapped)?;
-    let language = Language::open(model, loaded.model.config.vocab_size)?;
+    let language = Language::open(model, loaded.config().vocab_size)?;
     let prompts =
         PROMPTS.iter().map(|p| language.prompt(p, Spelling::Auto, None)).collect::<Result<Vec<_>>>()?;
     let capacity = prompts.iter().map(Vec::len).max().unwrap_or(0) + ANSWER;
-    let pool = inputs::pool(args.shared.threads)?;
-    let numbers = Numbers::single(args.method.compute, loaded.dtype)?;
-    let mut generator = generator(&loaded, adapter, 1.0, capacity, numbers, &pool)?;
-    let stops = language.stops(&loaded.eos);
+    let pool = threads(args.shared.threads)?;
+    let numbers = Numbers::single(args.method.compute, loaded.dtype())?;
+    let mut generator = loaded.generator(adapter, 1.0, capacity, numbers, &pool)?;
+    let stops = language.stops(loaded.end_tokens());
     let mut said = Vec::new();
     for prompt in &prompts {
         let request = Request { prompt, max_tokens: ANSWER, stops: &stops, texts: &[] };

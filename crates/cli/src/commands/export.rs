@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use mesp::export::{Contents, MODELFILE, Report, export, export_ollama};
+use mesp_console::names::told;
 use mesp_formats::AdapterConfig;
 use mesp_formats::hub::RepoKind;
 use mesp_formats::lora::Layout;
@@ -16,7 +17,7 @@ use crate::inputs;
 use crate::outputs::{self, Inputs};
 use crate::progress::Counter;
 use crate::sizes::count;
-use crate::{hub, made_with, ui};
+use crate::{made_with, ui};
 
 pub(crate) fn run(args: &ExportArgs) -> Result<()> {
     let output = &args.output;
@@ -103,5 +104,5 @@ fn ollama(args: &ExportArgs, model: Option<&Path>, pool: &ThreadPool) -> Result<
 fn named(adapter: &Path) -> Option<PathBuf> {
     let path = PathBuf::from(AdapterConfig::read(adapter).ok()?.base_model?);
     let there = path.join("config.json").is_file() || path.is_file();
-    if there { Some(path) } else { hub::find(RepoKind::Model, &path, None).ok()? }
+    if there { Some(path) } else { mesp::hub::find(RepoKind::Model, &path, None).ok()?.map(told) }
 }

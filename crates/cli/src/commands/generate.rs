@@ -5,7 +5,7 @@ use mesp::generate::Sampler;
 use mesp::source::Base;
 use serde_json::json;
 
-use super::speak::{self, End, Language, Request, Spelling, answer, generator, interrupt};
+use super::speak::{self, End, Language, Request, Spelling, answer, interrupt};
 use crate::args::GenerateArgs;
 use crate::failure::Interrupted;
 use crate::failure::usage;
@@ -13,7 +13,7 @@ use crate::inputs;
 use crate::progress::Counter;
 use crate::sizes::bytes;
 use crate::{made_with, ui};
-use mesp::settings::{Numbers, held};
+use mesp::settings::{Numbers, held, threads};
 
 pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     speak::check(&args.speak)?;
@@ -23,8 +23,8 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     let dir = inputs::model_path(&args.model)?;
     let base = Base::parse(&args.model.base)?;
     let loaded = inputs::load_model(dir, base)?;
-    let numbers = Numbers::single(args.speak.compute, held(base, loaded.dtype))?;
-    let language = Language::open(dir, loaded.model.config.vocab_size)?;
+    let numbers = Numbers::single(args.speak.compute, held(base, loaded.dtype()))?;
+    let language = Language::open(dir, loaded.config().vocab_size)?;
     let spelling = match (args.raw, args.chat) {
         (true, _) => Spelling::Raw,
         (_, true) => Spelling::Chat,
@@ -36,13 +36,13 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     if spelling == Spelling::Auto && language.chats() {
         ui::note("the prompt is put into the model's chat template (--raw leaves it as it stands)");
     }
-    speak::note_of_context(prompt.len(), args.max_tokens, &loaded.model.config);
-    let pool = inputs::pool(args.shared.threads)?;
+    speak::note_of_context(prompt.len(), args.max_tokens, loaded.config());
+    let pool = threads(args.shared.threads)?;
     let (adapter, scale) = (args.speak.adapter.as_deref(), args.speak.adapter_scale.unwrap_or(1.0));
-    made_with::note_other_base(adapter, (&loaded.model, loaded.dtype), dir);
-    let room = speak::room(prompt.len(), args.max_tokens, &loaded.model.config);
-    let mut generator = generator(&loaded, adapter, scale, room, numbers, &pool)?;
-    let stops = language.stops(&loaded.eos);
+    made_with::note_other_base(adapter, (loaded.weights(), loaded.dtype()), dir);
+    let room = speak::room(prompt.len(), args.max_tokens, loaded.config());
+    let mut generator = loaded.generator(adapter, scale, room, numbers, &pool)?;
+    let stops = language.stops(loaded.end_tokens());
     let request =
         Request { prompt: &prompt, max_tokens: args.max_tokens, stops: &stops, texts: &args.speak.stop };
     let mut sampler = Sampler::new(args.speak.sampling());

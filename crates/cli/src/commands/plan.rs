@@ -22,11 +22,11 @@ use crate::failure::usage;
 use crate::inputs::{self, Held};
 use crate::memory::keep_children_within;
 use crate::run_json::{ledger_json, step_work};
-use crate::settings::{policy_json, setup, update_name};
+use crate::settings::setup;
 use crate::sizes::{bytes, count};
 use crate::ui;
 use mesp::settings::Setup;
-use mesp::settings::{Numbers, held};
+use mesp::settings::{Numbers, held, policy_json, threads, update_name};
 
 /// What is planned.
 struct Planned {
@@ -52,7 +52,7 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     let numbers = Numbers::single(asked, held)?;
     let arithmetic = format!("{}{}", numbers.name(), numbers.reason(asked, held));
     settings.hold(common.model.model.as_deref(), dtype)?;
-    let pool = inputs::pool(common.shared.threads)?;
+    let pool = threads(common.shared.threads)?;
     let work = work(common, &settings, &model, pool.count())?;
     let (budget, grad_accum) = (common.method.memory_budget, settings.run.grad_accum);
     let passes = grad_accum * settings.options.estimator.passes();
@@ -92,7 +92,7 @@ fn shape(args: &PlanArgs) -> Result<(Arc<ModelWeights>, Dtype, String)> {
     }
     let path = inputs::model_path(&args.common.model)?;
     let source = shape_source(path)?;
-    inputs::say_once(&source.notes);
+    ui::note_once(&source.notes);
     let model = ModelWeights::load(source.config.clone(), &source)?;
     Ok((Arc::new(model), source.dtype, args.common.model.name().unwrap_or_default()))
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use mesp::settings::Settings;
+use mesp::settings::{Settings, threads};
 use mesp::source::Base;
 use mesp::train::replay::{self, Contents};
 use mesp::train::{Options, Session, Shapes, checkpoint, full, plan};
@@ -41,8 +41,8 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
         return Err(usage(problem, "leave it out"));
     }
     let path = inputs::model_path(&args.model)?;
-    let pool = inputs::pool(args.shared.threads)?;
-    let model = inputs::load_model(path, Base::Mapped)?.model;
+    let pool = threads(args.shared.threads)?;
+    let model = Arc::clone(inputs::load_model(path, Base::Mapped)?.weights());
     let mut settings = Settings::from_names(&header.settings)
         .map_err(|e| mesp_formats::Error::invalid(&log, e.to_string()))?;
     settings.adapter.adapter.clone_from(&args.adapter);

@@ -7,12 +7,12 @@ use anyhow::{Context as _, Result};
 use mesp::data::TextEncoder;
 use mesp::source::{Base, shape_source};
 
-use super::speak::{Language, Request, Spelling, generator, greedy, room};
+use super::speak::{Language, Request, Spelling, greedy, room};
 use crate::args::SayArgs;
 use crate::inputs;
 use crate::samples::{Asked, Said};
 use crate::ui;
-use mesp::settings::Numbers;
+use mesp::settings::{Numbers, threads};
 
 pub(crate) fn run(args: &SayArgs) -> Result<()> {
     let mut input = Vec::new();
@@ -59,15 +59,15 @@ fn spelled(encoder: &TextEncoder, ids: &[u32]) -> Result<Vec<String>> {
 
 fn answers(args: &SayArgs, prompts: &[String]) -> Result<Vec<(String, usize)>> {
     let loaded = inputs::load_model(&args.model, Base::Mapped)?;
-    let language = Language::open(&args.model, loaded.model.config.vocab_size)?;
+    let language = Language::open(&args.model, loaded.config().vocab_size)?;
     let prompts =
         prompts.iter().map(|p| language.prompt(p, Spelling::Auto, None)).collect::<Result<Vec<_>>>()?;
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-    let capacity = room(longest, args.max_tokens, &loaded.model.config);
-    let pool = inputs::pool(args.shared.threads)?;
-    let numbers = Numbers::single(args.compute, loaded.dtype)?;
-    let mut generator = generator(&loaded, args.adapter.as_deref(), 1.0, capacity, numbers, &pool)?;
-    let stops = language.stops(&loaded.eos);
+    let capacity = room(longest, args.max_tokens, loaded.config());
+    let pool = threads(args.shared.threads)?;
+    let numbers = Numbers::single(args.compute, loaded.dtype())?;
+    let mut generator = loaded.generator(args.adapter.as_deref(), 1.0, capacity, numbers, &pool)?;
+    let stops = language.stops(loaded.end_tokens());
     let mut said = Vec::new();
     for prompt in &prompts {
         let request = Request { prompt, max_tokens: args.max_tokens, stops: &stops, texts: &[] };

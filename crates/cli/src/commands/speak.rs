@@ -6,22 +6,17 @@ mod pieces;
 pub(crate) mod typed;
 
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::Result;
 use mesp::arch::Config;
 use mesp::data::{ChatFormat, Conversation, TextEncoder, in_vocabulary};
-use mesp::generate::{Generator, plan_generation};
-use mesp_device::{Cpu, Threads};
 
 pub(crate) use answer::{End, Request, answer, greedy};
 
 use crate::args::SamplingArgs;
 use crate::failure::usage;
-use crate::inputs::{self, Loaded};
-use crate::settings::given_adapter;
+use crate::inputs;
 use crate::ui;
-use mesp::settings::Numbers;
 
 /// A model's tokenizer and how it spells conversations.
 pub(crate) struct Language {
@@ -102,30 +97,6 @@ impl Language {
         stops.dedup();
         stops
     }
-}
-
-/// A generator for sequences of at most `capacity` tokens, with an adapter if there is one.
-pub(crate) fn generator(
-    loaded: &Loaded,
-    adapter: Option<&Path>,
-    scale: f64,
-    capacity: usize,
-    numbers: Numbers,
-    pool: &Arc<Threads>,
-) -> Result<Generator<Cpu<f32>>> {
-    let model = &loaded.model;
-    let config = given_adapter(adapter, &model.config)?;
-    config.fits(&model.config)?;
-    let config = config.scaled(scale);
-    let plan = plan_generation(model, &config, capacity, size_of::<f32>(), pool.count())?;
-    let be = mesp::memory::processor::<f32>(plan, Arc::clone(pool))?.with_compute(numbers.compute());
-    let mut generator = Generator::new(be, Arc::clone(model), &config, capacity);
-    // At scale 0 there is nothing to read it into.
-    if let Some(path) = adapter.filter(|_| scale != 0.0) {
-        let (be, params) = generator.params_mut();
-        mesp::source::load_adapter(be, path, params, model)?;
-    }
-    Ok(generator)
 }
 
 /// Refuses a scale or texts that mean nothing.

@@ -13,11 +13,10 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Result, anyhow};
-use mesp_formats::hub::{RepoKind, RepoName};
+use mesp_formats::hub::{Environment, RepoKind, RepoName, cache};
 
 use self::blob::{Blob, Store};
 use self::client::{Client, Failure, Listed};
-use super::{Environment, cache};
 use crate::failure::usage;
 use crate::progress::Line;
 use crate::sizes::{bytes, duration};

@@ -3,17 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mesp_device::Threads;
-
 use super::{Dataset, Model, Trainer};
+use crate::Result;
 use crate::memory::{ByteSize, MemoryPlan, Workload, processor, spill};
-use crate::settings::{Numbers, Settings, Setup, held};
+use crate::settings::{Numbers, Settings, Setup, held, thread_count, threads};
 use crate::source::{Base, check_adapter, load_adapter};
 use crate::train::{Cancel, Progress, Run, Session};
-use crate::{Error, Result};
-
-/// Threads at most: more than the largest machines have cores.
-const MOST_THREADS: usize = 1024;
 
 /// The settings of a run. What is not set has the default of `mesp train`; [`Settings`] lists the defaults. Setters
 /// only store values: [`TrainerBuilder::plan`] and [`TrainerBuilder::build`] check them.
@@ -166,8 +161,8 @@ impl<'a> TrainerBuilder<'a> {
     /// Plans the run, allocates its memory, and initializes or loads the adapter.
     ///
     /// # Errors
-    /// [`Error::OverBudget`] when the run does not fit the budget or the machine's free memory, else as
-    /// [`TrainerBuilder::plan`].
+    /// [`Error::OverBudget`](crate::Error::OverBudget) when the run does not fit the budget or the machine's free memory,
+    /// else as [`TrainerBuilder::plan`].
     pub fn build(self) -> Result<Trainer> {
         let Planned { mut setup, work, numbers, mut plan } = self.decide(crate::memory::Decision::allowed)?;
         setup.fix(self.data.rows(), self.model.dtype(), numbers)?;
@@ -184,7 +179,7 @@ impl<'a> TrainerBuilder<'a> {
             mesp_formats::atomic::create_dir_all(beside)?;
         }
         let spill = spill(weights, &setup.options, &work, beside)?;
-        let pool = Arc::new(threads(self.threads)?);
+        let pool = threads(self.threads)?;
         let budget = self.settings.method.memory_budget.is_some();
         let mut be = processor::<f32>(std::mem::take(&mut plan.plan), pool)?
             .with_compute(numbers.compute())
@@ -213,30 +208,11 @@ impl<'a> TrainerBuilder<'a> {
         }
         let numbers = Numbers::single(settings.method.compute, held(setup.base, model.dtype()))?;
         setup.hold(Some(model.path()), model.dtype())?;
-        let threads = count(self.threads)?;
+        let threads = thread_count(self.threads)?;
         let work = Workload::training(data.rows(), &setup.run, setup.base, threads)?;
         let may_step_blocks = setup.may_step_blocks();
         let budget = settings.method.memory_budget;
         let plan = allow(setup.decide(model.weights(), &work, budget, may_step_blocks)?)?;
         Ok(Planned { setup, work, numbers, plan })
     }
-}
-
-/// As many threads as asked for, or as there are cores.
-fn count(threads: Option<usize>) -> Result<usize> {
-    let available = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let threads = threads.unwrap_or_else(available);
-    if threads == 0 || threads > MOST_THREADS {
-        let problem = format!("‘threads’ is {threads}, expected 1 to {MOST_THREADS}");
-        return Err(Error::usage(problem).hint("leave it out to use all cores"));
-    }
-    Ok(threads)
-}
-
-/// Threads to train and to generate with.
-///
-/// # Errors
-/// When more or fewer are asked for than there can be, or the system gives none.
-pub(super) fn threads(asked: Option<usize>) -> Result<Threads> {
-    Threads::new(count(asked)?).map_err(|e| Error::usage(format!("the system gives no threads: {e}")))
 }

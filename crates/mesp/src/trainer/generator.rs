@@ -3,15 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use mesp_device::Cpu;
+use mesp_device::{Cpu, Threads};
 
 use super::Model;
-use super::builder::threads;
 use crate::adapter::AdapterConfig;
 use crate::data::{ChatFormat, Conversation, TextEncoder};
 use crate::generate::{Generator as Engine, Sampler, Sampling, plan_generation};
 use crate::memory::processor;
-use crate::settings::{Numbers, held};
+use crate::settings::{Numbers, held, threads};
 use crate::source::{Base, load_adapter, load_adapter_config};
 use crate::{Error, Result};
 
@@ -23,6 +22,39 @@ pub struct Generator {
     encoder: TextEncoder,
     chat: ChatFormat,
     stops: Vec<u32>,
+}
+
+impl Model {
+    /// What generates, without a tokenizer: sequences of at most `capacity` tokens, with what the adapter adds multiplied
+    /// by `scale`.
+    ///
+    /// # Errors
+    /// When the adapter is of another model or cannot be read, or there is no memory.
+    pub fn generator(
+        &self,
+        adapter: Option<&Path>,
+        scale: f64,
+        capacity: usize,
+        numbers: Numbers,
+        pool: &Arc<Threads>,
+    ) -> Result<Engine<Cpu<f32>>> {
+        let weights = self.weights();
+        let config = match adapter {
+            Some(path) => load_adapter_config(path)?.on(self.config())?,
+            None => AdapterConfig::none(),
+        };
+        config.fits(self.config())?;
+        let config = config.scaled(scale);
+        let plan = plan_generation(weights, &config, capacity, size_of::<f32>(), pool.count())?;
+        let be = processor::<f32>(plan, Arc::clone(pool))?.with_compute(numbers.compute());
+        let mut engine = Engine::new(be, Arc::clone(weights), &config, capacity);
+        // At scale 0 there is nothing to read it into.
+        if let Some(path) = adapter.filter(|_| scale != 0.0) {
+            let (be, params) = engine.params_mut();
+            load_adapter(be, path, params, weights)?;
+        }
+        Ok(engine)
+    }
 }
 
 impl Generator {
@@ -38,26 +70,13 @@ impl Generator {
         capacity: usize,
         thread_count: Option<usize>,
     ) -> Result<Self> {
-        let weights = model.weights();
-        let config = match adapter {
-            Some(path) => load_adapter_config(path)?.on(model.config())?,
-            None => AdapterConfig::none(),
-        };
-        config.fits(model.config())?;
         let encoder = model.tokenizer()?.ok_or_else(|| {
             let problem =
                 format!("{}: expected the model's tokenizer.json, found none", model.path().display());
             Error::usage(problem).hint("put the model's tokenizer.json there")
         })?;
-        let pool = Arc::new(threads(thread_count)?);
-        let plan = plan_generation(weights, &config, capacity, size_of::<f32>(), pool.count())?;
         let numbers = Numbers::single(None, held(Base::Mapped, model.dtype()))?;
-        let be = processor::<f32>(plan, pool)?.with_compute(numbers.compute());
-        let mut engine = Engine::new(be, Arc::clone(weights), &config, capacity);
-        if let Some(path) = adapter {
-            let (be, params) = engine.params_mut();
-            load_adapter(be, path, params, weights)?;
-        }
+        let engine = model.generator(adapter, 1.0, capacity, numbers, &threads(thread_count)?)?;
         let chat = ChatFormat::for_encoder(&encoder)?;
         let mut stops = [model.end_tokens(), &chat.stop_ids(&encoder)].concat();
         stops.sort_unstable();

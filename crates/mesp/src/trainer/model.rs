@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mesp_device::Dtype;
-use mesp_formats::hub::{RepoKind, RepoName, cache};
+use mesp_formats::hub::RepoKind;
 
 use crate::arch::Config;
 use crate::data::TextEncoder;
 use crate::model::ModelWeights;
 use crate::source::{Base, open_model, text_encoder};
-use crate::{Error, Result};
+use crate::{Result, hub};
 
 /// A model: its weights, memory-mapped or in memory, and the path of its files. Clones share the weights.
 #[derive(Debug, Clone)]
@@ -29,7 +29,9 @@ impl Model {
     /// # Errors
     /// When there is no model at `path`, or its files are damaged or of an architecture that is not supported.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        Self::open_as(&found(path.as_ref())?, Base::Mapped)
+        let path = path.as_ref();
+        let found = hub::find(RepoKind::Model, path, None)?;
+        Self::open_as(&found.map_or_else(|| path.to_path_buf(), |(_, snapshot)| snapshot), Base::Mapped)
     }
 
     /// [`Model::open`] for a path, with the weights mapped or copied into memory in another type.
@@ -37,6 +39,7 @@ impl Model {
     /// # Errors
     /// As [`Model::open`].
     pub fn open_as(path: &Path, base: Base) -> Result<Self> {
+        hub::weights_are_there(path)?;
         let opened = open_model(path, base)?;
         let (dtype, end_tokens) = (opened.dtype, opened.file_config.eos_token_ids.clone());
         let (weights, notes) = opened.load_with_notes(path)?;
@@ -81,18 +84,4 @@ impl Model {
     pub fn tokenizer(&self) -> Result<Option<TextEncoder>> {
         text_encoder(&self.path)
     }
-}
-
-/// The path itself, or the snapshot of a repository in the cache.
-fn found(path: &Path) -> Result<PathBuf> {
-    let name = path.to_str().filter(|_| !path.exists()).and_then(RepoName::parse);
-    let Some((name, cache)) = name.filter(|name| name.id.contains('/')).zip(cache()) else {
-        return Ok(path.to_path_buf());
-    };
-    let revision = name.revision.as_deref();
-    let snapshot = cache.snapshot(RepoKind::Model, &name.id, revision).map_err(|_| {
-        let problem = format!("{name}: neither a path nor a model in the Hugging Face cache");
-        Error::usage(problem).hint(format!("fetch it with `mesp pull {name}`, or give the path of a model"))
-    })?;
-    Ok(name.inside.map_or(snapshot.clone(), |inside| snapshot.join(inside)))
 }

@@ -26,7 +26,7 @@ fn root() -> PathBuf {
 
 fn crates() -> impl Iterator<Item = (&'static str, Crate)> {
     let read = |name| (name, Crate::read(&root().join("crates").join(name).join("src")));
-    ["kernels", "device", "formats", "mesp", "console", "cli"].into_iter().map(read)
+    ["kernels", "device", "formats", "mesp", "console", "bench", "cli"].into_iter().map(read)
 }
 
 /// The module that files lie in: the longest path that all of them begin with, `model` for `model.rs`.

@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 
 use super::{Scorer, models, report};
 use crate::args::EvalArgs;
-use crate::inputs::{self, Held, Loaded};
+use crate::inputs::{self, Held};
 use crate::outputs;
 use crate::sizes::count;
 use crate::{made_with, ui};
-use mesp::settings::{Numbers, held};
+use mesp::settings::{Numbers, held, threads};
 
 /// What the rows came to with one model.
 struct Outcome<'a> {
@@ -27,18 +27,19 @@ struct Outcome<'a> {
 pub(super) fn run<R: Real>(args: &EvalArgs) -> Result<()> {
     let dir = inputs::model_path(&args.model)?;
     let data = &inputs::held_out(inputs::data_file(&args.data)?)?;
-    let pool = inputs::pool(args.shared.threads)?;
+    let pool = threads(args.shared.threads)?;
     let base = Base::parse(&args.model.base)?;
-    let Loaded { model, dtype, .. } = inputs::load_model(dir, base)?;
+    let loaded = inputs::load_model(dir, base)?;
+    let (model, dtype) = (loaded.weights(), loaded.dtype());
     let numbers = Numbers::new(args.compute, held(base, dtype));
     let options = args.data.read_options(&model.config, false);
     let rows = inputs::read_rows(dir, data, &Held::None, &options, None)?.train;
     inputs::warn_of_length(&*rows, &model.config)?;
 
-    let scorer = Scorer { model: &model, numbers, pool: &pool, batch_size: args.batch_size };
+    let scorer = Scorer { model, numbers, pool: &pool, batch_size: args.batch_size };
     let mut outcomes = Vec::new();
     for adapter in models(args) {
-        made_with::note_other_base(adapter, (&model, dtype), dir);
+        made_with::note_other_base(adapter, (model, dtype), dir);
         let (total, scores) = scorer.score::<R>(adapter, &*rows)?;
         if !total.loss().is_finite() {
             let with = adapter.map_or_else(String::new, |dir| format!(" with {}", dir.display()));

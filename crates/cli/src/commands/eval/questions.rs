@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
+use mesp::Model;
 use mesp::data::{ChatFormat, Example};
 use mesp::source::Base;
 use mesp::task::choice::{Picks, Spelling as Choices};
@@ -14,13 +15,13 @@ use serde_json::{Map, Value, json};
 
 use super::{Scorer, models, report};
 use crate::args::EvalArgs;
-use crate::commands::speak::{Language, Request, Spelling, generator, greedy, note_of_context, room};
+use crate::commands::speak::{Language, Request, Spelling, greedy, note_of_context, room};
 use crate::failure::usage;
-use crate::inputs::{self, Loaded};
+use crate::inputs;
 use crate::outputs;
 use crate::progress::Counter;
 use crate::{made_with, ui};
-use mesp::settings::{Numbers, held};
+use mesp::settings::{Numbers, held, threads};
 
 /// Tokens of an answer, unless told otherwise.
 const ANSWER: usize = 256;
@@ -51,17 +52,17 @@ pub(super) fn run<R: Real>(args: &EvalArgs, file: &Path) -> Result<()> {
         return Err(usage("--max-tokens is 0, expected 1 or more", "leave it out for 256"));
     }
     let dir = inputs::model_path(&args.model)?;
-    let pool = inputs::pool(args.shared.threads)?;
+    let pool = threads(args.shared.threads)?;
     let base = Base::parse(&args.model.base)?;
     let loaded = inputs::load_model(dir, base)?;
-    let numbers = Numbers::new(args.compute, held(base, loaded.dtype));
-    let language = Language::open(dir, loaded.model.config.vocab_size)?;
-    let choices = choice_rows(&task, &language, args.task.chat, loaded.model.config.vocab_size)?;
-    inputs::warn_of_length(&choices, &loaded.model.config)?;
-    let scorer = Scorer { model: &loaded.model, numbers, pool: &pool, batch_size: args.batch_size };
+    let numbers = Numbers::new(args.compute, held(base, loaded.dtype()));
+    let language = Language::open(dir, loaded.config().vocab_size)?;
+    let choices = choice_rows(&task, &language, args.task.chat, loaded.config().vocab_size)?;
+    inputs::warn_of_length(&choices, loaded.config())?;
+    let scorer = Scorer { model: loaded.weights(), numbers, pool: &pool, batch_size: args.batch_size };
     let mut outcomes = Vec::new();
     for adapter in models(args) {
-        made_with::note_other_base(adapter, (&loaded.model, loaded.dtype), dir);
+        made_with::note_other_base(adapter, (loaded.weights(), loaded.dtype()), dir);
         let likelihoods = if choices.is_empty() {
             Vec::new()
         } else {
@@ -106,7 +107,7 @@ fn choice_rows(task: &Task, language: &Language, chat: bool, vocab_size: usize) 
 fn answers(
     args: &EvalArgs,
     task: &Task,
-    loaded: &Loaded,
+    loaded: &Model,
     language: &Language,
     adapter: Option<&Path>,
     pool: &Arc<Threads>,
@@ -118,11 +119,11 @@ fn answers(
     let prompts = asked.iter().map(prompt).collect::<Result<Vec<_>>>()?;
     let Some(longest) = prompts.iter().map(Vec::len).max() else { return Ok(Vec::new()) };
     let max_tokens = args.task.max_tokens.unwrap_or(ANSWER);
-    note_of_context(longest, max_tokens, &loaded.model.config);
-    let numbers = Numbers::single(args.compute, held(Base::parse(&args.model.base)?, loaded.dtype))?;
+    note_of_context(longest, max_tokens, loaded.config());
+    let numbers = Numbers::single(args.compute, held(Base::parse(&args.model.base)?, loaded.dtype()))?;
     let mut generator =
-        generator(loaded, adapter, 1.0, room(longest, max_tokens, &loaded.model.config), numbers, pool)?;
-    let stops = language.stops(&loaded.eos);
+        loaded.generator(adapter, 1.0, room(longest, max_tokens, loaded.config()), numbers, pool)?;
+    let stops = language.stops(loaded.end_tokens());
     let mut counter = Counter::new("answering", prompts.len() as u64);
     let mut texts = Vec::new();
     for prompt in &prompts {

@@ -8,12 +8,10 @@ use mesp_formats::Error as FileError;
 use mesp_formats::atomic::write_atomic_with;
 use serde_json::{Value, json};
 
-use crate::hub;
-
 /// The heads of columns: the model itself, then adapters by their folders' names, or by their whole paths where two
 /// have the same.
 pub(super) fn names(models: &[Option<&Path>]) -> Vec<String> {
-    let short = hub::short_name;
+    let short = mesp::hub::short_name;
     let alone = |dir: &Path| models.iter().flatten().filter(|other| short(other) == short(dir)).count() == 1;
     let name = |model: Option<&Path>| match model {
         None => "base".to_owned(),

@@ -20,19 +20,19 @@ use serde_json::{Map, Value};
 use super::super::watch::{Scene, Watch};
 use crate::args::CommonArgs;
 use crate::failure::Interrupted;
-use crate::inputs::{self, Held, Loaded};
+use crate::inputs::{self, Held};
 use crate::lines::PlanLine;
 use crate::memory::{self, Marks};
 use crate::metrics::Metrics;
 use crate::run_dir::RunDir;
 use crate::run_json::{About, Report};
 use crate::samples::Speaker;
-use crate::settings::{SURROGATE, policy_json};
+use crate::settings::SURROGATE;
 use crate::sizes::{bytes, duration};
 use crate::tensorboard::Board;
-use crate::{card, hub, interrupt, made_with, tokens, ui};
+use crate::{card, interrupt, made_with, tokens, ui};
 use mesp::settings::Setup;
-use mesp::settings::{Numbers, held};
+use mesp::settings::{Numbers, held, policy_json, threads};
 
 /// Asked by the first interrupt.
 static CANCEL: LazyLock<Cancel> = LazyLock::new(Cancel::new);
@@ -87,9 +87,11 @@ pub(in crate::commands) fn prepare(
     (cache, resume): (Option<&Path>, Option<&Path>),
     before: u64,
 ) -> Result<Ready> {
-    let pool = inputs::pool(args.shared.threads)?;
+    let pool = threads(args.shared.threads)?;
     // Mapped first in any case: mistakes in the files show, and nothing large is in memory yet.
-    let Loaded { model, dtype, .. } = inputs::load_model(dir, Base::Mapped)?;
+    let opened = inputs::load_model(dir, Base::Mapped)?;
+    let (model, dtype) = (Arc::clone(opened.weights()), opened.dtype());
+    drop(opened);
     settings.fit(&model.config)?;
     if let Some(path) = &args.adapter.adapter {
         mesp::source::check_adapter(path, &model)?;
@@ -129,7 +131,7 @@ pub(in crate::commands) fn prepare(
     let named = args.data.name(data);
     let about = About {
         model_path: settings.run.base_model.as_deref().unwrap_or_default(),
-        revision: args.model.named.as_ref().and_then(|_| hub::commit_of(dir)),
+        revision: args.model.named.as_ref().and_then(|_| mesp::hub::commit_of(dir)),
         config: &model.config,
         dtype,
         settings: &settings,
@@ -144,7 +146,7 @@ pub(in crate::commands) fn prepare(
     } else {
         // Its vectors are not kept twice.
         drop(model);
-        inputs::load_model(dir, settings.base)?.model
+        Arc::clone(inputs::load_model(dir, settings.base)?.weights())
     };
     Ok(Ready { settings, pool, model, rows, work, footprint, numbers, about, counts, budget, speaker })
 }

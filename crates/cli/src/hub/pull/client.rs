@@ -5,14 +5,13 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::Result;
-use mesp_formats::hub::{RepoKind, is_commit, is_file_name};
+use mesp_formats::hub::{Environment, RepoKind, is_commit, is_file_name};
 use serde_json::Value;
 use ureq::http::{HeaderMap, Method, Request, Response, Uri};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
 
 use crate::failure::usage;
-use crate::hub::Environment;
 
 /// A hub, and the repository of it that is asked about.
 pub(crate) struct Client {

@@ -12,8 +12,11 @@ use serde_json::{Value, json};
 
 use super::models;
 use crate::args::BenchPaperArgs;
-use crate::outputs::{self, Inputs};
-use crate::{run_json, ui};
+use mesp_console::outputs::{self, Inputs};
+use mesp_console::ui;
+
+/// Bytes of a measurement's document at most.
+const LIMIT: u64 = 32 << 20;
 
 /// The three measurements that the page is made of.
 struct Documents {
@@ -81,7 +84,7 @@ fn measured(args: &BenchPaperArgs, cache: &Path, what: &str, mut options: Vec<St
     let path = args.results.join(document(what));
     if path.is_file() && !args.again {
         ui::note(format!("{what}: as measured in {}", path.display()));
-        let text = mesp_formats::regular::read_text(&path, run_json::LIMIT)?;
+        let text = mesp_formats::regular::read_text(&path, LIMIT)?;
         return serde_json::from_str(&text).with_context(|| {
             format!("{}: expected a document of mesp bench {what}; --again measures it anew", path.display())
         });

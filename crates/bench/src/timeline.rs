@@ -13,6 +13,7 @@ use mesp::init_model::preset;
 use mesp::method::{Estimator, Method};
 use mesp::model::{Batch, ModelWeights, ShapeSource};
 use mesp::optim::{OptimizerKind, Trained};
+use mesp::settings::thread_count;
 use mesp::train::{Options, Shapes, Update, plan};
 use mesp_device::{Class, Dtype, Elem, Plan};
 use mesp_formats::Error as FileError;
@@ -20,9 +21,8 @@ use mesp_formats::atomic::create_dir_all;
 
 use super::svg::{Svg, axis};
 use crate::args::BenchMemoryArgs;
-use crate::inputs;
-use crate::outputs::{self, Inputs};
-use crate::ui;
+use mesp_console::outputs::{self, Inputs};
+use mesp_console::ui;
 
 /// Layers of the drawing, from the ground up.
 const LAYERS: [(Class, &str, &str); 6] = [
@@ -61,7 +61,7 @@ pub(super) fn run(args: &BenchMemoryArgs) -> Result<()> {
     let model = args.models.first().map_or("qwen2.5-0.5b", String::as_str);
     let tokens = args.tokens.first().copied().unwrap_or(256);
     let rank = args.ranks.first().copied().unwrap_or(8);
-    let threads = inputs::pool(args.shared.threads)?.count();
+    let threads = thread_count(args.shared.threads)?;
     let methods = [
         (Method::Mebp, Update::Accumulate, "MeBP"),
         (Method::MespPaper, Update::Accumulate, "MeSP as published"),

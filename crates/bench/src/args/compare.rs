@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Compute, ReplaceArgs, ResultsArgs, SharedArgs};
+use mesp::settings::Compute;
+use mesp_console::args::{ReplaceArgs, SharedArgs};
+
+use super::ResultsArgs;
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchGradientsArgs {

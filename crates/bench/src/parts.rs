@@ -4,7 +4,7 @@ use anyhow::Result;
 use mesp::init_model::preset;
 
 use crate::args::BenchMemoryArgs;
-use crate::failure::usage;
+use mesp_console::failure::usage;
 
 /// A way to train, from the most memory to the least.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use super::parts::{Setup, Table, label};
 use super::runner::{Figures, Outcomes};
 use super::{machine, published};
 use crate::args::BenchMemoryArgs;
-use crate::sizes::bytes;
-use crate::ui;
+use mesp_console::sizes::bytes;
+use mesp_console::ui;
 
 /// What each figure is.
 const DEFINITIONS: [(&str, &str); 6] = [

@@ -10,10 +10,10 @@ use super::peer::Beside;
 use super::product::SIZE;
 use super::{Measured, machine};
 use crate::args::BenchStepArgs;
-use crate::memory::Marks;
-use crate::settings::policy_json;
-use crate::sizes::bytes;
-use crate::ui;
+use mesp::settings::policy_json;
+use mesp_console::memory::Marks;
+use mesp_console::sizes::bytes;
+use mesp_console::ui;
 
 /// What each figure is.
 const DEFINITIONS: [(&str, &str); 8] = [
@@ -47,8 +47,8 @@ pub(super) fn json(
                 "model": shape(args),
                 "arch": arch,
                 "compute": engine.numbers.name(),
-                "rank": engine.settings.options.adapter.rank,
-                "optimizer": engine.settings.options.optimizer.name(),
+                "rank": engine.setup.options.adapter.rank,
+                "optimizer": engine.setup.options.optimizer.name(),
                 "timed_steps": args.steps,
                 "memory_budget": args.method.memory_budget.map(|b| b.0),
             },

@@ -1,18 +1,51 @@
 //! Options of `mesp bench`.
 
+mod compare;
+
 use std::path::PathBuf;
 
+use anyhow::Result;
 use clap::{Args, Subcommand};
+use mesp::settings::{AdapterSettings, Compute, MethodSettings};
+use mesp_console::args::{ModelArgs, ReplaceArgs, SharedArgs};
+use mesp_console::names::{adapter, model, named, rows};
 
-use super::{
-    AdapterSettings, BenchConvergenceArgs, BenchGradientsArgs, BenchPaperArgs, Compute, MethodSettings,
-    ModelArgs, ReplaceArgs, SharedArgs,
-};
+pub(crate) use compare::{BenchConvergenceArgs, BenchGradientsArgs, BenchPaperArgs};
 
+/// What to measure.
 #[derive(Debug, Args)]
-pub(crate) struct BenchArgs {
+pub struct BenchArgs {
     #[command(subcommand)]
     pub(crate) what: BenchCommand,
+}
+
+impl BenchArgs {
+    /// Puts paths in the place of names of repositories.
+    ///
+    /// # Errors
+    /// When the cache of the hub does not have what is named.
+    pub fn resolve(&mut self) -> Result<()> {
+        match &mut self.what {
+            BenchCommand::Step(args) => {
+                model(&mut args.model)?;
+                args.adapter.adapter.iter_mut().try_for_each(adapter)
+            }
+            BenchCommand::Generate(args) => {
+                named(args.model.as_mut(), None)?;
+                args.adapter.iter_mut().try_for_each(adapter)
+            }
+            BenchCommand::Gradients(args) => {
+                named(args.model.as_mut(), None)?;
+                args.data.iter_mut().try_for_each(rows)?;
+                args.adapter.iter_mut().try_for_each(adapter)
+            }
+            BenchCommand::Convergence(args) => {
+                named(args.model.as_mut(), None)?;
+                args.data.iter_mut().chain(args.eval_data.iter_mut()).try_for_each(rows)
+            }
+            BenchCommand::Memory(_) | BenchCommand::Paper(_) => Ok(()),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,18 +1,15 @@
-//! A name of a repository to the path of its snapshot in the cache.
+//! Models, adapters and datasets by their names on the Hugging Face hub, found in its local cache. Nothing is fetched.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
-use mesp_formats::hub::{HubCache, Lost, RepoKind, RepoName, repo_of};
+use mesp_formats::hub::{HubCache, Lost, RepoKind, RepoName, cache, is_commit, repo_of};
 use mesp_formats::peft::{CONFIG_FILE, MODEL_FILE};
 use mesp_formats::regular;
 use serde_json::Value;
 
-use super::{cache, fetching};
-use crate::failure::usage;
-use crate::ui;
+use crate::{Error, Result};
 
 /// Ends of names that are files' and no repositories'.
 const FILES: [&str; 13] = [
@@ -31,29 +28,38 @@ const FILES: [&str; 13] = [
     "npz",
 ];
 
-/// The path of what was typed, where that is a name in the cache; none where it is a path: one that is there, or a text
-/// that is no name.
-pub(crate) fn find(kind: RepoKind, typed: &Path, revision: Option<&str>) -> Result<Option<PathBuf>> {
+/// A name of a repository, and the path of its snapshot or of a file in that.
+pub type Found = (RepoName, PathBuf);
+
+fn usage(problem: impl Into<String>, advice: impl Into<String>) -> Error {
+    Error::usage(problem).hint(advice)
+}
+
+/// Where the files are of what was named; none where that is a path: one that is there, or a text that is no name.
+///
+/// # Errors
+/// [`Error::Usage`] when the cache has no such repository or revision, or not all files of it.
+pub fn find(kind: RepoKind, typed: &Path, revision: Option<&str>) -> Result<Option<Found>> {
     find_as(kind, kind.name(), typed, revision)
 }
 
-fn find_as(kind: RepoKind, what: &str, typed: &Path, revision: Option<&str>) -> Result<Option<PathBuf>> {
+fn find_as(kind: RepoKind, what: &str, typed: &Path, revision: Option<&str>) -> Result<Option<Found>> {
     let name = typed.to_str().filter(|_| !typed.exists()).and_then(RepoName::parse);
     let Some(mut name) = name else {
         return match revision {
             Some(revision) => Err(usage(
                 format!(
-                    "--revision {revision} is of a model in the Hugging Face cache, and {} is a path",
+                    "‘revision’ {revision} is of a model in the Hugging Face cache, and {} is a path",
                     typed.display()
                 ),
-                "leave --revision out, or give --model ORG/NAME",
+                "leave ‘revision’ out, or give ‘model’ ORG/NAME",
             )),
             None => Ok(None),
         };
     };
     if let (Some(with), Some(given)) = (&name.revision, revision) {
         return Err(usage(
-            format!("{name} names the revision {with}, and --revision names {given}"),
+            format!("{name} names the revision {with}, and ‘revision’ names {given}"),
             "leave one of them out",
         ));
     }
@@ -75,14 +81,16 @@ fn find_as(kind: RepoKind, what: &str, typed: &Path, revision: Option<&str>) -> 
         None if kind == RepoKind::Model => whole(&name, snapshot)?,
         None => snapshot,
     };
-    ui::note(format!("{name}: {}", path.display()));
-    Ok(Some(path))
+    Ok(Some((name, path)))
 }
 
 /// The same of an adapter.
-pub(crate) fn adapter_named(typed: &Path) -> Result<Option<PathBuf>> {
+///
+/// # Errors
+/// As [`find`]; when its weights are not there.
+pub fn find_adapter(typed: &Path) -> Result<Option<Found>> {
     let found = find_as(RepoKind::Model, "adapter", typed, None)?;
-    if let Some(path) = &found
+    if let Some((_, path)) = &found
         && path.join(CONFIG_FILE).is_file()
         && !["safetensors", "bin"].iter().any(|end| path.join(MODEL_FILE).with_extension(end).exists())
     {
@@ -91,8 +99,11 @@ pub(crate) fn adapter_named(typed: &Path) -> Result<Option<PathBuf>> {
     Ok(found)
 }
 
-/// Refuses a snapshot without weights, for who needs them.
-pub(crate) fn weights_are_there(path: &Path) -> Result<()> {
+/// Refuses a snapshot without weights, for who needs them. Other paths pass.
+///
+/// # Errors
+/// [`Error::Usage`] with what fetches them.
+pub fn weights_are_there(path: &Path) -> Result<()> {
     let Some((_, id)) = repo_of(path).filter(|_| path.is_dir()) else { return Ok(()) };
     let any = [
         "model.safetensors",
@@ -106,7 +117,7 @@ pub(crate) fn weights_are_there(path: &Path) -> Result<()> {
     Err(incomplete(&id, path, any[0]))
 }
 
-fn incomplete(what: &str, snapshot: &Path, file: &str) -> anyhow::Error {
+fn incomplete(what: &str, snapshot: &Path, file: &str) -> Error {
     let problem = format!(
         "{what}: expected {file} in its snapshot {}, found none: it is not completely downloaded",
         snapshot.display()
@@ -115,14 +126,7 @@ fn incomplete(what: &str, snapshot: &Path, file: &str) -> anyhow::Error {
 }
 
 /// What there is in place of the snapshot that a name asks for.
-fn missing(
-    kind: RepoKind,
-    what: &str,
-    typed: &Path,
-    name: &RepoName,
-    cache: &HubCache,
-    lost: Lost,
-) -> anyhow::Error {
+fn missing(kind: RepoKind, what: &str, typed: &Path, name: &RepoName, cache: &HubCache, lost: Lost) -> Error {
     let (id, root) = (&name.id, cache.root.display());
     let (dataset, hf) = match kind {
         RepoKind::Model => ("", ""),
@@ -248,4 +252,32 @@ fn shards(index: &Path) -> BTreeSet<String> {
     let index: Option<Value> = text.and_then(|text| serde_json::from_slice(&text).ok());
     let map = index.as_ref().and_then(|index| index.get("weight_map")?.as_object());
     map.into_iter().flatten().filter_map(|(_, file)| Some(file.as_str()?.to_owned())).collect()
+}
+
+/// What fetches a file that a snapshot lacks; none where the path lies in no cache.
+pub fn fetching(path: &Path) -> Option<String> {
+    let (kind, id) = repo_of(path)?;
+    let dataset = if kind == RepoKind::Dataset { " --dataset" } else { "" };
+    let commit = commit_of(path)?;
+    let snapshot = path.ancestors().find(|part| part.ends_with(commit))?;
+    let main = regular::read_text(&snapshot.parent()?.with_file_name("refs").join("main"), 1 << 16);
+    let of = if main.is_ok_and(|main| main.trim() == commit) {
+        String::new()
+    } else {
+        format!(" --revision {commit}")
+    };
+    Some(format!("`mesp pull {id}{dataset}{of}` fetches what is missing"))
+}
+
+/// The commit of the snapshot that a path is, or lies in.
+pub fn commit_of(path: &Path) -> Option<&str> {
+    let names = path.ancestors().filter_map(|part| part.file_name()?.to_str());
+    repo_of(path).and_then(|_| names.into_iter().find(|name| is_commit(name)))
+}
+
+/// What a path is called where its last part has to say it: of a snapshot, which is a commit, the repository's name.
+pub fn short_name(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_string_lossy().into_owned();
+    let snapshot = is_commit(&name);
+    Some(repo_of(path).filter(|_| snapshot).map_or(name, |(_, id)| id))
 }

@@ -3,7 +3,9 @@
 use anyhow::Result;
 
 use crate::args::BenchConvergenceArgs;
-use crate::failure::usage;
+use mesp_console::failure::usage;
+
+use crate::asked;
 
 /// A way to train.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,7 +33,7 @@ const KNOWN: [Known; 7] = [
 
 /// Those that were asked for, in order; the first is what others are compared with.
 pub(super) fn chosen(args: &BenchConvergenceArgs) -> Result<Vec<Contestant>> {
-    let mut all: Vec<Contestant> = super::super::asked::named(&KNOWN, |k| k.0, &args.methods)?
+    let mut all: Vec<Contestant> = asked::named(&KNOWN, |k| k.0, &args.methods)?
         .into_iter()
         .map(|(name, options, estimate, rates)| Contestant {
             name: (*name).to_owned(),
@@ -41,8 +43,8 @@ pub(super) fn chosen(args: &BenchConvergenceArgs) -> Result<Vec<Contestant>> {
         })
         .collect();
     for text in &args.also {
-        let (name, options) = super::super::asked::named_options(text, "mesp train")?;
-        let estimate = super::super::asked::is_estimate(&options);
+        let (name, options) = asked::named_options(text, "mesp train")?;
+        let estimate = asked::is_estimate(&options);
         all.push(Contestant { name, options, estimate, rates: Vec::new() });
     }
     for text in &args.rates {

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use mesp::Model;
 use mesp::generate::{Sampler, Sampling};
 use mesp::model::ModelWeights;
 use mesp::rng;
@@ -23,13 +24,11 @@ use serde_json::{Value, json};
 use super::step::median;
 use super::{machine, models};
 use crate::args::BenchGenerateArgs;
-use crate::commands::speak::generator;
-use crate::failure::usage;
-use crate::inputs;
-use crate::outputs::{self, Inputs};
-use crate::sizes::bytes;
-use crate::ui;
-use mesp::settings::Numbers;
+use mesp::settings::{Numbers, threads};
+use mesp_console::failure::usage;
+use mesp_console::outputs::{self, Inputs};
+use mesp_console::sizes::bytes;
+use mesp_console::ui;
 
 /// What each figure is.
 const DEFINITIONS: [(&str, &str); 7] = [
@@ -98,7 +97,7 @@ pub(super) fn run(args: &BenchGenerateArgs) -> Result<()> {
         args.results.replace.overwrite,
     )?;
     create_dir_all(&args.results.output)?;
-    let pool = inputs::pool(args.shared.threads)?;
+    let pool = threads(args.shared.threads)?;
     let mut all = Vec::new();
     for (ty, path) in chosen(args)? {
         let m = measure(args, ty, &path, &pool)?;
@@ -142,12 +141,13 @@ fn chosen(args: &BenchGenerateArgs) -> Result<Vec<(String, PathBuf)>> {
 }
 
 fn measure(args: &BenchGenerateArgs, ty: String, path: &Path, pool: &Arc<Threads>) -> Result<Measured> {
-    let loaded = inputs::load_model(path, Base::Mapped)?;
-    let numbers = Numbers::single(args.compute, loaded.dtype)?;
+    let model = Model::open_as(path, Base::Mapped)?;
+    ui::note_once(model.notes());
+    let numbers = Numbers::single(args.compute, model.dtype())?;
     let capacity = args.prompt_tokens + args.tokens;
-    let mut generator = generator(&loaded, args.adapter.as_deref(), 1.0, capacity, numbers, pool)?;
-    let weights = matrices(&loaded.model);
-    let vocabulary = loaded.model.config.vocab_size as u64;
+    let mut generator = model.generator(args.adapter.as_deref(), 1.0, capacity, numbers, pool)?;
+    let weights = matrices(model.weights());
+    let vocabulary = model.config().vocab_size as u64;
     let prompt: Vec<u32> =
         (0..args.prompt_tokens as u64).map(|i| (rng::bits(1, 0, i) % vocabulary) as u32).collect();
     let mut measured = Measured {

@@ -15,13 +15,12 @@ use anyhow::{Result, anyhow, bail};
 use mesp_formats::Error as FileError;
 use mesp_formats::atomic::{create_dir_all, write_atomic};
 
-use super::super::demo;
-use super::{machine, models};
+use super::{BuiltIn, machine, models};
 use crate::args::BenchConvergenceArgs;
-use crate::failure::usage;
-use crate::outputs::{self, Inputs};
-use crate::ui;
 use contestant::Contestant;
+use mesp_console::failure::usage;
+use mesp_console::outputs::{self, Inputs};
+use mesp_console::ui;
 use trial::{Track, Trial};
 
 /// Evaluations of a run with backward passes, and of an estimate's.
@@ -64,7 +63,7 @@ struct Contest {
     levels: Vec<Level>,
 }
 
-pub(super) fn run(args: &BenchConvergenceArgs) -> Result<()> {
+pub(super) fn run(args: &BenchConvergenceArgs, built_in: BuiltIn) -> Result<()> {
     let name = machine::name(args.results.name.as_deref())?;
     let contestants = contestant::chosen(args)?;
     for (option, count) in [
@@ -95,7 +94,7 @@ pub(super) fn run(args: &BenchConvergenceArgs) -> Result<()> {
     )?;
     create_dir_all(&args.results.output)?;
     let cache = models::cache(args.results.cache.as_deref())?;
-    let track = track(args, &cache)?;
+    let track = track(args, &cache, built_in)?;
 
     let mut entries = Vec::new();
     for who in contestants {
@@ -118,7 +117,7 @@ pub(super) fn run(args: &BenchConvergenceArgs) -> Result<()> {
 }
 
 /// What all runs share.
-fn track(args: &BenchConvergenceArgs, cache: &Path) -> Result<Track> {
+fn track(args: &BenchConvergenceArgs, cache: &Path, built_in: BuiltIn) -> Result<Track> {
     let mut files: Vec<OsString> = Vec::new();
     let mut add = |option: &str, path: &Path| files.extend([OsString::from(option), path.into()]);
     if let (Some(model), Some(data)) = (&args.model, &args.data) {
@@ -129,7 +128,7 @@ fn track(args: &BenchConvergenceArgs, cache: &Path) -> Result<Track> {
         }
     } else {
         let folder = cache.join("demo");
-        demo::write_files(&folder)?;
+        built_in(&folder)?;
         add("--model", &folder.join("model"));
         add("--data", &folder.join("train.jsonl"));
         add("--eval-data", &folder.join("eval.jsonl"));

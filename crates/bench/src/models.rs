@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use mesp_formats::atomic::{create_dir_all, remove_leftovers_of, write_atomic};
 use serde_json::{Value, json};
 
-use crate::child::Bound;
-use crate::{memory, ui};
+use mesp_console::child::Bound;
+use mesp_console::{memory, ui};
 
 /// This program.
 pub(super) fn program() -> Result<PathBuf> {

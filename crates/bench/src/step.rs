@@ -12,17 +12,14 @@ use anyhow::Result;
 use mesp_formats::atomic::{create_dir_all, write_atomic};
 
 use super::{machine, models};
-use crate::args::{
-    BenchStepArgs, CommonArgs, DataArgs, DirectionSettings, ModelArgs, OutputArgs, RunArgs, TrainingSettings,
-};
-use crate::failure::usage;
-use crate::inputs;
-use crate::outputs::{self, Inputs};
-use crate::settings::setup;
-use crate::{memory, ui};
+use crate::args::BenchStepArgs;
 pub(super) use engine::median;
 use engine::{Anatomy, Engine, Timing};
-use mesp::settings::{Numbers, held};
+use mesp::Model;
+use mesp::settings::{Numbers, Settings, Setup, TrainingSettings, held, thread_count};
+use mesp_console::failure::usage;
+use mesp_console::outputs::{self, Inputs};
+use mesp_console::{memory, ui};
 use peer::Beside;
 
 /// Everything that was measured.
@@ -46,15 +43,14 @@ pub(super) fn run(args: &BenchStepArgs) -> Result<()> {
     create_dir_all(&args.results.output)?;
     let cache = models::cache(args.results.cache.as_deref())?;
     let path = model(args, &cache)?;
-    let common = common(args, path);
-    let mut settings = setup(&common)?.of_adapters()?;
-    let path = inputs::model_path(&common.model)?;
-    let loaded = inputs::load_model(path, settings.base)?;
-    settings.fit(&loaded.model.config)?;
-    let numbers = Numbers::single(args.method.compute, held(settings.base, loaded.dtype))?;
-    let all = inputs::pool(args.shared.threads)?.count();
-    let engine =
-        Engine { model: &loaded.model, settings: &settings, numbers, common: &common, cache: &cache };
+    let asked = settings(args);
+    let mut setup = resolved(&asked)?;
+    let opened = Model::open_as(&path, setup.base)?;
+    ui::note_once(opened.notes());
+    setup.fit(opened.config())?;
+    let numbers = Numbers::single(args.method.compute, held(setup.base, opened.dtype()))?;
+    let all = thread_count(args.shared.threads)?;
+    let engine = Engine { model: opened.weights(), asked: &asked, setup: &setup, numbers, cache: &cache };
 
     let step = engine.plan(args.tokens, all)?;
     ui::note(format!("taking a step of {} tokens apart, {all} threads", args.tokens));
@@ -70,12 +66,12 @@ pub(super) fn run(args: &BenchStepArgs) -> Result<()> {
         sweep.push(timing);
     }
     let beside = match &args.peer {
-        Some(command) => Some(peer::compare(args, &engine, command, path, all)?),
+        Some(command) => Some(peer::compare(args, &engine, command, &path, all)?),
         None => None,
     };
     let measured = Measured { anatomy, sweep, beside };
 
-    let document = report::json(args, &engine, &loaded.model.config.arch, &measured, memory::marks());
+    let document = report::json(args, &engine, &opened.config().arch, &measured, memory::marks());
     let results = args.results.output.join(format!("step-{name}.json"));
     write_atomic(&results, |out| writeln!(out, "{document:#}"))?;
     ui::result(args.shared.json, &report::text(&engine, &measured))?;
@@ -114,23 +110,26 @@ fn model(args: &BenchStepArgs, cache: &std::path::Path) -> Result<PathBuf> {
 }
 
 /// What a training run with these options would have been given.
-fn common(args: &BenchStepArgs, model: PathBuf) -> CommonArgs {
-    CommonArgs {
-        model: ModelArgs { model: Some(model), ..args.model.clone() },
-        data: DataArgs::default(),
+fn settings(args: &BenchStepArgs) -> Settings {
+    Settings {
+        base: Some(args.model.base.clone()),
         adapter: args.adapter.clone(),
         method: args.method.clone(),
-        zeroth: DirectionSettings::default(),
-        schedule: TrainingSettings {
+        training: TrainingSettings {
             optimizer: args.optimizer.clone(),
             steps: Some(args.steps),
             max_grad_norm: Some(0.0),
             ..TrainingSettings::default()
         },
-        output: OutputArgs::default(),
-        run: RunArgs::default(),
-        shared: args.shared.clone(),
+        ..Settings::default()
     }
+}
+
+/// What settings mean, and what is told of them.
+fn resolved(settings: &Settings) -> Result<Setup> {
+    let setup = settings.resolve()?;
+    setup.notes.iter().for_each(ui::note);
+    Ok(setup.of_adapters()?)
 }
 
 /// Threads and tokens of each measured speed.

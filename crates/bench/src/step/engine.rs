@@ -13,18 +13,16 @@ use mesp::train::{Options, Session, Update};
 use mesp_device::{Backend, Cpu, OpCost, Threads, Timed, process_cpu_time};
 
 use super::product::{Multipliers, Peak};
-use crate::args::CommonArgs;
-use crate::inputs;
-use crate::settings::setup;
-use mesp::settings::Numbers;
-use mesp::settings::Setup;
+use super::resolved;
+use mesp::settings::{Numbers, Settings, Setup, threads};
 
 /// A model with the options of its steps.
 pub(super) struct Engine<'a> {
     pub(super) model: &'a Arc<ModelWeights>,
-    pub(super) settings: &'a Setup,
+    pub(super) asked: &'a Settings,
+    /// What that means.
+    pub(super) setup: &'a Setup,
     pub(super) numbers: Numbers,
-    pub(super) common: &'a CommonArgs,
     /// Where checkpoints in a file go.
     pub(super) cache: &'a Path,
 }
@@ -55,7 +53,7 @@ pub(super) struct Timing {
 }
 
 impl Timing {
-    pub(in crate::commands::bench) fn median(&self) -> f64 {
+    pub(crate) fn median(&self) -> f64 {
         median(&self.seconds)
     }
 
@@ -93,7 +91,7 @@ impl Anatomy {
 const ATTENTION_BACKWARD: &str = "attention_backward";
 
 /// The middle value, or the mean of the two in the middle.
-pub(in crate::commands::bench) fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     match sorted.len() {
@@ -105,13 +103,13 @@ pub(in crate::commands::bench) fn median(values: &[f64]) -> f64 {
 
 impl Engine<'_> {
     /// Plans a step, within the budget where there is one.
-    pub(super) fn plan(&self, tokens: usize, threads: usize) -> Result<Planned> {
-        let pool = inputs::pool(Some(threads))?;
-        let mut settings = setup(self.common)?.of_adapters()?;
-        let work = Workload::of_length(tokens, &settings.run, settings.base, threads);
-        let budget = self.common.method.memory_budget;
-        let memory = settings.decide(self.model, &work, budget, true)?.allowed()?;
-        Ok(Planned { tokens, pool, options: settings.options, memory, work })
+    pub(super) fn plan(&self, tokens: usize, count: usize) -> Result<Planned> {
+        let pool = threads(Some(count))?;
+        let mut setup = resolved(self.asked)?;
+        let work = Workload::of_length(tokens, &setup.run, setup.base, count);
+        let budget = self.asked.method.memory_budget;
+        let memory = setup.decide(self.model, &work, budget, true)?.allowed()?;
+        Ok(Planned { tokens, pool, options: setup.options, memory, work })
     }
 
     /// Whole steps.
@@ -173,7 +171,7 @@ impl<B: Backend> Running<B> {
         let spill = spill(engine.model, &options, &work, engine.cache)?;
         let mut be = Cpu::<f32>::new(memory.plan, Arc::clone(&pool))
             .with_compute(engine.numbers.compute())
-            .with_advice(engine.common.method.memory_budget.is_some());
+            .with_advice(engine.asked.method.memory_budget.is_some());
         if let Some(spill) = spill {
             be = be.with_spill(spill);
         }

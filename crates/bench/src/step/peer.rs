@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::engine::{Engine, Timing, median};
 use crate::args::BenchStepArgs;
-use crate::ui;
+use mesp_console::ui;
 
 /// What the two came to.
 pub(super) struct Beside {
@@ -35,7 +35,7 @@ pub(super) fn compare(
     model: &Path,
     threads: usize,
 ) -> Result<Beside> {
-    let rank = engine.settings.options.adapter.rank;
+    let rank = engine.setup.options.adapter.rank;
     let filled = [
         ("{model}", model.display().to_string()),
         ("{tokens}", args.tokens.to_string()),

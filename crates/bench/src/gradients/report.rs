@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use super::super::machine;
 use super::{Entry, Measured};
 use crate::args::BenchGradientsArgs;
-use crate::sizes::count;
-use crate::ui;
+use mesp_console::sizes::count;
+use mesp_console::ui;
 
 const DEFINITIONS: [(&str, &str); 7] = [
     (
@@ -48,7 +48,7 @@ pub(super) fn json(args: &BenchGradientsArgs, measured: &Measured) -> Value {
                 "moved": args.moved,
                 "rank": args.rank,
                 "seed": args.seed,
-                "reference": if args.reference == crate::args::Compute::F64 { "f64" } else { "f32" },
+                "reference": if args.reference == mesp::settings::Compute::F64 { "f64" } else { "f32" },
             },
             "definitions": machine::definitions(&DEFINITIONS),
             "reference": {

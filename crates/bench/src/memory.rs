@@ -11,10 +11,10 @@ use super::parts::{self, Setup, Table};
 use super::runner::{Outcomes, Runner};
 use super::{chart, machine, report};
 use crate::args::BenchMemoryArgs;
-use crate::failure::usage;
-use crate::outputs::{self, Inputs};
-use crate::sizes::{bytes, duration};
-use crate::ui;
+use mesp_console::failure::usage;
+use mesp_console::outputs::{self, Inputs};
+use mesp_console::sizes::{bytes, duration};
+use mesp_console::ui;
 
 pub(super) fn run(args: &BenchMemoryArgs) -> Result<()> {
     let tables = parts::tables(args)?;

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::failure::usage;
+use mesp_console::failure::usage;
 
 /// A results file: where, when and by what it was measured, then what was.
 pub(super) fn document(kind: &str, measured: Value) -> Value {
@@ -33,7 +33,7 @@ pub(super) fn definitions(all: &[(&str, &str)]) -> Value {
 
 /// A file's name without this machine's folders.
 pub(super) fn file_name(path: Option<&Path>) -> Option<String> {
-    crate::hub::short_name(path?)
+    mesp::hub::short_name(path?)
 }
 
 /// The machine, as far as the system tells.

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::failure::usage;
+use mesp_console::failure::usage;
 
 /// Those of the known methods that --methods names, in its order; all without it.
 pub(super) fn named<'a, K>(

@@ -8,8 +8,8 @@ use super::super::machine;
 use super::trial::{Point, Trial};
 use super::{Contest, Entry};
 use crate::args::BenchConvergenceArgs;
-use crate::sizes::{bytes, count, duration};
-use crate::ui;
+use mesp_console::sizes::{bytes, count, duration};
+use mesp_console::ui;
 
 const DEFINITIONS: [(&str, &str); 6] = [
     ("loss", "mean of the held-out rows' target tokens, in nats"),

@@ -18,15 +18,16 @@ use mesp_device::{Backend as _, Cpu, Distribution, Noise, Real, View};
 use mesp_formats::Error as FileError;
 use mesp_formats::atomic::{create_dir_all, write_atomic};
 
-use super::super::demo;
-use super::super::grads::Ready;
-use super::{machine, models};
-use crate::args::{BenchGradientsArgs, Compute};
-use crate::failure::usage;
-use crate::outputs::{self, Inputs};
-use crate::progress::Counter;
-use crate::ui;
+use super::{BuiltIn, machine, models};
+use mesp::BatchGradient;
+use mesp::settings::Compute;
+
+use crate::args::BenchGradientsArgs;
 use compare::Comparison;
+use mesp_console::failure::usage;
+use mesp_console::outputs::{self, Inputs};
+use mesp_console::progress::Counter;
+use mesp_console::ui;
 use way::Way;
 
 /// The exact gradient.
@@ -60,7 +61,7 @@ struct Measured {
     entries: Vec<Entry>,
 }
 
-pub(super) fn run(args: &BenchGradientsArgs) -> Result<()> {
+pub(super) fn run(args: &BenchGradientsArgs, built_in: BuiltIn) -> Result<()> {
     let name = machine::name(args.results.name.as_deref())?;
     let ways = way::chosen(args)?;
     if args.seeds == 0 || args.rows == 0 || args.tokens < 2 {
@@ -87,7 +88,7 @@ pub(super) fn run(args: &BenchGradientsArgs) -> Result<()> {
     )?;
     create_dir_all(&args.results.output)?;
     let cache = models::cache(args.results.cache.as_deref())?;
-    let files = files(args, &cache)?;
+    let files = files(args, &cache, built_in)?;
     let measured = match args.reference {
         Compute::F64 => measure::<f64>(args, ways, &files, &cache)?,
         Compute::F32 => measure::<f32>(args, ways, &files, &cache)?,
@@ -109,7 +110,7 @@ pub(super) fn run(args: &BenchGradientsArgs) -> Result<()> {
 }
 
 /// Model and rows, as options of `mesp grads`.
-fn files(args: &BenchGradientsArgs, cache: &Path) -> Result<Vec<OsString>> {
+fn files(args: &BenchGradientsArgs, cache: &Path, built_in: BuiltIn) -> Result<Vec<OsString>> {
     let (model, data) = if let (Some(model), Some(data)) = (&args.model, &args.data) {
         (model.clone(), data.clone())
     } else if let Some(name) = &args.preset {
@@ -118,7 +119,7 @@ fn files(args: &BenchGradientsArgs, cache: &Path) -> Result<Vec<OsString>> {
         (model, models::rows(cache, vocabulary, args.tokens)?)
     } else {
         let folder = cache.join("demo");
-        demo::write_files(&folder)?;
+        built_in(&folder)?;
         (folder.join("model"), folder.join("eval.jsonl"))
     };
     let mut files: Vec<OsString> = vec!["--model".into(), model.into(), "--data".into(), data.into()];
@@ -145,15 +146,15 @@ fn measure<R: Real>(
     // The adapters are those of single precision, so that all gradients are taken at the same place.
     let start = start(args, files, cache)?;
     let theta_norm = norm(start.iter().flatten());
-    let mut exact = Ready::<R>::new(&way::exact(args.reference).args(files)?, cache, args.rows, true)?;
+    let mut exact = way::exact(args.reference).ready::<R>(files, (cache, args.rows, true))?;
     put(&mut exact, &start);
-    let loss = exact.gradient(1, &mut |_| {})?;
+    let loss = finite(exact.gradient(1, &mut |_| {})?)?;
     let gradient = gradient_of(&exact);
     let total = norm(gradient.iter().flatten());
     if !(total.is_finite() && total > 0.0) {
         bail!("the norm of the exact gradient is {total}: there is nothing to compare with");
     }
-    let names = names(exact.session.params());
+    let names = names(exact.session().params());
     let reference = Reference { loss, gradient, names, norm: total, theta_norm };
     let step = args.step * theta_norm;
     let mut entries = Vec::new();
@@ -166,15 +167,15 @@ fn measure<R: Real>(
 
 /// The adapters at which gradients are taken.
 fn start(args: &BenchGradientsArgs, files: &[OsString], cache: &Path) -> Result<Vec<Vec<f64>>> {
-    let mut ready = Ready::<f32>::new(&way::exact(Compute::F32).args(files)?, cache, args.rows, false)?;
+    let mut ready = way::exact(Compute::F32).ready::<f32>(files, (cache, args.rows, false))?;
     if args.adapter.is_none() {
         // Directions of estimates are of steps 1 and later.
         let distribution = Distribution::Gaussian;
         let noise =
-            Noise { seed: ready.seed, step: 0, direction: 0, tensor: 0, distribution, below: f32::MAX };
-        ready.session.perturb_in_place(1.0, args.moved, Direction { noise, blocks: Blocks::ALL });
+            Noise { seed: ready.seed(), step: 0, direction: 0, tensor: 0, distribution, below: f32::MAX };
+        ready.session_mut().perturb_in_place(1.0, args.moved, Direction { noise, blocks: Blocks::ALL });
     }
-    Ok(values(ready.session.backend(), ready.session.params()))
+    Ok(values(ready.session().backend(), ready.session().params()))
 }
 
 /// Gradients of one method with all seeds.
@@ -184,17 +185,17 @@ fn compare<R: Real>(
     files: &[OsString],
     cache: &Path,
     (reference, start, step): (&Reference, &[Vec<f64>], f64),
-    exact: &mut Ready<R>,
+    exact: &mut BatchGradient<R>,
 ) -> Result<Comparison> {
-    let mut ready = Ready::<f32>::new(&way.args(files)?, cache, args.rows, false)?;
+    let mut ready = way.ready::<f32>(files, (cache, args.rows, false))?;
     put(&mut ready, start);
-    let estimator = ready.session.options().estimator;
+    let estimator = ready.session().options().estimator;
     let random = way.random;
     let seeds = if random { args.seeds } else { 1 };
     let mut compared = Comparison::new(estimator, reference.gradient.iter().map(Vec::len).collect());
     let mut counter = Counter::new(way.name.clone(), seeds as u64);
     for seed in 1..=seeds {
-        ready.gradient(seed as u64, &mut |_| {})?;
+        finite(ready.gradient(seed as u64, &mut |_| {})?)?;
         let gradient = gradient_of(&ready);
         compared.add(&reference.gradient, &gradient);
         if seed <= args.descents.max(usize::from(!random)) {
@@ -212,13 +213,21 @@ fn compare<R: Real>(
     Ok(compared)
 }
 
+/// A loss that is a number.
+fn finite(loss: f64) -> Result<f64> {
+    if !loss.is_finite() {
+        bail!("the loss is {loss}: the model or the adapter holds values that are no numbers");
+    }
+    Ok(loss)
+}
+
 fn norm<'a>(values: impl Iterator<Item = &'a f64>) -> f64 {
     values.map(|v| v * v).sum::<f64>().sqrt()
 }
 
 /// The gradient, matrix by matrix of the adapters; nothing of one that is frozen.
-fn gradient_of<R: Real>(ready: &Ready<R>) -> Vec<Vec<f64>> {
-    let session = &ready.session;
+fn gradient_of<R: Real>(ready: &BatchGradient<R>) -> Vec<Vec<f64>> {
+    let session = ready.session();
     let of = |param: Param| session.grads().get(param.place, param.tensor);
     let values = |view| read(session.backend(), view);
     params(session.params()).into_iter().map(|param| of(param).map_or_else(Vec::new, values)).collect()
@@ -237,8 +246,8 @@ fn values<R: Real>(be: &Cpu<R>, blocks: &[BlockPairs]) -> Vec<Vec<f64>> {
 }
 
 /// Sets the adapters.
-fn put<R: Real>(ready: &mut Ready<R>, values: &[Vec<f64>]) {
-    let (be, params, _) = ready.session.state_mut();
+fn put<R: Real>(ready: &mut BatchGradient<R>, values: &[Vec<f64>]) {
+    let (be, params, _) = ready.session_mut().state_mut();
     for (act, values) in matrices_mut(params).zip(values) {
         be.load(act.view_mut(), &mut |i| values[i]);
     }

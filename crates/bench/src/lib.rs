@@ -1,0 +1,47 @@
+//! `mesp bench`: measurements beside published ones.
+
+mod args;
+mod asked;
+mod chart;
+mod convergence;
+mod generate;
+mod gradients;
+mod machine;
+mod memory;
+mod models;
+mod paper;
+mod parts;
+mod published;
+mod report;
+mod runner;
+mod step;
+mod svg;
+mod timeline;
+
+use std::path::Path;
+
+use anyhow::Result;
+
+pub use args::BenchArgs;
+
+use args::BenchCommand;
+
+/// Writes the built-in model into `model` of a folder, and its rows beside it: `train.jsonl` and `eval.jsonl`.
+pub type BuiltIn = fn(&Path) -> Result<()>;
+
+/// Measures what was asked for. Runs that are measured in processes of their own are runs of this program: it has the
+/// commands `train`, `plan`, `init-model` and `bench`.
+///
+/// # Errors
+/// When it cannot be measured.
+pub fn run(args: &BenchArgs, built_in: BuiltIn) -> Result<()> {
+    match &args.what {
+        BenchCommand::Memory(args) if args.timeline => timeline::run(args),
+        BenchCommand::Memory(args) => memory::run(args),
+        BenchCommand::Step(args) => step::run(args),
+        BenchCommand::Generate(args) => generate::run(args),
+        BenchCommand::Paper(args) => paper::run(args),
+        BenchCommand::Gradients(args) => gradients::run(args, built_in),
+        BenchCommand::Convergence(args) => convergence::run(args, built_in),
+    }
+}

@@ -1,0 +1,185 @@
+//! Gradients of rows as one batch, at an adapter as it is.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mesp_device::{Cpu, Real, RowStat, Threads};
+use mesp_formats::Error as FileError;
+
+use super::Model;
+use crate::data::{Examples, Part, Rows, Subset, totals};
+use crate::memory::{Workload, processor, spill};
+use crate::optim::OptimizerKind;
+use crate::settings::{Compute, Numbers, Settings, Setup, held};
+use crate::source::load_adapter;
+use crate::train::{Outcome, RunConfig, Session, Staging, Update};
+use crate::{Error, Result};
+
+/// Rows as one batch, and the gradient of their mean loss or an estimate of it; nothing is stepped. `R` is the precision
+/// of the whole computation.
+#[allow(missing_debug_implementations, reason = "what holds the rows has none")]
+pub struct BatchGradient<R: Real> {
+    session: Session<Cpu<R>>,
+    rows: Arc<dyn Examples>,
+    batch_size: usize,
+    seed: u64,
+    /// Where checkpoints in a file go.
+    beside: PathBuf,
+    /// Buffers of a batch that is evaluated.
+    staging: Staging,
+}
+
+impl Settings {
+    /// What the settings mean for gradients alone: [`BatchGradient`].
+    ///
+    /// # Errors
+    /// As [`Settings::resolve`]; when an update by block is asked for, which keeps no gradients.
+    pub fn for_gradients(&self) -> Result<Setup> {
+        let mut setup = self.resolve()?.of_gradients()?;
+        if setup.options.update == Update::PerBlock {
+            let problem = "‘update’ per-block keeps no gradients, and they are wanted here";
+            return Err(Error::usage(problem).hint("leave ‘update’ out"));
+        }
+        setup.options.gradients = true;
+        // What an adapter was trained with is no part of its loss; what is asked for here is.
+        setup.options.adapter.dropout = self.adapter.lora_dropout.unwrap_or(0.0);
+        // Nothing is stepped.
+        setup.options.optimizer = OptimizerKind::sgd(0.0);
+        Ok(setup)
+    }
+}
+
+impl<R: Real> BatchGradient<R> {
+    /// Plans gradients of the first `limit` rows; with `evaluates` their losses too. `setup` is what
+    /// [`Settings::for_gradients`] gave, and fits the model ([`Setup::fit`]). Checkpoints that go to a file lie in the
+    /// folder `beside`.
+    ///
+    /// # Errors
+    /// When the settings cannot be carried out, a row or the adapter cannot be read, or there is no memory.
+    pub fn new(
+        settings: &Settings,
+        mut setup: Setup,
+        model: &Model,
+        mut rows: Rows,
+        (beside, limit, evaluates): (&Path, usize, bool),
+        pool: &Arc<Threads>,
+    ) -> Result<Self> {
+        setup.differentiable(model.dtype())?;
+        let asked = settings.method.compute.unwrap_or(Compute::F32);
+        let numbers = Numbers::new(Some(asked), held(setup.base, model.dtype()));
+        let count = rows.train.count();
+        if limit < count {
+            let chosen = Subset::first(limit, count);
+            rows.train = Arc::new(Part { all: rows.train, chosen });
+        }
+        // All rows are one batch; a smaller batch size divides it, which changes memory and not the result.
+        let batch_size = settings.training.batch_size.unwrap_or_else(|| rows.train.count());
+        if let Some(tokens) = setup.run.batch_tokens {
+            let problem = format!("‘batch_tokens’ {tokens} has no meaning here: all rows are one batch");
+            return Err(Error::usage(problem).hint("give ‘batch_size’ to divide it"));
+        }
+        let run = RunConfig { batch_size, ..setup.run.clone() };
+        if evaluates {
+            rows.eval = Arc::clone(&rows.train);
+        }
+        let work = Workload {
+            held: 0,
+            value_bytes: size_of::<R>(),
+            ..Workload::training(&rows, &run, setup.base, pool.count())?
+        };
+        // Gradients are kept whole, so an update by block is no way out.
+        let budget = settings.method.memory_budget;
+        let memory = setup.decide(model.weights(), &work, budget, false)?.allowed()?;
+        let spill = spill(model.weights(), &setup.options, &work, beside)?;
+        let mut be = processor::<R>(memory.plan, Arc::clone(pool))?
+            .with_compute(numbers.compute())
+            .with_advice(budget.is_some());
+        if let Some(spill) = spill {
+            be = be.with_spill(spill);
+        }
+        let mut session = Session::new(be, Arc::clone(model.weights()), setup.options, work.shapes.targets());
+        if let Some(adapter) = &settings.adapter.adapter {
+            let (be, params, _) = session.state_mut();
+            load_adapter(be, adapter, params, model.weights())?;
+        } else {
+            session.init_adapters(run.seed);
+        }
+        let (rows, beside) = (rows.train, beside.to_path_buf());
+        Ok(Self { session, rows, batch_size, seed: run.seed, beside, staging: Staging::default() })
+    }
+
+    /// The adapters, and what computes with them.
+    pub fn session(&self) -> &Session<Cpu<R>> {
+        &self.session
+    }
+
+    /// The same, to change the adapters.
+    pub fn session_mut(&mut self) -> &mut Session<Cpu<R>> {
+        &mut self.session
+    }
+
+    /// Seed of new adapters and of directions.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Target tokens of all rows.
+    ///
+    /// # Errors
+    /// When a row cannot be read.
+    pub fn targets(&self) -> Result<usize> {
+        Ok(totals(&*self.rows)?.0.targets)
+    }
+
+    /// Makes the gradient, or an estimate of it with the random numbers of a step; gives the mean loss, in nats,
+    /// which is no number where the model or the adapter holds values that are none. `done` is
+    /// told how many rows were read on.
+    ///
+    /// # Errors
+    /// When a row cannot be read, or a checkpoint written.
+    pub fn gradient(&mut self, step: u64, done: &mut dyn FnMut(usize)) -> Result<f64> {
+        let targets = self.targets()?;
+        let Self { session, rows, batch_size, seed, beside, staging } = self;
+        let mut read = Ok(());
+        let Outcome { nats, .. } = session.gradient((*seed, step), targets, &mut |each| {
+            for chunk in chunks(rows.count(), *batch_size) {
+                match staging.fill(&**rows, chunk.clone()) {
+                    Ok(()) => each(&staging.batch),
+                    Err(e) => read = Err(e),
+                }
+                done(chunk.len());
+            }
+        });
+        read?;
+        if let Some(e) = session.take_fault() {
+            return Err(FileError::io("keep checkpoints in a file in", beside.as_path(), e).into());
+        }
+        Ok(nats / targets as f64)
+    }
+
+    /// The mean loss of the adapters as they are; for who asked for losses too.
+    ///
+    /// # Errors
+    /// When a row cannot be read.
+    pub fn loss(&mut self) -> Result<f64> {
+        let targets = self.targets()?;
+        let Self { session, rows, batch_size, staging, .. } = self;
+        let mut nats = 0.0;
+        for chunk in chunks(rows.count(), *batch_size) {
+            staging.fill(&**rows, chunk)?;
+            nats += session.evaluate(&staging.batch).iter().map(RowStat::nats).sum::<f64>();
+        }
+        Ok(nats / targets as f64)
+    }
+
+    /// Rows, times the passes that an estimate makes over each.
+    pub fn passes(&self) -> usize {
+        self.session.options().estimator.passes() * self.rows.count()
+    }
+}
+
+/// So many rows in chunks.
+fn chunks(rows: usize, of: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..rows).step_by(of).map(move |start| start..rows.min(start.saturating_add(of)))
+}
