@@ -9,6 +9,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod batch;
+#[cfg(feature = "text")]
 mod chat;
 mod check;
 mod columns;
@@ -19,15 +20,21 @@ mod examples;
 mod fnv;
 mod forms;
 mod gather;
+#[cfg(feature = "text")]
 mod gguf_tokenizer;
+#[cfg(feature = "text")]
 mod jinja;
 mod keys;
 mod layout;
 mod long_row;
+#[cfg(feature = "text")]
 mod missing;
+#[cfg(not(feature = "text"))]
+mod no_text;
 mod notes;
 #[cfg(feature = "parquet")]
 mod parquet;
+#[cfg(feature = "text")]
 mod python;
 mod ragged;
 mod remarks;
@@ -37,14 +44,18 @@ pub(crate) mod source;
 mod split;
 mod subset;
 mod table;
+#[cfg(feature = "text")]
 mod template;
 #[cfg(test)]
 pub(crate) mod test_util;
 pub mod token_file;
+#[cfg(feature = "text")]
 mod tokenizer;
+mod tokenizer_info;
 mod told;
 mod turns;
 mod vocabulary;
+#[cfg(any(feature = "parquet", feature = "text"))]
 mod wall;
 
 use std::fmt;
@@ -52,6 +63,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use batch::{BatchSize, Batches};
+#[cfg(feature = "text")]
 pub use chat::{ChatFormat, Marked};
 pub use check::Checked;
 pub use columns::Columns;
@@ -61,14 +73,19 @@ pub use date::Date;
 pub use examples::{Examples, Part, RowSize, Rows, totals};
 pub use forms::Form;
 pub use gather::Gathered;
+#[cfg(feature = "text")]
 pub use gguf_tokenizer::from_gguf;
-pub(crate) use gguf_tokenizer::{JSON as TOKENIZER_JSON, has_tokenizer};
 pub use layout::{HELD_OUT, TEST, all_files, files, refuse_stream, split_of, unused};
+#[cfg(not(feature = "text"))]
+pub use no_text::{ChatFormat, TextEncoder};
 pub use ragged::RaggedBatch;
 pub use source::unpacks;
 pub use split::split;
 pub use subset::Subset;
-pub use tokenizer::{Prefix, TextEncoder, Token, TokenizerInfo};
+#[cfg(feature = "text")]
+pub use tokenizer::TextEncoder;
+pub(crate) use tokenizer_info::{JSON as TOKENIZER_JSON, has_tokenizer};
+pub use tokenizer_info::{Prefix, Token, TokenizerInfo};
 pub use turns::Conversation;
 pub(crate) use turns::type_of;
 pub use vocabulary::in_vocabulary;

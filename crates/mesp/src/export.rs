@@ -19,9 +19,12 @@ use crate::source::adapter::{AdapterFile, reordered};
 use crate::source::shape_source;
 use crate::{Error, Result};
 
+#[cfg(feature = "text")]
 mod go_template;
+#[cfg(feature = "text")]
 mod ollama;
 
+#[cfg(feature = "text")]
 pub use ollama::{Contents, MODELFILE, export_ollama};
 
 /// The result of an export.

@@ -44,15 +44,18 @@ pub mod hub;
 pub mod init_model;
 mod limits;
 pub mod memory;
+#[cfg(feature = "text")]
 pub mod merge;
 pub mod method;
 pub mod model;
 pub mod optim;
+#[cfg(feature = "text")]
 pub mod quantize;
 pub mod rng;
 pub mod settings;
 pub mod source;
 pub mod tape;
+#[cfg(feature = "text")]
 pub mod task;
 pub mod train;
 mod trainer;

@@ -7,7 +7,7 @@ use mesp_formats::gguf::TensorType;
 use mesp_formats::{Dtype as FileDtype, ModelConfig, TokenizerConfig};
 
 use crate::arch::Config;
-use crate::data::{Prefix, TextEncoder, TokenizerInfo};
+use crate::data::{Prefix, TokenizerInfo};
 use crate::model::{ModelWeights, WeightSource};
 use crate::{Error, Result};
 
@@ -19,6 +19,8 @@ pub mod fingerprint;
 mod gguf;
 mod hf;
 mod shapes;
+#[cfg(feature = "text")]
+mod text;
 
 pub use adapter::{AdapterFile, check_adapter, load_adapter, load_adapter_config};
 pub(crate) use asked::Asked;
@@ -27,6 +29,8 @@ pub(crate) use files::{beside, copy, retype, untie};
 pub use gguf::GgufSource;
 pub use hf::HfSource;
 pub use shapes::{HeaderSource, shape_source};
+#[cfg(feature = "text")]
+pub use text::{no_tokenizer, text_encoder};
 
 /// How base weights are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +96,7 @@ pub struct Opened {
     pub kind: Kind,
     /// The type that most of the weights' bytes are stored in.
     pub dtype: Dtype,
-    /// The file that [`text_encoder`] would read.
+    /// The file that the tokenizer would be read from.
     pub tokenizer: Option<PathBuf>,
     /// What is worth knowing of the files.
     pub notes: Vec<String>,
@@ -149,28 +153,6 @@ pub fn open_model(path: &Path, base: Base) -> Result<Opened> {
             Ok(Opened { config, file_config, source: Box::new(source), kind, dtype, tokenizer, notes })
         }
     }
-}
-
-/// The tokenizer of a directory or a GGUF file. A GGUF file without one may have a `tokenizer.json` beside it.
-///
-/// # Errors
-/// When it is of a kind that is not supported, or damaged.
-pub fn text_encoder(path: &Path) -> Result<Option<TextEncoder>> {
-    match Kind::of(path) {
-        Kind::Directory => encoder_in(path),
-        Kind::Gguf => match GgufSource::open(path, Base::Mapped)?.text_encoder()? {
-            Some(encoder) => Ok(Some(encoder)),
-            None => path.parent().map_or(Ok(None), encoder_in),
-        },
-    }
-}
-
-fn encoder_in(dir: &Path) -> Result<Option<TextEncoder>> {
-    let path = dir.join("tokenizer.json");
-    if !path.is_file() {
-        return Ok(None);
-    }
-    TextEncoder::from_file(&path, tokenizer_info(dir)?).map(Some)
 }
 
 /// What a directory's files say about its tokenizer.

@@ -22,6 +22,8 @@ mod builder;
 mod dataset;
 mod generator;
 mod model;
+#[cfg(feature = "text")]
+mod text;
 
 use std::path::{Path, PathBuf};
 

@@ -217,5 +217,5 @@ impl<'a> Ends<'a> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "text"))]
 mod tests;

@@ -526,5 +526,5 @@ pub(super) fn located(error: Error, path: &Path, line: usize) -> Error {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "text"))]
 mod tests;

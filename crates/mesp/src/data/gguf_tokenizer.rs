@@ -11,6 +11,7 @@ use tokenizers::models::bpe::{BpeBuilder, Merges, Vocab};
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::TokenizerInfo;
+use super::tokenizer_info::{JSON, MODEL};
 use crate::{Error, Result};
 
 mod byte_level;
@@ -18,10 +19,6 @@ mod sentencepiece;
 
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const TYPES: &str = "tokenizer.ggml.token_type";
-const MODEL: &str = "tokenizer.ggml.model";
-/// The text of a `tokenizer.json`, as the GGUF specification has it, in files whose tokenizer the keys of llama.cpp
-/// cannot say.
-pub(crate) const JSON: &str = "tokenizer.huggingface.json";
 
 /// Texts that end a turn or a text. llama.cpp takes them for markers whatever kind a file gives them, since
 /// conversions have got that wrong.
@@ -36,17 +33,12 @@ const ENDS: [&str; 8] = [
     "_<EOT>",
 ];
 
-/// Whether a file has a tokenizer.
-pub(crate) fn has_tokenizer(gguf: &Gguf) -> bool {
-    [MODEL, JSON].iter().any(|key| gguf.value(key).is_some())
-}
-
 /// The tokenizer of a file and what belongs to it; `bytes` is the whole file.
 ///
 /// # Errors
 /// When the file has no tokenizer, one of a kind that is not supported, or one that contradicts itself.
 pub fn from_gguf(gguf: &Gguf, bytes: &[u8]) -> Result<(Tokenizer, TokenizerInfo)> {
-    super::wall::within(&gguf.path, "reading this file's tokenizer", || read(gguf, bytes))
+    super::tokenizer::within(&gguf.path, "reading this file's tokenizer", || read(gguf, bytes))
 }
 
 fn read(gguf: &Gguf, bytes: &[u8]) -> Result<(Tokenizer, TokenizerInfo)> {

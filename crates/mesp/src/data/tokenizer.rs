@@ -3,59 +3,22 @@
 mod named;
 mod parts;
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use mesp_formats::regular;
 
 pub(super) use self::parts::PART;
 use self::parts::in_parts;
-use super::wall;
+use super::{Prefix, Token, TokenizerInfo, wall};
 use crate::{Error, Result};
 
-/// What `tokenizer_config.json` and its companions say about a tokenizer.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TokenizerInfo {
-    /// The token that begins a text.
-    pub bos_token: Option<String>,
-    /// The token that ends a text.
-    pub eos_token: Option<String>,
-    /// The chat template, a Jinja program.
-    pub chat_template: Option<String>,
-    /// Another one for conversations with tools, where the model has two.
-    pub tool_template: Option<String>,
-    /// Whether a text gets `bos_token`; `None` leaves it to `tokenizer.json`.
-    pub add_bos_token: Option<bool>,
-    /// Special tokens by name, such as `pad_token`, as chat templates read them.
-    pub named_tokens: Vec<(String, String)>,
-    /// The texts of all tokens that the model's files name as special. Those of the vocabulary are found in a text.
-    pub special_tokens: Vec<String>,
-    /// More tokens that end a text, by their texts.
-    pub end_tokens: Vec<String>,
-    /// The same by number, as a model's configuration names them.
-    pub end_ids: Vec<u32>,
-    /// Where words get a space in front, in place of what `tokenizer.json` says.
-    pub prefix: Option<Prefix>,
-}
-
-/// Where tokenizers that spell a space as `▁` put one in front.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Prefix {
-    /// Before the text and after every marker in it.
-    Always,
-    /// Before the text.
-    First,
-    /// Nowhere.
-    Never,
-}
-
-/// A token and the bytes of the text it stands for; `None` where the text has no such bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Token {
-    /// The token's number.
-    pub id: u32,
-    /// Byte range in the text; `None` for a token that was added, such as the one that begins a text.
-    pub bytes: Option<Range<usize>>,
+/// Runs `read`, which does `doing` with a file of a tokenizer.
+pub(super) fn within<T>(path: &Path, doing: &str, read: impl FnOnce() -> Result<T>) -> Result<T> {
+    wall::walled(read).unwrap_or_else(|panic| {
+        let problem = format!("{doing} fails: {panic}");
+        Err(Error::data(path, None, problem)
+            .hint("the tokenizer is damaged, or made to fail: get it from the model's authors"))
+    })
 }
 
 /// A tokenizer with the rules around it: one token at the beginning of a text, never two.
@@ -91,7 +54,7 @@ impl TextEncoder {
             Error::data(path, None, format!("not a tokenizer this program understands: {e}"))
                 .hint("expected the tokenizer.json of a Hugging Face model directory")
         };
-        let inner = wall::within(path, "reading this tokenizer", || {
+        let inner = within(path, "reading this tokenizer", || {
             tokenizers::Tokenizer::from_bytes(bytes).map_err(unreadable)
         })?;
         Self::from_tokenizer(path, inner, info)
@@ -262,6 +225,11 @@ impl TextEncoder {
         self.inner.token_to_id(token)
     }
 
+    /// Whether the model brought a chat template of its own.
+    pub(super) fn has_chat_template(&self) -> bool {
+        self.info.chat_template.is_some()
+    }
+
     /// What the tokenizer was opened with.
     pub fn info(&self) -> &TokenizerInfo {
         &self.info
@@ -285,7 +253,7 @@ impl TextEncoder {
     }
 
     fn guarded<T>(&self, doing: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
-        wall::within(&self.path, doing, run)
+        within(&self.path, doing, run)
     }
 
     /// How many tokens at the front to drop, and which to put there, for exactly one beginning.

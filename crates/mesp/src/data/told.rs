@@ -111,5 +111,5 @@ fn named(tally: &Tally, keys: &[(&str, &Lines)]) -> String {
     list.join(", ")
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "text"))]
 mod tests;

@@ -2,10 +2,7 @@
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
-use std::path::Path;
 use std::sync::Once;
-
-use crate::{Error, Result};
 
 thread_local! {
     /// Whether a panic of this thread is caught, and told by who catches it.
@@ -34,29 +31,9 @@ pub(super) fn walled<T>(work: impl FnOnce() -> T) -> std::result::Result<T, Stri
     })
 }
 
-/// Runs `read`, which does `doing` with a file of a tokenizer.
-pub(super) fn within<T>(path: &Path, doing: &str, read: impl FnOnce() -> Result<T>) -> Result<T> {
-    walled(read).unwrap_or_else(|panic| {
-        let problem = format!("{doing} fails: {panic}");
-        Err(Error::data(path, None, problem)
-            .hint("the tokenizer is damaged, or made to fail: get it from the model's authors"))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_panic_is_an_error_with_the_files_name() {
-        let path = Path::new("x/tokenizer.json");
-        let none: &[u8] = &[];
-        let error = within(path, "reading it", || Ok(none[1])).unwrap_err().to_string();
-        assert!(error.starts_with("x/tokenizer.json: reading it fails: index out of bounds"), "{error}");
-        let error = within::<()>(path, "reading it", || panic!("so")).unwrap_err().to_string();
-        assert!(error.contains("reading it fails: so"), "{error}");
-        assert_eq!(within(path, "reading it", || Ok(3)).unwrap(), 3);
-    }
 
     #[test]
     fn a_panic_is_its_text() {

@@ -138,7 +138,7 @@ pub struct Tokenizer {
     pub end_file: PathBuf,
 }
 
-/// Fingerprints of the tokenizer that [`text_encoder`](super::text_encoder) would read, without reading it into memory.
+/// Fingerprints of the tokenizer of a model, without reading it into memory.
 ///
 /// # Errors
 /// When a file cannot be read, or is not what it should be.

@@ -10,7 +10,7 @@ use mesp_formats::{Error as FileError, ModelConfig, RopeScaling};
 
 use super::{Base, encode, in_file, most_bytes, tensor_dtype};
 use crate::arch::Config;
-use crate::data::{TextEncoder, TokenizerInfo, from_gguf, has_tokenizer};
+use crate::data::has_tokenizer;
 use crate::model::WeightSource;
 use crate::{Error, Result};
 
@@ -71,26 +71,6 @@ impl GgufSource {
     /// The file's header.
     pub fn header(&self) -> &Gguf {
         &self.file
-    }
-
-    /// The tokenizer in the file, if there is one.
-    ///
-    /// # Errors
-    /// When it is of a kind that is not supported, or damaged.
-    pub fn text_encoder(&self) -> Result<Option<TextEncoder>> {
-        if !self.has_tokenizer() {
-            return Ok(None);
-        }
-        let (tokenizer, info) = from_gguf(&self.file, self.map.bytes())?;
-        TextEncoder::from_tokenizer(&self.path, tokenizer, info).map(Some)
-    }
-
-    /// The tokenizer in the file, as it is made, and what belongs to it.
-    pub(crate) fn tokenizer(&self) -> Result<Option<(tokenizers::Tokenizer, TokenizerInfo)>> {
-        if !self.has_tokenizer() {
-            return Ok(None);
-        }
-        from_gguf(&self.file, self.map.bytes()).map(Some)
     }
 
     /// Whether the rotary divisors are the file's own, and no configuration's.

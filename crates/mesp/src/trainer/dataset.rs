@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Model;
-use crate::data::{
-    Example, Examples, FileRows, Gathered, Origin, Part, ReadOptions, Rows, files, split, unpacks,
-};
-use crate::{Error, Result};
+#[cfg(feature = "text")]
+use super::text::encoder_for;
+use crate::Result;
+use crate::data::{Example, Examples, Gathered, Origin, Part, ReadOptions, Rows, split};
 
 /// Tokenized rows to train on, and held-out rows to evaluate. They are in memory, or in a temporary file where they
 /// take more than 1 MB, so memory does not grow with the number of rows.
@@ -25,8 +25,9 @@ impl Dataset {
     /// is shorter.
     ///
     /// # Errors
-    /// [`Error::Data`] with the line of a row that cannot be used; [`Error::File`] when a file cannot be read;
-    /// [`Error::Usage`] when the rows are text and the model has no tokenizer.
+    /// [`Error::Data`](crate::Error::Data) with the line of a row that cannot be used;
+    /// [`Error::File`](crate::Error::File) when a file cannot be read; [`Error::Usage`](crate::Error::Usage) when the
+    /// rows are text and the model, or the library's build, has no tokenizer.
     pub fn read(path: impl AsRef<Path>, model: &Model) -> Result<Self> {
         Self::read_with(path, model, &ReadOptions::for_training(model.config()))
     }
@@ -37,15 +38,7 @@ impl Dataset {
     /// As [`Dataset::read`].
     pub fn read_with(path: impl AsRef<Path>, model: &Model, options: &ReadOptions) -> Result<Self> {
         let path = path.as_ref();
-        let text = files(path, options.split)?.iter().any(|file| unpacks(file))
-            || FileRows::needs_tokenizer(path, options)?;
-        let encoder = if text { model.tokenizer()? } else { None };
-        if text && encoder.is_none() {
-            let problem =
-                format!("{}: expected the model's tokenizer.json, found none", model.path().display());
-            return Err(Error::usage(problem)
-                .hint("put the model's tokenizer.json there, or use rows with input_ids and labels"));
-        }
+        let encoder = encoder_for(model, path, options)?;
         let gathered = Gathered::read(path, encoder.as_ref(), options, &std::env::temp_dir())?;
         Ok(Self {
             document: gathered.about.document,
@@ -101,4 +94,11 @@ impl Dataset {
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
+}
+
+/// There is none; rows of text are refused with their line.
+#[cfg(not(feature = "text"))]
+#[expect(clippy::unnecessary_wraps, reason = "as the one that reads a tokenizer")]
+fn encoder_for(_: &Model, _: &Path, _: &ReadOptions) -> Result<Option<crate::data::TextEncoder>> {
+    Ok(None)
 }

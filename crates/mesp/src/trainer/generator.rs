@@ -1,4 +1,4 @@
-//! Text from a model.
+//! Tokens from a model.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,8 +6,9 @@ use std::sync::Arc;
 use mesp_device::{Cpu, Threads};
 
 use super::Model;
+#[cfg(feature = "text")]
+use super::text::Writer;
 use crate::adapter::AdapterConfig;
-use crate::data::{ChatFormat, Conversation, TextEncoder};
 use crate::generate::{Generator as Engine, Sampler, Sampling, plan_generation};
 use crate::memory::processor;
 use crate::settings::{Numbers, held, threads};
@@ -19,9 +20,10 @@ use crate::{Error, Result};
 #[allow(missing_debug_implementations, reason = "a tokenizer has none")]
 pub struct Generator {
     engine: Engine<Cpu<f32>>,
-    encoder: TextEncoder,
-    chat: ChatFormat,
+    /// Tokens that end a text.
     stops: Vec<u32>,
+    #[cfg(feature = "text")]
+    pub(super) writer: Writer,
 }
 
 impl Model {
@@ -62,57 +64,52 @@ impl Generator {
     /// `thread_count` threads, or on all cores if that is `None`.
     ///
     /// # Errors
-    /// When the model has no tokenizer, the adapter does not fit the model or cannot be read, or the system has too
-    /// little memory.
+    /// When the adapter does not fit the model, a file cannot be read, or the system has too little memory.
     pub fn new(
         model: &Model,
         adapter: Option<&Path>,
         capacity: usize,
         thread_count: Option<usize>,
     ) -> Result<Self> {
-        let encoder = model.tokenizer()?.ok_or_else(|| {
-            let problem =
-                format!("{}: expected the model's tokenizer.json, found none", model.path().display());
-            Error::usage(problem).hint("put the model's tokenizer.json there")
-        })?;
+        #[cfg(feature = "text")]
+        let writer = Writer::new(model)?;
         let numbers = Numbers::single(None, held(Base::Mapped, model.dtype()))?;
         let engine = model.generator(adapter, 1.0, capacity, numbers, &threads(thread_count)?)?;
-        let chat = ChatFormat::for_encoder(&encoder)?;
-        let mut stops = [model.end_tokens(), &chat.stop_ids(&encoder)].concat();
+        let mut stops = model.end_tokens().to_vec();
+        #[cfg(feature = "text")]
+        stops.extend(writer.stops());
         stops.sort_unstable();
         stops.dedup();
-        Ok(Self { engine, encoder, chat, stops })
+        Ok(Self {
+            engine,
+            stops,
+            #[cfg(feature = "text")]
+            writer,
+        })
     }
 
-    /// The model's answer to `prompt` as a user turn, where the model has a chat template; otherwise the continuation
-    /// of `prompt`. At most `max_tokens` tokens.
+    /// The tokens that follow a prompt of tokens: at most `max_tokens`, and none that ends a text.
     ///
     /// # Errors
-    /// When the prompt has no tokens or leaves no room for an answer, or the logits are NaN.
-    pub fn answer(&mut self, prompt: &str, max_tokens: usize, sampling: Sampling) -> Result<String> {
-        let tokens = if self.chat.has_template() {
-            let mut conversation = Conversation::default();
-            conversation.push("user", prompt);
-            self.chat.prompt_tokens(&self.encoder, &conversation)?
-        } else {
-            self.encoder.encode(prompt, true)?
-        };
-        let room = self.engine.capacity().saturating_sub(tokens.len());
-        if tokens.is_empty() || room == 0 {
+    /// When the prompt has no tokens, one that the model has not, or leaves no room for an answer; when the logits are
+    /// NaN.
+    pub fn generate(&mut self, prompt: &[u32], max_tokens: usize, sampling: Sampling) -> Result<Vec<u32>> {
+        let room = self.engine.capacity().saturating_sub(prompt.len());
+        if prompt.is_empty() || room == 0 {
             let problem = format!(
                 "the prompt has {} tokens, expected 1 to {}",
-                tokens.len(),
-                self.engine.capacity() - 1
+                prompt.len(),
+                self.engine.capacity().saturating_sub(1)
             );
             return Err(Error::usage(problem).hint("make the generator with more capacity"));
         }
         sampling.check()?;
-        let mut answer = Vec::new();
+        let mut made = Vec::new();
         let mut sampler = Sampler::new(sampling);
-        self.engine.generate(&tokens, max_tokens.min(room), &mut sampler, &self.stops, &mut |token| {
-            answer.push(token);
+        self.engine.generate(prompt, max_tokens.min(room), &mut sampler, &self.stops, &mut |token| {
+            made.push(token);
             true
         })?;
-        self.encoder.decode(&answer, true)
+        Ok(made)
     }
 }

@@ -7,9 +7,8 @@ use mesp_device::Dtype;
 use mesp_formats::hub::RepoKind;
 
 use crate::arch::Config;
-use crate::data::TextEncoder;
 use crate::model::ModelWeights;
-use crate::source::{Base, open_model, text_encoder};
+use crate::source::{Base, open_model};
 use crate::{Result, hub};
 
 /// A model: its weights, memory-mapped or in memory, and the path of its files. Clones share the weights.
@@ -74,14 +73,5 @@ impl Model {
     /// Notes for the user about the files, such as tensors that the model does not use.
     pub fn notes(&self) -> &[String] {
         &self.notes
-    }
-
-    /// Loads the model's tokenizer, if it has one. A tokenizer may take more memory than training does, so it is not
-    /// kept.
-    ///
-    /// # Errors
-    /// When the tokenizer is damaged or of a kind that is not supported.
-    pub fn tokenizer(&self) -> Result<Option<TextEncoder>> {
-        text_encoder(&self.path)
     }
 }

@@ -269,3 +269,14 @@ fn every_file_may_name_the_end() {
         assert_eq!(encoder.special_tokens(), ["<|im_end|>"], "{name}");
     }
 }
+
+#[test]
+fn a_panic_is_an_error_with_the_files_name() {
+    let path = Path::new("x/tokenizer.json");
+    let none: &[u8] = &[];
+    let error = within(path, "reading it", || Ok(none[1])).unwrap_err().to_string();
+    assert!(error.starts_with("x/tokenizer.json: reading it fails: index out of bounds"), "{error}");
+    let error = within::<()>(path, "reading it", || panic!("so")).unwrap_err().to_string();
+    assert!(error.contains("reading it fails: so"), "{error}");
+    assert_eq!(within(path, "reading it", || Ok(3)).unwrap(), 3);
+}
