@@ -22,10 +22,12 @@ pub trait Consumer<B: Backend> {
     fn wants(&self, place: usize, of: Tensor) -> bool;
     /// The backward of a place begins, before any loop over tiles: buffers that live until its end are made here.
     fn begin(&mut self, be: &mut B, place: usize) -> Self::Place<'_>;
-    /// All factors of a place were handed over, and its adapters are read no more in this sweep.
-    fn finish(&mut self, be: &mut B, place: usize, adapters: &mut BlockPairs);
-    /// In place of the finish, where the backward was left out: nothing was handed over.
-    fn left_out(&mut self, be: &mut B, place: usize);
+    /// All factors of a place were handed over, and its adapters are read no more in this sweep. Does nothing unless
+    /// implemented.
+    fn finish(&mut self, _be: &mut B, _place: usize, _adapters: &mut BlockPairs) {}
+    /// In place of the finish, where the backward was left out: nothing was handed over. Does nothing unless
+    /// implemented.
+    fn left_out(&mut self, _be: &mut B, _place: usize) {}
 }
 
 /// Exact backpropagation under a policy. Holds the tapes, one a block.

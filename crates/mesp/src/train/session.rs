@@ -421,8 +421,6 @@ impl<B: Backend> Consumer<B> for Accumulated<'_> {
         let numbers = self.grads.list().reached_from(place, self.layers);
         self.grads.sums_of(numbers)
     }
-    fn finish(&mut self, _: &mut B, _: usize, _: &mut BlockPairs) {}
-    fn left_out(&mut self, _: &mut B, _: usize) {}
 }
 
 struct PerBlock<'a> {

@@ -49,8 +49,6 @@ impl<B: Backend> Consumer<B> for Adds<'_> {
         let numbers = self.0.list().of(place);
         self.0.sums_of(numbers)
     }
-    fn finish(&mut self, _: &mut B, _: usize, _: &mut BlockPairs) {}
-    fn left_out(&mut self, _: &mut B, _: usize) {}
 }
 
 /// What a run on a backend needs: adapters, their gradients, u.

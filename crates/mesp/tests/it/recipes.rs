@@ -77,8 +77,6 @@ impl<B: Backend> Consumer<B> for Sampled<'_> {
         let numbers = if self.places & (1 << place) == 0 { 0..0 } else { self.grads.list().of(place) };
         Scaled(self.grads.sums_of(numbers), 1.0 / self.chance)
     }
-    fn finish(&mut self, _: &mut B, _: usize, _: &mut BlockPairs) {}
-    fn left_out(&mut self, _: &mut B, _: usize) {}
 }
 
 /// What a run needs, without a session: the parts that are tried here are its own.
