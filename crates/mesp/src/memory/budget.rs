@@ -20,8 +20,9 @@ use crate::train::{Options, Update};
 /// Anonymous memory of a process that does nothing: the program's data, the allocator, what reading the command line
 /// leaves behind. Measured with two threads, in builds for tests: 0.65 MB to 1.2 MB above what is planned.
 const PROCESS: u64 = 1_050_000;
-/// What one more thread touches of its stack and of the allocator. Measured: up to 100 kB.
-const THREAD: u64 = 120_000;
+/// What one more thread touches of its stack and of the allocator, beside what a plan counts of it on the heap. Measured:
+/// up to 100 kB.
+const THREAD_STACK: u64 = 120_000;
 /// Beyond what is measured when the budget is looked at: what a step allocates for a moment, and what the search
 /// for a policy leaves behind.
 const SLACK: u64 = 200_000;
@@ -54,7 +55,7 @@ impl Process {
     /// same in every process, so that a plan and its run agree, and one from what this process has now.
     fn beside(&self, model: &ModelWeights, plan: &MemoryPlan, work: &Workload) -> u64 {
         let heap = plan.planned() - plan.arena();
-        let usual = PROCESS + THREAD * work.threads as u64 + heap;
+        let usual = PROCESS + THREAD_STACK * work.threads as u64 + heap;
         let there = work.present + model.resident_bytes() as u64;
         let measured = self.anonymous.map_or(0, |now| now + heap.saturating_sub(there));
         usual.max(measured) + SLACK + work.beside

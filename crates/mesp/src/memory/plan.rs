@@ -115,8 +115,8 @@ const KEPT: usize = 110;
 /// for each block. Measured: 29 kB with 4 blocks, 55 kB with 36.
 const NOTES: usize = 28_000;
 const NOTES_BLOCK: usize = 1_000;
-/// What the system's library keeps of each thread. Measured: 0.26 kB.
-const THREAD: usize = 350;
+/// What the system's library keeps of each thread on the heap. Measured: 0.26 kB.
+const THREAD_HEAP: usize = 350;
 /// What naming one matrix takes while a file of them is written. Measured: 1.45 kB.
 const NAMED: usize = 1_450;
 
@@ -161,7 +161,7 @@ fn beside(plan: &Plan, model: &ModelWeights, options: &Options, work: &Workload)
     // The one when a run begins, the other when it keeps what it has learned.
     let written = named.max(notes);
     let kept = plan.programs.first().map_or(0, |p| p.alive_at_peak().count());
-    let program = PROGRAM + kept * KEPT + work.threads * THREAD;
+    let program = PROGRAM + kept * KEPT + work.threads * THREAD_HEAP;
     let tables = layers * block + pairs + params * state + models;
     (entries * size_of::<Entry>() + tables + derivatives + written + rows + steps + program) as u64
         + work.held
