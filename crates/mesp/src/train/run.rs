@@ -299,10 +299,9 @@ impl<B: Backend> Run<B> {
             return Err(Error::usage(problem).hint("give more ‘steps’ or ‘epochs’"));
         }
         self.session.zero_grads();
-        let rate = self.schedule.rate(self.progress.step);
         let range = self.next_batches();
         let mut source = Micro { batches: &mut self.batches, staging: &mut self.staging, range };
-        let (nats, targets) = source.accumulate(&mut self.session, rate)?;
+        let (nats, targets) = source.gradients(&mut self.session)?;
         Ok(nats / targets as f64)
     }
 

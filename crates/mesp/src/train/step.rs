@@ -8,7 +8,7 @@ use mesp_device::Backend;
 use super::descent::Logged;
 use super::evaluate::Staging;
 use super::progress::Progress;
-use super::{Action, Event, Notice, Probed, RunConfig, Session, Update};
+use super::{Action, Event, Notice, Outcome, Probed, RunConfig, Session, Update};
 use crate::data::{Batches, Examples, Origin};
 use crate::model::Batch;
 use crate::{Error, Result};
@@ -62,7 +62,8 @@ pub(super) fn step<B: Backend>(
     let targets = source.targets()?;
     let measured = match &descent {
         Some(logged) => source.probe(session, logged, targets),
-        None => source.backpropagate(session, targets, rate),
+        None if accumulates => source.accumulate(session, targets),
+        None => source.backpropagate(session, |session, batch| session.step_per_block(batch, rate)),
     };
     if measured.is_err() {
         session.zero_grads();
@@ -138,14 +139,10 @@ fn without_loss<B: Backend>(session: &Session<B>, batch: &Batch) -> impl Iterato
 }
 
 impl Micro<'_> {
-    /// Forward and backward, for a session that keeps gradients; the losses in all, and the target tokens.
-    pub(super) fn accumulate<B: Backend>(
-        &mut self,
-        session: &mut Session<B>,
-        rate: f64,
-    ) -> Result<(f64, usize)> {
+    /// Gradients in a session that keeps them; the losses in all, and the target tokens.
+    pub(super) fn gradients<B: Backend>(&mut self, session: &mut Session<B>) -> Result<(f64, usize)> {
         let targets = self.targets()?;
-        Ok((self.backpropagate(session, targets, rate)?.nats, targets))
+        Ok((self.accumulate(session, targets)?.nats, targets))
     }
 
     /// Target tokens.
@@ -166,24 +163,23 @@ impl Micro<'_> {
         Ok(batch)
     }
 
-    /// Forward and backward.
+    /// Forward and backward of all micro-batches, whose gradients are added up.
+    fn accumulate<B: Backend>(&mut self, session: &mut Session<B>, targets: usize) -> Result<Measured> {
+        self.backpropagate(session, |session, batch| (session.accumulate(batch, targets), 0.0))
+    }
+
+    /// Forward and backward, by what gives a micro-batch's losses and the norm of the gradients, where it is known.
     fn backpropagate<B: Backend>(
         &mut self,
         session: &mut Session<B>,
-        targets: usize,
-        rate: f64,
+        mut each: impl FnMut(&mut Session<B>, &Batch) -> (Outcome, f64),
     ) -> Result<Measured> {
         let mut all = Measured { nats: 0.0, norm: 0.0, tokens: 0, no_numbers: vec![], derivatives: vec![] };
         for i in self.range.clone() {
             let batch = self.stage(i)?;
             all.tokens += batch.rows() as u64;
-            let outcome = if session.options().update == Update::Accumulate {
-                session.accumulate(batch, targets)
-            } else {
-                let (outcome, norm) = session.step_per_block(batch, rate);
-                all.norm = norm;
-                outcome
-            };
+            let (outcome, norm) = each(session, batch);
+            all.norm = norm;
             all.nats += outcome.nats;
             if !outcome.nats.is_finite() {
                 let Staging { ragged, batch } = &*self.staging;
