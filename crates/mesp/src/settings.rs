@@ -199,7 +199,7 @@ impl Settings {
                 (false, false) => 5e-5,
                 (false, true) => 1e-6,
             }),
-            schedule: ScheduleKind::parse(s.lr_schedule.as_deref().unwrap_or(if exact {
+            lr_schedule: ScheduleKind::parse(s.lr_schedule.as_deref().unwrap_or(if exact {
                 "cosine"
             } else {
                 "constant"
@@ -213,11 +213,11 @@ impl Settings {
             seed: s.seed,
             eval_every: r.eval_every,
             save_every: r.save_every,
-            save_limit: r.save_total_limit,
-            patience: r.early_stopping_patience,
-            min_delta: r.early_stopping_min_delta,
-            load_best: r.load_best_at_end,
-            on_non_finite: r.on_nonfinite.map_or(Action::Stop, Into::into),
+            save_total_limit: r.save_total_limit,
+            early_stopping_patience: r.early_stopping_patience,
+            early_stopping_min_delta: r.early_stopping_min_delta,
+            load_best_at_end: r.load_best_at_end,
+            on_nonfinite: r.on_nonfinite.map_or(Action::Stop, Into::into),
             on_spike: r.on_spike.map_or(Action::Report, Into::into),
             spike_factor: r.spike_factor.unwrap_or(10.0),
             output: None,
@@ -254,7 +254,7 @@ impl Setup {
     /// Whether per-block updates may be suggested to the user: no setting excludes them.
     pub fn may_step_blocks(&self) -> bool {
         let run = &self.run;
-        let skips = [run.on_non_finite, run.on_spike].contains(&Action::Skip);
+        let skips = [run.on_nonfinite, run.on_spike].contains(&Action::Skip);
         run.grad_accum == 1 && !skips && !self.clips
     }
 

@@ -97,7 +97,7 @@ impl Setup {
             steps: if let Length::Steps(steps) = run.length { Some(steps) } else { None },
             epochs: if let Length::Epochs(epochs) = run.length { Some(epochs) } else { None },
             learning_rate: Some(run.learning_rate),
-            lr_schedule: Some(run.schedule.name().to_owned()),
+            lr_schedule: Some(run.lr_schedule.name().to_owned()),
             warmup_ratio: Some(run.warmup_ratio),
             optimizer: Some(options.optimizer.name().to_owned()),
             weight_decay: options.weight_decay,
@@ -106,7 +106,7 @@ impl Setup {
             ..chosen.training.clone()
         };
         let kept = RunSettings {
-            on_nonfinite: Some(match run.on_non_finite {
+            on_nonfinite: Some(match run.on_nonfinite {
                 Action::Skip => OnNonFinite::Skip,
                 Action::Report | Action::Stop => OnNonFinite::Stop,
             }),

@@ -45,7 +45,7 @@ pub struct RunConfig {
     /// Peak learning rate.
     pub learning_rate: f64,
     /// Shape of the learning-rate schedule.
-    pub schedule: ScheduleKind,
+    pub lr_schedule: ScheduleKind,
     /// Share of the steps that are warmup, 0 to 1.
     pub warmup_ratio: f64,
     /// Rows in a micro-batch.
@@ -65,15 +65,15 @@ pub struct RunConfig {
     /// Steps between checkpoints.
     pub save_every: Option<usize>,
     /// The most checkpoints to keep; the newest and the best are never removed.
-    pub save_limit: Option<usize>,
+    pub save_total_limit: Option<usize>,
     /// Early stopping: the number of consecutive evaluations without an improvement.
-    pub patience: Option<usize>,
+    pub early_stopping_patience: Option<usize>,
     /// An improvement is a loss lower by more than this, in nats.
-    pub min_delta: f64,
+    pub early_stopping_min_delta: f64,
     /// Whether the adapter at the end is that of the best evaluation instead of the last step.
-    pub load_best: bool,
+    pub load_best_at_end: bool,
     /// The action when a loss or a gradient norm is NaN or infinite.
-    pub on_non_finite: Action,
+    pub on_nonfinite: Action,
     /// The action at a spike of the gradient norm.
     pub on_spike: Action,
     /// A spike is a gradient norm above this multiple of its running mean; 0 disables the check.
@@ -160,7 +160,7 @@ impl RunConfig {
                 return Err(Error::usage(format!("‘update’ per-block cannot be combined with ‘max_grad_norm’ {norm}: the norm is known only after all blocks"))
                     .hint("leave ‘max_grad_norm’ out, or use ‘update’ accumulate"));
             }
-            for (option, reaction) in [("‘on_nonfinite’", self.on_non_finite), ("‘on_spike’", self.on_spike)]
+            for (option, reaction) in [("‘on_nonfinite’", self.on_nonfinite), ("‘on_spike’", self.on_spike)]
             {
                 if reaction == Action::Skip {
                     return Err(Error::usage(format!("‘update’ per-block cannot be combined with {option} skip: blocks are stepped before the norm is known"))
@@ -168,13 +168,13 @@ impl RunConfig {
                 }
             }
         }
-        if let (Some(n), None) = (self.patience, self.eval_every) {
+        if let (Some(n), None) = (self.early_stopping_patience, self.eval_every) {
             return Err(Error::usage(format!(
                 "‘early_stopping_patience’ is {n} and nothing is evaluated on the way"
             ))
             .hint("say with ‘eval_every’ how often to evaluate"));
         }
-        if self.load_best && self.eval_every.is_none() {
+        if self.load_best_at_end && self.eval_every.is_none() {
             return Err(Error::usage("‘load_best_at_end’ needs evaluations to choose from")
                 .hint("say with ‘eval_every’ how often to evaluate"));
         }
@@ -205,7 +205,7 @@ impl RunConfig {
             count("‘batch_tokens’", tokens > 0, tokens.to_string())?;
         }
         let not_negative = |x: f64| x.is_finite() && x >= 0.0;
-        let delta = self.min_delta;
+        let delta = self.early_stopping_min_delta;
         let name = "‘early_stopping_min_delta’";
         expected(name, not_negative(delta), delta.to_string(), "0 or more", "leave it out for 0")?;
         let factor = self.spike_factor;
@@ -213,8 +213,8 @@ impl RunConfig {
         let range = "a number above 1, or 0 for none";
         expected("‘spike_factor’", sound, factor.to_string(), range, "leave it out for 10")?;
         for (name, value) in [
-            ("‘early_stopping_patience’", self.patience),
-            ("‘save_total_limit’", self.save_limit),
+            ("‘early_stopping_patience’", self.early_stopping_patience),
+            ("‘save_total_limit’", self.save_total_limit),
             ("‘eval_every’", self.eval_every),
             ("‘save_every’", self.save_every),
         ] {

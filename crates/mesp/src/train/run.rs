@@ -135,9 +135,12 @@ impl<B: Backend> Run<B> {
     ) -> Result<Self> {
         config.check(session.options().update)?;
         let (train, eval) = (Arc::clone(&rows.train), Arc::clone(&rows.eval));
-        if eval.count() == 0 && (config.patience.is_some() || config.load_best) {
-            let option =
-                if config.load_best { "‘load_best_at_end’" } else { "‘early_stopping_patience’" };
+        if eval.count() == 0 && (config.early_stopping_patience.is_some() || config.load_best_at_end) {
+            let option = if config.load_best_at_end {
+                "‘load_best_at_end’"
+            } else {
+                "‘early_stopping_patience’"
+            };
             return Err(Error::usage(format!("{option} needs held-out rows, and there are none"))
                 .hint("give them with ‘eval_data’"));
         }
@@ -147,7 +150,7 @@ impl<B: Backend> Run<B> {
         batches.epochs(total_batches)?;
         let warmup = (config.warmup_ratio * total_steps as f64).ceil() as usize;
         let schedule =
-            Schedule { peak: config.learning_rate, warmup, total: total_steps, kind: config.schedule };
+            Schedule { peak: config.learning_rate, warmup, total: total_steps, kind: config.lr_schedule };
         let left = total_steps.saturating_sub(from.step);
         let summary = Summary { step_seconds: Vec::with_capacity(left), ..Summary::default() };
         let descent = match session.options().estimator {
@@ -412,7 +415,7 @@ impl<B: Backend> Run<B> {
 
     /// Whether evaluations have not improved for as long as they may.
     fn exhausted(&self) -> bool {
-        self.config.patience.is_some_and(|n| self.progress.patience.used >= n)
+        self.config.early_stopping_patience.is_some_and(|n| self.progress.patience.used >= n)
     }
 
     fn one_step(&mut self, emit: &mut dyn FnMut(&Event)) -> Result<Step> {
@@ -467,14 +470,17 @@ impl<B: Backend> Run<B> {
             return Ok(false);
         }
         let score = self.evaluate()?;
-        let best = self.progress.evaluate(score.loss(), self.config.min_delta);
+        let best = self.progress.evaluate(score.loss(), self.config.early_stopping_min_delta);
         emit(&Event::Eval {
             step: self.progress.step,
             eval_loss: score.loss(),
             eval_accuracy: score.accuracy(),
             target_tokens: score.targets,
             best,
-            patience_left: self.config.patience.map(|n| n.saturating_sub(self.progress.patience.used)),
+            patience_left: self
+                .config
+                .early_stopping_patience
+                .map(|n| n.saturating_sub(self.progress.patience.used)),
         });
         Ok(best)
     }

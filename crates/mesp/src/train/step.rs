@@ -101,7 +101,7 @@ pub(super) fn step<B: Backend>(
         let shown = rows.join(", ");
         progress.skipped += 1;
         let too_many = progress.skipped > SKIPS;
-        let action = if too_many { Action::Stop } else { config.on_non_finite };
+        let action = if too_many { Action::Stop } else { config.on_nonfinite };
         let happened = Notice::NonFinite { what, value: value.to_string(), rows, action };
         emit(&Event::Event { step, message: happened.message(step), what: happened });
         if action != Action::Skip {

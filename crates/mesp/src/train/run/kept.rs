@@ -17,7 +17,7 @@ impl<B: Backend> Run<B> {
         self.summary.checkpoint = Some(self.save_state(dir)?);
         let path = checkpoint::name(self.progress.step);
         self.tell(Notice::Checkpoint { path, best }, emit);
-        if let Some(limit) = self.config.save_limit {
+        if let Some(limit) = self.config.save_total_limit {
             let best = self.progress.best.map(|b| b.step);
             for step in checkpoint::prune(dir, limit, best)? {
                 self.tell(Notice::Removed { path: checkpoint::name(step) }, emit);
@@ -48,7 +48,7 @@ impl<B: Backend> Run<B> {
     }
 
     fn write(&mut self, dir: &Path, outcome: &Result<()>, emit: &mut dyn FnMut(&Event)) -> Result<()> {
-        let best = self.progress.best.filter(|_| self.config.load_best && outcome.is_ok());
+        let best = self.progress.best.filter(|_| self.config.load_best_at_end && outcome.is_ok());
         if let (false, Some(Evaluated { step, loss: Some(loss) })) = (self.summary.interrupted, best) {
             self.summary.best_loaded = true;
             if step != self.progress.step {
