@@ -175,8 +175,9 @@ fn wait(child: Bound, data: &Path) -> Result<()> {
 
 /// What text without a tokenizer is answered.
 pub(crate) fn no_tokenizer(model: &Path) -> anyhow::Error {
-    let found = regular::other_than_file(&model.join("tokenizer.json")).unwrap_or("none");
-    let problem = format!("{}: expected the model's tokenizer.json, found {found}", model.display());
-    let get = mesp::hub::fetching(model).unwrap_or_else(|| "put the model's tokenizer.json there".to_owned());
-    usage(problem, format!("{get}, or use rows with input_ids and labels"))
+    let error = mesp::source::no_tokenizer(model);
+    match mesp::hub::fetching(model) {
+        Some(get) => error.hint(format!("{get}, or use rows with input_ids and labels")).into(),
+        None => error.into(),
+    }
 }

@@ -342,8 +342,11 @@ impl<B: Backend> Run<B> {
     /// When the checkpoint is of another run, or cannot be read.
     pub fn load_state(&mut self, checkpoint: &Path) -> Result<()> {
         self.progress = checkpoint::load(&mut self.session, checkpoint, &self.config)?;
-        self.before = self.progress.elapsed;
-        self.stage = Stage::New;
+        (self.before, self.started) = (self.progress.elapsed, Instant::now());
+        // A run that has told of its beginning does not begin a second time.
+        if self.stage == Stage::Over {
+            self.stage = Stage::Running;
+        }
         Ok(())
     }
 

@@ -161,6 +161,22 @@ fn rows_are_held_out() {
     assert!(summary.eval_after < summary.eval_before);
 }
 
+/// A state that is read while the run is under way begins no second run for whoever watches it.
+#[test]
+fn a_run_is_begun_once() {
+    let (model, data) = open();
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut trainer = settings(&model, &data).build().expect("a trainer");
+    let checkpoint = trainer.save_state(dir.path()).expect("a checkpoint");
+    trainer.load_state(&checkpoint).expect("a state");
+    let mut begun = 0;
+    let mut count = |event: &Event| begun += usize::from(matches!(event, Event::Run { .. }));
+    trainer.run(&mut count).expect("a run");
+    trainer.load_state(&checkpoint).expect("a state");
+    let summary = trainer.run(&mut count).expect("the same again");
+    assert_eq!((begun, summary.steps), (1, 6));
+}
+
 /// The plan is known before the run is built, and a budget that is too small is an error with figures.
 #[test]
 fn a_budget_is_kept_or_refused() {
