@@ -84,7 +84,7 @@ fn rows_that_cannot_be_used_are_named() {
     let model = model(dir.path());
     let good = "{\"input_ids\": [3, 4, 5]}\n";
     let path = dir.path().join("rows.jsonl");
-    let mut refused = |bad: &str| {
+    let refused = |bad: &str| {
         fs::write(&path, format!("{good}{bad}\n")).expect("written");
         Dataset::read(&path, &model).expect_err(bad).to_string()
     };

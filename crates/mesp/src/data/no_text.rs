@@ -8,11 +8,11 @@ use super::rows::{Row, RowReader, tokenized};
 use crate::{Error, Result};
 
 /// A tokenizer. There is none in a build without the feature `text`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub enum TextEncoder {}
 
 /// How a model spells conversations. There is none in a build without the feature `text`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub enum ChatFormat {}
 
 impl TextEncoder {
@@ -53,16 +53,16 @@ impl ChatFormat {
 
 impl RowReader<'_> {
     /// The tokens of what a row says.
-    pub(super) fn tokens_of(&mut self, form: Form, said: Said<'_>, remarks: Vec<Remark>) -> Result<Row> {
+    pub(super) fn tokens_of(&mut self, _: Form, said: Said<'_>, remarks: Vec<Remark>) -> Result<Row> {
         match said {
             Said::Tokens(row) => tokenized(row, self.options.vocab_size, remarks),
-            _ => Err(no_encoder()),
+            _ => self.encoder().map(|encoder| match *encoder {}),
         }
     }
 
     /// The whole of a plain text file, token by token.
     pub(super) fn document(&self, _: &str, _: &mut dyn FnMut(Token) -> Result<()>) -> Result<()> {
-        Err(no_encoder())
+        self.encoder().map(|encoder| match *encoder {})
     }
 }
 

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use std::ops::Range;
+
 use serde_json::{Value, json};
 
 use super::super::test_util::shared;

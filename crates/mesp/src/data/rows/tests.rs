@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::super::test_util::{BOS, EOS, IM_END, IM_START, VOCAB, encoder, encoder_with, info};
-use super::super::{PromptStyle, TokenizerInfo};
+use super::super::{Conversation, PromptStyle, TokenizerInfo, TrainOn};
 use super::*;
 
 fn read(row: &Value) -> Result<Row> {
