@@ -1,7 +1,6 @@
 //! What is compared, as it is asked for.
 
 use anyhow::Result;
-
 use mesp_console::failure::usage;
 
 /// Those of the known methods that --methods names, in its order; all without it.

@@ -12,15 +12,16 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Result, anyhow, bail};
-use mesp_formats::Error as FileError;
-use mesp_formats::atomic::{create_dir_all, write_atomic};
-
-use super::{BuiltIn, machine, models};
-use crate::args::BenchConvergenceArgs;
-use contestant::Contestant;
 use mesp_console::failure::usage;
 use mesp_console::outputs::{self, Inputs};
 use mesp_console::ui;
+use mesp_formats::Error as FileError;
+use mesp_formats::atomic::{create_dir_all, write_atomic};
+
+use super::models::BuiltIn;
+use super::{machine, models};
+use crate::args::BenchConvergenceArgs;
+use contestant::Contestant;
 use trial::{Track, Trial};
 
 /// Evaluations of a run with backward passes, and of an estimate's.

@@ -16,7 +16,12 @@ use mesp::Model;
 use mesp::generate::{Sampler, Sampling};
 use mesp::model::ModelWeights;
 use mesp::rng;
+use mesp::settings::{Numbers, threads};
 use mesp::source::Base;
+use mesp_console::failure::usage;
+use mesp_console::outputs::{self, Inputs};
+use mesp_console::sizes::bytes;
+use mesp_console::ui;
 use mesp_device::{Par, Threads, Weight, process_cpu_time};
 use mesp_formats::atomic::{create_dir_all, write_atomic};
 use serde_json::{Value, json};
@@ -24,11 +29,6 @@ use serde_json::{Value, json};
 use super::step::median;
 use super::{machine, models};
 use crate::args::BenchGenerateArgs;
-use mesp::settings::{Numbers, threads};
-use mesp_console::failure::usage;
-use mesp_console::outputs::{self, Inputs};
-use mesp_console::sizes::bytes;
-use mesp_console::ui;
 
 /// What each figure is.
 const DEFINITIONS: [(&str, &str); 7] = [

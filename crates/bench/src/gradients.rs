@@ -11,23 +11,23 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use mesp::BatchGradient;
 use mesp::adapter::{BlockPairs, matrices, matrices_mut, params};
 use mesp::arch::{Module, Param};
 use mesp::method::{Blocks, Direction};
-use mesp_device::{Backend as _, Cpu, Distribution, Noise, Real, View};
-use mesp_formats::Error as FileError;
-use mesp_formats::atomic::{create_dir_all, write_atomic};
-
-use super::{BuiltIn, machine, models};
-use mesp::BatchGradient;
 use mesp::settings::Compute;
-
-use crate::args::BenchGradientsArgs;
-use compare::Comparison;
 use mesp_console::failure::usage;
 use mesp_console::outputs::{self, Inputs};
 use mesp_console::progress::Counter;
 use mesp_console::ui;
+use mesp_device::{Backend as _, Cpu, Distribution, Noise, Real, View};
+use mesp_formats::Error as FileError;
+use mesp_formats::atomic::{create_dir_all, write_atomic};
+
+use super::models::BuiltIn;
+use super::{machine, models};
+use crate::args::BenchGradientsArgs;
+use compare::Comparison;
 use way::Way;
 
 /// The exact gradient.

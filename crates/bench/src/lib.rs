@@ -18,16 +18,12 @@ mod step;
 mod svg;
 mod timeline;
 
-use std::path::Path;
-
 use anyhow::Result;
 
 pub use args::BenchArgs;
+pub use models::BuiltIn;
 
 use args::BenchCommand;
-
-/// Writes the built-in model into `model` of a folder, and its rows beside it: `train.jsonl` and `eval.jsonl`.
-pub type BuiltIn = fn(&Path) -> Result<()>;
 
 /// Measures what was asked for. Runs that are measured in processes of their own are runs of this program: it has the
 /// commands `train`, `plan`, `init-model` and `bench`.

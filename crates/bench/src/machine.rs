@@ -6,9 +6,8 @@ use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use serde_json::{Value, json};
-
 use mesp_console::failure::usage;
+use serde_json::{Value, json};
 
 /// A results file: where, when and by what it was measured, then what was.
 pub(super) fn document(kind: &str, measured: Value) -> Value {

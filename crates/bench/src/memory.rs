@@ -4,6 +4,10 @@ use std::fs;
 use std::io::Write;
 
 use anyhow::{Result, bail};
+use mesp_console::failure::usage;
+use mesp_console::outputs::{self, Inputs};
+use mesp_console::sizes::{bytes, duration};
+use mesp_console::ui;
 use mesp_formats::Error as FileError;
 use mesp_formats::atomic::{create_dir_all, write_atomic};
 
@@ -11,10 +15,6 @@ use super::parts::{self, Setup, Table};
 use super::runner::{Outcomes, Runner};
 use super::{chart, machine, report};
 use crate::args::BenchMemoryArgs;
-use mesp_console::failure::usage;
-use mesp_console::outputs::{self, Inputs};
-use mesp_console::sizes::{bytes, duration};
-use mesp_console::ui;
 
 pub(super) fn run(args: &BenchMemoryArgs) -> Result<()> {
     let tables = parts::tables(args)?;

@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use mesp_console::child::Bound;
+use mesp_console::{memory, ui};
 use mesp_formats::atomic::{create_dir_all, remove_leftovers_of, write_atomic};
 use serde_json::{Value, json};
 
-use mesp_console::child::Bound;
-use mesp_console::{memory, ui};
+/// Writes the built-in model into `model` of a folder, and its rows beside it: `train.jsonl` and `eval.jsonl`.
+pub type BuiltIn = fn(&Path) -> Result<()>;
 
 /// This program.
 pub(super) fn program() -> Result<PathBuf> {

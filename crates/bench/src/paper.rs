@@ -7,13 +7,13 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use mesp_console::outputs::{self, Inputs};
+use mesp_console::ui;
 use mesp_formats::atomic::{create_dir_all, write_atomic};
 use serde_json::{Value, json};
 
 use super::models;
 use crate::args::BenchPaperArgs;
-use mesp_console::outputs::{self, Inputs};
-use mesp_console::ui;
 
 /// Bytes of a measurement's document at most.
 const LIMIT: u64 = 32 << 20;

@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 use mesp::init_model::preset;
+use mesp_console::failure::usage;
 
 use crate::args::BenchMemoryArgs;
-use mesp_console::failure::usage;
 
 /// A way to train, from the most memory to the least.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

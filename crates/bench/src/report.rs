@@ -2,14 +2,14 @@
 
 use std::fmt::Write as _;
 
+use mesp_console::sizes::bytes;
+use mesp_console::ui;
 use serde_json::{Value, json};
 
 use super::parts::{Setup, Table, label};
 use super::runner::{Figures, Outcomes};
 use super::{machine, published};
 use crate::args::BenchMemoryArgs;
-use mesp_console::sizes::bytes;
-use mesp_console::ui;
 
 /// What each figure is.
 const DEFINITIONS: [(&str, &str); 6] = [

@@ -13,6 +13,7 @@ use mesp_formats::atomic::{create_dir_all, write_atomic};
 
 use super::{machine, models};
 use crate::args::BenchStepArgs;
+
 pub(super) use engine::median;
 use engine::{Anatomy, Engine, Timing};
 use mesp::Model;

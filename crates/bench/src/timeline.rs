@@ -15,14 +15,14 @@ use mesp::model::{Batch, ModelWeights, ShapeSource};
 use mesp::optim::{OptimizerKind, Trained};
 use mesp::settings::thread_count;
 use mesp::train::{Options, Shapes, Update, plan};
+use mesp_console::outputs::{self, Inputs};
+use mesp_console::ui;
 use mesp_device::{Class, Dtype, Elem, Plan};
 use mesp_formats::Error as FileError;
 use mesp_formats::atomic::create_dir_all;
 
 use super::svg::{Svg, axis};
 use crate::args::BenchMemoryArgs;
-use mesp_console::outputs::{self, Inputs};
-use mesp_console::ui;
 
 /// Layers of the drawing, from the ground up.
 const LAYERS: [(Class, &str, &str); 6] = [

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::Args;
-
 use mesp::settings::Compute;
 use mesp_console::args::{ReplaceArgs, SharedArgs};
 

@@ -1,10 +1,9 @@
 //! Who runs: a way to train by its name, its options, and the learning rates that it may choose from.
 
 use anyhow::Result;
-
-use crate::args::BenchConvergenceArgs;
 use mesp_console::failure::usage;
 
+use crate::args::BenchConvergenceArgs;
 use crate::asked;
 
 /// A way to train.

@@ -2,14 +2,14 @@
 
 use std::fmt::Write as _;
 
+use mesp_console::sizes::{bytes, count, duration};
+use mesp_console::ui;
 use serde_json::{Value, json};
 
 use super::super::machine;
 use super::trial::{Point, Trial};
 use super::{Contest, Entry};
 use crate::args::BenchConvergenceArgs;
-use mesp_console::sizes::{bytes, count, duration};
-use mesp_console::ui;
 
 const DEFINITIONS: [(&str, &str); 6] = [
     ("loss", "mean of the held-out rows' target tokens, in nats"),

@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 
+use mesp_console::sizes::count;
+use mesp_console::ui;
 use serde_json::{Value, json};
 
 use super::super::machine;
 use super::{Entry, Measured};
 use crate::args::BenchGradientsArgs;
-use mesp_console::sizes::count;
-use mesp_console::ui;
 
 const DEFINITIONS: [(&str, &str); 7] = [
     (

@@ -11,12 +11,11 @@ use mesp::settings::{
 };
 use mesp::{BatchGradient, Dataset, Model};
 use mesp_console::args::{DataArgs, ModelArgs, SharedArgs};
+use mesp_console::failure::usage;
 use mesp_console::ui;
 use mesp_device::Real;
 
 use crate::args::BenchGradientsArgs;
-use mesp_console::failure::usage;
-
 use crate::asked;
 
 /// A way to make a gradient.

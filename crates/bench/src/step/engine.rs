@@ -9,12 +9,12 @@ use mesp::arch::Module;
 use mesp::memory::{MemoryPlan, Resident, Workload, spill};
 use mesp::model::{Batch, ModelWeights};
 use mesp::rng;
+use mesp::settings::{Numbers, Settings, Setup, threads};
 use mesp::train::{Options, Session, Update};
 use mesp_device::{Backend, Cpu, OpCost, Threads, Timed, process_cpu_time};
 
 use super::product::{Multipliers, Peak};
 use super::resolved;
-use mesp::settings::{Numbers, Settings, Setup, threads};
 
 /// A model with the options of its steps.
 pub(super) struct Engine<'a> {

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use mesp_console::ui;
 use serde_json::Value;
 
 use super::engine::{Engine, Timing, median};
 use crate::args::BenchStepArgs;
-use mesp_console::ui;
 
 /// What the two came to.
 pub(super) struct Beside {

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mesp::rng;
+use mesp::settings::Numbers;
 use mesp::source::encode;
 use mesp_device::{
     Act, Backend, Class, Cpu, Dry, Dtype, Label, Par, Program, Threads, Weight, hot_tiles, matmul_scratch,
     process_cpu_time,
 };
-
-use mesp::settings::Numbers;
 
 /// Rows, outputs and inputs: the gate of Qwen2.5-0.5B at 256 tokens.
 pub(super) const SIZE: [usize; 3] = [256, 4864, 896];

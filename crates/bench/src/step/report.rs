@@ -2,6 +2,10 @@
 
 use std::fmt::Write as _;
 
+use mesp::settings::policy_json;
+use mesp_console::memory::Marks;
+use mesp_console::sizes::bytes;
+use mesp_console::ui;
 use mesp_device::OpCost;
 use serde_json::{Value, json};
 
@@ -10,10 +14,6 @@ use super::peer::Beside;
 use super::product::SIZE;
 use super::{Measured, machine};
 use crate::args::BenchStepArgs;
-use mesp::settings::policy_json;
-use mesp_console::memory::Marks;
-use mesp_console::sizes::bytes;
-use mesp_console::ui;
 
 /// What each figure is.
 const DEFINITIONS: [(&str, &str); 8] = [
