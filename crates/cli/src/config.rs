@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory as _, FromArgMatches as _};
+use mesp::ErrorKind;
 use mesp_formats::regular;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -87,8 +88,10 @@ struct ConfigFile<'a> {
 impl ConfigFile<'_> {
     /// Its options as they would be typed, without those that the command line has or excludes.
     fn options(&self, command: &Command, name: &str, typed: &ArgMatches) -> Result<Vec<OsString>> {
-        let table = DeTable::parse(self.text)
-            .map_err(|e| self.error(e.span().unwrap_or(0..0), e.message(), "see `mesp init-config`"))?;
+        let table = DeTable::parse(self.text).map_err(|e| {
+            let at = e.span().unwrap_or(0..0);
+            self.error(at, ErrorKind::Malformed, e.message(), "see `mesp init-config`")
+        })?;
         let (Some(here), Some(train)) = (command.find_subcommand(name), command.find_subcommand("train"))
         else {
             return Ok(Vec::new());
@@ -133,7 +136,12 @@ impl ConfigFile<'_> {
                 _ => value_name(arg),
             };
             let problem = format!("{key}: expected {expected}, found {found}");
-            self.error(value.span(), &problem, "see `mesp init-config` for every key with an example")
+            self.error(
+                value.span(),
+                ErrorKind::WrongType,
+                &problem,
+                "see `mesp init-config` for every key with an example",
+            )
         };
         match value.get_ref() {
             DeValue::Boolean(true) if flag || takes_none => Ok(vec![format!("--{long}").into()]),
@@ -189,7 +197,7 @@ impl ConfigFile<'_> {
         });
         let found = self.text.get(value.span()).unwrap_or_default();
         let problem = format!("{key}: expected {}, found {found} ({reason})", value_name(arg));
-        Err(self.error(value.span(), &problem, "see `mesp train --help`"))
+        Err(self.error(value.span(), ErrorKind::WrongType, &problem, "see `mesp train --help`"))
     }
 
     fn unknown(&self, key: &Spanned<std::borrow::Cow<'_, str>>, train: &Command) -> anyhow::Error {
@@ -199,12 +207,12 @@ impl ConfigFile<'_> {
             names.min_by_key(|name| strsim::damerau_levenshtein(name, &spelled)).unwrap_or_default();
         let problem =
             format!("unknown key {}, expected the name of an option of `mesp train`", key.get_ref());
-        self.error(key.span(), &problem, &format!("the nearest is {nearest}"))
+        self.error(key.span(), ErrorKind::Unknown, &problem, &format!("the nearest is {nearest}"))
     }
 
-    fn error(&self, at: Range<usize>, problem: &str, hint: &str) -> anyhow::Error {
+    fn error(&self, at: Range<usize>, kind: ErrorKind, problem: &str, hint: &str) -> anyhow::Error {
         let line = 1 + self.text.get(..at.start).unwrap_or_default().matches('\n').count();
-        mesp::Error::data(self.path, Some(line), problem).hint(hint).into()
+        mesp::Error::data(self.path, Some(line), kind, problem).hint(hint).into()
     }
 }
 

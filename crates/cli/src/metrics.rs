@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use mesp::ErrorKind;
 use mesp_formats::{Error as FileError, regular};
 use serde::{Deserialize, Serialize};
 
@@ -73,8 +74,11 @@ impl Metrics {
         let path = dir.join(FILE);
         // Opening a pipe waits for somebody who reads it, and nothing is kept there.
         if let Some(found) = regular::other_than_file(&path).filter(|found| *found != "a device") {
-            let problem = format!("expected a file or nothing to write events to, found {found}");
-            return Err(FileError::invalid(&path, problem).hint("Move it away.").into());
+            return Err(FileError::invalid(&path, ErrorKind::WrongType)
+                .expected("a file or nothing to write events to")
+                .found(found)
+                .hint("Move it away.")
+                .into());
         }
         let file = how.open(&path).map_err(|e| FileError::io("open", &path, e))?;
         let len = file.metadata().map_err(|e| FileError::io("read", &path, e))?.len();
@@ -92,7 +96,8 @@ impl Metrics {
     pub(crate) fn write(&mut self, event: &impl Serialize) -> mesp::Result<()> {
         self.line.clear();
         serde_json::to_writer(&mut self.line, event).map_err(|e| {
-            FileError::invalid(&self.path, format!("an event cannot be written as JSON: {e}"))
+            let what = format!("an event cannot be written as JSON: {e}");
+            FileError::invalid(&self.path, ErrorKind::Malformed).what(what)
         })?;
         self.line.push(b'\n');
         // One call for the whole line: a reader that follows the file never sees half of one that was written.

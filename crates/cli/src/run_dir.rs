@@ -143,7 +143,9 @@ impl RunDir {
         let resume = match &args.output.resume {
             None => None,
             Some(None) => match checkpoint::latest(&path) {
-                Err(mesp::Error::Usage { .. }) if path.join(metrics::FILE).is_file() => {
+                Err(error)
+                    if error.kind() == mesp::ErrorKind::Missing && path.join(metrics::FILE).is_file() =>
+                {
                     ui::note(format!("{shown}: the run had no checkpoint yet; it begins again at step 0"));
                     begun = true;
                     None

@@ -22,6 +22,19 @@ pub struct Elsewhere {
     pub status: u8,
 }
 
+/// The program was called in a way that it cannot follow.
+#[derive(Debug)]
+struct Usage {
+    problem: String,
+    advice: String,
+}
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\n  {}", self.problem, self.advice)
+    }
+}
+
 impl fmt::Display for Elsewhere {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
@@ -40,13 +53,14 @@ impl fmt::Display for Interrupted {
     }
 }
 
+impl std::error::Error for Usage {}
 impl std::error::Error for Elsewhere {}
 impl std::error::Error for OverBudget {}
 impl std::error::Error for Interrupted {}
 
-/// An error of usage with advice.
+/// An error of usage of the program itself, in its own words, with advice.
 pub fn usage(problem: impl Into<String>, advice: impl Into<String>) -> anyhow::Error {
-    mesp::Error::usage(problem).hint(advice).into()
+    Usage { problem: problem.into(), advice: advice.into() }.into()
 }
 
 /// Says what went wrong, and gives the exit status.
@@ -62,7 +76,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
 
 /// What went wrong, in words.
 pub fn message(error: &anyhow::Error) -> String {
-    if error.is::<mesp::Error>() || error.is::<mesp_formats::Error>() {
+    if error.is::<Usage>() || error.is::<mesp::Error>() || error.is::<mesp_formats::Error>() {
         // These name their causes themselves.
         flags::spelled(&error.to_string()).into_owned()
     } else {
@@ -74,6 +88,9 @@ pub fn message(error: &anyhow::Error) -> String {
 fn status(error: &anyhow::Error) -> u8 {
     if error.is::<OverBudget>() {
         return 3;
+    }
+    if error.is::<Usage>() {
+        return 2;
     }
     if error.is::<Interrupted>() {
         return interrupt::STATUS;

@@ -9,7 +9,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 mod leftovers;
 mod staged_dir;
@@ -46,12 +46,11 @@ pub fn write_atomic_with<T, E: From<Error>>(
     }
     // A rename would put a file in a socket's or a disk's place.
     if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
-        return Err(Error::invalid(
-            path,
-            "expected a file or a free name to write to, found a socket or a disk",
-        )
-        .hint("Name a file in a folder.")
-        .into());
+        return Err(Error::invalid(path, ErrorKind::WrongType)
+            .expected("a file or a free name to write to")
+            .found("a socket or a disk")
+            .hint("Name a file in a folder.")
+            .into());
     }
     let temporary = Unfinished::new(sibling(path, "tmp")?);
     let file = OpenOptions::new()
@@ -100,7 +99,10 @@ fn takes_bytes(_: FileType) -> bool {
 pub fn create_dir_all(path: &Path) -> Result<()> {
     fs::create_dir_all(path).map_err(|e| {
         if path.exists() && !path.is_dir() {
-            Error::invalid(path, "expected a folder, found a file").hint("Name another folder.")
+            Error::invalid(path, ErrorKind::WrongType)
+                .expected("a folder")
+                .found("a file")
+                .hint("Name another folder.")
         } else {
             Error::io("create the folder", path, e)
         }
@@ -126,7 +128,9 @@ fn sibling(path: &Path, kind: &str) -> Result<PathBuf> {
 
 fn name_of(path: &Path) -> Result<&OsStr> {
     path.file_name().ok_or_else(|| {
-        Error::invalid(path, "expected a path that ends in a name, found none")
+        Error::invalid(path, ErrorKind::Malformed)
+            .expected("a path that ends in a name")
+            .found("none")
             .hint("Name the file or folder to write.")
     })
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::json::{Fields, parse_object, read_text, read_text_if_present};
 use crate::regular::CONFIG_LIMIT;
-use crate::{Dtype, Error, Result};
+use crate::{Dtype, Error, ErrorKind, Result};
 
 mod check;
 mod layers;
@@ -151,10 +151,9 @@ fn kv_heads(f: &Fields<'_>, model_type: &str, heads: usize) -> Result<usize> {
         _ => heads,
     };
     if !heads.is_multiple_of(usual) {
-        let problem = format!(
-            "expected a value, found none: without it {model_type} models have {usual}, which does not divide {heads}"
-        );
-        return Err(f.error(key, &problem));
+        return Err(f.error(key, ErrorKind::Missing).expected("a value").found(format!(
+            "none: without it {model_type} models have {usual}, which does not divide {heads}"
+        )));
     }
     Ok(usual)
 }
@@ -162,31 +161,35 @@ fn kv_heads(f: &Fields<'_>, model_type: &str, heads: usize) -> Result<usize> {
 /// Shapes this struct cannot say, so that they are not taken for others.
 fn refuse_unsupported(f: &Fields<'_>) -> Result<()> {
     if f.value("text_config").is_some() {
-        let problem = "expected a text model, found a multimodal one, whose text part is nested here";
-        return Err(f.error("text_config", problem).hint("Use a text-only checkpoint of the same family."));
+        return Err(f
+            .error("text_config", ErrorKind::Unsupported)
+            .expected("a text model")
+            .found("a multimodal one, whose text part is nested here")
+            .hint("Use a text-only checkpoint of the same family."));
     }
     for key in ["quantization_config", "quantization"] {
         if f.value(key).is_some() {
             return Err(f
-                .error(key, "expected weights in float32, float16 or bfloat16, found quantized ones")
+                .error(key, ErrorKind::Unsupported)
+                .expected("weights in float32, float16 or bfloat16")
+                .found("quantized ones")
                 .hint("Use the original model; mesp quantizes it by itself, and reads GGUF files."));
         }
     }
     for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
         if let Some(cap) = f.f64(key)? {
             return Err(f
-                .error(
-                    key,
-                    &format!("expected none, found {cap}: capped scores and logits are not supported"),
-                )
+                .error(key, ErrorKind::Unsupported)
+                .expected("none")
+                .found(format!("{cap}: capped scores and logits are not supported"))
                 .hint("Use a model of another family, such as gemma3_text, llama, qwen2 or qwen3."));
         }
     }
     if f.bool("use_bidirectional_attention")? == Some(true) {
-        return Err(f.error(
-            "use_bidirectional_attention",
-            "expected false, found true: every token would see those after it",
-        ));
+        return Err(f
+            .error("use_bidirectional_attention", ErrorKind::Unsupported)
+            .expected("false")
+            .found("true: every token would see those after it"));
     }
     Ok(())
 }

@@ -19,7 +19,7 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 mod dequantize;
 mod metadata;
@@ -140,7 +140,7 @@ impl Gguf {
     fn finite(&self, key: &str) -> Result<Option<f64>> {
         match self.f64(key)? {
             Some(found) if !found.is_finite() => {
-                Err(self.error(key, &format!("expected a finite number, found {found}")))
+                Err(self.error(key, ErrorKind::NotFinite).expected("a finite number").found(found))
             }
             other => Ok(other),
         }
@@ -168,14 +168,16 @@ impl Gguf {
     /// When `value` is none.
     pub fn required<T>(&self, key: &str, value: Option<T>) -> Result<T> {
         value.ok_or_else(|| {
-            self.error(key, "expected a value, found none")
+            self.error(key, ErrorKind::Missing)
+                .expected("a value")
+                .found("none")
                 .hint("The file is incomplete: get it again, or convert the model again.")
         })
     }
 
     /// An error about a key.
-    pub fn error(&self, key: &str, problem: &str) -> Error {
-        Error::invalid(&self.path, format!("key {}: {problem}", crate::json::quoted(key)))
+    pub fn error(&self, key: &str, kind: ErrorKind) -> Error {
+        Error::invalid(&self.path, kind).what(format!("key {}", crate::json::quoted(key))).key(key)
     }
 
     fn read<'a, T>(
@@ -187,7 +189,9 @@ impl Gguf {
         self.value(key)
             .map(|v| {
                 convert(v).ok_or_else(|| {
-                    self.error(key, &format!("expected {expected}, found {}", v.describe()))
+                    self.error(key, ErrorKind::WrongType)
+                        .expected(expected)
+                        .found(v.describe())
                         .hint("The file is damaged: get it or make it again.")
                 })
             })

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::{Error, Result, regular};
+use crate::{Error, ErrorKind, Result, regular};
 
 /// How much of a found value an error message repeats.
 const SHOWN_CHARS: usize = 80;
@@ -25,12 +25,16 @@ pub(crate) fn read_text_if_present(path: &Path, limit: u64) -> Result<Option<Str
 /// Parses a text whose outermost value must be an object.
 pub(crate) fn parse_object(path: &Path, text: &str) -> Result<Map<String, Value>> {
     let value: Value = serde_json::from_str(text).map_err(|e| {
-        Error::invalid(path, format!("expected JSON, found: {e}"))
+        Error::invalid(path, ErrorKind::Malformed)
+            .expected("JSON")
+            .found(format!("something else: {e}"))
             .hint("The file is damaged or cut short: get it again.")
     })?;
     match value {
         Value::Object(map) => Ok(map),
-        other => Err(Error::invalid(path, format!("expected a JSON object {{…}}, found {}", shown(&other)))),
+        other => {
+            Err(Error::invalid(path, ErrorKind::WrongType).expected("a JSON object {…}").found(shown(&other)))
+        }
     }
 }
 
@@ -70,12 +74,13 @@ impl<'a> Fields<'a> {
     }
 
     /// An error about a key.
-    pub(crate) fn error(&self, key: &str, problem: &str) -> Error {
-        Error::invalid(self.path, format!("key `{}{key}`: {problem}", self.prefix))
+    pub(crate) fn error(&self, key: &str, kind: ErrorKind) -> Error {
+        let key = format!("{}{key}", self.prefix);
+        Error::invalid(self.path, kind).what(format!("key `{key}`")).key(key)
     }
 
     fn wrong(&self, key: &str, expected: &str, found: &Value) -> Error {
-        self.error(key, &format!("expected {expected}, found {}", shown(found)))
+        self.error(key, ErrorKind::WrongType).expected(expected).found(shown(found))
     }
 
     fn read<T>(
@@ -122,7 +127,7 @@ impl<'a> Fields<'a> {
     }
 
     pub(crate) fn required<T>(&self, key: &str, value: Option<T>) -> Result<T> {
-        value.ok_or_else(|| self.error(key, "expected a value, found none"))
+        value.ok_or_else(|| self.error(key, ErrorKind::Missing).expected("a value").found("none"))
     }
 }
 

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use crate::peft::{AdapterConfig, CONFIG_FILE, MODEL_FILE, Matrix, PICKLED_FILE};
 use crate::safetensors_file::TensorInfo;
-use crate::{Dtype, Error, Result, Stored, regular};
+use crate::{Dtype, Error, ErrorKind, Result, Stored, regular};
 
 mod gguf;
 mod mlx;
@@ -50,8 +50,10 @@ impl Layout {
         let has = |name: &str| path.join(name).is_file();
         let ends = |end: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(end));
         if path.is_file() && ["safetensors", "bin", "json"].into_iter().any(ends) {
-            let problem = "expected an adapter: a GGUF file, or the folder of PEFT or mlx-lm, found a file of such a folder";
-            Err(Error::invalid(path, problem).hint("Name the folder that holds the file."))
+            Err(Error::invalid(path, ErrorKind::WrongType)
+                .expected("an adapter: a GGUF file, or the folder of PEFT or mlx-lm")
+                .found("a file of such a folder")
+                .hint("Name the folder that holds the file."))
         } else if path.is_file() {
             Ok(Self::Gguf)
         } else if has(MODEL_FILE) {
@@ -75,11 +77,13 @@ impl Layout {
             } else {
                 "neither"
             };
-            let problem = format!(
-                "expected an adapter: a GGUF file, or a folder with {MODEL_FILE} (PEFT) or {} (mlx-lm), found {found}",
-                mlx::MODEL_FILE
-            );
-            Err(Error::invalid(path, problem).hint("Check the path."))
+            Err(Error::invalid(path, ErrorKind::Missing)
+                .expected(format!(
+                    "an adapter: a GGUF file, or a folder with {MODEL_FILE} (PEFT) or {} (mlx-lm)",
+                    mlx::MODEL_FILE
+                ))
+                .found(found)
+                .hint("Check the path."))
         }
     }
 
@@ -208,15 +212,18 @@ impl Lora {
         let rows = stored.chunks_exact(row_bytes).zip(values.chunks_exact_mut(width));
         let read = rows.map(|(stored, row)| place.ty.read(stored, row)).collect::<Option<()>>();
         if read.is_none() {
-            let problem = "its numbers are of a type that is not read";
-            return Err(Error::invalid(&self.path, problem).hint("Start again."));
+            return Err(Error::invalid(&self.path, ErrorKind::Unsupported)
+                .what("its numbers are of a type that is not read")
+                .hint("Start again."));
         }
         Ok(if place.transposed { transposed(&values, cols) } else { values })
     }
 
     fn stored<'a>(&self, place: &Place, bytes: &'a [u8]) -> Result<&'a [u8]> {
         bytes.get(place.range.clone()).ok_or_else(|| {
-            Error::invalid(&self.path, "the file became shorter while it was read").hint("Start again.")
+            Error::invalid(&self.path, ErrorKind::Malformed)
+                .what("the file became shorter while it was read")
+                .hint("Start again.")
         })
     }
 
@@ -233,7 +240,8 @@ impl Lora {
         let mut theirs = vec![0.0; ours.len()];
         let read = stored.get(row * width..(row + 1) * width).and_then(|row| place.ty.read(row, &mut theirs));
         if read.is_none() {
-            return Err(Error::invalid(&self.path, "its numbers are of a type that is not read"));
+            return Err(Error::invalid(&self.path, ErrorKind::Unsupported)
+                .what("its numbers are of a type that is not read"));
         }
         Ok(ours.iter().zip(&theirs).all(|(x, y)| rounded(*x, *dtype) == rounded(*y, base)))
     }
@@ -248,8 +256,11 @@ impl Lora {
                 let Some(place) = &places[matrix as usize] else { continue };
                 let values = self.values(pair, matrix, bytes)?;
                 if let Some(value) = values.iter().find(|x| !x.is_finite()) {
-                    let problem = format!("tensor {}: expected finite numbers, found {value}", place.name);
-                    return Err(Error::invalid(&self.path, problem).hint(
+                    return Err(Error::invalid(&self.path, ErrorKind::NotFinite)
+                        .tensor(&place.name)
+                        .expected("finite numbers")
+                        .found(value)
+                        .hint(
                         "The training that made this adapter diverged, or the file is damaged: use an earlier checkpoint.",
                     ));
                 }
@@ -297,8 +308,10 @@ impl Half {
             [rows] if key.2 == Matrix::M => (rows, 1),
             _ => {
                 let expected = if key.2 == Matrix::M { "a vector" } else { "a matrix" };
-                let problem = format!("tensor {}: expected {expected}, found shape {:?}", t.name, t.shape);
-                return Err(Error::invalid(path, problem));
+                return Err(Error::invalid(path, ErrorKind::WrongType)
+                    .tensor(&t.name)
+                    .expected(expected)
+                    .found(format!("shape {:?}", t.shape)));
             }
         };
         t.held(path)?;
@@ -315,9 +328,7 @@ fn joined(
     halves: Vec<Half>,
     mut scale: impl FnMut(&Pair) -> Result<f64>,
 ) -> Result<Lora> {
-    let invalid = |problem: String| {
-        Error::invalid(path, problem).hint("The adapter is damaged: get it or make it again.")
-    };
+    let invalid = |kind| Error::invalid(path, kind).hint("The adapter is damaged: get it or make it again.");
     let order = |half: &Half| {
         let at = |modules: &[&str]| modules.iter().position(|m| *m == half.module);
         match at(&crate::peft::MODULES) {
@@ -330,7 +341,8 @@ fn joined(
         let slot = &mut found.entry(order(&half)).or_default()[half.matrix as usize];
         if let Some(first) = slot {
             let (first, second) = (&first.place.name, &half.place.name);
-            return Err(invalid(format!("tensors {first} and {second} are the same matrix")));
+            return Err(invalid(ErrorKind::Conflict)
+                .what(format!("tensors {first} and {second} are the same matrix")));
         }
         *slot = Some(half);
     }
@@ -338,30 +350,39 @@ fn joined(
     for halves in found.into_values() {
         let [Some(a), Some(b), m] = halves else {
             let name = halves.iter().flatten().next().map_or("", |half| &half.place.name);
-            return Err(invalid(format!("tensor {name}: expected its other half beside it, found none")));
+            return Err(invalid(ErrorKind::Missing)
+                .tensor(name)
+                .expected("its other half beside it")
+                .found("none"));
         };
         let ([rank, input], [output, other]) = (a.shape, b.shape);
         if rank != other || rank == 0 {
-            return Err(invalid(format!(
-                "tensors {} and {}: expected one rank of 1 or more, found {rank} and {other}",
-                a.place.name, b.place.name
-            )));
+            return Err(invalid(ErrorKind::Mismatch)
+                .what(format!("tensors {} and {}", a.place.name, b.place.name))
+                .expected("one rank of 1 or more")
+                .found(format!("{rank} and {other}")));
         }
         if let Some(m) = m.as_ref().filter(|m| m.shape[0] != output) {
             let (name, found) = (&m.place.name, m.shape[0]);
-            return Err(invalid(format!("tensor {name}: expected {output} magnitudes, found {found}")));
+            return Err(invalid(ErrorKind::Mismatch)
+                .tensor(name)
+                .expected(format!("{output} magnitudes"))
+                .found(found));
         }
         let magnitudes = m.is_some();
         let mut pair = Pair { layer: a.layer, module: a.module, rank, input, output, scale: 1.0, magnitudes };
         pair.scale = scale(&pair)?;
         if !pair.scale.is_finite() {
-            return Err(invalid(format!("{}: expected a finite scale, found {}", pair.path(), pair.scale)));
+            return Err(invalid(ErrorKind::NotFinite)
+                .what(pair.path())
+                .expected("a finite scale")
+                .found(pair.scale));
         }
         pairs.push(pair);
         places.push([Some(a.place), Some(b.place), m.map(|m| m.place)]);
     }
     if pairs.is_empty() {
-        return Err(invalid("expected an adapter's tensors, found none".to_owned()));
+        return Err(invalid(ErrorKind::Empty).expected("an adapter's tensors").found("none"));
     }
     let config = peft::config_of(&pairs, None, None);
     Ok(Lora { path: path.to_path_buf(), layout, pairs, config, architecture: None, tables: vec![], places })
@@ -369,8 +390,7 @@ fn joined(
 
 /// A tensor that belongs to no pair.
 fn unknown(path: &Path, name: &str, expected: &str) -> Error {
-    let problem = format!("tensor {}: expected {expected}, found another name", crate::json::quoted(name));
-    Error::invalid(path, problem).hint(
+    Error::invalid(path, ErrorKind::Unknown).tensor(name).expected(expected).found("another name").hint(
         "An adapter on the linear layers of the blocks, on the head and on embeddings can be read; magnitudes (DoRA) of \
          embeddings, biases, norms and whole modules cannot.",
     )

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::json::{Fields, parse_object, quoted, shown};
-use crate::{Error, Result, regular};
+use crate::{Error, ErrorKind, Result, regular};
 
 mod write;
 
@@ -44,13 +44,9 @@ impl ModelDir {
         let missing: Vec<&str> =
             files.iter().zip(&shards).filter(|(_, path)| !path.is_file()).map(|(f, _)| f.as_str()).collect();
         if !missing.is_empty() {
-            let problem = format!(
-                "expected {} weight files beside it, found all but {}: {}",
-                files.len(),
-                missing.len(),
-                missing.join(", ")
-            );
-            return Err(Error::invalid(&index_path, problem)
+            return Err(Error::invalid(&index_path, ErrorKind::Missing)
+                .expected(format!("{} weight files beside it", files.len()))
+                .found(format!("all but {}: {}", missing.len(), missing.join(", ")))
                 .hint("The model is not completely downloaded: fetch the missing files into that folder."));
         }
         Ok(Self { dir: dir.to_path_buf(), shards, index: Some(index) })
@@ -64,7 +60,9 @@ impl ModelDir {
 
 fn check_is_model(dir: &Path) -> Result<()> {
     if !dir.exists() {
-        return Err(Error::invalid(dir, "expected a model folder, found nothing")
+        return Err(Error::invalid(dir, ErrorKind::Missing)
+            .expected("a model folder")
+            .found("nothing")
             .hint("Check the path; a model folder holds config.json, tokenizer.json and *.safetensors."));
     }
     if !dir.is_dir() {
@@ -72,7 +70,10 @@ fn check_is_model(dir: &Path) -> Result<()> {
             Some(found) => (found, "Check the path; a model is a folder or a GGUF file."),
             None => ("a file", "Name the folder that holds the file."),
         };
-        return Err(Error::invalid(dir, format!("expected a model folder, found {found}")).hint(advice));
+        return Err(Error::invalid(dir, ErrorKind::WrongType)
+            .expected("a model folder")
+            .found(found)
+            .hint(advice));
     }
     for name in ["config.json", SINGLE, INDEX] {
         regular::refuse_other(&dir.join(name))?;
@@ -99,7 +100,10 @@ fn check_is_model(dir: &Path) -> Result<()> {
                 (format!("a folder with {count}"), format!("Name the file: {}", one.display()))
             }
         };
-        return Err(Error::invalid(dir, format!("expected a model folder, found {found}")).hint(advice));
+        return Err(Error::invalid(dir, ErrorKind::WrongType)
+            .expected("a model folder")
+            .found(found)
+            .hint(advice));
     }
     Ok(())
 }
@@ -124,7 +128,7 @@ fn no_weights(dir: &Path) -> Error {
     } else {
         ("neither".to_owned(), "Fetch the weight files into that folder.".to_owned())
     };
-    Error::invalid(dir, format!("expected {SINGLE} or {INDEX}, found {found}")).hint(advice)
+    Error::invalid(dir, ErrorKind::Missing).expected(format!("{SINGLE} or {INDEX}")).found(found).hint(advice)
 }
 
 /// Shard names in order, and the number of each tensor's shard.
@@ -139,17 +143,19 @@ fn parse_index(path: &Path, text: &str) -> Result<(Vec<String>, BTreeMap<String,
             .as_str()
             .filter(|f| !f.is_empty() && *f != "." && *f != ".." && !f.contains(['/', '\\', ':']));
         let Some(name) = plain else {
-            let problem = format!(
-                "key `weight_map`, tensor {}: expected the name of a file in this folder, found {}",
-                quoted(tensor),
-                shown(file)
-            );
-            return Err(Error::invalid(path, problem).hint("The index is damaged: get it again."));
+            return Err(Error::invalid(path, ErrorKind::Malformed)
+                .what(format!("key `weight_map`, tensor {}", quoted(tensor)))
+                .expected("the name of a file in this folder")
+                .found(shown(file))
+                .hint("The index is damaged: get it again."));
         };
         files.insert(name);
     }
     if files.is_empty() {
-        return Err(Error::invalid(path, "key `weight_map`: expected tensors, found none")
+        return Err(Error::invalid(path, ErrorKind::Empty)
+            .what("key `weight_map`")
+            .expected("tensors")
+            .found("none")
             .hint("The index is damaged: get it again."));
     }
     let number: BTreeMap<&str, usize> = files.iter().enumerate().map(|(i, &f)| (f, i)).collect();

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::atomic::write_atomic;
 use crate::json::{Fields, parse_object, read_text};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 mod expression;
 mod name;
@@ -38,12 +38,13 @@ pub(crate) const PICKLED_FILE: &str = "adapter_model.bin";
 
 /// What an adapter folder with pickled tensors is answered: to unpickle runs code of the file.
 pub(crate) fn pickled(dir: &Path) -> Error {
-    let problem =
-        format!("expected {MODEL_FILE}, found only {PICKLED_FILE}, a Python pickle, which is not read");
-    Error::invalid(dir, problem).hint(format!(
-        "Convert it in Python: `from safetensors.torch import save_file; import torch; \
+    Error::invalid(dir, ErrorKind::Unsupported)
+        .expected(MODEL_FILE)
+        .found(format!("only {PICKLED_FILE}, a Python pickle, which is not read"))
+        .hint(format!(
+            "Convert it in Python: `from safetensors.torch import save_file; import torch; \
          save_file(torch.load(\"{PICKLED_FILE}\", weights_only=True), \"{MODEL_FILE}\")`."
-    ))
+        ))
 }
 
 /// The linear layers of a block that can have an adapter, the fused ones of Phi-3 last. They are PEFT's `all-linear`:
@@ -116,10 +117,9 @@ impl AdapterConfig {
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(CONFIG_FILE);
         if !path.is_file() {
-            return Err(Error::invalid(
-                dir,
-                format!("expected an adapter folder, found no {CONFIG_FILE} in it"),
-            )
+            return Err(Error::invalid(dir, ErrorKind::Missing)
+                .expected("an adapter folder")
+                .found(format!("no {CONFIG_FILE} in it"))
             .hint(
                 "Check the path; an adapter folder holds adapter_config.json and adapter_model.safetensors.",
             ));
@@ -140,10 +140,13 @@ impl AdapterConfig {
         let r = f.usize("r")?.unwrap_or(8);
         let lora_alpha = f.f64("lora_alpha")?.unwrap_or(8.0);
         if r == 0 {
-            return Err(f.error("r", "expected a rank of 1 or more, found 0"));
+            return Err(f.error("r", ErrorKind::OutOfRange).expected("a rank of 1 or more").found("0"));
         }
         if !lora_alpha.is_finite() {
-            return Err(f.error("lora_alpha", &format!("expected a finite number, found {lora_alpha}")));
+            return Err(f
+                .error("lora_alpha", ErrorKind::NotFinite)
+                .expected("a finite number")
+                .found(lora_alpha));
         }
         let targets::Targets { modules: mut target_modules, places, layers } =
             targets::read(&f, pattern::layers(&f)?)?;

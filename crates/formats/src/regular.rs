@@ -7,7 +7,7 @@ use std::fs::{self, File, FileType, OpenOptions};
 use std::io::Read as _;
 use std::path::Path;
 
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Bytes of a configuration at most: those of published models have up to some hundred thousand.
 pub const CONFIG_LIMIT: u64 = 4 << 20;
@@ -38,11 +38,10 @@ pub fn open_inside(folder: &Path, name: &str) -> Result<File> {
     let whole = if found.is_symlink() {
         let target = fs::canonicalize(&path).map_err(failed)?;
         if !target.starts_with(fs::canonicalize(folder).map_err(failed)?) {
-            let problem = format!(
-                "expected a file of this folder, found a link that leaves it, to {}",
-                target.display()
-            );
-            return Err(Error::invalid(&path, problem).hint("Put the file itself there."));
+            return Err(Error::invalid(&path, ErrorKind::WrongType)
+                .expected("a file of this folder")
+                .found(format!("a link that leaves it, to {}", target.display()))
+                .hint("Put the file itself there."));
         }
         target
     } else {
@@ -93,7 +92,9 @@ pub fn read_from(file: &File, path: &Path, limit: u64) -> Result<Vec<u8>> {
 }
 
 fn too_large(path: &Path, limit: u64, found: &str) -> Error {
-    Error::invalid(path, format!("expected a file of at most {}, found {found}", megabytes(limit)))
+    Error::invalid(path, ErrorKind::OutOfRange)
+        .expected(format!("a file of at most {}", megabytes(limit)))
+        .found(found)
         .hint("The file is damaged, or another than was meant: check the path.")
 }
 
@@ -104,7 +105,9 @@ fn too_large(path: &Path, limit: u64, found: &str) -> Error {
 pub fn read_text(path: &Path, limit: u64) -> Result<String> {
     String::from_utf8(read(path, limit)?).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
-        Error::invalid(path, format!("expected UTF-8 text, found another byte at offset {at}"))
+        Error::invalid(path, ErrorKind::Malformed)
+            .expected("UTF-8 text")
+            .found(format!("another byte at offset {at}"))
             .hint("The file is damaged or not a text file: get it again.")
     })
 }
@@ -144,7 +147,7 @@ fn about(path: &Path, action: &'static str, refused: Refused) -> Error {
             } else {
                 "Write what it gives to a file, and name that."
             };
-            Error::invalid(path, format!("expected a regular file, found {found}")).hint(advice)
+            Error::invalid(path, ErrorKind::WrongType).expected("a regular file").found(found).hint(advice)
         }
     }
 }

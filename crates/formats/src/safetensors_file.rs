@@ -14,7 +14,7 @@ use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::json::quoted;
-use crate::{Dtype, Error, Result};
+use crate::{Dtype, Error, ErrorKind, Result};
 
 #[cfg(test)]
 mod tests;
@@ -66,47 +66,45 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Header> {
     let mut header = Header { tensors: Vec::with_capacity(tensors.len()), metadata };
     let mut end = 0;
     for (name, raw) in tensors {
-        let invalid = |problem: String| {
-            Error::invalid(path, format!("tensor {}: {problem}", quoted(&name)))
-                .hint("The file is damaged: get it or make it again.")
+        let invalid = |kind| {
+            Error::invalid(path, kind).tensor(&name).hint("The file is damaged: get it or make it again.")
         };
         let (from, to) = raw.data_offsets;
         if from != end {
-            return Err(invalid(format!(
-                "expected its bytes to begin at offset {end}, where those before it end, found {from}"
-            )));
+            return Err(invalid(ErrorKind::Malformed)
+                .expected(format!("its bytes to begin at offset {end}, where those before it end"))
+                .found(from));
         }
         if to < from || to > data_len {
-            return Err(invalid(format!(
-                "expected its bytes to end at an offset from {from} to {data_len}, the size of all data, \
-                 found {to}{}",
-                if to > data_len { ": the file is cut short" } else { "" }
-            )));
+            return Err(invalid(ErrorKind::Malformed)
+                .expected(format!(
+                    "its bytes to end at an offset from {from} to {data_len}, the size of all data"
+                ))
+                .found(format!("{to}{}", if to > data_len { ": the file is cut short" } else { "" })));
         }
         let Some(dtype) = Dtype::from_name(&raw.dtype) else {
-            return Err(invalid(format!("unknown number type {}", quoted(&raw.dtype))));
+            return Err(
+                invalid(ErrorKind::Unknown).what(format!("unknown number type {}", quoted(&raw.dtype)))
+            );
         };
         let size = byte_size(&raw.shape, dtype.bits()).ok_or_else(|| {
-            invalid(format!("shape {:?} of {} is no whole number of bytes that fits", raw.shape, raw.dtype))
+            invalid(ErrorKind::Malformed)
+                .what(format!("shape {:?} of {} is no whole number of bytes that fits", raw.shape, raw.dtype))
         })?;
         if size != to - from {
-            return Err(invalid(format!(
-                "expected {size} bytes for shape {:?} of {}, found {}",
-                raw.shape,
-                raw.dtype,
-                to - from
-            )));
+            return Err(invalid(ErrorKind::Mismatch)
+                .expected(format!("{size} bytes for shape {:?} of {}", raw.shape, raw.dtype))
+                .found(to - from));
         }
         end = to;
         let range = data_start + from..data_start + to;
         header.tensors.push(TensorInfo { name, dtype, shape: raw.shape, range });
     }
     if end != data_len {
-        return Err(Error::invalid(
-            path,
-            format!("expected {end} bytes after the header, as the tensors say, found {data_len}"),
-        )
-        .hint("The file is damaged: get it or make it again."));
+        return Err(Error::invalid(path, ErrorKind::Malformed)
+            .expected(format!("{end} bytes after the header, as the tensors say"))
+            .found(data_len)
+            .hint("The file is damaged: get it or make it again."));
     }
     Ok(header)
 }
@@ -122,8 +120,11 @@ impl TensorInfo {
     pub fn held(&self, path: &Path) -> Result<Dtype> {
         self.dtype.held().ok_or_else(|| {
             let (name, dtype) = (quoted(&self.name), self.dtype.name());
-            let problem = format!("tensor {name} is stored as {dtype}, expected {READ}");
-            Error::invalid(path, problem).hint("Use a file with these tensors in one of those types.")
+            Error::invalid(path, ErrorKind::Unsupported)
+                .tensor(&name)
+                .is(format!("stored as {dtype}"))
+                .expected(READ)
+                .hint("Use a file with these tensors in one of those types.")
         })
     }
 }
@@ -141,15 +142,21 @@ pub fn read_f32(path: &Path, bytes: &[u8], info: &TensorInfo) -> Result<Vec<f32>
     if data.len() != info.range.len() || info.dtype.read(data, &mut values).is_none() {
         let (name, range, len) = (quoted(&info.name), &info.range, bytes.len());
         let dtype = info.dtype.name();
-        let problem = format!("tensor {name}: expected bytes {range:?} of {dtype}, found a file of {len}");
-        return Err(Error::invalid(path, problem).hint("The file changed while it was read: start again."));
+        return Err(Error::invalid(path, ErrorKind::Mismatch)
+            .tensor(&name)
+            .expected(format!("bytes {range:?} of {dtype}"))
+            .found(format!("a file of {len}"))
+            .hint("The file changed while it was read: start again."));
     }
     if info.dtype == Dtype::F64 {
         let wide = data.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b));
         if let Some((x, _)) = wide.zip(&values).find(|(x, v)| x.is_finite() && v.is_infinite()) {
             let name = quoted(&info.name);
-            let problem = format!("tensor {name}: expected numbers that F32 holds, found {x} of F64");
-            return Err(Error::invalid(path, problem).hint("The weights are damaged: get them again."));
+            return Err(Error::invalid(path, ErrorKind::OutOfRange)
+                .tensor(&name)
+                .expected("numbers that F32 holds")
+                .found(format!("{x} of F64"))
+                .hint("The weights are damaged: get them again."));
         }
     }
     Ok(values)
@@ -158,32 +165,44 @@ pub fn read_f32(path: &Path, bytes: &[u8], info: &TensorInfo) -> Result<Vec<f32>
 /// The header as it stands, and where the data begins.
 fn raw_header(path: &Path, bytes: &[u8]) -> Result<(RawHeader, usize)> {
     if bytes.starts_with(b"version https://git-lfs") {
-        return Err(Error::invalid(path, "expected a safetensors file, found a Git LFS pointer to one")
+        return Err(Error::invalid(path, ErrorKind::WrongType)
+            .expected("a safetensors file")
+            .found("a Git LFS pointer to one")
             .hint("Fetch the file itself: run `git lfs pull` in that folder."));
     }
     let found = bytes.len();
     let Some((length, rest)) = bytes.split_first_chunk::<LENGTH_BYTES>() else {
-        return Err(Error::invalid(path, format!("expected at least {LENGTH_BYTES} bytes, found {found}"))
+        return Err(Error::invalid(path, ErrorKind::Malformed)
+            .expected(format!("at least {LENGTH_BYTES} bytes"))
+            .found(found)
             .hint("The file is cut short: get it again."));
     };
     let length = u64::from_le_bytes(*length);
     let text = usize::try_from(length).ok().filter(|n| *n <= MAX_HEADER).and_then(|n| rest.get(..n));
     let Some(text) = text else {
-        let problem = if length > MAX_HEADER as u64 {
-            format!("expected a header of at most {MAX_HEADER} bytes, found a length of {length}")
+        let error = Error::invalid(path, ErrorKind::Malformed);
+        let error = if length > MAX_HEADER as u64 {
+            let most = format!("a header of at most {MAX_HEADER} bytes");
+            error.expected(most).found(format!("a length of {length}"))
         } else {
-            format!("expected a header of {length} bytes, found {} bytes: the file is cut short", rest.len())
+            let found = format!("{} bytes: the file is cut short", rest.len());
+            error.expected(format!("a header of {length} bytes")).found(found)
         };
-        return Err(Error::invalid(path, problem).hint("Not a safetensors file, or damaged: get it again."));
+        return Err(error.hint("Not a safetensors file, or damaged: get it again."));
     };
-    let damaged = |problem: String| {
-        Error::invalid(path, problem).hint("The file is damaged or not a safetensors file: get it again.")
+    let damaged = |kind| {
+        Error::invalid(path, kind).hint("The file is damaged or not a safetensors file: get it again.")
     };
     let text_str = std::str::from_utf8(text).map_err(|e| {
-        damaged(format!("expected a header in UTF-8, found another byte at {}", e.valid_up_to()))
+        damaged(ErrorKind::Malformed)
+            .expected("a header in UTF-8")
+            .found(format!("another byte at {}", e.valid_up_to()))
     })?;
-    let raw = serde_json::from_str(text_str)
-        .map_err(|e| damaged(format!("expected a JSON header of tensors, found: {e}")))?;
+    let raw = serde_json::from_str(text_str).map_err(|e| {
+        damaged(ErrorKind::Malformed)
+            .expected("a JSON header of tensors")
+            .found(format!("something else: {e}"))
+    })?;
     Ok((raw, LENGTH_BYTES + text.len()))
 }
 

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::Result;
 use crate::json::{Fields, parse_object, read_text_if_present, shown};
 use crate::regular::TOKENIZER_CONFIG_LIMIT as LIMIT;
+use crate::{ErrorKind, Result};
 
 const TEMPLATE_FILE: &str = "chat_template.jinja";
 const TOOL_TEMPLATE_FILE: &str = "additional_chat_templates/tool_use.jinja";
@@ -210,8 +210,10 @@ fn named(map: &Map<String, Value>) -> Vec<String> {
 fn token(f: &Fields<'_>, key: &str) -> Result<Option<String>> {
     let Some(value) = f.value(key) else { return Ok(None) };
     let Some(text) = text_of(value) else {
-        let problem = format!("expected a string or an object with a `content`, found {}", shown(value));
-        return Err(f.error(key, &problem));
+        return Err(f
+            .error(key, ErrorKind::WrongType)
+            .expected("a string or an object with a `content`")
+            .found(shown(value)));
     };
     Ok(Some(text.to_string()))
 }
@@ -221,7 +223,9 @@ fn token(f: &Fields<'_>, key: &str) -> Result<Option<String>> {
 fn templates(f: &Fields<'_>) -> Result<(Option<String>, Option<String>)> {
     let key = "chat_template";
     let wrong = |found: &Value| {
-        f.error(key, &format!("expected a string or a list of {{name, template}}, found {}", shown(found)))
+        f.error(key, ErrorKind::WrongType)
+            .expected("a string or a list of {name, template}")
+            .found(shown(found))
     };
     let list = match f.value(key) {
         None => return Ok((None, None)),

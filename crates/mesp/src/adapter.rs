@@ -19,7 +19,7 @@ pub use param::params;
 
 use crate::arch::{Config, Module, Param, Tensor};
 use crate::gradient::starts;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// The largest rank: more than any layer of a model has rows or columns.
 const MOST_RANK: usize = 1 << 20;
@@ -136,12 +136,15 @@ impl AdapterConfig {
             layers.retain(|layer| *layer < c.layers);
         }
         if self.paths(c).is_empty() {
-            let problem = format!(
-                "the adapter is on {named}, in the places that its configuration names: a {} model of {} layers has none of \
-                 them",
-                c.arch, c.layers
-            );
-            return Err(Error::usage(problem).hint("give the model that the adapter was made for"));
+            return Err(Error::usage(
+                ErrorKind::Mismatch,
+                format!(
+                    "the adapter is on {named}, in the places that its configuration names: a {} \
+                        model of {} layers has none of them",
+                    c.arch, c.layers
+                ),
+            )
+            .hint("give the model that the adapter was made for"));
         }
         Ok(self)
     }
@@ -160,8 +163,10 @@ impl AdapterConfig {
     pub fn fits(&self, c: &Config) -> Result<()> {
         let ranks = self.ranks.entries().iter().map(|(_, rank)| *rank).chain([self.rank]);
         if let Some(rank) = ranks.into_iter().find(|rank| *rank == 0 || *rank > MOST_RANK) {
-            let problem = format!("the adapter's rank is {rank}, expected 1 to {MOST_RANK}");
-            return Err(Error::usage(problem).hint("ranks are far smaller than the layers: 4 to 256"));
+            return Err(Error::usage(ErrorKind::OutOfRange, "the adapter's rank")
+                .is(rank)
+                .expected(format!("1 to {MOST_RANK}"))
+                .hint("ranks are far smaller than the layers: 4 to 256"));
         }
         let wrong = |p: &&Module| {
             // An expression may be for several models.
@@ -169,25 +174,29 @@ impl AdapterConfig {
             !p.exists(c) && self.places.is_none() && !(c.family.fused && all())
         };
         if let Some(p) = self.targets.iter().find(|p| self.dora && p.is_outside_blocks()) {
-            let problem = format!(
-                "DoRA cannot be computed with on {}: its magnitudes are of linear layers in blocks",
-                p.name()
-            );
             let merge = if *p == Module::Head { "mesp merge" } else { "PEFT" };
             let hint =
                 format!("leave it out of the target modules, or fold the adapter into its base by {merge}");
-            return Err(Error::usage(problem).hint(hint));
+            return Err(Error::usage(
+                ErrorKind::Unsupported,
+                format!(
+                    "DoRA cannot be computed with on {}: its magnitudes are of linear layers in blocks",
+                    p.name()
+                ),
+            )
+            .hint(hint));
         }
         if let Some(layer) = self.layers.iter().flatten().find(|l| **l >= c.layers) {
             let (arch, last) = (&c.arch, c.layers - 1);
-            let problem =
-                format!("the adapter has a layer {layer}, expected 0 to {last}, those of this {arch} model");
-            return Err(Error::usage(problem));
+            return Err(Error::usage(ErrorKind::Mismatch, "the adapter")
+                .has(format!("a layer {layer}"))
+                .expected(format!("0 to {last}, those of this {arch} model")));
         }
         let Some(p) = self.targets.iter().find(wrong) else { return Ok(()) };
         let known: Vec<_> = Module::MODULES.into_iter().filter(|p| p.exists(c)).map(Module::name).collect();
         let (name, arch, known) = (p.name(), &c.arch, known.join(", "));
-        Err(Error::usage(format!("a {arch} model has no module {name}, expected {known}, or all-linear")))
+        Err(Error::usage(ErrorKind::Unknown, format!("a {arch} model has no module {name}"))
+            .expected(format!("{known}, or all-linear")))
     }
 
     /// The number of trainable parameters on a model.
@@ -214,16 +223,17 @@ impl AdapterConfig {
                 (_, Some(p)) => targets.push(p),
                 _ => {
                     let known = Module::MODULES.map(Module::name).join(", ");
-                    return Err(Error::usage(format!(
-                        "target module {name:?} is unknown, expected {known}, or all-linear"
-                    )));
+                    return Err(Error::usage(ErrorKind::Unknown, "‘target_modules’")
+                        .found(format!("{name:?}"))
+                        .expected(format!("{known}, or all-linear")));
                 }
             }
         }
         targets.sort_unstable();
         targets.dedup();
         if targets.is_empty() {
-            return Err(Error::usage("no target modules were given").hint("use ‘target_modules’ all-linear"));
+            return Err(Error::usage(ErrorKind::Empty, "‘target_modules’ names none")
+                .hint("use ‘target_modules’ all-linear"));
         }
         Ok(targets)
     }

@@ -17,7 +17,7 @@ use mesp_formats::regular;
 use crate::arch::Config;
 use crate::source::adapter::{AdapterFile, reordered};
 use crate::source::shape_source;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 #[cfg(feature = "text")]
 mod go_template;
@@ -57,15 +57,15 @@ pub fn export(adapter: &Path, to: Layout, model: Option<&Path>, output: &Path) -
         None => file.no_tables()?,
     }
     if lora.pairs.iter().any(|p| p.magnitudes) {
-        let problem = format!(
-            "{}: expected a LoRA, found DoRA: its magnitudes divide by norms of the base's rows, which no other layout holds",
-            adapter.display()
-        );
-        return Err(Error::usage(problem).hint(format!(
-            "fold it into its base: mesp merge --model BASE --adapter {} --output MERGED, or MERGED.gguf for llama.cpp and \
-             Ollama",
-            adapter.display()
-        )));
+        return Err(mesp_formats::Error::invalid(adapter, ErrorKind::Unsupported)
+            .expected("a LoRA")
+            .found("DoRA: its magnitudes divide by norms of the base's rows, which no other layout holds")
+            .hint(format!(
+                "fold it into its base: mesp merge --model BASE --adapter {} --output MERGED, or MERGED.gguf for \
+                 llama.cpp and Ollama",
+                adapter.display()
+            ))
+            .into());
     }
     if let Some(pair) = lora.pairs.iter().find(|p| p.is_outside_blocks() && to != Layout::Peft) {
         apart(adapter, &pair.module, to, config)?;
@@ -88,8 +88,11 @@ pub fn export(adapter: &Path, to: Layout, model: Option<&Path>, output: &Path) -
     match to {
         Layout::Gguf => {
             let Some(c) = config else {
-                let problem = "a GGUF adapter names its model's architecture and has its order of rows";
-                return Err(Error::usage(problem).hint("give the model it is for with ‘model’"));
+                return Err(Error::usage(
+                    ErrorKind::Missing,
+                    "a GGUF adapter names its model's architecture and has its order of rows",
+                )
+                .hint("give the model it is for with ‘model’"));
             };
             let name = adapter.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
             let turned = gguf::interleaved(&c.arch);
@@ -127,18 +130,24 @@ pub fn export(adapter: &Path, to: Layout, model: Option<&Path>, output: &Path) -
 /// Whether an adapter of the head or of embeddings means the same there: other programs compute a tied head with the
 /// embeddings' own adapter, and know no other one of it.
 fn apart(adapter: &Path, module: &str, to: Layout, config: Option<&Config>) -> Result<()> {
-    let (at, program) = (adapter.display(), if to == Layout::Gguf { "llama.cpp" } else { "mlx-lm" });
+    let program = if to == Layout::Gguf { "llama.cpp" } else { "mlx-lm" };
+    let error = |kind| mesp_formats::Error::invalid(adapter, kind);
     match config {
         Some(c) if !c.tied => Ok(()),
-        Some(_) => Err(Error::usage(format!(
-            "{at}: an adapter on {module} cannot be exported: the model's head is its embeddings, of which {program} \
-             knows one adapter for both"
-        ))
-        .hint("fold it into its base by mesp merge, which gives the model a head of its own")),
-        None => Err(Error::usage(format!(
-            "{at}: an adapter on {module} means the same to {program} only where the model's head is not its embeddings"
-        ))
-        .hint("give the model it is for with ‘model’")),
+        Some(_) => Err(error(ErrorKind::Unsupported)
+            .what(format!(
+                "an adapter on {module} cannot be exported: the model's head is its embeddings, of which {program} \
+                 knows one adapter for both"
+            ))
+            .hint("fold it into its base by mesp merge, which gives the model a head of its own")
+            .into()),
+        None => Err(error(ErrorKind::Missing)
+            .what(format!(
+                "an adapter on {module} means the same to {program} only where the model's \
+                            head is not its embeddings"
+            ))
+            .hint("give the model it is for with ‘model’")
+            .into()),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::arch::Module;
 use crate::data::in_vocabulary;
 use crate::model::{self, Batch, BlockRun, Cache, ModelWeights};
 use crate::tape::{Saved, Site, Tape, Tiles};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 mod sampling;
 
@@ -199,7 +199,7 @@ impl<B: Backend> Generator<B> {
         sampler.restart(prompt);
         for made in 1..=max_tokens {
             let Some(next) = sampler.choose(&mut self.logits) else {
-                return Err(Error::usage("the model's logits are no numbers")
+                return Err(Error::usage(ErrorKind::NotFinite, "the model's logits are no numbers")
                     .hint("the model or the adapter holds values that are no numbers; see `mesp eval`"));
             };
             if stop.contains(&next) {
@@ -233,8 +233,9 @@ pub fn plan_generation(
 ) -> Result<Plan> {
     adapter.fits(&model.config)?;
     if capacity > MOST_TOKENS {
-        let problem = format!("room for {capacity} tokens was asked for, expected at most {MOST_TOKENS}");
-        return Err(Error::usage(problem).hint("lower ‘max_tokens’ or ‘context’"));
+        return Err(Error::usage(ErrorKind::OutOfRange, format!("room for {capacity} tokens was asked for"))
+            .expected(format!("at most {MOST_TOKENS}"))
+            .hint("lower ‘max_tokens’ or ‘context’"));
     }
     let dry = Dry::new(value_bytes, threads);
     let mut generator = Generator::new(dry, Arc::clone(model), adapter, capacity);

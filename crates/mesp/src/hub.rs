@@ -1,6 +1,7 @@
 //! Models, adapters and datasets by their names on the Hugging Face hub, found in its local cache. Nothing is fetched.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -9,7 +10,7 @@ use mesp_formats::peft::{CONFIG_FILE, MODEL_FILE};
 use mesp_formats::regular;
 use serde_json::Value;
 
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Ends of names that are files' and no repositories'.
 const FILES: [&str; 13] = [
@@ -31,8 +32,14 @@ const FILES: [&str; 13] = [
 /// A name of a repository, and the path of its snapshot or of a file in that.
 pub type Found = (RepoName, PathBuf);
 
-fn usage(problem: impl Into<String>, advice: impl Into<String>) -> Error {
-    Error::usage(problem).hint(advice)
+/// Something that is not in the cache.
+fn lacks(
+    what: impl Display,
+    expected: impl Display,
+    found: impl Display,
+    advice: impl Into<String>,
+) -> Error {
+    Error::usage(ErrorKind::Missing, what.to_string()).expected(expected).found(found).hint(advice)
 }
 
 /// Where the files are of what was named; none where that is a path: one that is there, or a text that is no name.
@@ -47,21 +54,20 @@ fn find_as(kind: RepoKind, what: &str, typed: &Path, revision: Option<&str>) -> 
     let name = typed.to_str().filter(|_| !typed.exists()).and_then(RepoName::parse);
     let Some(mut name) = name else {
         return match revision {
-            Some(revision) => Err(usage(
-                format!(
+            Some(revision) => {
+                let problem = format!(
                     "‘revision’ {revision} is of a model in the Hugging Face cache, and {} is a path",
                     typed.display()
-                ),
-                "leave ‘revision’ out, or give ‘model’ ORG/NAME",
-            )),
+                );
+                Err(Error::usage(ErrorKind::Conflict, problem)
+                    .hint("leave ‘revision’ out, or give ‘model’ ORG/NAME"))
+            }
             None => Ok(None),
         };
     };
     if let (Some(with), Some(given)) = (&name.revision, revision) {
-        return Err(usage(
-            format!("{name} names the revision {with}, and ‘revision’ names {given}"),
-            "leave one of them out",
-        ));
+        let problem = format!("{name} names the revision {with}, and ‘revision’ names {given}");
+        return Err(Error::usage(ErrorKind::Conflict, problem).hint("leave one of them out"));
     }
     name.revision = name.revision.or_else(|| revision.map(str::to_owned));
     let Some(cache) = cache() else { return Ok(None) };
@@ -118,11 +124,9 @@ pub fn weights_are_there(path: &Path) -> Result<()> {
 }
 
 fn incomplete(what: &str, snapshot: &Path, file: &str) -> Error {
-    let problem = format!(
-        "{what}: expected {file} in its snapshot {}, found none: it is not completely downloaded",
-        snapshot.display()
-    );
-    usage(problem, fetching(snapshot).unwrap_or_else(|| "get its files again".to_owned()))
+    let expected = format!("{file} in its snapshot {}", snapshot.display());
+    let advice = fetching(snapshot).unwrap_or_else(|| "get its files again".to_owned());
+    lacks(what, expected, "none: it is not completely downloaded", advice)
 }
 
 /// What there is in place of the snapshot that a name asks for.
@@ -136,11 +140,11 @@ fn missing(kind: RepoKind, what: &str, typed: &Path, name: &RepoName, cache: &Hu
     let get = format!("`mesp pull {id}{dataset}{at}`");
     let a = if what.starts_with('a') { "an" } else { "a" };
     match lost {
-        Lost::Repo => usage(
+        Lost::Repo => lacks(
+            typed.display(),
+            format!("a path, or {a} {what} in the Hugging Face cache"),
             format!(
-                "{}: expected a path, or {a} {what} in the Hugging Face cache, found neither: nothing of that name is \
-                 here, and {root} has no {}",
-                typed.display(),
+                "neither: nothing of that name is here, and {root} has no {}",
                 cache.repo(kind, id).file_name().unwrap_or_default().to_string_lossy()
             ),
             format!(
@@ -148,21 +152,20 @@ fn missing(kind: RepoKind, what: &str, typed: &Path, name: &RepoName, cache: &Hu
                  `hf download {id}{hf}{at}`)"
             ),
         ),
-        Lost::Snapshot(begun) => usage(
-            format!(
-                "{id}: expected a snapshot in {}, found none{}",
-                cache.repo(kind, id).display(),
-                if begun { ": a download of it was begun and has not ended" } else { "" }
-            ),
+        Lost::Snapshot(begun) => lacks(
+            id,
+            format!("a snapshot in {}", cache.repo(kind, id).display()),
+            if begun { "none: a download of it was begun and has not ended" } else { "none" },
             if begun { format!("{get} goes on with it") } else { format!("{get} fetches it") },
         ),
-        Lost::Revision(known) => usage(
+        Lost::Revision(known) => lacks(
+            id,
             format!(
-                "{id}: expected revision {} in {}, found {}",
+                "revision {} in {}",
                 name.revision.as_deref().unwrap_or("main"),
-                cache.repo(kind, id).display(),
-                known.join(", ")
+                cache.repo(kind, id).display()
             ),
+            known.join(", "),
             format!("{get} fetches it"),
         ),
     }
@@ -176,13 +179,10 @@ fn within(typed: &Path, snapshot: &Path, inside: &str, name: &RepoName) -> Resul
     }
     let kind = repo_of(snapshot).map_or(RepoKind::Model, |(kind, _)| kind);
     let dataset = if kind == RepoKind::Dataset { " --dataset" } else { "" };
-    Err(usage(
-        format!(
-            "{}: expected {inside} in {}, found {}",
-            typed.display(),
-            snapshot.display(),
-            list(&names(snapshot))
-        ),
+    Err(lacks(
+        typed.display(),
+        format!("{inside} in {}", snapshot.display()),
+        list(&names(snapshot)),
         format!("`mesp pull {}{dataset} --file {inside}` fetches it", name.id),
     ))
 }
@@ -200,15 +200,9 @@ fn whole(name: &RepoName, snapshot: PathBuf) -> Result<PathBuf> {
         let shards = shards(&snapshot.join("model.safetensors.index.json"));
         let gone: Vec<&str> = shards.iter().map(String::as_str).filter(|file| !has(file)).collect();
         if !gone.is_empty() {
-            let problem = format!(
-                "{}: expected {} weight files in its snapshot {}, found all but {}: {}",
-                name.id,
-                shards.len(),
-                snapshot.display(),
-                gone.len(),
-                gone.join(", ")
-            );
-            return Err(usage(problem, fetching(&snapshot).unwrap_or_default()));
+            let expected = format!("{} weight files in its snapshot {}", shards.len(), snapshot.display());
+            let found = format!("all but {}: {}", gone.len(), gone.join(", "));
+            return Err(lacks(&name.id, expected, found, fetching(&snapshot).unwrap_or_default()));
         }
     }
     if has("config.json") || has(CONFIG_FILE) {
@@ -219,10 +213,10 @@ fn whole(name: &RepoName, snapshot: PathBuf) -> Result<PathBuf> {
     match ggufs.as_slice() {
         [] => Err(incomplete(&name.id, &snapshot, "config.json")),
         [one] => Ok(snapshot.join(one)),
-        [first, ..] => Err(usage(
-            format!("{}: expected one model, found several GGUF files: {}", name.id, list(&files)),
-            format!("name one of them, as in {}/{first}", name.id),
-        )),
+        [first, ..] => Err(Error::usage(ErrorKind::Conflict, name.id.clone())
+            .expected("one model")
+            .found(format!("several GGUF files: {}", list(&files)))
+            .hint(format!("name one of them, as in {}/{first}", name.id))),
     }
 }
 

@@ -22,7 +22,7 @@ use mesp_formats::gguf::TensorType;
 use crate::quantize::TypeError;
 use crate::source::delta::Change;
 use crate::source::{Kind, shape_source};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 mod directory;
 mod gguf;
@@ -70,9 +70,10 @@ pub fn merge(
         if into_file {
             crate::quantize::writable(ty)?;
         } else if !matches!(ty, TensorType::F32 | TensorType::F16 | TensorType::BF16) {
-            let problem =
-                format!("type {} is of GGUF files, expected f32, f16 or bf16", ty.name().to_lowercase());
-            return Err(Error::usage(problem).hint("name an ‘output’ that ends in .gguf"));
+            return Err(Error::usage(ErrorKind::Unsupported, format!("type {}", ty.name().to_lowercase()))
+                .is("of GGUF files")
+                .expected("f32, f16 or bf16")
+                .hint("name an ‘output’ that ends in .gguf"));
         }
     }
     let shape = shape_source(model)?;

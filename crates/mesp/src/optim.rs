@@ -12,7 +12,7 @@ pub use schedule::{Schedule, ScheduleKind};
 use crate::adapter::{BlockPairs, Matrix};
 use crate::arch::{Param, Tensor};
 use crate::gradient::{Gradients, ParamList};
-use crate::{Error, Result, rng};
+use crate::{Error, ErrorKind, Result, rng};
 
 /// A state tensor that an optimizer keeps for each parameter, such as AdamW's first moment.
 #[derive(Debug, Clone, Copy)]
@@ -115,7 +115,9 @@ impl OptimizerKind {
         match name {
             "sgd" => Ok(Self::sgd(momentum)),
             "adamw" => Ok(Self::adamw(0.9, 0.999, 1e-8)),
-            _ => Err(Error::usage(format!("optimizer {name:?} is unknown, expected sgd or adamw"))),
+            _ => Err(Error::usage(ErrorKind::Unknown, "‘optimizer’")
+                .is(format!("{name:?}"))
+                .expected("sgd or adamw")),
         }
     }
 

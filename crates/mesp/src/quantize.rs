@@ -14,7 +14,7 @@ use crate::arch::{Config, EMBEDDING, HEAD};
 use crate::model::ModelWeights;
 use crate::source::delta::{Change, UNTIED};
 use crate::source::{Asked, Base, HfSource};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 pub(crate) mod convert;
 mod vocabulary;
@@ -77,11 +77,10 @@ pub(crate) fn writable(ty: TensorType) -> Result<()> {
     if can_quantize(ty) {
         return Ok(());
     }
-    let problem = format!(
-        "type {} is read and trained on, not written; expected f32, f16, bf16, q8_0, q4_0, q4_1, q5_0 or q5_1",
-        ty.name().to_lowercase()
-    );
-    Err(Error::usage(problem).hint("make it with llama-quantize from a file of type f16"))
+    Err(Error::usage(ErrorKind::Unsupported, format!("type {}", ty.name().to_lowercase()))
+        .is("read and trained on, not written")
+        .expected("f32, f16, bf16, q8_0, q4_0, q4_1, q5_0 or q5_1")
+        .hint("make it with llama-quantize from a file of type f16"))
 }
 
 /// [`quantize`], with a change to some weights. The errors are then those of the changed matrices.
@@ -95,7 +94,7 @@ pub(crate) fn write(
     writable(ty)?;
     let (source, file, config) = HfSource::with_config(dir, Base::Mapped)?;
     if let Some(problem) = gguf::inexpressible(&file) {
-        return Err(Error::usage(problem).hint("train on the directory itself"));
+        return Err(Error::usage(ErrorKind::Unsupported, problem).hint("train on the directory itself"));
     }
     let mut report = Report { notes: source.notes().to_vec(), ..Report::default() };
     let mut jobs = jobs(&source, &file, &config, ty, &mut report.notes)?;
@@ -158,11 +157,11 @@ pub(crate) fn write(
 
 /// A value that a type cannot hold.
 pub(crate) fn not_finite(path: &Path, name: &str, row: usize, ty: TensorType) -> Error {
-    let problem = format!(
-        "tensor {name}, row {row}: expected finite values that fit {}, found others",
-        ty.name().to_lowercase()
-    );
-    FileError::invalid(path, problem)
+    FileError::invalid(path, ErrorKind::NotFinite)
+        .what(format!("tensor {name}, row {row}"))
+        .tensor(name)
+        .expected(format!("finite values that fit {}", ty.name().to_lowercase()))
+        .found("others")
         .hint("the weights are damaged, or need a wider type: bf16 or f32")
         .into()
 }
@@ -216,8 +215,9 @@ fn jobs(
     for (from, shape) in found {
         // A tied table may be stored as the head.
         let hf = if config.tied && from == HEAD { EMBEDDING } else { &from }.to_owned();
-        let name = gguf::tensor_name(&config.arch, &hf)
-            .ok_or_else(|| Error::usage(format!("tensor {from} has no counterpart in GGUF")))?;
+        let name = gguf::tensor_name(&config.arch, &hf).ok_or_else(|| {
+            Error::usage(ErrorKind::Unsupported, format!("tensor {from} has no counterpart in GGUF"))
+        })?;
         let ty = match shape[..] {
             [_, cols] if cols.is_multiple_of(ty.block_len()) => ty,
             [_, _] => {

@@ -38,7 +38,7 @@ use crate::optim::{OptimizerKind, ScheduleKind, Trained};
 use crate::source::Base;
 use crate::tape::{Policy, SavedAs, Tiles};
 use crate::train::{Action, Length, MadeWith, Options, RunConfig, Update};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// The choices for a training run. [`Settings::default`] chooses nothing: every setting then has its default.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -67,10 +67,6 @@ pub struct Settings {
 }
 
 /// An error of usage with advice.
-fn usage(problem: impl Into<String>, advice: impl Into<String>) -> Error {
-    Error::usage(problem).hint(advice)
-}
-
 /// Resolved settings: defaults filled in, every rule between settings checked.
 #[derive(Debug, Clone)]
 pub struct Setup {
@@ -129,20 +125,24 @@ impl Settings {
         share("‘warmup_ratio’", run.warmup_ratio)?;
         share("‘momentum’", s.momentum)?;
         if let Some(share) = s.eval_split.filter(|share| !(*share > 0.0 && *share < 1.0)) {
-            let problem =
-                format!("‘eval_split’ is {share}, expected a share of the rows: more than 0 and less than 1");
-            return Err(usage(problem, "give ‘eval_split’ 0.05 to hold out one row of twenty"));
+            return Err(Error::usage(ErrorKind::OutOfRange, "‘eval_split’")
+                .is(share)
+                .expected("a share of the rows: more than 0 and less than 1")
+                .hint("give ‘eval_split’ 0.05 to hold out one row of twenty"));
         }
         if let Some(length) = self.max_seq_len.filter(|length| *length < 2) {
-            let problem =
-                format!("‘max_seq_len’ is {length}, which leaves nothing to predict, expected 2 or more");
-            return Err(usage(problem, "leave it out for the default"));
+            return Err(Error::usage(
+                ErrorKind::OutOfRange,
+                format!("‘max_seq_len’ is {length}, which leaves nothing to predict"),
+            )
+            .expected("2 or more")
+            .hint("leave it out for the default"));
         }
         if !((s.weight_decay as f32).is_finite() && s.weight_decay >= 0.0) {
-            return Err(usage(
-                format!("‘weight_decay’ is {}, expected 0 or more", s.weight_decay),
-                "0 is none",
-            ));
+            return Err(Error::usage(ErrorKind::OutOfRange, "‘weight_decay’")
+                .is(s.weight_decay)
+                .expected("0 or more")
+                .hint("0 is none"));
         }
         let mut adapter = if full { AdapterConfig::none() } else { adapter::config(&self.adapter)? };
         let notes = adapter::dropout(&self.adapter, &mut adapter, exact)?.into_iter().collect();
@@ -245,8 +245,11 @@ impl Setup {
         let Some(name) = adapter.unused(config).filter(|_| self.trains == Trains::NewAdapter) else {
             return Ok(());
         };
-        let problem = format!("a pattern names {name:?}, and no module with an adapter is called that");
-        Err(usage(problem, format!("name modules as in {}", adapter.paths(config).first().map_or("", |p| p))))
+        Err(Error::usage(
+            ErrorKind::Unknown,
+            format!("a pattern names {name:?}, and no module with an adapter is called that"),
+        )
+        .hint(format!("name modules as in {}", adapter.paths(config).first().map_or("", |p| p))))
     }
 }
 
@@ -286,7 +289,10 @@ fn share(name: &str, value: f64) -> Result<()> {
     if (0.0..=1.0).contains(&value) {
         return Ok(());
     }
-    Err(usage(format!("{name} is {value}, expected a number from 0 to 1"), "leave it out for the default"))
+    Err(Error::usage(ErrorKind::OutOfRange, name)
+        .is(value)
+        .expected("a number from 0 to 1")
+        .hint("leave it out for the default"))
 }
 
 fn update(settings: &MethodSettings) -> Update {
@@ -299,9 +305,10 @@ fn update(settings: &MethodSettings) -> Update {
 fn policy(method: Method, settings: &MethodSettings) -> Result<Policy> {
     let policy = method.policy();
     let rows = |name: &str, rows: Option<usize>, default| match rows {
-        Some(0) => {
-            Err(usage(format!("{name} is 0, expected 1 or more"), "leave it out for the method's own"))
-        }
+        Some(0) => Err(Error::usage(ErrorKind::OutOfRange, name)
+            .is("0")
+            .expected("1 or more")
+            .hint("leave it out for the method's own")),
         Some(n) => Ok(n),
         None => Ok(default),
     };
@@ -319,13 +326,15 @@ fn policy(method: Method, settings: &MethodSettings) -> Result<Policy> {
 fn trained(a: &AdapterSettings, exact: bool) -> Result<Trained> {
     if !exact && (a.freeze_a || a.lora_plus_ratio.is_some()) {
         let name = if a.freeze_a { "‘freeze_a’" } else { "‘lora_plus_ratio’" };
-        let problem = format!("{name} cannot be combined with an estimate");
-        return Err(usage(problem, "leave it out: ‘method’ mezo and forward move A and B together"));
+        return Err(Error::usage(ErrorKind::Conflict, format!("{name} cannot be combined with an estimate"))
+            .hint("leave it out: ‘method’ mezo and forward move A and B together"));
     }
     let b_ratio = a.lora_plus_ratio.unwrap_or(Trained::ALIKE.b_ratio);
     if !(b_ratio.is_finite() && b_ratio > 0.0) {
-        let problem = format!("‘lora_plus_ratio’ is {b_ratio}, expected a positive number");
-        return Err(usage(problem, "leave it out for one learning rate"));
+        return Err(Error::usage(ErrorKind::OutOfRange, "‘lora_plus_ratio’")
+            .is(b_ratio)
+            .expected("a positive number")
+            .hint("leave it out for one learning rate"));
     }
     Ok(Trained { freeze_a: a.freeze_a, b_ratio })
 }

@@ -9,7 +9,7 @@ use mesp_formats::{Dtype as FileDtype, ModelConfig, TokenizerConfig};
 use crate::arch::Config;
 use crate::data::{Prefix, TokenizerInfo};
 use crate::model::{ModelWeights, WeightSource};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 pub(crate) mod adapter;
 mod asked;
@@ -52,9 +52,9 @@ impl Base {
             "f32" => Ok(Self::Resident(Dtype::F32)),
             "bf16" => Ok(Self::Resident(Dtype::Bf16)),
             "f16" => Ok(Self::Resident(Dtype::F16)),
-            _ => Err(Error::usage(format!(
-                "base {name:?} is unknown, expected auto, mapped, f32, bf16 or f16"
-            ))),
+            _ => Err(Error::usage(ErrorKind::Unknown, "‘base’")
+                .is(format!("{name:?}"))
+                .expected("auto, mapped, f32, bf16 or f16")),
         }
     }
 
@@ -197,9 +197,7 @@ fn read_config(dir: &Path) -> Result<(ModelConfig, Config)> {
 /// An error that does not know its file, with the file.
 fn in_file(path: &Path, error: Error) -> Error {
     match error {
-        Error::Usage { problem, hint } => {
-            Error::Usage { problem: format!("{}: {problem}", path.display()), hint }
-        }
+        Error::Usage { problem } => mesp_formats::Error::Invalid { path: path.to_path_buf(), problem }.into(),
         other => other,
     }
 }

@@ -7,14 +7,14 @@
 pub mod choice;
 pub mod exact;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
 use crate::data::source::{Kind, each_row, kind};
 use crate::data::{Columns, Seen, type_of};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use exact::Extract;
 
 /// A question.
@@ -65,7 +65,9 @@ impl Task {
         let extract = extract.map(Extract::new).transpose()?;
         let kind = kind(path)?;
         if kind == Kind::Document {
-            return Err(Error::data(path, None, "expected JSON lines or a JSON array, found a plain text")
+            return Err(Error::data(path, None, ErrorKind::WrongType, "")
+                .expected("JSON lines or a JSON array")
+                .found("a plain text")
                 .hint(SHAPE));
         }
         let mut items = Vec::new();
@@ -77,7 +79,10 @@ impl Task {
             Ok(())
         })?;
         if items.is_empty() {
-            return Err(Error::data(path, None, "expected at least one question, found none").hint(SHAPE));
+            return Err(Error::data(path, None, ErrorKind::Empty, "")
+                .expected("at least one question")
+                .found("none")
+                .hint(SHAPE));
         }
         Ok(Self { path: path.into(), items })
     }
@@ -91,29 +96,38 @@ impl Task {
 const SHAPE: &str = r#"a row is {"prompt": "text", "choices": ["text", ...], "answer": 0} or {"prompt": "text", "answer": "text"}"#;
 
 fn at(path: &Path, line: usize, error: Error) -> Error {
-    match error {
-        Error::Usage { problem, hint } => {
-            Error::Data { path: PathBuf::from(path), line: Some(line), problem, hint }
-        }
-        other => other,
-    }
+    error.at(path, Some(line))
 }
 
 fn item(row: &Value, line: usize, extract: Option<&Extract>) -> Result<Item> {
     let Some(row) = row.as_object() else {
-        return Err(Error::usage(format!("the row is {}; expected an object", type_of(row))).hint(SHAPE));
+        return Err(Error::usage(ErrorKind::WrongType, "the row")
+            .is(type_of(row))
+            .expected("an object")
+            .hint(SHAPE));
     };
     let prompt = match (row.get("prompt"), row.get("question")) {
         (Some(prompt), None) | (None, Some(prompt)) => prompt.as_str().ok_or_else(|| {
-            Error::usage(format!("the prompt is {}; expected a text", type_of(prompt))).hint(SHAPE)
+            Error::usage(ErrorKind::WrongType, "the prompt")
+                .is(type_of(prompt))
+                .expected("a text")
+                .hint(SHAPE)
         })?,
         (None, None) => {
-            return Err(Error::usage("expected `prompt` or `question`, found neither").hint(SHAPE));
+            return Err(Error::usage(ErrorKind::Missing, "")
+                .expected("`prompt` or `question`")
+                .found("neither")
+                .hint(SHAPE));
         }
-        _ => return Err(Error::usage("expected `prompt` or `question`, found both").hint(SHAPE)),
+        _ => {
+            return Err(Error::usage(ErrorKind::Conflict, "")
+                .expected("`prompt` or `question`")
+                .found("both")
+                .hint(SHAPE));
+        }
     };
     let Some(answer) = row.get("answer") else {
-        return Err(Error::usage("expected `answer`, found none").hint(SHAPE));
+        return Err(Error::usage(ErrorKind::Missing, "").expected("`answer`").found("none").hint(SHAPE));
     };
     let answer = match row.get("choices").filter(|choices| !choices.is_null()) {
         Some(choices) => choice(row, choices, answer)?,
@@ -124,18 +138,26 @@ fn item(row: &Value, line: usize, extract: Option<&Extract>) -> Result<Item> {
 
 fn choice(row: &Map<String, Value>, choices: &Value, answer: &Value) -> Result<Answer> {
     if row.contains_key("extract") {
-        return Err(Error::usage("`extract` is for rows without `choices`; this one has both"));
+        return Err(Error::usage(
+            ErrorKind::Conflict,
+            "`extract` is for rows without `choices`; this one has both",
+        ));
     }
     let list = choices.as_array().filter(|list| list.len() > 1).ok_or_else(|| {
         let found = choices
             .as_array()
             .map_or_else(|| type_of(choices).to_owned(), |l| format!("a list of {}", l.len()));
-        Error::usage(format!("`choices` is {found}; expected a list of two texts or more")).hint(SHAPE)
+        Error::usage(ErrorKind::WrongType, "`choices`")
+            .is(found)
+            .expected("a list of two texts or more")
+            .hint(SHAPE)
     })?;
     let text = |(i, value): (usize, &Value)| {
         let text = value.as_str().filter(|text| !text.trim().is_empty());
         text.map(str::to_owned).ok_or_else(|| {
-            Error::usage(format!("choices[{i}] is {}; expected a text that is not empty", type_of(value)))
+            Error::usage(ErrorKind::WrongType, format!("choices[{i}]"))
+                .is(type_of(value))
+                .expected("a text that is not empty")
         })
     };
     let choices: Vec<String> = list.iter().enumerate().map(text).collect::<Result<_>>()?;
@@ -149,9 +171,9 @@ fn choice(row: &Map<String, Value>, choices: &Value, answer: &Value) -> Result<A
     };
     let last = choices.len() - 1;
     let right = right.ok_or_else(|| {
-        Error::usage(format!(
-            "`answer` is {found}; expected one of the choices, or its number from 0 to {last}"
-        ))
+        Error::usage(ErrorKind::Unknown, "`answer`")
+            .is(found)
+            .expected(format!("one of the choices, or its number from 0 to {last}"))
     })?;
     Ok(Answer::Choice { choices, right })
 }
@@ -161,11 +183,10 @@ fn texts(answer: &Value) -> Result<Vec<String>> {
     let text = |value: &Value| match value {
         Value::String(text) if !text.trim().is_empty() => Ok(text.clone()),
         Value::Number(n) => Ok(n.to_string()),
-        other => Err(Error::usage(format!(
-            "`answer` is {}; expected a text or a number, or a list of these",
-            type_of(other)
-        ))
-        .hint(SHAPE)),
+        other => Err(Error::usage(ErrorKind::WrongType, "`answer`")
+            .is(type_of(other))
+            .expected("a text or a number, or a list of these")
+            .hint(SHAPE)),
     };
     match answer {
         Value::Array(list) if !list.is_empty() => list.iter().map(text).collect(),
@@ -177,9 +198,9 @@ fn own_extract(row: &Map<String, Value>) -> Result<Option<Extract>> {
     match row.get("extract") {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(rule)) => Extract::new(rule).map(Some),
-        Some(other) => {
-            Err(Error::usage(format!("`extract` is {}; expected a regular expression", type_of(other))))
-        }
+        Some(other) => Err(Error::usage(ErrorKind::WrongType, "`extract`")
+            .is(type_of(other))
+            .expected("a regular expression")),
     }
 }
 

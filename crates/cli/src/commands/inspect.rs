@@ -6,6 +6,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use mesp::ErrorKind;
 use mesp::source::{Base, HfSource};
 use mesp::train::checkpoint as checkpoints;
 use mesp_device::Mapping;
@@ -276,7 +277,7 @@ fn header(path: &Path) -> Result<Header> {
 
 fn read_json(path: &Path) -> Result<Value> {
     let text = regular::read(path, run_json::LIMIT)?;
-    let value =
-        serde_json::from_slice(&text).map_err(|e| FileError::invalid(path, format!("expected JSON: {e}")))?;
+    let value = serde_json::from_slice(&text)
+        .map_err(|e| FileError::invalid(path, ErrorKind::Malformed).what(format!("expected JSON: {e}")))?;
     Ok(value)
 }

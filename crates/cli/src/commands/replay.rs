@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
+use mesp::ErrorKind;
 use mesp::settings::{Settings, threads};
 use mesp::source::Base;
 use mesp::train::replay::{self, Contents};
@@ -44,7 +45,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
     let pool = threads(args.shared.threads)?;
     let model = Arc::clone(inputs::load_model(path, Base::Mapped)?.weights());
     let mut settings = Settings::from_names(&header.settings)
-        .map_err(|e| mesp_formats::Error::invalid(&log, e.to_string()))?;
+        .map_err(|e| mesp_formats::Error::invalid(&log, ErrorKind::Malformed).what(e))?;
     settings.adapter.adapter.clone_from(&args.adapter);
     let mut setup = settings.resolve()?;
     setup.fit(&model.config)?;

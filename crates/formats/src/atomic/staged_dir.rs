@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Unfinished, create_dir_all, folder_of, leftovers, name_of, sibling, sync_dir};
@@ -36,7 +36,9 @@ impl StagedDir {
         let final_path = final_path.as_ref().to_path_buf();
         create_dir_all(folder_of(&final_path))?;
         if final_path.exists() && !final_path.is_dir() {
-            return Err(Error::invalid(&final_path, "expected a folder or nothing, found a file")
+            return Err(Error::invalid(&final_path, crate::ErrorKind::WrongType)
+                .expected("a folder or nothing")
+                .found("a file")
                 .hint("Move the file away, or name another folder."));
         }
         Self::recover(&final_path)?;
@@ -117,7 +119,7 @@ pub fn remove_dir(path: &Path) -> Result<()> {
     let removed = sibling(path, "removed")?;
     fs::rename(path, &removed).map_err(|e| Error::io("rename, to remove it, the folder", path, e))?;
     match fs::remove_dir_all(&removed) {
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io("remove the folder", &removed, e)),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove the folder", &removed, e)),
         _ => Ok(()),
     }
 }

@@ -1,6 +1,7 @@
 //! Numbers of a configuration held against each other, before anything is computed or allocated from them.
 
 use super::{Fields, ModelConfig, Result};
+use crate::ErrorKind;
 
 /// No matrix of a language model is wider.
 pub(crate) const MAX_WIDTH: usize = 1 << 24;
@@ -12,13 +13,10 @@ const MAX_POSITIONS: usize = 1 << 31;
 /// The default width of a head.
 pub(super) fn head_dim(f: &Fields<'_>, hidden_size: usize, heads: usize) -> Result<usize> {
     if heads == 0 || !hidden_size.is_multiple_of(heads) {
-        return Err(f.error(
-            "head_dim",
-            &format!(
-                "expected a value, or a hidden_size that num_attention_heads divides, found none, \
-                 {hidden_size} and {heads}"
-            ),
-        ));
+        return Err(f
+            .error("head_dim", ErrorKind::Missing)
+            .expected("a value, or a hidden_size that num_attention_heads divides")
+            .found(format!("none, {hidden_size} and {heads}")));
     }
     Ok(hidden_size / heads)
 }
@@ -27,9 +25,10 @@ pub(super) fn head_dim(f: &Fields<'_>, hidden_size: usize, heads: usize) -> Resu
 pub(super) fn head(f: &Fields<'_>, head_dim: usize) -> Result<()> {
     within(f, "head_dim", head_dim, MAX_WIDTH)?;
     if !head_dim.is_multiple_of(2) {
-        let problem =
-            format!("expected an even number, since rotary embeddings turn pairs, found {head_dim}");
-        return Err(f.error("head_dim", &problem));
+        return Err(f
+            .error("head_dim", ErrorKind::OutOfRange)
+            .expected("an even number, since rotary embeddings turn pairs")
+            .found(head_dim));
     }
     Ok(())
 }
@@ -41,7 +40,7 @@ pub(super) fn layers(f: &Fields<'_>, layers: usize) -> Result<()> {
 
 fn within(f: &Fields<'_>, key: &str, value: usize, most: usize) -> Result<()> {
     if value == 0 || value > most {
-        return Err(f.error(key, &format!("expected 1 to {most}, found {value}")));
+        return Err(f.error(key, ErrorKind::OutOfRange).expected(format!("1 to {most}")).found(value));
     }
     Ok(())
 }
@@ -58,25 +57,22 @@ pub(super) fn sizes(f: &Fields<'_>, c: &ModelConfig) -> Result<()> {
         within(f, key, value, most)?;
     }
     if !c.num_attention_heads.is_multiple_of(c.num_key_value_heads) {
-        return Err(f.error(
-            "num_key_value_heads",
-            &format!(
-                "expected a divisor of num_attention_heads, which is {}, found {}",
-                c.num_attention_heads, c.num_key_value_heads
-            ),
-        ));
+        return Err(f
+            .error("num_key_value_heads", ErrorKind::Mismatch)
+            .expected(format!("a divisor of num_attention_heads, which is {}", c.num_attention_heads))
+            .found(c.num_key_value_heads));
     }
     if !(c.rms_norm_eps.is_finite() && c.rms_norm_eps >= 0.0) {
-        return Err(f.error("rms_norm_eps", &format!("expected zero or more, found {}", c.rms_norm_eps)));
+        return Err(f
+            .error("rms_norm_eps", ErrorKind::OutOfRange)
+            .expected("zero or more")
+            .found(c.rms_norm_eps));
     }
     if parameter_bytes(c).is_none() {
-        return Err(f.error(
-            "num_hidden_layers",
-            &format!(
-                "expected a model this machine can address, found {} layers of its size",
-                c.num_hidden_layers
-            ),
-        ));
+        return Err(f
+            .error("num_hidden_layers", ErrorKind::OutOfRange)
+            .expected("a model this machine can address")
+            .found(format!("{} layers of its size", c.num_hidden_layers)));
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Fields, Result};
+use crate::ErrorKind;
 
 /// Windows, rotations and scales beyond the shape that all families share.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -52,22 +53,27 @@ pub(super) fn parse(
     let mut windowed: Vec<bool> = match (model_type, listed) {
         // transformers takes the window for all layers of these families and drops what the list says.
         ("mistral" | "phi3", Some(listed)) if window.is_some() && listed.contains(&false) => {
-            let problem =
-                "expected \"sliding_attention\" for each layer, as `sliding_window` is set, found others";
-            return Err(f.error("layer_types", problem).hint(format!(
-                "{model_type} models have one window for all layers: remove one of the two."
-            )));
+            return Err(f
+                .error("layer_types", ErrorKind::Mismatch)
+                .expected("\"sliding_attention\" for each layer, as `sliding_window` is set")
+                .found("others")
+                .hint(format!(
+                    "{model_type} models have one window for all layers: remove one of the two."
+                )));
         }
         _ if windows && !used => {
             let key = if window.is_some() { "use_sliding_window" } else { "sliding_window" };
-            let problem = format!(
-                "expected \"full_attention\" for each layer, as `{key}` sets no window, found others"
-            );
-            return Err(f.error("layer_types", &problem).hint("Set the window, or remove the list."));
+            return Err(f
+                .error("layer_types", ErrorKind::Mismatch)
+                .expected(format!("\"full_attention\" for each layer, as `{key}` sets no window"))
+                .found("others")
+                .hint("Set the window, or remove the list."));
         }
         ("gemma3_text", None) if !used => {
             return Err(f
-                .error("sliding_window", "expected 1 or more, found none")
+                .error("sliding_window", ErrorKind::Missing)
+                .expected("1 or more")
+                .found("none")
                 .hint("Of these models layers have a window unless layer_types says otherwise."));
         }
         _ if !used => Vec::new(),
@@ -82,12 +88,18 @@ pub(super) fn parse(
         windowed.clear();
     }
     if let (true, Some(0)) = (windowed.contains(&true), window) {
-        return Err(f.error("sliding_window", "expected 1 or more, or null, found 0"));
+        return Err(f
+            .error("sliding_window", ErrorKind::OutOfRange)
+            .expected("1 or more, or null")
+            .found("0"));
     }
     let gemma = model_type == "gemma3_text";
     let query_pre_attn_scalar = f.f64("query_pre_attn_scalar")?.or_else(|| gemma.then_some(256.0));
     if let Some(scalar) = query_pre_attn_scalar.filter(|s| !(s.is_finite() && *s > 0.0)) {
-        return Err(f.error("query_pre_attn_scalar", &format!("expected more than zero, found {scalar}")));
+        return Err(f
+            .error("query_pre_attn_scalar", ErrorKind::OutOfRange)
+            .expected("more than zero")
+            .found(scalar));
     }
     let local_rope_theta = local_rope_theta.filter(|_| !windowed.is_empty());
     Ok(LayerTraits { windowed, unrotated, local_rope_theta, query_pre_attn_scalar })
@@ -104,13 +116,10 @@ fn listed(f: &Fields<'_>, layers: usize) -> Result<Option<Vec<bool>>> {
     let kinds: Option<Vec<bool>> = value.as_array().and_then(|a| a.iter().map(kind).collect());
     match kinds {
         Some(kinds) if kinds.len() == layers => Ok(Some(kinds)),
-        _ => Err(f.error(
-            "layer_types",
-            &format!(
-                "expected \"full_attention\" or \"sliding_attention\" for each of {layers} layers, found {}",
-                crate::json::shown(value)
-            ),
-        )),
+        _ => Err(f
+            .error("layer_types", ErrorKind::Malformed)
+            .expected(format!("\"full_attention\" or \"sliding_attention\" for each of {layers} layers"))
+            .found(crate::json::shown(value))),
     }
 }
 
@@ -141,7 +150,9 @@ fn unrotated(f: &Fields<'_>, layers: usize) -> Result<Vec<bool>> {
         let flags: Option<Vec<bool>> = value.as_array().and_then(|a| a.iter().map(flag).collect());
         flags.filter(|f| f.len() >= layers).ok_or_else(|| {
             let found = crate::json::shown(value);
-            f.error("no_rope_layers", &format!("expected 0 or 1 for each of {layers} layers, found {found}"))
+            f.error("no_rope_layers", ErrorKind::Malformed)
+                .expected(format!("0 or 1 for each of {layers} layers"))
+                .found(found)
         })?
     } else {
         let every = f.usize("no_rope_layer_interval")?.unwrap_or(4).max(1);

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Error, Fields, Result};
+use crate::ErrorKind;
 
 /// How rotary frequencies are stretched beyond the length a model was first trained for.
 #[derive(Debug, Clone, PartialEq)]
@@ -114,9 +115,11 @@ pub(super) fn parse(f: &Fields<'_>, model_type: &str, head_dim: usize) -> Result
     if let (Some(_), Some(old)) = (&new, &old)
         && one(f, Some(old), shape)? != read
     {
-        let problem =
-            "expected what `rope_parameters` says, or none, found another scaling or base of positions";
-        return Err(f.error("rope_scaling", problem).hint("Remove the one that is not meant."));
+        return Err(f
+            .error("rope_scaling", ErrorKind::Mismatch)
+            .expected("what `rope_parameters` says, or none")
+            .found("another scaling or base of positions")
+            .hint("Remove the one that is not meant."));
     }
     Ok(read)
 }
@@ -143,14 +146,16 @@ fn one(f: &Fields<'_>, nested: Option<&Fields<'_>>, shape: Shape<'_>) -> Result<
     }
     if by_kind {
         return Err(f
-            .error(key, "expected one set of values, found one for each kind of layer")
+            .error(key, ErrorKind::Unsupported)
+            .expected("one set of values")
+            .found("one for each kind of layer")
             .hint("Use a model of another family, such as llama, qwen2 or qwen3."));
     }
     if shape.is_gemma() && key == "rope_parameters" {
-        let problem =
-            "expected `full_attention` and `sliding_attention` with a set of values each, found one set";
         return Err(f
-            .error(key, problem)
+            .error(key, ErrorKind::WrongType)
+            .expected("`full_attention` and `sliding_attention` with a set of values each")
+            .found("one set")
             .hint("transformers reads no other for this family: put the values where they are meant."));
     }
     let dim = turned(f, Some(nested), shape)?;
@@ -176,9 +181,10 @@ fn of_kinds(top: &Fields<'_>, f: &Fields<'_>, plain: Rotary, shape: Shape<'_>) -
     let local = plain.local_theta.unwrap_or(GEMMA_LOCAL_THETA);
     let (local, none) = kind("sliding_attention", "rope_parameters.sliding_attention.", local)?;
     if none != RopeScaling::Default {
-        return Err(
-            f.error("sliding_attention", "expected no scaling of positions in windowed layers, found one")
-        );
+        return Err(f
+            .error("sliding_attention", ErrorKind::Unsupported)
+            .expected("no scaling of positions in windowed layers")
+            .found("one"));
     }
     Ok(Rotary { theta, scaling, local_theta: Some(local), dim: shape.head_dim })
 }
@@ -191,21 +197,25 @@ fn turned(top: &Fields<'_>, nested: Option<&Fields<'_>>, shape: Shape<'_>) -> Re
     let f = nested.filter(|f| f.value(PARTIAL).is_some()).unwrap_or(top);
     let Some(share) = f.f64(PARTIAL)? else { return Ok(shape.head_dim) };
     if !(share > 0.0 && share <= 1.0) {
-        return Err(f.error(PARTIAL, &format!("expected more than 0, and 1 at most, found {share}")));
+        return Err(f
+            .error(PARTIAL, ErrorKind::OutOfRange)
+            .expected("more than 0, and 1 at most")
+            .found(share));
     }
     if share < 1.0 && !shape.is_phi() {
-        let problem =
-            format!("expected 1, found {share}: of {} models heads are rotated whole", shape.model_type);
-        return Err(f.error(PARTIAL, &problem).hint("Use a model of another family, such as phi3."));
+        return Err(f
+            .error(PARTIAL, ErrorKind::Unsupported)
+            .expected("1")
+            .found(format!("{share}: of {} models heads are rotated whole", shape.model_type))
+            .hint("Use a model of another family, such as phi3."));
     }
     // Cut to a whole number, as transformers does it.
     let dim = (shape.head_dim as f64 * share) as usize;
     if dim == 0 || !dim.is_multiple_of(2) {
-        let problem = format!(
-            "expected an even number of rotated values, since rotary embeddings turn pairs, found {dim} of {}",
-            shape.head_dim
-        );
-        return Err(f.error(PARTIAL, &problem));
+        return Err(f
+            .error(PARTIAL, ErrorKind::OutOfRange)
+            .expected("an even number of rotated values, since rotary embeddings turn pairs")
+            .found(format!("{dim} of {}", shape.head_dim)));
     }
     Ok(dim)
 }
@@ -231,19 +241,20 @@ fn parse_scaling(f: &Fields<'_>, top: &Fields<'_>, shape: Shape<'_>, dim: usize)
         Some("yarn") if shape.is_phi() && f.value("short_factor").is_some() => long_rope(f, top, dim)?,
         Some(other) if shape.is_phi() => {
             let found = crate::json::quoted(other);
-            return Err(f.error(key, &format!("expected \"default\" or \"longrope\", found {found}")));
+            return Err(f
+                .error(key, ErrorKind::Unsupported)
+                .expected("\"default\" or \"longrope\"")
+                .found(found));
         }
         Some("linear") => RopeScaling::Linear { factor: number("factor")? },
         Some("llama3") => {
             let (low_freq_factor, high_freq_factor) =
                 (number("low_freq_factor")?, number("high_freq_factor")?);
             if high_freq_factor <= low_freq_factor {
-                return Err(f.error(
-                    "high_freq_factor",
-                    &format!(
-                        "expected more than low_freq_factor, {low_freq_factor}, found {high_freq_factor}"
-                    ),
-                ));
+                return Err(f
+                    .error("high_freq_factor", ErrorKind::Mismatch)
+                    .expected(format!("more than low_freq_factor, {low_freq_factor}"))
+                    .found(high_freq_factor));
             }
             RopeScaling::Llama3 {
                 factor: number("factor")?,
@@ -264,12 +275,15 @@ fn original(f: &Fields<'_>, top: &Fields<'_>, least: usize) -> Result<usize> {
     for (f, key) in [(top, key), (f, key), (top, longest)] {
         if let Some(original) = f.usize(key)? {
             if original < least {
-                return Err(f.error(key, &format!("expected {least} or more, found {original}")));
+                return Err(f
+                    .error(key, ErrorKind::OutOfRange)
+                    .expected(format!("{least} or more"))
+                    .found(original));
             }
             return Ok(original);
         }
     }
-    Err(top.error(key, "expected a value, found none"))
+    Err(top.error(key, ErrorKind::Missing).expected("a value").found("none"))
 }
 
 fn long_rope(f: &Fields<'_>, top: &Fields<'_>, dim: usize) -> Result<RopeScaling> {
@@ -278,18 +292,17 @@ fn long_rope(f: &Fields<'_>, top: &Fields<'_>, dim: usize) -> Result<RopeScaling
         let numbers: Option<Vec<f64>> = value.as_array().and_then(|a| a.iter().map(Value::as_f64).collect());
         match numbers {
             Some(n) if n.iter().all(|x| x.is_finite() && *x > 0.0) && n.len() == dim / 2 => Ok(n),
-            Some(n) if n.iter().all(|x| x.is_finite() && *x > 0.0) => Err(f.error(
-                key,
-                &format!(
-                    "expected {} numbers, one for each pair of the {dim} rotated values of a head, found {}",
-                    dim / 2,
-                    n.len()
-                ),
-            )),
-            _ => Err(f.error(
-                key,
-                &format!("expected a list of numbers above zero, found {}", crate::json::shown(value)),
-            )),
+            Some(n) if n.iter().all(|x| x.is_finite() && *x > 0.0) => Err(f
+                .error(key, ErrorKind::Mismatch)
+                .expected(format!(
+                    "{} numbers, one for each pair of the {dim} rotated values of a head",
+                    dim / 2
+                ))
+                .found(n.len())),
+            _ => Err(f
+                .error(key, ErrorKind::WrongType)
+                .expected("a list of numbers above zero")
+                .found(crate::json::shown(value))),
         }
     };
     let original = original(f, top, 2)?;
@@ -322,10 +335,12 @@ fn raised(ratio: f64, original: usize) -> f64 {
 
 fn unknown(f: &Fields<'_>, key: &str, found: &str) -> Error {
     let found = crate::json::quoted(found);
-    let problem = format!("expected \"default\", \"linear\", \"llama3\" or \"longrope\", found {found}");
     // To remove an object that has the base loses the base.
     let keep = if f.value("rope_theta").is_some() { " and keep `rope_theta` as it is" } else { "" };
-    f.error(key, &problem).hint(format!(
+    f.error(key, ErrorKind::Unsupported)
+        .expected("\"default\", \"linear\", \"llama3\" or \"longrope\"")
+        .found(found)
+        .hint(format!(
         "Where the model's maker added it for long texts only, set `{}{key}` to \"default\"{keep} to train on shorter \
          ones.",
         f.prefix
@@ -336,5 +351,5 @@ fn positive(f: &Fields<'_>, key: &str, value: f64) -> Result<()> {
     if value.is_finite() && value > 0.0 {
         return Ok(());
     }
-    Err(f.error(key, &format!("expected more than zero, found {value}")))
+    Err(f.error(key, ErrorKind::OutOfRange).expected("more than zero").found(value))
 }

@@ -6,7 +6,7 @@ use super::vocabulary::END_KEYS;
 use super::{Gguf, Value};
 use crate::config::{self as hf, LayerTraits, ModelConfig};
 use crate::json::quoted;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// What the engine needs to know of a file beside its tensors.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,21 +46,25 @@ pub fn config(gguf: &Gguf) -> Result<ModelConfig> {
 /// What a file is, where it is no model by itself.
 fn whole_model(gguf: &Gguf) -> Result<()> {
     if let Some(other) = gguf.str("general.type")?.filter(|ty| *ty != "model") {
-        let problem = format!("expected \"model\", found {}", quoted(other));
-        return Err(gguf.error("general.type", &problem).hint(match other {
-            "adapter" => "It is an adapter: name it with ‘adapter’, and its base model with ‘model’.",
-            "imatrix" => "It holds statistics for quantization: name the model itself.",
-            "mmproj" => "It is the image part of a model: name the text model.",
-            _ => "Name the model itself.",
-        }));
+        return Err(gguf
+            .error("general.type", ErrorKind::WrongType)
+            .expected("\"model\"")
+            .found(quoted(other))
+            .hint(match other {
+                "adapter" => "It is an adapter: name it with ‘adapter’, and its base model with ‘model’.",
+                "imatrix" => "It holds statistics for quantization: name the model itself.",
+                "mmproj" => "It is the image part of a model: name the text model.",
+                _ => "Name the model itself.",
+            }));
     }
     let parts = gguf.usize("split.count")?.filter(|n| *n > 1);
     if let Some(parts) = parts {
         // The part's number is counted from 0; the first part alone says what the model is.
         let part = gguf.usize("split.no")?.unwrap_or(0).saturating_add(1);
-        let problem = format!("expected a whole model, found part {part} of {parts}");
         return Err(gguf
-            .error("split.count", &problem)
+            .error("split.count", ErrorKind::Unsupported)
+            .expected("a whole model")
+            .found(format!("part {part} of {parts}"))
             .hint("Join them: llama-gguf-split --merge FIRST OUT."));
     }
     Ok(())
@@ -69,22 +73,41 @@ fn whole_model(gguf: &Gguf) -> Result<()> {
 /// Refuses what changes the computation and is not computed here.
 fn refuse_unsupported(gguf: &Gguf, arch: &str) -> Result<()> {
     let key = |name: &str| format!("{arch}.{name}");
-    let refuse = |name: &str, problem: &str| Err(gguf.error(&key(name), problem));
+    let refuse = |name: &str, kind| gguf.error(&key(name), kind);
     if let Some(experts) = gguf.usize(&key("expert_count"))?.filter(|n| *n > 0) {
-        return refuse("expert_count", &format!("expected a dense model, found one of {experts} experts"));
+        return Err(refuse("expert_count", ErrorKind::Unsupported)
+            .expected("a dense model")
+            .found(format!("one of {experts} experts")));
     }
     for name in ["attn_logit_softcapping", "final_logit_softcapping", "attention.clamp_kqv"] {
         if let Some(found) = gguf.finite(&key(name))?.filter(|x| *x != 0.0) {
-            return refuse(name, &format!("expected none, or 0, found {found}: it is not supported"));
+            return Err(refuse(name, ErrorKind::Unsupported)
+                .expected("none, or 0")
+                .found(format!("{found}: it is not supported")));
         }
     }
     if gguf.bool(&key("attention.causal"))? == Some(false) {
-        return refuse(
-            "attention.causal",
-            "expected true, found false: every token would see those after it",
-        );
+        return Err(refuse("attention.causal", ErrorKind::Unsupported)
+            .expected("true")
+            .found("false: every token would see those after it"));
     }
     Ok(())
+}
+
+/// The key of [`ModelConfig::rotary_dim`], after the architecture.
+const ROTARY: &str = "rope.dimension_count";
+
+/// How many values of a head positions rotate: `found`, or all of them.
+fn rotary_dim(gguf: &Gguf, arch: &str, found: Option<usize>, head_dim: usize) -> Result<usize> {
+    let rotary_dim = found.unwrap_or(head_dim);
+    let refuse = |kind| gguf.error(&format!("{arch}.{ROTARY}"), kind).found(rotary_dim);
+    if rotary_dim != head_dim && arch != "phi3" {
+        return Err(refuse(ErrorKind::Unsupported).expected(format!("the head's width, {head_dim}")));
+    }
+    if rotary_dim == 0 || rotary_dim > head_dim || !rotary_dim.is_multiple_of(2) {
+        return Err(refuse(ErrorKind::OutOfRange).expected(format!("an even number up to {head_dim}")));
+    }
+    Ok(rotary_dim)
 }
 
 /// [`config`]; values that are arrays are read from `bytes`, the whole file.
@@ -93,21 +116,25 @@ fn config_of(gguf: &Gguf, bytes: &[u8]) -> Result<ModelConfig> {
     let arch = gguf.required("general.architecture", gguf.str("general.architecture")?)?;
     if !ARCHITECTURES.contains(&arch) {
         let known = ARCHITECTURES.map(|a| format!("\"{a}\"")).join(", ");
-        let problem = format!("expected one of {known}, found {}", quoted(arch));
         return Err(gguf
-            .error("general.architecture", &problem)
+            .error("general.architecture", ErrorKind::Unknown)
+            .expected(format!("one of {known}"))
+            .found(quoted(arch))
             .hint("Use a model of one of these families."));
     }
     let key = |name: &str| format!("{arch}.{name}");
     let optional = |name: &str| uniform(gguf, bytes, &key(name));
     let size = |name: &str| gguf.required(&key(name), optional(name)?);
-    let refuse = |name: &str, problem: &str| Err(gguf.error(&key(name), problem));
+    let refuse = |name: &str, kind| gguf.error(&key(name), kind);
 
     refuse_unsupported(gguf, arch)?;
     // Before anything is made for each layer or computed from the sizes.
     let within = |name: &str, found: usize, most: usize| {
         if found == 0 || found > most {
-            return Err(gguf.error(&key(name), &format!("expected 1 to {most}, found {found}")));
+            return Err(gguf
+                .error(&key(name), ErrorKind::OutOfRange)
+                .expected(format!("1 to {most}"))
+                .found(found));
         }
         Ok(found)
     };
@@ -118,24 +145,18 @@ fn config_of(gguf: &Gguf, bytes: &[u8]) -> Result<ModelConfig> {
         Some(head_dim) => head_dim,
         None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
         None => {
-            let problem =
-                format!("expected a value, or heads that divide {hidden_size}, found none and {heads}");
-            return refuse("attention.key_length", &problem);
+            return Err(refuse("attention.key_length", ErrorKind::Missing)
+                .expected(format!("a value, or heads that divide {hidden_size}"))
+                .found(format!("none and {heads}")));
         }
     };
     within("attention.key_length", head_dim, hf::MAX_WIDTH)?;
     if let Some(found) = optional("attention.value_length")?.filter(|n| *n != head_dim) {
-        let problem = format!("expected the width of keys, {head_dim}, found {found}");
-        return refuse("attention.value_length", &problem);
+        return Err(refuse("attention.value_length", ErrorKind::Unsupported)
+            .expected(format!("the width of keys, {head_dim}"))
+            .found(found));
     }
-    let turned = "rope.dimension_count";
-    let rotary_dim = optional(turned)?.unwrap_or(head_dim);
-    if rotary_dim != head_dim && arch != "phi3" {
-        return refuse(turned, &format!("expected the head's width, {head_dim}, found {rotary_dim}"));
-    }
-    if rotary_dim == 0 || rotary_dim > head_dim || !rotary_dim.is_multiple_of(2) {
-        return refuse(turned, &format!("expected an even number up to {head_dim}, found {rotary_dim}"));
-    }
+    let rotary_dim = rotary_dim(gguf, arch, optional(ROTARY)?, head_dim)?;
     let (attention_bias, mlp_bias) = biases(gguf, arch)?;
     let number = |name: &str| gguf.finite(&key(name));
     let eps = "attention.layer_norm_rms_epsilon";
@@ -208,7 +229,9 @@ pub fn end_ids(gguf: &Gguf) -> Result<Vec<u32>> {
 fn biases(gguf: &Gguf, arch: &str) -> Result<(Option<bool>, bool)> {
     let has = |name: &str| gguf.tensor(&format!("blk.0.{name}.bias")).is_some();
     let missing = |name: &str| {
-        Err(Error::invalid(&gguf.path, format!("expected a tensor \"blk.0.{name}.bias\", found none"))
+        Err(Error::invalid(&gguf.path, ErrorKind::Missing)
+            .expected(format!("a tensor \"blk.0.{name}.bias\""))
+            .found("none")
             .hint("The file is incomplete: get it again, or convert the model again."))
     };
     let qkv = has("attn_q");
@@ -241,7 +264,9 @@ fn uniform(gguf: &Gguf, bytes: &[u8], key: &str) -> Result<Option<usize>> {
     match first {
         Some(first) if numbers.all(same) => Ok(Some(first)),
         _ => Err(gguf
-            .error(key, "expected one number for all layers, found others for some")
+            .error(key, ErrorKind::Unsupported)
+            .expected("one number for all layers")
+            .found("others for some")
             .hint("Models whose layers differ in size are not supported.")),
     }
 }
@@ -254,27 +279,26 @@ fn rounded(x: f64) -> f64 {
 fn vocab_size(gguf: &Gguf, hidden_size: usize) -> Result<usize> {
     let name = "token_embd.weight";
     let Some(tensor) = gguf.tensor(name) else {
-        return Err(Error::invalid(&gguf.path, format!("expected a tensor \"{name}\", found none"))
+        return Err(Error::invalid(&gguf.path, ErrorKind::Missing)
+            .expected(format!("a tensor \"{name}\""))
+            .found("none")
             .hint("The file has a vocabulary only, or is no language model: use another."));
     };
     let tokens = "tokenizer.ggml.tokens";
     match tensor.shape[..] {
         [rows, cols] if cols == hidden_size => match gguf.array(tokens)? {
-            Some(array) if array.len > rows => {
-                let problem =
-                    format!("expected at most {rows} tokens, the embedding's rows, found {}", array.len);
-                Err(gguf.error(tokens, &problem).hint("The file is damaged: get it or make it again."))
-            }
+            Some(array) if array.len > rows => Err(gguf
+                .error(tokens, ErrorKind::Mismatch)
+                .expected(format!("at most {rows} tokens, the embedding's rows"))
+                .found(array.len)
+                .hint("The file is damaged: get it or make it again.")),
             _ => Ok(rows),
         },
-        _ => Err(Error::invalid(
-            &gguf.path,
-            format!(
-                "tensor \"{name}\": expected shape [vocabulary, {hidden_size}], found {:?}",
-                tensor.shape
-            ),
-        )
-        .hint("The file is damaged: get it or make it again.")),
+        _ => Err(Error::invalid(&gguf.path, ErrorKind::Mismatch)
+            .tensor(name)
+            .expected(format!("shape [vocabulary, {hidden_size}]"))
+            .found(format!("{:?}", tensor.shape))
+            .hint("The file is damaged: get it or make it again.")),
     }
 }
 

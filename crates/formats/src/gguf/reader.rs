@@ -8,7 +8,7 @@ use super::tensor_type::foreign_name;
 use super::value::{ARRAY_ID, Data, scalar};
 use super::{ALIGNMENT_KEY, Array, DEFAULT_ALIGNMENT, ElementType, Gguf, TensorInfo, TensorType, Value};
 use crate::json::quoted;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 mod cursor;
 
@@ -43,10 +43,18 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Gguf> {
         let key = r.string(&format!("metadata key {} of {pair_count}", i + 1))?;
         if key.is_empty() || key.len() > MAX_KEY {
             let found = key.len();
-            return Err(r.damaged(&format!("key {}: expected 1 to {MAX_KEY} bytes, found {found}", i + 1)));
+            return Err(r
+                .damaged(ErrorKind::OutOfRange)
+                .what(format!("key {}", i + 1))
+                .expected(format!("1 to {MAX_KEY} bytes"))
+                .found(found));
         }
         if !seen.insert(key) {
-            return Err(r.damaged(&format!("key {}: expected once, found twice", quoted(key))));
+            return Err(r
+                .damaged(ErrorKind::Conflict)
+                .what(format!("key {}", quoted(key)))
+                .expected("once")
+                .found("twice"));
         }
         let value = r.value(key)?;
         metadata.push((key.to_string(), value));
@@ -58,7 +66,7 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Gguf> {
     for i in 0..tensor_count {
         let tensor = r.tensor(i, tensor_count)?;
         if !seen.insert(tensor.name) {
-            return Err(r.damaged(&format!("tensor {}: expected once, found twice", quoted(tensor.name))));
+            return Err(r.damaged(ErrorKind::Conflict).tensor(tensor.name).expected("once").found("twice"));
         }
         raw.push(tensor);
     }
@@ -73,21 +81,25 @@ fn header(r: &mut Reader<'_>) -> Result<u32> {
     let found = &r.bytes[..r.bytes.len().min(4)];
     if found != MAGIC {
         if r.bytes.starts_with(b"version https://git-lfs") {
-            return Err(Error::invalid(r.path, "expected a GGUF file, found a Git LFS pointer to one")
+            return Err(Error::invalid(r.path, ErrorKind::WrongType)
+                .expected("a GGUF file")
+                .found("a Git LFS pointer to one")
                 .hint("Fetch the file itself: run `git lfs pull` in that folder."));
         }
         let named = |end: &str| r.path.extension().is_some_and(|e| e.eq_ignore_ascii_case(end));
         // A header's length below 2^32, then JSON.
         let safetensors = r.bytes.get(4..9) == Some(b"\0\0\0\0{");
         if safetensors || named("safetensors") {
-            let problem = "expected a GGUF file or a model folder, found a safetensors file";
-            return Err(
-                Error::invalid(r.path, problem).hint("Name the folder that holds it beside config.json.")
-            );
+            return Err(Error::invalid(r.path, ErrorKind::WrongType)
+                .expected("a GGUF file or a model folder")
+                .found("a safetensors file")
+                .hint("Name the folder that holds it beside config.json."));
         }
         if ["bin", "pt", "pth", "ckpt"].into_iter().any(named) {
-            let problem = "expected a GGUF file or a model folder, found neither";
-            return Err(Error::invalid(r.path, problem).hint(
+            return Err(Error::invalid(r.path, ErrorKind::WrongType)
+                .expected("a GGUF file or a model folder")
+                .found("neither")
+                .hint(
                 "PyTorch's own files are not read: load the model in transformers, save it with save_pretrained, \
                  and name the folder.",
             ));
@@ -99,28 +111,30 @@ fn header(r: &mut Reader<'_>) -> Result<u32> {
             "Not a GGUF file, or damaged: get it again."
         };
         let shown = String::from_utf8_lossy(found);
-        let problem = format!("expected a file that begins with \"GGUF\", found {}", quoted(&shown));
-        return Err(Error::invalid(r.path, problem).hint(hint));
+        return Err(Error::invalid(r.path, ErrorKind::Malformed)
+            .expected("a file that begins with \"GGUF\"")
+            .found(quoted(&shown))
+            .hint(hint));
     }
     r.at = MAGIC.len();
     let version = r.u32("the version")?;
     match version {
         2 | 3 => Ok(version),
         // A small number whose bytes stand the other way round.
-        big if big != 0 && big.trailing_zeros() >= 16 => {
-            let problem = format!(
-                "expected a little-endian file, found a big-endian one, version {}",
-                big.swap_bytes()
-            );
-            Err(Error::invalid(r.path, problem).hint("Get or make the file for little-endian machines."))
-        }
+        big if big != 0 && big.trailing_zeros() >= 16 => Err(Error::invalid(r.path, ErrorKind::Unsupported)
+            .expected("a little-endian file")
+            .found(format!("a big-endian one, version {}", big.swap_bytes()))
+            .hint("Get or make the file for little-endian machines.")),
         other => {
             let hint = if other > 3 {
                 "A later version of mesp may read it; or convert the model with an earlier llama.cpp."
             } else {
                 "Convert the original model with a current llama.cpp."
             };
-            Err(Error::invalid(r.path, format!("expected GGUF version 2 or 3, found {other}")).hint(hint))
+            Err(Error::invalid(r.path, ErrorKind::Unsupported)
+                .expected("GGUF version 2 or 3")
+                .found(other)
+                .hint(hint))
         }
     }
 }
@@ -132,11 +146,11 @@ fn alignment(path: &Path, metadata: &[(String, Value)]) -> Result<usize> {
     let number = value.as_u64().and_then(|n| usize::try_from(n).ok());
     number.filter(|n| n.is_power_of_two() && *n <= 1 << 30).ok_or_else(|| {
         let found = value.describe();
-        Error::invalid(
-            path,
-            format!("key \"{ALIGNMENT_KEY}\": expected a power of two up to 2^30, found {found}"),
-        )
-        .hint("The file is damaged: get it or make it again.")
+        Error::invalid(path, ErrorKind::Malformed)
+            .what(format!("key \"{ALIGNMENT_KEY}\""))
+            .expected("a power of two up to 2^30")
+            .found(found)
+            .hint("The file is damaged: get it or make it again.")
     })
 }
 
@@ -147,13 +161,11 @@ fn no_overlap(r: &Reader<'_>, tensors: &[TensorInfo]) -> Result<()> {
         if let [a, b] = pair
             && a.range.end > b.range.start
         {
-            return Err(r.damaged(&format!(
-                "tensor {}: expected bytes of its own from {}, found those of tensor {} up to {}",
-                quoted(&b.name),
-                b.range.start,
-                quoted(&a.name),
-                a.range.end
-            )));
+            return Err(r
+                .damaged(ErrorKind::Malformed)
+                .tensor(&b.name)
+                .expected(format!("bytes of its own from {}", b.range.start))
+                .found(format!("those of tensor {} up to {}", quoted(&a.name), a.range.end)));
         }
     }
     Ok(())
@@ -172,21 +184,22 @@ impl RawTensor<'_> {
     fn place(self, r: &Reader<'_>, start: usize, alignment: usize) -> Result<TensorInfo> {
         let name = quoted(self.name);
         if !self.offset.is_multiple_of(alignment as u64) {
-            return Err(r.damaged(&format!(
-                "tensor {name}: expected an offset that is a multiple of {alignment}, found {}",
-                self.offset
-            )));
+            return Err(r
+                .damaged(ErrorKind::Malformed)
+                .tensor(&name)
+                .expected(format!("an offset that is a multiple of {alignment}"))
+                .found(self.offset));
         }
         let from = usize::try_from(self.offset).ok().and_then(|offset| start.checked_add(offset));
         let range = from.and_then(|from| Some(from..from.checked_add(self.size)?));
         let range = range.filter(|range| range.end <= r.bytes.len()).ok_or_else(|| {
-            r.damaged(&format!(
-                "tensor {name}: expected {} bytes at offset {} of the data, which begins at {start}, found a \
-                 file of {} bytes: it is cut short",
-                self.size,
-                self.offset,
-                r.bytes.len()
-            ))
+            r.damaged(ErrorKind::Malformed)
+                .tensor(&name)
+                .expected(format!(
+                    "{} bytes at offset {} of the data, which begins at {start}",
+                    self.size, self.offset
+                ))
+                .found(format!("a file of {} bytes: it is cut short", r.bytes.len()))
         })?;
         Ok(TensorInfo { name: self.name.to_string(), shape: self.shape, ty: self.ty, range })
     }
@@ -207,7 +220,7 @@ impl<'a> Reader<'a> {
 
     fn kind(&self, what: &str, id: u32) -> Result<ElementType> {
         ElementType::from_id(id).ok_or_else(|| {
-            self.damaged(&format!("{what}: expected a kind of value from 0 to 12, found {id}"))
+            self.damaged(ErrorKind::Malformed).what(what).expected("a kind of value from 0 to 12").found(id)
         })
     }
 
@@ -218,9 +231,11 @@ impl<'a> Reader<'a> {
             return Ok(value);
         }
         match (ty, rest.first()) {
-            (ElementType::Bool, Some(b)) => {
-                Err(self.damaged(&format!("{what}: expected 0 or 1 for a truth value, found {b}")))
-            }
+            (ElementType::Bool, Some(b)) => Err(self
+                .damaged(ErrorKind::Malformed)
+                .what(what)
+                .expected("0 or 1 for a truth value")
+                .found(b)),
             _ => Err(self.short(what, ty.bytes())),
         }
     }
@@ -229,7 +244,11 @@ impl<'a> Reader<'a> {
     fn array(&mut self, what: &str) -> Result<Array> {
         let id = self.u32(what)?;
         if id == ARRAY_ID {
-            return Err(self.damaged(&format!("{what}: expected an array of values, found one of arrays")));
+            return Err(self
+                .damaged(ErrorKind::Unsupported)
+                .what(what)
+                .expected("an array of values")
+                .found("one of arrays"));
         }
         let ty = self.kind(what, id)?;
         let len = self.count(&format!("{what}: the number of elements"), ty.bytes())?;
@@ -256,14 +275,20 @@ impl<'a> Reader<'a> {
         let what = format!("tensor {}", quoted(name));
         let dims = self.u32(&what)?;
         if dims > MAX_DIMS {
-            let problem = format!("{what}: expected at most {MAX_DIMS} dimensions, found {dims}");
-            return Err(self.damaged(&problem));
+            return Err(self
+                .damaged(ErrorKind::OutOfRange)
+                .tensor(name)
+                .expected(format!("at most {MAX_DIMS} dimensions"))
+                .found(dims));
         }
         let mut shape = Vec::with_capacity(dims as usize);
         for _ in 0..dims {
             let size = self.u64(&what)?;
             let size = usize::try_from(size).ok().filter(|s| *s > 0).ok_or_else(|| {
-                self.damaged(&format!("{what}: expected sizes of 1 or more that fit, found {size}"))
+                self.damaged(ErrorKind::Malformed)
+                    .tensor(name)
+                    .expected("sizes of 1 or more that fit")
+                    .found(size)
             })?;
             shape.push(size);
         }
@@ -271,20 +296,18 @@ impl<'a> Reader<'a> {
         let id = self.u32(&what)?;
         let ty = TensorType::from_id(id).ok_or_else(|| {
             let known = TensorType::ALL.map(TensorType::name).join(", ");
-            Error::invalid(
-                self.path,
-                format!("{what}: expected type {known}, found type {id} ({})", foreign_name(id)),
-            )
-            .hint("Use a file quantized to one of these types; Q4_0, Q4_K_M and Q8_0 downloads are.")
+            Error::invalid(self.path, ErrorKind::Unsupported)
+                .tensor(name)
+                .expected(format!("type {known}"))
+                .found(format!("type {id} ({})", foreign_name(id)))
+                .hint("Use a file quantized to one of these types; Q4_0, Q4_K_M and Q8_0 downloads are.")
         })?;
         let offset = self.u64(&what)?;
         let size = ty.tensor_bytes(&shape).ok_or_else(|| {
-            self.damaged(&format!(
-                "{what}: expected rows of whole blocks of {} numbers and a size that fits, found shape {shape:?} \
-                 of {}",
-                ty.block_len(),
-                ty.name()
-            ))
+            self.damaged(ErrorKind::Malformed)
+                .tensor(name)
+                .expected(format!("rows of whole blocks of {} numbers and a size that fits", ty.block_len()))
+                .found(format!("shape {shape:?} of {}", ty.name()))
         })?;
         Ok(RawTensor { name, shape, ty, offset, size })
     }

@@ -8,7 +8,7 @@ use super::{Gguf, ROPE_FACTORS, ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, TensorInf
 use super::{Value, dequantize_row};
 use crate::config::{ModelConfig, RopeScaling, longrope_attention_factor};
 use crate::json::quoted;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// The tensors of a configuration's rotary divisors: names and numbers, single precision.
 pub fn rope_tensors(config: &ModelConfig) -> Vec<(&'static str, Vec<f32>)> {
@@ -56,21 +56,22 @@ pub(super) fn rope_scaling(gguf: &Gguf, arch: &str) -> Result<RopeScaling> {
     }
     let factor = gguf.finite(&factor_key)?.filter(|f| *f != 0.0 && *f != 1.0);
     if let Some(found) = factor.filter(|f| *f < 0.0) {
-        return Err(gguf.error(&factor_key, &format!("expected more than zero, found {found}")));
+        return Err(gguf.error(&factor_key, ErrorKind::OutOfRange).expected("more than zero").found(found));
     }
     let kind = key("scaling.type");
     match (gguf.str(&kind)?, factor) {
         // Without a type it is linear.
         (None | Some("linear"), Some(factor)) => Ok(RopeScaling::Linear { factor }),
-        (Some("longrope"), Some(found)) => {
-            let problem = format!("expected 1, or none, beside the divisors of longrope, found {found}");
-            Err(gguf.error(&factor_key, &problem))
-        }
+        (Some("longrope"), Some(found)) => Err(gguf
+            .error(&factor_key, ErrorKind::Conflict)
+            .expected("1, or none, beside the divisors of longrope")
+            .found(found)),
         (None | Some("linear" | "longrope"), None) | (Some("none"), _) => Ok(RopeScaling::Default),
-        (Some(other), _) => {
-            let problem = format!("expected \"none\", \"linear\" or \"longrope\", found {}", quoted(other));
-            Err(gguf.error(&kind, &problem).hint("Use a model without it: it is for long texts only."))
-        }
+        (Some(other), _) => Err(gguf
+            .error(&kind, ErrorKind::Unsupported)
+            .expected("\"none\", \"linear\" or \"longrope\"")
+            .found(quoted(other))
+            .hint("Use a model without it: it is for long texts only.")),
     }
 }
 
@@ -87,20 +88,26 @@ pub(super) fn read(gguf: &Gguf, bytes: &[u8], config: &mut ModelConfig) -> Resul
     let said = gguf.str(&key("type"))? == Some("longrope");
     let factor = gguf.finite(&key("attn_factor"))?;
     let missing = |name: &str| {
-        Err(Error::invalid(&gguf.path, format!("expected a tensor \"{name}\", found none"))
+        Err(Error::invalid(&gguf.path, ErrorKind::Missing)
+            .expected(format!("a tensor \"{name}\""))
+            .found("none")
             .hint("The file is incomplete: get it again, or convert the model again."))
     };
     match (always, short, long) {
         (None, Some(short), Some(long)) => {
             let original = original.unwrap_or(config.max_position_embeddings);
             if original < 2 {
-                let problem = format!("expected 2 or more, found {original}");
-                return Err(gguf.error(&key("original_context_length"), &problem));
+                return Err(gguf
+                    .error(&key("original_context_length"), ErrorKind::OutOfRange)
+                    .expected("2 or more")
+                    .found(original));
             }
             let attention_factor = factor.unwrap_or(1.0);
             if attention_factor <= 0.0 {
-                let problem = format!("expected more than zero, found {attention_factor}");
-                return Err(gguf.error(&key("attn_factor"), &problem));
+                return Err(gguf
+                    .error(&key("attn_factor"), ErrorKind::OutOfRange)
+                    .expected("more than zero")
+                    .found(attention_factor));
             }
             // The file has it in single precision; where it is the usual one, all of its digits are known.
             let usual = longrope_attention_factor(config.max_position_embeddings, original);
@@ -116,10 +123,11 @@ pub(super) fn read(gguf: &Gguf, bytes: &[u8], config: &mut ModelConfig) -> Resul
         (None, Some(_), None) => missing(ROPE_FACTORS_LONG),
         (None, None, Some(_)) => missing(ROPE_FACTORS_SHORT),
         (None, None, None) if said => missing(ROPE_FACTORS_SHORT),
-        (_, None, None) if factor.is_some_and(|f| f != 1.0) => {
-            let problem = "expected 1, or the divisors of longrope beside it, found another number";
-            Err(gguf.error(&key("attn_factor"), problem).hint("Use a model without it."))
-        }
+        (_, None, None) if factor.is_some_and(|f| f != 1.0) => Err(gguf
+            .error(&key("attn_factor"), ErrorKind::Unsupported)
+            .expected("1, or the divisors of longrope beside it")
+            .found("another number")
+            .hint("Use a model without it.")),
         (None, None, None) => Ok(None),
         (Some(always), None, None) if !said => {
             if let Some(scaling) = recognized(&always, config, original) {
@@ -127,11 +135,12 @@ pub(super) fn read(gguf: &Gguf, bytes: &[u8], config: &mut ModelConfig) -> Resul
             }
             Ok(Some(always))
         }
-        (Some(_), ..) => Err(Error::invalid(
-            &gguf.path,
-            format!("expected divisors for every length (tensor \"{ROPE_FACTORS}\") or for short and long texts, found both"),
-        )
-        .hint("The file contradicts itself: get it again, or convert the model again.")),
+        (Some(_), ..) => Err(Error::invalid(&gguf.path, ErrorKind::Conflict)
+            .expected(format!(
+                "divisors for every length (tensor \"{ROPE_FACTORS}\") or for short and long texts"
+            ))
+            .found("both")
+            .hint("The file contradicts itself: get it again, or convert the model again.")),
     }
 }
 
@@ -141,21 +150,26 @@ fn wide(numbers: &[f32]) -> Vec<f64> {
 }
 
 fn numbers(gguf: &Gguf, tensor: &TensorInfo, bytes: &[u8], expected: usize) -> Result<Vec<f32>> {
-    let invalid = |problem: String| {
-        Err(Error::invalid(&gguf.path, format!("tensor \"{}\": {problem}", tensor.name))
-            .hint("The file is damaged: get it or make it again."))
+    let invalid = |kind| {
+        Error::invalid(&gguf.path, kind)
+            .tensor(&tensor.name)
+            .hint("The file is damaged: get it or make it again.")
     };
     if tensor.ty != TensorType::F32 || tensor.shape[..] != [expected] {
         let (ty, shape) = (tensor.ty.name(), &tensor.shape);
-        return invalid(format!("expected {expected} numbers of F32, found shape {shape:?} of {ty}"));
+        return Err(invalid(ErrorKind::Mismatch)
+            .expected(format!("{expected} numbers of F32"))
+            .found(format!("shape {shape:?} of {ty}")));
     }
     let Some(data) = bytes.get(tensor.range.clone()) else {
-        return invalid(format!("expected bytes {:?}, found a file of {}", tensor.range, bytes.len()));
+        return Err(invalid(ErrorKind::Malformed)
+            .expected(format!("bytes {:?}", tensor.range))
+            .found(format!("a file of {}", bytes.len())));
     };
     let mut factors = vec![0.0; expected];
     dequantize_row(tensor.ty, data, &mut factors);
     match factors.iter().find(|f| !(f.is_finite() && **f > 0.0)) {
-        Some(found) => invalid(format!("expected numbers above zero, found {found}")),
+        Some(found) => Err(invalid(ErrorKind::OutOfRange).expected("numbers above zero").found(found)),
         None => Ok(factors),
     }
 }

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use super::{Array, Value, token_type};
 use crate::json::{quoted, shown};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 mod pre;
 
@@ -68,9 +68,10 @@ pub fn tokenizer_metadata(
         model.get("merges").and_then(Json::as_array),
         kind.unwrap_or("BPE"),
     ) else {
-        let problem =
-            format!("expected a BPE tokenizer with vocab and merges, found {}", kind.unwrap_or("none"));
-        return Err(Error::invalid(path, problem).hint("Use a model of another family."));
+        return Err(Error::invalid(path, ErrorKind::Unsupported)
+            .expected("a BPE tokenizer with vocab and merges")
+            .found(kind.unwrap_or("none"))
+            .hint("Use a model of another family."));
     };
     let sentencepiece = model.get("byte_fallback").and_then(Json::as_bool) == Some(true);
     let mut places = Places { path, tokens: vec![None; vocab_size] };
@@ -81,8 +82,9 @@ pub fn tokenizer_metadata(
     let unknown = model.get("unk_token").and_then(Json::as_str);
     for added in tokenizer_json.get("added_tokens").and_then(Json::as_array).into_iter().flatten() {
         let (Some(content), Some(id)) = (added.get("content").and_then(Json::as_str), added.get("id")) else {
-            let problem = format!("expected added tokens with id and content, found {}", shown(added));
-            return Err(Error::invalid(path, problem));
+            return Err(Error::invalid(path, ErrorKind::Malformed)
+                .expected("added tokens with id and content")
+                .found(shown(added)));
         };
         let special = added.get("special").and_then(Json::as_bool) == Some(true);
         let ty = match () {
@@ -116,8 +118,10 @@ pub fn tokenizer_metadata(
     put("token_type", Value::Array(Array::i32s(&types)));
     for (key, id) in special.ids() {
         if id as usize >= vocab_size {
-            let problem = format!("{key}: expected a token below {vocab_size}, found {id}");
-            return Err(Error::invalid(path, problem));
+            return Err(Error::invalid(path, ErrorKind::OutOfRange)
+                .what(key)
+                .expected(format!("a token below {vocab_size}"))
+                .found(id));
         }
         out.push((key, Value::U32(id)));
     }
@@ -142,9 +146,10 @@ impl<'a> Places<'a> {
         let place =
             id.as_u64().and_then(|id| usize::try_from(id).ok()).and_then(|id| self.tokens.get_mut(id));
         let Some(place) = place else {
-            let problem =
-                format!("token {}: expected a number below {len}, found {}", quoted(token), shown(id));
-            return Err(Error::invalid(self.path, problem)
+            return Err(Error::invalid(self.path, ErrorKind::OutOfRange)
+                .what(format!("token {}", quoted(token)))
+                .expected(format!("a number below {len}"))
+                .found(shown(id))
                 .hint("The model's embedding has no such row: take both from the same model."));
         };
         *place = Some((token, ty));
@@ -182,10 +187,9 @@ fn pair<'a>(path: &Path, merge: &'a Json) -> Result<(&'a str, &'a str)> {
     // A space would make the written form ambiguous; byte-level alphabets have none.
     both.filter(|(a, b)| !a.is_empty() && !b.is_empty() && !a.contains(' ') && !b.contains(' ')).ok_or_else(
         || {
-            Error::invalid(
-                path,
-                format!("expected a merge of two tokens without spaces, found {}", shown(merge)),
-            )
+            Error::invalid(path, ErrorKind::Unsupported)
+                .expected("a merge of two tokens without spaces")
+                .found(shown(merge))
         },
     )
 }

@@ -8,7 +8,7 @@ use super::value::{ARRAY_ID, Data};
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, ElementType, TensorType, Value};
 use crate::atomic::write_atomic_with;
 use crate::json::quoted;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Names must be shorter than this for llama.cpp (`GGML_MAX_NAME`).
 const MAX_NAME: usize = 64;
@@ -32,7 +32,10 @@ pub fn write(
         .find(|(key, _)| key == ALIGNMENT_KEY)
         .map_or(Some(DEFAULT_ALIGNMENT), |(_, v)| v.as_u64().and_then(|n| usize::try_from(n).ok()))
         .filter(|n| n.is_power_of_two())
-        .ok_or_else(|| Error::invalid(path, format!("key \"{ALIGNMENT_KEY}\": expected a power of two")))?;
+        .ok_or_else(|| {
+            Error::invalid(path, ErrorKind::OutOfRange)
+                .what(format!("key \"{ALIGNMENT_KEY}\": expected a power of two"))
+        })?;
     let (header, sizes) = header(path, metadata, tensors, alignment)?;
     write_atomic_with(path, |w| {
         let io = |e| Error::io("write", path, e);
@@ -42,15 +45,10 @@ pub fn write(
             let mut counting = Counting { inner: w, count: 0 };
             fill(i, &mut counting).map_err(io)?;
             if counting.count != size as u64 {
-                return Err(Error::invalid(
-                    path,
-                    format!(
-                        "tensor {}: expected {size} bytes for shape {shape:?} of {}, found {} bytes written",
-                        quoted(name),
-                        ty.name(),
-                        counting.count
-                    ),
-                ));
+                return Err(Error::invalid(path, ErrorKind::Mismatch)
+                    .tensor(name)
+                    .expected(format!("{size} bytes for shape {shape:?} of {}", ty.name()))
+                    .found(format!("{} bytes written", counting.count)));
             }
             pad(w, size, alignment).map_err(io)?;
         }
@@ -77,43 +75,45 @@ fn header(
     put_u64(&mut out, metadata.len());
     let mut seen = BTreeSet::new();
     for (key, value) in metadata {
-        let invalid = |problem: &str| Error::invalid(path, format!("key {}: {problem}", quoted(key)));
+        let invalid = |kind| Error::invalid(path, kind).what(format!("key {}", quoted(key))).key(key);
         if key.is_empty() || !seen.insert(key) {
-            return Err(invalid("expected a name of its own, found none or one in use"));
+            return Err(invalid(ErrorKind::Conflict)
+                .expected("a name of its own")
+                .found("none or one in use"));
         }
         put_str(&mut out, key);
         if !put_value(&mut out, value) {
-            return Err(invalid("expected an array with bytes of its own, found one in another file"));
+            return Err(invalid(ErrorKind::WrongType)
+                .expected("an array with bytes of its own")
+                .found("one in another file"));
         }
     }
     let mut seen = BTreeSet::new();
     let mut sizes = Vec::with_capacity(tensors.len());
     let mut offset = 0usize;
     for (name, ty, shape) in tensors {
-        let invalid = |problem: &str| Error::invalid(path, format!("tensor {}: {problem}", quoted(name)));
+        let invalid = |kind| Error::invalid(path, kind).tensor(name);
         if !seen.insert(name) {
-            return Err(invalid("expected a name of its own, found one in use"));
+            return Err(invalid(ErrorKind::Conflict).expected("a name of its own").found("one in use"));
         }
         if name.is_empty() || name.len() >= MAX_NAME {
-            return Err(invalid(&format!(
-                "expected a name of 1 to {} bytes, found {}",
-                MAX_NAME - 1,
-                name.len()
-            )));
+            return Err(invalid(ErrorKind::OutOfRange)
+                .expected(format!("a name of 1 to {} bytes", MAX_NAME - 1))
+                .found(name.len()));
         }
         if !(1..=4).contains(&shape.len()) || shape.contains(&0) {
-            return Err(invalid(&format!("expected 1 to 4 sizes of 1 or more, found shape {shape:?}")));
+            return Err(invalid(ErrorKind::OutOfRange)
+                .expected("1 to 4 sizes of 1 or more")
+                .found(format!("shape {shape:?}")));
         }
         let size = ty.tensor_bytes(shape);
         let end = size
             .and_then(|size| offset.checked_add(size))
             .and_then(|e| e.checked_next_multiple_of(alignment));
         let (Some(size), Some(end)) = (size, end) else {
-            return Err(invalid(&format!(
-                "expected rows of whole blocks of {} numbers and a size that fits, found shape {shape:?} of {}",
-                ty.block_len(),
-                ty.name()
-            )));
+            return Err(invalid(ErrorKind::Mismatch)
+                .expected(format!("rows of whole blocks of {} numbers and a size that fits", ty.block_len()))
+                .found(format!("shape {shape:?} of {}", ty.name())));
         };
         put_str(&mut out, name);
         put_u32(&mut out, shape.len() as u32);

@@ -6,7 +6,7 @@ use super::{Half, Layout, Lora, Matrix, Pair, Place, Values, bytes_of, joined, s
 use crate::gguf::{self, TensorType, Value};
 use crate::json::quoted;
 use crate::peft::turned;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 const ALPHA: &str = "adapter.lora.alpha";
 
@@ -15,15 +15,21 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Lora> {
     for (key, expected) in [("general.type", "adapter"), ("adapter.type", "lora")] {
         let found = file.required(key, file.str(key)?)?;
         if found != expected {
-            let problem = format!("expected \"{expected}\", found {}", quoted(found));
             let hint =
                 if found == "model" { "This is a model: give it as ‘model’." } else { "Use a LoRA." };
-            return Err(file.error(key, &problem).hint(hint));
+            return Err(file
+                .error(key, ErrorKind::WrongType)
+                .expected(format!("\"{expected}\""))
+                .found(quoted(found))
+                .hint(hint));
         }
     }
     if file.value("adapter.alora.invocation_tokens").is_some() {
-        let problem = "expected a plain LoRA, found one that begins at certain tokens";
-        return Err(file.error("adapter.alora.invocation_tokens", problem).hint("Use another adapter."));
+        return Err(file
+            .error("adapter.alora.invocation_tokens", ErrorKind::Unsupported)
+            .expected("a plain LoRA")
+            .found("one that begins at certain tokens")
+            .hint("Use another adapter."));
     }
     let arch = file.required("general.architecture", file.str("general.architecture")?)?;
     let alpha = file.f64(ALPHA)?.unwrap_or(0.0);
@@ -35,8 +41,10 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Lora> {
             let (layer, module, matrix) =
                 parse_name(arch, &t.name).ok_or_else(|| unknown(path, &t.name, expected))?;
             let [rows, cols] = t.shape[..] else {
-                let problem = format!("tensor {}: expected a matrix, found shape {:?}", t.name, t.shape);
-                return Err(Error::invalid(path, problem));
+                return Err(Error::invalid(path, ErrorKind::WrongType)
+                    .tensor(&t.name)
+                    .expected("a matrix")
+                    .found(format!("shape {:?}", t.shape)));
             };
             // llama.cpp looks words up in the first factor of an embedding, and multiplies by the second as it lies.
             let (matrix, transposed) = match (turned(&module), matrix) {
@@ -91,8 +99,10 @@ pub fn write(path: &Path, pairs: &[Pair], model_type: &str, name: &str, values: 
         .flat_map(|p| [Matrix::A, Matrix::B].map(|m| (p, m)))
         .map(|(p, m)| {
             let hf = format!("{}.weight", p.path());
-            let base = gguf::tensor_name(model_type, &hf)
-                .ok_or_else(|| Error::invalid(path, format!("tensor {hf} has no counterpart in GGUF")))?;
+            let base = gguf::tensor_name(model_type, &hf).ok_or_else(|| {
+                Error::invalid(path, ErrorKind::Unsupported)
+                    .what(format!("tensor {hf} has no counterpart in GGUF"))
+            })?;
             let turned = turned(&p.module);
             let half = if (m == Matrix::A) == turned { "lora_b" } else { "lora_a" };
             let mut shape = p.shape(m).to_vec();

@@ -11,7 +11,7 @@ use super::{Half, Layout, Lora, Matrix, Pair, Values, bytes_of, joined, scales, 
 use crate::json::{Fields, parse_object, quoted, read_text};
 use crate::peft::{CONFIG_FILE, OUTSIDE_BLOCKS, parent, path_outside_blocks, turned};
 use crate::safetensors_file;
-use crate::{Dtype, Error, Result};
+use crate::{Dtype, Error, ErrorKind, Result};
 
 /// The tensors' name in an adapter's folder.
 pub const MODEL_FILE: &str = "adapters.safetensors";
@@ -21,8 +21,11 @@ pub(super) fn read(dir: &Path, bytes: &[u8]) -> Result<Lora> {
     let map = parse_object(&path, &read_text(&path)?)?;
     let f = Fields::new(&path, &map);
     if let Some(other) = f.str("fine_tune_type")?.filter(|t| *t != "lora") {
-        let problem = format!("expected \"lora\", found {}: it is not supported", quoted(other));
-        return Err(f.error("fine_tune_type", &problem).hint("Fuse it into the model with mlx_lm.fuse."));
+        return Err(f
+            .error("fine_tune_type", ErrorKind::Unsupported)
+            .expected("\"lora\"")
+            .found(format!("{}: it is not supported", quoted(other)))
+            .hint("Fuse it into the model with mlx_lm.fuse."));
     }
     let parameters = f.required("lora_parameters", f.object("lora_parameters")?)?;
     let inner = Fields { path: &path, prefix: "lora_parameters.", map: parameters };
@@ -50,8 +53,11 @@ pub(super) fn read(dir: &Path, bytes: &[u8]) -> Result<Lora> {
     let mut lora = joined(&file, Layout::Mlx, halves, |pair| match rank {
         Some(rank) if rank != pair.rank => {
             let (name, found) = (pair.path(), pair.rank);
-            let problem = format!("{name}: expected rank {rank}, as {CONFIG_FILE} says, found {found}");
-            Err(Error::invalid(&file, problem).hint("The two files are of different adapters."))
+            Err(Error::invalid(&file, ErrorKind::Mismatch)
+                .what(name)
+                .expected(format!("rank {rank}, as {CONFIG_FILE} says"))
+                .found(found)
+                .hint("The two files are of different adapters."))
         }
         _ => Ok(scale),
     })?;

@@ -11,7 +11,7 @@ use crate::peft::{
     tensor_name, turned,
 };
 use crate::safetensors_file;
-use crate::{Dtype, Error, Result};
+use crate::{Dtype, Error, ErrorKind, Result};
 
 pub(super) fn read(dir: &Path, bytes: &[u8]) -> Result<Lora> {
     let config = AdapterConfig::read(dir)?;
@@ -35,19 +35,21 @@ pub(super) fn read(dir: &Path, bytes: &[u8]) -> Result<Lora> {
     let other = "The two files are of different adapters.";
     let mut lora = joined(&file, Layout::Peft, halves, |pair| {
         let name = pair.path();
-        let wrong = |problem: String| Error::invalid(&file, format!("{name}: {problem}")).hint(other);
+        let wrong = |kind| Error::invalid(&file, kind).what(&name).hint(other);
         // What is not named PEFT does not read.
         if !config.has(pair.layer, &pair.module) {
             let named =
                 config.places.as_ref().map_or_else(|| config.target_modules.join(", "), Places::to_string);
             let layers = if config.layers.is_some() { " in some layers" } else { "" };
-            return Err(wrong(format!(
-                "expected an adapter of the modules that {CONFIG_FILE} names, {named}{layers}, found tensors of this one"
-            )));
+            return Err(wrong(ErrorKind::Mismatch)
+                .expected(format!("an adapter of the modules that {CONFIG_FILE} names, {named}{layers}"))
+                .found("tensors of this one"));
         }
         let (rank, scale) = config.of(&name);
         if rank != pair.rank {
-            return Err(wrong(format!("expected rank {rank}, as {CONFIG_FILE} says, found {}", pair.rank)));
+            return Err(wrong(ErrorKind::Mismatch)
+                .expected(format!("rank {rank}, as {CONFIG_FILE} says"))
+                .found(pair.rank));
         }
         if pair.magnitudes != config.use_dora {
             let (expected, found) = if config.use_dora {
@@ -55,7 +57,9 @@ pub(super) fn read(dir: &Path, bytes: &[u8]) -> Result<Lora> {
             } else {
                 ("no magnitudes", "some, as DoRA has")
             };
-            return Err(wrong(format!("expected {expected}, as {CONFIG_FILE} says, found {found}")));
+            return Err(wrong(ErrorKind::Mismatch)
+                .expected(format!("{expected}, as {CONFIG_FILE} says"))
+                .found(found));
         }
         Ok(scale)
     })?;

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::MODULES;
 use super::expression::Expression;
 use crate::json::{Fields, quoted, shown};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Numbers by names of modules, in order: of a module counts the first name that its path is or ends in after a
 /// point. Names are regular expressions, as PEFT takes them.
@@ -121,14 +121,18 @@ pub(crate) fn read(f: &Fields<'_>, key: &str) -> Result<Pattern<f64>> {
         .iter()
         .map(|(name, value)| {
             let number = value.as_f64().filter(|n| n.is_finite()).ok_or_else(|| {
-                f.error(key, &format!("expected a number for {}, found {}", quoted(name), shown(value)))
+                f.error(key, ErrorKind::WrongType)
+                    .expected(format!("a number for {}", quoted(name)))
+                    .found(shown(value))
             })?;
             Ok((name.clone(), number))
         })
         .collect::<Result<_>>()?;
     Pattern::new(entries).map_err(|found| {
-        let problem = format!("expected names of modules or regular expressions, found {found}");
-        f.error(key, &problem).hint("Write the modules' names out.")
+        f.error(key, ErrorKind::Malformed)
+            .expected("names of modules or regular expressions")
+            .found(found)
+            .hint("Write the modules' names out.")
     })
 }
 
@@ -137,8 +141,10 @@ pub(crate) fn ranks(f: &Fields<'_>, key: &str) -> Result<Pattern<usize>> {
     let pattern = read(f, key)?;
     let wrong = |r: f64| r < 1.0 || r.fract() != 0.0 || r > 1e9;
     if let Some((name, rank)) = pattern.entries().iter().find(|(_, r)| wrong(*r)) {
-        let problem = format!("expected a rank of 1 or more for {}, found {rank}", quoted(name));
-        return Err(f.error(key, &problem));
+        return Err(f
+            .error(key, ErrorKind::OutOfRange)
+            .expected(format!("a rank of 1 or more for {}", quoted(name)))
+            .found(rank));
     }
     Ok(pattern.map(|r| r as usize))
 }
@@ -149,7 +155,7 @@ pub(crate) fn ranks(f: &Fields<'_>, key: &str) -> Result<Pattern<usize>> {
 pub(crate) fn layers(f: &Fields<'_>) -> Result<Option<Vec<usize>>> {
     let key = "layers_to_transform";
     let wrong = |found: &Value| -> Error {
-        f.error(key, &format!("expected a layer's number or a list of them, found {}", shown(found)))
+        f.error(key, ErrorKind::WrongType).expected("a layer's number or a list of them").found(shown(found))
     };
     let number = |v: &Value| v.as_u64().and_then(|n| usize::try_from(n).ok()).ok_or_else(|| wrong(v));
     let layers = match f.value(key) {
@@ -175,9 +181,11 @@ pub(crate) fn layers(f: &Fields<'_>) -> Result<Option<Vec<usize>>> {
         Expression::whole(&text).is_ok_and(|e| e.fits(&super::path(0, MODULES[0])))
     };
     if !names.is_empty() && !names.iter().any(leads) {
-        let problem =
-            format!("expected \"layers\", the list that layers are in, found {}", quoted(&names.join(", ")));
-        return Err(f.error(key, &problem).hint("This adapter was made for another kind of model."));
+        return Err(f
+            .error(key, ErrorKind::Missing)
+            .expected("\"layers\", the list that layers are in")
+            .found(quoted(&names.join(", ")))
+            .hint("This adapter was made for another kind of model."));
     }
     Ok(Some(layers))
 }

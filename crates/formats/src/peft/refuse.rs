@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::json::{Fields, shown};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Keys that may stand in the file only with a value that changes nothing, and what they would do otherwise. PEFT itself
 /// takes no notice of `fan_in_fan_out` for linear layers, of settings of an `init_lora_weights` that is not used, and of
@@ -32,7 +32,10 @@ const ADVICE: &str = "Train a plain LoRA adapter, or merge this one into its bas
 
 pub(crate) fn unsupported(f: &Fields<'_>) -> Result<()> {
     let refusal = |key: &str, expected: &str, found: &Value, what: &str| -> Error {
-        f.error(key, &format!("expected {expected}, found {}{what}", shown(found))).hint(ADVICE)
+        f.error(key, ErrorKind::Unsupported)
+            .expected(expected)
+            .found(format!("{}{what}", shown(found)))
+            .hint(ADVICE)
     };
     let kind = f.required("peft_type", f.value("peft_type"))?;
     if kind != "LORA" {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::expression::{Expression, module_at, paths};
 use super::{AdapterConfig, MODULES, OUTSIDE_BLOCKS, parse_tensor_name, path};
 use crate::json::{Fields, quoted, shown};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 const TARGETS: &str = "target_modules";
 const EXCLUDED: &str = "exclude_modules";
@@ -155,11 +155,13 @@ pub(super) fn read(f: &Fields<'_>, layers: Option<Vec<usize>>) -> Result<Targets
             Targets { modules: MODULES.map(str::to_owned).into(), places: None, layers }
         }
         Value::String(text) => {
-            let found = |why: &str| wrong(f, &format!("the expression {}: {why}", quoted(text)));
+            let found = |why: &str| {
+                wrong(f, ErrorKind::Malformed, &format!("the expression {}: {why}", quoted(text)))
+            };
             if layers.is_some() {
-                let problem = "expected none beside an expression in `target_modules`, which PEFT refuses";
                 return Err(f
-                    .error("layers_to_transform", problem)
+                    .error("layers_to_transform", ErrorKind::Conflict)
+                    .expected("none beside an expression in `target_modules`, which PEFT refuses")
                     .hint("Put the layers into the expression."));
             }
             let expression = Expression::whole(text).map_err(|why| found(&why))?;
@@ -171,7 +173,7 @@ pub(super) fn read(f: &Fields<'_>, layers: Option<Vec<usize>>) -> Result<Targets
             Targets { modules, places: Some(places), layers: None }
         }
         Value::Array(list) => listed(f, list, layers)?,
-        other => return Err(wrong(f, &shown(other))),
+        other => return Err(wrong(f, ErrorKind::WrongType, &shown(other))),
     };
     if let Some(except) = excluded(f)? {
         exclude(f, &mut targets, except)?;
@@ -179,13 +181,15 @@ pub(super) fn read(f: &Fields<'_>, layers: Option<Vec<usize>>) -> Result<Targets
     Ok(targets)
 }
 
-fn wrong(f: &Fields<'_>, found: &str) -> Error {
+fn wrong(f: &Fields<'_>, kind: ErrorKind, found: &str) -> Error {
     let known =
         MODULES.into_iter().chain(OUTSIDE_BLOCKS.map(|(module, _)| module)).collect::<Vec<_>>().join(", ");
     let expected = format!(
-        "expected \"all-linear\", a list of names or paths of modules from {known}, or an expression for their paths"
+        "\"all-linear\", a list of names or paths of modules from {known}, or an expression for their paths"
     );
-    f.error(TARGETS, &format!("{expected}, found {found}"))
+    f.error(TARGETS, kind)
+        .expected(expected)
+        .found(found)
         .hint("Train or convert the adapter with target modules from that list.")
 }
 
@@ -202,7 +206,7 @@ fn listed(f: &Fields<'_>, list: &[Value], layers: Option<Vec<usize>>) -> Result<
     let (mut names, mut modules) = (Vec::with_capacity(list.len()), Vec::new());
     let (mut alone, mut whole) = (true, false);
     for entry in list {
-        let Some(name) = entry.as_str() else { return Err(wrong(f, &shown(entry))) };
+        let Some(name) = entry.as_str() else { return Err(wrong(f, ErrorKind::WrongType, &shown(entry))) };
         let outside = OUTSIDE_BLOCKS.into_iter().find(|(module, path)| name == *module || name == *path);
         let found = if let Some((module, path)) = outside {
             // A list of layers leaves out what only ends in a name and is in no layer.
@@ -228,7 +232,7 @@ fn listed(f: &Fields<'_>, list: &[Value], layers: Option<Vec<usize>>) -> Result<
     }
     if modules.is_empty() {
         let found = if list.is_empty() { "an empty list" } else { &*shown(&Value::Array(list.to_vec())) };
-        return Err(wrong(f, found));
+        return Err(wrong(f, ErrorKind::Unknown, found));
     }
     match layers {
         // A whole path counts in whatever layer it is.
@@ -256,24 +260,26 @@ fn spelled(names: &[String], layers: &[usize]) -> Targets {
 
 /// The key `exclude_modules`, where it says something.
 fn excluded(f: &Fields<'_>) -> Result<Option<Paths>> {
-    let wrong = |found: &str| {
-        let problem =
-            format!("expected names or paths of modules, or an expression for their paths, found {found}");
-        f.error(EXCLUDED, &problem)
+    let wrong = |kind, found: &str| {
+        f.error(EXCLUDED, kind)
+            .expected("names or paths of modules, or an expression for their paths")
+            .found(found)
     };
     Ok(match f.value(EXCLUDED) {
         None => None,
         Some(Value::String(text)) if text.is_empty() => None,
         Some(Value::String(text)) => {
-            let found = |why| wrong(&format!("the expression {}: {why}", quoted(text)));
+            let found = |why| wrong(ErrorKind::Malformed, &format!("the expression {}: {why}", quoted(text)));
             Some(Paths::Expression(Expression::whole(text).map_err(found)?))
         }
         Some(Value::Array(names)) => {
-            let name = |n: &Value| n.as_str().map(str::to_owned).ok_or_else(|| wrong(&shown(n)));
+            let name = |n: &Value| {
+                n.as_str().map(str::to_owned).ok_or_else(|| wrong(ErrorKind::WrongType, &shown(n)))
+            };
             let names = names.iter().map(name).collect::<Result<Vec<_>>>()?;
             (!names.is_empty()).then_some(Paths::Names(names))
         }
-        Some(other) => return Err(wrong(&shown(other))),
+        Some(other) => return Err(wrong(ErrorKind::WrongType, &shown(other))),
     })
 }
 
@@ -292,8 +298,10 @@ fn exclude(f: &Fields<'_>, targets: &mut Targets, except: Paths) -> Result<()> {
     let places = Places { on: on.on, except: Some(except) };
     targets.modules = places.modules();
     if targets.modules.is_empty() {
-        let problem = "expected to leave some of the target modules, found that it excludes all of them";
-        return Err(f.error(EXCLUDED, problem));
+        return Err(f
+            .error(EXCLUDED, ErrorKind::Conflict)
+            .expected("to leave some of the target modules")
+            .found("that it excludes all of them"));
     }
     targets.places = Some(places);
     Ok(())

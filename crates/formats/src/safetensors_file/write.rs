@@ -8,8 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::{LENGTH_BYTES, MAX_HEADER, METADATA_KEY, byte_size};
 use crate::atomic::write_atomic_with;
-use crate::json::quoted;
-use crate::{Dtype, Error, Result};
+use crate::{Dtype, Error, ErrorKind, Result};
 
 /// Writes a file tensor by tensor: `fill(i, w)` is called for each in order and writes its bytes, little
 /// endian. No tensor needs to be whole in memory, and the file appears under its name only when complete.
@@ -32,15 +31,10 @@ pub fn write(
             let mut counting = Counting { inner: w, count: 0 };
             fill(i, &mut counting).map_err(io)?;
             if counting.count != size as u64 {
-                return Err(Error::invalid(
-                    path,
-                    format!(
-                        "tensor {}: expected {size} bytes for shape {shape:?} of {}, found {} bytes written",
-                        quoted(name),
-                        dtype.name(),
-                        counting.count
-                    ),
-                ));
+                return Err(Error::invalid(path, ErrorKind::Mismatch)
+                    .tensor(name)
+                    .expected(format!("{size} bytes for shape {shape:?} of {}", dtype.name()))
+                    .found(format!("{} bytes written", counting.count)));
             }
         }
         Ok(())
@@ -61,13 +55,15 @@ fn header(
     let mut sizes = Vec::with_capacity(tensors.len());
     let mut start = 0usize;
     for (name, dtype, shape) in tensors {
-        let invalid = |problem: &str| Error::invalid(path, format!("tensor {}: {problem}", quoted(name)));
+        let invalid = |kind| Error::invalid(path, kind).tensor(name);
         if !seen.insert(name) {
-            return Err(invalid("expected a name of its own, found one in use"));
+            return Err(invalid(ErrorKind::Conflict).expected("a name of its own").found("one in use"));
         }
         let size = byte_size(shape, dtype.bits());
         let Some((size, end)) = size.and_then(|s| Some((s, start.checked_add(s)?))) else {
-            return Err(invalid(&format!("expected a size that fits, found shape {shape:?}")));
+            return Err(invalid(ErrorKind::OutOfRange)
+                .expected("a size that fits")
+                .found(format!("shape {shape:?}")));
         };
         map.insert(
             name.clone(),
@@ -81,8 +77,10 @@ fn header(
     let padded = (LENGTH_BYTES + text.len()).next_multiple_of(8) - LENGTH_BYTES;
     text.extend(std::iter::repeat_n(' ', padded - text.len()));
     if text.len() > MAX_HEADER {
-        let problem = format!("expected a header of at most {MAX_HEADER} bytes, found {}", text.len());
-        return Err(Error::invalid(path, problem).hint("Write fewer tensors to one file."));
+        return Err(Error::invalid(path, ErrorKind::OutOfRange)
+            .expected(format!("a header of at most {MAX_HEADER} bytes"))
+            .found(text.len())
+            .hint("Write fewer tensors to one file."));
     }
     Ok((text, sizes))
 }

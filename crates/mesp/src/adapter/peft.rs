@@ -14,7 +14,7 @@ use mesp_formats::{AdapterConfig as FileConfig, Dtype, Error as FileError, gguf}
 
 use super::{AdapterConfig, BlockPairs, matrices, matrices_mut, params};
 use crate::arch::{Config, Module, Param, Tensor};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Where a matrix's rows are, against another order.
 pub(crate) struct Rows {
@@ -176,17 +176,24 @@ pub fn read_params<B: Backend>(
     let map = Mapping::open(path).map_err(|e| FileError::io("map", path, e))?;
     let header = safetensors_file::parse(path, map.bytes())?;
     let hint = "this adapter was made for another model, or with other target modules";
-    let wrong = |problem: String| -> Error { FileError::invalid(path, problem).hint(hint).into() };
+    let invalid = |kind| FileError::invalid(path, kind).hint(hint);
+    let wrong = |kind, name: &str, what: String| -> Error {
+        invalid(kind).what(format!("tensor {name} {what}")).tensor(name).into()
+    };
     let mut seen = BTreeSet::new();
     // PEFT writes the base's own table beside an adapter of it.
     let table = |name: &str| peft::parse_table_name(name).is_some_and(|(_, adapted)| adapted);
     for tensor in header.tensors.iter().filter(|t| !table(&t.name)) {
         let Some((layer, module, matrix)) = peft::parse_tensor_name(&tensor.name) else {
-            return Err(wrong(format!("tensor {} is not an adapter's", tensor.name)));
+            return Err(wrong(ErrorKind::Unknown, &tensor.name, "is not an adapter's".to_owned()));
         };
         let layers = config.layers;
         if layer >= layers {
-            return Err(wrong(format!("tensor {} is of layer {layer}, the model has {layers}", tensor.name)));
+            return Err(wrong(
+                ErrorKind::Mismatch,
+                &tensor.name,
+                format!("is of layer {layer}, the model has {layers}"),
+            ));
         }
         let place = Module::from_name(&module).map(|p| (p, p.list_index(layer, config)));
         let of = |param: &Param| match (place, param.tensor) {
@@ -196,23 +203,32 @@ pub fn read_params<B: Backend>(
             _ => None,
         };
         if !acts.iter().any(|(param, _)| of(param).is_some()) {
-            return Err(wrong(format!("tensor {} is not among the target modules", tensor.name)));
+            return Err(wrong(
+                ErrorKind::Mismatch,
+                &tensor.name,
+                "is not among the target modules".to_owned(),
+            ));
         }
         // A matrix has a second name, with the adapter's own in it.
         if !seen.insert(peft::tensor_name(layer, &module, matrix)) {
-            return Err(wrong(format!("tensor {} is there twice, under two names", tensor.name)));
+            return Err(wrong(
+                ErrorKind::Conflict,
+                &tensor.name,
+                "is there twice, under two names".to_owned(),
+            ));
         }
         let found = acts.iter_mut().find(|(param, _)| of(param) == Some(matrix));
         let Some((param, act)) = found else {
-            return Err(wrong(format!("tensor {} is not of this adapter", tensor.name)));
+            return Err(wrong(ErrorKind::Mismatch, &tensor.name, "is not of this adapter".to_owned()));
         };
         let rows = Rows::in_file(matrix, param.interleaved.map(usize::from), peft::turned(&module));
         let expected = param.file_shape();
         if tensor.shape != expected {
-            return Err(wrong(format!(
-                "tensor {} has shape {:?}, expected {expected:?}",
-                tensor.name, tensor.shape
-            )));
+            return Err(invalid(ErrorKind::Mismatch)
+                .tensor(&tensor.name)
+                .has(format!("shape {:?}", tensor.shape))
+                .expected(format!("{expected:?}"))
+                .into());
         }
         let values = safetensors_file::read_f32(path, map.bytes(), tensor)?;
         let (cols, all) = (act.cols(), act.rows());
@@ -224,7 +240,9 @@ pub fn read_params<B: Backend>(
     let missing: Vec<String> =
         acts.iter().map(|(param, _)| param.name()).filter(|name| !seen.contains(name)).collect();
     if let Some(first) = missing.first() {
-        return Err(wrong(format!("{} tensors are missing, the first is {first}", missing.len())));
+        return Err(invalid(ErrorKind::Missing)
+            .what(format!("{} tensors are missing, the first is {first}", missing.len()))
+            .into());
     }
     Ok(())
 }

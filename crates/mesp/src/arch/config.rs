@@ -4,7 +4,7 @@ use mesp_device::{Gate, Layout, MOST_TURNED, Rope, inverse_frequencies};
 use mesp_formats::{ModelConfig, RopeScaling};
 
 use super::family;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Which rotary embedding (RoPE) a layer has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,16 +90,18 @@ impl Config {
             Gate::GeluTanh => "gelu_pytorch_tanh",
         };
         if c.hidden_act != act {
-            return Err(Error::usage(format!(
-                "config.json: hidden_act is {:?}, expected {act:?} for model_type {:?}",
-                c.hidden_act, c.model_type
-            )));
+            return Err(Error::usage(
+                ErrorKind::Unsupported,
+                format!("config.json: hidden_act is {:?}", c.hidden_act),
+            )
+            .expected(format!("{act:?} for model_type {:?}", c.model_type)));
         }
         if c.rotary_dim > MOST_TURNED {
-            return Err(Error::usage(format!(
-                "heads with {} values turned by positions are not supported, expected {MOST_TURNED} at most",
-                c.rotary_dim
-            )));
+            return Err(Error::usage(
+                ErrorKind::Unsupported,
+                format!("heads with {} values turned by positions are not supported", c.rotary_dim),
+            )
+            .expected(format!("{MOST_TURNED} at most")));
         }
         let mut frequencies = inverse_frequencies(c.rotary_dim, c.rope_theta);
         scale_frequencies(&mut frequencies, &c.rope_scaling)?;
@@ -204,11 +206,11 @@ fn scale_frequencies(frequencies: &mut [f32], scaling: &RopeScaling) -> Result<(
         }
         RopeScaling::LongRope { short_factor, .. } => {
             if short_factor.len() != frequencies.len() {
-                return Err(Error::usage(format!(
-                    "config.json: short_factor has {} numbers, expected {}, half of what is turned of a head",
-                    short_factor.len(),
-                    frequencies.len()
-                )));
+                return Err(Error::usage(
+                    ErrorKind::Mismatch,
+                    format!("config.json: short_factor has {} numbers", short_factor.len()),
+                )
+                .expected(format!("{}, half of what is turned of a head", frequencies.len())));
             }
             frequencies.iter_mut().zip(short_factor).for_each(|(f, divisor)| *f /= *divisor as f32);
         }

@@ -12,7 +12,7 @@ use mesp_device::Gate;
 use mesp_formats::ModelConfig;
 
 use super::names::Norm;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// What a family adds to the common pre-norm block. Which layers have a window or no rotation is in the
 /// configuration: [`Config::attention`](super::Config::attention).
@@ -83,5 +83,6 @@ pub(super) fn of(config: &ModelConfig) -> Result<Family> {
         return Ok(make(config));
     }
     let known = FAMILIES.map(|(known, _)| known).join(", ");
-    Err(Error::usage(format!("config.json: model_type is {name:?}, expected one of {known}")))
+    Err(Error::usage(ErrorKind::Unsupported, format!("config.json: model_type is {name:?}"))
+        .expected(format!("one of {known}")))
 }

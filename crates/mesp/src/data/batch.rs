@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::shuffle::Order;
 use super::{Examples, RaggedBatch, Subset};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// How much a batch holds: as many rows as stay within both limits, and always at least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,12 +59,16 @@ impl BatchSize {
     /// What is wrong with it, if anything.
     fn check(self) -> Result<()> {
         if self.rows == 0 {
-            return Err(Error::usage("a batch of 0 rows trains nothing").hint("give ‘batch_size’ 1 or more"));
+            return Err(Error::usage(ErrorKind::OutOfRange, "‘batch_size’")
+                .is(0)
+                .expected("1 or more")
+                .hint("a batch of no rows trains nothing"));
         }
         if self.tokens == 0 {
-            return Err(
-                Error::usage("a batch of 0 tokens trains nothing").hint("give ‘batch_tokens’ 1 or more")
-            );
+            return Err(Error::usage(ErrorKind::OutOfRange, "‘batch_tokens’")
+                .is(0)
+                .expected("1 or more")
+                .hint("a batch of no tokens trains nothing"));
         }
         Ok(())
     }
@@ -116,7 +120,8 @@ impl<E: Examples> Batches<E> {
         size.check()?;
         let count = examples.count();
         if u32::try_from(count).is_err() {
-            return Err(Error::usage(format!("{count} rows are given, expected fewer than 2^32")));
+            return Err(Error::usage(ErrorKind::OutOfRange, format!("{count} rows are given"))
+                .expected("fewer than 2^32"));
         }
         // Most data have no row without targets, and need no list of the others.
         let mut trained: Option<Subset> = None;
@@ -130,7 +135,10 @@ impl<E: Examples> Batches<E> {
             trained.count()
         });
         if rows == 0 {
-            return Err(Error::usage(format!("none of {count} rows has a trainable token")));
+            return Err(Error::usage(
+                ErrorKind::Empty,
+                format!("none of {count} rows has a trainable token"),
+            ));
         }
         // Room for the most batches there can be: an epoch that begins later allocates nothing.
         let marks = Vec::with_capacity(if size.packs() { rows.div_ceil(MARKED) } else { 0 });

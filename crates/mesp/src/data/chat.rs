@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::date::Date;
 use super::template::{Inputs, MARKS, Template};
 use super::{Conversation, TextEncoder, TokenizerInfo};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 mod locate;
 mod settle;
@@ -188,8 +188,11 @@ impl ChatFormat {
         for turn in (0..conversation.len()).filter(|&turn| conversation.trained[turn]) {
             let span = self.turn(conversation, &text, turn, encoder)?;
             if spans.last().is_some_and(|last| last.end > span.start) {
-                let problem = format!("the text of messages[{turn}] overlaps that of an earlier turn");
-                return Err(Error::usage(problem).hint(OTHER_TEMPLATE));
+                return Err(Error::usage(
+                    ErrorKind::Unsupported,
+                    format!("the text of messages[{turn}] overlaps that of an earlier turn"),
+                )
+                .hint(OTHER_TEMPLATE));
             }
             spans.push(span);
         }

@@ -8,7 +8,7 @@ use super::forms::Form;
 use super::notes::Tally;
 use super::rows::RowReader;
 use super::{ChatFormat, Example, FileRows, ReadOptions, TextEncoder, UNTRAINED, layout, source};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// What was found in a file. Lines are counted from 1.
 #[derive(Debug, Default)]
@@ -66,8 +66,13 @@ impl FileRows {
     ) -> Result<Checked> {
         let files = layout::files(path, options.split)?;
         let [path] = files.as_slice() else {
-            let problem = format!("a directory with {} files; they are checked one by one", files.len());
-            return Err(Error::data(path, None, problem).hint("name one of its files"));
+            return Err(Error::data(
+                path,
+                None,
+                ErrorKind::Unsupported,
+                format!("a directory with {} files; they are checked one by one", files.len()),
+            )
+            .hint("name one of its files"));
         };
         let path = path.clone();
         let kind = source::kind(&path)?;

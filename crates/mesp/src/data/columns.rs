@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde_json::{Map, Value};
 
 use super::forms::{KEYS, cell};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Which names the parts of a row have in a file: `prompt=question,completion=answer`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,24 +31,33 @@ impl FromStr for Columns {
                     (to.trim(), from.trim())
                 }
                 _ => {
-                    let problem = format!("expected NAME=COLUMN, found {item:?}");
-                    return Err(Error::usage(problem).hint("as in prompt=question,completion=answer"));
+                    let error = Error::usage(ErrorKind::Malformed, "").expected("NAME=COLUMN");
+                    return Err(error
+                        .found(format!("{item:?}"))
+                        .hint("as in prompt=question,completion=answer"));
                 }
             };
             if cell(to).is_none() {
                 let names = nearest(to, &KEYS.map(|(name, _)| name));
-                let problem = format!("no form of row has the name {to:?}; the names are {names}");
-                return Err(Error::usage(problem).hint(
+                return Err(Error::usage(
+                    ErrorKind::Unknown,
+                    format!("no form of row has the name {to:?}; the names are {names}"),
+                )
+                .hint(
                     "the name that rows are to have stands first, the file's own second: prompt=question",
                 ));
             }
             if columns.iter().any(|column| column.to == to) {
-                return Err(Error::usage(format!("{to:?} is given two columns; expected one")));
+                return Err(
+                    Error::usage(ErrorKind::Conflict, format!("{to:?} is given two columns")).expected("one")
+                );
             }
             columns.push(Renamed { to: to.to_owned(), from: from.to_owned() });
         }
         if columns.is_empty() {
-            return Err(Error::usage("the list of columns is empty; expected NAME=COLUMN,..."));
+            return Err(Error::usage(ErrorKind::Empty, "the list of columns")
+                .is("empty")
+                .expected("NAME=COLUMN,..."));
         }
         Ok(Self(columns))
     }
@@ -143,9 +152,10 @@ impl Seen {
 pub(super) fn not_there<'a>(column: &str, names: impl IntoIterator<Item = &'a str>) -> Error {
     let names: Vec<&str> = names.into_iter().collect();
     let there = if names.is_empty() { "none".to_owned() } else { nearest(column, &names) };
-    Error::usage(format!(
-        "‘columns’ names the column {column:?}, which is not there; the columns are {there}"
-    ))
+    Error::usage(
+        ErrorKind::Missing,
+        format!("‘columns’ names the column {column:?}, which is not there; the columns are {there}"),
+    )
     .hint("give ‘columns’ NAME=COLUMN with a column of the file")
 }
 

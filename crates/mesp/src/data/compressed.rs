@@ -10,7 +10,7 @@ use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 use super::layout;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// What follows the extension of packed files.
 const EXTENSIONS: [&str; 4] = [".gz", ".gzip", ".zst", ".zstd"];
@@ -72,7 +72,7 @@ pub(super) fn unreadable(path: &Path, line: Option<usize>, error: io::Error) -> 
     if error.raw_os_error().is_some() {
         return mesp_formats::Error::io("read", path, error).into();
     }
-    Error::data(path, line, format!("the file is damaged or cut short: {error}"))
+    Error::data(path, line, ErrorKind::Malformed, format!("the file is damaged or cut short: {error}"))
         .hint("fetch or write the file again; `gzip -t` and `zstd -t` test packed ones")
 }
 

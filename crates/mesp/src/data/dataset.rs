@@ -16,7 +16,7 @@ use super::source::Raw;
 use super::token_file::About;
 use super::{Example, Form, Origin, TextEncoder, layout, source};
 use crate::arch::Config;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// How rows with `prompt` and `completion` become one text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -202,7 +202,7 @@ impl FileRows {
             let outcome = source::each_row(&file, kind, None, &options.columns, &mut |line, row| {
                 // A row that cannot be read is reported by `read`.
                 needed |= is_text(row, &file, line, &options.columns);
-                if needed { Err(Error::usage("found")) } else { Ok(()) }
+                if needed { Err(Error::usage(ErrorKind::State, "found")) } else { Ok(()) }
             });
             if needed {
                 return Ok(true);
@@ -286,7 +286,9 @@ impl<'a> Reading<'a> {
     fn finished(self, path: &Path, rows: &RowReader<'_>) -> Result<About> {
         let Self { options, tally, kept, targets, ends, .. } = self;
         if kept == 0 {
-            return Err(Error::data(path, None, "the file holds no row; expected at least one"));
+            return Err(
+                Error::data(path, None, ErrorKind::Empty, "the file holds no row").expected("at least one")
+            );
         }
         let (mut notes, why) = (tally.notes(rows, options), tally.why_nothing());
         let document = tally.document.is_some();
@@ -295,8 +297,13 @@ impl<'a> Reading<'a> {
             notes.extend(ends.never());
         }
         if targets == 0 {
-            let problem = format!("no trainable token in {}", counted(kept, "row"));
-            return Err(Error::data(path, None, problem).hint(why));
+            return Err(Error::data(
+                path,
+                None,
+                ErrorKind::Empty,
+                format!("no trainable token in {}", counted(kept, "row")),
+            )
+            .hint(why));
         }
         Ok(About { path: path.to_path_buf(), document, notes })
     }
@@ -310,8 +317,11 @@ impl<'a> Reading<'a> {
         bad: &mut dyn FnMut(Error) -> Result<()>,
     ) -> Result<()> {
         if let Some(length @ ..2) = self.options.max_seq_len {
-            let problem = format!("a maximum sequence length of {length} leaves nothing to predict");
-            return Err(Error::usage(problem).hint("give ‘max_seq_len’ 2 or more"));
+            return Err(Error::usage(
+                ErrorKind::OutOfRange,
+                format!("‘max_seq_len’ is {length}, which leaves nothing to predict"),
+            )
+            .hint("give ‘max_seq_len’ 2 or more"));
         }
         let path = Arc::clone(&self.path);
         if let Ok(encoder) = rows.encoder() {
@@ -346,13 +356,16 @@ impl<'a> Reading<'a> {
     fn place(&mut self, line: usize, read: Read, mut content: Content) -> Result<()> {
         let Read { form, length, remarks, inside } = read;
         if length == 0 {
-            return Err(Error::data(&self.path, Some(line), "the row has no token; expected at least one"));
+            return Err(Error::data(&self.path, Some(line), ErrorKind::Empty, "the row")
+                .has("no token")
+                .expected("at least one"));
         }
         let limit = self.options.max_seq_len.unwrap_or(usize::MAX);
         let longer = length > limit;
         if longer && self.options.long_rows == LongRows::Error {
-            let problem = format!("the row has {length} tokens; expected at most {limit}");
-            return Err(Error::data(&self.path, Some(line), problem)
+            return Err(Error::data(&self.path, Some(line), ErrorKind::OutOfRange, "the row")
+                .has(format!("{length} tokens"))
+                .expected(format!("at most {limit}"))
                 .hint("raise ‘max_seq_len’, shorten the row, or choose ‘long_rows’ truncate or split"));
         }
         let place = self.tally.place(line);
@@ -510,20 +523,12 @@ fn pieces(length: usize, limit: usize) -> impl Iterator<Item = Range<usize>> {
 
 /// Says which file has a problem.
 pub(super) fn at_file(error: Error, path: &Path) -> Error {
-    match error {
-        Error::Usage { problem, hint } => Error::Data { path: path.to_path_buf(), line: None, problem, hint },
-        other => other,
-    }
+    error.at(path, None)
 }
 
 /// Says where a row's problem is.
 pub(super) fn located(error: Error, path: &Path, line: usize) -> Error {
-    match error {
-        Error::Usage { problem, hint } => {
-            Error::Data { path: path.to_path_buf(), line: Some(line), problem, hint }
-        }
-        other => other,
-    }
+    error.at(path, Some(line))
 }
 
 #[cfg(all(test, feature = "text"))]

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::remarks::Remark;
 use super::turns::{given, is_blank, type_of};
 use super::{Conversation, PromptStyle, keys};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// The forms, in the order in which they are looked for: a row with the keys of two is taken for the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,6 +178,7 @@ fn instruction(row: &Map<String, Value>, as_turns: bool) -> Result<Said<'static>
             let one = list.as_array().filter(|list| list.len() == 1).and_then(|list| list[0].as_object());
             let Some(one) = one.filter(|one| one.contains_key("output")) else {
                 return Err(Error::usage(
+                    ErrorKind::WrongType,
                     "`instances` is not a list of one object with `input` and `output`",
                 )
                 .hint("give each instance a row of its own, with `instruction`, `input` and `output`"));
@@ -214,15 +215,20 @@ fn history(row: &Map<String, Value>) -> Result<Vec<(String, String)>> {
         _ => None,
     };
     list.as_array().and_then(|list| list.iter().map(pair).collect()).ok_or_else(|| {
-        Error::usage("`history` is not a list of pairs of texts; expected [[\"question\", \"answer\"], ...]")
+        Error::usage(ErrorKind::WrongType, "`history`")
+            .is("not a list of pairs of texts")
+            .expected("[[\"question\", \"answer\"], ...]")
     })
 }
 
 pub(super) fn string<'a>(row: &'a Map<String, Value>, key: &str) -> Result<&'a str> {
     let value = row.get(key).unwrap_or(&Value::Null);
-    value
-        .as_str()
-        .ok_or_else(|| Error::usage(format!("`{key}` is {}; expected a text", type_of(value))).hint(FORMS))
+    value.as_str().ok_or_else(|| {
+        Error::usage(ErrorKind::WrongType, format!("`{key}`"))
+            .is(type_of(value))
+            .expected("a text")
+            .hint(FORMS)
+    })
 }
 
 pub(super) const FORMS: &str = "a row is {\"messages\": [...]}, {\"conversations\": [...]}, {\"prompt\": \"...\", \"completion\": \"...\"}, \
@@ -285,13 +291,12 @@ fn unknown(row: &Map<String, Value>) -> Error {
     } else if row.len() > found.len() {
         found.push("...".to_owned());
     }
-    let expected = "expected `messages`, `conversations`, `prompt` with `completion`, `instruction` with `output`, \
+    let expected = "`messages`, `conversations`, `prompt` with `completion`, `instruction` with `output`, \
                     `question` with `answer`, `text` or `input_ids`";
-    Error::usage(format!(
-        "the row has no form that can be trained; {expected}, found the keys {}",
-        found.join(", ")
-    ))
-    .hint(advice)
+    Error::usage(ErrorKind::Unknown, "the row has no form that can be trained")
+        .expected(expected)
+        .found(format!("the keys {}", found.join(", ")))
+        .hint(advice)
 }
 
 /// How a table, whose cells are texts, holds the values of a name.

@@ -12,7 +12,7 @@ use tokenizers::{AddedToken, Tokenizer};
 
 use super::TokenizerInfo;
 use super::tokenizer_info::{JSON, MODEL};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 mod byte_level;
 mod sentencepiece;
@@ -50,10 +50,10 @@ fn read(gguf: &Gguf, bytes: &[u8]) -> Result<(Tokenizer, TokenizerInfo)> {
         "gpt2" => false,
         "llama" => true,
         other => {
-            let problem =
-                format!("expected \"gpt2\" (byte-level BPE) or \"llama\" (SentencePiece), found {other:?}");
             let hint = "use the original model's folder, which has a tokenizer.json, or rows with input_ids";
-            return Err(wrong(gguf, MODEL, &problem, hint));
+            return Err(wrong(gguf, MODEL, ErrorKind::Unsupported, hint)
+                .expected("\"gpt2\" (byte-level BPE) or \"llama\" (SentencePiece)")
+                .found(format!("{other:?}")));
         }
     };
     let places = Places::read(gguf, bytes)?;
@@ -63,8 +63,9 @@ fn read(gguf: &Gguf, bytes: &[u8]) -> Result<(Tokenizer, TokenizerInfo)> {
         // Some converters put down -1, in 32 bits, for none.
         let id = gguf.usize(&key)?.filter(|id| *id != u32::MAX as usize);
         if let Some(id) = id.filter(|id| *id >= places.texts.len()) {
-            let problem = format!("expected a token below {}, found {id}", places.texts.len());
-            return Err(damaged(gguf, &key, &problem));
+            return Err(damaged(gguf, &key, ErrorKind::OutOfRange)
+                .expected(format!("a token below {}", places.texts.len()))
+                .found(id));
         }
         Ok(id.or((sentencepiece && usual < places.texts.len()).then_some(usual)))
     };
@@ -86,11 +87,13 @@ fn read(gguf: &Gguf, bytes: &[u8]) -> Result<(Tokenizer, TokenizerInfo)> {
         (marker || *ty == token_type::USER_DEFINED)
             .then(|| AddedToken::from(text.as_str(), marker).normalized(false))
     });
-    tokenizer.add_tokens(added).map_err(|e| damaged(gguf, TOKENS, &e.to_string()))?;
+    tokenizer.add_tokens(added).map_err(|e| refused(gguf, TOKENS, &e))?;
 
     let add_bos = gguf.bool(ADD_BOS)?;
     if add_bos == Some(true) && bos.is_none() {
-        return Err(damaged(gguf, ADD_BOS, "expected a bos_token_id beside it, found none"));
+        return Err(damaged(gguf, ADD_BOS, ErrorKind::Missing)
+            .expected("a bos_token_id beside it")
+            .found("none"));
     }
     let text = |id: Option<usize>| id.and_then(|id| places.texts.get(id).cloned());
     let info = TokenizerInfo {
@@ -108,12 +111,13 @@ fn read(gguf: &Gguf, bytes: &[u8]) -> Result<(Tokenizer, TokenizerInfo)> {
 
 /// A `tokenizer.json` in a file, with the tokens that the file names beside it.
 fn from_json(gguf: &Gguf, text: &str) -> Result<(Tokenizer, TokenizerInfo)> {
-    let tokenizer =
-        Tokenizer::from_bytes(text.as_bytes()).map_err(|e| damaged(gguf, JSON, &e.to_string()))?;
+    let tokenizer = Tokenizer::from_bytes(text.as_bytes()).map_err(|e| refused(gguf, JSON, &e))?;
     let named = |key: &str| -> Result<Option<String>> {
         let Some(id) = gguf.usize(key)?.filter(|id| *id != u32::MAX as usize) else { return Ok(None) };
         let text = u32::try_from(id).ok().and_then(|id| tokenizer.id_to_token(id));
-        text.map(Some).ok_or_else(|| damaged(gguf, key, &format!("expected a token of {JSON}, found {id}")))
+        text.map(Some).ok_or_else(|| {
+            damaged(gguf, key, ErrorKind::OutOfRange).expected(format!("a token of {JSON}")).found(id)
+        })
     };
     let info = TokenizerInfo {
         bos_token: named("tokenizer.ggml.bos_token_id")?,
@@ -149,8 +153,9 @@ impl Places {
         for (id, text) in texts_of(gguf, TOKENS, array, bytes)?.enumerate() {
             let text = if text.is_empty() { format!("[EMPTY_{id}]") } else { text.to_string() };
             if let Some(other) = ids.insert(text.clone(), id as u32) {
-                let problem = format!("expected every token once, found {text:?} at {other} and at {id}");
-                return Err(damaged(gguf, TOKENS, &problem));
+                return Err(damaged(gguf, TOKENS, ErrorKind::Conflict)
+                    .expected("every token once")
+                    .found(format!("{text:?} at {other} and at {id}")));
             }
             texts.push(text);
         }
@@ -174,7 +179,8 @@ fn texts_of<'a>(
     bytes: &'a [u8],
 ) -> Result<impl Iterator<Item = &'a str> + use<'a>> {
     array.iter_str(bytes).ok_or_else(|| {
-        damaged(gguf, key, &format!("expected an array of strings, found one of {}", array.ty.name()))
+        let found = format!("one of {}", array.ty.name());
+        damaged(gguf, key, ErrorKind::WrongType).expected("an array of strings").found(found)
     })
 }
 
@@ -189,21 +195,23 @@ fn numbers_of<T>(
     let numbers: Option<Vec<T>> = array.iter_scalars(bytes).and_then(|n| n.map(|v| convert(&v)).collect());
     numbers.filter(|n| n.len() == len).ok_or_else(|| {
         let found = format!("{} of {}", array.len, array.ty.name());
-        damaged(gguf, key, &format!("expected {len} numbers, one for each token, found {found}"))
+        let expected = format!("{len} numbers, one for each token");
+        damaged(gguf, key, ErrorKind::Mismatch).expected(expected).found(found)
     })
 }
 
-fn wrong(gguf: &Gguf, key: &str, problem: &str, hint: &str) -> Error {
-    Error::from(gguf.error(key, problem)).hint(hint)
+fn wrong(gguf: &Gguf, key: &str, kind: ErrorKind, hint: &str) -> Error {
+    Error::from(gguf.error(key, kind)).hint(hint)
 }
 
-fn damaged(gguf: &Gguf, key: &str, problem: &str) -> Error {
-    wrong(
-        gguf,
-        key,
-        problem,
-        "the file's tokenizer is damaged: get the file again, or convert the model again",
-    )
+fn damaged(gguf: &Gguf, key: &str, kind: ErrorKind) -> Error {
+    let hint = "the file's tokenizer is damaged: get the file again, or convert the model again";
+    wrong(gguf, key, kind, hint)
+}
+
+/// A part of the file's tokenizer that the tokenizers' library refuses.
+fn refused(gguf: &Gguf, key: &str, error: &tokenizers::Error) -> Error {
+    damaged(gguf, key, ErrorKind::Malformed).with(|problem| problem.what(error))
 }
 
 #[cfg(test)]

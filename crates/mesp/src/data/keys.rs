@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::Form;
 use super::remarks::Remark;
 use super::turns::{CONTEXT, is_blank};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Keys that say how good an answer is: `label` (KTO in TRL, ms-swift), `kto_tag` (LLaMA-Factory), rewards, and
 /// answers that were not chosen.
@@ -110,7 +110,9 @@ fn bad(key: &str, value: &Value) -> Result<()> {
     if !is_bad {
         return Ok(());
     }
-    let problem =
-        format!("`{key}` is {value}: the answer is marked as one not to learn, and training would teach it");
-    Err(Error::usage(problem).hint("leave out such rows: good and bad answers are not told apart here"))
+    Err(Error::usage(
+        ErrorKind::Unsupported,
+        format!("`{key}` is {value}: the answer is marked as one not to learn, and training would teach it"),
+    )
+    .hint("leave out such rows: good and bad answers are not told apart here"))
 }

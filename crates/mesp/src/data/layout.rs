@@ -8,7 +8,7 @@ use mesp_formats::regular;
 
 use super::compressed::{is_packed, unpacked_name};
 use super::source::{EXTENSIONS, Name, REFUSED};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Names of rows to train on, in the order in which they are preferred.
 const TRAIN: &[&str] = &["train", "training"];
@@ -59,11 +59,13 @@ pub fn files(path: &Path, split: &str) -> Result<Vec<PathBuf>> {
     let more = if found.len() > 8 { ", ..." } else { "" };
     found.truncate(8);
     let found = if found.is_empty() { "nothing".to_owned() } else { found.join(", ") + more };
-    let problem = format!(
-        "expected a file {split}.jsonl in this directory (or .json, .csv, .tsv, .parquet, packed or not, or shards such \
-         as data/{split}-00000-of-00002.parquet), found {found}"
-    );
-    Err(Error::data(path, None, problem).hint("name the data file itself"))
+    Err(Error::data(path, None, ErrorKind::Missing, "")
+        .expected(format!(
+            "a file {split}.jsonl in this directory (or .json, .csv, .tsv, .parquet, packed or not, \
+                or shards such as data/{split}-00000-of-00002.parquet)"
+        ))
+        .found(found)
+        .hint("name the data file itself"))
 }
 
 /// Refuses what gives its bytes once, or without an end: data are read several times.
@@ -72,9 +74,10 @@ pub fn files(path: &Path, split: &str) -> Result<Vec<PathBuf>> {
 /// When it is a pipe, a device or a socket.
 pub fn refuse_stream(path: &Path) -> Result<()> {
     let Some(found) = regular::other_than_file(path).filter(|_| !path.is_dir()) else { return Ok(()) };
-    let problem =
-        format!("expected a data file or a directory of them, found {found}: data are read several times");
-    Err(Error::data(path, None, problem).hint("write what it gives to a file first, and name that"))
+    Err(Error::data(path, None, ErrorKind::WrongType, "")
+        .expected("a data file or a directory of them")
+        .found(format!("{found}: data are read several times"))
+        .hint("write what it gives to a file first, and name that"))
 }
 
 /// Opens a data file.
@@ -179,11 +182,9 @@ fn of_split(directory: &Path, name: &str) -> Result<Option<Vec<PathBuf>>> {
             }
             let files = order.iter().enumerate().map(|(at, file)| file.map(|f| f.path.clone()).ok_or(at));
             return files.collect::<std::result::Result<_, _>>().map(Some).map_err(|at| {
-                let problem = format!(
-                    "expected {of} shards of `{name}`, found {}: number {at:05} is missing",
-                    shards.len()
-                );
-                Error::data(folder, None, problem)
+                Error::data(folder, None, ErrorKind::Missing, "")
+                    .expected(format!("{of} shards of `{name}`"))
+                    .found(format!("{}: number {at:05} is missing", shards.len()))
                     .hint("fetch the whole data set, or name the files you have one by one")
             });
         }
@@ -257,8 +258,10 @@ fn ambiguous(folder: &Path, a: &DataFile, b: &DataFile) -> Error {
     let name = |file: &DataFile| file.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut names = [name(a), name(b)];
     names.sort();
-    let problem = format!("expected one set of rows, found {}", names.join(" beside "));
-    Error::data(folder, None, problem).hint("name the data file itself")
+    Error::data(folder, None, ErrorKind::Conflict, "")
+        .expected("one set of rows")
+        .found(names.join(" beside "))
+        .hint("name the data file itself")
 }
 
 struct DataFile {
@@ -303,10 +306,14 @@ fn refuse_saved(path: &Path) -> Result<()> {
     let (load, folder) = ("from datasets import load_from_disk; d = load_from_disk", path.display());
     let write =
         if splits { "[d[s].to_parquet(s + '.parquet') for s in d]" } else { "d.to_parquet('train.parquet')" };
-    let problem =
-        "Arrow files as save_to_disk of `datasets` writes them; expected .parquet, .jsonl or .csv files";
-    Err(Error::data(path, None, problem)
-        .hint(format!("write them as Parquet: python -c \"{load}('{folder}'); {write}\"")))
+    Err(Error::data(
+        path,
+        None,
+        ErrorKind::Unsupported,
+        "Arrow files as save_to_disk of `datasets` writes them",
+    )
+    .expected(".parquet, .jsonl or .csv files")
+    .hint(format!("write them as Parquet: python -c \"{load}('{folder}'); {write}\"")))
 }
 
 #[cfg(test)]

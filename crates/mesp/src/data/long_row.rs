@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::rows::{LABELS, aligned, integer, unpadded};
 use super::turns::type_of;
 use super::{LongRows, ReadOptions};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Bytes of a line from which on this way is looked at.
 pub(super) const LONG: usize = 1 << 20;
@@ -133,10 +133,13 @@ pub(super) fn read(line: impl Read, options: &ReadOptions) -> Result<LongRow> {
     if let Some(problem) = found.problem {
         return Err(problem);
     }
-    read.map_err(|e| Error::usage(format!("not valid JSON: {e}")))?;
+    read.map_err(|e| Error::usage(ErrorKind::Malformed, format!("not valid JSON: {e}")))?;
     let Some(tokens) = found.tokens else {
-        return Err(Error::usage(format!("a row of more than {} MB without `input_ids`", LONG >> 20))
-            .hint("divide it into several rows"));
+        return Err(Error::usage(
+            ErrorKind::OutOfRange,
+            format!("a row of more than {} MB without `input_ids`", LONG >> 20),
+        )
+        .hint("divide it into several rows"));
     };
     aligned(tokens.count, found.labels.as_ref().map(|labels| labels.count))?;
     unpadded(found.padded)?;
@@ -200,8 +203,11 @@ impl<'de> DeserializeSeed<'de> for List<'_> {
 
 impl List<'_> {
     fn other<E: serde::de::Error>(self, found: &Value) -> std::result::Result<(), E> {
-        let problem = format!("`{}` is {}; expected a list of integers", self.key, type_of(found));
-        self.found.problem = Some(Error::usage(problem));
+        self.found.problem = Some(
+            Error::usage(ErrorKind::WrongType, format!("`{}`", self.key))
+                .is(type_of(found))
+                .expected("a list of integers"),
+        );
         Err(E::custom("refused"))
     }
 }

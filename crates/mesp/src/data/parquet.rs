@@ -25,7 +25,7 @@ use super::dataset::{at_file, located};
 use super::forms::cell;
 use super::source::Raw;
 use super::wall::walled;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use pages::Pages;
 use schema::{Kind, Node, Schema};
 use thrift::{Found, walk};
@@ -208,8 +208,10 @@ impl Assembly<'_> {
         if self.bytes <= ROW_LIMIT {
             return Ok(());
         }
-        let problem = format!("the row has more than {} MB", ROW_LIMIT >> 20);
-        Err(Fault::Row(Error::usage(problem).hint("divide it into several rows")))
+        Err(Fault::Row(
+            Error::usage(ErrorKind::OutOfRange, format!("the row has more than {} MB", ROW_LIMIT >> 20))
+                .hint("divide it into several rows"),
+        ))
     }
 
     /// Takes one entry of every column below a part that is not there.
@@ -235,12 +237,17 @@ impl Assembly<'_> {
                     )));
                 }
                 let value = column.take().ok_or_else(|| {
-                    let problem = format!(
-                        "column `{}` is of {}, and this value is not UTF-8 text",
-                        column.name,
-                        column.kind.name()
-                    );
-                    Fault::Row(Error::usage(problem).hint("store texts as UTF-8 strings"))
+                    Fault::Row(
+                        Error::usage(
+                            ErrorKind::Malformed,
+                            format!(
+                                "column `{}` is of {}, and this value is not UTF-8 text",
+                                column.name,
+                                column.kind.name()
+                            ),
+                        )
+                        .hint("store texts as UTF-8 strings"),
+                    )
                 })?;
                 self.count(size_of::<Value>() + value.as_str().map_or(0, str::len))?;
                 Ok(value)
@@ -334,10 +341,17 @@ fn footer<R: ChunkReader>(path: &Path, input: &Arc<R>) -> Result<ParquetMetaData
     match &end[4..] {
         b"PAR1" => {}
         b"PARE" => {
-            return Err(Error::data(path, None, "an encrypted Parquet file, which cannot be read")
-                .hint("write it without encryption"));
+            return Err(Error::data(
+                path,
+                None,
+                ErrorKind::Unsupported,
+                "an encrypted Parquet file, which cannot be read",
+            )
+            .hint("write it without encryption"));
         }
-        _ => return Err(damaged(path, None, short)),
+        _ => {
+            return Err(damaged(path, None, short));
+        }
     }
     if size > (length - 8).min(FOOTER_LIMIT) {
         return Err(damaged(path, None, &format!("its footer is said to have {size} bytes")));
@@ -426,7 +440,7 @@ fn said(error: ParquetError) -> String {
 }
 
 fn damaged(path: &Path, row: Option<usize>, problem: &str) -> Error {
-    Error::data(path, row, format!("this Parquet file cannot be read: {problem}"))
+    Error::data(path, row, ErrorKind::Malformed, format!("this Parquet file cannot be read: {problem}"))
         .hint("fetch or write the file again; pyarrow.parquet.read_table says whether others can read it")
 }
 

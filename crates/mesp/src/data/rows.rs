@@ -6,7 +6,7 @@ use super::forms::{self, FORMS, Form, Said};
 use super::remarks::Remark;
 use super::turns::{given, type_of};
 use super::{ChatFormat, ReadOptions, TextEncoder, UNTRAINED};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 #[cfg(feature = "text")]
 mod text;
@@ -66,7 +66,9 @@ impl<'a> RowReader<'a> {
                 (form, forms::read(form, row, style, chats)?)
             }
             other => {
-                return Err(Error::usage(format!("the row is {}; expected a JSON object", type_of(other)))
+                return Err(Error::usage(ErrorKind::WrongType, "the row")
+                    .is(type_of(other))
+                    .expected("a JSON object")
                     .hint(FORMS));
             }
         };
@@ -103,14 +105,14 @@ pub(super) fn tokenized(row: &Map<String, Value>, vocab_size: usize, remarks: Ve
 /// Refuses labels that are not as many as tokens.
 pub(super) fn aligned(tokens: usize, labels: Option<usize>) -> Result<()> {
     if tokens == 0 {
-        return Err(Error::usage("`input_ids` is empty; expected at least one token"));
+        return Err(Error::usage(ErrorKind::Empty, "`input_ids`").is("empty").expected("at least one token"));
     }
     match labels {
         Some(labels) if labels != tokens => {
-            let problem = format!(
-                "`labels` has {labels} values and `input_ids` has {tokens}; expected one label beside each token"
-            );
-            Err(Error::usage(problem)
+            let found = format!("{labels} values and `input_ids` has {tokens}");
+            Err(Error::usage(ErrorKind::Mismatch, "`labels`")
+                .has(found)
+                .expected("one label beside each token")
                 .hint("labels align with input_ids; -100 marks a token that is not trained"))
         }
         _ => Ok(()),
@@ -120,13 +122,15 @@ pub(super) fn aligned(tokens: usize, labels: Option<usize>) -> Result<()> {
 /// Refuses a row whose mask has a 0 at a place.
 pub(super) fn unpadded(padded: Option<usize>) -> Result<()> {
     let Some(at) = padded else { return Ok(()) };
-    let problem = format!("`attention_mask[{at}]` is 0: the row is padded");
-    Err(Error::usage(problem).hint("store the row without padding; rows may differ in length"))
+    Err(Error::usage(ErrorKind::Unsupported, format!("`attention_mask[{at}]` is 0: the row is padded"))
+        .hint("store the row without padding; rows may differ in length"))
 }
 
 fn integers(key: &str, list: &Value, vocab_size: usize) -> Result<Vec<i64>> {
     let Some(values) = list.as_array() else {
-        return Err(Error::usage(format!("`{key}` is {}; expected a list of integers", type_of(list))));
+        return Err(Error::usage(ErrorKind::WrongType, format!("`{key}`"))
+            .is(type_of(list))
+            .expected("a list of integers"));
     };
     values.iter().enumerate().map(|(index, value)| integer(key, index, value, vocab_size)).collect()
 }
@@ -139,11 +143,13 @@ pub(super) fn integer(key: &str, index: usize, value: &Value, vocab_size: usize)
     value.as_i64().filter(allowed).ok_or_else(|| {
         let found = if value.is_number() { value.to_string() } else { type_of(value).to_owned() };
         let also = if labels { " or -100 (not trained)" } else { "" };
-        let problem = format!(
-            "`{key}[{index}]` is {found}; expected an integer from 0 to {} (the model's vocabulary){also}",
-            vocab_size.saturating_sub(1)
-        );
-        Error::usage(problem).hint("tokenize the rows with this model's tokenizer")
+        Error::usage(ErrorKind::OutOfRange, format!("`{key}[{index}]`"))
+            .is(found)
+            .expected(format!(
+                "an integer from 0 to {} (the model's vocabulary){also}",
+                vocab_size.saturating_sub(1)
+            ))
+            .hint("tokenize the rows with this model's tokenizer")
     })
 }
 

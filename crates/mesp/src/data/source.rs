@@ -14,7 +14,7 @@ use super::compressed::{
 use super::dataset::located;
 use super::long_row::{LONG, Line, is_of_tokens};
 use super::table;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// How the bytes of a file are to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,10 +123,14 @@ impl Raw<'_> {
 fn not_json(path: &Path, line: usize, error: &serde_json::Error) -> Error {
     let text = error.to_string();
     let reason = text.split(" at line ").next().unwrap_or_default();
-    let problem = format!("not valid JSON at column {}: {reason}", error.column());
     // An element of an array may run over several lines.
-    Error::data(path, Some(line + error.line().saturating_sub(1)), problem)
-        .hint("expected one JSON object on each line, or in a .json file one array of objects")
+    Error::data(
+        path,
+        Some(line + error.line().saturating_sub(1)),
+        ErrorKind::Malformed,
+        format!("not valid JSON at column {}: {reason}", error.column()),
+    )
+    .hint("expected one JSON object on each line, or in a .json file one array of objects")
 }
 
 /// Decides by name and content: JSON is read as rows also in a file whose name says that it is text.
@@ -148,10 +152,9 @@ fn by_name(path: &Path) -> Result<Name> {
     let name = unpacked_name(path);
     let extension = Path::new(&name).extension().and_then(|e| e.to_str()).unwrap_or_default();
     if let Some((_, advice)) = REFUSED.iter().find(|(refused, _)| *refused == extension) {
-        let problem = format!(
-            "a .{extension} file; expected JSON lines (.jsonl), a JSON array (.json), .csv, .tsv, .parquet or plain text"
-        );
-        return Err(Error::data(path, None, problem).hint(*advice));
+        return Err(Error::data(path, None, ErrorKind::Unsupported, format!("a .{extension} file"))
+            .expected("JSON lines (.jsonl), a JSON array (.json), .csv, .tsv, .parquet or plain text")
+            .hint(*advice));
     }
     Ok(EXTENSIONS.iter().find(|(known, _)| *known == extension).map_or(Name::Open, |(_, name)| *name))
 }
@@ -170,8 +173,9 @@ fn kind_with(path: &Path, content: Option<&[u8]>) -> Result<Kind> {
                 return Ok(Kind::Parquet);
             }
             if start.starts_with(b"ARROW1\0\0") {
-                let problem = "an Arrow file; expected JSON lines, .csv, .parquet or plain text";
-                return Err(Error::data(path, None, problem).hint(ARROW));
+                return Err(Error::data(path, None, ErrorKind::Unsupported, "an Arrow file")
+                    .expected("JSON lines, .csv, .parquet or plain text")
+                    .hint(ARROW));
             }
         }
     }
@@ -212,7 +216,7 @@ fn begins_an_array(path: &Path, reader: impl BufRead) -> bool {
     // The first element ends the search.
     let _ = each_element(path, reader, &mut |_, element| {
         object = matches!(element, Raw::Json(text) if is_object(text));
-        Err(Error::usage("found"))
+        Err(Error::usage(ErrorKind::State, "found"))
     });
     object
 }
@@ -359,8 +363,10 @@ fn text_up_to(path: &Path, content: Option<&[u8]>, limit: usize) -> Result<Text>
             // An empty file cannot be mapped.
             0 => Text::Owned(Vec::new()),
             size if size > PLAIN_LIMIT => {
-                let problem = format!("the text has {size} bytes, expected at most {} GB", PLAIN_LIMIT >> 30);
-                return Err(Error::data(path, None, problem).hint("divide it into several files"));
+                return Err(Error::data(path, None, ErrorKind::OutOfRange, "the text")
+                    .has(format!("{size} bytes"))
+                    .expected(format!("at most {} GB", PLAIN_LIMIT >> 30))
+                    .hint("divide it into several files"));
             }
             _ => Text::Mapped(Mapping::open(path).map_err(failed)?),
         }
@@ -371,14 +377,20 @@ fn text_up_to(path: &Path, content: Option<&[u8]>, limit: usize) -> Result<Text>
     let mut bytes = Vec::new();
     let read = unpacked(text.bytes()).and_then(|r| r.take(limit as u64 + 1).read_to_end(&mut bytes));
     if read.map_err(|e| unreadable(path, None, e))? > limit {
-        let problem = format!("the packed text has more than {} MB", limit >> 20);
-        return Err(Error::data(path, None, problem).hint("divide it into rows, {\"text\": \"...\"} a line"));
+        return Err(Error::data(
+            path,
+            None,
+            ErrorKind::OutOfRange,
+            format!("the packed text has more than {} MB", limit >> 20),
+        )
+        .hint("divide it into rows, {\"text\": \"...\"} a line"));
     }
     Ok(Text::Owned(bytes))
 }
 
 pub(super) fn not_text(path: &Path, line: usize) -> Error {
-    Error::data(path, Some(line), "these bytes are not UTF-8 text").hint("save the file as UTF-8")
+    Error::data(path, Some(line), ErrorKind::Malformed, "these bytes are not UTF-8 text")
+        .hint("save the file as UTF-8")
 }
 
 /// The number of line ends.
@@ -411,9 +423,13 @@ fn parquet_rows(
     row: &mut dyn FnMut(usize, Raw<'_>) -> Result<()>,
 ) -> Result<()> {
     if is_packed(path) {
-        let problem = "a packed Parquet file; its rows lie at places that packing hides";
-        return Err(Error::data(path, None, problem)
-            .hint("unpack it with gunzip or unzstd; Parquet files are compressed in themselves"));
+        return Err(Error::data(
+            path,
+            None,
+            ErrorKind::Unsupported,
+            "a packed Parquet file; its rows lie at places that packing hides",
+        )
+        .hint("unpack it with gunzip or unzstd; Parquet files are compressed in themselves"));
     }
     if let Some(bytes) = content {
         return super::parquet::each_row(path, bytes::Bytes::copy_from_slice(bytes), columns, row);
@@ -429,13 +445,23 @@ fn parquet_rows(
     _: &Columns,
     _: &mut dyn FnMut(usize, Raw<'_>) -> Result<()>,
 ) -> Result<()> {
-    Err(Error::data(path, None, "a Parquet file; this program was built without the feature `parquet`")
-        .hint("build it with default features, or write the rows as .jsonl"))
+    Err(Error::data(
+        path,
+        None,
+        ErrorKind::Unsupported,
+        "a Parquet file; this program was built without the feature `parquet`",
+    )
+    .hint("build it with default features, or write the rows as .jsonl"))
 }
 
 fn row_too_long(path: &Path, line: usize) -> Error {
-    Error::data(path, Some(line), format!("the row has more than {} MB", ROW_LIMIT >> 20))
-        .hint("divide it into several rows")
+    Error::data(
+        path,
+        Some(line),
+        ErrorKind::OutOfRange,
+        format!("the row has more than {} MB", ROW_LIMIT >> 20),
+    )
+    .hint("divide it into several rows")
 }
 
 fn each_line(
@@ -507,14 +533,24 @@ fn each_element(
                 continue;
             }
             if closed {
-                return Err(Error::data(path, Some(line), "text after the end of the JSON array"));
+                return Err(Error::data(
+                    path,
+                    Some(line),
+                    ErrorKind::Malformed,
+                    "text after the end of the JSON array",
+                ));
             }
             if depth == 1 && (byte == b',' || byte == b']') {
                 if !element.is_empty() {
                     row(start_line, Raw::Json(element_text(path, start_line, &element)?))?;
                     element.clear();
                 } else if byte == b',' {
-                    return Err(Error::data(path, Some(line), "an empty place in the JSON array"));
+                    return Err(Error::data(
+                        path,
+                        Some(line),
+                        ErrorKind::Malformed,
+                        "an empty place in the JSON array",
+                    ));
                 }
             } else if depth >= 1 {
                 if element.is_empty() {
@@ -538,7 +574,7 @@ fn each_element(
     if closed {
         return Ok(());
     }
-    Err(Error::data(path, Some(line), "the file ends inside the JSON array")
+    Err(Error::data(path, Some(line), ErrorKind::Malformed, "the file ends inside the JSON array")
         .hint("the file may be cut short"))
 }
 

@@ -2,7 +2,7 @@
 
 use super::shuffle::mix;
 use super::{Examples, RowSize, Subset};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Chooses a share of the rows to be held out.
 ///
@@ -17,10 +17,10 @@ use crate::{Error, Result};
 /// When `share` is not between 0 and 1, leaves one side without anything to train, or a row cannot be read.
 pub fn split(rows: &dyn Examples, document: bool, share: f64, seed: u64) -> Result<Subset> {
     if !(share > 0.0 && share < 1.0) {
-        return Err(Error::usage(format!(
-            "‘eval_split’ is {share}, expected a share of the rows: more than 0 and less than 1"
-        ))
-        .hint("give ‘eval_split’ 0.05 to hold out one row of twenty"));
+        return Err(Error::usage(ErrorKind::OutOfRange, "‘eval_split’")
+            .is(share)
+            .expected("a share of the rows: more than 0 and less than 1")
+            .hint("give ‘eval_split’ 0.05 to hold out one row of twenty"));
     }
     let count = rows.count();
     let wanted = ((share * count as f64).round() as usize).max(1).min(count);
@@ -40,8 +40,11 @@ pub fn split(rows: &dyn Examples, document: bool, share: f64, seed: u64) -> Resu
     rows.each_size(&mut |row, size: RowSize| targets[usize::from(held.has(row))] += size.targets)?;
     for (side, name) in targets.into_iter().zip(["to train on", "to evaluate"]) {
         if side == 0 {
-            let problem = format!("holding out {share} of the rows leaves nothing {name}");
-            return Err(Error::usage(problem).hint("give another share, or ‘eval_data’ FILE"));
+            return Err(Error::usage(
+                ErrorKind::Empty,
+                format!("holding out {share} of the rows leaves nothing {name}"),
+            )
+            .hint("give another share, or ‘eval_data’ FILE"));
         }
     }
     Ok(held)

@@ -14,7 +14,7 @@ use super::compressed::{ROW_LIMIT, read_line, unpacked_name, unreadable};
 use super::dataset::located;
 use super::forms::{Cell, cell};
 use super::source::{BOM, Raw, json, not_text};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Calls `row` with the line on which each row begins, and its cells by name.
 pub(super) fn each_row(
@@ -38,17 +38,16 @@ pub(super) fn each_row(
 /// A record as an object.
 fn object(path: &Path, line: usize, header: &[String], cells: &[Vec<u8>], delimiter: u8) -> Raw<'static> {
     if cells.len() != header.len() {
-        let problem = format!(
-            "the row has {} cells; expected {}, one for each of the columns {}",
-            cells.len(),
-            header.len(),
-            named(header)
-        );
         let hint = format!(
             "a text with {:?} or a line end in it stands in double quotes, a double quote in it is doubled",
             char::from(delimiter)
         );
-        return Raw::Bad(Error::data(path, Some(line), problem).hint(hint));
+        return Raw::Bad(
+            Error::data(path, Some(line), ErrorKind::Mismatch, "the row")
+                .has(format!("{} cells", cells.len()))
+                .expected(format!("{}, one for each of the columns {}", header.len(), named(header)))
+                .hint(hint),
+        );
     }
     let mut object = Map::new();
     for (name, cell) in header.iter().zip(cells).filter(|(name, _)| !name.is_empty()) {
@@ -119,20 +118,23 @@ impl<'a, R: BufRead> Records<'a, R> {
         let twice =
             header.iter().enumerate().find(|(i, name)| !name.is_empty() && header[..*i].contains(name));
         if let Some((_, name)) = twice {
-            let problem = format!("two columns are named `{name}`; expected different names");
-            return Err(Error::data(self.path, Some(line), problem));
+            return Err(Error::data(
+                self.path,
+                Some(line),
+                ErrorKind::Conflict,
+                format!("two columns are named `{name}`"),
+            )
+            .expected("different names"));
         }
         let names = || header.iter().map(String::as_str);
         if let Some(missing) = columns.missing(names()) {
             return Err(located(columns::not_there(missing, names()), self.path, line));
         }
         if !header.iter().any(|name| known(name)) {
-            let problem = format!(
-                "the first line names no column that is known; expected for example `prompt` and `completion`, or \
-                 `text`, found {}",
-                named(&header)
-            );
-            return Err(Error::data(self.path, Some(line), problem).hint(
+            return Err(Error::data(self.path, Some(line), ErrorKind::Unknown, "the first line names no column that is known")
+                .expected("for example `prompt` and `completion`, or `text`")
+                .found(named(&header))
+                .hint(
                 "the first line names the columns; ‘columns’ prompt=NAME,completion=NAME says which columns of \
                  other names are meant",
             ));
@@ -160,9 +162,13 @@ impl<'a, R: BufRead> Records<'a, R> {
     }
 
     fn too_long(&self, start: usize) -> Error {
-        let problem = format!("the row has more than {} MB", ROW_LIMIT >> 20);
-        Error::data(self.path, Some(start), problem)
-            .hint("a double quote that is not closed makes one row of all that follows; or divide the row")
+        Error::data(
+            self.path,
+            Some(start),
+            ErrorKind::OutOfRange,
+            format!("the row has more than {} MB", ROW_LIMIT >> 20),
+        )
+        .hint("a double quote that is not closed makes one row of all that follows; or divide the row")
     }
 
     /// The cells of the next record, and the line on which it begins.
@@ -173,9 +179,13 @@ impl<'a, R: BufRead> Records<'a, R> {
                 let begun = written + fields > 0;
                 if !self.fill(start)? {
                     if begun {
-                        let problem = "a double quote opens a cell of this row, and nothing closes it";
-                        return Err(Error::data(self.path, Some(start), problem)
-                            .hint("double the quotes inside a quoted text"));
+                        return Err(Error::data(
+                            self.path,
+                            Some(start),
+                            ErrorKind::Malformed,
+                            "a double quote opens a cell of this row, and nothing closes it",
+                        )
+                        .hint("double the quotes inside a quoted text"));
                     }
                     return Ok(None);
                 }
@@ -267,10 +277,12 @@ pub(super) fn open_cells(row: &mut Map<String, Value>) -> Result<bool> {
 fn not_json(name: &str, text: &str, error: &serde_json::Error) -> Error {
     let reason = error.to_string();
     let reason = reason.split(" at line ").next().unwrap_or_default();
-    let problem =
-        format!("the cell of column `{name}` holds no valid JSON at character {}: {reason}", error.column());
     let python = text.contains("{'") || text.contains("['") || text.contains("None");
-    Error::usage(problem).hint(if python {
+    Error::usage(
+        ErrorKind::Malformed,
+        format!("the cell of column `{name}` holds no valid JSON at character {}: {reason}", error.column()),
+    )
+    .hint(if python {
         "this is a Python value as `str` writes it; write the column with json.dumps"
     } else {
         "lists and objects stand in a table as JSON texts"

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::date::Date;
 use super::jinja::{Context, Fault, Program};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Private characters that stand for `{% generation %}` and `{% endgeneration %}` in a rendering.
 pub(super) const MARKS: (char, char) = ('\u{F1A01}', '\u{F1A02}');
@@ -36,8 +36,11 @@ pub(super) struct Inputs<'a> {
 impl Template {
     pub(super) fn new(source: &str) -> Result<Self> {
         let program = Program::new(source).map_err(|e| {
-            Error::usage(format!("the model's chat template cannot be read: {}", describe(&e)))
-                .hint("it uses something this program does not know; put another one in chat_template.jinja")
+            Error::usage(
+                ErrorKind::Unsupported,
+                format!("the model's chat template cannot be read: {}", describe(&e)),
+            )
+            .hint("it uses something this program does not know; put another one in chat_template.jinja")
         })?;
         let marks_generation = program.marks_generation;
         Ok(Self { program, marks_generation, date: None })
@@ -62,7 +65,10 @@ impl Template {
             marks: inputs.marks.then_some(MARKS),
         });
         rendered.map_err(|e| {
-            Error::usage(format!("the model's chat template refuses the conversation: {}", describe(&e)))
+            Error::usage(
+                ErrorKind::Unsupported,
+                format!("the model's chat template refuses the conversation: {}", describe(&e)),
+            )
         })
     }
 }

@@ -10,13 +10,12 @@ use mesp_formats::regular;
 pub(super) use self::parts::PART;
 use self::parts::in_parts;
 use super::{Prefix, Token, TokenizerInfo, wall};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Runs `read`, which does `doing` with a file of a tokenizer.
 pub(super) fn within<T>(path: &Path, doing: &str, read: impl FnOnce() -> Result<T>) -> Result<T> {
     wall::walled(read).unwrap_or_else(|panic| {
-        let problem = format!("{doing} fails: {panic}");
-        Err(Error::data(path, None, problem)
+        Err(Error::data(path, None, ErrorKind::Malformed, format!("{doing} fails: {panic}"))
             .hint("the tokenizer is damaged, or made to fail: get it from the model's authors"))
     })
 }
@@ -51,8 +50,13 @@ impl TextEncoder {
     /// When it cannot be understood, or does not know the tokens that `info` names.
     pub fn from_bytes(path: &Path, bytes: &[u8], info: TokenizerInfo) -> Result<Self> {
         let unreadable = |e: tokenizers::Error| {
-            Error::data(path, None, format!("not a tokenizer this program understands: {e}"))
-                .hint("expected the tokenizer.json of a Hugging Face model directory")
+            Error::data(
+                path,
+                None,
+                ErrorKind::Malformed,
+                format!("not a tokenizer this program understands: {e}"),
+            )
+            .hint("expected the tokenizer.json of a Hugging Face model directory")
         };
         let inner = within(path, "reading this tokenizer", || {
             tokenizers::Tokenizer::from_bytes(bytes).map_err(unreadable)
@@ -69,8 +73,9 @@ impl TextEncoder {
         mut inner: tokenizers::Tokenizer,
         mut info: TokenizerInfo,
     ) -> Result<Self> {
-        let unreadable =
-            |e: tokenizers::Error| Error::data(path, None, format!("a tokenizer with wrong settings: {e}"));
+        let unreadable = |e: tokenizers::Error| {
+            Error::data(path, None, ErrorKind::Malformed, format!("a tokenizer with wrong settings: {e}"))
+        };
         // Some files carry the settings of the run that wrote them. Cutting is done here, and counted.
         inner.with_truncation(None).map_err(unreadable)?.with_padding(None);
         if let Some(post) = inner.get_post_processor().cloned() {
@@ -87,13 +92,22 @@ impl TextEncoder {
         let id = |token: &str| inner.token_to_id(token);
         let (bos, eos) = (info.bos_token.as_deref().and_then(id), info.eos_token.as_deref().and_then(id));
         if let (Some(token), None) = (&info.eos_token, eos) {
-            let problem =
-                format!("the end-of-text token `{token}` of tokenizer_config.json is not in this vocabulary");
-            return Err(Error::data(path, None, problem).hint("take both files from the same model"));
+            return Err(Error::data(
+                path,
+                None,
+                ErrorKind::Missing,
+                format!("the end-of-text token `{token}` of tokenizer_config.json is not in this vocabulary"),
+            )
+            .hint("take both files from the same model"));
         }
         if info.add_bos_token == Some(true) && bos.is_none() {
-            let problem = "tokenizer_config.json sets add_bos_token, and this vocabulary has no such token";
-            return Err(Error::data(path, None, problem).hint("take both files from the same model"));
+            return Err(Error::data(
+                path,
+                None,
+                ErrorKind::Missing,
+                "tokenizer_config.json sets add_bos_token, and this vocabulary has no such token",
+            )
+            .hint("take both files from the same model"));
         }
         let mut ends: Vec<u32> = Vec::new();
         let named_ends = info.end_tokens.iter().filter_map(|token| id(token));
@@ -201,7 +215,7 @@ impl TextEncoder {
         self.guarded("turning tokens into text with this tokenizer", || {
             self.inner
                 .decode(tokens, skip_special)
-                .map_err(|e| Error::usage(format!("the tokens cannot be decoded: {e}")))
+                .map_err(|e| Error::usage(ErrorKind::Malformed, format!("the tokens cannot be decoded: {e}")))
         })
     }
 
@@ -272,7 +286,7 @@ impl TextEncoder {
 }
 
 fn refused(error: &tokenizers::Error) -> Error {
-    Error::usage(format!("the tokenizer refuses this text: {error}"))
+    Error::usage(ErrorKind::Unsupported, format!("the tokenizer refuses this text: {error}"))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use serde_json::{Map, Value, json};
 
 use super::remarks::Remark;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// The turns of a conversation, and which of them are trained.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -47,8 +47,8 @@ impl Conversation {
     pub fn from_json(row: &str) -> Result<Self> {
         match serde_json::from_str(row) {
             Ok(Value::Object(row)) if row.contains_key("messages") => Self::from_messages(&row),
-            Ok(_) => Err(Error::usage("expected an object with `messages`")),
-            Err(e) => Err(Error::usage(format!("expected JSON: {e}"))),
+            Ok(_) => Err(Error::usage(ErrorKind::WrongType, "").expected("an object with `messages`")),
+            Err(e) => Err(Error::usage(ErrorKind::Malformed, format!("not valid JSON: {e}"))),
         }
     }
 
@@ -100,7 +100,9 @@ impl Conversation {
         self.tools = calls::tools(row)?;
         if let Some(value) = given(row, "system") {
             let Some(system) = value.as_str() else {
-                return Err(Error::usage(format!("`system` is {}; expected a text", type_of(value))));
+                return Err(Error::usage(ErrorKind::WrongType, "`system`")
+                    .is(type_of(value))
+                    .expected("a text"));
             };
             let begun = self.messages.first().filter(|first| first["role"] == "system");
             match begun.map(|first| first["content"] == *system) {
@@ -116,8 +118,10 @@ impl Conversation {
             None | Some(Value::Null) => {}
             Some(Value::Object(variables)) => self.variables = variables,
             Some(other) => {
-                let problem = format!("`chat_template_kwargs` is {}; expected an object", type_of(&other));
-                return Err(Error::usage(problem).hint("these are variables of the chat template"));
+                return Err(Error::usage(ErrorKind::WrongType, "`chat_template_kwargs`")
+                    .is(type_of(&other))
+                    .expected("an object")
+                    .hint("these are variables of the chat template"));
             }
         }
         self.look_over();
@@ -167,13 +171,17 @@ impl Conversation {
         // In tables a list may stand as a JSON text.
         let list = if list.is_string() { Cow::Owned(calls::opened(list)) } else { Cow::Borrowed(list) };
         let Some(list) = list.as_array().filter(|list| !list.is_empty()) else {
-            let problem = format!("`{key}` is {}; expected a list of messages", type_of(&list));
-            return Err(Error::usage(problem).hint(SHAPE));
+            return Err(Error::usage(ErrorKind::WrongType, format!("`{key}`"))
+                .is(type_of(&list))
+                .expected("a list of messages")
+                .hint(SHAPE));
         };
         for (index, message) in list.iter().enumerate() {
             let place = format!("{key}[{index}]");
             let Some(object) = message.as_object() else {
-                return Err(Error::usage(format!("`{place}` is {}; expected an object", type_of(message)))
+                return Err(Error::usage(ErrorKind::WrongType, format!("`{place}`"))
+                    .is(type_of(message))
+                    .expected("an object")
                     .hint(SHAPE));
             };
             let read;
@@ -232,7 +240,9 @@ impl Conversation {
         let Some(role) = object.get("role").and_then(Value::as_str).filter(|role| !role.trim().is_empty())
         else {
             let found = object.get("role").map_or("missing", type_of);
-            return Err(Error::usage(format!("`{place}.role` is {found}; expected a text such as `user`"))
+            return Err(Error::usage(ErrorKind::WrongType, format!("`{place}.role`"))
+                .is(found)
+                .expected("a text such as `user`")
                 .hint(SHAPE));
         };
         let role = known_role(role).unwrap_or(role);
@@ -248,13 +258,18 @@ impl Conversation {
             Some(value) if data(value) => value.clone(),
             Some(Value::Array(parts)) => text_of_parts(place, parts)?.into(),
             Some(other) => {
-                let problem = format!("`{place}.content` is {}; expected a text", type_of(other));
-                return Err(Error::usage(problem).hint(SHAPE));
+                return Err(Error::usage(ErrorKind::WrongType, format!("`{place}.content`"))
+                    .is(type_of(other))
+                    .expected("a text")
+                    .hint(SHAPE));
             }
         };
         let calls = calls::of_turn(place, object, &mut self.written)?;
         if object.get("content").is_none_or(Value::is_null) && calls.is_none() {
-            return Err(Error::usage(format!("`{place}` has no content; expected a text")).hint(SHAPE));
+            return Err(Error::usage(ErrorKind::WrongType, format!("`{place}`"))
+                .has("no content")
+                .expected("a text")
+                .hint(SHAPE));
         }
         message.insert("content".into(), content);
         match calls {
@@ -290,8 +305,10 @@ fn text_of_parts(place: &str, parts: &[Value]) -> Result<String> {
     for (index, part) in parts.iter().enumerate() {
         let Some(piece) = part.get("text").and_then(Value::as_str) else {
             let kind = part.get("type").and_then(Value::as_str).unwrap_or("unknown");
-            let problem = format!("`{place}.content[{index}]` is of type {kind}; only text can be trained");
-            return Err(Error::usage(problem));
+            return Err(Error::usage(
+                ErrorKind::Unsupported,
+                format!("`{place}.content[{index}]` is of type {kind}; only text can be trained"),
+            ));
         };
         text.push_str(piece);
     }

@@ -1,6 +1,6 @@
 //! Tokens of a tokenizer held against the model's vocabulary: beyond its last row an embedding has no values.
 
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Refuses a token that the model has no embedding for.
 ///
@@ -9,10 +9,10 @@ use crate::{Error, Result};
 pub fn in_vocabulary(tokens: impl IntoIterator<Item = u32>, vocab_size: usize) -> Result<()> {
     match tokens.into_iter().find(|id| *id as usize >= vocab_size) {
         None => Ok(()),
-        Some(id) => {
-            let problem =
-                format!("the tokenizer makes token {id}; the model's vocabulary has {vocab_size} tokens");
-            Err(Error::usage(problem).hint("take tokenizer.json and config.json from the same model"))
-        }
+        Some(id) => Err(Error::usage(
+            ErrorKind::Mismatch,
+            format!("the tokenizer makes token {id}; the model's vocabulary has {vocab_size} tokens"),
+        )
+        .hint("take tokenizer.json and config.json from the same model")),
     }
 }

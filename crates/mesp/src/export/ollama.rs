@@ -15,7 +15,7 @@ use crate::data::{ChatFormat, Date, TextEncoder};
 use crate::merge::{self, merge};
 use crate::source::AdapterFile;
 use crate::source::{Base, Opened, open_model, shape_source, text_encoder};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// The file that `ollama create` reads.
 pub const MODELFILE: &str = "Modelfile";
@@ -128,6 +128,8 @@ fn quoted(text: &str) -> Result<String> {
     match (text.contains('"'), text.contains("\"\"\"")) {
         (false, _) => Ok(format!("\"{text}\"")),
         (true, false) => Ok(format!("\"\"\"{text}\"\"\"")),
-        (true, true) => Err(Error::usage(format!("a Modelfile cannot say the stop {text:?}"))),
+        (true, true) => {
+            Err(Error::usage(ErrorKind::Unsupported, format!("a Modelfile cannot say the stop {text:?}")))
+        }
     }
 }

@@ -15,7 +15,7 @@
 //! the lower id comes first, and exactly k remain (as in llama.cpp; transformers keeps all that equal the k-th).
 
 use crate::rng;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// How the next token is chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -54,8 +54,10 @@ impl Sampling {
     /// With the option's name as on the command line.
     pub fn check(&self) -> Result<()> {
         let wrong = |name: &str, value: f64, expected: &str| {
-            let problem = format!("{name} is {value}, expected {expected}");
-            Err(Error::usage(problem).hint("leave it out for the default"))
+            Err(Error::usage(ErrorKind::OutOfRange, name)
+                .is(value)
+                .expected(expected)
+                .hint("leave it out for the default"))
         };
         if !((self.temperature as f32).is_finite() && self.temperature >= 0.0) {
             return wrong("‘temperature’", self.temperature, "0 or more");

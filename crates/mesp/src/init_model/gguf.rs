@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::{Start, fill, tensors, write_rows};
 use crate::arch::Config;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Values that are drawn at once, or one row.
 const CHUNK: usize = 1 << 20;
@@ -32,19 +32,24 @@ pub fn write_gguf(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<PathBuf> {
     if !can_quantize(ty) {
-        let problem = format!("type {} is read and trained on, not written", ty.name().to_lowercase());
-        return Err(Error::usage(problem));
+        return Err(Error::usage(
+            ErrorKind::Unsupported,
+            format!("type {} is read and trained on, not written", ty.name().to_lowercase()),
+        ));
     }
     if let Some(problem) = gguf::inexpressible(config) {
-        return Err(Error::usage(problem).hint("write a directory: of type f32 or bf16"));
+        return Err(
+            Error::usage(ErrorKind::Unsupported, problem).hint("write a directory: of type f32 or bf16")
+        );
     }
     let mut shape = Config::new(config)?;
     shape.norm_offset = 0.0;
     let mut list = Vec::new();
     let mut starts = Vec::new();
     for (name, sizes, start) in tensors(&shape) {
-        let counterpart = gguf::tensor_name(&config.model_type, &name)
-            .ok_or_else(|| Error::usage(format!("tensor {name} has no counterpart in GGUF")))?;
+        let counterpart = gguf::tensor_name(&config.model_type, &name).ok_or_else(|| {
+            Error::usage(ErrorKind::Unsupported, format!("tensor {name} has no counterpart in GGUF"))
+        })?;
         let ty = match sizes[..] {
             [_, cols] if cols.is_multiple_of(ty.block_len()) => ty,
             [_, _] => TensorType::F16,

@@ -2,7 +2,7 @@
 
 use mesp_formats::{LayerTraits, ModelConfig, RopeScaling};
 
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Names of the shapes that [`preset`] knows.
 pub const PRESETS: [&str; 15] = [
@@ -138,7 +138,9 @@ fn with_layers(name: &str) -> Result<ModelConfig> {
         },
         _ => {
             let known = PRESETS.join(", ");
-            return Err(Error::usage(format!("preset {name:?} is unknown, expected {known}")));
+            return Err(
+                Error::usage(ErrorKind::Unknown, format!("preset {name:?} is unknown")).expected(known)
+            );
         }
     })
 }

@@ -16,7 +16,7 @@ use crate::source::Asked;
 use crate::source::delta::{Change, UNTIED};
 use crate::source::untie as said_untied;
 use crate::source::{Base, GgufSource, HfSource, beside, copy, kernel_dtype, retype, tensor_type};
-use crate::{Error, Result};
+use crate::{ErrorKind, Result};
 
 /// Where a job's values come from: type and bytes.
 type Values<'a> = dyn Fn(&str) -> Option<(Stored, &'a [u8])> + 'a;
@@ -53,9 +53,13 @@ pub(super) fn from_directory(
     }
     for name in change.names() {
         if let Some((_, dtype, _)) = others.iter().find(|(other, ..)| other == name) {
-            let problem =
-                format!("tensor {name} is stored as {}, which an adapter cannot be added to", dtype.name());
-            return Err(FileError::invalid(model, problem).hint("Use the original model.").into());
+            return Err(FileError::invalid(model, ErrorKind::Unsupported)
+                .what(format!(
+                    "tensor {name} is stored as {}, which an adapter cannot be added to",
+                    dtype.name()
+                ))
+                .hint("Use the original model.")
+                .into());
         }
         if !jobs.iter().any(|job| job.name == *name) {
             return Err(crate::model::WeightSource::missing(&source, name));
@@ -107,8 +111,10 @@ pub(super) fn from_file(
     let source = GgufSource::open(model, Base::Mapped)?;
     let (config, file) = (source.model_config()?, source.config());
     if source.has_own_divisors() {
-        let problem = "the file's rotary divisors are none that a config.json can say";
-        return Err(FileError::invalid(model, problem).hint("Merge into a GGUF file.").into());
+        return Err(FileError::invalid(model, ErrorKind::Unsupported)
+            .what("the file's rotary divisors are none that a config.json can say")
+            .hint("Merge into a GGUF file.")
+            .into());
     }
     let asked = Asked::new(&source);
     ModelWeights::load(config.clone(), &asked)?;
@@ -251,9 +257,10 @@ fn tokenizer(source: &GgufSource, model: &Path, to: &Path, notes: &mut Vec<Strin
         }
         return Ok(());
     };
-    let text = tokenizer
-        .to_string(false)
-        .map_err(|e| Error::usage(format!("{}: the vocabulary cannot be written: {e}", model.display())))?;
+    let text = tokenizer.to_string(false).map_err(|e| {
+        FileError::invalid(model, ErrorKind::Unsupported)
+            .what(format!("the vocabulary cannot be written: {e}"))
+    })?;
     write_atomic(&to.join("tokenizer.json"), |out| out.write_all(text.as_bytes()))?;
     let json = serde_json::json!({
         "tokenizer_class": "PreTrainedTokenizerFast",

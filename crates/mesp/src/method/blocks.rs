@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Some blocks in a row: whose adapters move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,10 +30,8 @@ impl Blocks {
         let (first, last) = text.split_once('-').unwrap_or((text, text));
         match (first.trim().parse(), last.trim().parse()) {
             (Ok(first), Ok(last)) if first <= last => Ok(Self { first, last }),
-            _ => {
-                let problem = format!("blocks {text:?} are unknown, expected a number or two such as 0-3");
-                Err(Error::usage(problem))
-            }
+            _ => Err(Error::usage(ErrorKind::Malformed, format!("‘blocks’ {text:?} are unknown"))
+                .expected("a number or two such as 0-3")),
         }
     }
 
@@ -45,8 +43,10 @@ impl Blocks {
         if self == Self::ALL || self.last < layers {
             return Ok(());
         }
-        let problem = format!("block {} was named, and the model has {layers}, counted from 0", self.last);
-        Err(Error::usage(problem))
+        Err(Error::usage(
+            ErrorKind::OutOfRange,
+            format!("block {} was named, and the model has {layers}, counted from 0", self.last),
+        ))
     }
 }
 

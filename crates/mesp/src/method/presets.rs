@@ -1,7 +1,7 @@
 //! The named methods.
 
 use crate::tape::{Policy, Saved, Site, SiteSet, Tiles};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// A method of exact backpropagation by its published name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,9 @@ impl Method {
         }
         Self::ALL.into_iter().find(|m| m.name() == name).ok_or_else(|| {
             let known = Self::ALL.map(Self::name).join(", ");
-            Error::usage(format!("method {name:?} is unknown, expected {known} or auto"))
+            Error::usage(ErrorKind::Unknown, "‘method’")
+                .is(format!("{name:?}"))
+                .expected(format!("{known} or auto"))
         })
     }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use mesp_device::{Dtype, Weight};
 
-use crate::Result;
 use crate::arch::{Config, EMBEDDING, HEAD, LayerAttention, Linear, Module, Norm, POST_NORMS};
+use crate::{ErrorKind, Result};
 
 /// Where weights come from: files, or nothing but shapes. The model knows names and shapes; a source knows
 /// a file format.
@@ -168,6 +168,6 @@ impl WeightSource for ShapeSource {
         Ok(Some(vec![1.0; len]))
     }
     fn missing(&self, name: &str) -> crate::Error {
-        crate::Error::usage(format!("{name} is missing"))
+        crate::Error::usage(ErrorKind::Missing, format!("{name} is missing"))
     }
 }

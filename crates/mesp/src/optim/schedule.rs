@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// The schedule after the warmup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,9 +26,9 @@ impl ScheduleKind {
             "constant" => Ok(Self::Constant),
             "linear" => Ok(Self::Linear),
             "cosine" => Ok(Self::Cosine),
-            _ => Err(Error::usage(format!(
-                "schedule {name:?} is unknown, expected constant, linear or cosine"
-            ))),
+            _ => Err(Error::usage(ErrorKind::Unknown, "‘lr_schedule’")
+                .is(format!("{name:?}"))
+                .expected("constant, linear or cosine")),
         }
     }
 

@@ -6,9 +6,9 @@ use mesp_formats::gguf::{ADD_BOS, CHAT_TEMPLATE, MOST_ENDS, SpecialTokens, Value
 use mesp_formats::{Error as FileError, ModelConfig, regular};
 use serde_json::Value as Json;
 
-use crate::Result;
 use crate::data::{TOKENIZER_JSON as JSON, TextEncoder};
 use crate::source::text_encoder;
+use crate::{ErrorKind, Result};
 
 /// The largest `tokenizer.json` that is written as it is: whoever opens the file reads all of it.
 const MOST_JSON: usize = 4 << 20;
@@ -28,7 +28,8 @@ pub(super) fn metadata(
     };
     let path = dir.join("tokenizer.json");
     let text = regular::read_text(&path, regular::VOCABULARY_LIMIT)?;
-    let json: Json = serde_json::from_str(&text).map_err(|e| FileError::invalid(&path, e.to_string()))?;
+    let json: Json =
+        serde_json::from_str(&text).map_err(|e| FileError::invalid(&path, ErrorKind::Malformed).what(e))?;
     let special = special(file, Some(&encoder), notes);
     match tokenizer_metadata(&path, &json, file.vocab_size, &special) {
         Ok(metadata) => Ok(metadata),

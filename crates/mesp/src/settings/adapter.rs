@@ -6,10 +6,10 @@ use std::str::FromStr;
 
 use mesp_formats::peft::Pattern;
 
-use super::{AdapterSettings, usage};
-use crate::Result;
+use super::AdapterSettings;
 use crate::adapter::AdapterConfig;
 use crate::arch::Module;
+use crate::{Error, ErrorKind, Result};
 
 /// The adapter's settings: those of the adapter to start from, or new ones.
 pub(super) fn config(args: &AdapterSettings) -> Result<AdapterConfig> {
@@ -31,14 +31,16 @@ fn typed(args: &AdapterSettings) -> Result<AdapterConfig> {
     let rank = args.rank.unwrap_or(8);
     let alpha = args.alpha.unwrap_or(2.0 * rank as f64);
     if rank == 0 {
-        return Err(usage("‘rank’ is 0, expected 1 or more", "leave it out for rank 8"));
+        return Err(Error::usage(ErrorKind::OutOfRange, "‘rank’")
+            .is("0")
+            .expected("1 or more")
+            .hint("leave it out for rank 8"));
     }
     if !sound_alpha(alpha) {
-        let problem = format!("‘alpha’ is {alpha}, expected a number above 0 that f32 can hold");
-        return Err(usage(
-            problem,
-            "the adapter's output is multiplied by alpha over rank; leave it out for twice the rank",
-        ));
+        return Err(Error::usage(ErrorKind::OutOfRange, "‘alpha’")
+            .is(alpha)
+            .expected("a number above 0 that f32 can hold")
+            .hint("the adapter's output is multiplied by alpha over rank; leave it out for twice the rank"));
     }
     let dropout = args.lora_dropout.unwrap_or(0.0);
     in_range("‘lora_dropout’", dropout, "0 is none; 0.05 and 0.1 are usual")?;
@@ -64,7 +66,10 @@ fn in_range(name: &str, dropout: f64, advice: &str) -> Result<()> {
     if (0.0..1.0).contains(&dropout) {
         return Ok(());
     }
-    Err(usage(format!("{name} is {dropout}, expected a number from 0 to less than 1"), advice))
+    Err(Error::usage(ErrorKind::OutOfRange, name)
+        .is(dropout)
+        .expected("a number from 0 to less than 1")
+        .hint(advice))
 }
 
 /// With 0, and with what is 0 or infinite in f32, nothing would be trained.
@@ -82,16 +87,20 @@ fn pattern<T: Copy + FromStr>(
     let mut entries = Vec::new();
     for entry in list.unwrap_or_default().split(',').map(str::trim).filter(|e| !e.is_empty()) {
         let wrong = || {
-            let problem = format!("{option}: expected NAME=NUMBER with {expected}, found {entry:?}");
-            usage(problem, format!("write it as in {option} q_proj=16,down_proj=4"))
+            Error::usage(ErrorKind::Malformed, option)
+                .expected(format!("NAME=NUMBER with {expected}"))
+                .found(format!("{entry:?}"))
+                .hint(format!("write it as in {option} q_proj=16,down_proj=4"))
         };
         let (name, number) = entry.rsplit_once('=').ok_or_else(wrong)?;
         let number = number.trim().parse().ok().filter(&sound).ok_or_else(wrong)?;
         entries.push((name.trim().to_owned(), number));
     }
     Pattern::new(entries).map_err(|found| {
-        let problem = format!("{option}: expected a name or a regular expression, found {found}");
-        usage(problem, "write the modules' names out")
+        Error::usage(ErrorKind::Malformed, option)
+            .expected("a name or a regular expression")
+            .found(found)
+            .hint("write the modules' names out")
     })
 }
 
@@ -104,8 +113,10 @@ fn layers(list: &str) -> Result<Vec<usize>> {
             // More layers than any model has: a slip, not a list to make.
             (Ok(first), Ok(last)) if first <= last && last < 100_000 => layers.extend(first..=last),
             _ => {
-                let problem = format!("‘layers’: expected numbers and ranges, found {entry:?}");
-                return Err(usage(problem, "write it as in ‘layers’ 0-3,7"));
+                return Err(Error::usage(ErrorKind::Malformed, "‘layers’")
+                    .expected("numbers and ranges")
+                    .found(format!("{entry:?}"))
+                    .hint("write it as in ‘layers’ 0-3,7"));
             }
         }
     }
@@ -144,8 +155,11 @@ fn same_or_unsaid(
         None if args.dora && !found.dora => ("‘dora’".to_owned(), "no magnitudes".to_owned()),
         None => return Ok(()),
     };
-    let problem = format!("{typed} was given, and the adapter in {} has {found}", dir.display());
-    Err(usage(problem, "an adapter to start from brings its own; leave the option out"))
+    Err(Error::usage(
+        ErrorKind::Mismatch,
+        format!("{typed} was given, and the adapter in {} has {found}", dir.display()),
+    )
+    .hint("an adapter to start from brings its own; leave the option out"))
 }
 
 /// A pattern as it is typed.
@@ -172,8 +186,11 @@ pub(super) fn dropout(
         (false, true) => return Ok(None),
     };
     if args.lora_dropout.is_some_and(|p| p > 0.0) {
-        let problem = format!("‘lora_dropout’ cannot be combined with {other}");
-        return Err(usage(problem, "leave one of the two out"));
+        return Err(Error::usage(
+            ErrorKind::Conflict,
+            format!("‘lora_dropout’ cannot be combined with {other}"),
+        )
+        .hint("leave one of the two out"));
     }
     let dropout = std::mem::take(&mut config.dropout);
     Ok((dropout > 0.0)

@@ -2,9 +2,9 @@
 
 use mesp_device::{Distribution, Elem};
 
-use super::{DirectionSettings, Settings, UpdateWhen, usage};
+use super::{DirectionSettings, Settings, UpdateWhen};
 use crate::method::{Blocks, Derivative, Directional, Estimator, Subset};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// The estimator of `--method`.
 pub(super) fn estimator(settings: &Settings) -> Result<Estimator> {
@@ -20,8 +20,8 @@ pub(super) fn estimator(settings: &Settings) -> Result<Estimator> {
             "‘block_share’" => "lcsb",
             _ => "mezo or forward",
         };
-        let problem = format!("{name} was given, and ‘method’ is {method}");
-        return Err(usage(problem, format!("it belongs to ‘method’ {of}; leave it out or add that")));
+        return Err(Error::usage(ErrorKind::Conflict, format!("{name} was given, and ‘method’ is {method}"))
+            .hint(format!("it belongs to ‘method’ {of}; leave it out or add that")));
     }
     match method {
         "mezo" | "forward" => {}
@@ -35,13 +35,16 @@ pub(super) fn estimator(settings: &Settings) -> Result<Estimator> {
     };
     let directions = z.directions.unwrap_or(1);
     if directions == 0 || directions > 1 << 16 {
-        return Err(usage(
-            format!("‘directions’ is {directions}, expected 1 to 65536"),
-            "leave it out for one",
-        ));
+        return Err(Error::usage(ErrorKind::OutOfRange, "‘directions’")
+            .is(directions)
+            .expected("1 to 65536")
+            .hint("leave it out for one"));
     }
     if s.momentum >= 1.0 {
-        return Err(usage(format!("‘momentum’ is {}, expected less than 1", s.momentum), "0 is none"));
+        return Err(Error::usage(ErrorKind::OutOfRange, "‘momentum’")
+            .is(s.momentum)
+            .expected("less than 1")
+            .hint("0 is none"));
     }
     Ok(Estimator::Directional(Directional {
         derivative,
@@ -60,7 +63,8 @@ pub(super) fn estimator(settings: &Settings) -> Result<Estimator> {
 fn distribution(name: &str) -> Result<Distribution> {
     let known = [Distribution::Gaussian, Distribution::Rademacher];
     known.into_iter().find(|known| distribution_name(*known) == name).ok_or_else(|| {
-        Error::usage(format!("distribution {name:?} is unknown, expected gaussian or rademacher"))
+        Error::usage(ErrorKind::Unknown, format!("distribution {name:?} is unknown"))
+            .expected("gaussian or rademacher")
     })
 }
 
@@ -81,23 +85,30 @@ fn subset(z: &DirectionSettings) -> Result<Estimator> {
     if share > 0.0 && share <= 1.0 {
         return Ok(Estimator::Subset(Subset::Share(share)));
     }
-    let problem = format!("‘block_share’ is {share}, expected a number above 0, at most 1");
-    Err(usage(problem, "leave it out for one half"))
+    Err(Error::usage(ErrorKind::OutOfRange, "‘block_share’")
+        .is(share)
+        .expected("a number above 0, at most 1")
+        .hint("leave it out for one half"))
 }
 
 /// What cannot go with an estimate.
 fn refuse(settings: &Settings, method: &str) -> Result<()> {
     let (s, m, z) = (&settings.training, &settings.method, &settings.directions);
     if let Some(sparsity) = z.sparsity.filter(|s| !(0.0..1.0).contains(s)) {
-        let problem = format!("‘sparsity’ is {sparsity}, expected a number from 0 up to, not including, 1");
-        return Err(usage(problem, "0 is none"));
+        return Err(Error::usage(ErrorKind::OutOfRange, "‘sparsity’")
+            .is(sparsity)
+            .expected("a number from 0 up to, not including, 1")
+            .hint("0 is none"));
     }
     // Which values move is told by the adapters before the step: not so after its first direction, or later.
     let sparse = z.sparsity.is_some_and(|s| s > 0.0);
     let several = z.directions.is_some_and(|n| n > 1) || s.momentum > 0.0;
     if sparse && several {
-        let problem = "‘sparsity’ cannot be combined with more ‘directions’ than one, or ‘momentum’";
-        return Err(usage(problem, "leave one of them out"));
+        return Err(Error::usage(
+            ErrorKind::Conflict,
+            "‘sparsity’ cannot be combined with more ‘directions’ than one, or ‘momentum’",
+        )
+        .hint("leave one of them out"));
     }
     let forward = method == "forward";
     let refused = [
@@ -118,9 +129,11 @@ fn refuse(settings: &Settings, method: &str) -> Result<()> {
         ),
     ];
     match refused.into_iter().find(|(given, ..)| *given) {
-        Some((_, name, hint)) => {
-            Err(usage(format!("{name} cannot be combined with ‘method’ {method}"), hint))
-        }
+        Some((_, name, hint)) => Err(Error::usage(
+            ErrorKind::Conflict,
+            format!("{name} cannot be combined with ‘method’ {method}"),
+        )
+        .hint(hint)),
         None => Ok(()),
     }
 }
@@ -131,7 +144,10 @@ fn eps(z: &DirectionSettings, full: bool) -> Result<f64> {
     if (eps as f32).is_finite() && eps as f32 > 0.0 {
         return Ok(eps);
     }
-    Err(usage(format!("‘eps’ is {eps}, expected a positive number"), "leave it out for the default"))
+    Err(Error::usage(ErrorKind::OutOfRange, "‘eps’")
+        .is(eps)
+        .expected("a positive number")
+        .hint("leave it out for the default"))
 }
 
 /// The options that only an estimate or a surrogate reads.

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use mesp_device::{Dtype, Elem};
 
-use super::{Settings, Setup, Train, Trains, usage};
-use crate::Result;
+use super::{Settings, Setup, Train, Trains};
 use crate::method::Estimator;
 use crate::source::{Base, Kind};
+use crate::{Error, ErrorKind, Result};
 
 /// Refuses what is an adapter's.
 pub(super) fn refuse(settings: &Settings) -> Result<()> {
@@ -30,13 +30,18 @@ pub(super) fn refuse(settings: &Settings) -> Result<()> {
         (z.sparsity.is_some(), "‘sparsity’"),
     ];
     if let Some((_, name)) = of_adapters.into_iter().find(|(given, _)| *given) {
-        let problem = format!("{name} is of adapters, and ‘train’ full is of all weights of the model");
-        return Err(usage(problem, "leave one of them out"));
+        return Err(Error::usage(
+            ErrorKind::Conflict,
+            format!("{name} is of adapters, and ‘train’ full is of all weights of the model"),
+        )
+        .hint("leave one of them out"));
     }
     if a.train == Some(Train::Lora) {
-        let problem =
-            "‘train’ lora and ‘full’ were given: an adapter is trained, or all weights of the model";
-        return Err(usage(problem, "leave one of them out"));
+        return Err(Error::usage(
+            ErrorKind::Conflict,
+            "‘train’ lora and ‘full’ were given: an adapter is trained, or all weights of the model",
+        )
+        .hint("leave one of them out"));
     }
     Ok(())
 }
@@ -51,11 +56,14 @@ impl Setup {
             return Ok(self);
         }
         if self.options.estimator != Estimator::Exact {
-            let problem = format!(
-                "‘method’ {} estimates the gradient of an adapter, and ‘train’ full is of all weights",
-                self.options.method_name
-            );
-            return Err(usage(problem, "leave ‘method’ out for the exact gradients of all weights"));
+            return Err(Error::usage(
+                ErrorKind::Conflict,
+                format!(
+                    "‘method’ {} estimates the gradient of an adapter, and ‘train’ full is of all weights",
+                    self.options.method_name
+                ),
+            )
+            .hint("leave ‘method’ out for the exact gradients of all weights"));
         }
         self.options.base_gradients = true;
         Ok(self)
@@ -70,11 +78,11 @@ impl Setup {
         if !self.options.base_gradients || held {
             return Ok(());
         }
-        let problem = format!("‘train’ full is of all weights, and those of this model are {stored:?}");
-        Err(usage(
-            problem,
-            "give ‘base’ bf16 to hold them in memory in bf16, or the model they were quantized from",
-        ))
+        Err(Error::usage(
+            ErrorKind::Unsupported,
+            format!("‘train’ full is of all weights, and those of this model are {stored:?}"),
+        )
+        .hint("give ‘base’ bf16 to hold them in memory in bf16, or the model they were quantized from"))
     }
 
     /// The setup for commands that support adapters only.
@@ -83,10 +91,11 @@ impl Setup {
     /// [`Error::Usage`](crate::Error::Usage) with full fine-tuning.
     pub fn of_adapters(self) -> Result<Self> {
         if self.trains == Trains::Model {
-            return Err(usage(
+            return Err(Error::usage(
+                ErrorKind::Unsupported,
                 "‘train’ full is of train, plan, grads and replay",
-                "leave it out: this command is about adapters",
-            ));
+            )
+            .hint("leave it out: this command is about adapters"));
         }
         Ok(self)
     }
@@ -102,20 +111,28 @@ impl Setup {
             return Ok(());
         }
         if let Some(path) = model.filter(|path| Kind::of(path) == Kind::Gguf) {
-            let problem =
-                format!("{}: ‘full’ writes a model directory, and needs one to start from", path.display());
-            return Err(usage(problem, "give the Hugging Face directory that the file was made from"));
+            return Err(Error::usage(
+                ErrorKind::Unsupported,
+                format!("{}: ‘full’ writes a model directory, and needs one to start from", path.display()),
+            )
+            .hint("give the Hugging Face directory that the file was made from"));
         }
         let elem = match (self.base, stored) {
             (Base::Mapped, Dtype::Bf16) | (Base::Resident(Dtype::Bf16), _) => Elem::Bf16,
             (Base::Mapped, Dtype::F32 | Dtype::F16) | (Base::Resident(Dtype::F32), _) => Elem::Full,
             (Base::Mapped, _) => {
-                let problem = "‘full’ trains all weights, and those of this model are quantized";
-                return Err(usage(problem, "give the model that it was quantized from, or train an adapter"));
+                return Err(Error::usage(
+                    ErrorKind::Unsupported,
+                    "‘full’ trains all weights, and those of this model are quantized",
+                )
+                .hint("give the model that it was quantized from, or train an adapter"));
             }
             (Base::Resident(_), _) => {
-                let problem = "‘base’ f16 cannot be combined with ‘full’: a step would be lost in f16";
-                return Err(usage(problem, "use ‘base’ bf16, whose steps are rounded at random, or f32"));
+                return Err(Error::usage(
+                    ErrorKind::Conflict,
+                    "‘base’ f16 cannot be combined with ‘full’: a step would be lost in f16",
+                )
+                .hint("use ‘base’ bf16, whose steps are rounded at random, or f32"));
             }
         };
         self.options.full = Some(elem);

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use mesp_device::Dtype;
 
-use super::{Compute, usage};
-use crate::Result;
+use super::Compute;
 use crate::source::Base;
 use crate::train::checkpoint;
+use crate::{Error, ErrorKind, Result};
 
 /// The name of the number type among what a resumed run has in common with its beginning.
 pub(super) const COMPUTE: &str = "compute";
@@ -43,10 +43,12 @@ impl Numbers {
     /// [`Error::Usage`](crate::Error::Usage) when double precision is requested.
     pub fn single(asked: Option<Compute>, held: Dtype) -> Result<Self> {
         match Self::new(asked, held) {
-            Self::F64 => Err(usage(
-                "‘compute’ f64 is the reference for `mesp grads` and `mesp eval`; elsewhere it is f32 or bf16",
-                "leave ‘compute’ out",
-            )),
+            Self::F64 => Err(Error::usage(
+                ErrorKind::Unsupported,
+                "‘compute’ f64 is the reference for `mesp grads` and `mesp eval`; elsewhere it is \
+                        f32 or bf16",
+            )
+            .hint("leave ‘compute’ out")),
             numbers => Ok(numbers),
         }
     }

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use mesp_device::Threads;
 
-use super::usage;
-use crate::Result;
+use crate::{Error, ErrorKind, Result};
 
 /// Threads at most: more than the largest machines have cores, so that more are a slip.
 const MOST: usize = 1024;
@@ -18,8 +17,10 @@ pub fn thread_count(asked: Option<usize>) -> Result<usize> {
     let available = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = asked.unwrap_or_else(available);
     if threads == 0 || threads > MOST {
-        let problem = format!("‘threads’ is {threads}, expected 1 to {MOST}");
-        return Err(usage(problem, "leave it out to use all cores"));
+        return Err(Error::usage(ErrorKind::OutOfRange, "‘threads’")
+            .is(threads)
+            .expected(format!("1 to {MOST}"))
+            .hint("leave it out to use all cores"));
     }
     Ok(threads)
 }
@@ -30,5 +31,6 @@ pub fn thread_count(asked: Option<usize>) -> Result<usize> {
 /// As [`thread_count`]; when the system gives no threads.
 pub fn threads(asked: Option<usize>) -> Result<Arc<Threads>> {
     let threads = Threads::new(thread_count(asked)?);
-    Ok(Arc::new(threads.map_err(|e| crate::Error::usage(format!("the system gives no threads: {e}")))?))
+    let refused = |e| Error::usage(ErrorKind::System, format!("the system gives no threads: {e}"));
+    Ok(Arc::new(threads.map_err(refused)?))
 }

@@ -13,7 +13,7 @@ use crate::adapter::peft::Rows;
 use crate::adapter::{AdapterConfig, BlockPairs};
 use crate::arch::{Config, EMBEDDING, HEAD, Module};
 use crate::model::ModelWeights;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// A mapped adapter; matrices are read one at a time.
 pub struct AdapterFile {
@@ -62,11 +62,9 @@ pub fn load_adapter<B: Backend>(
         let pair = Module::from_name(&found.module)
             .and_then(|p| blocks.get_mut(p.list_index(found.layer, c))?[p as usize].as_mut());
         let Some(pair) = pair else {
-            return Err(Error::usage(format!(
-                "{}: no adapter was made for {}",
-                path.display(),
-                found.path()
-            )));
+            return Err(FileError::invalid(path, ErrorKind::Mismatch)
+                .what(format!("no adapter was made for {}", found.path()))
+                .into());
         };
         let interleaved = pair.interleaved;
         for (matrix, act) in pair.matrices_mut() {
@@ -98,20 +96,25 @@ impl AdapterFile {
         let lora = &opened.lora;
         if let Some(arch) = &lora.architecture {
             if let Some(c) = model.filter(|c| gguf::architecture(&c.arch) != arch) {
-                let problem = format!(
-                    "expected an adapter of architecture {}, the model's, found {arch}",
-                    gguf::architecture(&c.arch)
-                );
-                return Err(FileError::invalid(path, problem).hint("Give the model it was made for.").into());
+                return Err(FileError::invalid(path, ErrorKind::Mismatch)
+                    .expected(format!(
+                        "an adapter of architecture {}, the model's",
+                        gguf::architecture(&c.arch)
+                    ))
+                    .found(arch)
+                    .hint("Give the model it was made for.")
+                    .into());
             }
             let turned = |p: &Pair| matches!(p.module.as_str(), "q_proj" | "k_proj");
             if gguf::interleaved(arch) && lora.pairs.iter().any(turned) {
                 let Some(c) = model else {
-                    let problem = format!(
-                        "{}: rows of q_proj and k_proj are in the order of {arch} files, which depends on the heads",
-                        path.display()
+                    let what = format!(
+                        "rows of q_proj and k_proj are in the order of {arch} files, which depends on the heads"
                     );
-                    return Err(Error::usage(problem).hint("give the model it is for with ‘model’"));
+                    return Err(FileError::invalid(path, ErrorKind::Missing)
+                        .what(what)
+                        .hint("give the model it is for with ‘model’")
+                        .into());
                 };
                 opened.interleaved = Some(c.head_dim);
             }
@@ -162,33 +165,31 @@ impl AdapterFile {
 
     /// Modules first: shapes of another family's say less.
     fn check(&self, c: &Config) -> Result<()> {
-        let invalid = |problem: String, hint: &str| FileError::invalid(&self.lora.path, problem).hint(hint);
+        let invalid = |kind, hint: &str| FileError::invalid(&self.lora.path, kind).hint(hint);
         let other_model = "This adapter was made for another model.";
-        let wrong = |p: &Pair, problem: String| -> Error {
+        let wrong = |p: &Pair| {
             let place = if p.is_outside_blocks() { String::new() } else { format!("layer {}, ", p.layer) };
-            invalid(format!("{place}{}: {problem}", p.module), other_model).into()
+            invalid(ErrorKind::Mismatch, other_model).what(format!("{place}{}", p.module))
         };
         self.tables_fit(c)?;
         let mut shapes = Vec::with_capacity(self.lora.pairs.len());
         for p in &self.lora.pairs {
             if p.layer >= c.layers {
-                return Err(wrong(p, format!("expected a layer below {}, the model's number", c.layers)));
+                let most = format!("a layer below {}, the model's number", c.layers);
+                return Err(wrong(p).expected(most).found(p.layer).into());
             }
             let known = Module::from_name(&p.module).filter(|m| m.exists(c));
             let Some(module) = known else {
-                return Err(wrong(p, format!("a {} model has no such module", c.arch)));
+                return Err(wrong(p).what(format!("a {} model has no such module", c.arch)).into());
             };
             shapes.push(module.shape(c));
         }
         for (p, (output, input)) in self.lora.pairs.iter().zip(shapes) {
             if (p.output, p.input) != (output, input) {
-                return Err(wrong(
-                    p,
-                    format!(
-                        "expected a matrix of {output} by {input}, as the model has, found an adapter for {} by {}",
-                        p.output, p.input
-                    ),
-                ));
+                return Err(wrong(p)
+                    .expected(format!("a matrix of {output} by {input}, as the model has"))
+                    .found(format!("an adapter for {} by {}", p.output, p.input))
+                    .into());
             }
         }
         // The reader has held the pairs against the configuration; here is the other way around.
@@ -196,19 +197,19 @@ impl AdapterFile {
         let there = |path: &String| self.lora.pairs.iter().any(|p| p.path() == *path);
         let missing: Vec<String> = config.paths(c).into_iter().filter(|path| !there(path)).collect();
         if let Some(first) = missing.first() {
-            let problem = format!(
-                "expected tensors of every module that the adapter's configuration names, found none of {}, the first is \
-                 {first}",
-                missing.len()
-            );
-            return Err(invalid(problem, "The file is not complete, or was made for another model.").into());
+            let hint = "The file is not complete, or was made for another model.";
+            return Err(invalid(ErrorKind::Missing, hint)
+                .expected("tensors of every module that the adapter's configuration names")
+                .found(format!("none of {}, the first is {first}", missing.len()))
+                .into());
         }
         Ok(())
     }
 
     fn table_error(&self, name: &str, problem: &str) -> Error {
-        let problem = format!("tensor {name} is a whole table of the base model, {problem}");
-        FileError::invalid(&self.lora.path, problem)
+        FileError::invalid(&self.lora.path, ErrorKind::Mismatch)
+            .tensor(name)
+            .what(format!("a whole table of the base model, {problem}"))
             .hint(
                 "PEFT writes it where the vocabulary was resized or the table was trained (save_embedding_layers). Fold the \
                  adapter into that base with PEFT's merge_and_unload() and save_pretrained(), and use the result as the \

@@ -6,7 +6,7 @@ use std::path::Path;
 use mesp_formats::atomic::write_atomic;
 use mesp_formats::{Dtype, Error as FileError, regular};
 
-use crate::Result;
+use crate::{ErrorKind, Result};
 
 /// Files of a model that are neither weights nor about how it came to be: shape, generation, vocabulary, templates,
 /// processors of inputs.
@@ -109,7 +109,7 @@ pub(crate) fn untie(path: &Path) -> Result<()> {
 /// Changes a configuration.
 fn with_key(path: &Path, change: &dyn Fn(&mut serde_json::Value)) -> Result<()> {
     let text = regular::read_text(path, regular::CONFIG_LIMIT)?;
-    let damaged = |e: serde_json::Error| FileError::invalid(path, e.to_string());
+    let damaged = |e: serde_json::Error| FileError::invalid(path, ErrorKind::Malformed).what(e);
     let mut json: serde_json::Value = serde_json::from_str(&text).map_err(damaged)?;
     change(&mut json);
     Ok(write_atomic(path, |out| writeln!(out, "{json:#}"))?)

@@ -12,7 +12,7 @@ use super::{Base, encode, in_file, most_bytes, tensor_dtype};
 use crate::arch::Config;
 use crate::data::has_tokenizer;
 use crate::model::WeightSource;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Weights of a GGUF file, mapped.
 pub struct GgufSource {
@@ -135,11 +135,11 @@ impl GgufSource {
             return Ok(None);
         };
         if info.shape != shape {
-            let problem = format!(
-                "tensor {} ({name}) has shape {:?}, expected {shape:?} from the file's metadata",
-                info.name, info.shape
-            );
-            return Err(FileError::invalid(&self.path, problem)
+            return Err(FileError::invalid(&self.path, ErrorKind::Mismatch)
+                .what(format!("tensor {} ({name})", info.name))
+                .tensor(&info.name)
+                .has(format!("shape {:?}", info.shape))
+                .expected(format!("{shape:?} from the file's metadata"))
                 .hint("the metadata and the weights do not belong together; get the file again, or convert the model again")
                 .into());
         }
@@ -193,7 +193,9 @@ impl WeightSource for GgufSource {
 
     fn missing(&self, name: &str) -> Error {
         let here = gguf::tensor_name(&self.model.config.model_type, name).unwrap_or_default();
-        FileError::invalid(&self.path, format!("tensor {here} ({name}) is not in the file"))
+        FileError::invalid(&self.path, ErrorKind::Missing)
+            .what(format!("tensor {here} ({name}) is not in the file"))
+            .tensor(here)
             .hint("the metadata say it should be there; get the file again, or convert the model again")
             .into()
     }

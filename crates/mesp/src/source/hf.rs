@@ -11,7 +11,7 @@ use mesp_formats::{Dtype as FileDtype, Error as FileError, ModelConfig, ModelDir
 use super::{Base, encode, in_file, kernel_dtype, most_bytes};
 use crate::arch::{Config, EMBEDDING, HEAD};
 use crate::model::WeightSource;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 struct Shard {
     path: PathBuf,
@@ -140,9 +140,10 @@ impl HfSource {
                 } else {
                     format!("in {}, too", there.display())
                 };
-                let problem =
-                    format!("tensor {} is {at}, expected once, or twice with the same values", tensor.name);
-                return Err(FileError::invalid(here, problem)
+                return Err(FileError::invalid(here, ErrorKind::Conflict)
+                    .tensor(&tensor.name)
+                    .is(at)
+                    .expected("once, or twice with the same values")
                     .hint("the files are of different models, or damaged: fetch them again")
                     .into());
             }
@@ -160,11 +161,10 @@ impl HfSource {
             let scales = ["weight_scale", "weight_scale_inv", "weight_scale_2", "scale_weight", "scale"];
             let found = scales.map(|scale| format!("{module}.{scale}"));
             if let Some(scale) = found.iter().find(|scale| self.tensors.contains_key(*scale)) {
-                let problem = format!(
-                    "tensor {name} is stored as {} with a scale beside it, {scale}, expected weights without one",
-                    info.dtype.name()
-                );
-                return Err(FileError::invalid(&self.shards[*shard].path, problem)
+                return Err(FileError::invalid(&self.shards[*shard].path, ErrorKind::Unsupported)
+                    .tensor(name)
+                    .is(format!("stored as {} with a scale beside it, {scale}", info.dtype.name()))
+                    .expected("weights without one")
                     .hint("use the original model: such quantized weights are not read")
                     .into());
             }
@@ -217,9 +217,10 @@ impl HfSource {
         let Some((shard, info)) = self.tensors.get(name) else { return Ok(None) };
         let shard = &self.shards[*shard];
         if info.shape != shape {
-            let problem =
-                format!("tensor {name} has shape {:?}, expected {shape:?} from config.json", info.shape);
-            return Err(FileError::invalid(&shard.path, problem)
+            return Err(FileError::invalid(&shard.path, ErrorKind::Mismatch)
+                .tensor(name)
+                .has(format!("shape {:?}", info.shape))
+                .expected(format!("{shape:?} from config.json"))
                 .hint("the configuration and the weights do not belong together; fetch both again")
                 .into());
         }
@@ -279,13 +280,16 @@ impl WeightSource for HfSource {
 
     fn missing(&self, name: &str) -> Error {
         if let Some(shard) = self.index.get(name) {
-            let problem =
-                format!("tensor {name} is not in this file, where the index says it is, nor in another");
-            return FileError::invalid(&self.shards[*shard].path, problem)
+            return FileError::invalid(&self.shards[*shard].path, ErrorKind::Missing)
+                .what(format!(
+                    "tensor {name} is not in this file, where the index says it is, nor in another"
+                ))
                 .hint("the index and the weight files do not belong together; fetch the model's files again")
                 .into();
         }
-        FileError::invalid(&self.dir, format!("tensor {name} is in none of the weight files"))
+        FileError::invalid(&self.dir, ErrorKind::Missing)
+            .what(format!("tensor {name} is in none of the weight files"))
+            .tensor(name)
             .hint("config.json says it should be there; fetch the model's files again")
             .into()
     }

@@ -6,7 +6,7 @@ use mesp_formats::regular;
 
 use super::{Base, GgufSource, Kind, tokenizer_info};
 use crate::data::{TextEncoder, TokenizerInfo, from_gguf};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// The tokenizer of a directory or a GGUF file. A GGUF file without one may have a `tokenizer.json` beside it.
 ///
@@ -33,8 +33,12 @@ fn encoder_in(dir: &Path) -> Result<Option<TextEncoder>> {
 /// What text is answered where the model at a path has no tokenizer.
 pub fn no_tokenizer(model: &Path) -> Error {
     let found = regular::other_than_file(&model.join("tokenizer.json")).unwrap_or("none");
-    Error::usage(format!("{}: expected the model's tokenizer.json, found {found}", model.display()))
+    let error = mesp_formats::Error::invalid(model, ErrorKind::Missing);
+    error
+        .expected("the model's tokenizer.json")
+        .found(found)
         .hint("put the model's tokenizer.json there, or use rows with input_ids and labels")
+        .into()
 }
 
 impl GgufSource {

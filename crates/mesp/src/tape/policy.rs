@@ -3,6 +3,7 @@
 use mesp_device::Elem;
 
 use super::{Site, SiteSet};
+use crate::ErrorKind;
 
 /// A method of exact backpropagation, as a value: which intermediates are kept, when, and in what tiles.
 /// Choices differ in memory and work; all that save alike ([`Policy::saved`]) give the same gradients.
@@ -73,8 +74,11 @@ impl SavedAs {
     /// # Errors
     /// When there is none by that name.
     pub fn parse(name: &str) -> crate::Result<Self> {
-        let unknown =
-            || crate::Error::usage(format!("checkpoints {name:?} is unknown, expected f32, bf16 or file"));
+        let unknown = || {
+            crate::Error::usage(ErrorKind::Unknown, "‘checkpoints’")
+                .is(format!("{name:?}"))
+                .expected("f32, bf16 or file")
+        };
         [Self::Full, Self::Bf16, Self::File].into_iter().find(|form| form.name() == name).ok_or_else(unknown)
     }
 }

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::data::{ChatFormat, Conversation, Example, Origin, TextEncoder, UNTRAINED, in_vocabulary};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// How prompts and choices become tokens.
 pub struct Spelling<'a> {
@@ -46,7 +46,9 @@ impl Spelling<'_> {
         };
         if before.is_empty() || whole.len() <= before.len() {
             let what = if before.is_empty() { "prompt" } else { "choice" };
-            return Err(Error::usage(format!("the {what} has no token, expected at least one")));
+            return Err(Error::usage(ErrorKind::Empty, format!("the {what}"))
+                .has("no token")
+                .expected("at least one"));
         }
         in_vocabulary(whole.iter().copied(), self.vocab_size)?;
         let label = |(at, id): (usize, &u32)| if at < before.len() { UNTRAINED } else { id.cast_signed() };

@@ -6,7 +6,7 @@
 
 use fancy_regex::Regex;
 
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Which part of a text is the answer: a regular expression's first match, of it the first group if it has one.
 #[derive(Debug, Clone)]
@@ -19,7 +19,7 @@ impl Extract {
     /// When it is none.
     pub fn new(rule: &str) -> Result<Self> {
         Regex::new(rule).map(Self).map_err(|e| {
-            Error::usage(format!("{rule:?} is no regular expression: {e}"))
+            Error::usage(ErrorKind::Malformed, format!("{rule:?} is no regular expression: {e}"))
                 .hint(r"a rule looks like #### (-?[0-9.,]+), the answer in parentheses")
         })
     }

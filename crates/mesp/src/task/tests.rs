@@ -37,7 +37,7 @@ fn rows_of_both_kinds() {
 fn rows_that_cannot_be_used() {
     let good = r#"{"prompt": "a", "answer": "b"}"#;
     for (row, expected) in [
-        ("[1]", "the row is a list; expected an object"),
+        ("[1]", "the row is a list, expected an object"),
         ("{", "not valid JSON"),
         (r#"{"answer": "b"}"#, "expected `prompt` or `question`, found neither"),
         (r#"{"prompt": 3, "answer": "b"}"#, "the prompt is a number"),
@@ -48,10 +48,10 @@ fn rows_that_cannot_be_used() {
         (r#"{"prompt": "a", "answer": "b", "extract": "("}"#, "no regular expression"),
         (r#"{"prompt": "a", "answer": 0, "choices": ["b"]}"#, "`choices` is a list of 1"),
         (r#"{"prompt": "a", "answer": 0, "choices": "b"}"#, "`choices` is a text"),
-        (r#"{"prompt": "a", "answer": 0, "choices": ["b", " "]}"#, "choices[1] is a text; expected"),
+        (r#"{"prompt": "a", "answer": 0, "choices": ["b", " "]}"#, "choices[1] is a text, expected"),
         (
             r#"{"prompt": "a", "answer": 2, "choices": ["b", "c"]}"#,
-            "`answer` is 2; expected one of the choices, or its number from 0 to 1",
+            "`answer` is 2, expected one of the choices, or its number from 0 to 1",
         ),
         (r#"{"prompt": "a", "answer": -1, "choices": ["b", "c"]}"#, "`answer` is -1"),
         (r#"{"prompt": "a", "answer": "d", "choices": ["b", "c"]}"#, "`answer` is \"d\""),

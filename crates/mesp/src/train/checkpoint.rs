@@ -25,7 +25,7 @@ use super::full::History;
 use super::{MadeWith, Progress, RunConfig, Session, replay};
 use crate::adapter::peft;
 use crate::optim::{Optimizer, UpdateRule as _};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 mod compare;
 
@@ -100,7 +100,12 @@ pub fn save<B: Backend>(
     match session.full().map(|full| &full.log) {
         None => save_adapter(session, staged.path(), config.base_model.as_deref())?,
         Some(Some(log)) => replay::write(&staged.path().join(replay::FILE), &log.header, &log.derivatives)?,
-        Some(None) => return Err(Error::usage("a run that trains all weights is saved once it has begun")),
+        Some(None) => {
+            return Err(Error::usage(
+                ErrorKind::State,
+                "a run that trains all weights is saved once it has begun",
+            ));
+        }
     }
     for (name, state) in session.optimizer().into_iter().flat_map(Optimizer::states) {
         peft::write_params(
@@ -113,7 +118,8 @@ pub fn save<B: Backend>(
     let (progress, made_with) = (progress.clone(), Some(config.made_with.clone()));
     let state = State { schema: SCHEMA, progress, fixed: Fixed::of(config), made_with };
     let file = staged.path().join(STATE);
-    let json = serde_json::to_vec_pretty(&state).map_err(|e| FileError::invalid(&file, e.to_string()))?;
+    let json = serde_json::to_vec_pretty(&state)
+        .map_err(|e| FileError::invalid(&file, ErrorKind::Malformed).what(e))?;
     write_atomic(&file, |out| std::io::Write::write_all(out, &json))?;
     staged.commit()?;
     Ok(path)
@@ -158,11 +164,11 @@ fn steps(output: &Path) -> Result<Vec<usize>> {
 pub fn latest(output: &Path) -> Result<PathBuf> {
     let newest = steps(output)?.into_iter().max().map(|step| output.join(name(step)));
     newest.ok_or_else(|| {
-        Error::usage(format!(
-            "{}: no checkpoint to resume from, expected step-N/ with {STATE}",
-            output.join(FOLDER).display()
-        ))
-        .hint("give the ‘output’ of a run that was interrupted or saved with ‘save_every’")
+        FileError::invalid(output.join(FOLDER), ErrorKind::Missing)
+            .what("no checkpoint to resume from")
+            .expected(format!("step-N/ with {STATE}"))
+            .hint("give the ‘output’ of a run that was interrupted or saved with ‘save_every’")
+            .into()
     })
 }
 
@@ -224,12 +230,13 @@ pub fn load<B: Backend>(session: &mut Session<B>, checkpoint: &Path, config: &Ru
     let found = differences(&state, config);
     if found.iter().any(|d| d.matters) {
         let list: Vec<&str> = found.iter().map(|d| d.text.as_str()).collect();
-        let problem =
-            format!("{}: the checkpoint was written with {}", checkpoint.display(), list.join("\n  with "));
         let advice =
             "resume with the settings, the model and the rows that the run began with, or start a new run";
         let adapter = if session.full().is_none() { " with ‘adapter’" } else { "" };
-        return Err(Error::usage(problem).hint(format!("{advice}{adapter}")));
+        return Err(FileError::invalid(checkpoint, ErrorKind::Mismatch)
+            .what(format!("the checkpoint was written with {}", list.join("\n  with ")))
+            .hint(format!("{advice}{adapter}"))
+            .into());
     }
     load_trained(session, checkpoint)?;
     let model = session.model().config.clone();
@@ -263,16 +270,21 @@ pub fn identity(checkpoint: &Path) -> Result<BTreeMap<String, String>> {
 fn read_state(checkpoint: &Path) -> Result<State> {
     let file = checkpoint.join(STATE);
     let text = mesp_formats::regular::read_text(&file, mesp_formats::regular::CONFIG_LIMIT)?;
-    let damaged = |e: serde_json::Error| FileError::invalid(&file, format!("not a checkpoint's state: {e}"));
+    let damaged = |e: serde_json::Error| {
+        FileError::invalid(&file, ErrorKind::Malformed).what(format!("not a checkpoint's state: {e}"))
+    };
     let Schema { schema } = serde_json::from_str(&text).map_err(damaged)?;
     if schema != SCHEMA {
-        let problem = format!("expected a checkpoint of schema {SCHEMA}, found {schema}");
         let age = if schema > SCHEMA { "a newer" } else { "an earlier" };
         let hint = format!(
             "it was written by {age} version of mesp, which can go on from it; its adapter can be started from with \
              ‘adapter’"
         );
-        return Err(FileError::invalid(&file, problem).hint(hint).into());
+        return Err(FileError::invalid(&file, ErrorKind::Unsupported)
+            .expected(format!("a checkpoint of schema {SCHEMA}"))
+            .found(schema)
+            .hint(hint)
+            .into());
     }
     Ok(serde_json::from_str(&text).map_err(damaged)?)
 }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::{MadeWith, Update};
 use crate::data::{BatchSize, Batches, Examples};
 use crate::optim::ScheduleKind;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// The action when a step goes wrong.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -141,7 +141,8 @@ impl RunConfig {
             Length::Steps(n) => format!("‘steps’ {n}"),
             Length::Epochs(e) => format!("‘epochs’ {e}"),
         };
-        Error::usage(format!("{option}: the run has {micro:.0} micro-batches, expected at most {most}"))
+        Error::usage(ErrorKind::OutOfRange, format!("{option}: the run has {micro:.0} micro-batches"))
+            .expected(format!("at most {most}"))
             .hint("give fewer steps or epochs, or a lower ‘grad_accum’; a run can go on from its adapter by ‘adapter’")
     }
 
@@ -151,38 +152,27 @@ impl RunConfig {
     /// Early stopping without evaluations. Per-block updates with clipping or accumulation: both need all gradients at once. Values out of range.
     pub fn check(&self, update: Update) -> Result<()> {
         if update == Update::PerBlock {
-            if self.grad_accum > 1 {
-                let n = self.grad_accum;
-                return Err(Error::usage(format!("‘update’ per-block cannot be combined with ‘grad_accum’ {n}: it keeps no gradient to add to"))
-                    .hint("use a larger ‘batch_size’, or ‘update’ accumulate"));
-            }
-            if let Some(norm) = self.max_grad_norm {
-                return Err(Error::usage(format!("‘update’ per-block cannot be combined with ‘max_grad_norm’ {norm}: the norm is known only after all blocks"))
-                    .hint("leave ‘max_grad_norm’ out, or use ‘update’ accumulate"));
-            }
-            for (option, reaction) in [("‘on_nonfinite’", self.on_nonfinite), ("‘on_spike’", self.on_spike)]
-            {
-                if reaction == Action::Skip {
-                    return Err(Error::usage(format!("‘update’ per-block cannot be combined with {option} skip: blocks are stepped before the norm is known"))
-                        .hint("use stop, or ‘update’ accumulate"));
-                }
-            }
+            self.check_per_block()?;
         }
         if let (Some(n), None) = (self.early_stopping_patience, self.eval_every) {
-            return Err(Error::usage(format!(
-                "‘early_stopping_patience’ is {n} and nothing is evaluated on the way"
-            ))
+            return Err(Error::usage(
+                ErrorKind::Missing,
+                format!("‘early_stopping_patience’ is {n} and nothing is evaluated on the way"),
+            )
             .hint("say with ‘eval_every’ how often to evaluate"));
         }
         if self.load_best_at_end && self.eval_every.is_none() {
-            return Err(Error::usage("‘load_best_at_end’ needs evaluations to choose from")
-                .hint("say with ‘eval_every’ how often to evaluate"));
+            return Err(Error::usage(
+                ErrorKind::Missing,
+                "‘load_best_at_end’ needs evaluations to choose from",
+            )
+            .hint("say with ‘eval_every’ how often to evaluate"));
         }
         let expected = |name: &str, ok: bool, found: String, range: &str, hint: &str| {
             if ok {
                 Ok(())
             } else {
-                Err(Error::usage(format!("{name} is {found}, expected {range}")).hint(hint))
+                Err(Error::usage(ErrorKind::OutOfRange, name).is(found).expected(range).hint(hint))
             }
         };
         let count = |name: &str, ok: bool, found: String| {
@@ -247,8 +237,48 @@ impl RunConfig {
             return Err(self.too_many(micro, MOST_BATCHES));
         }
         if self.grad_accum > MOST_BATCHES {
-            let problem = format!("‘grad_accum’ is {}, expected at most {MOST_BATCHES}", self.grad_accum);
-            return Err(Error::usage(problem));
+            return Err(Error::usage(ErrorKind::OutOfRange, "‘grad_accum’")
+                .is(self.grad_accum)
+                .expected(format!("at most {MOST_BATCHES}")));
+        }
+        Ok(())
+    }
+
+    /// What cannot be combined with per-block updates.
+    fn check_per_block(&self) -> Result<()> {
+        if self.grad_accum > 1 {
+            let n = self.grad_accum;
+            return Err(Error::usage(
+                ErrorKind::Conflict,
+                format!(
+                    "‘update’ per-block cannot be combined with ‘grad_accum’ {n}: it keeps no \
+                        gradient to add to"
+                ),
+            )
+            .hint("use a larger ‘batch_size’, or ‘update’ accumulate"));
+        }
+        if let Some(norm) = self.max_grad_norm {
+            return Err(Error::usage(
+                ErrorKind::Conflict,
+                format!(
+                    "‘update’ per-block cannot be combined with ‘max_grad_norm’ {norm}: the norm \
+                        is known only after all blocks"
+                ),
+            )
+            .hint("leave ‘max_grad_norm’ out, or use ‘update’ accumulate"));
+        }
+        for (option, reaction) in [("‘on_nonfinite’", self.on_nonfinite), ("‘on_spike’", self.on_spike)]
+        {
+            if reaction == Action::Skip {
+                return Err(Error::usage(
+                    ErrorKind::Conflict,
+                    format!(
+                        "‘update’ per-block cannot be combined with {option} skip: blocks are \
+                            stepped before the norm is known"
+                    ),
+                )
+                .hint("use stop, or ‘update’ accumulate"));
+            }
         }
         Ok(())
     }

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::optim::Schedule;
-use crate::{Error, Result, rng};
+use crate::{Error, ErrorKind, Result, rng};
 
 pub use run::digest;
 
@@ -75,7 +75,8 @@ fn elem(name: &str) -> Result<Elem> {
     match name {
         "f32" => Ok(Elem::Full),
         "bf16" => Ok(Elem::Bf16),
-        other => Err(Error::usage(format!("values in {other:?} are unknown, expected f32 or bf16"))),
+        other => Err(Error::usage(ErrorKind::Unknown, format!("values in {other:?} are unknown"))
+            .expected("f32 or bf16")),
     }
 }
 
@@ -123,12 +124,15 @@ impl Log {
         // The digest and the bounds are of the adapter at the start, which is not at hand here.
         let like = Replay { start: found.start.clone(), bounds: found.bounds.clone(), ..header.clone() };
         if found != like {
-            return Err(FileError::invalid(path, "the log of a run with other settings".to_owned()).into());
+            return Err(FileError::invalid(path, ErrorKind::Mismatch)
+                .what("the log of a run with other settings")
+                .into());
         }
         if derivatives.len() < steps {
-            let problem =
-                format!("a log of {} steps, expected the {steps} of the checkpoint", derivatives.len());
-            return Err(FileError::invalid(path, problem).into());
+            return Err(FileError::invalid(path, ErrorKind::Mismatch)
+                .what(format!("a log of {} steps", derivatives.len()))
+                .expected(format!("the {steps} of the checkpoint"))
+                .into());
         }
         derivatives.truncate(steps);
         let check = derivatives.iter().fold(0, |c, s| check(c, s));
@@ -159,8 +163,10 @@ impl Log {
 
 /// What a log begins with.
 fn head(path: &Path, header: &Replay) -> Result<Vec<u8>> {
-    let json = serde_json::to_vec(header)
-        .map_err(|e| FileError::invalid(path, format!("the header cannot be written as JSON: {e}")))?;
+    let json = serde_json::to_vec(header).map_err(|e| {
+        FileError::invalid(path, ErrorKind::Malformed)
+            .what(format!("the header cannot be written as JSON: {e}"))
+    })?;
     let mut head = MAGIC.to_vec();
     head.extend((json.len() as u32).to_le_bytes());
     head.extend(json);
@@ -221,7 +227,7 @@ pub fn read(path: &Path) -> Result<Contents> {
 /// # Errors
 /// As [`read`].
 pub fn parse(path: &Path, bytes: &[u8]) -> Result<Contents> {
-    parsed(bytes).map_err(|problem| FileError::invalid(path, problem).into())
+    parsed(bytes).map_err(|problem| FileError::invalid(path, ErrorKind::Malformed).what(problem).into())
 }
 
 /// The error says what is wrong.

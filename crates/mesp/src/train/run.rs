@@ -21,7 +21,7 @@ use super::{Event, Notice, RunConfig, Session, Update};
 use crate::data::{Batches, Examples, Rows};
 use crate::method::{Bounds, Directional, Estimator};
 use crate::optim::Schedule;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Totals of a run, those before a resume included.
 #[derive(Debug, Clone, Default)]
@@ -141,8 +141,11 @@ impl<B: Backend> Run<B> {
             } else {
                 "‘early_stopping_patience’"
             };
-            return Err(Error::usage(format!("{option} needs held-out rows, and there are none"))
-                .hint("give them with ‘eval_data’"));
+            return Err(Error::usage(
+                ErrorKind::Missing,
+                format!("{option} needs held-out rows, and there are none"),
+            )
+            .hint("give them with ‘eval_data’"));
         }
         let mut batches = Batches::new(train, config.micro_batch(), config.seed)?;
         let (total_steps, total_batches) = config.steps(&mut batches)?;
@@ -294,12 +297,15 @@ impl<B: Backend> Run<B> {
     pub fn backward(&mut self) -> Result<f64> {
         let options = self.session.options();
         if !(options.backpropagates() && options.update == Update::Accumulate) {
-            return Err(Error::usage("this run keeps no gradients to step along")
+            return Err(Error::usage(ErrorKind::State, "this run keeps no gradients to step along")
                 .hint("use ‘update’ accumulate, and a ‘method’ with a backward pass"));
         }
         if self.progress.step >= self.total_steps {
-            let problem = format!("the run has {} steps, and all of them were made", self.total_steps);
-            return Err(Error::usage(problem).hint("give more ‘steps’ or ‘epochs’"));
+            return Err(Error::usage(
+                ErrorKind::State,
+                format!("the run has {} steps, and all of them were made", self.total_steps),
+            )
+            .hint("give more ‘steps’ or ‘epochs’"));
         }
         self.session.zero_grads();
         let range = self.next_batches();

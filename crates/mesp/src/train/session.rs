@@ -18,7 +18,7 @@ use crate::method::{
 use crate::model::{Batch, ModelWeights, NextToken, Part};
 use crate::optim::Optimizer;
 use crate::rng;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 const STEP: Program = Program(0);
 const EVAL: Program = Program(1);
@@ -493,6 +493,7 @@ pub fn plan(
     options.estimator.fits(model.config.layers)?;
     if options.adapter.dora && !options.estimator.backpropagates() {
         return Err(Error::usage(
+            ErrorKind::Conflict,
             "DoRA cannot be combined with an estimate: every moved adapter has norms of its own",
         )
         .hint("train with an exact method, or without DoRA"));
@@ -509,6 +510,7 @@ fn whole_fits(model: &ModelWeights, options: &Options) -> Result<()> {
         Estimator::Directional(along) if matches!(along.derivative, Derivative::Difference { .. }) => along,
         _ => {
             return Err(Error::usage(
+                ErrorKind::Unsupported,
                 "all weights are trained from losses alone: an exact step of all of them is not there yet",
             )
             .hint(
@@ -518,11 +520,15 @@ fn whole_fits(model: &ModelWeights, options: &Options) -> Result<()> {
     };
     if along.blocks != Blocks::ALL || along.sparsity > 0.0 || options.gradients {
         return Err(Error::usage(
+            ErrorKind::Conflict,
             "all weights move together: blocks, sparsity and kept gradients are for adapters",
         ));
     }
     if options.adapter != AdapterConfig::none() {
-        return Err(Error::usage("all weights are trained: there is no adapter beside them"));
+        return Err(Error::usage(
+            ErrorKind::Conflict,
+            "all weights are trained: there is no adapter beside them",
+        ));
     }
     let mut stored = None;
     model.parts(&mut |_, part| {
@@ -534,9 +540,11 @@ fn whole_fits(model: &ModelWeights, options: &Options) -> Result<()> {
     });
     match stored {
         None => Ok(()),
-        Some(dtype) => Err(Error::usage(format!(
-            "all weights are to be trained, and they are stored as {dtype:?}, expected f32, bf16 or f16"
-        ))
+        Some(dtype) => Err(Error::usage(
+            ErrorKind::Unsupported,
+            format!("all weights are to be trained, and they are stored as {dtype:?}"),
+        )
+        .expected("f32, bf16 or f16")
         .hint("give the model that the file was quantized from, or train an adapter")),
     }
 }
@@ -550,7 +558,10 @@ pub(super) fn record(
     threads: usize,
 ) -> Result<Dry> {
     if shapes.train.is_some() && !options.training {
-        return Err(Error::usage("a training step cannot be planned for options that do not train"));
+        return Err(Error::usage(
+            ErrorKind::State,
+            "a training step cannot be planned for options that do not train",
+        ));
     }
     let dry = Dry::new(value_bytes, threads);
     let mut session = Session::new(dry, Arc::clone(model), options.clone(), shapes.targets());

@@ -14,7 +14,7 @@ use crate::optim::OptimizerKind;
 use crate::settings::{Compute, Numbers, Settings, Setup, held};
 use crate::source::load_adapter;
 use crate::train::{Outcome, RunConfig, Session, Staging, Update};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Rows as one batch, and the gradient of their mean loss or an estimate of it; nothing is stepped. `R` is the precision
 /// of the whole computation.
@@ -39,7 +39,7 @@ impl Settings {
         let mut setup = self.resolve()?.of_gradients()?;
         if setup.options.update == Update::PerBlock {
             let problem = "‘update’ per-block keeps no gradients, and they are wanted here";
-            return Err(Error::usage(problem).hint("leave ‘update’ out"));
+            return Err(Error::usage(ErrorKind::Conflict, problem).hint("leave ‘update’ out"));
         }
         setup.options.gradients = true;
         // What an adapter was trained with is no part of its loss; what is asked for here is.
@@ -77,7 +77,7 @@ impl<R: Real> BatchGradient<R> {
         let batch_size = settings.training.batch_size.unwrap_or_else(|| rows.train.count());
         if let Some(tokens) = setup.run.batch_tokens {
             let problem = format!("‘batch_tokens’ {tokens} has no meaning here: all rows are one batch");
-            return Err(Error::usage(problem).hint("give ‘batch_size’ to divide it"));
+            return Err(Error::usage(ErrorKind::Conflict, problem).hint("give ‘batch_size’ to divide it"));
         }
         let run = RunConfig { batch_size, ..setup.run.clone() };
         if evaluates {

@@ -13,7 +13,7 @@ use crate::generate::{Generator as Engine, Sampler, Sampling, plan_generation};
 use crate::memory::processor;
 use crate::settings::{Numbers, held, threads};
 use crate::source::{Base, load_adapter, load_adapter_config};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Generates text with a model, with or without an adapter. The KV cache is kept between calls, so the common beginning
 /// of two prompts is computed once.
@@ -96,12 +96,10 @@ impl Generator {
     pub fn generate(&mut self, prompt: &[u32], max_tokens: usize, sampling: Sampling) -> Result<Vec<u32>> {
         let room = self.engine.capacity().saturating_sub(prompt.len());
         if prompt.is_empty() || room == 0 {
-            let problem = format!(
-                "the prompt has {} tokens, expected 1 to {}",
-                prompt.len(),
-                self.engine.capacity().saturating_sub(1)
-            );
-            return Err(Error::usage(problem).hint("make the generator with more capacity"));
+            return Err(Error::usage(ErrorKind::OutOfRange, "the prompt")
+                .has(format!("{} tokens", prompt.len()))
+                .expected(format!("1 to {}", self.engine.capacity().saturating_sub(1)))
+                .hint("make the generator with more capacity"));
         }
         sampling.check()?;
         let mut made = Vec::new();

@@ -9,6 +9,7 @@ mod checkpoints;
 mod counting;
 mod dora;
 mod dropout;
+mod errors;
 mod flat;
 mod forward;
 mod front;

@@ -346,7 +346,7 @@ impl WeightSource for MemorySource {
     }
 
     fn missing(&self, name: &str) -> mesp::Error {
-        mesp::Error::usage(format!("{name} is missing"))
+        mesp::Error::usage(mesp::ErrorKind::Missing, format!("{name} is missing"))
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::path::Path;
 
+use mesp::ErrorKind;
 use mesp_formats::{Error, regular};
 use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
@@ -62,12 +63,14 @@ impl<'de> Deserialize<'de> for Summary {
 /// When it is no JSON object, or too long.
 pub(super) fn read(file: &File, path: &Path) -> Result<String, Error> {
     let bytes = regular::read_from(file, path, LONGEST)?;
-    let Summary(map) = serde_json::from_slice(&bytes)
-        .map_err(|e| Error::invalid(path, format!("expected the summary of a run as JSON: {e}")))?;
+    let Summary(map) = serde_json::from_slice(&bytes).map_err(|e| {
+        Error::invalid(path, ErrorKind::Malformed).what(format!("expected the summary of a run as JSON: {e}"))
+    })?;
     let json = Value::from(map).to_string();
     if json.len() > MOST_KEPT {
-        let problem = format!("expected at most {MOST_KEPT} bytes beside the steps, found {}", json.len());
-        return Err(Error::invalid(path, problem));
+        return Err(Error::invalid(path, ErrorKind::OutOfRange)
+            .expected(format!("at most {MOST_KEPT} bytes beside the steps"))
+            .found(json.len()));
     }
     Ok(json)
 }

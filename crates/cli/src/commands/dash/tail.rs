@@ -73,8 +73,9 @@ impl Tail {
         let failed = |e| Error::io("read", self.folder.join(self.name), e);
         let data = file.metadata().map_err(failed)?;
         if data.len() > LONGEST_FILE {
-            let problem = format!("expected at most {}, found {}", shown(LONGEST_FILE), shown(data.len()));
-            return Err(Error::invalid(self.folder.join(self.name), problem));
+            return Err(Error::invalid(self.folder.join(self.name), mesp::ErrorKind::OutOfRange)
+                .expected(format!("at most {}", shown(LONGEST_FILE)))
+                .found(shown(data.len())));
         }
         let now = stamp(&data);
         if self.seen == Some(now) {

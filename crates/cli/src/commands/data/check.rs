@@ -109,11 +109,11 @@ fn problems(bad: &[mesp::Error]) -> String {
     let mut groups: Vec<(&mesp::Error, Vec<usize>)> = Vec::new();
     let mut known = HashMap::new();
     for error in bad {
-        let mesp::Error::Data { line: Some(line), problem, hint, .. } = error else {
+        let mesp::Error::Data { line: Some(line), problem, .. } = error else {
             groups.push((error, Vec::new()));
             continue;
         };
-        let at = *known.entry((problem, hint)).or_insert(groups.len());
+        let at = *known.entry(problem).or_insert(groups.len());
         if at == groups.len() {
             groups.push((error, Vec::new()));
         }
@@ -149,9 +149,9 @@ fn plural(n: usize, noun: &str) -> String {
 
 fn document(c: &Checked, limit: Option<usize>) -> Value {
     let bad = |error: &mesp::Error| match error {
-        mesp::Error::Data { line, problem, hint, .. } => {
-            let advice = hint.as_deref().map(spelled);
-            json!({ "line": line, "problem": spelled(problem), "advice": advice })
+        mesp::Error::Data { line, problem, .. } => {
+            let advice = problem.hint.as_deref().map(spelled);
+            json!({ "line": line, "problem": spelled(&problem.message()), "advice": advice })
         }
         other => json!({ "line": null, "problem": spelled(&other.to_string()), "advice": null }),
     };

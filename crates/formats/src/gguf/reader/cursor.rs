@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// A place in the file.
 pub(super) struct Reader<'a> {
@@ -12,17 +12,17 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn damaged(&self, problem: &str) -> Error {
-        Error::invalid(self.path, problem).hint("The file is damaged: get it or make it again.")
+    pub(super) fn damaged(&self, kind: ErrorKind) -> Error {
+        Error::invalid(self.path, kind).hint("The file is damaged: get it or make it again.")
     }
 
     /// An error for something that does not fit into what is left.
     pub(super) fn short(&self, what: &str, needed: impl std::fmt::Display) -> Error {
         let left = self.rest().len();
-        self.damaged(&format!(
-            "{what}: expected {needed} bytes from offset {}, found {left}: the file is cut short",
-            self.at
-        ))
+        self.damaged(ErrorKind::Malformed)
+            .what(what)
+            .expected(format!("{needed} bytes from offset {}", self.at))
+            .found(format!("{left}: the file is cut short"))
     }
 
     pub(super) fn rest(&self) -> &'a [u8] {
@@ -53,9 +53,10 @@ impl<'a> Reader<'a> {
         let n = self.u64(what)?;
         let most = self.rest().len() / least;
         usize::try_from(n).ok().filter(|n| *n <= most).ok_or_else(|| {
-            self.damaged(&format!(
-                "{what}: expected at most {most}, for which the file has room, found {n}: damaged or cut short"
-            ))
+            self.damaged(ErrorKind::OutOfRange)
+                .what(what)
+                .expected(format!("at most {most}, for which the file has room"))
+                .found(format!("{n}: damaged or cut short"))
         })
     }
 
@@ -65,7 +66,10 @@ impl<'a> Reader<'a> {
         let text = self.take(what, length)?;
         std::str::from_utf8(text).map_err(|e| {
             let at = start + e.valid_up_to();
-            self.damaged(&format!("{what}: expected UTF-8, found another byte at offset {at}"))
+            self.damaged(ErrorKind::Malformed)
+                .what(what)
+                .expected("UTF-8")
+                .found(format!("another byte at offset {at}"))
         })
     }
 }

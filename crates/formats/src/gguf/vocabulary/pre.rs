@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value as Json;
 
 use crate::json::shown;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// How Qwen2 and later split text into words: digits one by one.
 pub const QWEN2_PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -45,9 +45,10 @@ pub(super) fn name(path: &Path, tokenizer: &Json) -> Result<&'static str> {
         _ => None,
     };
     found.ok_or_else(|| {
-        let problem =
-            format!("pre_tokenizer: expected that of GPT-2, Qwen2, Llama 3 or SmolLM, found {}", shown(pre));
-        Error::invalid(path, problem)
+        Error::invalid(path, ErrorKind::Unsupported)
+            .what("pre_tokenizer")
+            .expected("that of GPT-2, Qwen2, Llama 3 or SmolLM")
+            .found(shown(pre))
     })
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::{ChatFormat, OTHER_TEMPLATE, Part, with_stop, without_separator};
 use crate::data::{Conversation, TextEncoder};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// A content that no conversation has.
 pub(super) const PROBE: &str = "\u{F1A03}\u{F1A04}\u{F1A03}";
@@ -38,11 +38,14 @@ impl ChatFormat {
                 (*full).as_ref().and_then(|full| self.header_before(conversation, text, full, encoder))
             });
         let Some(start) = start else {
-            let problem = format!(
-                "the chat template renders the turns before messages[{turn}] differently once that turn is there, so \
-                 the text to train cannot be found"
-            );
-            return Err(Error::usage(problem).hint(OTHER_TEMPLATE));
+            return Err(Error::usage(
+                ErrorKind::Unsupported,
+                format!(
+                    "the chat template renders the turns before messages[{turn}] differently once \
+                        that turn is there, so the text to train cannot be found"
+                ),
+            )
+            .hint(OTHER_TEMPLATE));
         };
         let end = self
             .render_part(&Part { messages: &conversation.messages[..=turn], ..Part::whole(conversation) })
@@ -64,9 +67,11 @@ impl ChatFormat {
                 text[from..].find(&stop).map(|at| from + at + stop.len()).filter(|end| *end >= start)
             });
         end.map(|end| start..end).ok_or_else(|| {
-            let problem =
-                format!("the chat template changes the text of messages[{turn}], so its end cannot be found");
-            Error::usage(problem).hint(OTHER_TEMPLATE)
+            Error::usage(
+                ErrorKind::Unsupported,
+                format!("the chat template changes the text of messages[{turn}], so its end cannot be found"),
+            )
+            .hint(OTHER_TEMPLATE)
         })
     }
 

@@ -10,7 +10,7 @@ use super::locate::PROBE;
 use super::{ChatFormat, Part};
 use crate::data::Conversation;
 use crate::data::python::float;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// How a turn that only calls functions has no content.
 #[derive(Clone, Copy, PartialEq)]
@@ -104,16 +104,21 @@ fn refuse_calls(conversation: &Conversation) -> Result<()> {
                         them out of the row";
     let caller = conversation.messages.iter().position(|message| !calls_of(message).is_empty());
     if let Some(turn) = caller {
-        let problem = format!(
-            "messages[{turn}] calls functions (`tool_calls`), and the model has no chat template: ChatML has no form \
-             for calls"
-        );
-        return Err(Error::usage(problem).hint(HINT));
+        return Err(Error::usage(
+            ErrorKind::Unsupported,
+            format!(
+                "messages[{turn}] calls functions (`tool_calls`), and the model has no chat template: \
+                    ChatML has no form for calls"
+            ),
+        )
+        .hint(HINT));
     }
     if conversation.tools.is_some() {
-        let problem =
-            "the row lists `tools`, and the model has no chat template: ChatML has no form for them";
-        return Err(Error::usage(problem).hint(HINT));
+        return Err(Error::usage(
+            ErrorKind::Unsupported,
+            "the row lists `tools`, and the model has no chat template: ChatML has no form for them",
+        )
+        .hint(HINT));
     }
     Ok(())
 }

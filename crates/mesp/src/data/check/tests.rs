@@ -55,7 +55,7 @@ fn what_is_worth_knowing_is_counted() {
     let refused = ReadOptions { long_rows: LongRows::Error, ..options };
     let checked = check(content, &refused);
     assert_eq!(lines(&checked), [2, 6]);
-    assert!(checked.bad[0].to_string().contains("has 9 tokens; expected at most 4"), "{}", checked.bad[0]);
+    assert!(checked.bad[0].to_string().contains("has 9 tokens, expected at most 4"), "{}", checked.bad[0]);
 }
 
 #[test]

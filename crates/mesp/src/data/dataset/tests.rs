@@ -114,7 +114,7 @@ fn long_rows_are_split_or_refused() {
     assert_eq!(data.notes.len(), 2);
     let refused = ReadOptions { long_rows: LongRows::Error, ..cut_to(3) };
     let error = read_as("r.jsonl", rows, &refused).unwrap_err().to_string();
-    assert!(error.contains("r.jsonl:1: the row has 7 tokens; expected at most 3"), "{error}");
+    assert!(error.contains("r.jsonl:1: the row has 7 tokens, expected at most 3"), "{error}");
 }
 
 #[test]

@@ -7,8 +7,8 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer};
 
-use super::{Places, damaged, texts_of, wrong};
-use crate::{Error, Result};
+use super::{Places, damaged, refused, texts_of, wrong};
+use crate::{Error, ErrorKind, Result};
 
 const MERGES: &str = "tokenizer.ggml.merges";
 const PRE: &str = "tokenizer.ggml.pre";
@@ -87,12 +87,13 @@ pub(super) fn build(gguf: &Gguf, bytes: &[u8], places: &Places) -> Result<(Token
                 merges.push((a.to_string(), b.to_string()));
             }
             _ => {
-                let problem = format!("expected pairs of tokens that make a token, found {merge:?}");
-                return Err(damaged(gguf, MERGES, &problem));
+                return Err(damaged(gguf, MERGES, ErrorKind::Malformed)
+                    .expected("pairs of tokens that make a token")
+                    .found(format!("{merge:?}")));
             }
         }
     }
-    let failed = |e: tokenizers::Error| -> Error { damaged(gguf, MERGES, &e.to_string()) };
+    let failed = |e: tokenizers::Error| -> Error { refused(gguf, MERGES, &e) };
     let model = places.model(merges).ignore_merges(pre == Pre::Llama3).build().map_err(failed)?;
     let mut tokenizer = Tokenizer::new(model);
     tokenizer.with_pre_tokenizer(Some(Sequence::new(pre.steps().map_err(failed)?)));
@@ -108,12 +109,9 @@ fn pre(gguf: &Gguf) -> Result<Pre> {
     };
     Pre::from_name(name).ok_or_else(|| {
         let names: Vec<&str> = NAMES.iter().flat_map(|(_, names)| names.iter().copied()).collect();
-        let problem = format!("expected a known pre-tokenizer ({}), found {name:?}", names.join(", "));
-        wrong(
-            gguf,
-            PRE,
-            &problem,
-            "use the original model's folder, which has a tokenizer.json, or rows with input_ids",
-        )
+        let hint = "use the original model's folder, which has a tokenizer.json, or rows with input_ids";
+        wrong(gguf, PRE, ErrorKind::Unsupported, hint)
+            .expected(format!("a known pre-tokenizer ({})", names.join(", ")))
+            .found(format!("{name:?}"))
     })
 }

@@ -11,8 +11,8 @@ use tokenizers::decoders::strip::Strip;
 use tokenizers::normalizers::{Prepend, Replace, Sequence as Normalizers};
 use tokenizers::{DecoderWrapper, NormalizerWrapper, Tokenizer};
 
-use super::{Places, TOKENS, damaged, numbers_of, wrong};
-use crate::{Error, Result};
+use super::{Places, TOKENS, numbers_of, refused, wrong};
+use crate::{Error, ErrorKind, Result};
 
 const SCORES: &str = "tokenizer.ggml.scores";
 /// How a space is spelled.
@@ -30,11 +30,12 @@ pub(super) fn build(gguf: &Gguf, bytes: &[u8], places: &Places, unknown: Option<
         && merged.next().is_some_and(|second| second == first)
         && merged.all(|score| score == first)
     {
-        let problem = format!("expected the scores of a vocabulary, found {first} for every token");
         let hint = "the converter did not carry them over: make the rows into tokens with the model's own directory, by mesp data tokenize --model DIR, and use these with the file";
-        return Err(wrong(gguf, SCORES, &problem, hint));
+        return Err(wrong(gguf, SCORES, ErrorKind::Malformed, hint)
+            .expected("the scores of a vocabulary")
+            .found(format!("{first} for every token")));
     }
-    let failed = |e: tokenizers::Error| -> Error { damaged(gguf, TOKENS, &e.to_string()) };
+    let failed = |e: tokenizers::Error| -> Error { refused(gguf, TOKENS, &e) };
 
     let mut builder = places.model(merges(places, &scores)).byte_fallback(true).fuse_unk(true);
     if let Some(text) = unknown.and_then(|id| places.texts.get(id)) {

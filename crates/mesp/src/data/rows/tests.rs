@@ -205,7 +205,7 @@ fn conversations_that_are_wrong_say_where() {
         assert!(problem.contains("`messages[1]` has no content"), "{problem}");
     }
     for (calls, words) in [
-        (json!(7), "`messages[1].tool_calls` is a number; expected a list of calls"),
+        (json!(7), "`messages[1].tool_calls` is a number, expected a list of calls"),
         (json!([{"function": {"arguments": {}}}]), "`messages[1].tool_calls[0]` names no function"),
         (json!(["f"]), "`messages[1].tool_calls[0]` names no function"),
     ] {
@@ -252,9 +252,9 @@ fn other_shapes_are_told_what_to_become() {
         (json!({"prompt": "p", "chosen": "a", "rejected": "b"}), "preference pairs"),
         (json!({"text": null}), "found the keys `text` (null)"),
         (json!({}), "found the keys none"),
-        (json!([1]), "the row is a list; expected a JSON object"),
-        (json!({"text": 5}), "`text` is a number; expected a text"),
-        (json!({"prompt": "p", "completion": ["c"]}), "`completion` is a list; expected a text"),
+        (json!([1]), "the row is a list, expected a JSON object"),
+        (json!({"text": 5}), "`text` is a number, expected a text"),
+        (json!({"prompt": "p", "completion": ["c"]}), "`completion` is a list, expected a text"),
     ] {
         let problem = problem(&row);
         assert!(problem.contains(words), "{row}: {problem}");

@@ -12,11 +12,11 @@ use crate::data::{
     ChatFormat, Conversation, LongRows, Marked, ReadOptions, TextEncoder, Token, TrainOn, UNTRAINED,
     in_vocabulary,
 };
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// What a text is answered where the model has no tokenizer.
 pub(super) fn no_encoder() -> Error {
-    Error::usage("this is text, and the model directory has no tokenizer.json")
+    Error::usage(ErrorKind::Missing, "this is text, and the model directory has no tokenizer.json")
         .hint("add the model's tokenizer.json, or give rows with `input_ids`")
 }
 
@@ -247,7 +247,7 @@ fn silenced(turn: usize) -> Error {
          trained in its place",
         turn + 1
     );
-    Error::usage(problem).hint(
+    Error::usage(ErrorKind::Unsupported, problem).hint(
         "take a model whose chat template writes tool calls, or put one that does into chat_template.jinja of the model \
          directory; or give the turn \"weight\": 0",
     )

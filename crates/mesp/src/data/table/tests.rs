@@ -74,7 +74,7 @@ fn a_row_of_another_length_is_named() {
     let rows = rows("r.csv", "prompt,completion\na,b\na,b,c\nonly\nd,e\n").unwrap();
     let bad: Vec<String> = rows.iter().filter_map(|(_, row)| Some(row.as_ref().err()?.to_string())).collect();
     assert_eq!(bad.len(), 2);
-    assert!(bad[0].starts_with("r.csv:3: the row has 3 cells; expected 2"), "{}", bad[0]);
+    assert!(bad[0].starts_with("r.csv:3: the row has 3 cells, expected 2"), "{}", bad[0]);
     assert!(bad[0].contains("`prompt`, `completion`") && bad[0].contains("double quotes"), "{}", bad[0]);
     assert!(bad[1].starts_with("r.csv:4: the row has 1 cells"), "{}", bad[1]);
 }

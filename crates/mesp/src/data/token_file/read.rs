@@ -12,7 +12,7 @@ use mesp_formats::Error as FileError;
 use super::super::fnv::Fnv64;
 use super::super::{Example, Examples, Origin, RaggedBatch, RowSize, UNTRAINED};
 use super::{About, END, ENTRY, Entry, HEAD, MAGIC, OWN, TAIL, TokenKey, VERSION};
-use crate::Result;
+use crate::{ErrorKind, Result};
 
 /// Bytes that are read at a time: on the stack, since a step takes no heap.
 const PART: usize = 4096;
@@ -46,12 +46,14 @@ impl TokenFile {
         let mut new = Self { file, path, vocab_size, key, about, files, rows: 0, entries: 0 };
         let mut head = new.cursor(0, size);
         if head.array::<8>()? != MAGIC {
-            return Err(new.wrong("expected a file of tokens, found something else"));
+            return Err(new.wrong(ErrorKind::Malformed).expected("a file of tokens").found("something else"));
         }
         let version = head.u32()?;
         if version != VERSION {
-            let problem = format!("expected a file of tokens of version {VERSION}, found version {version}");
-            return Err(new.wrong(&problem));
+            return Err(new
+                .wrong(ErrorKind::Unsupported)
+                .expected(format!("a file of tokens of version {VERSION}"))
+                .found(format!("version {version}")));
         }
         let key = TokenKey(u128::from_le_bytes(head.array()?));
         let Some(tail) = size.checked_sub(TAIL as u64) else { return Err(new.cut()) };
@@ -62,7 +64,10 @@ impl TokenFile {
         }
         let about = rows.checked_mul(ENTRY as u64).and_then(|bytes| entries.checked_add(bytes));
         let Some(about) = about.filter(|at| *at <= tail && entries >= HEAD as u64 + 8) else {
-            return Err(new.wrong("expected an entry for each row, found fewer bytes"));
+            return Err(new
+                .wrong(ErrorKind::Malformed)
+                .expected("an entry for each row")
+                .found("fewer bytes"));
         };
         let mut end = new.cursor(about, tail);
         let path: PathBuf = end.text()?.into();
@@ -76,10 +81,11 @@ impl TokenFile {
             files.push(Arc::from(PathBuf::from(end.text()?)));
         }
         if end.at != tail {
-            return Err(new.wrong("expected its end, found more bytes"));
+            return Err(new.wrong(ErrorKind::Malformed).expected("its end").found("more bytes"));
         }
-        new.rows =
-            usize::try_from(rows).map_err(|_| new.wrong("it has more rows than this machine can count"))?;
+        new.rows = usize::try_from(rows).map_err(|_| {
+            new.wrong(ErrorKind::OutOfRange).what("it has more rows than this machine can count")
+        })?;
         (new.entries, new.key, new.files) = (entries, key, files);
         new.about = About { path, document: document == 1, notes };
         new.verify(size)?;
@@ -104,12 +110,15 @@ impl TokenFile {
         for row in 0..self.rows {
             let entry = Entry::read(&entries.array()?);
             if entry.start != rows.at || entry.length() > self.entries - 8 - rows.at {
-                return Err(
-                    self.row_wrong(row, "expected to begin where the row before ends, found another place")
-                );
+                return Err(self
+                    .row_wrong(row, ErrorKind::Malformed)
+                    .expected("to begin where the row before ends")
+                    .found("another place"));
             }
             if entry.file as usize >= self.files.len() {
-                return Err(self.row_wrong(row, &format!("expected one of {} files", self.files.len())));
+                return Err(self
+                    .row_wrong(row, ErrorKind::Malformed)
+                    .expected(format!("one of {} files", self.files.len())));
             }
             let (count, mut targets) = (entry.tokens as usize, 0);
             self.words(row, count, false, &mut |part| rows.fill(part), &mut |_| {})?;
@@ -123,12 +132,14 @@ impl TokenFile {
                 targets = entry.tokens.saturating_sub(entry.masked.max(1));
             }
             if targets != entry.targets {
-                let problem = format!("expected {} trained tokens, found {targets}", entry.targets);
-                return Err(self.row_wrong(row, &problem));
+                return Err(self
+                    .row_wrong(row, ErrorKind::Malformed)
+                    .expected(format!("{} trained tokens", entry.targets))
+                    .found(targets));
             }
         }
         if rows.at + 8 != self.entries {
-            return Err(self.wrong("expected the end of its rows, found more bytes"));
+            return Err(self.wrong(ErrorKind::Malformed).expected("the end of its rows").found("more bytes"));
         }
         let (sum, found) = (rows.hash.0, rows.u64()?);
         let mut part = [0; PART];
@@ -137,21 +148,24 @@ impl TokenFile {
             entries.fill(&mut part[..n])?;
         }
         if (sum, entries.hash.0) != (found, entries.u64()?) {
-            return Err(self.wrong("expected the check sums of its content, found others"));
+            return Err(self
+                .wrong(ErrorKind::Malformed)
+                .expected("the check sums of its content")
+                .found("others"));
         }
         Ok(())
     }
 
-    fn wrong(&self, problem: &str) -> crate::Error {
-        FileError::invalid(&self.path, problem).hint("remove it; it is made again from the data").into()
+    fn wrong(&self, kind: ErrorKind) -> crate::Error {
+        FileError::invalid(&self.path, kind).hint("remove it; it is made again from the data").into()
     }
 
-    fn row_wrong(&self, row: usize, problem: &str) -> crate::Error {
-        self.wrong(&format!("row {row}: {problem}"))
+    fn row_wrong(&self, row: usize, kind: ErrorKind) -> crate::Error {
+        self.wrong(kind).with(|problem| problem.what(format!("row {row}")))
     }
 
     fn cut(&self) -> crate::Error {
-        self.wrong("expected more bytes, found the end of the file")
+        self.wrong(ErrorKind::Malformed).expected("more bytes").found("the end of the file")
     }
 
     fn cursor(&self, at: u64, end: u64) -> Cursor<'_> {
@@ -196,8 +210,10 @@ impl TokenFile {
             for word in part[..4 * n].as_chunks().0 {
                 let word = u32::from_le_bytes(*word);
                 if word as usize >= self.vocab_size && !(labels && word.cast_signed() == UNTRAINED) {
-                    let problem = format!("expected tokens below {}, found others", self.vocab_size);
-                    return Err(self.row_wrong(row, &problem));
+                    return Err(self
+                        .row_wrong(row, ErrorKind::Malformed)
+                        .expected(format!("tokens below {}", self.vocab_size))
+                        .found("others"));
                 }
                 each(word);
             }
@@ -224,7 +240,9 @@ impl TokenFile {
             labels.extend(tokens[first + masked..].iter().map(|token| token.cast_signed()));
         }
         let Some(path) = self.files.get(entry.file as usize) else {
-            return Err(self.row_wrong(row, "the file was changed while it was read"));
+            return Err(self
+                .row_wrong(row, ErrorKind::Malformed)
+                .what("the file was changed while it was read"));
         };
         Ok(Origin { path: Arc::clone(path), line: entry.line as usize })
     }
@@ -344,6 +362,7 @@ impl Cursor<'_> {
             bytes.extend_from_slice(&part[..n]);
             left -= n;
         }
-        String::from_utf8(bytes).map_err(|_| self.from.wrong("expected UTF-8 text, found other bytes"))
+        String::from_utf8(bytes)
+            .map_err(|_| self.from.wrong(ErrorKind::Malformed).expected("UTF-8 text").found("other bytes"))
     }
 }

@@ -9,7 +9,7 @@
 use std::ops::Range;
 
 use super::Token;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Bytes of a part.
 pub(in crate::data) const PART: usize = 1 << 14;
@@ -60,11 +60,15 @@ pub(super) fn in_parts(
             continue;
         }
         if length >= scale(LONGEST) {
-            let problem = format!(
-                "the text has a stretch of {length} bytes, from byte {} on, that the tokenizer takes as one piece",
-                here.start
-            );
-            return Err(Error::usage(problem).hint("put spaces or line breaks into it, or divide the text"));
+            return Err(Error::usage(
+                ErrorKind::OutOfRange,
+                format!(
+                    "the text has a stretch of {length} bytes, from byte {} on, that the tokenizer \
+                        takes as one piece",
+                    here.start
+                ),
+            )
+            .hint("put spaces or line breaks into it, or divide the text"));
         }
         // What was given before is found again at the same places.
         let given = tokens.get(first).and_then(|token| token.bytes.clone()).map_or(here.start, |b| b.start);

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{given, type_of};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// The calls of a turn, as templates read them, and whether some arguments are no JSON object. `function_call` is
 /// the one call of OpenAI's first format. Arguments that the row gives as a JSON text go to `written`, with the text.
@@ -22,14 +22,18 @@ pub(super) fn of_turn(
         Value::Array(calls) => calls,
         call @ Value::Object(_) => vec![call],
         other => {
-            let problem = format!("`{place}.{key}` is {}; expected a list of calls", type_of(&other));
-            return Err(Error::usage(problem).hint(SHAPE));
+            return Err(Error::usage(ErrorKind::WrongType, format!("`{place}.{key}`"))
+                .is(type_of(&other))
+                .expected("a list of calls")
+                .hint(SHAPE));
         }
     };
     let mut odd = false;
     let calls = calls.into_iter().enumerate().map(|(index, call)| {
-        let (call, opened) = one(call, written)
-            .ok_or_else(|| Error::usage(format!("`{place}.{key}[{index}]` names no function")).hint(SHAPE))?;
+        let (call, opened) = one(call, written).ok_or_else(|| {
+            Error::usage(ErrorKind::Missing, format!("`{place}.{key}[{index}]` names no function"))
+                .hint(SHAPE)
+        })?;
         odd |= !opened;
         Ok(call)
     });
@@ -79,10 +83,12 @@ pub(super) fn tools(row: &Map<String, Value>) -> Result<Option<Value>> {
             Ok(Some(list.into_iter().map(|f| json!({ "type": "function", "function": f })).collect()))
         }
         list @ Value::Array(_) => Ok(Some(list)),
-        Value::String(_) => {
-            Err(Error::usage(format!("`{key}` is a text that is not a JSON list; expected a list of tools")))
+        Value::String(_) => Err(Error::usage(ErrorKind::WrongType, format!("`{key}`"))
+            .is("a text that is not a JSON list")
+            .expected("a list of tools")),
+        other => {
+            Err(Error::usage(ErrorKind::WrongType, format!("`{key}`")).is(type_of(&other)).expected("a list"))
         }
-        other => Err(Error::usage(format!("`{key}` is {}; expected a list", type_of(&other)))),
     }
 }
 

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{given, type_of};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Marks of what is trained: `weight` (OpenAI, Mistral, Together), `train` and `training` (axolotl), `trainable`
 /// (Tinker, prime-rl), `loss` (ms-swift, xtuner), `loss_weight`, `loss_mask` and `step_loss_mask` (slime).
@@ -33,17 +33,18 @@ pub(super) fn read(place: &str, turn: &Map<String, Value>) -> Result<Option<bool
         let (no, one) = if key == MASKED { ("1", "0") } else { ("0", "1") };
         let Some(yes) = yes else {
             let found = if value.is_number() { value.to_string() } else { type_of(value).to_owned() };
-            return Err(Error::usage(format!(
-                "`{place}.{key}` is {found}; expected {no} (not trained) or {one} (trained)"
-            )));
+            return Err(Error::usage(ErrorKind::OutOfRange, format!("`{place}.{key}`"))
+                .is(found)
+                .expected(format!("{no} (not trained) or {one} (trained)")));
         };
         said = Some((yes != (key == MASKED)) && said.unwrap_or(true));
     }
     if let Some(key) = PARTS.into_iter().find(|key| has_untrained_part(turn.get(*key))) {
-        let problem =
-            format!("`{place}.{key}` marks a part of the turn as not trained; turns are trained whole");
-        return Err(Error::usage(problem)
-            .hint("give the turn \"weight\": 0, or give the row as input_ids with labels of -100"));
+        return Err(Error::usage(
+            ErrorKind::Unsupported,
+            format!("`{place}.{key}` marks a part of the turn as not trained; turns are trained whole"),
+        )
+        .hint("give the turn \"weight\": 0, or give the row as input_ids with labels of -100"));
     }
     Ok(said)
 }
@@ -77,7 +78,7 @@ mod tests {
             }
             let problem = mark(&json!({key: 0.5})).unwrap_err().to_string();
             assert!(
-                problem.contains(&format!("`messages[1].{key}` is 0.5; expected 0 (not trained)")),
+                problem.contains(&format!("`messages[1].{key}` is 0.5, expected 0 (not trained)")),
                 "{problem}"
             );
             assert!(mark(&json!({key: "no"})).is_err());

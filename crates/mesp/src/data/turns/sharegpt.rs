@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{known_role, type_of};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 const SHAPE: &str =
     r#"a turn is {"from": "human" or "gpt" or "system" or "tool" or "function_call", "value": "text"}"#;
@@ -13,7 +13,10 @@ pub(super) fn message(place: &str, turn: &Map<String, Value>) -> Result<Map<Stri
     let text = |key: &str| {
         turn.get(key).and_then(Value::as_str).ok_or_else(|| {
             let found = turn.get(key).map_or("missing", type_of);
-            Error::usage(format!("`{place}.{key}` is {found}; expected a text")).hint(SHAPE)
+            Error::usage(ErrorKind::WrongType, format!("`{place}.{key}`"))
+                .is(found)
+                .expected("a text")
+                .hint(SHAPE)
         })
     };
     let (from, value) = (text("from")?, text("value")?);
@@ -30,8 +33,10 @@ pub(super) fn message(place: &str, turn: &Map<String, Value>) -> Result<Map<Stri
         return Ok(message);
     }
     let Some(role) = known_role(from) else {
-        let problem = format!("`{place}.from` is {from:?}; expected a known speaker");
-        return Err(Error::usage(problem).hint(SHAPE));
+        return Err(Error::usage(ErrorKind::Unknown, format!("`{place}.from`"))
+            .is(format!("{from:?}"))
+            .expected("a known speaker")
+            .hint(SHAPE));
     };
     message.insert("role".into(), role.into());
     message.insert("content".into(), value.into());
@@ -46,8 +51,8 @@ fn calls(place: &str, text: &str) -> Result<Value> {
         _ => Vec::new(),
     };
     if calls.is_empty() || !calls.iter().all(|call| call.get("name").is_some_and(Value::is_string)) {
-        let problem = format!("`{place}.value` is no call of a function");
-        return Err(Error::usage(problem).hint(r#"expected the text of {"name": "...", "arguments": {...}}"#));
+        return Err(Error::usage(ErrorKind::Malformed, format!("`{place}.value` is no call of a function"))
+            .hint(r#"expected the text of {"name": "...", "arguments": {...}}"#));
     }
     Ok(calls.into())
 }

@@ -10,7 +10,7 @@ use mesp_formats::{Dtype, model_dir};
 use crate::arch::{Param, Tensor as Of, base_params};
 use crate::source::{beside, retype, untie};
 use crate::train::Session;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Bytes of a weight file, unless one tensor is larger.
 const SHARD: u64 = 5_000_000_000;
@@ -29,7 +29,7 @@ struct Tensor<'a> {
 /// When the session trains an adapter; when a file cannot be read or written.
 pub fn save<B: Backend>(session: &Session<B>, base: &Path, output: &Path) -> Result<()> {
     let (Some(elem), model) = (session.options().full, session.model()) else {
-        return Err(Error::usage("an adapter was trained, and no model"));
+        return Err(Error::usage(ErrorKind::State, "an adapter was trained, and no model"));
     };
     let offset = |param: &Param| match param.tensor {
         Of::Norm(_) => model.config.norm_offset,

@@ -6,7 +6,7 @@ use super::super::{Descent, RunConfig, Session};
 use super::Replay;
 use crate::method::{Bounds, Estimator};
 use crate::optim::Schedule;
-use crate::{Error, Result, rng};
+use crate::{Error, ErrorKind, Result, rng};
 
 impl Replay {
     /// The header of a run that is about to begin or to go on, with so many directions a step.
@@ -43,22 +43,28 @@ impl Replay {
     pub fn apply<B: Backend>(&self, session: &mut Session<B>, derivatives: &[Vec<f32>]) -> Result<()> {
         let found = digest(session);
         if found != self.start && self.full.is_some() {
-            return Err(Error::usage(format!(
-                "the log's run started from weights with digest {}, these have {found}",
-                self.start
-            ))
+            return Err(Error::usage(
+                ErrorKind::Mismatch,
+                format!("the log's run started from weights with digest {}, these have {found}", self.start),
+            )
             .hint("give the model that the run started from, with ‘model’"));
         }
         if found != self.start {
-            return Err(Error::usage(format!(
-                "the log's run started from an adapter with digest {}, this one has {found}",
-                self.start
-            ))
+            return Err(Error::usage(
+                ErrorKind::Mismatch,
+                format!(
+                    "the log's run started from an adapter with digest {}, this one has {found}",
+                    self.start
+                ),
+            )
             .hint("give the adapter that the run started from with ‘adapter’, or the model that it ran on"));
         }
         let options = session.options();
         let Estimator::Directional(along) = options.estimator else {
-            return Err(Error::usage("a log of directional derivatives belongs to ‘method’ mezo or forward"));
+            return Err(Error::usage(
+                ErrorKind::Conflict,
+                "a log of directional derivatives belongs to ‘method’ mezo or forward",
+            ));
         };
         let weight_decay = options.weight_decay;
         session.set_bounds(Bounds::from_values(self.bounds.clone(), session.params()));
