@@ -106,7 +106,7 @@ pub(crate) enum Command {
     /// Write a commented file of options for --config
     InitConfig(InitConfigArgs),
     #[command(hide = true)]
-    Say(SayArgs),
+    Sample(SampleArgs),
     /// Rebuild the adapter of a run of --method mezo or forward from its log of directional derivatives, without data
     Replay(ReplayArgs),
 }
@@ -356,7 +356,7 @@ pub(crate) struct InitConfigArgs {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct SayArgs {
+pub(crate) struct SampleArgs {
     #[arg(long)]
     pub(crate) model: PathBuf,
     #[arg(long)]

@@ -24,11 +24,11 @@ pub(crate) fn resolve(command: &mut Command) -> Result<()> {
         }
         Command::Generate(args) => {
             model(&mut args.model)?;
-            args.speak.adapter.iter_mut().try_for_each(adapter)
+            args.options.adapter.iter_mut().try_for_each(adapter)
         }
         Command::Chat(args) => {
             model(&mut args.model)?;
-            args.speak.adapter.iter_mut().try_for_each(adapter)
+            args.options.adapter.iter_mut().try_for_each(adapter)
         }
         Command::Quantize(args) => named(args.model.as_mut(), args.revision.as_deref()),
         Command::Merge(args) => {
@@ -63,7 +63,7 @@ pub(crate) fn resolve(command: &mut Command) -> Result<()> {
         | Command::Dash(_)
         | Command::Report(_)
         | Command::InitConfig(_)
-        | Command::Say(_) => Ok(()),
+        | Command::Sample(_) => Ok(()),
     }
 }
 

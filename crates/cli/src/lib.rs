@@ -68,7 +68,7 @@ pub fn main() -> ExitCode {
         Command::Dash(args) => commands::dash::run(args),
         Command::Report(args) => commands::dash::report(args),
         Command::InitConfig(args) => config::example::run(args),
-        Command::Say(args) => commands::say::run(args),
+        Command::Sample(args) => commands::sample::run(args),
         Command::Replay(args) => commands::replay::run(args),
     };
     match done {

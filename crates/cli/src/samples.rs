@@ -31,7 +31,7 @@ pub(crate) struct Asked {
 
 /// What it writes to standard output.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Said {
+pub(crate) struct Samples {
     /// Texts of the rows' tokens.
     pub(crate) rows: Vec<Vec<String>>,
     /// Answers, and the number of their tokens.
@@ -40,7 +40,7 @@ pub(crate) struct Said {
 
 /// How the program is run for it.
 #[derive(Debug, Clone)]
-pub(crate) struct Speaker {
+pub(crate) struct SampleProcess {
     pub(crate) model: PathBuf,
     pub(crate) prompts: Vec<String>,
     pub(crate) max_tokens: usize,
@@ -48,9 +48,9 @@ pub(crate) struct Speaker {
     pub(crate) threads: usize,
 }
 
-impl Speaker {
+impl SampleProcess {
     /// Whether the model has a tokenizer.
-    pub(crate) fn can_speak(&self) -> bool {
+    pub(crate) fn can_generate(&self) -> bool {
         if Kind::of(&self.model) != Kind::Gguf {
             return self.model.join("tokenizer.json").is_file();
         }
@@ -71,7 +71,7 @@ impl Speaker {
             return Ok(0);
         }
         self.answers(adapter)?;
-        Ok(memory::childs(Child::Say))
+        Ok(memory::childs(Child::Sample))
     }
 
     /// Answers to the prompts, with an adapter or without.
@@ -93,7 +93,7 @@ impl Speaker {
         }
         let cut = |row: &Example| row.tokens[..row.tokens.len().min(TOKENS)].to_vec();
         let asked = Asked { rows: rows.iter().map(cut).collect(), ..Asked::default() };
-        let said = if self.can_speak() { self.ask(None, &asked).ok() } else { None };
+        let said = if self.can_generate() { self.ask(None, &asked).ok() } else { None };
         let sample = |(i, row): (usize, &Example)| {
             let text = |t: usize| said.as_ref().and_then(|s| s.rows.get(i)?.get(t).cloned());
             // The label of the first token is never predicted.
@@ -111,9 +111,9 @@ impl Speaker {
         Ok(rows.iter().enumerate().map(sample).collect())
     }
 
-    fn ask(&self, adapter: Option<&Path>, asked: &Asked) -> Result<Said> {
+    fn ask(&self, adapter: Option<&Path>, asked: &Asked) -> Result<Samples> {
         let mut command = child::program();
-        command.args(["say", "--compute", self.compute, "--model"]).arg(&self.model);
+        command.args(["sample", "--compute", self.compute, "--model"]).arg(&self.model);
         command.args(["--max-tokens", &self.max_tokens.to_string(), "--threads", &self.threads.to_string()]);
         if let Some(dir) = adapter {
             command.arg("--adapter").arg(dir);
@@ -125,7 +125,7 @@ impl Speaker {
             // A child that has ended says itself why.
             let _ = input.write_all(&json);
         }
-        let output = memory::wait(Child::Say, child, || {})?;
+        let output = memory::wait(Child::Sample, child, || {})?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             // Notes may come before it.

@@ -37,7 +37,7 @@ pub enum Child {
     /// Text to tokens, before anything is planned.
     Tokens,
     /// Answers and spelled rows, while a run goes on too.
-    Say,
+    Sample,
     /// A command that is measured, which is no part of a run.
     Measured,
 }
@@ -62,8 +62,8 @@ pub struct Marks {
 impl Marks {
     /// The most anonymous memory of this process and its children, where the system tells.
     pub fn tree(&self) -> Option<u64> {
-        let [tokens, say] = self.with_child;
-        Some(self.rss_anonymous?.max(tokens).max(say))
+        let [tokens, sample] = self.with_child;
+        Some(self.rss_anonymous?.max(tokens).max(sample))
     }
 }
 
@@ -88,7 +88,7 @@ pub fn marks() -> Marks {
         rss_anonymous: peak,
         rss_anonymous_now: anonymous,
         rss: high_water,
-        with_child: [Child::Tokens, Child::Say].map(with_child),
+        with_child: [Child::Tokens, Child::Sample].map(with_child),
     }
 }
 

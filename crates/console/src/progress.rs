@@ -57,7 +57,7 @@ impl Line {
     }
 
     /// A line that stays, above the living one.
-    pub fn say(&self, text: impl AsRef<str>) {
+    pub fn print(&self, text: impl AsRef<str>) {
         match &self.bar {
             Some(bar) => bar.suspend(|| ui::note(text)),
             None => ui::note(text),

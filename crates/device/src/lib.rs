@@ -65,8 +65,8 @@ pub use heap::{CountingAllocator, release_free_memory};
 pub use label::{Class, Label};
 pub use mesp_kernels::AttentionShape as Attention;
 pub use mesp_kernels::{
-    AdamW, Compute, Distribution, Dropout, Dtype, Gate, Layout, MOST_TURNED, Noise, Par, Real, RowStat, Sgd,
-    Threads, VOCAB_STEP, f32_is_faster, hot_tiles, inverse_frequencies, matmul_scratch, probs_len,
+    AdamW, Compute, Distribution, Dropout, Dtype, Gate, Layout, MAX_ROTARY_DIM, Noise, Par, Real, RowStat,
+    Sgd, Threads, VOCAB_STEP, f32_is_faster, hot_tiles, inverse_frequencies, matmul_scratch, probs_len,
     random_bits,
 };
 pub use op::{Form, Multiplied, Op, Passes, Probs, Rope};

@@ -22,8 +22,8 @@ mod tests;
 
 pub(crate) use name::parent;
 pub use name::{
-    Matrix, OUTSIDE_BLOCKS, parse_table_name, parse_tensor_name, path, path_outside_blocks, tensor_name,
-    turned,
+    Matrix, OUTSIDE_BLOCKS, is_transposed, parse_table_name, parse_tensor_name, path, path_outside_blocks,
+    tensor_name,
 };
 pub use pattern::Pattern;
 pub use targets::Places;

@@ -87,7 +87,7 @@ pub use real::Real;
 pub use rms_norm::{
     rms_norm, rms_norm_add, rms_norm_backward, rms_norm_backward_in_place, rms_norm_bf16, rms_norm_tangent,
 };
-pub use rope::{Layout, MOST_TURNED, RopeShape, inverse_frequencies, rope};
+pub use rope::{Layout, MAX_ROTARY_DIM, RopeShape, inverse_frequencies, rope};
 pub use threads::Threads;
 pub use vector_grads::{bias_grad, rms_norm_weight_grad};
 pub use weight::{Dtype, WeightView, converted, converted_bf16};

@@ -48,7 +48,7 @@ pub struct RopeShape<'a> {
 ///
 /// # Panics
 /// When `x` is not `positions.len()` rows of whole heads, or more of a head is turned than it has, or than
-/// [`MOST_TURNED`].
+/// [`MAX_ROTARY_DIM`].
 #[track_caller]
 pub fn rope<R: Real>(x: &mut [R], positions: &[u32], shape: RopeShape<'_>, inverse: bool, par: Par<'_>) {
     let RopeShape { frequencies, layout, head_dim: head, factor } = shape;
@@ -59,7 +59,7 @@ pub fn rope<R: Real>(x: &mut [R], positions: &[u32], shape: RopeShape<'_>, inver
     let cols = x.len() / positions.len();
     assert_eq!(x.len(), cols * positions.len(), "rope: rows");
     assert!(
-        head > 0 && cols.is_multiple_of(head) && turned <= head.min(MOST_TURNED),
+        head > 0 && cols.is_multiple_of(head) && turned <= head.min(MAX_ROTARY_DIM),
         "rope: {cols} columns in heads of {head}, {turned} of each turned"
     );
     let rows = rows_per_task(cols);
@@ -79,7 +79,7 @@ pub fn rope<R: Real>(x: &mut [R], positions: &[u32], shape: RopeShape<'_>, inver
 }
 
 /// The most values of a head that are turned.
-pub const MOST_TURNED: usize = 2 * MAX_PAIRS;
+pub const MAX_ROTARY_DIM: usize = 2 * MAX_PAIRS;
 const MAX_PAIRS: usize = 256;
 
 fn rotate<R: Real>(head: &mut [R], turn: &[(R, R)], layout: Layout) {

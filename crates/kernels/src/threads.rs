@@ -24,7 +24,7 @@ use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 /// How long a thread without work spins before it sleeps.
-const AWAKE: Duration = Duration::from_micros(200);
+const SPIN: Duration = Duration::from_micros(200);
 /// Looks at the state between two offers of the processor to others.
 const LOOKS: usize = 64;
 
@@ -200,7 +200,7 @@ impl Shared {
             if self.ends.load(Relaxed) {
                 return false;
             }
-            if rest(&mut looks) && since.get_or_insert_with(Instant::now).elapsed() > AWAKE {
+            if rest(&mut looks) && since.get_or_insert_with(Instant::now).elapsed() > SPIN {
                 asleep.store(true, Relaxed);
                 fence(SeqCst);
                 let state = self.state.load(Relaxed);
@@ -315,7 +315,7 @@ mod tests {
     fn threads_that_slept_come_to_work() {
         let (threads, all) = (threads(3), Barrier::new(3));
         for _ in 0..3 {
-            std::thread::sleep(20 * AWAKE);
+            std::thread::sleep(20 * SPIN);
             threads.run(3, |_, _| {
                 all.wait();
             });

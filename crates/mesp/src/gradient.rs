@@ -5,4 +5,4 @@ mod buffers;
 mod factors;
 
 pub use buffers::{Gradients, ParamList, Sums, starts};
-pub use factors::{Factors, Nothing, Quiet};
+pub use factors::{Factors, IgnoreFactors, Nothing};

@@ -83,7 +83,7 @@ pub(crate) struct GenerateArgs {
     #[arg(long, help_heading = "Text")]
     pub(crate) chat: bool,
     #[command(flatten)]
-    pub(crate) speak: SamplingArgs,
+    pub(crate) options: SamplingArgs,
     #[command(flatten)]
     pub(crate) shared: SharedArgs,
 }
@@ -100,7 +100,7 @@ pub(crate) struct ChatArgs {
     #[arg(long, value_name = "TOKENS", help_heading = "Text")]
     pub(crate) context: Option<usize>,
     #[command(flatten)]
-    pub(crate) speak: SamplingArgs,
+    pub(crate) options: SamplingArgs,
     #[command(flatten)]
     pub(crate) shared: SharedArgs,
 }

@@ -9,8 +9,8 @@ use mesp::source::Base;
 use mesp_device::Cpu;
 use serde_json::{Value, json};
 
-use super::speak::typed::{self, HELP, Typed, understood};
-use super::speak::{self, End, Language, Request, answer, interrupt};
+use super::generation::typed::{self, HELP, Typed, understood};
+use super::generation::{self, End, Language, Request, answer, interrupt};
 use crate::args::ChatArgs;
 use crate::failure;
 use crate::failure::usage;
@@ -26,7 +26,7 @@ const CONTEXT: usize = 4096;
 const BYTES_A_TOKEN: usize = 128;
 
 pub(crate) fn run(args: &ChatArgs) -> Result<()> {
-    speak::check(&args.speak)?;
+    generation::check(&args.options)?;
     if args.max_tokens == 0 || args.context == Some(0) {
         let name = if args.max_tokens == 0 { "--max-tokens" } else { "--context" };
         return Err(usage(format!("{name} is 0, expected 1 or more"), "leave it out for the default"));
@@ -34,7 +34,7 @@ pub(crate) fn run(args: &ChatArgs) -> Result<()> {
     let dir = inputs::model_path(&args.model)?;
     let base = Base::parse(&args.model.base)?;
     let loaded = inputs::load_model(dir, base)?;
-    let numbers = Numbers::single(args.speak.compute, held(base, loaded.dtype()))?;
+    let numbers = Numbers::single(args.options.compute, held(base, loaded.dtype()))?;
     let language = Language::open(dir, loaded.config().vocab_size)?;
     let made = loaded.config().max_positions;
     let capacity = args.context.unwrap_or(CONTEXT.min(made));
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &ChatArgs) -> Result<()> {
         ui::note(format!("the model has no chat template: turns are written in ChatML{spelled}"));
     }
     let pool = threads(args.shared.threads)?;
-    let (adapter, scale) = (args.speak.adapter.as_deref(), args.speak.adapter_scale.unwrap_or(1.0));
+    let (adapter, scale) = (args.options.adapter.as_deref(), args.options.adapter_scale.unwrap_or(1.0));
     made_with::note_other_base(adapter, (loaded.weights(), loaded.dtype()), dir);
     let generator = loaded.generator(adapter, scale, capacity, numbers, &pool)?;
     let planned = generator.backend().plan().bytes();
@@ -60,14 +60,14 @@ pub(crate) fn run(args: &ChatArgs) -> Result<()> {
         language: &language,
         generator,
         stops: &stops,
-        sampler: Sampler::new(args.speak.sampling()),
+        sampler: Sampler::new(args.options.sampling()),
         system: None,
         conversation: Conversation::default(),
         line: 0,
         turns: Vec::new(),
         refused: Vec::new(),
     };
-    chat.begin_with(args.speak.system.clone())?;
+    chat.begin_with(args.options.system.clone())?;
     chat.talk()?;
     if args.shared.json {
         return ui::json(&json!({
@@ -221,7 +221,7 @@ impl Chat<'_> {
             prompt: &prompt,
             max_tokens: self.args.max_tokens,
             stops: self.stops,
-            texts: &self.args.speak.stop,
+            texts: &self.args.options.stop,
         };
         let json = self.args.shared.json;
         interrupt::answering(true);

@@ -11,7 +11,7 @@ use mesp_formats::atomic::{create_dir_all, remove_leftovers_of, write_atomic};
 use mesp_formats::regular;
 use serde_json::Value;
 
-use super::speak::{Language, Request, Spelling, greedy};
+use super::generation::{Language, Request, Spelling, greedy};
 use super::train::job::{Job, train};
 use crate::args::CommonArgs;
 use crate::chart;

@@ -11,7 +11,7 @@ use crate::lines::{GenerationLine, MemoryLine, PlanLine, RunLine, SampleLine, Tr
 use crate::memory::{self, Marks};
 use crate::metrics::Metrics;
 use crate::progress::Line;
-use crate::samples::Speaker;
+use crate::samples::SampleProcess;
 use crate::sizes::{bytes, duration};
 use crate::tensorboard::{self, Board};
 
@@ -23,7 +23,7 @@ pub(crate) struct Scene {
     pub(crate) plan: PlanLine,
     /// Rows to show, of a run that begins.
     pub(crate) samples: Vec<SampleLine>,
-    pub(crate) speaker: Speaker,
+    pub(crate) sampler: SampleProcess,
     /// The adapter to start from.
     pub(crate) adapter: Option<PathBuf>,
     pub(crate) output: PathBuf,
@@ -92,7 +92,7 @@ impl<'a> Watch<'a> {
                 self.measure(step);
                 self.draw(step, &[("eval/loss", eval_loss), ("eval/accuracy", eval_accuracy)]);
                 let best = if best { ", the best so far" } else { "" };
-                self.line.say(format!(
+                self.line.print(format!(
                     "eval at step {step}: loss {eval_loss:.4}, accuracy {:.1}%, {target_tokens} target tokens{best}",
                     100.0 * eval_accuracy
                 ));
@@ -110,7 +110,7 @@ impl<'a> Watch<'a> {
                     let synced = self.metrics.sync();
                     self.check(synced);
                 }
-                self.line.say(message);
+                self.line.print(message);
             }
             Event::End { step, status } => {
                 if ["done", "stopped"].contains(&status) {
@@ -146,7 +146,7 @@ impl<'a> Watch<'a> {
             self.generate(0, "before", adapter.as_deref());
         }
         let from = if step > 0 { format!("from step {step} ") } else { String::new() };
-        self.line.say(format!("training {from}to step {total_steps} on {rows} rows"));
+        self.line.print(format!("training {from}to step {total_steps} on {rows} rows"));
     }
 
     fn write_run(&mut self, event: &Event) {
@@ -229,15 +229,15 @@ impl<'a> Watch<'a> {
 
     /// Lets the model answer the prompts. That it cannot is no reason to end a run.
     fn generate(&mut self, step: usize, when: &'static str, adapter: Option<&Path>) {
-        if self.scene.speaker.prompts.is_empty() {
+        if self.scene.sampler.prompts.is_empty() {
             return;
         }
-        let answers = match self.scene.speaker.answers(adapter) {
+        let answers = match self.scene.sampler.answers(adapter) {
             Ok(answers) => answers,
-            Err(e) => return self.line.say(format!("no answers to --sample-prompt at step {step}: {e:#}")),
+            Err(e) => return self.line.print(format!("no answers to --sample-prompt at step {step}: {e:#}")),
         };
-        for (prompt, (text, tokens)) in self.scene.speaker.prompts.clone().iter().zip(&answers) {
-            self.line.say(format!("{when}: {prompt}\n  {text}"));
+        for (prompt, (text, tokens)) in self.scene.sampler.prompts.clone().iter().zip(&answers) {
+            self.line.print(format!("{when}: {prompt}\n  {text}"));
             self.write(&GenerationLine { kind: "generation", step, when, prompt, text, tokens: *tokens });
         }
     }

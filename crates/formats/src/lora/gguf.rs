@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{Half, Layout, Lora, Matrix, Pair, Place, Values, bytes_of, joined, scales, transposed, unknown};
 use crate::gguf::{self, TensorType, Value};
 use crate::json::quoted;
-use crate::peft::turned;
+use crate::peft::is_transposed;
 use crate::{Error, ErrorKind, Result};
 
 const ALPHA: &str = "adapter.lora.alpha";
@@ -47,7 +47,7 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Lora> {
                     .found(format!("shape {:?}", t.shape)));
             };
             // llama.cpp looks words up in the first factor of an embedding, and multiplies by the second as it lies.
-            let (matrix, transposed) = match (turned(&module), matrix) {
+            let (matrix, transposed) = match (is_transposed(&module), matrix) {
                 (true, Matrix::A) => (Matrix::B, false),
                 (true, _) => (Matrix::A, true),
                 (false, matrix) => (matrix, false),
@@ -103,7 +103,7 @@ pub fn write(path: &Path, pairs: &[Pair], model_type: &str, name: &str, values: 
                 Error::invalid(path, ErrorKind::Unsupported)
                     .what(format!("tensor {hf} has no counterpart in GGUF"))
             })?;
-            let turned = turned(&p.module);
+            let turned = is_transposed(&p.module);
             let half = if (m == Matrix::A) == turned { "lora_b" } else { "lora_a" };
             let mut shape = p.shape(m).to_vec();
             if turned && m == Matrix::A {
@@ -116,7 +116,7 @@ pub fn write(path: &Path, pairs: &[Pair], model_type: &str, name: &str, values: 
         let matrix = if i % 2 == 0 { Matrix::A } else { Matrix::B };
         let factor = if alpha_of(&pairs[i / 2]) == alpha { 1.0 } else { alpha_of(&pairs[i / 2]) / alpha };
         let mut x = scales::folded(values, i / 2, matrix, factor)?;
-        if turned(&pairs[i / 2].module) && matrix == Matrix::A {
+        if is_transposed(&pairs[i / 2].module) && matrix == Matrix::A {
             x = transposed(&x, pairs[i / 2].rank);
         }
         w.write_all(&bytes_of(&x))

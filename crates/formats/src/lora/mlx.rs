@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{Half, Layout, Lora, Matrix, Pair, Values, bytes_of, joined, scales, transposed, unknown};
 use crate::json::{Fields, parse_object, quoted, read_text};
-use crate::peft::{CONFIG_FILE, OUTSIDE_BLOCKS, parent, path_outside_blocks, turned};
+use crate::peft::{CONFIG_FILE, OUTSIDE_BLOCKS, is_transposed, parent, path_outside_blocks};
 use crate::safetensors_file;
 use crate::{Dtype, Error, ErrorKind, Result};
 
@@ -42,7 +42,7 @@ pub(super) fn read(dir: &Path, bytes: &[u8]) -> Result<Lora> {
             let (layer, module, matrix) =
                 parse_name(&t.name).ok_or_else(|| unknown(&file, &t.name, expected))?;
             // An embedding's first factor is looked up in, [words, r], its second [r, out].
-            let (matrix, transposed) = match (turned(&module), matrix) {
+            let (matrix, transposed) = match (is_transposed(&module), matrix) {
                 (true, Matrix::A) => (Matrix::B, false),
                 (true, _) => (Matrix::A, false),
                 (false, matrix) => (matrix, true),
@@ -117,7 +117,7 @@ pub fn write(dir: &Path, pairs: &[Pair], base_model: Option<&str>, values: Value
             let name = |half: &str| format!("{}.{half}", p.path());
             let a = (name("lora_a"), Dtype::F32, vec![p.input, rank]);
             let b = (name("lora_b"), Dtype::F32, vec![rank, p.output]);
-            if turned(&p.module) {
+            if is_transposed(&p.module) {
                 let (a, b) = ((b.0, a.1, vec![rank, p.input]), (a.0, b.1, vec![p.output, rank]));
                 return [a, b];
             }
@@ -127,7 +127,7 @@ pub fn write(dir: &Path, pairs: &[Pair], base_model: Option<&str>, values: Value
     let metadata = crate::peft::metadata();
     safetensors_file::write(&dir.join(MODEL_FILE), &tensors, &metadata, &mut |i, w| {
         let (pair, matrix) = (&pairs[i / 2], if i % 2 == 0 { Matrix::A } else { Matrix::B });
-        let turned = turned(&pair.module);
+        let turned = is_transposed(&pair.module);
         let mut x = scales::folded(values, i / 2, matrix, pair.scale / scale)?;
         if !turned {
             x = transposed_of(&x, pair.shape(matrix));

@@ -7,8 +7,8 @@ use super::{
     Half, Layout, Lora, Matrix, Pair, Place, Table, Values, bytes_of, joined, scales, transposed, unknown,
 };
 use crate::peft::{
-    AdapterConfig, CONFIG_FILE, MODEL_FILE, Pattern, Places, metadata, parse_table_name, parse_tensor_name,
-    tensor_name, turned,
+    AdapterConfig, CONFIG_FILE, MODEL_FILE, Pattern, Places, is_transposed, metadata, parse_table_name,
+    parse_tensor_name, tensor_name,
 };
 use crate::safetensors_file;
 use crate::{Dtype, Error, ErrorKind, Result};
@@ -21,7 +21,7 @@ pub(super) fn read(dir: &Path, bytes: &[u8]) -> Result<Lora> {
     let (mut halves, mut tables) = (Vec::new(), Vec::new());
     for t in &header.tensors {
         if let Some(key) = parse_tensor_name(&t.name) {
-            let turned = turned(&key.1);
+            let turned = is_transposed(&key.1);
             halves.push(Half::of(&file, t, key, turned)?);
         } else if let Some((module, adapted)) = parse_table_name(&t.name) {
             let place =
@@ -91,7 +91,7 @@ pub fn write(
         .flat_map(|p| [Matrix::A, Matrix::B].map(|m| (p, m)))
         .map(|(p, m)| {
             let mut shape = p.shape(m).to_vec();
-            if turned(&p.module) {
+            if is_transposed(&p.module) {
                 shape.reverse();
             }
             (tensor_name(p.layer, &p.module, m), Dtype::F32, shape)
@@ -100,7 +100,7 @@ pub fn write(
     safetensors_file::write(&dir.join(MODEL_FILE), &tensors, &metadata(), &mut |i, w| {
         let matrix = if i % 2 == 0 { Matrix::A } else { Matrix::B };
         let (pair, mut x) = (&pairs[i / 2], values(i / 2, matrix)?);
-        if turned(&pair.module) {
+        if is_transposed(&pair.module) {
             x = transposed(&x, pair.shape(matrix)[0]);
         }
         w.write_all(&bytes_of(&x))

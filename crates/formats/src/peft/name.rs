@@ -14,7 +14,7 @@ pub fn path_outside_blocks(module: &str) -> Option<&'static str> {
 /// Whether files have a module's matrices transposed and in each other's place. What an embedding adds to the row of
 /// word w is column w of `s·embedding_B·embedding_A`; as an adapter of the table, `W + s·B·A`, that is
 /// `B = embedding_Aᵀ` and `A = embedding_Bᵀ`, which is how it is held here.
-pub fn turned(module: &str) -> bool {
+pub fn is_transposed(module: &str) -> bool {
     module == "embed_tokens"
 }
 
@@ -84,8 +84,8 @@ pub fn path(layer: usize, module: &str) -> String {
 #[track_caller]
 pub fn tensor_name(layer: usize, module: &str, matrix: Matrix) -> String {
     let matrix = match matrix {
-        Matrix::A if turned(module) => "lora_embedding_B".to_owned(),
-        Matrix::B if turned(module) => "lora_embedding_A".to_owned(),
+        Matrix::A if is_transposed(module) => "lora_embedding_B".to_owned(),
+        Matrix::B if is_transposed(module) => "lora_embedding_A".to_owned(),
         _ => format!("{}{}", matrix.name(), matrix.ending()),
     };
     format!("base_model.model.{}.{matrix}", path(layer, module))
@@ -96,7 +96,7 @@ fn parse_outside(name: &str) -> Option<(usize, String, Matrix)> {
     let (module, rest) =
         OUTSIDE_BLOCKS.into_iter().find_map(|(module, path)| Some((module, name.strip_prefix(path)?)))?;
     let rest = rest.strip_prefix('.')?;
-    let matrix = if turned(module) {
+    let matrix = if is_transposed(module) {
         // Parameters, not layers: nothing follows but the adapter's own name.
         match rest.strip_suffix(".default").unwrap_or(rest) {
             "lora_embedding_A" => Matrix::B,

@@ -2,7 +2,7 @@
 //!
 //! Files have the rows of `lora_B` in the order of Hugging Face checkpoints. Where the base's order differs
 //! ([`Pair::interleaved`](super::Pair)), rows are permuted while they are written and read, so that an adapter fits the
-//! model whichever file it was trained on. Matrices of embeddings are transposed ([`peft::turned`]).
+//! model whichever file it was trained on. Matrices of embeddings are transposed ([`peft::is_transposed`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -221,7 +221,7 @@ pub fn read_params<B: Backend>(
         let Some((param, act)) = found else {
             return Err(wrong(ErrorKind::Mismatch, &tensor.name, "is not of this adapter".to_owned()));
         };
-        let rows = Rows::in_file(matrix, param.interleaved.map(usize::from), peft::turned(&module));
+        let rows = Rows::in_file(matrix, param.interleaved.map(usize::from), peft::is_transposed(&module));
         let expected = param.file_shape();
         if tensor.shape != expected {
             return Err(invalid(ErrorKind::Mismatch)

@@ -1,6 +1,6 @@
 //! What the engine needs to know of a model's shape.
 
-use mesp_device::{Gate, Layout, MOST_TURNED, Rope, inverse_frequencies};
+use mesp_device::{Gate, Layout, MAX_ROTARY_DIM, Rope, inverse_frequencies};
 use mesp_formats::{ModelConfig, RopeScaling};
 
 use super::family;
@@ -96,12 +96,12 @@ impl Config {
             )
             .expected(format!("{act:?} for model_type {:?}", c.model_type)));
         }
-        if c.rotary_dim > MOST_TURNED {
+        if c.rotary_dim > MAX_ROTARY_DIM {
             return Err(Error::usage(
                 ErrorKind::Unsupported,
                 format!("heads with {} values turned by positions are not supported", c.rotary_dim),
             )
-            .expected(format!("{MOST_TURNED} at most")));
+            .expected(format!("{MAX_ROTARY_DIM} at most")));
         }
         let mut frequencies = inverse_frequencies(c.rotary_dim, c.rope_theta);
         scale_frequencies(&mut frequencies, &c.rope_scaling)?;

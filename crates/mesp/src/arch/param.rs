@@ -70,7 +70,7 @@ impl Param {
 
     /// Whether rows are columns in files.
     pub fn turned(&self) -> bool {
-        matches!(self.tensor, Tensor::Adapter(module, _) if peft::turned(module.name()))
+        matches!(self.tensor, Tensor::Adapter(module, _) if peft::is_transposed(module.name()))
     }
 }
 

@@ -58,16 +58,16 @@ impl<B: Backend> Factors<B> for Nothing {
 
 /// For [`AllocOnly`]: wants the same factors as another consumer, and ignores them.
 #[derive(Debug)]
-pub struct Quiet<F, B>(F, PhantomData<fn(B)>);
+pub struct IgnoreFactors<F, B>(F, PhantomData<fn(B)>);
 
-impl<F: Factors<B>, B: Backend> Quiet<F, B> {
+impl<F: Factors<B>, B: Backend> IgnoreFactors<F, B> {
     /// Wraps the other consumer.
     pub const fn new(factors: F) -> Self {
         Self(factors, PhantomData)
     }
 }
 
-impl<'b, F: Factors<B>, B: Backend> Factors<AllocOnly<'b, B>> for Quiet<F, B> {
+impl<'b, F: Factors<B>, B: Backend> Factors<AllocOnly<'b, B>> for IgnoreFactors<F, B> {
     fn wants(&self, of: Tensor) -> bool {
         self.0.wants(of)
     }

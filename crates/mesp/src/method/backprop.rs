@@ -7,7 +7,7 @@ use mesp_device::{Act, AllocOnly, Backend, Class, Dropout, Elem, Label};
 use super::Perturbation;
 use crate::adapter::{BlockPairs, dora, pair_outside_blocks};
 use crate::arch::{Module, Tensor};
-use crate::gradient::{Factors, ParamList, Quiet};
+use crate::gradient::{Factors, IgnoreFactors, ParamList};
 use crate::model::{self, Batch, BlockRun, HeadAdapter, ModelWeights, Objective, Top};
 use crate::tape::{Policy, SavedAs, Site, SiteSet, Tape};
 
@@ -126,7 +126,7 @@ impl Backprop {
                 // Taken for x and a constant: dx is dy. The buffers are asked for as in the plan.
                 restore(&mut AllocOnly::new(be), form, l, size, self.saved[l].take(), tape);
                 {
-                    let quiet = &mut Quiet::new(sink.begin(be, l));
+                    let quiet = &mut IgnoreFactors::new(sink.begin(be, l));
                     run.backward(&mut AllocOnly::new(be), tape, within, &mut x, quiet, l > 0 || embeds);
                 }
                 sink.left_out(be, l);

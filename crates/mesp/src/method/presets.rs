@@ -73,24 +73,28 @@ impl Method {
                 within: SiteSet::ALL,
                 saved: Saved::FULL,
                 keep_last: true,
-                tiles: Tiles::WHOLE,
+                tiles: Tiles::UNTILED,
             },
             Self::Mebp => Policy {
                 across: X,
                 within: SiteSet::ALL,
                 saved: Saved::FULL,
                 keep_last: false,
-                tiles: Tiles::WHOLE,
+                tiles: Tiles::UNTILED,
             },
-            Self::MespPaper => {
-                Policy { across: X, within: PAPER, saved: Saved::FULL, keep_last: false, tiles: Tiles::WHOLE }
-            }
+            Self::MespPaper => Policy {
+                across: X,
+                within: PAPER,
+                saved: Saved::FULL,
+                keep_last: false,
+                tiles: Tiles::UNTILED,
+            },
             Self::MespPaperStoreH => Policy {
                 across: X,
                 within: PAPER.union(SiteSet::LORA_H),
                 saved: Saved::FULL,
                 keep_last: false,
-                tiles: Tiles::WHOLE,
+                tiles: Tiles::UNTILED,
             },
             Self::Mesp => Policy {
                 across: X,

@@ -144,7 +144,7 @@ pub struct Tiles {
 
 impl Tiles {
     /// All rows at once.
-    pub const WHOLE: Self =
+    pub const UNTILED: Self =
         Self { mlp_rows: usize::MAX, head_rows: usize::MAX, head_vocab: usize::MAX, keys: 64 };
 
     /// Each tile of rows reads the weights again, so tiles are no smaller than memory asks.

@@ -161,7 +161,7 @@ fn policies_and_threads_agree() {
         let case = Case::load(arch);
         let batch = random_batch(&[70, 1, 150, 3], case.model.config.vocab_size, 3);
         let reference = run(&case, &batch, mesp_policy(), 2);
-        let small = Tiles { mlp_rows: 7, head_rows: 5, ..Tiles::WHOLE };
+        let small = Tiles { mlp_rows: 7, head_rows: 5, ..Tiles::UNTILED };
         for method in Method::ALL {
             for tiles in [method.policy().tiles, small] {
                 let policy = Policy { tiles, ..method.policy() };

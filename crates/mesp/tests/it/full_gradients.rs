@@ -148,7 +148,7 @@ fn policies_tiles_and_threads_change_no_bit() {
         let reference = run(mesp_policy(), 1);
         assert!(run(mesp_policy(), 2) == reference, "{arch}: two threads");
         for method in Method::ALL {
-            let small = Tiles { mlp_rows: 7, head_rows: 5, ..Tiles::WHOLE };
+            let small = Tiles { mlp_rows: 7, head_rows: 5, ..Tiles::UNTILED };
             for tiles in [method.policy().tiles, small] {
                 let policy = Policy { tiles, ..method.policy() };
                 assert!(run(policy, 2) == reference, "{arch} {} {tiles:?}", method.name());

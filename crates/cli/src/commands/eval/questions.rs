@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Scorer, models, report};
 use crate::args::EvalArgs;
-use crate::commands::speak::{Language, Request, Spelling, greedy, note_of_context, room};
+use crate::commands::generation::{Language, Request, Spelling, greedy, note_of_context, room};
 use crate::failure::usage;
 use crate::inputs;
 use crate::outputs;

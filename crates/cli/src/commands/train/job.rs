@@ -26,7 +26,7 @@ use crate::memory::{self, Marks};
 use crate::metrics::Metrics;
 use crate::run_dir::RunDir;
 use crate::run_json::{About, Report};
-use crate::samples::Speaker;
+use crate::samples::SampleProcess;
 use crate::settings::SURROGATE;
 use crate::sizes::{bytes, duration};
 use crate::tensorboard::Board;
@@ -76,7 +76,7 @@ pub(in crate::commands) struct Ready {
     /// Rows and tokens, counted.
     pub(in crate::commands) counts: Value,
     pub(in crate::commands) budget: Option<u64>,
-    pub(in crate::commands) speaker: Speaker,
+    pub(in crate::commands) sampler: SampleProcess,
 }
 
 /// Reads files, checks them, and plans.
@@ -112,16 +112,16 @@ pub(in crate::commands) fn prepare(
     let mut work = Workload::training(&rows, &settings.run, settings.base, pool.count())?;
     work.held = before;
     let budget = args.method.memory_budget;
-    let speaker = Speaker {
+    let sampler = SampleProcess {
         model: dir.to_path_buf(),
         prompts: args.run.sample_prompt.clone(),
         max_tokens: args.run.sample_tokens.unwrap_or(64),
         compute: numbers.name(),
         threads: pool.count(),
     };
-    speaker.check()?;
+    sampler.check()?;
     if budget.is_some() {
-        work.beside = speaker.rehearse(args.adapter.adapter.as_deref())?;
+        work.beside = sampler.rehearse(args.adapter.adapter.as_deref())?;
     }
     let per_block = settings.may_step_blocks();
     let footprint = settings.decide(&model, &work, budget, per_block)?.allowed()?;
@@ -148,7 +148,7 @@ pub(in crate::commands) fn prepare(
         drop(model);
         Arc::clone(inputs::load_model(dir, settings.base)?.weights())
     };
-    Ok(Ready { settings, pool, model, rows, work, footprint, numbers, about, counts, budget, speaker })
+    Ok(Ready { settings, pool, model, rows, work, footprint, numbers, about, counts, budget, sampler })
 }
 
 /// Runs a job to its end or its interruption.
@@ -223,7 +223,7 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
 
 /// What events are written with.
 fn scene(ready: &Ready, args: &CommonArgs, output: &RunDir) -> Result<Scene> {
-    let Ready { settings, footprint, budget, speaker, .. } = ready;
+    let Ready { settings, footprint, budget, sampler, .. } = ready;
     let (name, policy) = (settings.options.method_name.clone(), policy_json(&settings.options));
     let shown = args.run.samples.unwrap_or(if budget.is_some() { 0 } else { 3 });
     let shown = if output.resume.is_some() { 0 } else { shown };
@@ -231,8 +231,8 @@ fn scene(ready: &Ready, args: &CommonArgs, output: &RunDir) -> Result<Scene> {
         settings: ready.about.clone(),
         data: ready.counts.clone(),
         plan: PlanLine::new(footprint, name, policy, *budget, ready.model.config.layers),
-        samples: speaker.samples(&*ready.rows.train, shown)?,
-        speaker: speaker.clone(),
+        samples: sampler.samples(&*ready.rows.train, shown)?,
+        sampler: sampler.clone(),
         adapter: args.adapter.adapter.clone(),
         output: output.path.clone(),
         memory: (footprint.planned(), *budget),

@@ -246,15 +246,15 @@ impl Interleave {
 /// What the tile names exists, and its place in the result is the caller's alone; so do the panel, the rows to
 /// interleave and their destination, which is the caller's alone. `ahead` may be any address. The machine has the instructions.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) unsafe fn of_panel(tile: &Tile, panel: *const f32, weave: &Interleave) -> usize {
+pub(super) unsafe fn of_panel(tile: &Tile, panel: *const f32, interleave: &Interleave) -> usize {
     let slots = tile.steps / SLOT;
-    let woven = weave.pairs.min(slots);
-    // SAFETY: the caller's promise; the loops go through `steps` pairs of both panels, the first through `woven` pairs
+    let interleaved = interleave.pairs.min(slots);
+    // SAFETY: the caller's promise; the loops go through `steps` pairs of both panels, the first through `interleaved` pairs
     // of rows.
     unsafe {
         let mut sums = begin(tile);
         let (mut x, mut b) = (tile.left, panel);
-        if woven > 0 {
+        if interleaved > 0 {
             let (low, high) = halves();
             looped!(
                 [
@@ -274,14 +274,14 @@ pub(super) unsafe fn of_panel(tile: &Tile, panel: *const f32, weave: &Interleave
                     "add {to}, 64", "add {x}, 512", "add {b}, 512",
                 ],
                 sums,
-                n = inout(reg) woven => _,
+                n = inout(reg) interleaved => _,
                 x = inout(reg) x,
                 b = inout(reg) b,
-                ahead = inout(reg) weave.ahead => _,
-                from = inout(reg) weave.from => _,
-                to = inout(reg) weave.to => _,
-                s = in(reg) weave.stride,
-                half = in(reg) weave.half,
+                ahead = inout(reg) interleave.ahead => _,
+                from = inout(reg) interleave.from => _,
+                to = inout(reg) interleave.to => _,
+                s = in(reg) interleave.stride,
+                half = in(reg) interleave.half,
                 in("zmm21") low,
                 in("zmm22") high,
                 out("zmm18") _,
@@ -289,7 +289,7 @@ pub(super) unsafe fn of_panel(tile: &Tile, panel: *const f32, weave: &Interleave
                 out("zmm20") _,
             );
         }
-        if slots > woven {
+        if slots > interleaved {
             looped!(
                 [
                     step_of_panel!(0, 16), step_of_panel!(1, 17), step_of_panel!(2, 16), step_of_panel!(3, 17),
@@ -297,7 +297,7 @@ pub(super) unsafe fn of_panel(tile: &Tile, panel: *const f32, weave: &Interleave
                     "add {x}, 512", "add {b}, 512",
                 ],
                 sums,
-                n = inout(reg) slots - woven => _,
+                n = inout(reg) slots - interleaved => _,
                 x = inout(reg) x,
                 b = inout(reg) b,
             );
@@ -305,7 +305,7 @@ pub(super) unsafe fn of_panel(tile: &Tile, panel: *const f32, weave: &Interleave
         let _ = (x, b);
         end(tile, sums);
     }
-    woven
+    interleaved
 }
 
 /// Interleaves without a tile: for the first panel, and for pairs that the tiles of another panel left over.
@@ -313,16 +313,16 @@ pub(super) unsafe fn of_panel(tile: &Tile, panel: *const f32, weave: &Interleave
 /// # Safety
 /// As [`of_panel`], for what is interleaved.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) unsafe fn weave(weave: &Interleave) {
+pub(super) unsafe fn interleave(from: &Interleave) {
     let (low, high) = halves();
-    for p in 0..weave.pairs {
+    for p in 0..from.pairs {
         // SAFETY: the caller's promise, for pair `p` of rows.
         unsafe {
-            let row = weave.from.add(2 * p * weave.stride);
-            let (a, b) = (_mm512_loadu_si512(row.cast()), _mm512_loadu_si512(row.add(weave.stride).cast()));
-            let to = weave.to.add(COLUMNS * p);
+            let row = from.from.add(2 * p * from.stride);
+            let (a, b) = (_mm512_loadu_si512(row.cast()), _mm512_loadu_si512(row.add(from.stride).cast()));
+            let to = from.to.add(COLUMNS * p);
             _mm512_storeu_si512(to.cast(), _mm512_permutex2var_epi16(a, low, b));
-            _mm512_storeu_si512(to.byte_add(weave.half).cast(), _mm512_permutex2var_epi16(a, high, b));
+            _mm512_storeu_si512(to.byte_add(from.half).cast(), _mm512_permutex2var_epi16(a, high, b));
         }
     }
 }

@@ -48,7 +48,7 @@ impl Job<'_> {
         let (rows, cols) = (self.plan.rows(self.block, m), self.plan.columns(self.group));
         let Scratch { holds, left, mut panels, term } = scratch;
         let cut = |from: usize| from..(from + self.plan.depth).min(k);
-        let mut woven = false;
+        let mut interleaved = false;
         for (i, k0) in (0..k).step_by(self.plan.depth).enumerate() {
             // Small numbers are exact.
             let name = (self.block * k.div_ceil(self.plan.depth) + i) as f32;
@@ -89,7 +89,7 @@ impl Job<'_> {
                 match self.b {
                     Rhs::WeightTransposed(w) if w.dtype == Dtype::Bf16 => cut.of_rows(&w),
                     Rhs::Weight(w) if w.dtype == Dtype::Bf16 => {
-                        cut.of_woven_panels(&w, &mut panels, &mut woven);
+                        cut.of_interleaved_panels(&w, &mut panels, &mut interleaved);
                     }
                     _ => cut.of_panels(panels[0]),
                 }
@@ -175,34 +175,45 @@ impl Cut<'_> {
         }
     }
 
-    /// The tiles of a panel, whose columns begin at `col`; meanwhile `next` is prefetched and `weave` interleaved.
+    /// The tiles of a panel, whose columns begin at `col`; meanwhile `next` is prefetched and `interleave` interleaved.
     ///
     /// # Safety
     /// As [`Job::run`], for the panel, what is interleaved, and its place.
-    unsafe fn of_panel(&mut self, panel: &[f32], col: usize, next: &mut Prefetch, mut weave: Interleave) {
+    unsafe fn of_panel(
+        &mut self,
+        panel: &[f32],
+        col: usize,
+        next: &mut Prefetch,
+        mut interleave: Interleave,
+    ) {
         let tiles = 2 * self.count();
-        let (lines, pairs) = (next.len().div_ceil(tiles), weave.pairs.div_ceil(tiles));
+        let (lines, pairs) = (next.len().div_ceil(tiles), interleave.pairs.div_ceil(tiles));
         for (half, panel) in panel.chunks_exact(COLUMNS * self.depth.len() / 2).take(2).enumerate() {
             for tile in self.tiles(col + half * COLUMNS) {
                 self.ahead.ask(self.each);
                 next.ask(lines);
                 // SAFETY: the caller's promise.
                 unsafe {
-                    let beside = Interleave { pairs: weave.pairs.min(pairs), ..weave };
-                    weave = weave.after(tile::of_panel(&tile, panel.as_ptr(), &beside));
+                    let beside = Interleave { pairs: interleave.pairs.min(pairs), ..interleave };
+                    interleave = interleave.after(tile::of_panel(&tile, panel.as_ptr(), &beside));
                 }
             }
         }
         // SAFETY: the caller's promise, for what the tiles did not get to.
-        unsafe { tile::weave(&weave) };
+        unsafe { tile::interleave(&interleave) };
     }
 
-    /// With a weight whose columns are columns of the result. `woven` says whether the first panel is there already, and
+    /// With a weight whose columns are columns of the result. `interleaved` says whether the first panel is there already, and
     /// then whether that of the next cut is.
     ///
     /// # Safety
     /// As [`Job::run`].
-    unsafe fn of_woven_panels(&mut self, w: &WeightView<'_>, panels: &mut [&mut [f32]; 2], woven: &mut bool) {
+    unsafe fn of_interleaved_panels(
+        &mut self,
+        w: &WeightView<'_>,
+        panels: &mut [&mut [f32]; 2],
+        interleaved: &mut bool,
+    ) {
         let stride = 2 * w.cols;
         let rows = |depth: &Range<usize>, col: usize, to: &mut [f32]| {
             assert!(to.len() >= PANEL * depth.len() / 2, "a panel's place");
@@ -210,13 +221,13 @@ impl Cut<'_> {
             let (pairs, half) = (depth.len() / 2, 4 * COLUMNS * depth.len() / 2);
             Interleave { pairs, from, stride, to: to.as_mut_ptr(), half, ahead: from.wrapping_add(2 * PANEL) }
         };
-        if !*woven {
+        if !*interleaved {
             // SAFETY: the caller's promise: a panel of columns, this cut's depth of each.
-            unsafe { tile::weave(&rows(&self.depth, self.cols.start, panels[0])) };
+            unsafe { tile::interleave(&rows(&self.depth, self.cols.start, panels[0])) };
         }
         for col in self.cols.clone().step_by(PANEL) {
             let last = col + PANEL == self.cols.end;
-            let mut weave = match &self.next {
+            let mut interleave = match &self.next {
                 _ if !last => rows(&self.depth, col + PANEL, panels[1]),
                 Some(depth) => rows(depth, self.cols.start, panels[1]),
                 None => Interleave::NOTHING,
@@ -224,12 +235,12 @@ impl Cut<'_> {
             if let Some(depth) = &self.next
                 && col + 2 * PANEL == self.cols.end
             {
-                weave.ahead = w.data.as_ptr().wrapping_add(depth.start * stride + 2 * self.cols.start);
+                interleave.ahead = w.data.as_ptr().wrapping_add(depth.start * stride + 2 * self.cols.start);
             }
             // SAFETY: the caller's promise, for the panel at work and the next.
-            unsafe { self.of_panel(panels[0], col, &mut Prefetch::nothing(), weave) };
+            unsafe { self.of_panel(panels[0], col, &mut Prefetch::nothing(), interleave) };
             panels.swap(0, 1);
         }
-        *woven = self.next.is_some();
+        *interleaved = self.next.is_some();
     }
 }

@@ -7,18 +7,18 @@ use anyhow::{Context as _, Result};
 use mesp::data::TextEncoder;
 use mesp::source::{Base, shape_source};
 
-use super::speak::{Language, Request, Spelling, greedy, room};
-use crate::args::SayArgs;
+use super::generation::{Language, Request, Spelling, greedy, room};
+use crate::args::SampleArgs;
 use crate::inputs;
-use crate::samples::{Asked, Said};
+use crate::samples::{Asked, Samples};
 use crate::ui;
 use mesp::settings::{Numbers, threads};
 
-pub(crate) fn run(args: &SayArgs) -> Result<()> {
+pub(crate) fn run(args: &SampleArgs) -> Result<()> {
     let mut input = Vec::new();
     std::io::stdin().read_to_end(&mut input).context("cannot read standard input")?;
     let asked: Asked = serde_json::from_slice(&input).context("expected a document of the program itself")?;
-    let mut said = Said::default();
+    let mut said = Samples::default();
     if !asked.rows.is_empty() {
         let encoder = inputs::encoder(&args.model)?;
         for row in &asked.rows {
@@ -57,7 +57,7 @@ fn spelled(encoder: &TextEncoder, ids: &[u32]) -> Result<Vec<String>> {
     Ok(texts)
 }
 
-fn answers(args: &SayArgs, prompts: &[String]) -> Result<Vec<(String, usize)>> {
+fn answers(args: &SampleArgs, prompts: &[String]) -> Result<Vec<(String, usize)>> {
     let loaded = inputs::load_model(&args.model, Base::Mapped)?;
     let language = Language::open(&args.model, loaded.config().vocab_size)?;
     let prompts =
