@@ -119,9 +119,9 @@ impl TensorInfo {
     /// When its own is one that is not read: integers, and numbers in blocks.
     pub fn held(&self, path: &Path) -> Result<Dtype> {
         self.dtype.held().ok_or_else(|| {
-            let (name, dtype) = (quoted(&self.name), self.dtype.name());
+            let (name, dtype) = (&self.name, self.dtype.name());
             Error::invalid(path, ErrorKind::Unsupported)
-                .tensor(&name)
+                .tensor(name)
                 .is(format!("stored as {dtype}"))
                 .expected(READ)
                 .hint("Use a file with these tensors in one of those types.")
@@ -140,10 +140,10 @@ pub fn read_f32(path: &Path, bytes: &[u8], info: &TensorInfo) -> Result<Vec<f32>
     let data = bytes.get(info.range.clone()).unwrap_or_default();
     let mut values = vec![0.0; data.len() / info.dtype.size()];
     if data.len() != info.range.len() || info.dtype.read(data, &mut values).is_none() {
-        let (name, range, len) = (quoted(&info.name), &info.range, bytes.len());
+        let (name, range, len) = (&info.name, &info.range, bytes.len());
         let dtype = info.dtype.name();
         return Err(Error::invalid(path, ErrorKind::Mismatch)
-            .tensor(&name)
+            .tensor(name)
             .expected(format!("bytes {range:?} of {dtype}"))
             .found(format!("a file of {len}"))
             .hint("The file changed while it was read: start again."));
@@ -151,9 +151,9 @@ pub fn read_f32(path: &Path, bytes: &[u8], info: &TensorInfo) -> Result<Vec<f32>
     if info.dtype == Dtype::F64 {
         let wide = data.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b));
         if let Some((x, _)) = wide.zip(&values).find(|(x, v)| x.is_finite() && v.is_infinite()) {
-            let name = quoted(&info.name);
+            let name = &info.name;
             return Err(Error::invalid(path, ErrorKind::OutOfRange)
-                .tensor(&name)
+                .tensor(name)
                 .expected("numbers that F32 holds")
                 .found(format!("{x} of F64"))
                 .hint("The weights are damaged: get them again."));

@@ -182,11 +182,11 @@ struct RawTensor<'a> {
 
 impl RawTensor<'_> {
     fn place(self, r: &Reader<'_>, start: usize, alignment: usize) -> Result<TensorInfo> {
-        let name = quoted(self.name);
+        let name = self.name;
         if !self.offset.is_multiple_of(alignment as u64) {
             return Err(r
                 .damaged(ErrorKind::Malformed)
-                .tensor(&name)
+                .tensor(name)
                 .expected(format!("an offset that is a multiple of {alignment}"))
                 .found(self.offset));
         }
@@ -194,7 +194,7 @@ impl RawTensor<'_> {
         let range = from.and_then(|from| Some(from..from.checked_add(self.size)?));
         let range = range.filter(|range| range.end <= r.bytes.len()).ok_or_else(|| {
             r.damaged(ErrorKind::Malformed)
-                .tensor(&name)
+                .tensor(name)
                 .expected(format!(
                     "{} bytes at offset {} of the data, which begins at {start}",
                     self.size, self.offset

@@ -266,7 +266,7 @@ fn what_would_be_lost_is_refused() {
     let layers = named(&json!({ "target_modules": ["q_proj"], "layers_to_transform": [1] }));
     assert!(layers.contains("q_proj in some layers, found tensors of this one"), "{layers}");
     let magnitudes = "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector";
-    assert!(with(magnitudes).contains("lora_magnitude_vector: expected a vector"));
+    assert!(with(magnitudes).contains("lora_magnitude_vector\": expected a vector"));
     assert!(text(&peft(&json!({}), &FOUR[..1])).contains("expected its other half"));
     assert!(text(&peft(&json!({}), &FOUR)).contains("expected rank 2"));
     let none = text(&peft(&json!({ "use_dora": true }), &FOUR[..2]));
@@ -327,6 +327,6 @@ fn values_that_are_not_finite_are_named() {
         bytes[end - 4..].copy_from_slice(&value.to_le_bytes());
         let text = lora.check_values(&bytes).unwrap_err().to_string();
         assert!(text.starts_with(&file.display().to_string()), "{text}");
-        assert!(text.contains(&format!("tensor {B}: expected finite numbers, found {value}")), "{text}");
+        assert!(text.contains(&format!("tensor {B:?}: expected finite numbers, found {value}")), "{text}");
     }
 }

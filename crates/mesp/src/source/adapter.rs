@@ -208,8 +208,8 @@ impl AdapterFile {
 
     fn table_error(&self, name: &str, problem: &str) -> Error {
         FileError::invalid(&self.lora.path, ErrorKind::Mismatch)
+            .what(format!("tensor {name} is a whole table of the base model, {problem}"))
             .tensor(name)
-            .what(format!("a whole table of the base model, {problem}"))
             .hint(
                 "PEFT writes it where the vocabulary was resized or the table was trained (save_embedding_layers). Fold the \
                  adapter into that base with PEFT's merge_and_unload() and save_pretrained(), and use the result as the \

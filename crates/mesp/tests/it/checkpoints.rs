@@ -283,7 +283,7 @@ fn a_tensor_in_two_files_must_be_the_same() {
     one.get_mut(name).expect("a tensor").2[0] ^= 1;
     let text = refusal(directory("qwen2", &[&all, &one]).path());
     assert!(
-        text.contains(&format!("tensor {name} is in ")) && text.contains("with the same values"),
+        text.contains(&format!("tensor {name:?} is in ")) && text.contains("with the same values"),
         "{text}"
     );
 

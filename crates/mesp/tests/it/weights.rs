@@ -132,7 +132,7 @@ fn another_shape_is_refused() {
         });
         let text = message(dir.path());
         assert!(
-            text.contains(&format!("tensor {name} has shape {shape:?}, {expected} from config.json")),
+            text.contains(&format!("tensor {name:?} has shape {shape:?}, {expected} from config.json")),
             "{text}"
         );
         assert!(text.contains("do not belong together"), "{text}");
