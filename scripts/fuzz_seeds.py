@@ -303,7 +303,7 @@ def tokenizers():
 def runs():
     adapter = {"rank": 2, "alpha": 4.0, "rslora": False, "target_modules": "q_proj,v_proj", "adapter_type": "f32"}
     settings = {"train": "lora", "method": "mezo", "eps": 0.001, "directions": 2, "noise": "gaussian", "one_sided": False, "momentum": 0.9, "sparsity": 0.0, "weight_decay": 0.0, "seed": 7, "learning_rate": 0.001, "lr_schedule": "cosine", "steps": 4, "optimizer": "sgd"}
-    header = {"seed": 7, "start": "00ff00ff00ff00ff", "schedule": {"peak": 0.001, "warmup": 1, "total": 4, "kind": "cosine"}, "directions": 2, "layers": 2, "parameters": 96}
+    header = {"seed": 7, "weight_decay": 0.0, "start": "00ff00ff00ff00ff", "schedule": {"peak": 0.001, "warmup": 1, "total": 4, "kind": "cosine"}, "directions": 2, "layers": 2, "parameters": 96}
 
     def mix(x):
         x = x + 0x9E3779B97F4A7C15 & MASK

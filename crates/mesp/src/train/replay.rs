@@ -40,6 +40,8 @@ const LONGEST_LOG: u64 = 256 << 20;
 pub struct Replay {
     /// Seed of the directions.
     pub seed: u64,
+    /// λ, the decoupled weight decay.
+    pub weight_decay: f64,
     /// Fingerprint of the adapter, or of all weights, that the run started from.
     pub start: String,
     /// The settings that fix the result, by name: [`RunConfig::settings`](super::RunConfig::settings).

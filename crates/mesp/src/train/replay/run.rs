@@ -19,6 +19,7 @@ impl Replay {
         let (options, c) = (session.options(), &session.model().config);
         Self {
             seed: config.seed,
+            weight_decay: options.weight_decay,
             // Nobody asks for it later than at the start, and a whole model takes its time.
             start: if options.full.is_some() && session.steps() > 0 {
                 String::new()
@@ -66,9 +67,8 @@ impl Replay {
                 "a log of directional derivatives belongs to ‘method’ mezo or forward",
             ));
         };
-        let weight_decay = options.weight_decay;
         session.set_bounds(Bounds::from_values(self.bounds.clone(), session.params()));
-        let mut descent = Descent::new(along, self.seed, weight_decay, &[]);
+        let mut descent = Descent::new(along, self.seed, self.weight_decay, &[]);
         for (step, derivatives) in derivatives.iter().enumerate() {
             descent.descend(session, derivatives, self.schedule.rate(step));
         }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use syn::punctuated::Punctuated;
 use syn::visit::{self, Visit};
 use syn::{Attribute, Item, ItemMod, ItemUse, UseTree};
 
@@ -238,9 +239,21 @@ fn attributes(item: &Item) -> &[Attribute] {
     }
 }
 
+/// `test`, or `all(…)` with `test` in it.
+fn needs_tests(condition: &syn::Meta) -> bool {
+    match condition {
+        syn::Meta::Path(path) => path.is_ident("test"),
+        syn::Meta::List(list) if list.path.is_ident("all") => {
+            let all = Punctuated::<syn::Meta, syn::Token![,]>::parse_terminated;
+            list.parse_args_with(all).is_ok_and(|all| all.iter().any(needs_tests))
+        }
+        _ => false,
+    }
+}
+
 fn only_tests(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|a| {
-        a.path().is_ident("cfg") && a.parse_args::<syn::Path>().is_ok_and(|path| path.is_ident("test"))
+        a.path().is_ident("cfg") && a.parse_args::<syn::Meta>().is_ok_and(|condition| needs_tests(&condition))
     })
 }
 
