@@ -59,6 +59,7 @@ pub mod merge;
 pub mod method;
 pub mod model;
 pub mod optim;
+pub mod preference;
 #[cfg(feature = "text")]
 pub mod quantize;
 pub mod rng;
