@@ -14,7 +14,7 @@ use mesp::method::{Estimator, Method};
 use mesp::model::{Batch, ModelWeights, ShapeSource};
 use mesp::optim::{OptimizerKind, Trained};
 use mesp::settings::thread_count;
-use mesp::train::{Options, Shapes, Update, plan};
+use mesp::train::{ObjectiveKind, Options, Shapes, Update, plan};
 use mesp_console::outputs::{self, Inputs};
 use mesp_console::ui;
 use mesp_device::{Class, Dtype, Elem, Plan};
@@ -108,6 +108,7 @@ fn planned(
         trained: Trained::ALIKE,
         seed: 0,
         gradients: false,
+        objective: ObjectiveKind::Sft,
         base_gradients: false,
         full: None,
         training: true,

@@ -13,7 +13,8 @@ use mesp::optim::{OptimizerKind, ScheduleKind, Trained};
 use mesp::settings::Settings;
 use mesp::source::{Base, HfSource};
 use mesp::train::{
-    Action, Length, Options, Progress, RunConfig, Session, Shapes, Update, checkpoint, plan, replay,
+    Action, Length, ObjectiveKind, Options, Progress, RunConfig, Session, Shapes, Update, checkpoint, plan,
+    replay,
 };
 use mesp_device::{Cpu, Elem, Threads};
 use mesp_formats::ModelConfig;
@@ -81,6 +82,7 @@ impl Checkpoint {
             trained: Trained::ALIKE,
             seed: 0,
             gradients: false,
+            objective: ObjectiveKind::Sft,
             base_gradients: false,
             full: None,
             training: true,

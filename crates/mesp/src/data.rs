@@ -24,6 +24,7 @@ mod gather;
 mod gguf_tokenizer;
 #[cfg(feature = "text")]
 mod jinja;
+mod judged;
 mod keys;
 mod layout;
 mod long_row;
@@ -32,6 +33,7 @@ mod missing;
 #[cfg(not(feature = "text"))]
 mod no_text;
 mod notes;
+mod pairs;
 #[cfg(feature = "parquet")]
 mod parquet;
 #[cfg(feature = "text")]
@@ -75,9 +77,11 @@ pub use forms::Form;
 pub use gather::Gathered;
 #[cfg(feature = "text")]
 pub use gguf_tokenizer::from_gguf;
+pub use judged::JudgedRows;
 pub use layout::{HELD_OUT, TEST, all_files, files, refuse_stream, split_of, unused};
 #[cfg(not(feature = "text"))]
 pub use no_text::{ChatFormat, TextEncoder};
+pub use pairs::{Judging, read_judged};
 pub use ragged::RaggedBatch;
 pub use source::unpacks;
 pub use split::split;

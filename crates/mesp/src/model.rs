@@ -9,13 +9,15 @@ mod decoder;
 mod head;
 mod objective;
 mod parts;
+mod preferences;
 mod weights;
 
 pub use batch::Batch;
 pub use block::{BlockRun, Cache};
 pub use decoder::{decode_block, embed, embed_backward, forward_block, last_logits};
 pub use head::HeadAdapter;
-use head::head;
+use head::{head, head_gradient, sums_over_rows};
 pub use objective::{NextToken, Objective, Top};
 pub use parts::{Changed, Part, Piece, Seen};
+pub use preferences::{Preferences, Room};
 pub use weights::{Block, ModelWeights, ShapeSource, WeightSource};

@@ -37,7 +37,7 @@ use crate::model::ModelWeights;
 use crate::optim::{OptimizerKind, ScheduleKind, Trained};
 use crate::source::Base;
 use crate::tape::{Policy, SavedAs, Tiles};
-use crate::train::{Action, Length, MadeWith, Options, RunConfig, Update};
+use crate::train::{Action, Length, MadeWith, ObjectiveKind, Options, RunConfig, Update};
 use crate::{Error, ErrorKind, Result};
 
 /// The choices for a training run. [`Settings::default`] chooses nothing: every setting then has its default.
@@ -164,6 +164,7 @@ impl Settings {
             trained: trained(&self.adapter, exact)?,
             seed: s.seed,
             gradients: false,
+            objective: ObjectiveKind::Sft,
             base_gradients: false,
             full: None,
             training: true,

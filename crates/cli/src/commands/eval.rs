@@ -12,7 +12,9 @@ use mesp::data::Examples;
 use mesp::method::{Estimator, Method};
 use mesp::model::ModelWeights;
 use mesp::optim::{OptimizerKind, Trained};
-use mesp::train::{Options, Score, Session, Shapes, Staging, Update, evaluate, largest_batch, plan};
+use mesp::train::{
+    ObjectiveKind, Options, Score, Session, Shapes, Staging, Update, evaluate, largest_batch, plan,
+};
 use mesp_device::{Elem, Real, Threads};
 
 use crate::args::{Compute, EvalArgs};
@@ -96,6 +98,7 @@ fn session_options(adapter: mesp::adapter::AdapterConfig) -> Options {
         trained: Trained::ALIKE,
         seed: 0,
         gradients: false,
+        objective: ObjectiveKind::Sft,
         base_gradients: false,
         full: None,
         training: false,

@@ -314,6 +314,20 @@ impl<E: Examples> Batches<E> {
         Ok(())
     }
 
+    /// Fills `batch` with the mismatched completions of the rows of that batch; says whether they have any.
+    ///
+    /// # Errors
+    /// When a row cannot be read.
+    pub fn fill_mismatched(&mut self, step: usize, batch: &mut RaggedBatch) -> Result<bool> {
+        let (epoch, index) = self.place(step)?;
+        batch.clear();
+        let mut all = true;
+        for place in self.places(epoch, index)? {
+            all &= self.examples.append_mismatched(self.row(place), batch)?;
+        }
+        Ok(all)
+    }
+
     /// Goes over to an epoch; gives the number of its batches where tokens limit them.
     fn shuffle(&mut self, epoch: usize) -> Result<usize> {
         self.order.shuffle(self.seed, epoch);

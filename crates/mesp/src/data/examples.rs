@@ -32,6 +32,15 @@ pub trait Examples: Debug + Send + Sync {
     /// When it cannot be read.
     fn append(&self, row: usize, batch: &mut RaggedBatch) -> Result<()>;
 
+    /// Adds a row's prompt with the completion of another row, where rows have that ([`JudgedRows`](super::JudgedRows));
+    /// says whether they do.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn append_mismatched(&self, _row: usize, _batch: &mut RaggedBatch) -> Result<bool> {
+        Ok(false)
+    }
+
     /// A row of its own.
     ///
     /// # Errors
@@ -92,6 +101,9 @@ macro_rules! behind {
             fn append(&self, row: usize, batch: &mut RaggedBatch) -> Result<()> {
                 (**self).append(row, batch)
             }
+            fn append_mismatched(&self, row: usize, batch: &mut RaggedBatch) -> Result<bool> {
+                (**self).append_mismatched(row, batch)
+            }
             fn read(&self, row: usize) -> Result<Example> {
                 (**self).read(row)
             }
@@ -150,6 +162,10 @@ impl Examples for Part {
 
     fn append(&self, row: usize, batch: &mut RaggedBatch) -> Result<()> {
         self.all.append(self.chosen.nth(row), batch)
+    }
+
+    fn append_mismatched(&self, row: usize, batch: &mut RaggedBatch) -> Result<bool> {
+        self.all.append_mismatched(self.chosen.nth(row), batch)
     }
 
     fn read(&self, row: usize) -> Result<Example> {

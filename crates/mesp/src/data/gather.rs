@@ -41,9 +41,19 @@ impl Gathered {
         options: &ReadOptions,
         beside: &Path,
     ) -> Result<Self> {
+        Self::each(path, options.vocab_size, beside, |keep| FileRows::each(path, encoder, options, keep))
+    }
+
+    /// Keeps the rows that `read` gives away.
+    pub(super) fn each(
+        path: &Path,
+        vocab_size: usize,
+        beside: &Path,
+        read: impl FnOnce(&mut dyn FnMut(Example) -> Result<()>) -> Result<About>,
+    ) -> Result<Self> {
         let failed = |e: io::Error| FileError::io("keep rows in a temporary file in", beside, e);
         let mut store = Store::Few(Vec::new(), 0);
-        let about = FileRows::each(path, encoder, options, &mut |example| {
+        let about = read(&mut |example| {
             if let Store::Few(rows, bytes) = &mut store {
                 *bytes += size_of::<Example>() + 8 * example.tokens.len();
                 rows.push(example);
@@ -63,7 +73,7 @@ impl Gathered {
             }
             Store::Many(writer) => {
                 let file = finished(writer, &about).map_err(failed)?;
-                Arc::new(TokenFile::open(path, file, options.vocab_size)?)
+                Arc::new(TokenFile::open(path, file, vocab_size)?)
             }
         };
         Ok(Self { about, rows })

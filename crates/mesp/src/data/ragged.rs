@@ -1,12 +1,13 @@
 //! A batch of rows end to end.
 
 use super::{Example, Origin, UNTRAINED};
+use crate::preference::Judged;
 
 /// Rows end to end, without padding.
 ///
 /// Row r is `offsets[r]..offsets[r + 1]`. Beside each token stands the label that is predicted *from*
 /// it, the example's label one place further on; the last place of a row predicts nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RaggedBatch {
     /// The tokens.
     pub tokens: Vec<u32>,
@@ -18,6 +19,8 @@ pub struct RaggedBatch {
     pub origins: Vec<Origin>,
     /// The number of positions that predict something.
     pub targets: usize,
+    /// What each row is to a preference loss; nothing where rows are for another.
+    pub judged: Vec<Judged>,
 }
 
 impl Default for RaggedBatch {
@@ -37,6 +40,7 @@ impl RaggedBatch {
             offsets,
             origins: Vec::with_capacity(rows),
             targets: 0,
+            judged: Vec::new(),
         }
     }
 
@@ -58,6 +62,7 @@ impl RaggedBatch {
         self.offsets.push(0);
         self.origins.clear();
         self.targets = 0;
+        self.judged.clear();
     }
 
     /// Adds a row; allocates only where it does not fit.

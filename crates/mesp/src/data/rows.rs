@@ -126,7 +126,7 @@ pub(super) fn unpadded(padded: Option<usize>) -> Result<()> {
         .hint("store the row without padding; rows may differ in length"))
 }
 
-fn integers(key: &str, list: &Value, vocab_size: usize) -> Result<Vec<i64>> {
+pub(super) fn integers(key: &str, list: &Value, vocab_size: usize) -> Result<Vec<i64>> {
     let Some(values) = list.as_array() else {
         return Err(Error::usage(ErrorKind::WrongType, format!("`{key}`"))
             .is(type_of(list))

@@ -3,7 +3,7 @@
 use mesp_device::Weight;
 
 use crate::Result;
-use crate::data::{Batches, Example, Examples, Origin, Rows};
+use crate::data::{Batches, Example, Examples, Origin, RaggedBatch, Rows, totals};
 use crate::model::{Batch, ModelWeights};
 use crate::source::Base;
 use crate::train::{Largest, Length, RunConfig, Shapes, largest_batch};
@@ -48,10 +48,15 @@ impl Workload {
                 Some(_) => largest_in_order(&**eval, run)?,
             })
         };
+        let rows = train;
         let train = match run.batch_tokens {
-            None => largest_batch(&**train, run.batch_size)?,
-            Some(_) => largest_packed(&**train, &mut batches, count)?,
+            None => largest_batch(&**rows, run.batch_size)?,
+            Some(_) => largest_packed(&**rows, &mut batches, count)?,
         };
+        // What is only evaluated of a training step: completions of marked rows with other prompts.
+        let beside = rows.append_mismatched(0, &mut RaggedBatch::default())?;
+        let held_out =
+            if beside { Some(with_mismatched(held_out, &train, totals(&**rows)?.1)) } else { held_out };
         let shapes = Shapes { train: Some(train), eval: held_out };
         let present = *heap as u64;
         let tokens = present + staged(&shapes) + batches.heap_bytes() as u64;
@@ -93,6 +98,23 @@ fn staged(shapes: &Shapes) -> u64 {
     let planned: usize = all().map(Batch::heap_bytes).sum();
     let read = all().map(Batch::heap_bytes).max().unwrap_or(0);
     (planned + read + all().map(ragged).max().unwrap_or(0)) as u64
+}
+
+/// An evaluation batch that holds the mismatched completions of a training batch too: each is at most as long as the
+/// longest row.
+fn with_mismatched(held_out: Option<Batch>, train: &Batch, longest: usize) -> Batch {
+    let count = train.offsets.len().saturating_sub(1);
+    let offsets: Vec<usize> = (0..=count).map(|i| i * longest).collect();
+    let targets = count * longest.saturating_sub(1);
+    let mismatched = Batch::for_plan(count * longest, targets, count * longest * longest, &offsets);
+    let Some(other) = held_out else { return mismatched };
+    let (large, small) =
+        if mismatched.rows() > other.rows() { (mismatched, other) } else { (other, mismatched) };
+    // Sequences without a token: room for their places, and no work.
+    let mut offsets = large.offsets.clone();
+    offsets.resize(large.offsets.len().max(small.offsets.len()), large.rows());
+    let targets = large.targets().max(small.targets());
+    Batch::for_plan(large.rows(), targets, large.probs.max(small.probs), &offsets)
 }
 
 /// The largest batches among those that a run packs.

@@ -1,5 +1,7 @@
 //! A micro-batch as the engine reads it.
 
+use crate::preference::Judged;
+
 /// Several sequences back to back, never padded.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
@@ -15,6 +17,8 @@ pub struct Batch {
     pub target_labels: Vec<u32>,
     /// By what the loss of each of them is multiplied; nothing where that is 1 for all.
     pub target_weights: Vec<f32>,
+    /// What each sequence is to a preference loss; nothing for others.
+    pub judged: Vec<Judged>,
     /// Values per head of attention's probabilities, Σ length²; a plan's batch carries the largest.
     pub probs: usize,
 }
@@ -38,6 +42,7 @@ impl Batch {
         self.target_rows.clear();
         self.target_labels.clear();
         self.target_weights.clear();
+        self.judged.clear();
         for (row, target) in targets.iter().enumerate() {
             if let Ok(label) = u32::try_from(*target) {
                 self.target_rows.push(row as u32);
@@ -56,8 +61,28 @@ impl Batch {
             target_rows: (0..targets as u32).collect(),
             target_labels: vec![0; targets],
             target_weights: Vec::new(),
+            judged: Vec::new(),
             probs,
         }
+    }
+
+    /// Says what each sequence is to a preference loss, after [`Batch::fill`].
+    ///
+    /// # Panics
+    /// When there are not as many as sequences.
+    pub fn judge(&mut self, judged: &[Judged]) {
+        assert_eq!(judged.len() + 1, self.offsets.len(), "one for each sequence");
+        self.judged.extend_from_slice(judged);
+    }
+
+    /// Trained rows of each sequence, as a range of those of the batch.
+    pub fn targets_by_sequence(&self) -> impl Iterator<Item = std::ops::Range<usize>> {
+        let mut next = 0;
+        self.offsets.iter().skip(1).map(move |end| {
+            let first = next;
+            next += self.target_rows[first..].partition_point(|row| (*row as usize) < *end);
+            first..next
+        })
     }
 
     /// Rows.
@@ -77,5 +102,6 @@ impl Batch {
                 + self.target_labels.capacity()
                 + self.target_weights.capacity())
             + 8 * self.offsets.capacity()
+            + size_of::<Judged>() * self.judged.capacity()
     }
 }

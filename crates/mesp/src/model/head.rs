@@ -47,23 +47,54 @@ const fn label(name: &'static str) -> Label {
 /// trained row.
 pub(super) fn head<B: Backend>(
     be: &mut B,
+    top: Top<'_>,
+    x: &mut Act,
+    gradient: Option<(f64, &mut impl Factors<B>)>,
+    stats: &mut [RowStat],
+) {
+    stats.fill(RowStat::EMPTY);
+    for (stat, weight) in stats.iter_mut().zip(&top.batch.target_weights) {
+        stat.weight = *weight;
+    }
+    in_row_tiles(be, top, x, gradient, stats, false);
+}
+
+/// The gradient of [`head`] from statistics that it left, with the weights that stand in them.
+pub(super) fn head_gradient<B: Backend>(
+    be: &mut B,
+    top: Top<'_>,
+    x: &mut Act,
+    gradient: (f64, &mut impl Factors<B>),
+    stats: &mut [RowStat],
+) {
+    in_row_tiles(be, top, x, Some(gradient), stats, true);
+}
+
+/// Whether something at the head has a gradient that sums over rows.
+pub(super) fn sums_over_rows<B: Backend>(top: Top<'_>, factors: &impl Factors<B>) -> bool {
+    top.head.pair.is_some()
+        || factors.wants(Tensor::Weight(table(top.model)))
+        || factors.wants(Tensor::Norm(Norm::Final))
+}
+
+/// Tile of rows after tile of rows. `known` says that the statistics need not be made.
+fn in_row_tiles<B: Backend>(
+    be: &mut B,
     Top { model, head: adapter, batch, tiles }: Top<'_>,
     x: &mut Act,
     mut gradient: Option<(f64, &mut impl Factors<B>)>,
     stats: &mut [RowStat],
+    known: bool,
 ) {
     let targets = batch.targets();
     let tile = tiles.head_rows.min(targets).max(1);
-    stats.fill(RowStat::EMPTY);
-    for (stat, weight) in stats.iter_mut().zip(&batch.target_weights) {
-        stat.weight = *weight;
-    }
     let mark = be.mark();
     for start in (0..targets).step_by(tile) {
         be.rewind(mark);
         let rows = start..(start + tile).min(targets);
         let gradient = gradient.as_mut().map(|(c, factors)| (*c, &mut **factors));
-        head_rows(be, model, adapter, x, batch, gradient, tiles, &rows, &mut stats[rows.clone()]);
+        let stats = &mut stats[rows.clone()];
+        head_rows(be, model, adapter, x, batch, gradient, tiles, &rows, (stats, known));
     }
     if gradient.is_some() {
         let mut next = 0;
@@ -83,7 +114,7 @@ fn head_rows<B: Backend>(
     gradient: Option<(f64, &mut impl Factors<B>)>,
     tiles: Tiles,
     rows: &Range<usize>,
-    stats: &mut [RowStat],
+    (stats, known): (&mut [RowStat], bool),
 ) {
     let (d, eps) = (model.config.hidden_size, model.config.eps);
     let (index, labels) = (&batch.target_rows[rows.clone()], &batch.target_labels[rows.clone()]);
@@ -95,17 +126,22 @@ fn head_rows<B: Backend>(
     let adapted = adapter.as_ref().map(|(pair, h)| (*pair, h));
 
     // Each row's Σ p must be known before any word's gradient is.
-    let twice = adapted.is_some()
+    let twice = known
+        || adapted.is_some()
         || gradient.as_ref().is_some_and(|(_, factors)| factors.wants(Tensor::Weight(table(model))));
     let mut dn = (gradient.is_some() && !twice).then(|| be.alloc(rows.len(), d, label("d_normed")));
-    in_tiles(be, model, tiles, |be, words, range| {
-        let mut logits = logits(be, normed.view(), words, adapted, range.clone());
-        match &mut dn {
-            Some(dn) => be.softmax_sum(dn.view_mut(), logits.view_mut(), labels, range.start, stats, words),
-            None => be.softmax_stats(logits.view(), labels, range.start, stats),
-        }
-        be.free(logits);
-    });
+    if !known {
+        in_tiles(be, model, tiles, |be, words, range| {
+            let mut logits = logits(be, normed.view(), words, adapted, range.clone());
+            match &mut dn {
+                Some(dn) => {
+                    be.softmax_sum(dn.view_mut(), logits.view_mut(), labels, range.start, stats, words)
+                }
+                None => be.softmax_stats(logits.view(), labels, range.start, stats),
+            }
+            be.free(logits);
+        });
+    }
     if let Some((c, factors)) = gradient {
         let mut dn = if let Some(mut dn) = dn {
             // n is read no more: the labels' words take its place.

@@ -101,12 +101,18 @@ impl Preference {
     }
 
     /// What completions come to, of an optimizer step with these totals: pairs, chosen before rejected, or marked ones.
-    /// `slopes[i]` becomes dL/dP of completion i, L the step's loss. `kl` is κ, which kto alone reads.
+    /// `derivatives[i]` becomes dL/dP of completion i, L the step's loss. `kl` is κ, which kto alone reads.
     ///
     /// # Panics
     /// When lengths disagree, or a pair is none.
-    pub fn score(&self, completions: &[Completion], totals: Totals, kl: f64, slopes: &mut [f64]) -> Score {
-        assert_eq!(completions.len(), slopes.len(), "a slope for each completion");
+    pub fn score(
+        &self,
+        completions: &[Completion],
+        totals: Totals,
+        kl: f64,
+        derivatives: &mut [f64],
+    ) -> Score {
+        assert_eq!(completions.len(), derivatives.len(), "a derivative for each completion");
         let size = self.loss_type.completions();
         assert!(completions.len().is_multiple_of(size), "pairs of completions");
         let mut score = Score::with_kl(kl);
@@ -116,23 +122,23 @@ impl Preference {
         } else {
             self.rpo_alpha * totals.examples as f64 / totals.chosen_tokens.max(1) as f64
         };
-        for (example, slopes) in completions.chunks(size).zip(slopes.chunks_mut(size)) {
-            match (example, &mut *slopes) {
+        for (example, derivatives) in completions.chunks(size).zip(derivatives.chunks_mut(size)) {
+            match (example, &mut *derivatives) {
                 ([chosen, rejected], [of_chosen, of_rejected]) => {
                     assert!((chosen.side, rejected.side) == (Side::Chosen, Side::Rejected), "a pair");
-                    let (loss, slope) = self.pair(chosen, rejected);
-                    [*of_chosen, *of_rejected] = slope;
+                    let (loss, derivative) = self.pair(chosen, rejected);
+                    [*of_chosen, *of_rejected] = derivative;
                     *of_chosen -= share;
                     score.pair(loss - share * chosen.logp, [self.seen(chosen), self.seen(rejected)]);
                 }
-                ([one], [slope]) => {
+                ([one], [derivative]) => {
                     let (loss, of_it) = self.marked(one, kl);
-                    *slope = of_it;
+                    *derivative = of_it;
                     score.marked(loss, one.side, self.seen(one));
                 }
                 _ => {}
             }
-            slopes.iter_mut().for_each(|slope| *slope /= totals.examples.max(1) as f64);
+            derivatives.iter_mut().for_each(|derivative| *derivative /= totals.examples.max(1) as f64);
         }
         score
     }
@@ -153,13 +159,13 @@ impl Preference {
         match self.loss_type {
             // Marked ones are not compared in pairs; see `marked`.
             LossType::Sigmoid | LossType::Kto => {
-                let (loss, slope) = self.smoothed(beta * (chosen.log_ratio() - rejected.log_ratio()));
-                (loss, [beta * slope, -beta * slope])
+                let (loss, derivative) = self.smoothed(beta * (chosen.log_ratio() - rejected.log_ratio()));
+                (loss, [beta * derivative, -beta * derivative])
             }
             LossType::Hinge => {
                 let margin = 1.0 - beta * (chosen.log_ratio() - rejected.log_ratio());
-                let slope = if margin > 0.0 { beta } else { 0.0 };
-                (margin.max(0.0), [-slope, slope])
+                let derivative = if margin > 0.0 { beta } else { 0.0 };
+                (margin.max(0.0), [-derivative, derivative])
             }
             LossType::Ipo => {
                 let ratio = |of: &Completion| of.per_token(of.log_ratio());
@@ -168,16 +174,16 @@ impl Preference {
             }
             LossType::Simpo => {
                 let ahead = beta * (chosen.mean_logp() - rejected.mean_logp()) - self.simpo_gamma;
-                let (loss, slope) = self.smoothed(ahead);
-                (loss, [chosen.per_token(beta * slope), rejected.per_token(-beta * slope)])
+                let (loss, derivative) = self.smoothed(ahead);
+                (loss, [chosen.per_token(beta * derivative), rejected.per_token(-beta * derivative)])
             }
             LossType::Orpo => {
                 let [c, r] = [chosen, rejected].map(|of| of.mean_logp().min(LARGEST_MEAN));
                 let odds = (c - r) - (log1mexp(c) - log1mexp(r));
                 let lost = beta * sigmoid(-odds);
-                let slopes = [-1.0 - lost / -c.exp_m1(), lost / -r.exp_m1()];
+                let derivatives = [-1.0 - lost / -c.exp_m1(), lost / -r.exp_m1()];
                 let loss = beta * softplus(-odds) - chosen.mean_logp();
-                (loss, [chosen.per_token(slopes[0]), rejected.per_token(slopes[1])])
+                (loss, [chosen.per_token(derivatives[0]), rejected.per_token(derivatives[1])])
             }
         }
     }

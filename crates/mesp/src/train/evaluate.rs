@@ -59,8 +59,18 @@ impl Staging {
         for row in rows {
             examples.append(row, &mut self.ragged)?;
         }
-        self.batch.fill(&self.ragged.tokens, &self.ragged.labels, &self.ragged.offsets);
+        self.take();
         Ok(())
+    }
+
+    /// The rows end to end as the engine reads them.
+    pub(super) fn take(&mut self) -> &Batch {
+        let Self { ragged, batch } = self;
+        batch.fill(&ragged.tokens, &ragged.labels, &ragged.offsets);
+        if !ragged.judged.is_empty() {
+            batch.judge(&ragged.judged);
+        }
+        batch
     }
 }
 

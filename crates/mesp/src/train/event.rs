@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::Notice;
+use crate::preference::Metrics;
 
 /// An event of a run; one line of `metrics.jsonl`, described in `docs/metrics.md`. Field names are those of TRL and
 /// mlx-lm where these agree.
@@ -46,6 +47,9 @@ pub enum Event {
         /// Whether the update was skipped, so that the adapter did not change.
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         skipped: bool,
+        /// Of a preference loss: rewards and log-probabilities of the step's completions.
+        #[serde(flatten)]
+        preference: Option<Metrics>,
     },
     /// Held-out rows were evaluated.
     Eval {
@@ -61,6 +65,9 @@ pub enum Event {
         best: bool,
         /// Evaluations without an improvement until early stopping, if there is early stopping.
         patience_left: Option<usize>,
+        /// Of a preference loss: rewards and log-probabilities.
+        #[serde(flatten)]
+        preference: Option<Metrics>,
     },
     /// Anything else.
     Event {

@@ -2,6 +2,7 @@
 
 use mesp_device::Elem;
 
+use super::ObjectiveKind;
 use crate::adapter::AdapterConfig;
 use crate::method::Estimator;
 use crate::optim::{OptimizerKind, Trained};
@@ -24,6 +25,8 @@ pub struct Options {
     pub adapter: AdapterConfig,
     /// The storage type of adapters. Arithmetic, gradients and optimizer state use the backend's number type.
     pub adapter_type: Elem,
+    /// What is minimized.
+    pub objective: ObjectiveKind,
     /// The method's name, for reports.
     pub method_name: String,
     /// Which activations are kept from forward to backward.

@@ -14,6 +14,7 @@ use super::checkpoint;
 use super::descent::{Descent, Logged};
 use super::evaluate::{Score, Staging, evaluate};
 use super::full::History;
+use super::preference::evaluate_preferences;
 use super::progress::{Evaluated, Progress};
 use super::replay::{self, Replay};
 use super::step::{self, Micro, Stepped};
@@ -459,6 +460,7 @@ impl<B: Backend> Run<B> {
             elapsed: p.elapsed,
             eta: mean * (self.total_steps - p.step) as f64,
             skipped: step.skipped,
+            preference: step.metrics,
         });
         let Stepped { loss, norm: grad_norm, skipped, .. } = step;
         Ok(Step { number: self.progress.step, loss, grad_norm, learning_rate: rate, skipped })
@@ -479,10 +481,13 @@ impl<B: Backend> Run<B> {
             return Ok(false);
         }
         let score = self.evaluate()?;
-        let best = self.progress.evaluate(score.loss(), self.config.early_stopping_min_delta);
+        let size = self.config.micro_batch();
+        let preferences = evaluate_preferences(&mut self.session, &*self.eval, size, &mut self.staging)?;
+        let loss = preferences.map_or_else(|| score.loss(), |score| score.mean_loss());
+        let best = self.progress.evaluate(loss, self.config.early_stopping_min_delta);
         emit(&Event::Eval {
             step: self.progress.step,
-            eval_loss: score.loss(),
+            eval_loss: loss,
             eval_accuracy: score.accuracy(),
             target_tokens: score.targets,
             best,
@@ -490,6 +495,7 @@ impl<B: Backend> Run<B> {
                 .config
                 .early_stopping_patience
                 .map(|n| n.saturating_sub(self.progress.patience.used)),
+            preference: preferences.map(|score| score.metrics()),
         });
         Ok(best)
     }

@@ -7,7 +7,8 @@ use mesp_device::{
 };
 
 use super::full::FullWeights;
-use super::{Options, Update};
+use super::objective::{Judge, Outcome, Target};
+use super::{Options, Total, Update};
 use crate::adapter::{self, AdapterConfig, BlockPairs, dora, matrices, persistent_pairs};
 use crate::arch::{Config, Param, Tensor, base_params};
 use crate::gradient::{Gradients, ParamList, Sums};
@@ -17,6 +18,7 @@ use crate::method::{
 };
 use crate::model::{Batch, ModelWeights, NextToken, Part};
 use crate::optim::Optimizer;
+use crate::preference::Score;
 use crate::rng;
 use crate::{Error, ErrorKind, Result};
 
@@ -37,6 +39,7 @@ pub struct Session<B> {
     optimizer: Option<Optimizer>,
     backprop: Backprop,
     stats: Vec<RowStat>,
+    judge: Judge,
     steps: u64,
     /// Micro-batches of the step that is being made.
     micro: u64,
@@ -48,15 +51,6 @@ pub struct Session<B> {
     tangents: Tangents,
     /// The model's weights, where these are trained.
     full: Option<FullWeights>,
-}
-
-/// The loss of a micro-batch or a step.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Outcome {
-    /// Sum of the losses of all target tokens, in nats.
-    pub nats: f64,
-    /// The number of target tokens.
-    pub targets: usize,
 }
 
 impl<B: Backend> Session<B> {
@@ -92,6 +86,7 @@ impl<B: Backend> Session<B> {
             optimizer,
             backprop,
             stats,
+            judge: Judge::default(),
             steps: 0,
             micro: 0,
             updates,
@@ -132,16 +127,17 @@ impl<B: Backend> Session<B> {
     }
 
     /// Forward and backward of a micro-batch; its gradients are added to the current ones. `total` is the number of
-    /// target tokens of the whole optimizer step, by which the loss is divided.
+    /// target tokens of the whole optimizer step, by which the loss is divided, or what [`Total`] says for a preference
+    /// loss.
     ///
     /// # Panics
     /// When the session updates per block or does not train.
-    pub fn accumulate(&mut self, batch: &Batch, total: usize) -> Outcome {
-        self.accumulate_at((self.options.seed, self.steps + 1), batch, total)
+    pub fn accumulate(&mut self, batch: &Batch, total: impl Into<Total>) -> Outcome {
+        self.accumulate_at((self.options.seed, self.steps + 1), batch, total.into())
     }
 
     /// [`Session::accumulate`] with the random numbers of `(seed, step)`.
-    pub(super) fn accumulate_at(&mut self, (seed, step): (u64, u64), batch: &Batch, total: usize) -> Outcome {
+    pub(super) fn accumulate_at(&mut self, (seed, step): (u64, u64), batch: &Batch, total: Total) -> Outcome {
         assert!(self.options.keeps_gradients(), "gradients are kept only by a session that accumulates");
         if batch.targets() == 0 {
             return Outcome::default();
@@ -150,12 +146,15 @@ impl<B: Backend> Session<B> {
         let (estimator, layers) = (self.options.estimator, self.model.config.layers);
         self.backprop.go_through(|l| estimator.has(l, layers, seed, step));
         self.backprop.set_dropout(dropout(&self.options, seed, step, self.micro));
+        if self.micro == 0 {
+            self.judge.score = Score::default();
+        }
         self.micro += 1;
         let stats = &mut self.stats[..batch.targets()];
-        let objective = &mut NextToken { scale: 1.0 / total as f64, stats: &mut *stats };
+        let mut objective = Target::new(&self.options.objective, total, stats, &mut self.judge);
         let mut sink = Accumulated { grads: &mut self.grads, layers };
-        self.backprop.step(&mut self.be, &self.model, &mut self.params, batch, objective, &mut sink);
-        outcome(stats)
+        self.backprop.step(&mut self.be, &self.model, &mut self.params, batch, &mut objective, &mut sink);
+        objective.outcome()
     }
 
     /// L2 norm of all gradients.
@@ -202,17 +201,19 @@ impl<B: Backend> Session<B> {
         self.be.begin(STEP);
         self.steps += 1;
         let stats = &mut self.stats[..batch.targets()];
-        let objective = &mut NextToken { scale: 1.0 / batch.targets() as f64, stats: &mut *stats };
         let Some(optimizer) = &mut self.optimizer else { return (Outcome::default(), 0.0) };
         let Options { estimator, seed, .. } = self.options;
         let (layers, step) = (self.model.config.layers, self.steps);
         self.backprop.go_through(|l| estimator.has(l, layers, seed, step));
         self.backprop.set_dropout(dropout(&self.options, seed, step, 0));
+        let kind = &self.options.objective;
+        self.judge.score = Score::default();
+        let mut objective = Target::new(kind, kind.total(batch), stats, &mut self.judge);
         let mut sink =
             PerBlock { optimizer, learning_rate, updates: &mut self.updates, current: None, squares: 0.0 };
-        self.backprop.step(&mut self.be, &self.model, &mut self.params, batch, objective, &mut sink);
+        self.backprop.step(&mut self.be, &self.model, &mut self.params, batch, &mut objective, &mut sink);
         let norm = sink.squares.sqrt();
-        (outcome(stats), norm)
+        (objective.outcome(), norm)
     }
 
     /// Runs the forward pass and returns the loss statistics of each target token of a batch.
@@ -222,6 +223,38 @@ impl<B: Backend> Session<B> {
         let objective = &mut NextToken { scale: 1.0, stats: &mut *stats };
         self.backprop.evaluate(&mut self.be, &self.model, &mut self.params, None, batch, objective);
         stats
+    }
+
+    /// What a batch comes to under the session's preference loss, if it has one; `total` is that of all batches of the
+    /// evaluation. Statistics of its trained rows stay ([`Session::stats`]).
+    pub fn compare(&mut self, batch: &Batch, total: Total) -> Option<Score> {
+        self.options.objective.preference()?;
+        let before = std::mem::take(&mut self.judge.score);
+        if batch.targets() > 0 {
+            self.be.begin(EVAL);
+            let stats = &mut self.stats[..batch.targets()];
+            let mut objective = Target::new(&self.options.objective, total, stats, &mut self.judge);
+            let Self { be, model, params, .. } = self;
+            self.backprop.evaluate(be, model, params, None, batch, &mut objective);
+            objective.outcome();
+        }
+        Some(std::mem::replace(&mut self.judge.score, before))
+    }
+
+    /// P of each sequence of a batch, the sum of the log-probabilities of its trained tokens.
+    pub fn log_probabilities(&mut self, batch: &Batch) -> Vec<f64> {
+        let stats: &[RowStat] = if batch.targets() > 0 { self.evaluate(batch) } else { &[] };
+        batch.targets_by_sequence().map(|rows| -stats[rows].iter().map(RowStat::nats).sum::<f64>()).collect()
+    }
+
+    /// Sets κ of kto for the steps from here on: the mean log-ratio of mismatched completions, at least 0.
+    pub fn set_kl(&mut self, mean_log_ratio: f64) {
+        self.judge.kl = mean_log_ratio.max(0.0);
+    }
+
+    /// What the micro-batches of the last step came to under a preference loss; nothing under others.
+    pub fn score(&self) -> Option<&Score> {
+        self.options.objective.preference().map(|_| &self.judge.score)
     }
 
     /// The loss statistics of each target token of the last batch.
@@ -236,28 +269,44 @@ impl<B: Backend> Session<B> {
         }
         self.be.begin(STEP);
         let stats = &mut self.stats[..batch.targets()];
+        let kind = &self.options.objective;
+        // The sum of the losses is the same whatever it is divided by, but for a share of the ordinary loss.
+        let total = self.judge.total.unwrap_or_else(|| kind.total(batch));
+        let mut objective = Target::new(kind, total, stats, &mut self.judge);
         let Self { be, model, params, full, bounds, .. } = self;
         let (model, perturbation) = match full {
             Some(full) => (full.at(be, by, direction), None),
             None => (&**model, Some(Perturbation { by, direction, bounds })),
         };
-        let objective = &mut NextToken { scale: 1.0, stats: &mut *stats };
-        self.backprop.evaluate(be, model, params, perturbation, batch, objective);
-        outcome(stats)
+        self.backprop.evaluate(be, model, params, perturbation, batch, &mut objective);
+        objective.outcome()
     }
 
     /// The loss of a micro-batch, and the exact directional derivative along z of its sum divided by `total`.
-    pub fn derivative(&mut self, batch: &Batch, total: usize, direction: Direction) -> (Outcome, f64) {
+    pub fn derivative(
+        &mut self,
+        batch: &Batch,
+        total: impl Into<Total>,
+        direction: Direction,
+    ) -> (Outcome, f64) {
         if batch.targets() == 0 {
             return (Outcome::default(), 0.0);
         }
         self.be.begin(STEP);
         let Self { be, model, params, tangents, bounds, .. } = self;
         let stats = &mut self.stats[..batch.targets()];
-        let objective = &mut NextToken { scale: 1.0 / total as f64, stats: &mut *stats };
-        let derivative =
-            self.backprop.derivative(be, tangents, model, params, (direction, &*bounds), batch, objective);
-        (outcome(stats), derivative)
+        let mut objective = Target::new(&self.options.objective, total.into(), stats, &mut self.judge);
+        let along = (direction, &*bounds);
+        let derivative = self.backprop.derivative(be, tangents, model, params, along, batch, &mut objective);
+        (objective.outcome(), derivative)
+    }
+
+    /// Says of what step the micro-batches are that [`Session::probe`] is given, or of none.
+    pub(super) fn set_total(&mut self, total: Option<Total>) {
+        self.judge.total = total;
+        if total.is_some() {
+            self.judge.score = Score::default();
+        }
     }
 
     /// Counts a step that is made without an optimizer; returns its number, counted from 1.
@@ -385,10 +434,6 @@ const DROPOUT: u64 = 0x64_726f_706f_7574;
 fn dropout(options: &Options, seed: u64, step: u64, micro: u64) -> Option<Dropout> {
     let p = options.adapter.dropout;
     (p > 0.0).then(|| Dropout { p, key: rng::bits(seed, DROPOUT, 0) }.stream(step).stream(micro))
-}
-
-fn outcome(stats: &[RowStat]) -> Outcome {
-    Outcome { nats: stats.iter().map(RowStat::loss).sum(), targets: stats.len() }
 }
 
 /// What a session has gradients of, in memory or block by block: nothing where a step needs none.

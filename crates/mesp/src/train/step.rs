@@ -8,9 +8,10 @@ use mesp_device::Backend;
 use super::descent::Logged;
 use super::evaluate::Staging;
 use super::progress::Progress;
-use super::{Action, Event, Notice, Outcome, Probed, RunConfig, Session, Update};
+use super::{Action, Event, Notice, ObjectiveKind, Outcome, Probed, RunConfig, Session, Total, Update};
 use crate::data::{Batches, Examples, Origin};
 use crate::model::Batch;
+use crate::preference::{Metrics, Score};
 use crate::{Error, Result};
 
 /// Steps in a row that may be left out for a number that is none: the adapter itself is broken then, or the rate
@@ -33,8 +34,18 @@ pub(super) struct Stepped {
     pub(super) norm: f64,
     pub(super) tokens: u64,
     pub(super) targets: usize,
+    /// What is told of a preference loss.
+    pub(super) metrics: Option<Metrics>,
     /// Whether the adapter is as before.
     pub(super) skipped: bool,
+}
+
+/// How large a step is.
+struct Sizes {
+    /// Trained tokens.
+    targets: usize,
+    /// Over what its loss is a mean.
+    total: Total,
 }
 
 /// What the micro-batches of a step came to, before it is known to be sound.
@@ -59,10 +70,11 @@ pub(super) fn step<B: Backend>(
     emit: &mut dyn FnMut(&Event),
 ) -> Result<Stepped> {
     let accumulates = descent.is_none() && session.options().update == Update::Accumulate;
-    let targets = source.targets()?;
+    let Sizes { targets, total } = source.sizes(session.options().objective)?;
+    source.estimate_divergence(session)?;
     let measured = match &descent {
-        Some(logged) => source.probe(session, logged, targets),
-        None if accumulates => source.accumulate(session, targets),
+        Some(logged) => source.probe(session, logged, total),
+        None if accumulates => source.accumulate(session, total),
         None => source.backpropagate(session, |session, batch| session.step_per_block(batch, rate)),
     };
     if measured.is_err() {
@@ -74,7 +86,8 @@ pub(super) fn step<B: Backend>(
         let dir = config.output.clone().unwrap_or_default();
         return Err(mesp_formats::Error::io("keep checkpoints in a file in", dir, e).into());
     }
-    let loss = nats / targets as f64;
+    let loss = nats / total.count as f64;
+    let metrics = session.score().map(Score::metrics);
     if accumulates {
         norm = session.grad_norm();
     }
@@ -120,7 +133,7 @@ pub(super) fn step<B: Backend>(
     }
     progress.step = step;
     progress.updates = session.steps();
-    Ok(Stepped { loss, norm, tokens, targets, skipped })
+    Ok(Stepped { loss, norm, tokens, targets, metrics, skipped })
 }
 
 /// The rows of a batch that have a loss which is not a number.
@@ -139,33 +152,38 @@ fn without_loss<B: Backend>(session: &Session<B>, batch: &Batch) -> impl Iterato
 }
 
 impl Micro<'_> {
-    /// Gradients in a session that keeps them; the losses in all, and the target tokens.
+    /// Gradients in a session that keeps them; the losses in all, and over what they are a mean.
     pub(super) fn gradients<B: Backend>(&mut self, session: &mut Session<B>) -> Result<(f64, usize)> {
-        let targets = self.targets()?;
-        Ok((self.accumulate(session, targets)?.nats, targets))
+        let Sizes { total, .. } = self.sizes(session.options().objective)?;
+        self.estimate_divergence(session)?;
+        Ok((self.accumulate(session, total)?.nats, total.count))
     }
 
-    /// Target tokens.
-    fn targets(&mut self) -> Result<usize> {
-        let mut targets = 0;
+    /// Target tokens, and over what the loss is a mean.
+    fn sizes(&mut self, objective: ObjectiveKind) -> Result<Sizes> {
+        let mut sizes = Sizes { targets: 0, total: Total::default() };
         for i in self.range.clone() {
             self.batches.fill(i, &mut self.staging.ragged)?;
-            targets += self.staging.ragged.targets;
+            sizes.targets += self.staging.ragged.targets;
+            if objective.preference().is_some() {
+                sizes.total += objective.total(self.staging.take());
+            }
         }
-        Ok(targets)
+        if objective.preference().is_none() {
+            sizes.total = Total::from(sizes.targets);
+        }
+        Ok(sizes)
     }
 
     /// Lays out a micro-batch.
     fn stage(&mut self, i: usize) -> Result<&Batch> {
-        let Staging { ragged, batch } = &mut *self.staging;
-        self.batches.fill(i, ragged)?;
-        batch.fill(&ragged.tokens, &ragged.labels, &ragged.offsets);
-        Ok(batch)
+        self.batches.fill(i, &mut self.staging.ragged)?;
+        Ok(self.staging.take())
     }
 
     /// Forward and backward of all micro-batches, whose gradients are added up.
-    fn accumulate<B: Backend>(&mut self, session: &mut Session<B>, targets: usize) -> Result<Measured> {
-        self.backpropagate(session, |session, batch| (session.accumulate(batch, targets), 0.0))
+    fn accumulate<B: Backend>(&mut self, session: &mut Session<B>, total: Total) -> Result<Measured> {
+        self.backpropagate(session, |session, batch| (session.accumulate(batch, total), 0.0))
     }
 
     /// Forward and backward, by what gives a micro-batch's losses and the norm of the gradients, where it is known.
@@ -195,12 +213,12 @@ impl Micro<'_> {
         &mut self,
         session: &mut Session<B>,
         logged: &Logged,
-        targets: usize,
+        total: Total,
     ) -> Result<Measured> {
         let Logged { descent, .. } = logged;
         let at = (descent.seed(), session.steps() + 1);
         let mut read = Ok(());
-        let probed = session.derivatives(descent.along(), at, targets, &mut |each| {
+        let probed = session.derivatives(descent.along(), at, total, &mut |each| {
             for i in self.range.clone() {
                 match self.stage(i) {
                     Ok(batch) => each(batch),
@@ -210,7 +228,7 @@ impl Micro<'_> {
         });
         read?;
         let norm = probed.norm();
-        let Probed { nats, tokens, derivatives } = probed;
+        let Probed { nats, tokens, derivatives, .. } = probed;
         Ok(Measured { nats, norm, tokens, no_numbers: vec![], derivatives })
     }
 

@@ -6,7 +6,7 @@ use crate::support::{ARCHS, Case, bits, gradients, mesp_policy, relative};
 
 /// Gradients and mean loss of the golden rows in micro-batches.
 fn run(case: &Case, parts: &[&Batch]) -> (Vec<Vec<f64>>, f64) {
-    let total = parts.iter().map(|b| b.targets()).sum();
+    let total: usize = parts.iter().map(|b| b.targets()).sum();
     let mut session = case.session::<f32>(case.options(mesp_policy()), 2);
     let nats: f64 = parts.iter().map(|b| session.accumulate(b, total).nats).sum();
     (gradients(&session), nats / total as f64)

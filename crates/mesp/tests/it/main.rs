@@ -31,6 +31,7 @@ mod peak_equals_plan;
 mod peft_round_trip;
 mod per_block_equals_accumulate;
 mod policies_agree;
+mod preference;
 mod real_model;
 mod recipes;
 mod residency;

@@ -8,7 +8,7 @@ use mesp::data::{TextEncoder, TokenizerInfo};
 use mesp::method::{Estimator, Method};
 use mesp::model::Batch;
 use mesp::optim::Trained;
-use mesp::train::{Options, Update};
+use mesp::train::{ObjectiveKind, Options, Update};
 use mesp_formats::TokenizerConfig;
 
 use crate::support::{SGD, eval_shapes, load_model, session_for};
@@ -60,6 +60,7 @@ fn losses_of_tinystories() {
             trained: Trained::ALIKE,
             seed: 0,
             gradients: false,
+            objective: ObjectiveKind::Sft,
             base_gradients: false,
             full: None,
             training: false,

@@ -13,7 +13,7 @@ use mesp::optim::{OptimizerKind, Trained};
 use mesp::rng;
 use mesp::source::{Base, HfSource, encode};
 use mesp::tape::Policy;
-use mesp::train::{Options, Session, Shapes, Update, plan};
+use mesp::train::{ObjectiveKind, Options, Session, Shapes, Update, plan};
 use mesp_device::{Act, Backend, Cpu, Dtype, Elem, Mapping, Real, Threads, View, Weight};
 use mesp_formats::{ModelConfig, ModelDir, safetensors_file};
 
@@ -67,6 +67,7 @@ impl Case {
             trained: Trained::ALIKE,
             seed: 0,
             gradients: false,
+            objective: ObjectiveKind::Sft,
             base_gradients: false,
             full: None,
             training: true,

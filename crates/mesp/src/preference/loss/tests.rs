@@ -46,8 +46,8 @@ fn losses_are_those_of_the_formulas() {
     near(rpo.score(&of, totals, 0.0, &mut [0.0; 2]).loss, 0.6 + 0.75);
 
     // ρ = 2 with κ = 0.5 : 1 − σ(0.15); ρ = −2 : 1 − σ(0.25).
-    let mut slopes = [0.0; 2];
-    let score = new(LossType::Kto).score(&of, Totals { examples: 2, ..NONE }, 0.5, &mut slopes);
+    let mut derivatives = [0.0; 2];
+    let score = new(LossType::Kto).score(&of, Totals { examples: 2, ..NONE }, 0.5, &mut derivatives);
     let sigma = |z: f64| 1.0 / (1.0 + (-z).exp());
     near(score.loss, 2.0 - sigma(0.15) - sigma(0.25));
     assert_eq!(score.examples, 2);
@@ -78,9 +78,9 @@ fn slopes_equal_central_differences() {
         let totals = Totals { examples, chosen_tokens: 24 };
         let mean =
             |of: &[Completion]| preference.score(of, totals, 0.3, &mut vec![0.0; of.len()]).mean_loss();
-        let mut slopes = vec![0.0; of.len()];
-        preference.score(&of, totals, 0.3, &mut slopes);
-        for (i, slope) in slopes.iter().enumerate() {
+        let mut derivatives = vec![0.0; of.len()];
+        preference.score(&of, totals, 0.3, &mut derivatives);
+        for (i, derivative) in derivatives.iter().enumerate() {
             let at = |by: f64| {
                 let mut of = of.clone();
                 of[i].logp += by;
@@ -88,7 +88,7 @@ fn slopes_equal_central_differences() {
             };
             // Fourth order: near certain completions orpo bends too much for the second.
             let difference = (8.0 * (at(1e-4) - at(-1e-4)) - (at(2e-4) - at(-2e-4))) / 12e-4;
-            assert!((slope - difference).abs() <= 1e-8, "{preference:?} {i}: {slope} {difference}");
+            assert!((derivative - difference).abs() <= 1e-8, "{preference:?} {i}: {derivative} {difference}");
         }
     }
 }
@@ -102,9 +102,9 @@ fn extremes_are_finite() {
             ..Preference::new(loss_type)
         };
         for logps in [[-1e4, 0.0], [0.0, -1e4], [0.0, 0.0], [-1e4, -1e4], [-1e-300, -1e-9], [1e-9, -1e-7]] {
-            let mut slopes = [0.0; 2];
-            let score = preference.score(&pair(logps, [0.0; 2], [1, 1]), NONE, 1e4, &mut slopes);
-            let numbers = [score.loss, slopes[0], slopes[1]];
+            let mut derivatives = [0.0; 2];
+            let score = preference.score(&pair(logps, [0.0; 2], [1, 1]), NONE, 1e4, &mut derivatives);
+            let numbers = [score.loss, derivatives[0], derivatives[1]];
             assert!(numbers.iter().all(|x| x.is_finite()), "{loss_type:?} {logps:?}: {numbers:?}");
         }
     }

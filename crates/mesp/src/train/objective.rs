@@ -1,0 +1,141 @@
+//! What a session minimizes.
+
+use mesp_device::{Act, Backend, RowStat};
+
+use crate::gradient::Factors;
+use crate::model::{Batch, NextToken, Objective, Preferences, Room, Top};
+use crate::preference::{Preference, Score, Totals};
+
+/// What a session minimizes.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub enum ObjectiveKind {
+    /// Next-token cross-entropy of the trained tokens.
+    #[default]
+    Sft,
+    /// A preference loss.
+    Preference(Preference),
+}
+
+impl ObjectiveKind {
+    /// The preference loss, if it is one.
+    pub fn preference(&self) -> Option<&Preference> {
+        match self {
+            Self::Sft => None,
+            Self::Preference(preference) => Some(preference),
+        }
+    }
+
+    /// What a micro-batch adds to the total of its step.
+    pub fn total(&self, batch: &Batch) -> Total {
+        let Some(preference) = self.preference() else { return Total::from(batch.targets()) };
+        let mut totals = Totals::default();
+        let sizes = batch.targets_by_sequence().map(|rows| rows.len());
+        totals.add(batch.judged.iter().map(|judged| judged.side).zip(sizes), preference.loss_type);
+        Total { count: totals.examples, chosen_tokens: totals.chosen_tokens }
+    }
+}
+
+/// Over what the loss of an optimizer step is a mean, of all of its micro-batches.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Total {
+    /// Trained tokens; of a preference loss pairs, or completions that are marked one by one.
+    pub count: usize,
+    /// Of a preference loss with a share of the ordinary one: trained tokens of its chosen completions.
+    pub chosen_tokens: usize,
+}
+
+impl From<usize> for Total {
+    fn from(count: usize) -> Self {
+        Self { count, chosen_tokens: 0 }
+    }
+}
+
+impl std::ops::AddAssign for Total {
+    fn add_assign(&mut self, other: Self) {
+        self.count += other.count;
+        self.chosen_tokens += other.chosen_tokens;
+    }
+}
+
+/// The outcome of an optimizer step or a gradient.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Outcome {
+    /// Sum of the losses of trained rows, in nats; of a preference loss that of its pairs.
+    pub nats: f64,
+    /// Trained rows.
+    pub targets: usize,
+    /// By what the sum is divided in the mean: trained rows, pairs, or completions that are marked one by one.
+    pub count: usize,
+}
+
+impl Outcome {
+    /// Mean loss.
+    pub fn loss(&self) -> f64 {
+        self.nats / self.count as f64
+    }
+}
+
+/// What a session holds for its objective.
+#[derive(Debug, Default)]
+pub(super) struct Judge {
+    room: Room,
+    /// κ of kto, for the steps from here on.
+    pub(super) kl: f64,
+    /// That of the step whose losses are probed.
+    pub(super) total: Option<Total>,
+    /// What the micro-batches of the step came to so far.
+    pub(super) score: Score,
+}
+
+/// The objective of a micro-batch.
+pub(super) enum Target<'a> {
+    NextToken(NextToken<'a>),
+    Preference(Preferences<'a>, &'a mut Score),
+}
+
+impl<'a> Target<'a> {
+    pub(super) fn new(
+        kind: &ObjectiveKind,
+        total: Total,
+        stats: &'a mut [RowStat],
+        judge: &'a mut Judge,
+    ) -> Self {
+        let Some(&preference) = kind.preference() else {
+            return Self::NextToken(NextToken { scale: 1.0 / total.count as f64, stats });
+        };
+        let Judge { room, kl, score, .. } = judge;
+        let totals = Totals { examples: total.count, chosen_tokens: total.chosen_tokens };
+        let of_batch = Score::default();
+        Self::Preference(Preferences { preference, totals, kl: *kl, stats, room, score: of_batch }, score)
+    }
+
+    /// What the micro-batch came to; it is added to what the step did.
+    pub(super) fn outcome(self) -> Outcome {
+        match self {
+            Self::NextToken(NextToken { stats, .. }) => {
+                let nats = stats.iter().map(RowStat::loss).sum();
+                Outcome { nats, targets: stats.len(), count: stats.len() }
+            }
+            Self::Preference(Preferences { stats, score, .. }, sum) => {
+                sum.add(&score);
+                Outcome { nats: score.loss, targets: stats.len(), count: score.examples }
+            }
+        }
+    }
+}
+
+impl<B: Backend> Objective<B> for Target<'_> {
+    fn losses(&mut self, be: &mut B, top: Top<'_>, x: &mut Act) {
+        match self {
+            Self::NextToken(objective) => objective.losses(be, top, x),
+            Self::Preference(objective, _) => objective.losses(be, top, x),
+        }
+    }
+
+    fn gradient(&mut self, be: &mut B, top: Top<'_>, x: &mut Act, factors: &mut impl Factors<B>) {
+        match self {
+            Self::NextToken(objective) => objective.gradient(be, top, x, factors),
+            Self::Preference(objective, _) => objective.gradient(be, top, x, factors),
+        }
+    }
+}
