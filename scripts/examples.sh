@@ -17,6 +17,7 @@ grep -q "the smallest budget that would do is" "$work/plan"
 grep -q "stopped from outside: true" "$work/events"
 "$built/generate" "$model" "What do you know about the wolf?" "$work/adapter"
 "$built/gradients" "$model" "$rows" | tail -n 1
+"$built/weighted_rows"
 
 mkdir -p "$work/outside/src"
 cp crates/mesp/examples/fine_tune.rs "$work/outside/src/main.rs"

@@ -1,4 +1,9 @@
 //! `mesp bench`: measurements beside published ones.
+//!
+//! A subcommand is a module: `memory`, `paper`, `step`, `generate`, `gradients`, `convergence`. Begin with `runner`, which
+//! starts a process for each configuration, so that each has a high-water mark of its own, and `report`, which writes
+//! `results/*.json`; `svg` draws the figures of the documentation. Published figures are in `published`, each with its
+//! source.
 
 mod args;
 mod asked;

@@ -43,7 +43,7 @@ pub struct ModelArgs {
     /// Which revision of --model ORG/NAME: a branch, a tag or a commit [default: main]
     #[arg(long, value_name = "REV")]
     pub revision: Option<String>,
-    /// How the frozen weights are held: auto, mapped (in their file, in their type), or copied into memory as
+    /// Storage of the frozen base weights: auto, mapped (in their file, in their type), or copied into memory as
     /// f32, bf16 or f16 [default: auto, which is mapped]
     #[arg(long, value_name = "HOW", default_value = "auto", hide_default_value = true)]
     pub base: String,
@@ -112,7 +112,7 @@ pub struct DataArgs {
     #[arg(long, value_name = "NAME=COLUMN,...")]
     pub columns: Option<Columns>,
     /// The most tokens of a row; a plain text is cut into windows of so many [default: in train and plan 512, or
-    /// the longest the model was made for; in grads and eval rows stay whole]
+    /// the longest the model was made for; in `mesp grads` and `mesp eval` rows stay whole]
     #[arg(long, value_name = "TOKENS")]
     pub max_seq_len: Option<usize>,
     /// What is done with longer rows

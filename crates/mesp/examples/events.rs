@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             println!("step {step}: loss {loss:.3}, {tokens_per_second:.0} tokens/s");
         }
         Event::Eval { eval_loss, .. } => println!("held-out loss {eval_loss:.3}"),
-        Event::Event { what: Notice::Checkpoint { path, .. }, .. } => println!("checkpoint {path}"),
+        Event::Notice { what: Notice::Checkpoint { path, .. }, .. } => println!("checkpoint {path}"),
         _ => {}
     })?;
     println!("{} steps; stopped from outside: {}", summary.steps, summary.interrupted);

@@ -8,7 +8,7 @@
 //! Start reading at [`Trainer`] to use the library. To see how it works, read `model/block.rs` (the forward),
 //! `model/backward.rs`, [`tape`] (which activations are kept, which are recomputed) and `method/backprop.rs`; then
 //! [`gradient`], [`optim`] and [`memory`]. ARCHITECTURE.md is the map, `docs/math` has the derivations, and `examples` has
-//! five programs.
+//! six programs.
 //!
 //! This example trains a tiny model with random weights, so it runs without a download:
 //!

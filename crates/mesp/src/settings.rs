@@ -44,7 +44,7 @@ use crate::{Error, ErrorKind, Result};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Settings {
-    /// How the frozen weights are held: auto, mapped (in their file, in their type), or copied into memory as f32, bf16
+    /// Storage of the frozen base weights: auto, mapped (in their file, in their type), or copied into memory as f32, bf16
     /// or f16 [default: auto, which is mapped].
     pub base: Option<String>,
     /// The most tokens of a row [default: 512, or the model's maximum length if that is shorter].

@@ -70,7 +70,8 @@ impl Trainer {
     }
 
     /// Makes one optimizer step, and the evaluations and checkpoints that are due before and after it. Returns `None`
-    /// when the run is over: all steps are done, early stopping applies, or [`Trainer::cancel`] was called.
+    /// when the run is over: all steps are done, early stopping applies, or [`Trainer::cancel`] was called. Events go to
+    /// [`Trainer::run`] only.
     ///
     /// # Errors
     /// As [`Run::run`].

@@ -101,7 +101,7 @@ impl<'a> Watch<'a> {
                     self.generate(step, "eval", Some(&output));
                 }
             }
-            Event::Event { ref message, ref what, .. } => {
+            Event::Notice { ref message, ref what, .. } => {
                 if matches!(what, Notice::FolderMadeAgain) {
                     self.open_again();
                 }

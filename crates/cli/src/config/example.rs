@@ -193,4 +193,37 @@ mod tests {
         let learning_rate = format!("#learning-rate = {}", 2e-4);
         assert!(text.lines().any(|line| line == learning_rate), "{text}");
     }
+
+    /// A default that a help text states as a number or a word is what the setting is when nobody chose it.
+    #[test]
+    fn stated_defaults_are_the_defaults() {
+        let mut command = Cli::command();
+        command.build();
+        let train = command.find_subcommand("train").expect("train");
+        let values = Settings::default().resolve().expect("settings").settings().by_name();
+        let mut compared = Vec::new();
+        for arg in train.get_arguments() {
+            let (Some(name), Some(help)) = (arg.get_long(), arg.get_help()) else { continue };
+            let (help, name) = (help.to_string(), name.replace('-', "_"));
+            let stated = help.rsplit_once("[default: ").map(|(_, rest)| rest);
+            let stated = stated.and_then(|rest| rest.split([']', ';', ',']).next()).map(str::trim);
+            let (Some(stated), Some(value)) = (stated, values.get(&name).filter(|value| !value.is_null()))
+            else {
+                continue;
+            };
+            let same = match (stated.parse::<f64>(), value) {
+                (Ok(stated), Value::Number(value)) => value.as_f64() == Some(stated),
+                // What auto is shows the plan.
+                (Err(_), Value::String(value)) if stated != "auto" && !stated.contains(' ') => {
+                    stated == value
+                }
+                _ => continue,
+            };
+            assert!(same, "{name}: the help says {stated:?}, and the default is {value}");
+            compared.push(name);
+        }
+        for name in ["learning_rate", "rank", "warmup_ratio", "optimizer", "lr_schedule", "adapter_type"] {
+            assert!(compared.iter().any(|known| known == name), "{name} in {compared:?}");
+        }
+    }
 }

@@ -45,10 +45,10 @@ pub struct AdapterSettings {
     #[cfg_attr(feature = "clap", arg(long, value_name = "DIR|FILE.gguf|ORG/NAME"))]
     pub adapter: Option<PathBuf>,
     /// Rank of the adapter's matrices [default: 8]
-    #[cfg_attr(feature = "clap", arg(long, value_name = "R"))]
+    #[cfg_attr(feature = "clap", arg(long, alias = "lora-r", value_name = "R"))]
     pub rank: Option<usize>,
     /// LoRA's alpha: what the adapter adds is scaled by ALPHA/R [default: twice the rank]
-    #[cfg_attr(feature = "clap", arg(long, value_name = "ALPHA"))]
+    #[cfg_attr(feature = "clap", arg(long, alias = "lora-alpha", value_name = "ALPHA"))]
     pub alpha: Option<f64>,
     /// Scale by ALPHA/√R instead (rsLoRA)
     #[cfg_attr(feature = "clap", arg(long))]
@@ -56,8 +56,8 @@ pub struct AdapterSettings {
     /// Train a magnitude for each output row of the adapted weights (DoRA): up to a third more time
     #[cfg_attr(feature = "clap", arg(long))]
     pub dora: bool,
-    /// Dropout probability of the adapters' inputs, as PEFT's lora_dropout; in grads too. Not with `dora`, nor with
-    /// `method` mezo or forward [default: 0, or that of the adapter to start from; in grads 0]
+    /// Dropout probability of the adapters' inputs, as PEFT's lora_dropout; in `mesp grads` only where given. Not with `dora`, nor with
+    /// `method` mezo or forward [default: 0, or that of the adapter to start from; in `mesp grads` 0]
     #[cfg_attr(feature = "clap", arg(long, value_name = "P"))]
     pub lora_dropout: Option<f64>,
     /// Ranks of single modules, by name, end of a path or regular expression; the first match counts: q_proj=16,
@@ -147,7 +147,7 @@ pub struct MethodSettings {
     #[cfg_attr(feature = "clap", arg(long, value_enum, value_name = "WHEN"))]
     pub update: Option<UpdateWhen>,
     /// Number type of products with frozen weights; sums, gradients and the optimizer's state are f32 in any case
-    /// [default: auto; in grads f32]
+    /// [default: auto; in `mesp grads` f32]
     #[cfg_attr(feature = "clap", arg(long, value_enum))]
     pub compute: Option<Compute>,
     /// How block inputs (activation checkpoints) are stored until the backward pass: f32, bf16 (half the memory;
@@ -208,28 +208,31 @@ pub struct DirectionSettings {
 #[cfg_attr(feature = "clap", derive(clap::Args), command(next_help_heading = "Training"))]
 #[serde(default)]
 pub struct TrainingSettings {
-    /// Rows per micro-batch [default: 1, with `batch_tokens` as many as fit; in grads all]
-    #[cfg_attr(feature = "clap", arg(long, value_name = "ROWS"))]
+    /// Rows per micro-batch [default: 1, with `batch_tokens` as many as fit; in `mesp grads` all]
+    #[cfg_attr(feature = "clap", arg(long, alias = "per-device-train-batch-size", value_name = "ROWS"))]
     pub batch_size: Option<usize>,
     /// Pack rows into a micro-batch up to so many tokens; there is no padding, and rows do not attend to each other. A
     /// longer row is a micro-batch of its own [default: no limit]
     #[cfg_attr(feature = "clap", arg(long, value_name = "TOKENS"))]
     pub batch_tokens: Option<usize>,
     /// Micro-batches per optimizer step (gradient accumulation) [default: 1]
-    #[cfg_attr(feature = "clap", arg(long, value_name = "N"))]
+    #[cfg_attr(feature = "clap", arg(long, alias = "gradient-accumulation-steps", value_name = "N"))]
     pub grad_accum: Option<usize>,
     /// Optimizer steps [default: see `epochs`]
-    #[cfg_attr(feature = "clap", arg(long, value_name = "N", conflicts_with = "epochs"))]
+    #[cfg_attr(
+        feature = "clap",
+        arg(long, alias = "max-steps", value_name = "N", conflicts_with = "epochs")
+    )]
     pub steps: Option<usize>,
     /// Passes over the data [default: 1]
-    #[cfg_attr(feature = "clap", arg(long, value_name = "N"))]
+    #[cfg_attr(feature = "clap", arg(long, alias = "num-train-epochs", value_name = "N"))]
     pub epochs: Option<f64>,
     /// Peak learning rate [default: 2e-4; with `method` mezo or forward 5e-5, with `full` 1e-6]
     #[cfg_attr(feature = "clap", arg(long, value_name = "RATE"))]
     pub learning_rate: Option<f64>,
     /// Learning rate after the warmup: constant, linear or cosine [default: cosine; with `method` mezo or forward
     /// constant]
-    #[cfg_attr(feature = "clap", arg(long, value_name = "SHAPE"))]
+    #[cfg_attr(feature = "clap", arg(long, alias = "lr-scheduler-type", value_name = "SHAPE"))]
     pub lr_schedule: Option<String>,
     /// Share of the steps over which the learning rate warms up [default: 0.03]
     #[cfg_attr(feature = "clap", arg(long, value_name = "SHARE"))]
@@ -338,7 +341,7 @@ pub struct RunSettings {
     /// Keep so many checkpoints, the best and the newest in any case [default: all]
     #[cfg_attr(feature = "clap", arg(long, value_name = "N"))]
     pub save_total_limit: Option<usize>,
-    /// What to do when a loss or a gradient is not a number [default: stop]
+    /// What to do when a loss or a gradient is NaN or infinite [default: stop]
     #[cfg_attr(feature = "clap", arg(long, value_enum, value_name = "WHAT"))]
     pub on_nonfinite: Option<OnNonFinite>,
     /// What to do when the norm of the gradients is `spike_factor` times its running mean [default: report]

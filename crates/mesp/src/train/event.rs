@@ -70,7 +70,8 @@ pub enum Event {
         preference: Option<Metrics>,
     },
     /// Anything else.
-    Event {
+    #[serde(rename = "event")]
+    Notice {
         /// Optimizer steps done.
         step: usize,
         /// A message for people.

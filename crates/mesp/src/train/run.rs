@@ -502,7 +502,7 @@ impl<B: Backend> Run<B> {
 
     fn tell(&self, what: Notice, emit: &mut dyn FnMut(&Event)) {
         let step = self.progress.step;
-        emit(&Event::Event { step, message: what.message(step), what });
+        emit(&Event::Notice { step, message: what.message(step), what });
     }
 }
 

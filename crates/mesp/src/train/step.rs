@@ -99,7 +99,7 @@ pub(super) fn step<B: Backend>(
             let (rows, action) = (source.origins()?, config.on_spike);
             let shown = rows.join(", ");
             let what = Notice::Spike { grad_norm: norm, mean, rows, action };
-            emit(&Event::Event { step, message: what.message(step), what });
+            emit(&Event::Notice { step, message: what.message(step), what });
             if action == Action::Stop {
                 session.zero_grads();
                 progress.norms = before;
@@ -116,7 +116,7 @@ pub(super) fn step<B: Backend>(
         let too_many = progress.skipped > SKIPS;
         let action = if too_many { Action::Stop } else { config.on_nonfinite };
         let happened = Notice::NonFinite { what, value: value.to_string(), rows, action };
-        emit(&Event::Event { step, message: happened.message(step), what: happened });
+        emit(&Event::Notice { step, message: happened.message(step), what: happened });
         if action != Action::Skip {
             session.zero_grads();
             let whole_steps = descent.is_some() || session.options().update == Update::Accumulate;

@@ -121,7 +121,8 @@ fn an_adapter_is_saved_and_started_from() {
     let mut checkpoints = 0;
     trainer
         .run(&mut |event| {
-            checkpoints += usize::from(matches!(event, Event::Event { what: Notice::Checkpoint { .. }, .. }));
+            checkpoints +=
+                usize::from(matches!(event, Event::Notice { what: Notice::Checkpoint { .. }, .. }));
         })
         .expect("a run");
     trainer.save(&saved).expect("an adapter");

@@ -188,7 +188,7 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
     let mut watch = Watch::new(metrics, board, scene, losses, &CANCEL);
     let outcome = trainer.run(&mut |event| {
         watch.on(event);
-        if matches!(event, Event::Event { what: Notice::Checkpoint { .. }, .. }) {
+        if matches!(event, Event::Notice { what: Notice::Checkpoint { .. }, .. }) {
             output.settle();
         }
     });
