@@ -1,8 +1,11 @@
 //! What commands give: documents with the promised fields, and the right numbers in them.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 
+use mesp::settings::{Settings, UpdateWhen};
+use mesp::{Dataset, Model, Trainer};
 use serde_json::Value;
 
 use crate::support::{demo_model, events, golden, mesp, read_json, temporary, tensors};
@@ -101,6 +104,49 @@ fn a_run_leaves_what_the_contract_says() {
     assert_eq!((inspected["kind"].as_str(), &inspected["run"]), (Some("run"), &document));
     let checkpoint = mesp(&[&"inspect", &run.join("checkpoints/step-3"), &"--json"]).ok().json();
     assert_eq!((checkpoint["kind"].as_str(), checkpoint["step"].as_u64()), (Some("checkpoint"), Some(3)));
+}
+
+/// What chooses settings.
+type Choose = fn(&mut Settings);
+
+/// The library plans what the program plans: as many bytes, for the same purposes.
+#[test]
+fn the_librarys_plan_is_the_programs() {
+    let (model, rows) = (golden("qwen2/model"), golden("qwen2/rows.jsonl"));
+    let opened = Model::open(&model).expect("a model");
+    let data = Dataset::read(&rows, &opened).expect("rows");
+    let held_out = data.clone().with_eval(&Dataset::read(&rows, &opened).expect("rows"));
+    let cases: [(&[&str], Choose, &Dataset); 5] = [
+        (&[], |_| {}, &data),
+        (
+            &["--batch-size=2", "--rank=4", "--optimizer=sgd", "--update=per-block"],
+            |s| {
+                s.training.batch_size = Some(2);
+                s.training.optimizer = Some("sgd".to_owned());
+                s.adapter.rank = Some(4);
+                s.method.update = Some(UpdateWhen::PerBlock);
+            },
+            &data,
+        ),
+        (&["--checkpoints=bf16"], |s| s.method.checkpoints = Some("bf16".to_owned()), &data),
+        (&["--method=mezo"], |s| s.method.method = Some("mezo".to_owned()), &data),
+        (
+            &["--eval-data", rows.to_str().expect("a path"), "--batch-tokens=64"],
+            |s| s.training.batch_tokens = Some(64),
+            &held_out,
+        ),
+    ];
+    for (options, choose, data) in cases {
+        let mut args: Vec<&dyn AsRef<OsStr>> = vec![&"plan", &"--model", &model, &"--data", &rows, &"--json"];
+        args.extend(options.iter().map(|option| option as &dyn AsRef<OsStr>));
+        let programs = &mesp(&args).ok().json()["memory"];
+        let mut settings = Settings::default();
+        choose(&mut settings);
+        let plan = Trainer::builder(&opened, data).settings(settings).threads(2).plan().expect("a plan");
+        assert_eq!(programs["planned_bytes"], plan.planned(), "{options:?}");
+        let ledger: BTreeMap<&str, u64> = plan.ledger.iter().map(|(class, n)| (class.name(), *n)).collect();
+        assert_eq!(programs["ledger"], serde_json::json!(ledger), "{options:?}");
+    }
 }
 
 #[test]

@@ -162,6 +162,7 @@ pub(super) fn read(f: &Fields<'_>, layers: Option<Vec<usize>>) -> Result<Targets
                 return Err(f
                     .error("layers_to_transform", ErrorKind::Conflict)
                     .expected("none beside an expression in `target_modules`, which PEFT refuses")
+                    .found("both")
                     .hint("Put the layers into the expression."));
             }
             let expression = Expression::whole(text).map_err(|why| found(&why))?;

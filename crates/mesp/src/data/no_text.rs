@@ -5,7 +5,7 @@ use super::Token;
 use super::forms::{Form, Said};
 use super::remarks::Remark;
 use super::rows::{Row, RowReader, tokenized};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// A tokenizer. There is none in a build without the feature `text`.
 #[derive(Debug)]
@@ -68,7 +68,8 @@ impl RowReader<'_> {
 
 /// What a text is answered.
 pub(super) fn no_encoder() -> Error {
-    Error::usage("expected a tokenized row, found text, which this build of the library does not read").hint(
+    let found = "text, which this build of the library does not read";
+    Error::usage(ErrorKind::Unsupported, "").expected("a tokenized row").found(found).hint(
         "give rows as {\"input_ids\": [...], \"labels\": [...]}, or enable the feature `text` of the crate mesp",
     )
 }

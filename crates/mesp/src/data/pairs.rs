@@ -361,14 +361,22 @@ fn object<'a>(value: &'a Value, forms: &str) -> Result<&'a Map<String, Value>> {
 }
 
 fn required<'a>(row: &'a Map<String, Value>, key: &str, forms: &str) -> Result<&'a Value> {
-    given(row, key).ok_or_else(|| {
-        let found: Vec<String> = row.keys().take(8).map(|key| format!("`{key}`")).collect();
-        let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
-        Error::usage(ErrorKind::Missing, format!("the row has no `{key}`"))
-            .key(key)
-            .found(format!("the keys {found}"))
-            .hint(forms)
-    })
+    match row.get(key).filter(|value| !value.is_null()) {
+        Some(value) if !is_blank(value) => Ok(value),
+        Some(_) => {
+            Err(Error::usage(ErrorKind::Empty, format!("`{key}` is empty: it has no token to compare"))
+                .key(key)
+                .hint("leave out the row"))
+        }
+        None => {
+            let found: Vec<String> = row.keys().take(8).map(|key| format!("`{key}`")).collect();
+            let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
+            Err(Error::usage(ErrorKind::Missing, format!("the row has no `{key}`"))
+                .key(key)
+                .found(format!("the keys {found}"))
+                .hint(forms))
+        }
+    }
 }
 
 fn same([chosen, rejected]: [&str; 2]) -> Error {

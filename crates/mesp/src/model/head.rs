@@ -135,7 +135,7 @@ fn head_rows<B: Backend>(
             let mut logits = logits(be, normed.view(), words, adapted, range.clone());
             match &mut dn {
                 Some(dn) => {
-                    be.softmax_sum(dn.view_mut(), logits.view_mut(), labels, range.start, stats, words)
+                    be.softmax_sum(dn.view_mut(), logits.view_mut(), labels, range.start, stats, words);
                 }
                 None => be.softmax_stats(logits.view(), labels, range.start, stats),
             }

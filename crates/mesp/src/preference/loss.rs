@@ -138,7 +138,9 @@ impl Preference {
                 }
                 _ => {}
             }
-            derivatives.iter_mut().for_each(|derivative| *derivative /= totals.examples.max(1) as f64);
+            for derivative in derivatives.iter_mut() {
+                *derivative /= totals.examples.max(1) as f64;
+            }
         }
         score
     }

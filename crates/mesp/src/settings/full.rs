@@ -50,7 +50,7 @@ impl Setup {
     /// The setup for computing gradients, of an adapter or of all weights, without training.
     ///
     /// # Errors
-    /// [`Error::Usage`](crate::Error::Usage) when an estimate of the gradient of all weights is requested.
+    /// [`Error::Usage`] when an estimate of the gradient of all weights is requested.
     pub fn of_gradients(mut self) -> Result<Self> {
         if self.trains != Trains::Model {
             return Ok(self);
@@ -72,7 +72,7 @@ impl Setup {
     /// Rejects gradients of quantized weights, whose values cannot be updated.
     ///
     /// # Errors
-    /// [`Error::Usage`](crate::Error::Usage) when the weights are quantized.
+    /// [`Error::Usage`] when the weights are quantized.
     pub fn differentiable(&self, stored: Dtype) -> Result<()> {
         let held = matches!(self.base, Base::Resident(_)) || !stored.is_quantized();
         if !self.options.base_gradients || held {
@@ -88,7 +88,7 @@ impl Setup {
     /// The setup for commands that support adapters only.
     ///
     /// # Errors
-    /// [`Error::Usage`](crate::Error::Usage) with full fine-tuning.
+    /// [`Error::Usage`] with full fine-tuning.
     pub fn of_adapters(self) -> Result<Self> {
         if self.trains == Trains::Model {
             return Err(Error::usage(
@@ -104,7 +104,7 @@ impl Setup {
     /// files.
     ///
     /// # Errors
-    /// [`Error::Usage`](crate::Error::Usage) when the weights are quantized, in a GGUF file, or held in a type in which
+    /// [`Error::Usage`] when the weights are quantized, in a GGUF file, or held in a type in which
     /// small updates are lost.
     pub fn hold(&mut self, model: Option<&Path>, stored: Dtype) -> Result<()> {
         if self.trains != Trains::Model {

@@ -152,8 +152,8 @@ impl<'a> TrainerBuilder<'a> {
     /// exceeds the budget.
     ///
     /// # Errors
-    /// [`Error::Usage`] when settings cannot be combined or do not fit the model; [`Error::Data`] or [`Error::File`]
-    /// when a row or a file cannot be read.
+    /// [`Error::Usage`](crate::Error::Usage) when settings cannot be combined or do not fit the model;
+    /// [`Error::Data`](crate::Error::Data) or [`Error::File`](crate::Error::File) when a row or a file cannot be read.
     pub fn plan(&self) -> Result<MemoryPlan> {
         self.decide(|decision| Ok(decision.plan)).map(|planned| planned.plan)
     }

@@ -175,7 +175,9 @@ fn peft_file() -> &'static Path {
 #[test]
 fn f32_losses_and_gradients_equal_pytorch() {
     for adapter in ADAPTERS {
-        CASES.into_iter().for_each(|case| compare::<f32>(adapter, case, 1e-5));
+        for case in CASES {
+            compare::<f32>(adapter, case, 1e-5);
+        }
     }
 }
 
@@ -183,7 +185,9 @@ fn f32_losses_and_gradients_equal_pytorch() {
 fn f64_losses_and_gradients_equal_pytorch() {
     // As next-token training: angles are single precision, and so is the golden as stored.
     for adapter in ADAPTERS {
-        CASES.into_iter().for_each(|case| compare::<f64>(adapter, case, 2e-6));
+        for case in CASES {
+            compare::<f64>(adapter, case, 2e-6);
+        }
     }
 }
 
@@ -285,7 +289,9 @@ fn parts_of_a_step_are_the_step() {
             let mut session = session_for::<f64>(&case.model, options(&case, preference), &shapes(&batch), 2);
             randomize_adapters(&mut session);
             let mut total = Total::default();
-            batches.iter().for_each(|batch| total += session.options().objective.total(batch));
+            for batch in batches {
+                total += session.options().objective.total(batch);
+            }
             let sum: f64 = batches.iter().map(|batch| session.accumulate(batch, total).nats).sum();
             (sum, gradients(&session), *session.score().expect("a preference loss"))
         };
@@ -318,7 +324,7 @@ fn parts_of_a_step_are_the_step() {
 fn memory_is_that_of_next_token_training() {
     let case = Case::load("qwen2");
     let (_, batch) = batch_for(LossType::Sigmoid);
-    for policy in Method::ALL.map(|method| method.policy()) {
+    for policy in Method::ALL.map(mesp::method::Method::policy) {
         let bytes = |objective| {
             let options = Options { objective, policy, ..case.options(mesp_policy()) };
             let plan = plan(&case.model, &options, &shapes(&batch), 4, 1).expect("a plan");
