@@ -144,8 +144,18 @@ fn same_or_unsaid(
         ("‘rank’", args.rank.is_some(), typed.rank.to_string(), found.rank.to_string()),
         ("‘alpha’", args.alpha.is_some(), typed.alpha.to_string(), found.alpha.to_string()),
         ("‘target_modules’", args.target_modules.is_some(), names(typed), names(found)),
-        ("‘rank_pattern’", args.rank_pattern.is_some(), list(&typed.ranks), list(&found.ranks)),
-        ("‘alpha_pattern’", args.alpha_pattern.is_some(), list(&typed.alphas), list(&found.alphas)),
+        (
+            "‘rank_pattern’",
+            args.rank_pattern.is_some(),
+            list_or_none(&typed.ranks),
+            list_or_none(&found.ranks),
+        ),
+        (
+            "‘alpha_pattern’",
+            args.alpha_pattern.is_some(),
+            list_or_none(&typed.alphas),
+            list_or_none(&found.alphas),
+        ),
         ("‘layers’", args.layers.is_some(), layers(typed), layers(found)),
     ];
     let differs = told.into_iter().find(|(_, given, typed, found)| *given && typed != found);
@@ -162,11 +172,15 @@ fn same_or_unsaid(
     .hint("an adapter to start from brings its own; leave the option out"))
 }
 
-/// A pattern as it is typed.
-pub(super) fn list<T: Copy + ToString + Debug>(pattern: &Pattern<T>) -> String {
+/// A pattern as it is typed; none where it names nothing.
+pub(super) fn list<T: Copy + ToString + Debug>(pattern: &Pattern<T>) -> Option<String> {
     let entries = pattern.entries().iter().map(|(name, number)| format!("{name}={}", number.to_string()));
-    let list = entries.collect::<Vec<_>>().join(",");
-    if list.is_empty() { "none".to_owned() } else { list }
+    (!pattern.is_empty()).then(|| entries.collect::<Vec<_>>().join(","))
+}
+
+/// The same for a message.
+fn list_or_none<T: Copy + ToString + Debug>(pattern: &Pattern<T>) -> String {
+    list(pattern).unwrap_or_else(|| "none".to_owned())
 }
 
 /// Layers as they are typed, one by one.
@@ -210,7 +224,7 @@ mod tests {
         let ranks = pattern("‘rank_pattern’", Some("q_proj=16, [kv]_proj=2"), "", |r: &usize| *r > 0)
             .expect("a list");
         assert_eq!(ranks.of("model.layers.3.self_attn.v_proj"), Some(2));
-        assert_eq!(list(&ranks), "q_proj=16,[kv]_proj=2");
+        assert_eq!(list(&ranks).as_deref(), Some("q_proj=16,[kv]_proj=2"));
         for wrong in ["q_proj", "q_proj=0", "q_proj=-1", "q_proj=1.5", "(=3"] {
             assert!(pattern("‘rank_pattern’", Some(wrong), "", |r: &usize| *r > 0).is_err(), "{wrong}");
         }

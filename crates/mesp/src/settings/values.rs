@@ -19,8 +19,8 @@ use crate::tape::SavedAs;
 use crate::train::{Action, Length, Update, checkpoint, fingerprint};
 
 /// The settings that change no result, or whose effect on it is compared otherwise: paths and rows by their
-/// fingerprints, number types by what values are rounded to, methods of exact gradients by being bit-identical. All others are the same when a run is resumed, those that
-/// are added later too.
+/// fingerprints, number types by what values are rounded to, methods of exact gradients by being bit-identical. All
+/// others are the same when a run is resumed, those that are added later too.
 const FREE: [&str; 23] = [
     "activations",
     "adapter",
@@ -54,7 +54,6 @@ impl Setup {
         let Self { options, run, chosen, .. } = self;
         let sized = !chosen.full();
         let a = &options.adapter;
-        let some = |list: String| Some(list).filter(|list| list != "none");
         let adapter = AdapterSettings {
             train: Some(if chosen.full() { Train::Full } else { Train::Lora }),
             rank: sized.then_some(a.rank),
@@ -62,8 +61,8 @@ impl Setup {
             rslora: a.rslora,
             dora: a.dora,
             lora_dropout: sized.then_some(a.dropout),
-            rank_pattern: some(list(&a.ranks)),
-            alpha_pattern: some(list(&a.alphas)),
+            rank_pattern: list(&a.ranks),
+            alpha_pattern: list(&a.alphas),
             layers: a.layers.as_deref().map(numbers),
             target_modules: sized.then(|| a.targets.iter().map(|p| p.name()).collect::<Vec<_>>().join(",")),
             freeze_a: options.trained.freeze_a,
@@ -135,7 +134,7 @@ impl Setup {
     /// # Errors
     /// When a row cannot be read.
     pub fn fix(&mut self, rows: &Rows, stored: Dtype, numbers: Numbers) -> Result<()> {
-        self.run.settings = serde_json::Value::from(self.fixed()).to_string();
+        self.run.settings = Value::from(self.fixed()).to_string();
         self.run.identity = self.identity(rows, stored, numbers)?;
         Ok(())
     }
