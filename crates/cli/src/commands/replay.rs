@@ -54,12 +54,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
     let plan = plan(&model, &options, &shapes, size_of::<f32>(), pool.count())?;
     let be = mesp::memory::processor::<f32>(plan, Arc::clone(&pool))?;
     let mut session = Session::new(be, Arc::clone(&model), options, 0);
-    if let Some(path) = &args.adapter {
-        let (be, params, _) = session.state_mut();
-        mesp::source::load_adapter(be, path, params, &model)?;
-    } else {
-        session.init_adapters(header.seed);
-    }
+    session.start_adapters(args.adapter.as_deref(), header.seed)?;
     header.apply(&mut session, &derivatives)?;
     if full.is_some() {
         full::save(&session, path, &args.output)?;

@@ -1,5 +1,6 @@
 //! All state of a run on a backend, and the two programs whose memory is planned: a training step and an evaluation.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use mesp_device::{
@@ -20,6 +21,7 @@ use crate::model::{Batch, ModelWeights, NextToken, Part};
 use crate::optim::Optimizer;
 use crate::preference::Score;
 use crate::rng;
+use crate::source::load_adapter;
 use crate::{Error, ErrorKind, Result};
 
 const STEP: Program = Program(0);
@@ -124,6 +126,18 @@ impl<B: Backend> Session<B> {
     /// Initializes the adapters as PEFT does: A random, B zero.
     pub fn init_adapters(&mut self, seed: u64) {
         adapter::init(&mut self.be, &mut self.params, seed);
+    }
+
+    /// Fills the adapters from the one at `path`, of any layout, or anew from the seed.
+    ///
+    /// # Errors
+    /// When the adapter cannot be read or does not fit the model.
+    pub fn start_adapters(&mut self, path: Option<&Path>, seed: u64) -> Result<()> {
+        match path {
+            Some(path) => load_adapter(&mut self.be, path, &mut self.params, &self.model)?,
+            None => self.init_adapters(seed),
+        }
+        Ok(())
     }
 
     /// Forward and backward of a micro-batch; its gradients are added to the current ones. `total` is the number of

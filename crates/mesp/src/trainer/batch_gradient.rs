@@ -12,7 +12,6 @@ use crate::data::{Examples, Part, Rows, Subset, totals};
 use crate::memory::{Workload, processor, spill};
 use crate::optim::OptimizerKind;
 use crate::settings::{Compute, Numbers, Settings, Setup, held};
-use crate::source::load_adapter;
 use crate::train::{Outcome, RunConfig, Session, Staging, Update};
 use crate::{Error, ErrorKind, Result};
 
@@ -99,12 +98,7 @@ impl<R: Real> BatchGradient<R> {
             be = be.with_spill(spill);
         }
         let mut session = Session::new(be, Arc::clone(model.weights()), setup.options, work.shapes.targets());
-        if let Some(adapter) = &settings.adapter.adapter {
-            let (be, params, _) = session.state_mut();
-            load_adapter(be, adapter, params, model.weights())?;
-        } else {
-            session.init_adapters(run.seed);
-        }
+        session.start_adapters(settings.adapter.adapter.as_deref(), run.seed)?;
         let (rows, beside) = (rows.train, beside.to_path_buf());
         Ok(Self { session, rows, batch_size, seed: run.seed, beside, staging: Staging::default() })
     }

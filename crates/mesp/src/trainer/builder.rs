@@ -7,7 +7,7 @@ use super::{Dataset, Model, Trainer};
 use crate::Result;
 use crate::memory::{ByteSize, MemoryPlan, Workload, processor, spill};
 use crate::settings::{Numbers, Settings, Setup, held, thread_count, threads};
-use crate::source::{Base, check_adapter, load_adapter};
+use crate::source::{Base, check_adapter};
 use crate::train::{Cancel, Progress, Run, Session};
 
 /// The settings of a run. What is not set has the default of `mesp train`; [`Settings`] lists the defaults. Setters
@@ -189,12 +189,7 @@ impl<'a> TrainerBuilder<'a> {
         }
         let (options, targets) = (setup.options.clone(), work.shapes.targets());
         let mut session = Session::new(be, Arc::clone(weights), options, targets);
-        if let Some(path) = &self.settings.adapter.adapter {
-            let (be, params, _) = session.state_mut();
-            load_adapter(be, path, params, weights)?;
-        } else {
-            session.init_adapters(setup.run.seed);
-        }
+        session.start_adapters(self.settings.adapter.adapter.as_deref(), setup.run.seed)?;
         let run = Run::new(session, self.data.rows(), setup.run, Progress::default(), Cancel::new())?;
         Ok(Trainer::from_run(run, plan))
     }

@@ -264,13 +264,7 @@ pub(in crate::commands) fn start(
         checkpoint::remarks(checkpoint, &settings.run)?.iter().for_each(ui::note);
         return Ok(progress);
     }
-    if let Some(path) = adapter {
-        let model = Arc::clone(session.model());
-        let (be, params, _) = session.state_mut();
-        mesp::source::load_adapter(be, path, params, &model)?;
-    } else {
-        session.init_adapters(settings.run.seed);
-    }
+    session.start_adapters(adapter, settings.run.seed)?;
     Ok(Progress::default())
 }
 
