@@ -10,14 +10,13 @@ use anyhow::Result;
 use mesp::adapter::AdapterConfig;
 use mesp::arch::Config;
 use mesp::init_model::preset;
-use mesp::method::{Estimator, Method};
+use mesp::method::Method;
 use mesp::model::{Batch, ModelWeights, ShapeSource};
-use mesp::optim::{OptimizerKind, Trained};
 use mesp::settings::thread_count;
-use mesp::train::{ObjectiveKind, Options, Shapes, Update, plan};
+use mesp::train::{Options, Shapes, Update, plan};
 use mesp_console::outputs::{self, Inputs};
 use mesp_console::ui;
-use mesp_device::{Class, Dtype, Elem, Plan};
+use mesp_device::{Class, Dtype, Plan};
 use mesp_formats::Error as FileError;
 use mesp_formats::atomic::create_dir_all;
 
@@ -96,23 +95,9 @@ fn planned(
     let config = Config::new(&preset(name)?)?;
     let model = Arc::new(ModelWeights::load(config, &ShapeSource(Dtype::Bf16))?);
     let targets = AdapterConfig::parse_targets("all-linear")?;
-    let options = Options {
-        adapter: AdapterConfig::new(rank, 2.0 * rank as f64, false, targets),
-        adapter_type: Elem::Full,
-        method_name: method.name().to_owned(),
-        policy: method.policy(),
-        estimator: Estimator::Exact,
-        update,
-        optimizer: OptimizerKind::parse("sgd", 0.0)?,
-        weight_decay: 0.0,
-        trained: Trained::ALIKE,
-        seed: 0,
-        gradients: false,
-        objective: ObjectiveKind::Sft,
-        base_gradients: false,
-        full: None,
-        training: true,
-    };
+    let adapter = AdapterConfig::new(rank, 2.0 * rank as f64, false, targets);
+    let options =
+        Options { method_name: method.name().to_owned(), update, ..Options::new(adapter, method.policy()) };
     let batch = Batch::for_plan(tokens, tokens.saturating_sub(1), tokens * tokens, &[0, tokens]);
     let shapes = Shapes { train: Some(batch), eval: None };
     Ok(plan(&model, &options, &shapes, size_of::<f32>(), threads)?)

@@ -7,16 +7,13 @@ use std::sync::Arc;
 
 use mesp::adapter::AdapterConfig;
 use mesp::arch::{Config, Module};
-use mesp::method::{Estimator, Method};
+use mesp::method::Method;
 use mesp::model::{Batch, ModelWeights};
-use mesp::optim::{OptimizerKind, ScheduleKind, Trained};
+use mesp::optim::{OptimizerKind, ScheduleKind};
 use mesp::settings::Settings;
 use mesp::source::{Base, HfSource};
-use mesp::train::{
-    Action, Length, ObjectiveKind, Options, Progress, RunConfig, Session, Shapes, Update, checkpoint, plan,
-    replay,
-};
-use mesp_device::{Cpu, Elem, Threads};
+use mesp::train::{Action, Length, Options, Progress, RunConfig, Session, Shapes, checkpoint, plan, replay};
+use mesp_device::{Cpu, Threads};
 use mesp_formats::ModelConfig;
 
 use crate::scratch;
@@ -70,23 +67,9 @@ impl Checkpoint {
         let source = HfSource::open(dir, Base::Mapped).expect("weights");
         let model = Arc::new(ModelWeights::load(config, &source).expect("a model"));
         let layers = Some(vec![1]);
-        let options = Options {
-            adapter: AdapterConfig { layers, ..AdapterConfig::new(1, 2.0, false, vec![Module::K]) },
-            adapter_type: Elem::Full,
-            method_name: "fuzz".to_owned(),
-            policy: Method::Mesp.policy(),
-            estimator: Estimator::Exact,
-            update: Update::Accumulate,
-            optimizer: OptimizerKind::adamw(0.9, 0.999, 1e-8),
-            weight_decay: 0.0,
-            trained: Trained::ALIKE,
-            seed: 0,
-            gradients: false,
-            objective: ObjectiveKind::Sft,
-            base_gradients: false,
-            full: None,
-            training: true,
-        };
+        let adapter = AdapterConfig { layers, ..AdapterConfig::new(1, 2.0, false, vec![Module::K]) };
+        let optimizer = OptimizerKind::adamw(0.9, 0.999, 1e-8);
+        let options = Options { optimizer, ..Options::new(adapter, Method::Mesp.policy()) };
         let mut batch = Batch::default();
         batch.fill(&[1, 2, 3], &[2, 3, -100], &[0, 3]);
         let shapes = Shapes { train: Some(batch.clone()), eval: None };

@@ -9,13 +9,10 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use mesp::data::Examples;
-use mesp::method::{Estimator, Method};
+use mesp::method::Method;
 use mesp::model::ModelWeights;
-use mesp::optim::{OptimizerKind, Trained};
-use mesp::train::{
-    ObjectiveKind, Options, Score, Session, Shapes, Staging, Update, evaluate, largest_batch, plan,
-};
-use mesp_device::{Elem, Real, Threads};
+use mesp::train::{Options, Score, Session, Shapes, Staging, evaluate, largest_batch, plan};
+use mesp_device::{Real, Threads};
 
 use crate::args::{Compute, EvalArgs};
 use crate::failure::usage;
@@ -86,21 +83,5 @@ impl Scorer<'_> {
 
 /// A session that evaluates only: no gradients, no optimizer.
 fn session_options(adapter: mesp::adapter::AdapterConfig) -> Options {
-    Options {
-        adapter,
-        adapter_type: Elem::Full,
-        method_name: Method::Mesp.name().to_owned(),
-        policy: Method::Mesp.policy(),
-        estimator: Estimator::Exact,
-        update: Update::Accumulate,
-        optimizer: OptimizerKind::sgd(0.0),
-        weight_decay: 0.0,
-        trained: Trained::ALIKE,
-        seed: 0,
-        gradients: false,
-        objective: ObjectiveKind::Sft,
-        base_gradients: false,
-        full: None,
-        training: false,
-    }
+    Options { training: false, ..Options::new(adapter, Method::Mesp.policy()) }
 }

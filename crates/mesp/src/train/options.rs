@@ -4,7 +4,7 @@ use mesp_device::Elem;
 
 use super::ObjectiveKind;
 use crate::adapter::AdapterConfig;
-use crate::method::Estimator;
+use crate::method::{Estimator, Method};
 use crate::optim::{OptimizerKind, Trained};
 use crate::tape::Policy;
 
@@ -54,6 +54,28 @@ pub struct Options {
 }
 
 impl Options {
+    /// Exact next-token training of an adapter in full precision with accumulated gradients and plain SGD: what a field
+    /// is that nobody sets.
+    pub fn new(adapter: AdapterConfig, policy: Policy) -> Self {
+        Self {
+            adapter,
+            adapter_type: Elem::Full,
+            method_name: Method::Mesp.name().to_owned(),
+            objective: ObjectiveKind::Sft,
+            policy,
+            estimator: Estimator::Exact,
+            update: Update::Accumulate,
+            optimizer: OptimizerKind::sgd(0.0),
+            weight_decay: 0.0,
+            trained: Trained::ALIKE,
+            seed: 0,
+            gradients: false,
+            base_gradients: false,
+            full: None,
+            training: true,
+        }
+    }
+
     /// Whether a step has a backward pass.
     pub fn backpropagates(&self) -> bool {
         self.training && self.estimator.backpropagates()

@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use mesp::adapter::AdapterConfig;
 use mesp::data::{TextEncoder, TokenizerInfo};
-use mesp::method::{Estimator, Method};
+use mesp::method::Method;
 use mesp::model::Batch;
-use mesp::optim::Trained;
-use mesp::train::{ObjectiveKind, Options, Update};
+use mesp::train::Options;
 use mesp_formats::TokenizerConfig;
 
-use crate::support::{SGD, eval_shapes, load_model, session_for};
+use crate::support::{eval_shapes, load_model, session_for};
 
 /// The first token, then as many of a story's that there are 99 predictions.
 const TOKENS: usize = 100;
@@ -48,23 +47,8 @@ fn losses_of_tinystories() {
         let mut batch = Batch::default();
         batch.fill(tokens, &targets, &[0, TOKENS]);
         assert_eq!(batch.targets(), 99);
-        let options = Options {
-            adapter: AdapterConfig::none(),
-            adapter_type: mesp_device::Elem::Full,
-            method_name: "test".to_owned(),
-            policy: Method::Mesp.policy(),
-            estimator: Estimator::Exact,
-            update: Update::Accumulate,
-            optimizer: SGD,
-            weight_decay: 0.0,
-            trained: Trained::ALIKE,
-            seed: 0,
-            gradients: false,
-            objective: ObjectiveKind::Sft,
-            base_gradients: false,
-            full: None,
-            training: false,
-        };
+        let options =
+            Options { training: false, ..Options::new(AdapterConfig::none(), Method::Mesp.policy()) };
         let mut session = session_for::<f32>(&Arc::clone(&model), options, &eval_shapes(&batch), 2);
         let loss = session.evaluate(&batch).iter().map(mesp_device::RowStat::nats).sum::<f64>() / 99.0;
         // The reference is given to four places.

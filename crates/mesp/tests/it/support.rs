@@ -7,14 +7,14 @@ use std::sync::Arc;
 use mesp::adapter::{AdapterConfig, BlockPairs, Matrix, matrices, matrices_mut, params, peft};
 use mesp::arch::{Config, Module, Param, Tensor};
 use mesp::data::{FileRows, RaggedBatch, ReadOptions};
-use mesp::method::{Estimator, Method};
+use mesp::method::Method;
 use mesp::model::{Batch, ModelWeights, WeightSource};
-use mesp::optim::{OptimizerKind, Trained};
+use mesp::optim::OptimizerKind;
 use mesp::rng;
 use mesp::source::{Base, HfSource, encode};
 use mesp::tape::Policy;
-use mesp::train::{ObjectiveKind, Options, Session, Shapes, Update, plan};
-use mesp_device::{Act, Backend, Cpu, Dtype, Elem, Mapping, Real, Threads, View, Weight};
+use mesp::train::{Options, Session, Shapes, plan};
+use mesp_device::{Act, Backend, Cpu, Dtype, Mapping, Real, Threads, View, Weight};
 use mesp_formats::{ModelConfig, ModelDir, safetensors_file};
 
 /// The goldens.
@@ -55,23 +55,7 @@ impl Case {
 
     /// Accumulating SGD with the golden adapter's shape.
     pub(crate) fn options(&self, policy: Policy) -> Options {
-        Options {
-            adapter: self.adapter.clone(),
-            adapter_type: Elem::Full,
-            method_name: "test".to_owned(),
-            policy,
-            estimator: Estimator::Exact,
-            update: Update::Accumulate,
-            optimizer: SGD,
-            weight_decay: 0.0,
-            trained: Trained::ALIKE,
-            seed: 0,
-            gradients: false,
-            objective: ObjectiveKind::Sft,
-            base_gradients: false,
-            full: None,
-            training: true,
-        }
+        Options::new(self.adapter.clone(), policy)
     }
 
     /// Shapes for this case's rows.
