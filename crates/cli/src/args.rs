@@ -18,13 +18,14 @@ pub(crate) use adapters::{ExportArgs, LayoutArg, MergeArgs};
 pub(crate) use dash::{DashArgs, ReportArgs};
 pub(crate) use eval::EvalArgs;
 pub(crate) use generate::{ChatArgs, GenerateArgs, SamplingArgs};
-pub(crate) use groups::CommonArgs;
+pub(crate) use groups::{CommonArgs, reference};
 pub(crate) use mesp::settings::{Compute, TrainingSettings};
 pub(crate) use mesp_console::args::{DataArgs, ModelArgs, ReplaceArgs, SharedArgs};
 pub(crate) use pull::PullArgs;
 pub(crate) use run::RunArgs;
 
 use mesp::ByteSize;
+use mesp::settings::Objective;
 
 /// Fine-tunes language models with exact gradients in a planned amount of memory.
 ///
@@ -258,6 +259,9 @@ pub(crate) struct CheckArgs {
     pub(crate) revision: Option<String>,
     #[command(flatten)]
     pub(crate) data: DataArgs,
+    /// What the rows are for; check and show know pairs of completions without it [default: sft]
+    #[arg(long, value_enum, value_name = "WHAT", help_heading = "Data")]
+    pub(crate) objective: Option<Objective>,
     #[command(flatten)]
     pub(crate) shared: SharedArgs,
 }
@@ -273,6 +277,9 @@ pub(crate) struct ShowArgs {
     pub(crate) revision: Option<String>,
     #[command(flatten)]
     pub(crate) data: DataArgs,
+    /// What the rows are for; check and show know pairs of completions without it [default: sft]
+    #[arg(long, value_enum, value_name = "WHAT", help_heading = "Data")]
+    pub(crate) objective: Option<Objective>,
     /// Rows to show [default: 3]
     #[arg(long, value_name = "N", default_value_t = 3, hide_default_value = true)]
     pub(crate) rows: usize,
@@ -297,6 +304,9 @@ pub(crate) struct TokenizeArgs {
     pub(crate) revision: Option<String>,
     #[command(flatten)]
     pub(crate) data: DataArgs,
+    /// What the rows are for; check and show know pairs of completions without it [default: sft]
+    #[arg(long, value_enum, value_name = "WHAT", help_heading = "Data")]
+    pub(crate) objective: Option<Objective>,
     /// The file to write; - for standard output
     #[arg(long, value_name = "FILE")]
     pub(crate) output: PathBuf,

@@ -85,6 +85,20 @@ fn text(run: &Value, data: &Path, rows: usize) -> String {
             ("trained parameters", word("/adapter/parameters")),
         ],
     };
+    let loss_of = |pointer: &str| run.pointer(&format!("/preference/{pointer}"));
+    let objective = loss_of("loss_type").map(|_| {
+        let with = |name: &str, label: &str| loss_of(name).map(|value| format!("{label} {value}"));
+        let numbers =
+            [("beta", "β"), ("simpo_gamma", "γ"), ("label_smoothing", "label smoothing"), ("rpo_alpha", "α")];
+        let numbers =
+            numbers.iter().filter_map(|(name, label)| with(name, label)).collect::<Vec<_>>().join(", ");
+        // A path of this machine says nothing to others.
+        let reference = match word("/preference/reference").as_str() {
+            known @ ("base" | "start" | "none") => known.to_owned(),
+            path => format!("adapter {}", last_name(path)),
+        };
+        ("preference loss", format!("{}, {numbers}; reference {reference}", word("/preference/loss_type")))
+    });
     let rows = [
         ("gradients", format!("{}, computed in {}", method, word("/compute"))),
         ("optimizer, learning rate", format!("{}, {}", word("/optimizer"), word("/learning_rate"))),
@@ -92,7 +106,7 @@ fn text(run: &Value, data: &Path, rows: usize) -> String {
         ("steps, seed", format!("{}, {}", word("/steps"), word("/seed"))),
     ];
     out.push_str("| | |\n|---|---|\n");
-    for (name, value) in trained.into_iter().chain(rows) {
+    for (name, value) in trained.into_iter().chain(objective).chain(rows) {
         let _ = writeln!(out, "| {name} | {value} |");
     }
     let loss = |name: &str| run.pointer(&format!("/loss/{name}")).and_then(Value::as_f64);
@@ -101,22 +115,21 @@ fn text(run: &Value, data: &Path, rows: usize) -> String {
         let bytes = run.pointer(&format!("/memory/{name}")).and_then(Value::as_u64);
         bytes.map_or_else(|| "not measured".to_owned(), crate::sizes::bytes)
     };
-    let _ = writeln!(
-        out,
-        "\n## Figures\n\n\
-         Losses are means over target tokens, in nats.\n\n\
-         | | first | last |\n|---|---|---|\n\
-         | loss in training | {} | {} |\n\
-         | held-out loss, before and after | {} | {} |\n\n\
-         Peak memory: {} planned, {} of heap, {} of anonymous memory.\n",
-        shown(loss("first")),
-        shown(loss("last")),
-        shown(loss("eval_before")),
-        shown(loss("eval_after")),
-        mb("planned_bytes"),
-        mb("heap_peak_bytes"),
-        mb("rss_anon_peak_bytes"),
-    );
+    let over = if run["preference"].is_object() { "pairs or completions" } else { "target tokens, in nats" };
+    let _ =
+        writeln!(out, "\n## Figures\n\nLosses are means over {over}.\n\n| | first | last |\n|---|---|---|");
+    let _ = writeln!(out, "| loss in training | {} | {} |", shown(loss("first")), shown(loss("last")));
+    let [before, after] = ["eval_before", "eval_after"].map(|name| shown(loss(name)));
+    let _ = writeln!(out, "| held-out loss, before and after | {before} | {after} |");
+    for (name, key) in [("margin of rewards", "margins"), ("better completion ahead, share", "accuracies")] {
+        let at = |when: &str| run.pointer(&format!("/rewards/{when}/rewards~1{key}")).and_then(Value::as_f64);
+        if let (Some(before), Some(after)) = (at("before"), at("after")) {
+            let _ = writeln!(out, "| held-out: {name}, before and after | {before:.4} | {after:.4} |");
+        }
+    }
+    let [planned, heap, anonymous] = ["planned_bytes", "heap_peak_bytes", "rss_anon_peak_bytes"].map(mb);
+    let _ =
+        writeln!(out, "\nPeak memory: {planned} planned, {heap} of heap, {anonymous} of anonymous memory.\n");
     let use_of = if full.is_some() { USE_MODEL } else { USE_ADAPTER };
     let _ = writeln!(out, "## Use\n\n{use_of}");
     out

@@ -5,10 +5,11 @@
 pub(crate) mod pull;
 
 use anyhow::Result;
+use mesp::settings::ObjectiveSettings;
 use mesp_console::names::{adapter, data, found, model, named, rows};
 use mesp_formats::hub::RepoKind;
 
-use crate::args::{Command, CommonArgs, DataCommand};
+use crate::args::{self, Command, CommonArgs, DataCommand};
 
 /// Puts paths in the place of names of repositories, in what was typed.
 pub(crate) fn resolve(command: &mut Command) -> Result<()> {
@@ -20,6 +21,7 @@ pub(crate) fn resolve(command: &mut Command) -> Result<()> {
             model(&mut args.model)?;
             data(&mut args.data)?;
             args.task.task.iter_mut().try_for_each(rows)?;
+            reference(&mut args.objective)?;
             args.adapter.iter_mut().try_for_each(adapter)
         }
         Command::Generate(args) => {
@@ -71,5 +73,15 @@ fn common(args: &mut CommonArgs) -> Result<()> {
     model(&mut args.model)?;
     data(&mut args.data)?;
     args.schedule.eval_data.iter_mut().try_for_each(rows)?;
+    reference(&mut args.objective)?;
     args.adapter.adapter.iter_mut().try_for_each(adapter)
+}
+
+/// The adapter of `--reference`, where it names one.
+fn reference(objective: &mut ObjectiveSettings) -> Result<()> {
+    if let Some(mut path) = args::reference(objective) {
+        adapter(&mut path)?;
+        objective.reference = Some(path.display().to_string());
+    }
+    Ok(())
 }

@@ -81,6 +81,7 @@ impl About<'_> {
             })),
             "method": options.method_name,
             "estimator": estimator_json(options.estimator),
+            "preference": settings.options.objective.preference().map(|_| preference_json(settings)),
             "policy": policy_json(options),
             "update": update_name(options.update),
             "compute": self.numbers.name(),
@@ -96,6 +97,13 @@ impl About<'_> {
         }
         fields
     }
+}
+
+/// A preference loss: its name, its numbers, its reference.
+fn preference_json(settings: &Setup) -> Map<String, Value> {
+    let chosen = serde_json::to_value(settings.settings().objective).unwrap_or_default();
+    let all = if let Value::Object(all) = chosen { all } else { Map::new() };
+    all.into_iter().filter(|(name, value)| name != "objective" && !value.is_null()).collect()
 }
 
 /// Settings that stand in the document itself, beside the list of all.
@@ -175,6 +183,10 @@ impl Report<'_> {
                 "eval_before": summary.eval_before,
                 "eval_after": summary.eval_after,
             },
+            "rewards": summary.preference_after.or(summary.preference_before).map(|_| json!({
+                "before": summary.preference_before,
+                "after": summary.preference_after,
+            })),
             "best": best,
             "seconds": {
                 "total": milliseconds(self.total),

@@ -36,6 +36,7 @@ impl CommonArgs {
         Settings {
             base: Some(self.model.base.clone()),
             max_seq_len: self.data.max_seq_len,
+            objective: self.objective.clone(),
             adapter: self.adapter.clone(),
             method: self.method.clone(),
             directions: self.zeroth.clone(),

@@ -43,7 +43,7 @@ pub(crate) fn rows(
         && found.key() == key
     {
         ui::note(format!("{}: tokens of an earlier run, {}", data.display(), file.display()));
-        return Ok(found.into());
+        return Ok(found.try_into()?);
     }
     create_dir_all(folder)?;
     made(model, data, options, &file)
@@ -52,7 +52,7 @@ pub(crate) fn rows(
 /// Has a file of tokens made by a process of its own.
 fn made(model: &Path, data: &Path, options: &ReadOptions, file: &Path) -> Result<Gathered> {
     wait(spawn(model, data, options, file)?, data)?;
-    Ok(open(file, options.vocab_size)?.into())
+    Ok(open(file, options.vocab_size)?.try_into()?)
 }
 
 fn open(path: &Path, vocab_size: usize) -> mesp::Result<TokenFile> {
@@ -70,7 +70,7 @@ pub(crate) fn given(data: &Path, vocab_size: usize) -> Result<Option<Gathered>> 
     if !token_file::is_token_file(&start) {
         return Ok(None);
     }
-    Ok(Some(open(data, vocab_size)?.into()))
+    Ok(Some(open(data, vocab_size)?.try_into()?))
 }
 
 /// What the tokens of data depend on: its files, the tokenizer and its settings, the options.
@@ -133,6 +133,9 @@ fn spawn(model: &Path, data: &Path, options: &ReadOptions, output: &Path) -> Res
         LongRows::Error => "error",
     };
     args.extend(["--prompt-style", style, "--train-on", trained, "--long-rows", long].map(Into::into));
+    if options.preferences {
+        args.extend(["--objective", "preference"].map(Into::into));
+    }
     if !options.append_eos {
         args.push("--no-eos".into());
     }

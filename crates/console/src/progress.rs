@@ -109,3 +109,15 @@ impl Drop for Counter {
         }
     }
 }
+
+/// Tells how far the log-probabilities of a reference are.
+pub fn reference_progress() -> impl FnMut(usize, usize) {
+    let mut counter = None;
+    move |row, count| {
+        let start = || {
+            ui::note(format!("reference: computing the log-probabilities of {count} rows"));
+            Counter::new("reference", count as u64)
+        };
+        counter.get_or_insert_with(start).at(row as u64);
+    }
+}

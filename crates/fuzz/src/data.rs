@@ -112,7 +112,12 @@ pub fn rows(bytes: &[u8]) {
 
 /// What a token file gives back is what was written.
 fn through_a_token_file(name: &Path, data: &FileRows) {
-    let about = About { path: data.path.clone(), document: data.document, notes: data.notes.clone() };
+    let about = About {
+        path: data.path.clone(),
+        document: data.document,
+        notes: data.notes.clone(),
+        ..About::default()
+    };
     let again = opened(name, &written(&about, &data.examples)).expect("what was written");
     assert_eq!(*again.about(), about);
     assert_eq!(all_rows(&again), data.examples);

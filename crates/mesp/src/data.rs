@@ -24,7 +24,6 @@ mod gather;
 mod gguf_tokenizer;
 #[cfg(feature = "text")]
 mod jinja;
-mod judged;
 mod keys;
 mod layout;
 mod long_row;
@@ -33,12 +32,14 @@ mod missing;
 #[cfg(not(feature = "text"))]
 mod no_text;
 mod notes;
-mod pairs;
 #[cfg(feature = "parquet")]
 mod parquet;
+mod positioned;
+mod preferences;
 #[cfg(feature = "text")]
 mod python;
 mod ragged;
+mod referenced;
 mod remarks;
 mod rows;
 mod shuffle;
@@ -77,12 +78,12 @@ pub use forms::Form;
 pub use gather::Gathered;
 #[cfg(feature = "text")]
 pub use gguf_tokenizer::from_gguf;
-pub use judged::JudgedRows;
 pub use layout::{HELD_OUT, TEST, all_files, files, refuse_stream, split_of, unused};
 #[cfg(not(feature = "text"))]
 pub use no_text::{ChatFormat, TextEncoder};
-pub use pairs::{Judging, read_judged};
+pub use preferences::{Bits, Grouping, are_pairs};
 pub use ragged::RaggedBatch;
+pub use referenced::{ReferenceFile, ReferenceWriter, ReferencedRows};
 pub use source::unpacks;
 pub use split::split;
 pub use subset::Subset;

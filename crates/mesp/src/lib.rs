@@ -74,4 +74,4 @@ mod trainer;
 pub use error::{Error, Result};
 pub use limits::ByteSize;
 pub use mesp_formats::{ErrorKind, Problem};
-pub use trainer::{BatchGradient, Dataset, Generator, Model, Trainer, TrainerBuilder};
+pub use trainer::{BatchGradient, Dataset, Generator, Model, ReferenceModel, Trainer, TrainerBuilder};

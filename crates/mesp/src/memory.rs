@@ -11,7 +11,7 @@ mod work;
 
 pub use budget::{Decision, Process, Request, decide, least_budget};
 pub use plan::{MemoryPlan, spill};
-pub use work::Workload;
+pub use work::{Workload, largest_evaluation};
 
 pub use crate::limits::{ByteSize, Limit, OverBudget, Resident, Room, Saving};
 

@@ -12,19 +12,26 @@ pub use score::{Metrics, Score};
 /// Which completion of a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Side {
-    /// The better one; a desirable one where completions are marked one by one (kto).
+    /// The better one; a desirable one where completions have labels (kto).
     Chosen,
     /// The other; an undesirable one.
     Rejected,
 }
 
-/// A completion of a batch: which it is, and what the reference says of it.
+/// What a sequence of a batch is to a preference loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Judged {
-    /// Which it is.
+pub struct PreferenceLabel {
+    /// Which completion it is.
     pub side: Side,
-    /// R, the sum of its tokens' log-probabilities under the reference; 0 for a loss without one.
+    /// R, the sum of its tokens' log-probabilities under the reference; NaN where that is not known.
     pub reference: f64,
+}
+
+impl PreferenceLabel {
+    /// A completion of which the reference is not known yet.
+    pub fn new(side: Side) -> Self {
+        Self { side, reference: f64::NAN }
+    }
 }
 
 /// What a loss reads of a completion.
@@ -36,7 +43,7 @@ pub struct Completion {
     pub tokens: usize,
     /// P, the sum of their log-probabilities.
     pub logp: f64,
-    /// R, the same of the reference; 0 for a loss without one.
+    /// R, the same of the reference; 0 for a loss that has none.
     pub reference: f64,
 }
 
@@ -60,7 +67,7 @@ impl Completion {
 /// Over what the losses of an optimizer step are means.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// n, its pairs; its rows where completions are marked one by one.
+    /// n, its pairs; its completions where these have labels (kto).
     pub examples: usize,
     /// M, trained tokens of its chosen completions.
     pub chosen_tokens: usize,

@@ -10,6 +10,8 @@ mod document;
 mod full;
 mod groups;
 mod numbers;
+mod objective;
+mod session;
 mod threads;
 mod values;
 
@@ -20,13 +22,14 @@ use mesp_device::Elem;
 use serde::{Deserialize, Serialize};
 
 pub use groups::{
-    AdapterSettings, Compute, DirectionSettings, MethodSettings, OnNonFinite, OnSpike, RunSettings, Stored,
-    Train, TrainingSettings, UpdateWhen,
+    AdapterSettings, Compute, DirectionSettings, MethodSettings, ObjectiveSettings, OnNonFinite, OnSpike,
+    RunSettings, Stored, Train, TrainingSettings, UpdateWhen,
 };
 
 pub use directional::distribution_name;
 pub use document::{policy_json, update_name};
 pub use numbers::{Numbers, held, rounded};
+pub use objective::{Objective, Reference};
 pub use threads::{thread_count, threads};
 
 use crate::adapter::AdapterConfig;
@@ -37,7 +40,7 @@ use crate::model::ModelWeights;
 use crate::optim::{OptimizerKind, ScheduleKind, Trained};
 use crate::source::Base;
 use crate::tape::{Policy, SavedAs, Tiles};
-use crate::train::{Action, Length, MadeWith, ObjectiveKind, Options, RunConfig, Update};
+use crate::train::{Action, Length, MadeWith, Options, RunConfig, Update};
 use crate::{Error, ErrorKind, Result};
 
 /// The choices for a training run. [`Settings::default`] chooses nothing: every setting then has its default.
@@ -49,6 +52,9 @@ pub struct Settings {
     pub base: Option<String>,
     /// The most tokens of a row [default: 512, or the model's maximum length if that is shorter].
     pub max_seq_len: Option<usize>,
+    /// What is minimized.
+    #[serde(flatten)]
+    pub objective: ObjectiveSettings,
     /// What is trained.
     #[serde(flatten)]
     pub adapter: AdapterSettings,
@@ -66,7 +72,6 @@ pub struct Settings {
     pub run: RunSettings,
 }
 
-/// An error of usage with advice.
 /// Resolved settings: defaults filled in, every rule between settings checked.
 #[derive(Debug, Clone)]
 pub struct Setup {
@@ -74,6 +79,8 @@ pub struct Setup {
     pub options: Options,
     /// The other options of the training loop.
     pub run: RunConfig,
+    /// The reference of a preference loss.
+    pub reference: Reference,
     /// How the base weights are held.
     pub base: Base,
     /// Whether the memory budget may choose the policy: no setting fixes it.
@@ -146,6 +153,7 @@ impl Settings {
         }
         let mut adapter = if full { AdapterConfig::none() } else { adapter::config(&self.adapter)? };
         let notes = adapter::dropout(&self.adapter, &mut adapter, exact)?.into_iter().collect();
+        let (objective, reference) = self.objective.resolve()?;
         let m = &self.method;
         let name = m.method.as_deref().unwrap_or("auto");
         let method = if estimator == Estimator::Exact { Method::parse(name)? } else { Method::Mesp };
@@ -164,7 +172,7 @@ impl Settings {
             trained: trained(&self.adapter, exact)?,
             seed: s.seed,
             gradients: false,
-            objective: ObjectiveKind::Sft,
+            objective,
             base_gradients: false,
             full: None,
             training: true,
@@ -180,6 +188,7 @@ impl Settings {
         Ok(Setup {
             options,
             run,
+            reference,
             base,
             auto,
             may_spill: m.checkpoints.is_none(),

@@ -22,6 +22,7 @@ mod builder;
 mod dataset;
 mod generator;
 mod model;
+mod reference;
 #[cfg(feature = "text")]
 mod text;
 
@@ -34,6 +35,7 @@ pub use builder::TrainerBuilder;
 pub use dataset::Dataset;
 pub use generator::Generator;
 pub use model::Model;
+pub use reference::ReferenceModel;
 
 use crate::Result;
 use crate::arch::Param;

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use anyhow::Result;
 use clap::Parser;
+use mesp::data::ReadOptions;
 use mesp::settings::{
-    AdapterSettings, Compute, DirectionSettings, MethodSettings, RunSettings, Settings, TrainingSettings,
-    threads,
+    AdapterSettings, Compute, DirectionSettings, MethodSettings, ObjectiveSettings, RunSettings, Settings,
+    TrainingSettings, threads,
 };
 use mesp::{BatchGradient, Dataset, Model};
 use mesp_console::args::{DataArgs, ModelArgs, SharedArgs};
@@ -76,6 +77,8 @@ struct Options {
     #[command(flatten)]
     data: DataArgs,
     #[command(flatten)]
+    objective: ObjectiveSettings,
+    #[command(flatten)]
     adapter: AdapterSettings,
     #[command(flatten)]
     method: MethodSettings,
@@ -109,6 +112,7 @@ impl Way {
         let settings = Settings {
             base: Some(asked.model.base),
             max_seq_len: asked.data.max_seq_len,
+            objective: asked.objective,
             adapter: asked.adapter,
             method: asked.method,
             directions: asked.directions,
@@ -123,7 +127,9 @@ impl Way {
         let model = Model::open_as(path, setup.base)?;
         ui::note_once(model.notes());
         setup.fit(model.config())?;
-        let rows = Dataset::read_with(data, &model, &asked.data.read_options(model.config(), false))?;
+        let preferences = settings.preferences();
+        let options = ReadOptions { preferences, ..asked.data.read_options(model.config(), false) };
+        let rows = Dataset::read_with(data, &model, &options)?;
         for line in rows.notes() {
             ui::note(format!("{}: {line}", data.display()));
         }

@@ -106,7 +106,7 @@ impl Engine<'_> {
     pub(super) fn plan(&self, tokens: usize, count: usize) -> Result<Planned> {
         let pool = threads(Some(count))?;
         let mut setup = resolved(self.asked)?;
-        let work = Workload::of_length(tokens, &setup.run, setup.base, count);
+        let work = Workload::of_length(tokens, &setup.options.objective, &setup.run, setup.base, count);
         let budget = self.asked.method.memory_budget;
         let memory = setup.decide(self.model, &work, budget, true)?.allowed()?;
         Ok(Planned { tokens, pool, options: setup.options, memory, work })

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use mesp::settings::ObjectiveSettings;
 
 use super::{Compute, DataArgs, ModelArgs, ReplaceArgs, SharedArgs};
 
@@ -36,6 +37,8 @@ pub(crate) struct EvalArgs {
     /// [default: auto]
     #[arg(long, value_enum, help_heading = "Evaluation")]
     pub(crate) compute: Option<Compute>,
+    #[command(flatten)]
+    pub(crate) objective: ObjectiveSettings,
     #[command(flatten)]
     pub(crate) task: TaskArgs,
     #[command(flatten)]

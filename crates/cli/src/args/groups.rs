@@ -4,7 +4,11 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use mesp::settings::{AdapterSettings, DirectionSettings, MethodSettings, TrainingSettings};
+use mesp::arch::Config;
+use mesp::data::ReadOptions;
+use mesp::settings::{
+    AdapterSettings, DirectionSettings, MethodSettings, ObjectiveSettings, Reference, TrainingSettings,
+};
 use mesp_console::outputs::Inputs;
 
 use super::{DataArgs, ModelArgs, RunArgs, SharedArgs};
@@ -16,6 +20,8 @@ pub(crate) struct CommonArgs {
     pub(crate) model: ModelArgs,
     #[command(flatten)]
     pub(crate) data: DataArgs,
+    #[command(flatten)]
+    pub(crate) objective: ObjectiveSettings,
     #[command(flatten)]
     pub(crate) adapter: AdapterSettings,
     #[command(flatten)]
@@ -38,6 +44,12 @@ impl CommonArgs {
         self.settings().full()
     }
 
+    /// How rows are read.
+    pub(crate) fn read_options(&self, config: &Config, training: bool) -> ReadOptions {
+        let preferences = self.objective.is_preference();
+        ReadOptions { preferences, ..self.data.read_options(config, training) }
+    }
+
     /// What train and grads read; `eval` is the file of held-out rows.
     pub(crate) fn reads(&self, data: Option<&Path>, eval: Option<&Path>) -> Inputs {
         let resumed = self.output.resume.as_ref().and_then(|resume| resume.as_deref());
@@ -46,8 +58,17 @@ impl CommonArgs {
             .file("--data", data)
             .file("--eval-data", eval)
             .adapter("--adapter", self.adapter.adapter.as_deref())
+            .adapter("--reference", reference(&self.objective).as_deref())
             .adapter("--resume", resumed)
             .file("--config", self.run.config.as_deref())
+    }
+}
+
+/// The adapter that `--reference` names, if it names one.
+pub(crate) fn reference(objective: &ObjectiveSettings) -> Option<PathBuf> {
+    match Reference::parse(objective.reference.as_deref()?) {
+        Reference::Adapter(path) => Some(path),
+        _ => None,
     }
 }
 

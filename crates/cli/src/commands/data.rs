@@ -7,14 +7,16 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use anyhow::Result;
+use mesp::arch::Config;
 use mesp::data::token_file::{About, TokenKey, TokenWriter};
-use mesp::data::{FileRows, ReadOptions, RowSize, TextEncoder};
+use mesp::data::{FileRows, ReadOptions, RowSize, TextEncoder, are_pairs};
+use mesp::settings::Objective;
 use mesp::source::shape_source;
 use mesp_formats::Error as FileError;
 use mesp_formats::atomic::{folder_of, write_atomic_with};
 use serde_json::json;
 
-use crate::args::{DataCommand, TokenizeArgs};
+use crate::args::{DataArgs, DataCommand, TokenizeArgs};
 use crate::flags::spelled;
 use crate::outputs::{self, Inputs};
 use crate::sizes::count;
@@ -35,7 +37,8 @@ fn tokenize(args: &TokenizeArgs) -> Result<()> {
     let read = Inputs::default().model(model).file("--data", data);
     outputs::file(output, &read, args.replace.overwrite)?;
     let config = shape_source(model)?.config;
-    let options = args.data.read_options(&config, !args.whole);
+    let preferences = args.objective == Some(Objective::Preference);
+    let options = ReadOptions { preferences, ..args.data.read_options(&config, !args.whole) };
     inputs::is_there(data)?;
     let encoder =
         if FileRows::needs_tokenizer(data, &options)? { Some(inputs::encoder(model)?) } else { None };
@@ -56,7 +59,7 @@ fn tokenize(args: &TokenizeArgs) -> Result<()> {
     for note in &notes {
         ui::note(format!("{}: {note}", path.display()));
     }
-    let (number, RowSize { tokens: all, targets }) = made.counts;
+    let (number, RowSize { tokens: all, targets, .. }) = made.counts;
     let shown = output.display().to_string();
     if args.shared.json {
         return ui::json(&json!({
@@ -72,6 +75,20 @@ fn tokenize(args: &TokenizeArgs) -> Result<()> {
         count(all as u64),
         count(targets as u64)
     ))
+}
+
+/// How rows of a file are read for the commands that show them: pairs of completions are known by their first row.
+fn shown_options(
+    data: &Path,
+    config: &Config,
+    (args, objective): (&DataArgs, Option<Objective>),
+) -> ReadOptions {
+    let mut options = args.read_options(config, true);
+    options.preferences = match objective {
+        Some(objective) => objective == Objective::Preference,
+        None => are_pairs(data, &options),
+    };
+    options
 }
 
 /// Rows on their way into a file.
@@ -95,10 +112,8 @@ impl Made<'_> {
         let mut writer = TokenWriter::new(out, key, beside).map_err(failed)?;
         let Self { encoder, options, counts } = self;
         let about = FileRows::each(data, *encoder, options, &mut |example| {
-            let size = example.size();
             counts.0 += 1;
-            counts.1.tokens += size.tokens;
-            counts.1.targets += size.targets;
+            counts.1 += example.size();
             Ok(writer.row(&example).map_err(failed)?)
         })?;
         writer.finish(&about).map_err(failed)?;

@@ -1,11 +1,8 @@
 //! `mesp train --dry-run`: everything up to the first step, and nothing written.
 
-use std::sync::Arc;
-
 use anyhow::Result;
 use mesp::data::Batches;
 use mesp::tape::SavedAs;
-use mesp::train::Session;
 use serde_json::json;
 
 use super::train::job::{Job, Ready, prepare, start};
@@ -23,10 +20,8 @@ pub(crate) fn run(job: Job<'_>) -> Result<()> {
     let spills = settings.options.policy.inputs() == SavedAs::File;
     let mut from = 0;
     if !spills {
-        let be = mesp::memory::processor::<f32>(std::mem::take(&mut footprint.plan), Arc::clone(&pool))?
-            .with_compute(numbers.compute());
-        let options = settings.options.clone();
-        let mut session = Session::new(be, Arc::clone(&model), options, work.shapes.targets());
+        let plan = std::mem::take(&mut footprint.plan);
+        let mut session = settings.session::<f32>(&model, &work, plan, numbers, (&pool, &output.path))?;
         let adapter = args.adapter.adapter.as_deref();
         from = start(&mut session, adapter, &settings, output.resume.as_deref())?.step;
     }

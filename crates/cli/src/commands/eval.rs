@@ -8,10 +8,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use mesp::data::Examples;
+use mesp::data::{BatchSize, Examples};
+use mesp::memory::largest_evaluation;
 use mesp::method::Method;
 use mesp::model::ModelWeights;
-use mesp::train::{Options, Score, Session, Shapes, Staging, evaluate, largest_batch, plan};
+use mesp::train::{ObjectiveKind, Options, Score, Session, Shapes, Staging, evaluate, plan};
 use mesp_device::{Real, Threads};
 
 use crate::args::{Compute, EvalArgs};
@@ -55,16 +56,18 @@ struct Scorer<'a> {
     numbers: Numbers,
     pool: &'a Arc<Threads>,
     batch_size: usize,
+    objective: ObjectiveKind,
 }
 
 impl Scorer<'_> {
     /// What all rows came to, and each.
     fn score<R: Real>(&self, adapter: Option<&Path>, rows: &dyn Examples) -> Result<(Score, Vec<Score>)> {
-        let shapes = Shapes { train: None, eval: Some(largest_batch(rows, self.batch_size)?) };
-        let options = session_options(given_adapter(adapter, &self.model.config)?);
+        let size = BatchSize::rows(self.batch_size);
+        let shapes = Shapes { train: None, eval: Some(largest_evaluation(rows, size)?) };
+        let mut options = session_options(given_adapter(adapter, &self.model.config)?);
+        options.objective = self.objective;
         let plan = plan(self.model, &options, &shapes, size_of::<R>(), self.pool.count())?;
-        let be =
-            mesp::memory::processor::<R>(plan, Arc::clone(self.pool))?.with_compute(self.numbers.compute());
+        let be = self.numbers.processor::<R>(plan, self.pool)?;
         let mut session = Session::new(be, Arc::clone(self.model), options, shapes.targets());
         if let Some(adapter) = adapter {
             let (be, params, _) = session.state_mut();
@@ -72,11 +75,10 @@ impl Scorer<'_> {
         }
         let mut scores = vec![Score::default(); rows.count()];
         let mut counter = Counter::new("evaluating", rows.count() as u64);
-        let total =
-            evaluate(&mut session, rows, self.batch_size, &mut Staging::default(), &mut |i, score| {
-                scores[i] = score;
-                counter.at(i as u64 + 1);
-            })?;
+        let total = evaluate(&mut session, rows, size, &mut Staging::default(), &mut |i, score| {
+            scores[i] = score;
+            counter.at(i as u64 + 1);
+        })?;
         Ok((total, scores))
     }
 }

@@ -39,7 +39,7 @@ fn ready<R: Real>(args: &CommonArgs, beside: &Path) -> Result<BatchGradient<R>> 
     setup.fit(model.config())?;
     setup.differentiable(model.dtype())?;
     made_with::note_other_base(args.adapter.adapter.as_deref(), (model.weights(), model.dtype()), dir);
-    let read = args.data.read_options(model.config(), false);
+    let read = args.read_options(model.config(), false);
     let rows = inputs::read_rows(dir, data, &Held::None, &read, None)?;
     Ok(BatchGradient::new(&settings, setup, &model, rows, (beside, usize::MAX, false), &pool)?)
 }

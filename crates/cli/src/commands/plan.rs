@@ -103,7 +103,7 @@ const MOST_TOKENS: usize = 1 << 20;
 
 /// From the rows where they are given, else from one length for all of them.
 fn work(args: &CommonArgs, settings: &Setup, model: &ModelWeights, threads: usize) -> Result<Workload> {
-    let options = args.data.read_options(&model.config, true);
+    let options = args.read_options(&model.config, true);
     keep_children_within(args.method.memory_budget);
     let Some(data) = &args.data.data else {
         let length = options.max_seq_len.unwrap_or(model.config.max_positions);
@@ -112,19 +112,27 @@ fn work(args: &CommonArgs, settings: &Setup, model: &ModelWeights, threads: usiz
             return Err(usage(problem, "give 2 or more"));
         }
         // With --batch-tokens alone, as many rows as fit.
-        let fit = settings.run.batch_tokens.map_or(usize::MAX, |all| (all / length).max(1));
+        let each = settings.options.objective.sequences();
+        let fit = settings.run.batch_tokens.map_or(usize::MAX, |all| (all / (each * length)).max(1));
         let batch = settings.run.batch_size.min(fit);
-        if length.checked_mul(batch).is_none_or(|tokens| tokens > MOST_TOKENS) {
+        if length.checked_mul(batch.saturating_mul(each)).is_none_or(|tokens| tokens > MOST_TOKENS) {
             let problem =
                 format!("a batch of {batch} rows of {length} tokens is more than {MOST_TOKENS} tokens");
             return Err(usage(problem, "lower --max-seq-len or --batch-size"));
         }
-        return Ok(Workload::of_length(length, &settings.run, settings.base, threads));
+        return Ok(Workload::of_length(
+            length,
+            &settings.options.objective,
+            &settings.run,
+            settings.base,
+            threads,
+        ));
     };
     let held = Held::new(&args.schedule, data)?;
     // A preset has no tokenizer: its rows are tokens.
     let dir = args.model.model.clone().unwrap_or_default();
     let rows = inputs::read_rows(&dir, data, &held, &options, None)?;
+    settings.options.objective.check_form(&*rows.train)?;
     Ok(Workload::training(&rows, &settings.run, settings.base, threads)?)
 }
 

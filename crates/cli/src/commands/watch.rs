@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use mesp::preference::Metrics as Rewards;
 use mesp::train::{Cancel, Event, Notice};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -47,6 +48,15 @@ pub(crate) struct Watch<'a> {
     pub(crate) trouble: Option<mesp::Error>,
 }
 
+/// What a person reads of rewards: by how much the better completion is ahead, and how often.
+fn said(rewards: &Rewards) -> String {
+    let margin = rewards.rewards_margins.map_or_else(String::new, |margin| format!("margin {margin:.3}"));
+    match rewards.rewards_accuracies {
+        Some(share) => format!("{margin}, ahead in {:.0}%", 100.0 * share),
+        None => margin,
+    }
+}
+
 /// What the last loss weighs in the running mean.
 const LAST: f64 = 0.1;
 
@@ -87,13 +97,15 @@ impl<'a> Watch<'a> {
                 self.losses.push(loss);
                 self.trained(event, step);
             }
-            Event::Eval { step, eval_loss, eval_accuracy, target_tokens, best, .. } => {
+            Event::Eval { step, eval_loss, eval_accuracy, target_tokens, best, preference, .. } => {
                 self.write(event);
                 self.measure(step);
                 self.draw(step, &[("eval/loss", eval_loss), ("eval/accuracy", eval_accuracy)]);
+                self.draw_rewards(step, "eval", preference);
                 let best = if best { ", the best so far" } else { "" };
+                let rewards = preference.map_or_else(String::new, |rewards| format!(", {}", said(&rewards)));
                 self.line.print(format!(
-                    "eval at step {step}: loss {eval_loss:.4}, accuracy {:.1}%, {target_tokens} target tokens{best}",
+                    "eval at step {step}: loss {eval_loss:.4}{rewards}, accuracy {:.1}%, {target_tokens} target tokens{best}",
                     100.0 * eval_accuracy
                 ));
                 if (1..self.total_steps).contains(&step) {
@@ -173,10 +185,13 @@ impl<'a> Watch<'a> {
             rss_peak_bytes: marks.rss,
         });
         self.note_marks(step, marks);
-        let Event::Train { epoch, loss, learning_rate, grad_norm, tokens_per_second, eta, .. } = *event
+        let Event::Train {
+            epoch, loss, learning_rate, grad_norm, tokens_per_second, eta, preference, ..
+        } = *event
         else {
             return;
         };
+        self.draw_rewards(step, "train", preference);
         self.draw(
             step,
             &[
@@ -198,8 +213,9 @@ impl<'a> Watch<'a> {
         self.line.at(step as u64, || {
             let share = 100.0 * step as f64 / total.max(1) as f64;
             let left = if step < total { format!(" | ETA {}", duration(eta)) } else { String::new() };
+            let rewards = preference.map_or_else(String::new, |rewards| format!(" | {}", said(&rewards)));
             format!(
-                "step {step}/{total} {share:.0}% ep {epoch:.2} | loss {loss:.3} (mean {loss_mean:.3}) | lr {learning_rate:.1e} | |g| {grad_norm:.2} | {} tok/s | {memory}{left}",
+                "step {step}/{total} {share:.0}% ep {epoch:.2} | loss {loss:.3} (mean {loss_mean:.3}){rewards} | lr {learning_rate:.1e} | |g| {grad_norm:.2} | {} tok/s | {memory}{left}",
                 rate(tokens_per_second)
             )
         });
@@ -258,6 +274,15 @@ impl<'a> Watch<'a> {
         if let (None, Some(board)) = (&self.trouble, &mut self.board) {
             let written = board.scalars(step, values);
             self.check(written);
+        }
+    }
+
+    /// Rewards and log-probabilities, where there are some.
+    fn draw_rewards(&mut self, step: usize, of: &str, rewards: Option<Rewards>) {
+        for (name, value) in rewards.iter().flat_map(Rewards::named) {
+            if let Some(value) = value {
+                self.draw(step, &[(&*format!("{of}/{name}"), value)]);
+            }
         }
     }
 

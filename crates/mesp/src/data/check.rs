@@ -2,12 +2,16 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::dataset::Reading;
 use super::forms::Form;
 use super::notes::Tally;
 use super::rows::RowReader;
-use super::{ChatFormat, Example, FileRows, ReadOptions, TextEncoder, UNTRAINED, layout, source};
+use super::token_file::About;
+use super::{
+    ChatFormat, Example, FileRows, Grouping, ReadOptions, TextEncoder, UNTRAINED, layout, preferences, source,
+};
 use crate::{Error, ErrorKind, Result};
 
 /// What was found in a file. Lines are counted from 1.
@@ -43,6 +47,8 @@ pub struct Checked {
     pub inside: Vec<usize>,
     /// What is said of the file when it is trained on.
     pub notes: Vec<String>,
+    /// Which rows belong together: with preferences [`Checked::rows`] counts pairs, or completions with a label.
+    pub grouping: Grouping,
 }
 
 impl Checked {
@@ -75,12 +81,21 @@ impl FileRows {
             .hint("name one of its files"));
         };
         let path = path.clone();
-        let kind = source::kind(&path)?;
         let (mut bad, mut examples) = (Vec::new(), Vec::new());
         let mut keep = |example| {
             examples.push(example);
             Ok(())
         };
+        let stops = Stops::new(encoder, stops);
+        if options.preferences {
+            let mut tally = Tally::whole();
+            let about = preferences::each(&path, encoder, options, &mut tally, &mut keep, &mut |error| {
+                bad.push(error);
+                Ok(())
+            })?;
+            return Checked::of_preferences(about, (tally, bad), examples, &stops);
+        }
+        let kind = source::kind(&path)?;
         let mut reading = Reading::new(&path, options, &mut keep);
         reading.tally = Tally::whole();
         let mut rows = RowReader::new(encoder, options);
@@ -96,16 +111,11 @@ impl FileRows {
         let tally = reading.tally;
         let notes = tally.notes(&rows, options);
         let (document, left_out) = (tally.document.is_some(), tally.left_out());
-        let stops = Stops::new(encoder, stops);
         let mut checked = Checked {
             path,
             bad,
             rows: tally.rows(),
-            forms: Form::ALL
-                .into_iter()
-                .map(|f| (f, tally.forms[f as usize]))
-                .filter(|(_, n)| *n > 0)
-                .collect(),
+            forms: forms(&tally),
             document,
             tokens: examples.iter().map(|e| e.tokens.len()).sum(),
             trained: examples.iter().map(Example::targets).sum(),
@@ -125,6 +135,51 @@ impl FileRows {
             unstopped.dedup();
             checked.unstopped = unstopped;
         }
+        Ok(checked)
+    }
+}
+
+fn forms(tally: &Tally) -> Vec<(Form, usize)> {
+    Form::ALL.into_iter().map(|f| (f, tally.forms[f as usize])).filter(|(_, n)| *n > 0).collect()
+}
+
+impl Checked {
+    /// What was found in a file of preferences, whose completions lie in `store`.
+    fn of_preferences(
+        about: About,
+        (tally, bad): (Tally, Vec<Error>),
+        store: Vec<Example>,
+        stops: &Stops<'_>,
+    ) -> Result<Self> {
+        let About { path, notes, grouping, .. } = about;
+        let mut checked = Self {
+            path,
+            bad,
+            rows: tally.rows(),
+            forms: forms(&tally),
+            notes,
+            left_out: tally.left_out(),
+            lengths: tally.lengths.unwrap_or_default(),
+            long: tally.long.into_list(),
+            inside: tally.inside.into_list(),
+            ..Self::default()
+        };
+        checked.lengths.sort_unstable();
+        // Without mismatched completions, which are those of other rows.
+        let own = |at: &usize| !matches!(grouping, Grouping::Labeled(_)) || *at == 0 || at % 2 == 1;
+        for completion in (0..store.len()).filter(own).map(|at| &store[at]) {
+            checked.tokens += completion.tokens.len();
+            checked.trained += completion.targets();
+            if stops.missing(completion) {
+                checked.unstopped.push(completion.origin.line);
+            }
+        }
+        checked.unstopped.dedup();
+        // A file of one kind of labels is incomplete: it is among the bad.
+        let rows = grouping.of(Arc::new(store));
+        let rows = rows.map(|rows| (0..rows.count()).map(|row| rows.read(row)).collect::<Result<Vec<_>>>());
+        checked.duplicates = duplicates(&rows.transpose()?.unwrap_or_default());
+        checked.grouping = grouping;
         Ok(checked)
     }
 }

@@ -14,7 +14,7 @@ use super::remarks::Remark;
 use super::rows::{Row, RowReader};
 use super::source::Raw;
 use super::token_file::About;
-use super::{Example, Form, Origin, TextEncoder, layout, source};
+use super::{Example, Form, Grouping, Origin, TextEncoder, layout, preferences, source};
 use crate::arch::Config;
 use crate::{Error, ErrorKind, Result};
 
@@ -72,6 +72,8 @@ pub struct ReadOptions {
     pub prompt_style: PromptStyle,
     /// The names of columns in the file.
     pub columns: Columns,
+    /// Whether rows are preferences: a chosen and a rejected completion, or a completion with a label.
+    pub preferences: bool,
     /// The split that is meant when a directory is given.
     pub split: &'static str,
 }
@@ -97,6 +99,7 @@ impl ReadOptions {
             append_eos: true,
             prompt_style: PromptStyle::Auto,
             columns: Columns::default(),
+            preferences: false,
             split: "train",
         }
     }
@@ -127,6 +130,10 @@ impl FileRows {
     /// When the file cannot be read, when a row cannot be used (with its line), when there is no row, or
     /// when no row has anything to train.
     pub fn read(path: &Path, encoder: Option<&TextEncoder>, options: &ReadOptions) -> Result<Self> {
+        if options.preferences {
+            return Err(Error::usage(ErrorKind::State, "rows of preferences belong together")
+                .hint("read them with `Gathered::read`, which keeps them so"));
+        }
         let mut examples = Vec::new();
         let about = Self::each(path, encoder, options, &mut |example| {
             examples.push(example);
@@ -145,6 +152,9 @@ impl FileRows {
         options: &ReadOptions,
         keep: &mut dyn FnMut(Example) -> Result<()>,
     ) -> Result<About> {
+        if options.preferences {
+            return preferences::each(path, encoder, options, &mut Tally::default(), keep, &mut Err);
+        }
         let mut rows = RowReader::new(encoder, options);
         let files = layout::files(path, options.split)?;
         let mut reading = Reading::new(files.first().map_or(path, |file| file), options, keep);
@@ -180,7 +190,7 @@ impl FileRows {
     }
 
     fn new(about: About, mut examples: Vec<Example>) -> Self {
-        let About { path, document, notes } = about;
+        let About { path, document, notes, .. } = about;
         // Rows are planned by their number.
         examples.shrink_to_fit();
         Self { path, examples, notes, document }
@@ -228,16 +238,19 @@ fn is_text(row: Raw<'_>, path: &Path, line: usize, columns: &Columns) -> bool {
     #[derive(serde::Deserialize)]
     struct Tokenized {
         input_ids: Option<serde::de::IgnoredAny>,
+        /// Of preferences.
+        prompt_input_ids: Option<serde::de::IgnoredAny>,
     }
     match row {
         Raw::Tokens(_) => false,
         Raw::Json(text) if columns.is_empty() => {
             text.starts_with('"')
-                || source::json::<Tokenized>(text).is_ok_and(|(row, _)| row.input_ids.is_none())
+                || source::json::<Tokenized>(text)
+                    .is_ok_and(|(row, _)| row.input_ids.is_none() && row.prompt_input_ids.is_none())
         }
-        row => row
-            .value(path, line, columns, &mut Seen::default())
-            .is_ok_and(|(row, _)| row.get("input_ids").is_none_or(Value::is_null)),
+        row => row.value(path, line, columns, &mut Seen::default()).is_ok_and(|(row, _)| {
+            ["input_ids", "prompt_input_ids"].map(|key| row.get(key).is_none_or(Value::is_null)) == [true; 2]
+        }),
     }
 }
 
@@ -305,7 +318,7 @@ impl<'a> Reading<'a> {
             )
             .hint(why));
         }
-        Ok(About { path: path.to_path_buf(), document, notes })
+        Ok(About { path: path.to_path_buf(), document, notes, grouping: Grouping::Single })
     }
 
     /// Reads every row; a bad one goes to `bad`, which may end it.

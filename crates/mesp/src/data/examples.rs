@@ -1,6 +1,7 @@
 //! Rows wherever they lie: in memory, in a file of tokens, some of either.
 
 use std::fmt::Debug;
+use std::ops::AddAssign;
 use std::sync::Arc;
 
 use super::{Example, RaggedBatch, Subset};
@@ -13,6 +14,26 @@ pub struct RowSize {
     pub tokens: usize,
     /// The positions that are predicted and trained, [`Example::targets`].
     pub targets: usize,
+    /// The sequences that it is: two of a pair of completions.
+    pub sequences: usize,
+    /// Sum of the squares of their lengths.
+    pub squares: usize,
+}
+
+impl RowSize {
+    /// A row of one sequence.
+    pub fn of_sequence(tokens: usize, targets: usize) -> Self {
+        Self { tokens, targets, sequences: 1, squares: tokens.saturating_mul(tokens) }
+    }
+}
+
+impl AddAssign for RowSize {
+    fn add_assign(&mut self, other: Self) {
+        self.tokens += other.tokens;
+        self.targets += other.targets;
+        self.sequences += other.sequences;
+        self.squares = self.squares.saturating_add(other.squares);
+    }
 }
 
 /// Rows that can be read in any order. Reading fails where they lie in a file that fails.
@@ -32,8 +53,8 @@ pub trait Examples: Debug + Send + Sync {
     /// When it cannot be read.
     fn append(&self, row: usize, batch: &mut RaggedBatch) -> Result<()>;
 
-    /// Adds a row's prompt with the completion of another row, where rows have that ([`JudgedRows`](super::JudgedRows));
-    /// says whether they do.
+    /// Adds a row's prompt with the completion of another row, where rows have that (those with a
+    /// label, for kto); says whether they do.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -84,7 +105,7 @@ impl Rows {
 impl Example {
     /// How large it is.
     pub fn size(&self) -> RowSize {
-        RowSize { tokens: self.tokens.len(), targets: self.targets() }
+        RowSize::of_sequence(self.tokens.len(), self.targets())
     }
 }
 
@@ -195,8 +216,7 @@ impl Examples for Part {
 pub fn totals(rows: &dyn Examples) -> Result<(RowSize, usize)> {
     let (mut sum, mut longest) = (RowSize::default(), 0);
     rows.each_size(&mut |_, size| {
-        sum.tokens += size.tokens;
-        sum.targets += size.targets;
+        sum += size;
         longest = longest.max(size.tokens);
     })?;
     Ok((sum, longest))

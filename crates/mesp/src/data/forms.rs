@@ -260,7 +260,7 @@ fn unknown(row: &Map<String, Value>) -> Error {
         |list: &[&'static str]| list.iter().copied().find(|key| row.get(*key).is_some_and(Value::is_string));
     let has = |key: &str| row.contains_key(key);
     let advice = if has("chosen") && has("rejected") {
-        "preference pairs are not trained here; keep the chosen answer as `completion`".to_owned()
+        "give ‘objective’ preference to train on pairs, or keep the chosen answer as `completion`".to_owned()
     } else if let (Some(asked), Some(answer)) = (found(&ASKED), found(&ANSWERED)) {
         let of_it = found(&OF_IT).filter(|key| *key != asked);
         let names = if asked == "instruction" || of_it.is_some() {

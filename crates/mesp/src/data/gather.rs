@@ -9,7 +9,7 @@ use mesp_formats::Error as FileError;
 
 use super::token_file::{About, TokenFile, TokenKey, TokenWriter};
 use super::{Example, Examples, FileRows, ReadOptions, TextEncoder};
-use crate::Result;
+use crate::{Error, ErrorKind, Result};
 
 /// Bytes of rows that are kept in memory.
 const FEW: usize = 1 << 20;
@@ -45,7 +45,7 @@ impl Gathered {
     }
 
     /// Keeps the rows that `read` gives away.
-    pub(super) fn each(
+    fn each(
         path: &Path,
         vocab_size: usize,
         beside: &Path,
@@ -76,13 +76,24 @@ impl Gathered {
                 Arc::new(TokenFile::open(path, file, vocab_size)?)
             }
         };
+        Self::of(about, rows)
+    }
+
+    /// Rows of a store, those together that belong together.
+    fn of(about: About, store: Arc<dyn Examples>) -> Result<Self> {
+        let rows = about.grouping.of(store).ok_or_else(|| {
+            Error::data(&about.path, None, ErrorKind::Malformed, "completions of the rows are missing")
+                .hint("make the file of tokens again")
+        })?;
         Ok(Self { about, rows })
     }
 }
 
-impl From<TokenFile> for Gathered {
-    fn from(file: TokenFile) -> Self {
-        Self { about: file.about().clone(), rows: Arc::new(file) }
+impl TryFrom<TokenFile> for Gathered {
+    type Error = Error;
+
+    fn try_from(file: TokenFile) -> Result<Self> {
+        Self::of(file.about().clone(), Arc::new(file))
     }
 }
 

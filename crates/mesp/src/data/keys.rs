@@ -114,5 +114,5 @@ fn bad(key: &str, value: &Value) -> Result<()> {
         ErrorKind::Unsupported,
         format!("`{key}` is {value}: the answer is marked as one not to learn, and training would teach it"),
     )
-    .hint("leave out such rows: good and bad answers are not told apart here"))
+    .hint("leave out such rows, or give ‘objective’ preference and ‘loss_type’ kto, which learn from both"))
 }

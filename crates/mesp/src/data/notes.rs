@@ -276,7 +276,13 @@ fn treated(form: Form, reader: &RowReader<'_>, options: &ReadOptions) -> String 
         TrainOn::Last => "the assistant's last turn is trained, the other turns are not",
         TrainOn::All => "the assistant's turns are trained, the other turns too",
     };
-    let pair = if both { "both are trained" } else { "the completion is trained" };
+    let pair = if options.preferences {
+        "completions are compared"
+    } else if both {
+        "both are trained"
+    } else {
+        "the completion is trained"
+    };
     let answer = |headings: &str, answer: &str| {
         let what = if both { "everything is trained".to_owned() } else { format!("the {answer} is trained") };
         match (options.prompt_style, chat) {

@@ -1,7 +1,7 @@
 //! A batch of rows end to end.
 
 use super::{Example, Origin, UNTRAINED};
-use crate::preference::Judged;
+use crate::preference::PreferenceLabel;
 
 /// Rows end to end, without padding.
 ///
@@ -20,7 +20,7 @@ pub struct RaggedBatch {
     /// The number of positions that predict something.
     pub targets: usize,
     /// What each row is to a preference loss; nothing where rows are for another.
-    pub judged: Vec<Judged>,
+    pub preferences: Vec<PreferenceLabel>,
 }
 
 impl Default for RaggedBatch {
@@ -40,7 +40,7 @@ impl RaggedBatch {
             offsets,
             origins: Vec::with_capacity(rows),
             targets: 0,
-            judged: Vec::new(),
+            preferences: Vec::new(),
         }
     }
 
@@ -62,7 +62,7 @@ impl RaggedBatch {
         self.offsets.push(0);
         self.origins.clear();
         self.targets = 0;
-        self.judged.clear();
+        self.preferences.clear();
     }
 
     /// Adds a row; allocates only where it does not fit.

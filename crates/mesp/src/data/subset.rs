@@ -15,7 +15,7 @@ pub struct Subset {
 
 impl Subset {
     /// Room for so many rows, none of them chosen.
-    pub(super) fn none_of(rows: usize) -> Self {
+    pub(crate) fn none_of(rows: usize) -> Self {
         let blocks = rows.div_ceil(BLOCK);
         Self { bits: vec![0; rows.div_ceil(WORD)], before: vec![0; blocks + 1], rows }
     }
@@ -29,7 +29,7 @@ impl Subset {
     }
 
     /// Chooses a row. [`count`](Self::count) knows of it after [`finish`](Self::finish).
-    pub(super) fn choose(&mut self, row: usize) {
+    pub(crate) fn choose(&mut self, row: usize) {
         self.bits[row / WORD] |= 1 << (row % WORD);
     }
 
@@ -43,7 +43,7 @@ impl Subset {
     }
 
     /// Counts what was chosen.
-    pub(super) fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         let mut sum = 0;
         let blocks = self.bits.chunks(BLOCK / WORD);
         for (before, words) in self.before.iter_mut().zip(blocks) {

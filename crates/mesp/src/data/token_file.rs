@@ -8,7 +8,7 @@
 //! | rows | of each its tokens `u32`, and its labels `i32` where its entry says so |
 //! | sum | FNV-1a of all bytes before, `u64` |
 //! | entries | of each row where it begins `u64`, its line `u64`, its tokens `u32`, its targets `u32`, how many of its first labels are untrained while the others are the tokens `u32` or 2³² − 1 where labels follow the tokens, its file `u32` |
-//! | about | the path of the data, `u8` 1 if it is a plain text, `u32` notes, each a text, `u32` files, each its path |
+//! | about | the path of the data, `u8` 1 if it is a plain text, `u32` notes, each a text, `u32` files, each its path, `u8` 0 if rows stand alone, 1 if two are a pair of completions, 2 if they are completions with a label; then how many `u64`, and 64 labels a `u64` |
 //! | end | where the entries begin `u64`, rows `u64`, FNV-1a of all bytes from the entries to here `u64`, `MESPTEND` |
 //!
 //! Rows follow each other without gaps in the order of their entries. A file is written from front to end, and read
@@ -25,12 +25,12 @@ use mesp_formats::Error as FileError;
 pub use self::read::TokenFile;
 pub use self::write::TokenWriter;
 use super::fnv::Fnv128;
-use super::{ReadOptions, RowSize};
+use super::{Grouping, ReadOptions, RowSize};
 use crate::Result;
 
 const MAGIC: [u8; 8] = *b"MESPTOK\n";
 const END: [u8; 8] = *b"MESPTEND";
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 /// Counts changes of what rows become; tokens that were kept under earlier rules are made anew.
 const RULES: u32 = 2;
 
@@ -76,7 +76,7 @@ impl TokenKey {
 }
 
 /// What a token file says of its rows.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct About {
     /// The file that was read, or the directory of several.
     pub path: PathBuf,
@@ -84,6 +84,8 @@ pub struct About {
     pub document: bool,
     /// What a reader of the log should know.
     pub notes: Vec<String>,
+    /// Which rows belong together.
+    pub grouping: Grouping,
 }
 
 /// Whether bytes begin a token file.
@@ -128,7 +130,7 @@ impl Entry {
     }
 
     fn size(self) -> RowSize {
-        RowSize { tokens: self.tokens as usize, targets: self.targets as usize }
+        RowSize::of_sequence(self.tokens as usize, self.targets as usize)
     }
 }
 

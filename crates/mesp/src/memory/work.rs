@@ -3,10 +3,11 @@
 use mesp_device::Weight;
 
 use crate::Result;
-use crate::data::{Batches, Example, Examples, Origin, RaggedBatch, Rows, totals};
+use crate::data::{BatchSize, Batches, Example, Examples, Origin, RaggedBatch, Rows, totals};
 use crate::model::{Batch, ModelWeights};
+use crate::preference::{Completion, PreferenceLabel};
 use crate::source::Base;
-use crate::train::{Largest, Length, RunConfig, Shapes, largest_batch};
+use crate::train::{Largest, Length, ObjectiveKind, RunConfig, Shapes, each_range, largest_batch};
 
 /// What a plan must be large enough for: the largest batches of a run, and the memory of the rows themselves.
 #[derive(Debug, Clone)]
@@ -40,39 +41,51 @@ impl Workload {
         let Rows { train, eval, heap } = rows;
         let mut batches = Batches::new(&**train, run.micro_batch(), run.seed)?;
         let (steps, count) = run.steps(&mut batches)?;
-        let held_out = if eval.count() == 0 {
-            None
-        } else {
-            Some(match run.batch_tokens {
-                None => largest_batch(&**eval, run.batch_size)?,
-                Some(_) => largest_in_order(&**eval, run)?,
-            })
-        };
+        let held_out =
+            if eval.count() == 0 { None } else { Some(largest_evaluation(&**eval, run.micro_batch())?) };
         let rows = train;
         let train = match run.batch_tokens {
             None => largest_batch(&**rows, run.batch_size)?,
             Some(_) => largest_packed(&**rows, &mut batches, count)?,
         };
-        // What is only evaluated of a training step: completions of marked rows with other prompts.
-        let beside = rows.append_mismatched(0, &mut RaggedBatch::default())?;
-        let held_out =
-            if beside { Some(with_mismatched(held_out, &train, totals(&**rows)?.1)) } else { held_out };
+        // What is only evaluated of a training step: completions with a label after other prompts.
+        let mut first = RaggedBatch::default();
+        let labeled = rows.append_mismatched(0, &mut first)?;
+        let held_out = if labeled {
+            let mismatched = mismatched(&train, totals(&**rows)?.1);
+            Some(held_out.map_or_else(|| mismatched.clone(), |other| either(&mismatched, &other)))
+        } else {
+            held_out
+        };
         let shapes = Shapes { train: Some(train), eval: held_out };
+        rows.append(0, &mut first)?;
+        let preferences = if first.preferences.is_empty() { 0 } else { compared(&shapes) };
         let present = *heap as u64;
-        let tokens = present + staged(&shapes) + batches.heap_bytes() as u64;
+        let tokens = present + staged(&shapes) + preferences + batches.heap_bytes() as u64;
         Ok(Self { shapes, tokens, present, held: 0, beside: 0, steps, base, value_bytes: 4, threads })
     }
 
-    /// For training on rows of `tokens` tokens each, before there are any rows.
-    pub fn of_length(tokens: usize, run: &RunConfig, base: Base, threads: usize) -> Self {
-        let fit = run.batch_tokens.map_or(usize::MAX, |all| (all / tokens.max(1)).max(1));
-        let batch_size = run.batch_size.min(fit);
-        let offsets: Vec<usize> = (0..=batch_size).map(|r| r * tokens).collect();
-        let targets = batch_size * tokens.saturating_sub(1);
-        let batch = Batch::for_plan(batch_size * tokens, targets, batch_size * tokens * tokens, &offsets);
+    /// For training on rows of `tokens` tokens each (completions of pairs: both), before there are any rows.
+    pub fn of_length(
+        tokens: usize,
+        objective: &ObjectiveKind,
+        run: &RunConfig,
+        base: Base,
+        threads: usize,
+    ) -> Self {
+        let each = objective.sequences();
+        let fit = run.batch_tokens.map_or(usize::MAX, |all| (all / (each * tokens).max(1)).max(1));
+        let batch = |sequences: usize| {
+            let offsets: Vec<usize> = (0..=sequences).map(|r| r * tokens).collect();
+            let targets = sequences * tokens.saturating_sub(1);
+            Batch::for_plan(sequences * tokens, targets, sequences * tokens * tokens, &offsets)
+        };
+        let sequences = each * run.batch_size.min(fit);
         let row = size_of::<Example>() + 8 * tokens;
-        let shapes = Shapes { train: Some(batch), eval: None };
-        let tokens = (batch_size * row) as u64 + staged(&shapes);
+        let labeled = objective.preference().is_some_and(|p| !p.loss_type.is_paired());
+        let shapes = Shapes { train: Some(batch(sequences)), eval: labeled.then(|| batch(sequences)) };
+        let preferences = if objective.preference().is_some() { compared(&shapes) } else { 0 };
+        let tokens = (sequences * row) as u64 + staged(&shapes) + preferences;
         let steps = if let Length::Steps(n) = run.length { n } else { 0 };
         Self { shapes, tokens, held: 0, beside: 0, present: 0, steps, base, value_bytes: 4, threads }
     }
@@ -100,16 +113,47 @@ fn staged(shapes: &Shapes) -> u64 {
     (planned + read + all().map(ragged).max().unwrap_or(0)) as u64
 }
 
-/// An evaluation batch that holds the mismatched completions of a training batch too: each is at most as long as the
-/// longest row.
-fn with_mismatched(held_out: Option<Batch>, train: &Batch, longest: usize) -> Batch {
-    let count = train.offsets.len().saturating_sub(1);
+/// Bytes of what completions of the largest batches come to: what each is, twice, its log-probability and its weight.
+fn compared(shapes: &Shapes) -> u64 {
+    let most = [&shapes.train, &shapes.eval].into_iter().flatten().map(|b| b.offsets.len()).max();
+    let one = 2 * size_of::<PreferenceLabel>() + size_of::<Completion>() + size_of::<f64>();
+    (most.unwrap_or(0) * one) as u64
+}
+
+/// The largest batch of rows that are evaluated in their order: of a certain number of rows, and where tokens limit it,
+/// of those that fit. With completions that have a label, that of the mismatched ones too.
+///
+/// # Errors
+/// When a row cannot be read.
+pub fn largest_evaluation(rows: &dyn Examples, size: BatchSize) -> Result<Batch> {
+    let own = if size.tokens == usize::MAX {
+        largest_batch(rows, size.rows)?
+    } else {
+        let mut largest = Largest::default();
+        each_range(rows, size, &mut |range| {
+            let sizes: Result<Vec<_>> = range.map(|row| rows.size(row)).collect();
+            largest.add(sizes?);
+            Ok(())
+        })?;
+        largest.batch()
+    };
+    if rows.count() > 0 && rows.append_mismatched(0, &mut RaggedBatch::default())? {
+        let mismatched = mismatched(&own, totals(rows)?.1);
+        return Ok(either(&mismatched, &own));
+    }
+    Ok(own)
+}
+
+/// The mismatched completions of a batch: each is at most as long as the longest row and the one before it.
+fn mismatched(batch: &Batch, longest: usize) -> Batch {
+    let count = batch.offsets.len().saturating_sub(1);
     let offsets: Vec<usize> = (0..=count).map(|i| i * longest).collect();
-    let targets = count * longest.saturating_sub(1);
-    let mismatched = Batch::for_plan(count * longest, targets, count * longest * longest, &offsets);
-    let Some(other) = held_out else { return mismatched };
-    let (large, small) =
-        if mismatched.rows() > other.rows() { (mismatched, other) } else { (other, mismatched) };
+    Batch::for_plan(count * longest, count * longest.saturating_sub(1), count * longest * longest, &offsets)
+}
+
+/// A batch as large in each respect as the larger of two.
+fn either(one: &Batch, other: &Batch) -> Batch {
+    let (large, small) = if one.rows() > other.rows() { (one, other) } else { (other, one) };
     // Sequences without a token: room for their places, and no work.
     let mut offsets = large.offsets.clone();
     offsets.resize(large.offsets.len().max(small.offsets.len()), large.rows());
@@ -129,19 +173,6 @@ fn largest_packed(rows: &dyn Examples, batches: &mut Batches<impl Examples>, cou
             largest.add(sizes?);
         }
         (epoch, done) = (epoch + 1, done + all);
-    }
-    Ok(largest.batch())
-}
-
-/// The largest batches of rows that are taken in their order.
-fn largest_in_order(rows: &dyn Examples, run: &RunConfig) -> Result<Batch> {
-    let mut largest = Largest::default();
-    let (mut start, count) = (0, rows.count());
-    while start < count {
-        let end = run.micro_batch().end(start, count, |row| Ok(rows.size(row)?.tokens))?;
-        let sizes: Result<Vec<_>> = (start..end).map(|row| rows.size(row)).collect();
-        largest.add(sizes?);
-        start = end;
     }
     Ok(largest.batch())
 }

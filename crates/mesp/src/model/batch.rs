@@ -1,6 +1,6 @@
 //! A micro-batch as the engine reads it.
 
-use crate::preference::Judged;
+use crate::preference::PreferenceLabel;
 
 /// Several sequences back to back, never padded.
 #[derive(Debug, Clone, Default)]
@@ -18,7 +18,7 @@ pub struct Batch {
     /// By what the loss of each of them is multiplied; nothing where that is 1 for all.
     pub target_weights: Vec<f32>,
     /// What each sequence is to a preference loss; nothing for others.
-    pub judged: Vec<Judged>,
+    pub preferences: Vec<PreferenceLabel>,
     /// Values per head of attention's probabilities, Σ length²; a plan's batch carries the largest.
     pub probs: usize,
 }
@@ -42,7 +42,7 @@ impl Batch {
         self.target_rows.clear();
         self.target_labels.clear();
         self.target_weights.clear();
-        self.judged.clear();
+        self.preferences.clear();
         for (row, target) in targets.iter().enumerate() {
             if let Ok(label) = u32::try_from(*target) {
                 self.target_rows.push(row as u32);
@@ -61,7 +61,7 @@ impl Batch {
             target_rows: (0..targets as u32).collect(),
             target_labels: vec![0; targets],
             target_weights: Vec::new(),
-            judged: Vec::new(),
+            preferences: Vec::new(),
             probs,
         }
     }
@@ -70,9 +70,9 @@ impl Batch {
     ///
     /// # Panics
     /// When there are not as many as sequences.
-    pub fn judge(&mut self, judged: &[Judged]) {
-        assert_eq!(judged.len() + 1, self.offsets.len(), "one for each sequence");
-        self.judged.extend_from_slice(judged);
+    pub fn set_preferences(&mut self, labels: &[PreferenceLabel]) {
+        assert_eq!(labels.len() + 1, self.offsets.len(), "one for each sequence");
+        self.preferences.extend_from_slice(labels);
     }
 
     /// Trained rows of each sequence, as a range of those of the batch.
@@ -102,6 +102,6 @@ impl Batch {
                 + self.target_labels.capacity()
                 + self.target_weights.capacity())
             + 8 * self.offsets.capacity()
-            + size_of::<Judged>() * self.judged.capacity()
+            + size_of::<PreferenceLabel>() * self.preferences.capacity()
     }
 }

@@ -22,7 +22,7 @@ pub struct Room {
 }
 
 /// A preference loss of the batch's sequences, which are pairs, the chosen completion before the rejected one, or
-/// completions that are marked one by one ([`Batch::judged`]).
+/// completions with a label ([`Batch::preferences`]).
 #[derive(Debug)]
 pub struct Preferences<'a> {
     /// Which loss.
@@ -39,16 +39,22 @@ pub struct Preferences<'a> {
     pub score: Score,
 }
 
+impl Preference {
+    /// What the loss reads of a batch's completions, from the statistics of its trained rows.
+    pub fn completions(&self, batch: &Batch, stats: &[RowStat]) -> impl Iterator<Item = Completion> {
+        batch.preferences.iter().zip(batch.targets_by_sequence()).map(|(label, rows)| {
+            let tokens = rows.len();
+            self.completion(label, tokens, -stats[rows].iter().map(RowStat::nats).sum::<f64>())
+        })
+    }
+}
+
 impl Preferences<'_> {
     /// Losses and derivatives of the completions, from the rows' statistics.
     fn compare(&mut self, batch: &Batch) {
         let Room { completions, derivatives } = &mut *self.room;
         completions.clear();
-        for (judged, rows) in batch.judged.iter().zip(batch.targets_by_sequence()) {
-            let tokens = rows.len();
-            let logp = -self.stats[rows].iter().map(RowStat::nats).sum::<f64>();
-            completions.push(Completion { side: judged.side, tokens, logp, reference: judged.reference });
-        }
+        completions.extend(self.preference.completions(batch, self.stats));
         derivatives.clear();
         derivatives.resize(completions.len(), 0.0);
         self.score = self.preference.score(completions, self.totals, self.kl, derivatives);

@@ -11,23 +11,28 @@
 //! ```
 //! derivation: `docs/math/preference.md`
 
-use super::{Completion, Score, Side, Totals};
+use serde::{Deserialize, Serialize};
+
+use super::{Completion, PreferenceLabel, Score, Side, Totals};
 
 /// Which loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+#[allow(clippy::doc_markdown, reason = "the program shows these texts as help")]
 pub enum LossType {
-    /// DPO (Rafailov et al. 2023, arXiv 2305.18290).
+    /// DPO (Rafailov et al. 2023, arXiv 2305.18290)
     #[default]
     Sigmoid,
-    /// IPO (Azar et al. 2023, arXiv 2310.12036), with ratios averaged over a completion's tokens.
+    /// IPO (Azar et al. 2023, arXiv 2310.12036), with ratios averaged over a completion's tokens
     Ipo,
-    /// `SLiC` (Zhao et al. 2023, arXiv 2305.10425).
+    /// SLiC (Zhao et al. 2023, arXiv 2305.10425)
     Hinge,
-    /// `SimPO` (Meng et al. 2024, arXiv 2405.14734): no reference.
+    /// SimPO (Meng et al. 2024, arXiv 2405.14734): no reference
     Simpo,
-    /// ORPO (Hong et al. 2024, arXiv 2403.07691): no reference.
+    /// ORPO (Hong et al. 2024, arXiv 2403.07691): no reference
     Orpo,
-    /// KTO (Ethayarajh et al. 2024, arXiv 2402.01306): completions marked one by one.
+    /// KTO (Ethayarajh et al. 2024, arXiv 2402.01306): completions with a label, one by one
     Kto,
 }
 
@@ -91,17 +96,31 @@ pub struct Preference {
     pub label_smoothing: f64,
     /// α, the share of the ordinary loss on the chosen completions.
     pub rpo_alpha: f64,
+    /// Whether a loss that compares with a reference takes one under which all completions are equally likely: R = 0.
+    pub reference_free: bool,
 }
 
 impl Preference {
     /// A loss with its default numbers.
     pub const fn new(loss_type: LossType) -> Self {
         let beta = loss_type.default_beta();
-        Self { loss_type, beta, simpo_gamma: 0.5, label_smoothing: 0.0, rpo_alpha: 0.0 }
+        let (label_smoothing, rpo_alpha) = (0.0, 0.0);
+        Self { loss_type, beta, simpo_gamma: 0.5, label_smoothing, rpo_alpha, reference_free: false }
     }
 
-    /// What completions come to, of an optimizer step with these totals: pairs, chosen before rejected, or marked ones.
-    /// `derivatives[i]` becomes dL/dP of completion i, L the step's loss. `kl` is κ, which kto alone reads.
+    /// Whether it reads the log-probabilities of a reference model.
+    pub const fn has_reference(&self) -> bool {
+        self.loss_type.has_reference() && !self.reference_free
+    }
+
+    /// What the loss reads of a completion of so many trained tokens with log-probability P.
+    pub fn completion(&self, label: &PreferenceLabel, tokens: usize, logp: f64) -> Completion {
+        let reference = if self.has_reference() { label.reference } else { 0.0 };
+        Completion { side: label.side, tokens, logp, reference }
+    }
+
+    /// What completions come to, of an optimizer step with these totals: pairs, chosen before rejected, or those with a
+    /// label. `derivatives[i]` becomes dL/dP of completion i, L the step's loss. `kl` is κ, which kto alone reads.
     ///
     /// # Panics
     /// When lengths disagree, or a pair is none.

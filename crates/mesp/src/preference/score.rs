@@ -1,6 +1,6 @@
 //! What completions came to, in sums that add up over micro-batches, and in means under TRL's names.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Side;
 
@@ -104,7 +104,8 @@ impl Score {
 }
 
 /// Means over the completions of a step or an evaluation, under TRL's names; none of a side that has no completion.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Metrics {
     /// β times what the loss compares, of chosen completions.
     #[serde(rename = "rewards/chosen", skip_serializing_if = "Option::is_none")]
@@ -124,4 +125,40 @@ pub struct Metrics {
     /// The same of rejected ones.
     #[serde(rename = "logps/rejected", skip_serializing_if = "Option::is_none")]
     pub logps_rejected: Option<f64>,
+}
+
+impl Metrics {
+    /// Each by its name, as in JSON.
+    pub fn named(&self) -> [(&'static str, Option<f64>); 6] {
+        [
+            ("rewards/chosen", self.rewards_chosen),
+            ("rewards/rejected", self.rewards_rejected),
+            ("rewards/accuracies", self.rewards_accuracies),
+            ("rewards/margins", self.rewards_margins),
+            ("logps/chosen", self.logps_chosen),
+            ("logps/rejected", self.logps_rejected),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_json() {
+        let mut score = Score::default();
+        score.pair(0.5, [[3.0, -4.0], [1.0, -5.0]]);
+        let metrics = score.metrics();
+        let named: Vec<_> = metrics.named().into_iter().map(|(name, value)| (name, value.unwrap())).collect();
+        let json = serde_json::to_value(metrics).unwrap();
+        assert_eq!(json.as_object().unwrap().len(), named.len());
+        for (name, value) in named {
+            assert_eq!(json[name], value);
+        }
+        assert_eq!(
+            (json["rewards/margins"].as_f64(), json["rewards/accuracies"].as_f64()),
+            (Some(2.0), Some(1.0))
+        );
+    }
 }

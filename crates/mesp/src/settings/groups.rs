@@ -10,7 +10,9 @@ use std::str::FromStr as _;
 use mesp_device::Elem;
 use serde::{Deserialize, Serialize};
 
+use super::Objective;
 use crate::ByteSize;
+use crate::preference::LossType;
 use crate::train::Action;
 
 /// How values are stored.
@@ -96,6 +98,37 @@ pub enum Train {
     Lora,
     /// All weights of the model, and no adapter: with mezo from losses; `mesp grads` makes their exact gradients
     Full,
+}
+
+/// What is minimized.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::Args), command(next_help_heading = "Objective"))]
+#[serde(default)]
+pub struct ObjectiveSettings {
+    /// What is minimized; preference takes rows with prompt, chosen and rejected, and for kto rows with prompt, completion
+    /// and label [default: sft]
+    #[cfg_attr(feature = "clap", arg(long, value_enum, value_name = "WHAT"))]
+    pub objective: Option<Objective>,
+    /// Preference loss [default: sigmoid]
+    #[cfg_attr(feature = "clap", arg(long, value_enum, value_name = "NAME"))]
+    pub loss_type: Option<LossType>,
+    /// How strongly a preference loss weighs differences of log-probabilities [default: 0.1; with simpo 2]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "BETA"))]
+    pub beta: Option<f64>,
+    /// By how much simpo wants the chosen completion ahead [default: 0.5]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "GAMMA"))]
+    pub simpo_gamma: Option<f64>,
+    /// Share of pairs that sigmoid and simpo take to be labeled the wrong way round [default: 0]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "SHARE"))]
+    pub label_smoothing: Option<f64>,
+    /// Weight of the next-token loss of the chosen completions, which is added; not with orpo and kto [default: 0]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "ALPHA"))]
+    pub rpo_alpha: Option<f64>,
+    /// The reference of sigmoid, ipo, hinge and kto: base (the model without an adapter), start (what the run begins
+    /// with, `adapter` included), an adapter, or none. Its log-probabilities are computed once, before the run [default:
+    /// base]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "base|start|none|DIR"))]
+    pub reference: Option<String>,
 }
 
 /// When adapters are stepped.

@@ -9,19 +9,20 @@ use super::adapter::{list, numbers};
 use super::directional::distribution_name;
 use super::numbers::{BASE, COMPUTE};
 use super::{
-    AdapterSettings, DirectionSettings, MethodSettings, Numbers, OnNonFinite, OnSpike, RunSettings, Settings,
-    Setup, Stored, Train, TrainingSettings, UpdateWhen, rounded,
+    AdapterSettings, DirectionSettings, MethodSettings, Numbers, OnNonFinite, OnSpike, Reference,
+    RunSettings, Settings, Setup, Stored, Train, TrainingSettings, UpdateWhen, rounded,
 };
 use crate::Result;
 use crate::data::Rows;
 use crate::method::{Blocks, Derivative, Directional, Estimator, Subset};
+use crate::source::fingerprint;
 use crate::tape::SavedAs;
-use crate::train::{Action, Length, Update, checkpoint, fingerprint};
+use crate::train::{self, Action, Length, Update, checkpoint};
 
 /// The settings that change no result, or whose effect on it is compared otherwise: paths and rows by their
 /// fingerprints, number types by what values are rounded to, methods of exact gradients by being bit-identical. All
 /// others are the same when a run is resumed, those that are added later too.
-const FREE: [&str; 23] = [
+const FREE: [&str; 24] = [
     "activations",
     "adapter",
     "base",
@@ -41,6 +42,7 @@ const FREE: [&str; 23] = [
     "mlp_rows",
     "on_nonfinite",
     "on_spike",
+    "reference",
     "save_every",
     "save_total_limit",
     "spike_factor",
@@ -120,6 +122,7 @@ impl Setup {
         Settings {
             base: Some(self.base.name().to_owned()),
             max_seq_len: chosen.max_seq_len,
+            objective: self.objective_settings(),
             adapter,
             method,
             directions: directions(options.estimator, chosen.full()),
@@ -156,14 +159,19 @@ impl Setup {
         let policy = &self.options.policy;
         let waiting = if policy.inputs() == SavedAs::Bf16 { "bf16" } else { "exact" };
         let all = [
-            (checkpoint::DATA, fingerprint(&*rows.train)?),
-            (checkpoint::EVAL_DATA, fingerprint(&*rows.eval)?),
+            (checkpoint::DATA, train::fingerprint(&*rows.train)?),
+            (checkpoint::EVAL_DATA, train::fingerprint(&*rows.eval)?),
             (BASE, self.options.full.map_or(rounded(self.base, stored), Elem::name).to_owned()),
             (COMPUTE, numbers.name().to_owned()),
             ("checkpoints", waiting.to_owned()),
             ("activations", policy.activations().name().to_owned()),
         ];
-        Ok(all.map(|(name, value)| (name.to_owned(), value)).into())
+        let mut all: BTreeMap<_, _> = all.map(|(name, value)| (name.to_owned(), value)).into();
+        if self.reference != Reference::None {
+            let adapter = self.reference_adapter().map(fingerprint::adapter).transpose()?;
+            all.insert("reference".to_owned(), adapter.unwrap_or_else(|| "base".to_owned()));
+        }
+        Ok(all)
     }
 }
 
@@ -230,7 +238,9 @@ fn stored(elem: Elem) -> Stored {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Objective;
     use super::*;
+    use crate::preference::LossType;
 
     fn chosen(edit: impl FnOnce(&mut Settings)) -> Settings {
         let mut settings = Settings::default();
@@ -265,6 +275,16 @@ mod tests {
             chosen(|s| {
                 s.method.method = Some("mezo".to_owned());
                 s.directions.full = true;
+            }),
+            chosen(|s| {
+                s.objective.objective = Some(Objective::Preference);
+                s.objective.loss_type = Some(LossType::Simpo);
+                s.objective.label_smoothing = Some(0.1);
+            }),
+            chosen(|s| {
+                s.objective.objective = Some(Objective::Preference);
+                s.objective.reference = Some("none".to_owned());
+                s.objective.rpo_alpha = Some(0.5);
             }),
             chosen(|s| {
                 s.method.method = Some("forward".to_owned());

@@ -9,8 +9,9 @@ use std::hash::Hasher as _;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 
-use mesp_device::{Rope, Weight};
+use mesp_device::{Mapping, Rope, Weight};
 use mesp_formats::gguf::{self, Value};
+use mesp_formats::lora::Layout;
 use mesp_formats::{Error as FileError, TokenizerConfig};
 use twox_hash::XxHash64;
 
@@ -37,6 +38,19 @@ const SAMPLES: usize = 8;
 const SAMPLE: usize = 128;
 /// Bytes of a matrix that are read before their pages go again.
 const STRETCH: usize = 4 << 20;
+
+/// Fingerprint of an adapter, of any layout: its settings, and every byte of its tensors.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn adapter(path: &Path) -> Result<String> {
+    let mut hash = XxHash64::with_seed(0);
+    hash.write(format!("{:?}", super::load_adapter_config(path)?).as_bytes());
+    let file = Layout::of(path)?.tensors(path);
+    let map = Mapping::open(&file).map_err(|e| FileError::io("map", &file, e))?;
+    hash.write(map.bytes());
+    Ok(digits(&hash))
+}
 
 /// Fingerprint of the weights as they are stored: their names, shapes, types and values.
 ///

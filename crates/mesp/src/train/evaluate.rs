@@ -4,12 +4,14 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::ops::Range;
 
-use mesp_device::Backend;
+use mesp_device::{Backend, RowStat};
 
 use super::Session;
+use super::preference::Divergence;
 use crate::Result;
-use crate::data::{BatchSize, Examples, RaggedBatch, RowSize};
+use crate::data::{BatchSize, Example, Examples, RaggedBatch, RowSize};
 use crate::model::Batch;
+use crate::preference::{self, Completion, Preference, Side, Totals};
 
 /// The losses of some rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -20,12 +22,14 @@ pub struct Score {
     pub targets: usize,
     /// The number of target tokens that had the largest logit.
     pub correct: usize,
+    /// What completions came to, where the session's objective is a preference loss.
+    pub preferences: Option<preference::Score>,
 }
 
 impl Score {
-    /// Mean loss, in nats per target token.
+    /// Mean loss: of pairs or completions under a preference loss, else of target tokens in nats.
     pub fn loss(&self) -> f64 {
-        self.nats / self.targets as f64
+        self.preferences.as_ref().map_or(self.nats / self.targets as f64, preference::Score::mean_loss)
     }
 
     /// Share of target tokens that had the largest logit, 0 to 1.
@@ -37,6 +41,9 @@ impl Score {
         self.nats += other.nats;
         self.targets += other.targets;
         self.correct += other.correct;
+        if let Some(other) = &other.preferences {
+            self.preferences.get_or_insert_default().add(other);
+        }
     }
 }
 
@@ -67,11 +74,40 @@ impl Staging {
     pub(super) fn take(&mut self) -> &Batch {
         let Self { ragged, batch } = self;
         batch.fill(&ragged.tokens, &ragged.labels, &ragged.offsets);
-        if !ragged.judged.is_empty() {
-            batch.judge(&ragged.judged);
+        if !ragged.preferences.is_empty() {
+            batch.set_preferences(&ragged.preferences);
         }
         batch
     }
+
+    /// Replaces the batch by the mismatched completions of the rows of a range; says whether they have any.
+    pub(super) fn fill_mismatched(&mut self, examples: &dyn Examples, rows: Range<usize>) -> Result<bool> {
+        self.ragged.clear();
+        let mut all = true;
+        for row in rows {
+            all &= examples.append_mismatched(row, &mut self.ragged)?;
+        }
+        self.take();
+        Ok(all)
+    }
+}
+
+/// Ranges of rows in their order, as many at a time as `size` allows.
+///
+/// # Errors
+/// When a row cannot be read, and those of `visit`.
+pub fn each_range(
+    rows: &dyn Examples,
+    size: BatchSize,
+    visit: &mut dyn FnMut(Range<usize>) -> Result<()>,
+) -> Result<()> {
+    let (mut first, count) = (0, rows.count());
+    while first < count {
+        let end = size.end(first, count, |row| Ok(rows.size(row)?.tokens))?;
+        visit(first..end)?;
+        first = end;
+    }
+    Ok(())
 }
 
 /// Evaluates rows in order, as many at a time as `size` allows, and calls `row(index, score)` for each.
@@ -85,27 +121,81 @@ pub fn evaluate<B: Backend>(
     staging: &mut Staging,
     row: &mut dyn FnMut(usize, Score),
 ) -> Result<Score> {
-    let (size, count) = (size.into(), examples.count());
-    let (mut total, mut first) = (Score::default(), 0);
-    while first < count {
-        let end = size.end(first, count, |row| Ok(examples.size(row)?.tokens))?;
-        staging.fill(examples, first..end)?;
+    let size = size.into();
+    let mut total = Score::default();
+    let kind = session.options().objective;
+    let mut compared =
+        kind.preference().map(|p| Compared::new(session, *p, examples, size, staging)).transpose()?;
+    each_range(examples, size, &mut |range| {
+        staging.fill(examples, range.clone())?;
         let batch = &staging.batch;
-        let stats = if batch.targets() > 0 { session.evaluate(batch) } else { &[] };
+        let stats: &[RowStat] = if batch.targets() > 0 { session.evaluate(batch) } else { &[] };
+        if let Some(compared) = &mut compared {
+            compared.take(batch, stats);
+        }
+        let each = kind.sequences();
         let mut next = 0;
-        for (r, end) in batch.offsets[1..].iter().enumerate() {
+        for (r, ends) in batch.offsets[1..].chunks(each).enumerate() {
             let mut score = Score::default();
-            while next < stats.len() && (batch.target_rows[next] as usize) < *end {
+            while next < stats.len() && (batch.target_rows[next] as usize) < ends[ends.len() - 1] {
                 let correct = stats[next].best == batch.target_labels[next];
-                score.add(Score { nats: stats[next].nats(), targets: 1, correct: usize::from(correct) });
+                score.nats += stats[next].nats();
+                score.targets += 1;
+                score.correct += usize::from(correct);
                 next += 1;
             }
-            row(first + r, score);
+            score.preferences = compared.as_mut().map(|compared| compared.row(r, each));
+            row(range.start + r, score);
             total.add(score);
         }
-        first = end;
-    }
+        Ok(())
+    })?;
     Ok(total)
+}
+
+/// What the rows of an evaluation come to under a preference loss.
+struct Compared {
+    preference: Preference,
+    totals: Totals,
+    /// κ of kto, of all rows.
+    kl: f64,
+    completions: Vec<Completion>,
+}
+
+impl Compared {
+    fn new<B: Backend>(
+        session: &mut Session<B>,
+        preference: Preference,
+        rows: &dyn Examples,
+        size: BatchSize,
+        staging: &mut Staging,
+    ) -> Result<Self> {
+        let mut totals = Totals { examples: rows.count(), chosen_tokens: 0 };
+        if preference.rpo_alpha != 0.0 {
+            totals.examples = 0;
+            each_range(rows, size, &mut |range| {
+                staging.fill(rows, range)?;
+                let batch = &staging.batch;
+                let sizes = batch.targets_by_sequence().map(|rows| rows.len());
+                totals.add(batch.preferences.iter().map(|label| label.side).zip(sizes), preference.loss_type);
+                Ok(())
+            })?;
+        }
+        let kl = Divergence::of(session, rows, size, staging)?;
+        Ok(Self { preference, totals, kl, completions: Vec::new() })
+    }
+
+    /// Takes the statistics of a batch.
+    fn take(&mut self, batch: &Batch, stats: &[RowStat]) {
+        self.completions.clear();
+        self.completions.extend(self.preference.completions(batch, stats));
+    }
+
+    /// What a row of the batch came to.
+    fn row(&self, row: usize, each: usize) -> preference::Score {
+        let completions = &self.completions[row * each..(row + 1) * each];
+        self.preference.score(completions, self.totals, self.kl, &mut [0.0; 2][..each])
+    }
 }
 
 /// The largest batch that `batch_size` rows of `examples` can make, for a plan: the most tokens, the most
@@ -115,18 +205,27 @@ pub fn evaluate<B: Backend>(
 /// When a row cannot be read.
 pub fn largest_batch(examples: &dyn Examples, batch_size: usize) -> Result<Batch> {
     let most = batch_size.clamp(1, examples.count().max(1));
-    let (mut lengths, mut targets) = (Top::new(most), Top::new(most));
+    let (mut lengths, mut targets, mut squares) = (Top::new(most), Top::new(most), Top::new(most));
+    let mut sequences = 1;
     examples.each_size(&mut |_, size| {
         lengths.take(size.tokens);
         targets.take(size.targets);
+        squares.take(size.squares);
+        sequences = sequences.max(size.sequences);
     })?;
     let (lengths, targets) = (lengths.descending(), targets.descending());
     let mut offsets = vec![0];
     for length in &lengths {
-        offsets.push(offsets[offsets.len() - 1] + length);
+        add_row(&mut offsets, *length, sequences);
     }
-    let probs = lengths.iter().map(|l| l * l).sum();
+    let probs = squares.descending().iter().sum();
     Ok(Batch::for_plan(offsets[offsets.len() - 1], targets.iter().sum(), probs, &offsets))
+}
+
+/// Adds a row of so many tokens, which are shared among its sequences.
+fn add_row(offsets: &mut Vec<usize>, tokens: usize, sequences: usize) {
+    let start = offsets.last().copied().unwrap_or(0);
+    offsets.extend((1..=sequences).map(|s| start + tokens * s / sequences));
 }
 
 /// The largest of many numbers.
@@ -164,11 +263,21 @@ impl Top {
 pub fn fingerprint(examples: &dyn Examples) -> Result<String> {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut take = |value: u64| hash = (hash ^ value).wrapping_mul(0x0100_0000_01b3);
+    let (mut batch, mut preferences) = (RaggedBatch::default(), true);
     for row in 0..examples.count() {
-        let row = examples.read(row)?;
-        take(row.tokens.len() as u64);
-        row.tokens.iter().for_each(|t| take(u64::from(*t)));
-        row.labels.iter().for_each(|l| take(u64::from(l.cast_unsigned()) | 1 << 40));
+        let Example { tokens, labels, .. } = examples.read(row)?;
+        take(tokens.len() as u64);
+        tokens.iter().for_each(|t| take(u64::from(*t)));
+        labels.iter().for_each(|l| take(u64::from(l.cast_unsigned()) | 1 << 40));
+        // Where one completion ends, and which is to be preferred.
+        batch.clear();
+        if preferences {
+            examples.append(row, &mut batch)?;
+            preferences = !batch.preferences.is_empty();
+        }
+        for (label, end) in batch.preferences.iter().zip(&batch.offsets[1..]) {
+            take(*end as u64 | u64::from(label.side == Side::Chosen) << 41 | 1 << 42);
+        }
     }
     Ok(format!("{hash:016x}"))
 }
@@ -189,14 +298,13 @@ impl Largest {
     pub fn add(&mut self, rows: impl IntoIterator<Item = RowSize>) {
         self.scratch.clear();
         self.scratch.push(0);
-        let (mut targets, mut end) = (0, 0);
+        let mut sum = RowSize::default();
         for row in rows {
-            end += row.tokens;
-            self.scratch.push(end);
-            targets += row.targets;
+            add_row(&mut self.scratch, row.tokens, row.sequences);
+            sum += row;
         }
-        self.targets = self.targets.max(targets);
-        self.probs = self.probs.max(mesp_device::probs_len(&self.scratch));
+        self.targets = self.targets.max(sum.targets);
+        self.probs = self.probs.max(sum.squares);
         self.sequences = self.sequences.max(self.scratch.len());
         if self.scratch.last() > self.offsets.last() {
             self.offsets.clone_from(&self.scratch);

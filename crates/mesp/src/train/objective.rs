@@ -2,9 +2,11 @@
 
 use mesp_device::{Act, Backend, RowStat};
 
+use crate::data::{Examples, RaggedBatch};
 use crate::gradient::Factors;
 use crate::model::{Batch, NextToken, Objective, Preferences, Room, Top};
 use crate::preference::{Preference, Score, Totals};
+use crate::{Error, ErrorKind, Result};
 
 /// What a session minimizes.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -25,20 +27,84 @@ impl ObjectiveKind {
         }
     }
 
+    /// Completions of a row: two of a pair.
+    pub fn sequences(&self) -> usize {
+        self.preference().map_or(1, |preference| preference.loss_type.completions())
+    }
+
+    /// Refuses rows that are for another objective.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] that names the setting; when a row cannot be read.
+    pub fn check_form(&self, rows: &dyn Examples) -> Result<()> {
+        const PAIRS: &str = "pairs of a chosen and a rejected completion";
+        const LABELED: &str = "completions with a label";
+        if rows.count() == 0 {
+            return Ok(());
+        }
+        let batch = first(rows)?;
+        let found = match batch.preferences.len() {
+            0 => "rows for the next-token loss",
+            2 => PAIRS,
+            _ => LABELED,
+        };
+        let file = batch.origins[0].path.display();
+        let loss_type = self.preference().map(|preference| preference.loss_type);
+        let (expected, hint) = match loss_type {
+            None => ("rows for the next-token loss", "give ‘objective’ preference"),
+            Some(_) if batch.preferences.is_empty() => (
+                "rows of preferences",
+                "give rows with `prompt`, `chosen` and `rejected`, or leave ‘objective’ out",
+            ),
+            Some(kind) if kind.is_paired() => (PAIRS, "‘loss_type’ kto takes completions with a label"),
+            Some(_) => (LABELED, "the other values of ‘loss_type’ take pairs"),
+        };
+        if found == expected {
+            return Ok(());
+        }
+        let name =
+            loss_type.map_or("‘objective’ sft".to_owned(), |kind| format!("‘loss_type’ {}", kind.name()));
+        Err(Error::usage(ErrorKind::Conflict, format!("{file}: {name} does not take these rows"))
+            .expected(expected)
+            .found(found)
+            .hint(hint))
+    }
+
+    /// Refuses rows that are for another objective, or lack the log-probabilities of a reference that it reads.
+    ///
+    /// # Errors
+    /// As [`ObjectiveKind::check_form`].
+    pub fn check_rows(&self, rows: &dyn Examples) -> Result<()> {
+        self.check_form(rows)?;
+        let reads = self.preference().is_some_and(Preference::has_reference) && rows.count() > 0;
+        if reads && first(rows)?.preferences.iter().any(|label| label.reference.is_nan()) {
+            return Err(Error::usage(ErrorKind::State, "the rows have no log-probabilities of a reference")
+                .hint("compute them with `Setup::referenced`, or choose ‘reference’ none"));
+        }
+        Ok(())
+    }
+
     /// What a micro-batch adds to the total of its step.
     pub fn total(&self, batch: &Batch) -> Total {
         let Some(preference) = self.preference() else { return Total::from(batch.targets()) };
         let mut totals = Totals::default();
         let sizes = batch.targets_by_sequence().map(|rows| rows.len());
-        totals.add(batch.judged.iter().map(|judged| judged.side).zip(sizes), preference.loss_type);
+        totals.add(batch.preferences.iter().map(|label| label.side).zip(sizes), preference.loss_type);
         Total { count: totals.examples, chosen_tokens: totals.chosen_tokens }
     }
+}
+
+/// A batch of the first row.
+fn first(rows: &dyn Examples) -> Result<RaggedBatch> {
+    let mut batch = RaggedBatch::default();
+    rows.append(0, &mut batch)?;
+    Ok(batch)
 }
 
 /// Over what the loss of an optimizer step is a mean, of all of its micro-batches.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Total {
-    /// Trained tokens; of a preference loss pairs, or completions that are marked one by one.
+    /// Trained tokens; of a preference loss pairs, or completions with a label.
     pub count: usize,
     /// Of a preference loss with a share of the ordinary one: trained tokens of its chosen completions.
     pub chosen_tokens: usize,
@@ -64,7 +130,7 @@ pub struct Outcome {
     pub nats: f64,
     /// Trained rows.
     pub targets: usize,
-    /// By what the sum is divided in the mean: trained rows, pairs, or completions that are marked one by one.
+    /// By what the sum is divided in the mean: trained rows, pairs, or completions with a label.
     pub count: usize,
 }
 
@@ -77,7 +143,7 @@ impl Outcome {
 
 /// What a session holds for its objective.
 #[derive(Debug, Default)]
-pub(super) struct Judge {
+pub(super) struct PreferenceState {
     room: Room,
     /// κ of kto, for the steps from here on.
     pub(super) kl: f64,
@@ -98,12 +164,12 @@ impl<'a> Target<'a> {
         kind: &ObjectiveKind,
         total: Total,
         stats: &'a mut [RowStat],
-        judge: &'a mut Judge,
+        state: &'a mut PreferenceState,
     ) -> Self {
         let Some(&preference) = kind.preference() else {
             return Self::NextToken(NextToken { scale: 1.0 / total.count as f64, stats });
         };
-        let Judge { room, kl, score, .. } = judge;
+        let PreferenceState { room, kl, score, .. } = state;
         let totals = Totals { examples: total.count, chosen_tokens: total.chosen_tokens };
         let of_batch = Score::default();
         Self::Preference(Preferences { preference, totals, kl: *kl, stats, room, score: of_batch }, score)

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::preference::Metrics;
+
 /// The progress of a run. The order of rows follows from the seed and the step, the learning rate from the step.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -22,6 +24,9 @@ pub struct Progress {
     pub last_loss: Option<f64>,
     /// Held-out loss before the first step.
     pub eval_before: Option<f64>,
+    /// Of a preference loss: rewards and log-probabilities of held-out rows before the first step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preference_before: Option<Metrics>,
     /// The last evaluation.
     pub evaluated: Option<Evaluated>,
     /// The lowest held-out loss of a trained adapter.
@@ -35,12 +40,15 @@ pub struct Progress {
 }
 
 /// A held-out loss.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Evaluated {
     /// The number of steps before it.
     pub step: usize,
-    /// Mean loss in nats per target token; `None` if it was not finite.
+    /// Mean loss; `None` if it was not finite.
     pub loss: Option<f64>,
+    /// Of a preference loss: rewards and log-probabilities.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preference: Option<Metrics>,
 }
 
 /// Consecutive evaluations without an improvement.
@@ -54,11 +62,11 @@ pub struct Patience {
 
 impl Progress {
     /// Takes a held-out loss; true when it is the lowest so far of a trained adapter.
-    pub(super) fn evaluate(&mut self, loss: f64, min_delta: f64) -> bool {
-        let seen = Evaluated { step: self.step, loss: Some(loss).filter(|l| l.is_finite()) };
+    pub(super) fn evaluate(&mut self, loss: f64, preference: Option<Metrics>, min_delta: f64) -> bool {
+        let seen = Evaluated { step: self.step, loss: Some(loss).filter(|l| l.is_finite()), preference };
         self.evaluated = Some(seen);
         if self.step == 0 {
-            self.eval_before = seen.loss;
+            (self.eval_before, self.preference_before) = (seen.loss, preference);
             return false;
         }
         if self.patience.reference.is_none_or(|r| loss < r - min_delta) && loss.is_finite() {
@@ -122,17 +130,17 @@ mod tests {
     #[test]
     fn patience_counts_what_is_no_improvement() {
         let mut p = Progress::default();
-        assert!(!p.evaluate(5.0, 0.1), "the start is not the best");
+        assert!(!p.evaluate(5.0, None, 0.1), "the start is not the best");
         let mut at = |loss| {
             p.step += 1;
-            (p.evaluate(loss, 0.1), p.patience.used)
+            (p.evaluate(loss, None, 0.1), p.patience.used)
         };
         assert_eq!(at(4.0), (true, 0));
         assert_eq!(at(3.95), (true, 1), "lower, but not by enough");
         assert_eq!(at(3.85), (true, 0));
         assert_eq!(at(f64::NAN), (false, 1));
         assert_eq!(at(3.9), (false, 2));
-        assert_eq!(p.best, Some(Evaluated { step: 3, loss: Some(3.85) }));
+        assert_eq!(p.best, Some(Evaluated { step: 3, loss: Some(3.85), preference: None }));
         assert_eq!(p.eval_before, Some(5.0));
     }
 }

@@ -14,7 +14,6 @@ use super::checkpoint;
 use super::descent::{Descent, Logged};
 use super::evaluate::{Score, Staging, evaluate};
 use super::full::History;
-use super::preference::evaluate_preferences;
 use super::progress::{Evaluated, Progress};
 use super::replay::{self, Replay};
 use super::step::{self, Micro, Stepped};
@@ -22,6 +21,7 @@ use super::{Event, Notice, RunConfig, Session, Update};
 use crate::data::{Batches, Examples, Rows};
 use crate::method::{Bounds, Directional, Estimator};
 use crate::optim::Schedule;
+use crate::preference::Metrics;
 use crate::{Error, ErrorKind, Result};
 
 /// Totals of a run, those before a resume included.
@@ -41,6 +41,10 @@ pub struct Summary {
     pub eval_before: Option<f64>,
     /// Held-out loss after the last.
     pub eval_after: Option<f64>,
+    /// Of a preference loss: rewards and log-probabilities of held-out rows before the first step.
+    pub preference_before: Option<Metrics>,
+    /// The same after the last.
+    pub preference_after: Option<Metrics>,
     /// The lowest held-out loss of a trained adapter.
     pub best: Option<Evaluated>,
     /// Whether the adapter of the best evaluation was loaded.
@@ -136,6 +140,8 @@ impl<B: Backend> Run<B> {
     ) -> Result<Self> {
         config.check(session.options().update)?;
         let (train, eval) = (Arc::clone(&rows.train), Arc::clone(&rows.eval));
+        session.options().objective.check_rows(&*train)?;
+        session.options().objective.check_rows(&*eval)?;
         if eval.count() == 0 && (config.early_stopping_patience.is_some() || config.load_best_at_end) {
             let option = if config.load_best_at_end {
                 "‘load_best_at_end’"
@@ -385,7 +391,7 @@ impl<B: Backend> Run<B> {
     fn finish(&mut self, emit: &mut dyn FnMut(&Event)) -> Result<()> {
         if self.progress.step < self.total_steps {
             self.summary.stopped = true;
-            if let Some(Evaluated { step, loss: Some(loss) }) = self.progress.best {
+            if let Some(Evaluated { step, loss: Some(loss), .. }) = self.progress.best {
                 self.tell(Notice::EarlyStop { best_step: step, best_loss: loss }, emit);
             }
         }
@@ -418,6 +424,8 @@ impl<B: Backend> Run<B> {
             last_loss: p.last_loss,
             eval_before: p.eval_before,
             eval_after: last.and_then(|e| e.loss),
+            preference_before: p.preference_before,
+            preference_after: last.and_then(|e| e.preference),
             best: p.best,
             ..summary
         }
@@ -481,10 +489,8 @@ impl<B: Backend> Run<B> {
             return Ok(false);
         }
         let score = self.evaluate()?;
-        let size = self.config.micro_batch();
-        let preferences = evaluate_preferences(&mut self.session, &*self.eval, size, &mut self.staging)?;
-        let loss = preferences.map_or_else(|| score.loss(), |score| score.mean_loss());
-        let best = self.progress.evaluate(loss, self.config.early_stopping_min_delta);
+        let (loss, preference) = (score.loss(), score.preferences.map(|score| score.metrics()));
+        let best = self.progress.evaluate(loss, preference, self.config.early_stopping_min_delta);
         emit(&Event::Eval {
             step: self.progress.step,
             eval_loss: loss,
@@ -495,7 +501,7 @@ impl<B: Backend> Run<B> {
                 .config
                 .early_stopping_patience
                 .map(|n| n.saturating_sub(self.progress.patience.used)),
-            preference: preferences.map(|score| score.metrics()),
+            preference,
         });
         Ok(best)
     }

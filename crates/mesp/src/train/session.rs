@@ -8,7 +8,7 @@ use mesp_device::{
 };
 
 use super::full::FullWeights;
-use super::objective::{Judge, Outcome, Target};
+use super::objective::{Outcome, PreferenceState, Target};
 use super::{Options, Total, Update};
 use crate::adapter::{self, AdapterConfig, BlockPairs, dora, matrices, persistent_pairs};
 use crate::arch::{Config, Param, Tensor, base_params};
@@ -41,7 +41,7 @@ pub struct Session<B> {
     optimizer: Option<Optimizer>,
     backprop: Backprop,
     stats: Vec<RowStat>,
-    judge: Judge,
+    preference: PreferenceState,
     steps: u64,
     /// Micro-batches of the step that is being made.
     micro: u64,
@@ -88,7 +88,7 @@ impl<B: Backend> Session<B> {
             optimizer,
             backprop,
             stats,
-            judge: Judge::default(),
+            preference: PreferenceState::default(),
             steps: 0,
             micro: 0,
             updates,
@@ -161,11 +161,11 @@ impl<B: Backend> Session<B> {
         self.backprop.go_through(|l| estimator.has(l, layers, seed, step));
         self.backprop.set_dropout(dropout(&self.options, seed, step, self.micro));
         if self.micro == 0 {
-            self.judge.score = Score::default();
+            self.preference.score = Score::default();
         }
         self.micro += 1;
         let stats = &mut self.stats[..batch.targets()];
-        let mut objective = Target::new(&self.options.objective, total, stats, &mut self.judge);
+        let mut objective = Target::new(&self.options.objective, total, stats, &mut self.preference);
         let mut sink = Accumulated { grads: &mut self.grads, layers };
         self.backprop.step(&mut self.be, &self.model, &mut self.params, batch, &mut objective, &mut sink);
         objective.outcome()
@@ -221,8 +221,8 @@ impl<B: Backend> Session<B> {
         self.backprop.go_through(|l| estimator.has(l, layers, seed, step));
         self.backprop.set_dropout(dropout(&self.options, seed, step, 0));
         let kind = &self.options.objective;
-        self.judge.score = Score::default();
-        let mut objective = Target::new(kind, kind.total(batch), stats, &mut self.judge);
+        self.preference.score = Score::default();
+        let mut objective = Target::new(kind, kind.total(batch), stats, &mut self.preference);
         let mut sink =
             PerBlock { optimizer, learning_rate, updates: &mut self.updates, current: None, squares: 0.0 };
         self.backprop.step(&mut self.be, &self.model, &mut self.params, batch, &mut objective, &mut sink);
@@ -239,22 +239,6 @@ impl<B: Backend> Session<B> {
         stats
     }
 
-    /// What a batch comes to under the session's preference loss, if it has one; `total` is that of all batches of the
-    /// evaluation. Statistics of its trained rows stay ([`Session::stats`]).
-    pub fn compare(&mut self, batch: &Batch, total: Total) -> Option<Score> {
-        self.options.objective.preference()?;
-        let before = std::mem::take(&mut self.judge.score);
-        if batch.targets() > 0 {
-            self.be.begin(EVAL);
-            let stats = &mut self.stats[..batch.targets()];
-            let mut objective = Target::new(&self.options.objective, total, stats, &mut self.judge);
-            let Self { be, model, params, .. } = self;
-            self.backprop.evaluate(be, model, params, None, batch, &mut objective);
-            objective.outcome();
-        }
-        Some(std::mem::replace(&mut self.judge.score, before))
-    }
-
     /// P of each sequence of a batch, the sum of the log-probabilities of its trained tokens.
     pub fn log_probabilities(&mut self, batch: &Batch) -> Vec<f64> {
         let stats: &[RowStat] = if batch.targets() > 0 { self.evaluate(batch) } else { &[] };
@@ -263,12 +247,12 @@ impl<B: Backend> Session<B> {
 
     /// Sets κ of kto for the steps from here on: the mean log-ratio of mismatched completions, at least 0.
     pub fn set_kl(&mut self, mean_log_ratio: f64) {
-        self.judge.kl = mean_log_ratio.max(0.0);
+        self.preference.kl = mean_log_ratio.max(0.0);
     }
 
     /// What the micro-batches of the last step came to under a preference loss; nothing under others.
     pub fn score(&self) -> Option<&Score> {
-        self.options.objective.preference().map(|_| &self.judge.score)
+        self.options.objective.preference().map(|_| &self.preference.score)
     }
 
     /// The loss statistics of each target token of the last batch.
@@ -285,8 +269,8 @@ impl<B: Backend> Session<B> {
         let stats = &mut self.stats[..batch.targets()];
         let kind = &self.options.objective;
         // The sum of the losses is the same whatever it is divided by, but for a share of the ordinary loss.
-        let total = self.judge.total.unwrap_or_else(|| kind.total(batch));
-        let mut objective = Target::new(kind, total, stats, &mut self.judge);
+        let total = self.preference.total.unwrap_or_else(|| kind.total(batch));
+        let mut objective = Target::new(kind, total, stats, &mut self.preference);
         let Self { be, model, params, full, bounds, .. } = self;
         let (model, perturbation) = match full {
             Some(full) => (full.at(be, by, direction), None),
@@ -309,7 +293,7 @@ impl<B: Backend> Session<B> {
         self.be.begin(STEP);
         let Self { be, model, params, tangents, bounds, .. } = self;
         let stats = &mut self.stats[..batch.targets()];
-        let mut objective = Target::new(&self.options.objective, total.into(), stats, &mut self.judge);
+        let mut objective = Target::new(&self.options.objective, total.into(), stats, &mut self.preference);
         let along = (direction, &*bounds);
         let derivative = self.backprop.derivative(be, tangents, model, params, along, batch, &mut objective);
         (objective.outcome(), derivative)
@@ -317,9 +301,9 @@ impl<B: Backend> Session<B> {
 
     /// Says of what step the micro-batches are that [`Session::probe`] is given, or of none.
     pub(super) fn set_total(&mut self, total: Option<Total>) {
-        self.judge.total = total;
+        self.preference.total = total;
         if total.is_some() {
-            self.judge.score = Score::default();
+            self.preference.score = Score::default();
         }
     }
 

@@ -4,15 +4,15 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mesp_device::{Cpu, Real, RowStat, Threads};
+use mesp_device::{Cpu, Real, Threads};
 use mesp_formats::Error as FileError;
 
 use super::Model;
-use crate::data::{Examples, Part, Rows, Subset, totals};
-use crate::memory::{Workload, processor, spill};
+use crate::data::{BatchSize, Examples, Part, Rows, Subset, totals};
+use crate::memory::Workload;
 use crate::optim::OptimizerKind;
 use crate::settings::{Compute, Numbers, Settings, Setup, held};
-use crate::train::{Outcome, RunConfig, Session, Staging, Update};
+use crate::train::{Outcome, Session, Staging, Total, Update, evaluate};
 use crate::{Error, ErrorKind, Result};
 
 /// Rows as one batch, and the gradient of their mean loss or an estimate of it; nothing is stepped. `R` is the precision
@@ -78,29 +78,32 @@ impl<R: Real> BatchGradient<R> {
             let problem = format!("‘batch_tokens’ {tokens} has no meaning here: all rows are one batch");
             return Err(Error::usage(ErrorKind::Conflict, problem).hint("give ‘batch_size’ to divide it"));
         }
-        let run = RunConfig { batch_size, ..setup.run.clone() };
+        setup.options.objective.check_form(&*rows.train)?;
+        setup.run.batch_size = batch_size;
         if evaluates {
             rows.eval = Arc::clone(&rows.train);
         }
         let work = Workload {
             held: 0,
             value_bytes: size_of::<R>(),
-            ..Workload::training(&rows, &run, setup.base, pool.count())?
+            ..Workload::training(&rows, &setup.run, setup.base, pool.count())?
         };
         // Gradients are kept whole, so an update by block is no way out.
         let budget = settings.method.memory_budget;
         let memory = setup.decide(model.weights(), &work, budget, false)?.allowed()?;
-        let spill = spill(model.weights(), &setup.options, &work, beside)?;
-        let mut be = processor::<R>(memory.plan, Arc::clone(pool))?
-            .with_compute(numbers.compute())
-            .with_advice(budget.is_some());
-        if let Some(spill) = spill {
-            be = be.with_spill(spill);
-        }
-        let mut session = Session::new(be, Arc::clone(model.weights()), setup.options, work.shapes.targets());
-        session.start_adapters(settings.adapter.adapter.as_deref(), run.seed)?;
+        let arena = memory.arena();
+        let rows = setup.referenced::<R>(
+            rows,
+            (model.weights(), arena),
+            numbers,
+            pool,
+            (None, beside),
+            &mut |_, _| {},
+        )?;
+        let mut session = setup.session::<R>(model.weights(), &work, memory.plan, numbers, (pool, beside))?;
+        session.start_adapters(settings.adapter.adapter.as_deref(), setup.run.seed)?;
         let (rows, beside) = (rows.train, beside.to_path_buf());
-        Ok(Self { session, rows, batch_size, seed: run.seed, beside, staging: Staging::default() })
+        Ok(Self { session, rows, batch_size, seed: setup.run.seed, beside, staging: Staging::default() })
     }
 
     /// The adapters, and what computes with them.
@@ -133,10 +136,11 @@ impl<R: Real> BatchGradient<R> {
     /// # Errors
     /// When a row cannot be read, or a checkpoint written.
     pub fn gradient(&mut self, step: u64, done: &mut dyn FnMut(usize)) -> Result<f64> {
-        let targets = self.targets()?;
+        let total = self.total()?;
         let Self { session, rows, batch_size, seed, beside, staging } = self;
+        session.estimate_divergence(&**rows, BatchSize::rows(*batch_size), staging)?;
         let mut read = Ok(());
-        let Outcome { nats, .. } = session.gradient((*seed, step), targets, &mut |each| {
+        let Outcome { nats, .. } = session.gradient((*seed, step), total, &mut |each| {
             for chunk in chunks(rows.count(), *batch_size) {
                 match staging.fill(&**rows, chunk.clone()) {
                     Ok(()) => each(&staging.batch),
@@ -149,7 +153,18 @@ impl<R: Real> BatchGradient<R> {
         if let Some(e) = session.take_fault() {
             return Err(FileError::io("keep checkpoints in a file in", beside.as_path(), e).into());
         }
-        Ok(nats / targets as f64)
+        Ok(nats / total.count as f64)
+    }
+
+    /// Over what the loss of all rows is a mean.
+    fn total(&mut self) -> Result<Total> {
+        let kind = self.session.options().objective;
+        let mut total = Total::default();
+        for chunk in chunks(self.rows.count(), self.batch_size) {
+            self.staging.fill(&*self.rows, chunk)?;
+            total += kind.total(&self.staging.batch);
+        }
+        Ok(total)
     }
 
     /// The mean loss of the adapters as they are; for who asked for losses too.
@@ -157,14 +172,8 @@ impl<R: Real> BatchGradient<R> {
     /// # Errors
     /// When a row cannot be read.
     pub fn loss(&mut self) -> Result<f64> {
-        let targets = self.targets()?;
         let Self { session, rows, batch_size, staging, .. } = self;
-        let mut nats = 0.0;
-        for chunk in chunks(rows.count(), *batch_size) {
-            staging.fill(&**rows, chunk)?;
-            nats += session.evaluate(&staging.batch).iter().map(RowStat::nats).sum::<f64>();
-        }
-        Ok(nats / targets as f64)
+        Ok(evaluate(session, &**rows, *batch_size, staging, &mut |_, _| {})?.loss())
     }
 
     /// Rows, times the passes that an estimate makes over each.

@@ -1,14 +1,14 @@
 //! The settings of a run, and the run.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::{Dataset, Model, Trainer};
 use crate::Result;
-use crate::memory::{ByteSize, MemoryPlan, Workload, processor, spill};
-use crate::settings::{Numbers, Settings, Setup, held, thread_count, threads};
+use crate::memory::{ByteSize, MemoryPlan, Workload};
+use crate::preference::LossType;
+use crate::settings::{Numbers, Objective, Settings, Setup, held, thread_count, threads};
 use crate::source::{Base, check_adapter};
-use crate::train::{Cancel, Progress, Run, Session};
+use crate::train::{Cancel, Progress, Run};
 
 /// The settings of a run. What is not set has the default of `mesp train`; [`Settings`] lists the defaults. Setters
 /// only store values: [`TrainerBuilder::plan`] and [`TrainerBuilder::build`] check them.
@@ -65,6 +65,15 @@ impl<'a> TrainerBuilder<'a> {
     #[must_use]
     pub fn adapter(mut self, path: impl Into<PathBuf>) -> Self {
         self.settings.adapter.adapter = Some(path.into());
+        self
+    }
+
+    /// Trains on preferences with this loss: the rows are those of [`Dataset::read_preferences`] [default: the next-token
+    /// loss]. Other settings of it are [`Settings::objective`].
+    #[must_use]
+    pub fn preference(mut self, loss_type: LossType) -> Self {
+        self.settings.objective.objective = Some(Objective::Preference);
+        self.settings.objective.loss_type = Some(loss_type);
         self
     }
 
@@ -178,19 +187,20 @@ impl<'a> TrainerBuilder<'a> {
         if self.output.is_some() {
             mesp_formats::atomic::create_dir_all(beside)?;
         }
-        let spill = spill(weights, &setup.options, &work, beside)?;
         let pool = threads(self.threads)?;
-        let budget = self.settings.method.memory_budget.is_some();
-        let mut be = processor::<f32>(std::mem::take(&mut plan.plan), pool)?
-            .with_compute(numbers.compute())
-            .with_advice(budget);
-        if let Some(spill) = spill {
-            be = be.with_spill(spill);
-        }
-        let (options, targets) = (setup.options.clone(), work.shapes.targets());
-        let mut session = Session::new(be, Arc::clone(weights), options, targets);
+        let rows = self.data.rows().clone();
+        let rows = setup.referenced::<f32>(
+            rows,
+            (weights, plan.arena()),
+            numbers,
+            &pool,
+            (None, beside),
+            &mut |_, _| {},
+        )?;
+        let mut session =
+            setup.session::<f32>(weights, &work, std::mem::take(&mut plan.plan), numbers, (&pool, beside))?;
         session.start_adapters(self.settings.adapter.adapter.as_deref(), setup.run.seed)?;
-        let run = Run::new(session, self.data.rows(), setup.run, Progress::default(), Cancel::new())?;
+        let run = Run::new(session, &rows, setup.run, Progress::default(), Cancel::new())?;
         Ok(Trainer::from_run(run, plan))
     }
 
@@ -204,6 +214,7 @@ impl<'a> TrainerBuilder<'a> {
         let numbers = Numbers::single(settings.method.compute, held(setup.base, model.dtype()))?;
         setup.hold(Some(model.path()), model.dtype())?;
         let threads = thread_count(self.threads)?;
+        setup.options.objective.check_form(&*data.rows().train)?;
         let work = Workload::training(data.rows(), &setup.run, setup.base, threads)?;
         let may_step_blocks = setup.may_step_blocks();
         let budget = settings.method.memory_budget;

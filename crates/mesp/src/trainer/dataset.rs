@@ -32,6 +32,16 @@ impl Dataset {
         Self::read_with(path, model, &ReadOptions::for_training(model.config()))
     }
 
+    /// Reads preferences, for [`TrainerBuilder::preference`](super::TrainerBuilder::preference): rows with `prompt`, `chosen`
+    /// and `rejected`, or for kto with `prompt`, `completion` and `label`.
+    ///
+    /// # Errors
+    /// As [`Dataset::read`].
+    pub fn read_preferences(path: impl AsRef<Path>, model: &Model) -> Result<Self> {
+        let options = ReadOptions { preferences: true, ..ReadOptions::for_training(model.config()) };
+        Self::read_with(path, model, &options)
+    }
+
     /// [`Dataset::read`] with other options: maximum length, columns, which turns are trained.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use mesp::data::{Checked, FileRows, Form, all_files, unused};
+use mesp::data::{Checked, FileRows, Form, Grouping, all_files, unused};
 use mesp::source::shape_source;
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<()> {
     let model = inputs::given_model(args.model.as_deref())?;
     let data = inputs::data_file(&args.data)?;
     let source = shape_source(model)?;
-    let options = args.data.read_options(&source.config, true);
+    let options = super::shown_options(data, &source.config, (&args.data, args.objective));
     inputs::is_there(data)?;
     let files = all_files(data)?;
     if data.is_dir() {
@@ -68,7 +68,22 @@ const PERCENTILES: [(&str, f64); 6] =
 fn text(c: &Checked, limit: Option<usize>) -> String {
     let mut text = format!("{}\n", c.path.display());
     let kinds: Vec<String> = c.forms.iter().map(|(form, n)| plural(*n, form.name())).collect();
-    let kinds = if c.document { plural(c.rows, "window") + " of plain text" } else { kinds.join(", ") };
+    let rows = match &c.grouping {
+        _ if c.rows == 0 => None,
+        Grouping::Single => None,
+        Grouping::Pairs => Some(plural(c.rows, "pair") + " of a chosen and a rejected completion"),
+        Grouping::Labeled(labels) => {
+            let [_, desirable] = labels.counts();
+            Some(format!("{}, {desirable} desirable", plural(c.rows, "completion") + " with a label"))
+        }
+    };
+    let kinds = if let Some(rows) = rows {
+        rows
+    } else if c.document {
+        plural(c.rows, "window") + " of plain text"
+    } else {
+        kinds.join(", ")
+    };
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "  {name:<18}{value}");
     };
@@ -164,6 +179,11 @@ fn document(c: &Checked, limit: Option<usize>) -> Value {
         "rows": c.rows,
         "forms": forms,
         "plain_text": c.document,
+        "preferences": match &c.grouping {
+            Grouping::Single => Value::Null,
+            Grouping::Pairs => "pairs".into(),
+            Grouping::Labeled(_) => "labels".into(),
+        },
         "tokens": c.tokens,
         "target_tokens": c.trained,
         "share_trained": share(c),

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::io::IsTerminal;
 
 use anyhow::Result;
-use mesp::data::{Example, Gathered, TextEncoder, UNTRAINED};
+use mesp::data::{Example, Examples, Gathered, RaggedBatch, TextEncoder, UNTRAINED};
+use mesp::preference::{PreferenceLabel, Side};
 use mesp::source::shape_source;
 use serde_json::{Value, json};
 
@@ -31,7 +32,7 @@ pub(super) fn run(args: &ShowArgs) -> Result<()> {
     }
     let model = inputs::given_model(args.model.as_deref())?;
     let data = inputs::data_file(&args.data)?;
-    let options = args.data.read_options(&shape_source(model)?.config, true);
+    let options = super::shown_options(data, &shape_source(model)?.config, (&args.data, args.objective));
     inputs::is_there(data)?;
     let encoder = inputs::encoder(model)?;
     let Gathered { about, rows: all } = match tokens::given(data, options.vocab_size)? {
@@ -49,8 +50,10 @@ pub(super) fn run(args: &ShowArgs) -> Result<()> {
         if rows.len() == args.rows {
             break;
         }
-        rows.extend(Some(all.read(row)?).filter(|row| row.origin.line >= args.from_line));
+        let shown = sequences(&*all, row)?;
+        rows.extend((shown[0].1.origin.line >= args.from_line).then_some(shown));
     }
+    let rows: Vec<_> = rows.into_iter().flatten().collect();
     if rows.is_empty() {
         let problem = format!("{}: no row from line {} on", about.path.display(), args.from_line);
         return Err(crate::failure::usage(problem, "give --from-line a line of the file"));
@@ -65,11 +68,12 @@ pub(super) fn run(args: &ShowArgs) -> Result<()> {
         std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     let marks = if terminal { COLOURED } else { PLAIN };
     let mut out = String::new();
-    for row in &rows {
+    for (side, row) in &rows {
         let (n, trained) = (row.tokens.len(), row.targets());
+        let side = side.map_or_else(String::new, |side| format!("{}, ", name(side)));
         let _ = writeln!(
             out,
-            "{}: {n} tokens, {trained} of them trained, marked {}so{}",
+            "{}: {side}{n} tokens, {trained} of them trained, marked {}so{}",
             ui::visible(&row.origin.to_string()),
             marks.begin,
             marks.end
@@ -93,6 +97,30 @@ pub(super) fn run(args: &ShowArgs) -> Result<()> {
         }
     }
     ui::print_raw(&out)
+}
+
+/// The sequences of a row: one, or the completions of a pair, or one with a label; and which each is.
+fn sequences(all: &dyn Examples, row: usize) -> Result<Vec<(Option<Side>, Example)>> {
+    let mut batch = RaggedBatch::default();
+    all.append(row, &mut batch)?;
+    if batch.preferences.is_empty() {
+        return Ok(vec![(None, all.read(row)?)]);
+    }
+    let sequence = |(i, label): (usize, &PreferenceLabel)| {
+        let range = batch.offsets[i]..batch.offsets[i + 1];
+        // In a batch a label stands one place before its token.
+        let labels = std::iter::once(UNTRAINED).chain(batch.labels[range.clone()].iter().copied());
+        let (tokens, origin) = (batch.tokens[range.clone()].to_vec(), batch.origins[i].clone());
+        (Some(label.side), Example { labels: labels.take(range.len()).collect(), tokens, origin })
+    };
+    Ok(batch.preferences.iter().enumerate().map(sequence).collect())
+}
+
+fn name(side: Side) -> &'static str {
+    match side {
+        Side::Chosen => "chosen",
+        Side::Rejected => "rejected",
+    }
 }
 
 /// Whether the token at a place is predicted and trained. Nothing predicts the first.
@@ -119,11 +147,12 @@ fn runs(row: &Example, encoder: &TextEncoder) -> Result<Vec<(String, bool)>> {
     Ok(runs)
 }
 
-fn document(row: &Example, encoder: &TextEncoder) -> Result<Value> {
+fn document((side, row): &(Option<Side>, Example), encoder: &TextEncoder) -> Result<Value> {
     let trained: Vec<String> =
         runs(row, encoder)?.into_iter().filter(|(_, trained)| *trained).map(|(text, _)| text).collect();
     Ok(json!({
         "line": row.origin.line,
+        "side": side.map(name),
         "text": encoder.decode(&row.tokens, false)?,
         "trained": trained,
         "target_tokens": row.targets(),

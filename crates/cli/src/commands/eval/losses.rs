@@ -3,7 +3,11 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use mesp::data::Examples;
+use mesp::ReferenceModel;
+use mesp::data::{BatchSize, Examples, ReadOptions};
+use mesp::method::Method;
+use mesp::preference::{Metrics, Preference};
+use mesp::settings::Reference;
 use mesp::source::Base;
 use mesp::train::Score;
 use mesp_device::Real;
@@ -11,8 +15,10 @@ use serde_json::{Value, json};
 
 use super::{Scorer, models, report};
 use crate::args::EvalArgs;
+use crate::failure::usage;
 use crate::inputs::{self, Held};
 use crate::outputs;
+use crate::progress::reference_progress;
 use crate::sizes::count;
 use crate::{made_with, ui};
 use mesp::settings::{Numbers, held, threads};
@@ -32,11 +38,40 @@ pub(super) fn run<R: Real>(args: &EvalArgs) -> Result<()> {
     let loaded = inputs::load_model(dir, base)?;
     let (model, dtype) = (loaded.weights(), loaded.dtype());
     let numbers = Numbers::new(args.compute, held(base, dtype));
-    let options = args.data.read_options(&model.config, false);
+    let (objective, reference) = args.objective.resolve()?;
+    let preferences = objective.preference().is_some();
+    let options = ReadOptions { preferences, ..args.data.read_options(&model.config, false) };
     let rows = inputs::read_rows(dir, data, &Held::None, &options, None)?.train;
+    objective.check_form(&*rows)?;
     inputs::warn_of_length(&*rows, &model.config)?;
+    let adapter = match &reference {
+        Reference::Start => {
+            let problem = "--reference start is what a run began with, and nothing is trained here";
+            return Err(usage(problem, "give --reference base, or the folder of that adapter"));
+        }
+        Reference::Adapter(path) => Some(path.as_path()),
+        Reference::Base | Reference::None => None,
+    };
+    let rows = if objective.preference().is_some_and(Preference::has_reference) {
+        let temporary = std::env::temp_dir();
+        let reference = ReferenceModel {
+            model,
+            adapter,
+            policy: Method::Mesp.policy(),
+            size: BatchSize::rows(args.batch_size),
+            numbers,
+            pool: &pool,
+            advice: false,
+            limit: None,
+            cache: None,
+            beside: &temporary,
+        };
+        reference.rows::<R>(rows, None, &mut reference_progress())?
+    } else {
+        rows
+    };
 
-    let scorer = Scorer { model, numbers, pool: &pool, batch_size: args.batch_size };
+    let scorer = Scorer { model, numbers, pool: &pool, batch_size: args.batch_size, objective };
     let mut outcomes = Vec::new();
     for adapter in models(args) {
         made_with::note_other_base(adapter, (model, dtype), dir);
@@ -75,8 +110,20 @@ fn lines<'a>(outcome: &'a Outcome<'_>, rows: &'a dyn Examples) -> impl Iterator<
             "accuracy": some.then(|| score.accuracy()),
             "target_tokens": score.targets,
             "tokens": row.tokens.len(),
+            "preference": metrics(score),
         }))
     })
+}
+
+/// Rewards and log-probabilities; none of rows for the next-token loss.
+fn metrics(score: &Score) -> Option<Metrics> {
+    score.preferences.as_ref().map(mesp::preference::Score::metrics)
+}
+
+/// A value of the table, by its place among those of a preference loss.
+fn shown(outcome: &Outcome<'_>, at: usize) -> String {
+    let value = metrics(&outcome.total).and_then(|metrics| metrics.named()[at].1);
+    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"))
 }
 
 fn table(outcomes: &[Outcome<'_>], rows: usize) -> Vec<Vec<String>> {
@@ -86,7 +133,13 @@ fn table(outcomes: &[Outcome<'_>], rows: usize) -> Vec<Vec<String>> {
         table.push(report::line("", &names, String::clone));
     }
     table.push(report::line("loss", outcomes, |o| format!("{:.4}", o.total.loss())));
-    table.push(report::line("perplexity", outcomes, |o| format!("{:.3}", o.total.loss().exp())));
+    if outcomes.iter().all(|o| o.total.preferences.is_some()) {
+        for (at, (name, _)) in Metrics::default().named().into_iter().enumerate() {
+            table.push(report::line(name, outcomes, |o| shown(o, at)));
+        }
+    } else {
+        table.push(report::line("perplexity", outcomes, |o| format!("{:.3}", o.total.loss().exp())));
+    }
     table.push(report::line("accuracy", outcomes, |o| format!("{:.2}%", 100.0 * o.total.accuracy())));
     table.push(report::line("target tokens", outcomes, |o| count(o.total.targets as u64)));
     table.push(report::line("rows", outcomes, |_| rows.to_string()));
@@ -97,9 +150,11 @@ fn table(outcomes: &[Outcome<'_>], rows: usize) -> Vec<Vec<String>> {
 fn document(outcomes: &[Outcome<'_>]) -> Value {
     let row = |s: &Score| json!({ "loss": (s.targets > 0).then(|| s.loss()), "target_tokens": s.targets });
     let one = |o: &Outcome<'_>| {
+        let preference = metrics(&o.total);
         json!({
             "loss": o.total.loss(),
-            "perplexity": o.total.loss().exp(),
+            "perplexity": preference.is_none().then(|| o.total.loss().exp()),
+            "preference": preference,
             "accuracy": o.total.accuracy(),
             "target_tokens": o.total.targets,
             "rows": o.rows.iter().map(row).collect::<Vec<_>>(),

@@ -10,6 +10,7 @@ use mesp::source::Base;
 use mesp::task::choice::{Picks, Spelling as Choices};
 use mesp::task::exact::judge;
 use mesp::task::{Answer, Item, Task, standard_error};
+use mesp::train::ObjectiveKind;
 use mesp_device::{Real, Threads};
 use serde_json::{Map, Value, json};
 
@@ -59,7 +60,9 @@ pub(super) fn run<R: Real>(args: &EvalArgs, file: &Path) -> Result<()> {
     let language = Language::open(dir, loaded.config().vocab_size)?;
     let choices = choice_rows(&task, &language, args.task.chat, loaded.config().vocab_size)?;
     inputs::warn_of_length(&choices, loaded.config())?;
-    let scorer = Scorer { model: loaded.weights(), numbers, pool: &pool, batch_size: args.batch_size };
+    let objective = ObjectiveKind::Sft;
+    let scorer =
+        Scorer { model: loaded.weights(), numbers, pool: &pool, batch_size: args.batch_size, objective };
     let mut outcomes = Vec::new();
     for adapter in models(args) {
         made_with::note_other_base(adapter, (loaded.weights(), loaded.dtype()), dir);

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::Result;
 use mesp::Trainer;
 use mesp::data::Rows;
-use mesp::memory::{MemoryPlan, Workload, processor, spill};
+use mesp::memory::{MemoryPlan, Workload};
 use mesp::method::Estimator;
 use mesp::model::ModelWeights;
 use mesp::source::Base;
@@ -24,6 +24,7 @@ use crate::inputs::{self, Held};
 use crate::lines::PlanLine;
 use crate::memory::{self, Marks};
 use crate::metrics::Metrics;
+use crate::progress::reference_progress;
 use crate::run_dir::RunDir;
 use crate::run_json::{About, Report};
 use crate::samples::SampleProcess;
@@ -101,11 +102,13 @@ pub(in crate::commands) fn prepare(
     let held = held(settings.base, dtype);
     let numbers = Numbers::single(asked, held)?;
     settings.hold(Some(dir), dtype)?;
-    let options = args.data.read_options(&model.config, true);
+    let options = args.read_options(&model.config, true);
     // First, so that rows have the memory that this took.
     settings.run.made_with = made_with::of(args, (&model, dir), (data, eval), &options, resume)?;
     memory::keep_children_within(args.method.memory_budget);
     let rows = inputs::read_rows(dir, data, eval, &options, cache)?;
+    settings.options.objective.check_form(&*rows.train)?;
+    settings.options.objective.check_form(&*rows.eval)?;
     inputs::warn_of_length(&*rows.train, &model.config)?;
     settings.fix(&rows, dtype, numbers)?;
 
@@ -159,16 +162,13 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
         prepare(args, settings, (dir, data, &eval), (Some(&cache), output.resume.as_deref()), before)?;
     let scene = scene(&ready, args, &output)?;
     let Ready { mut settings, pool, model, rows, work, mut footprint, numbers, about, budget, .. } = ready;
-    let spill = spill(&model, &settings.options, &work, &output.path)?;
     settings.run.output = Some(output.path.clone());
+    let arena = (&model, footprint.arena());
+    let folders = (Some(&*cache), &*output.path);
+    let rows = settings.referenced::<f32>(rows, arena, numbers, &pool, folders, &mut reference_progress())?;
     memory::begin_training();
-    let mut be = processor::<f32>(std::mem::take(&mut footprint.plan), Arc::clone(&pool))?
-        .with_compute(numbers.compute())
-        .with_advice(budget.is_some());
-    if let Some(spill) = spill {
-        be = be.with_spill(spill);
-    }
-    let mut session = Session::new(be, Arc::clone(&model), settings.options.clone(), work.shapes.targets());
+    let plan = std::mem::take(&mut footprint.plan);
+    let mut session = settings.session::<f32>(&model, &work, plan, numbers, (&pool, &output.path))?;
     let from = start(&mut session, args.adapter.adapter.as_deref(), &settings, output.resume.as_deref())?;
     // From here on an interrupt waits for the step: what is there of the run stays, and is whole.
     interruptible();

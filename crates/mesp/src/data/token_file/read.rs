@@ -2,15 +2,15 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
-#[cfg(not(unix))]
-use std::io::{Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mesp_formats::Error as FileError;
 
 use super::super::fnv::Fnv64;
-use super::super::{Example, Examples, Origin, RaggedBatch, RowSize, UNTRAINED};
+use super::super::positioned::read_at;
+use super::super::preferences::Bits;
+use super::super::{Example, Examples, Grouping, Origin, RaggedBatch, RowSize, UNTRAINED};
 use super::{About, END, ENTRY, Entry, HEAD, MAGIC, OWN, TAIL, TokenKey, VERSION};
 use crate::{ErrorKind, Result};
 
@@ -40,7 +40,7 @@ impl TokenFile {
     /// have.
     pub fn open(path: &Path, file: File, vocab_size: usize) -> Result<Self> {
         let size = file.metadata().map_err(|e| FileError::io("read", path, e))?.len();
-        let about = About { path: PathBuf::new(), document: false, notes: Vec::new() };
+        let about = About { path: PathBuf::new(), ..About::default() };
         let (key, files) = (TokenKey::default(), Vec::new());
         let path = path.to_path_buf();
         let mut new = Self { file, path, vocab_size, key, about, files, rows: 0, entries: 0 };
@@ -80,6 +80,7 @@ impl TokenFile {
         for _ in 0..end.u32()? {
             files.push(Arc::from(PathBuf::from(end.text()?)));
         }
+        let grouping = new.grouping(&mut end, tail, rows)?;
         if end.at != tail {
             return Err(new.wrong(ErrorKind::Malformed).expected("its end").found("more bytes"));
         }
@@ -87,9 +88,32 @@ impl TokenFile {
             new.wrong(ErrorKind::OutOfRange).what("it has more rows than this machine can count")
         })?;
         (new.entries, new.key, new.files) = (entries, key, files);
-        new.about = About { path, document: document == 1, notes };
+        new.about = About { path, document: document == 1, notes, grouping };
         new.verify(size)?;
         Ok(new)
+    }
+
+    /// Which rows belong together, as the file's end says it.
+    fn grouping(&self, end: &mut Cursor<'_>, tail: u64, rows: u64) -> Result<Grouping> {
+        let expected =
+            |what: &str| self.wrong(ErrorKind::Malformed).expected(what.to_owned()).found("others");
+        match end.array()? {
+            [0] => Ok(Grouping::Single),
+            [1] if rows.is_multiple_of(2) => Ok(Grouping::Pairs),
+            [2] => {
+                let count = end.u64()?;
+                if count.checked_mul(2) != Some(rows) || count.div_ceil(64) > (tail - end.at) / 8 {
+                    return Err(expected("a label for each completion"));
+                }
+                let mut labels = Bits::default();
+                for first in (0..count).step_by(64) {
+                    let word = end.u64()?;
+                    (0..(count - first).min(64)).for_each(|bit| labels.push(word >> bit & 1 == 1));
+                }
+                Ok(Grouping::Labeled(labels))
+            }
+            _ => Err(expected("completions in pairs, or with labels, or rows alone")),
+        }
     }
 
     /// The key it was written under.
@@ -286,18 +310,6 @@ impl Examples for TokenFile {
         let paths =
             self.files.iter().map(|path| path.as_os_str().len() + 4 * size_of::<usize>()).sum::<usize>();
         size_of::<Self>() + self.path.capacity() + self.about.path.capacity() + texts + paths
-    }
-}
-
-/// What is read at a place; a file of ours is read from one thread.
-fn read_at(file: &File, part: &mut [u8], at: u64) -> io::Result<usize> {
-    #[cfg(unix)]
-    return std::os::unix::fs::FileExt::read_at(file, part, at);
-    #[cfg(not(unix))]
-    {
-        let mut file = file;
-        file.seek(SeekFrom::Start(at))?;
-        file.read(part)
     }
 }
 

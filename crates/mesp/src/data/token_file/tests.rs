@@ -24,7 +24,7 @@ fn dataset(rows: Vec<(Vec<(u32, bool)>, usize)>, notes: Vec<String>) -> Rows {
         labels: row.iter().map(|(t, on)| if *on { t.cast_signed() } else { UNTRAINED }).collect(),
         origin: Origin { path: Arc::clone(&origin), line },
     };
-    let about = About { path: path.to_path_buf(), document: false, notes };
+    let about = About { path: path.to_path_buf(), notes, ..About::default() };
     Rows { about, examples: rows.into_iter().map(example).collect() }
 }
 

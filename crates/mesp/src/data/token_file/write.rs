@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use tempfile::SpooledTempFile;
 
-use super::super::fnv::Fnv64;
-use super::super::{Example, UNTRAINED};
+use super::super::fnv::{Fnv64, Hashed};
+use super::super::{Example, Grouping, UNTRAINED};
 use super::{About, END, Entry, HEAD, MAGIC, OWN, TokenKey, VERSION};
 
 /// Bytes of entries that are kept in memory before a temporary file takes them.
@@ -30,7 +30,7 @@ impl<W: Write> TokenWriter<W> {
     /// # Errors
     /// When it cannot be written.
     pub fn new(out: W, key: TokenKey, beside: &Path) -> io::Result<Self> {
-        let mut out = Hashed { inner: out, hash: Fnv64::default() };
+        let mut out = Hashed::new(out);
         out.write_all(&MAGIC)?;
         out.write_all(&VERSION.to_le_bytes())?;
         out.write_all(&key.0.to_le_bytes())?;
@@ -92,6 +92,17 @@ impl<W: Write> TokenWriter<W> {
         for file in files {
             text(&mut out, &file.to_string_lossy())?;
         }
+        match &about.grouping {
+            Grouping::Single => out.write_all(&[0])?,
+            Grouping::Pairs => out.write_all(&[1])?,
+            Grouping::Labeled(labels) => {
+                out.write_all(&[2])?;
+                out.write_all(&(labels.counts()[0] as u64).to_le_bytes())?;
+                for word in labels.words() {
+                    out.write_all(&word.to_le_bytes())?;
+                }
+            }
+        }
         out.write_all(&(at + 8).to_le_bytes())?;
         out.write_all(&rows.to_le_bytes())?;
         let sum = out.hash.0;
@@ -109,22 +120,4 @@ fn length(n: usize) -> io::Result<u32> {
 fn text(out: &mut impl Write, text: &str) -> io::Result<()> {
     out.write_all(&length(text.len())?.to_le_bytes())?;
     out.write_all(text.as_bytes())
-}
-
-#[derive(Debug)]
-struct Hashed<W> {
-    inner: W,
-    hash: Fnv64,
-}
-
-impl<W: Write> Write for Hashed<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = self.inner.write(bytes)?;
-        self.hash.add(&bytes[..n]);
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
 }

@@ -49,7 +49,7 @@ impl<B: Backend> Run<B> {
 
     fn write(&mut self, dir: &Path, outcome: &Result<()>, emit: &mut dyn FnMut(&Event)) -> Result<()> {
         let best = self.progress.best.filter(|_| self.config.load_best_at_end && outcome.is_ok());
-        if let (false, Some(Evaluated { step, loss: Some(loss) })) = (self.summary.interrupted, best) {
+        if let (false, Some(Evaluated { step, loss: Some(loss), .. })) = (self.summary.interrupted, best) {
             self.summary.best_loaded = true;
             if step != self.progress.step {
                 // The last adapter is kept too: as a checkpoint.

@@ -21,6 +21,8 @@ export class Training {
     this.rate = chart({ id: "rate", title: "Learning rate", height: 170, width: "w2", zero: true });
     this.norm = chart({ id: "norm", title: "Gradient norm", height: 170, width: "w2", canLog: true, zero: true });
     this.speed = chart({ id: "speed", title: "Tokens per second", height: 170, width: "w2", zero: true });
+    this.rewards = chart({ id: "rewards", title: "Rewards", height: 220, width: "w3" });
+    this.ahead = chart({ id: "ahead", title: "Better completion ahead, share", height: 220, width: "w3", zero: true });
     const shown = el("output", { for: "smoothing" }, this.smoothing.toFixed(2));
     const slider = el("input", { id: "smoothing", type: "range", min: "0", max: "0.99", step: "0.01", value: String(this.smoothing) });
     slider.addEventListener("input", () => {
@@ -43,7 +45,7 @@ export class Training {
       el("div", { className: "tools" },
         choice("Horizontal axis", [["step", "steps"], ["tokens", "tokens"], ["time", "time"]], this.axis, pick),
         el("label", null, "smoothing", slider, shown), all),
-      el("div", { className: "grid" }, [this.loss, this.rate, this.norm, this.speed].map((c) => c.root)));
+      el("div", { className: "grid" }, [this.loss, this.rewards, this.ahead, this.rate, this.norm, this.speed].map((c) => c.root)));
   }
 
   update(runs) {
@@ -75,6 +77,29 @@ export class Training {
     lines(this.rate, "learning_rate", false);
     lines(this.norm, "grad_norm", true);
     lines(this.speed, "tokens_per_second", true);
+    this.preferences(runs, one);
+  }
+
+  /** Rewards of chosen and rejected completions, and how often the chosen one is ahead: of runs with a preference loss. */
+  preferences(runs, one) {
+    const having = (name) => runs.filter((run) => run.column("train", name).length);
+    this.rewards.root.hidden = !having("rewards/chosen").length;
+    this.ahead.root.hidden = !having("rewards/accuracies").length;
+    const line = (run, name, label, color, more = {}) => {
+      const y = run.column("train", name);
+      return { kind: "line", label: one ? label : `${run.name} ${label}`, color, x: run.x("train", this.axis), y: smooth(y, this.smoothing), width: 1.6, ...more };
+    };
+    const points = (run, name, label, color) => ({ kind: "points", label, color, quiet: !one, x: run.x("eval", this.axis), y: run.column("eval", name) });
+    const rewards = having("rewards/chosen").flatMap((run) => [
+      line(run, "rewards/chosen", "chosen", one ? "--s2" : colorOf(run)),
+      line(run, "rewards/rejected", "rejected", one ? "--s1" : colorOf(run), { dash: [4, 3] }),
+    ]);
+    const ahead = having("rewards/accuracies").flatMap((run) => [
+      line(run, "rewards/accuracies", one ? "training, smoothed" : "", colorOf(run)),
+      points(run, "rewards/accuracies", "held-out", one ? "--s1" : colorOf(run)),
+    ]);
+    this.rewards.set({ layers: rewards, now: one ? `margin ${number(last(runs[0].column("train", "rewards/margins")))}` : "" });
+    this.ahead.set({ layers: ahead, now: one ? number(last(runs[0].column("train", "rewards/accuracies"))) : "" });
   }
 
   /** Where the run went on, and where something was wrong; the newest, if there are many. */

@@ -9,48 +9,60 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::columns::Seen;
-use super::dataset::{at_file, located};
-use super::judged::Bits;
-use super::notes::Tally;
-use super::remarks::Remark;
-use super::rows::{Row, RowReader, integers};
-use super::token_file::About;
-use super::turns::{given, is_blank, type_of};
-use super::{
-    Example, Form, Gathered, JudgedRows, LongRows, Origin, ReadOptions, TextEncoder, TrainOn, UNTRAINED,
-    layout, source,
+use super::super::columns::Seen;
+use super::super::dataset::{at_file, located};
+use super::super::notes::{Tally, counted};
+use super::super::remarks::Remark;
+use super::super::rows::{Row, RowReader, integers};
+use super::super::token_file::About;
+use super::super::turns::{given, is_blank, type_of};
+use super::super::{
+    Example, Form, LongRows, Origin, ReadOptions, TextEncoder, TrainOn, UNTRAINED, layout, source,
 };
+use super::{Bits, Grouping};
 use crate::{Error, ErrorKind, Result};
 
 /// How preferences are given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Judging {
+enum Format {
     /// `chosen` and `rejected` of each row.
     Pairs,
     /// A `completion` a row, with a `label` that says whether it is desirable (kto).
-    Marks,
+    Labeled,
+}
+
+impl Format {
+    /// That of a file, by its first row.
+    fn of(row: &Map<String, Value>) -> Self {
+        let has = |key| given(row, key).is_some();
+        let pair = ["chosen", "rejected", "chosen_input_ids", "rejected_input_ids"].into_iter().any(has);
+        let one = ["completion", "completion_input_ids"].into_iter().any(has);
+        if one && !pair { Self::Labeled } else { Self::Pairs }
+    }
 }
 
 const PAIRS: &str = "a row is {\"prompt\": ..., \"chosen\": ..., \"rejected\": ...}, texts or lists of messages, \
                      {\"chosen\": [...], \"rejected\": [...]}, or \
-                     {\"prompt_input_ids\": [...], \"chosen_input_ids\": [...], \"rejected_input_ids\": [...]}";
-const MARKS: &str = "a row is {\"prompt\": ..., \"completion\": ..., \"label\": true}, texts or lists of messages, or \
-                     {\"prompt_input_ids\": [...], \"completion_input_ids\": [...], \"label\": true}";
+                     {\"prompt_input_ids\": [...], \"chosen_input_ids\": [...], \"rejected_input_ids\": [...]}; for kto \
+                     {\"prompt\": ..., \"completion\": ..., \"label\": true}";
+const LABELED: &str = "a row is {\"prompt\": ..., \"completion\": ..., \"label\": true}, texts or lists of messages, or \
+                       {\"prompt_input_ids\": [...], \"completion_input_ids\": [...], \"label\": true}";
 const PROMPT_IDS: &str = "prompt_input_ids";
 
-/// Reads a file of preferences, or the files of a directory's split. Rows are kept as [`Gathered::read`] keeps them.
+/// Reads a file of preferences, or the files of a directory's split, and gives each completion to `keep` in the order of
+/// the store; a bad row goes to `bad`, which may end it. The first row says how preferences are given.
 ///
 /// # Errors
 /// When a file cannot be read, and with its file and line when a row cannot be used: it has not the form, its
 /// completions are the same, one is empty, the prompt fills the length; when all rows have the same label.
-pub fn read_judged(
+pub(in crate::data) fn each(
     path: &Path,
     encoder: Option<&TextEncoder>,
     options: &ReadOptions,
-    judging: Judging,
-    beside: &Path,
-) -> Result<(JudgedRows, About)> {
+    tally: &mut Tally,
+    keep: &mut dyn FnMut(Example) -> Result<()>,
+    bad: &mut dyn FnMut(Error) -> Result<()>,
+) -> Result<About> {
     if options.train_on == TrainOn::All {
         return Err(Error::usage(
             ErrorKind::Conflict,
@@ -65,54 +77,78 @@ pub fn read_judged(
         )
         .hint("choose ‘long_rows’ truncate or error"));
     }
-    let mut marks = Marks::default();
-    let Gathered { about, rows } = Gathered::each(path, options.vocab_size, beside, |keep| {
-        let mut reader = RowReader::new(encoder, options);
-        let mut tally = Tally::default();
-        let files = layout::files(path, options.split)?;
-        for file in &files {
-            if files.len() > 1 {
-                tally.file(file);
+    let mut reader = RowReader::new(encoder, options);
+    let (mut labeled, mut format) = (Labeled::default(), None);
+    let files = layout::files(path, options.split)?;
+    for file in &files {
+        if files.len() > 1 {
+            tally.file(file);
+        }
+        let mut reading = Reading { path: Arc::from(&**file), options, rows: &mut reader, tally, format };
+        reading.file(&mut labeled, keep, bad)?;
+        format = reading.format;
+    }
+    let named = if let [file] = files.as_slice() { file } else { path };
+    let rows = tally.rows();
+    if rows == 0 && format.is_none() {
+        return Err(
+            Error::data(named, None, ErrorKind::Empty, "the file holds no row").expected("at least one")
+        );
+    }
+    let (grouping, what) = match format {
+        Some(Format::Labeled) => {
+            let [all, desirable] = labeled.desirable.counts();
+            match labeled.finish(named, keep) {
+                Ok(()) => {}
+                Err(error) => bad(error)?,
             }
-            let mut reading =
-                Reading { path: Arc::from(&**file), options, rows: &mut reader, tally: &mut tally };
-            reading.file(judging, &mut marks, keep)?;
+            let what =
+                format!("{}, {desirable} of {all} desirable", counted(rows, "completion with a label"));
+            (Grouping::Labeled(labeled.desirable), what)
         }
-        let named = if let [file] = files.as_slice() { file } else { path };
-        if tally.rows() == 0 {
-            return Err(
-                Error::data(named, None, ErrorKind::Empty, "the file holds no row").expected("at least one")
-            );
+        Some(Format::Pairs) | None => {
+            (Grouping::Pairs, counted(rows, "pair") + " of a chosen and a rejected completion")
         }
-        if judging == Judging::Marks {
-            marks.finish(named, keep)?;
-        }
-        let notes = tally.notes(&reader, options);
-        Ok(About { path: named.to_path_buf(), document: false, notes })
-    })?;
-    let rows = match judging {
-        Judging::Pairs => JudgedRows::pairs(rows),
-        Judging::Marks => JudgedRows::marked(rows, marks.bits),
     };
-    Ok((rows, about))
+    let mut notes = vec![what];
+    notes.extend(tally.notes(&reader, options));
+    Ok(About { path: named.to_path_buf(), document: false, notes, grouping })
 }
 
-/// Marked rows so far, and what mismatched ones are made of.
+/// Whether the first row of a file is a pair of a chosen and a rejected completion.
+pub fn are_pairs(path: &Path, options: &ReadOptions) -> bool {
+    let Ok(files) = layout::files(path, options.split) else { return false };
+    let Some((file, kind)) = files.first().and_then(|file| Some((file, source::kind(file).ok()?))) else {
+        return false;
+    };
+    let mut pair = None;
+    let _ = source::each_row(file, kind, None, &options.columns, &mut |line, raw| {
+        let (value, _) = raw.value(file, line, &options.columns, &mut Seen::default())?;
+        let has =
+            |keys: [&str; 2]| keys.iter().all(|key| value.get(*key).is_some_and(|value| !value.is_null()));
+        pair = Some(has(["chosen", "rejected"]) || has(["chosen_input_ids", "rejected_input_ids"]));
+        // The others need not be read.
+        Err(Error::usage(ErrorKind::State, "found"))
+    });
+    pair == Some(true)
+}
+
+/// Completions with a label so far, and what mismatched ones are made of.
 #[derive(Default)]
-struct Marks {
-    bits: Bits,
+struct Labeled {
+    desirable: Bits,
     first: Option<Example>,
     last: Option<Example>,
 }
 
-impl Marks {
+impl Labeled {
     fn row(
         &mut self,
         row: Example,
         desirable: bool,
         keep: &mut dyn FnMut(Example) -> Result<()>,
     ) -> Result<()> {
-        self.bits.push(desirable);
+        self.desirable.push(desirable);
         keep(row.clone())?;
         if let Some(before) = self.last.replace(row.clone()) {
             keep(mismatched(&row, &before))?;
@@ -125,7 +161,7 @@ impl Marks {
     /// After the last row.
     fn finish(&mut self, path: &Path, keep: &mut dyn FnMut(Example) -> Result<()>) -> Result<()> {
         let Some((first, last)) = self.first.take().zip(self.last.take()) else { return Ok(()) };
-        let [all, good] = self.bits.counts();
+        let [all, good] = self.desirable.counts();
         if good == 0 || good == all {
             let problem = format!("`label` is {} in all {all} rows; kto compares both kinds", good > 0);
             return Err(Error::data(path, Some(first.origin.line), ErrorKind::Empty, problem)
@@ -133,6 +169,12 @@ impl Marks {
         }
         keep(mismatched(&first, &last))
     }
+}
+
+/// The completions of a row.
+enum Completions {
+    Pair([Example; 2]),
+    Labeled(Example, bool),
 }
 
 /// A row's prompt with the completion of another, no longer than the longer of both rows.
@@ -155,46 +197,60 @@ struct Reading<'r, 'a> {
     options: &'a ReadOptions,
     rows: &'r mut RowReader<'a>,
     tally: &'r mut Tally,
+    /// How preferences are given, once there was a row.
+    format: Option<Format>,
 }
 
 impl Reading<'_, '_> {
     fn file(
         &mut self,
-        judging: Judging,
-        marks: &mut Marks,
+        labeled: &mut Labeled,
         keep: &mut dyn FnMut(Example) -> Result<()>,
+        bad: &mut dyn FnMut(Error) -> Result<()>,
     ) -> Result<()> {
         let path = Arc::clone(&self.path);
         let kind = source::kind(&path)?;
         if kind == source::Kind::Document {
-            let hint = if judging == Judging::Pairs { PAIRS } else { MARKS };
             return Err(Error::data(&path, None, ErrorKind::WrongType, "")
                 .expected("rows of preferences")
                 .found("a plain text")
-                .hint(hint));
+                .hint(PAIRS));
         }
         let columns = &self.options.columns;
         let mut seen = Seen::default();
         source::each_row(&path, kind, None, columns, &mut |line, raw| {
-            let (value, _) = raw.value(&path, line, columns, &mut seen)?;
-            let place = |e: Error, seen: &mut Seen| located(seen.instead(e), &path, line);
-            match judging {
-                Judging::Pairs => {
-                    let [chosen, rejected] = self.pair(&value, line).map_err(|e| place(e, &mut seen))?;
+            let row = match raw.value(&path, line, columns, &mut seen) {
+                Ok((value, _)) => self.row(&value, line),
+                Err(error) => return bad(error),
+            };
+            match row {
+                Ok(Completions::Pair([chosen, rejected])) => {
                     keep(chosen)?;
                     keep(rejected)
                 }
-                Judging::Marks => {
-                    let (row, desirable) = self.marked(&value, line).map_err(|e| place(e, &mut seen))?;
-                    marks.row(row, desirable, keep)
-                }
+                Ok(Completions::Labeled(row, desirable)) => labeled.row(row, desirable, keep),
+                Err(error) => bad(located(seen.instead(error), &path, line)),
             }
         })?;
         seen.end(columns).map_err(|e| at_file(e, &path))
     }
 
-    fn pair(&mut self, value: &Value, line: usize) -> Result<[Example; 2]> {
-        let row = object(value, PAIRS)?;
+    fn row(&mut self, value: &Value, line: usize) -> Result<Completions> {
+        let row = value.as_object().ok_or_else(|| {
+            Error::usage(ErrorKind::WrongType, "the row")
+                .is(type_of(value))
+                .expected("a JSON object")
+                .hint(PAIRS)
+        })?;
+        match *self.format.get_or_insert_with(|| Format::of(row)) {
+            Format::Pairs => self.pair(row, line).map(Completions::Pair),
+            Format::Labeled => {
+                self.labeled(row, line).map(|(row, desirable)| Completions::Labeled(row, desirable))
+            }
+        }
+    }
+
+    fn pair(&mut self, row: &Map<String, Value>, line: usize) -> Result<[Example; 2]> {
         let tokenized = given(row, PROMPT_IDS).is_some() || given(row, "chosen_input_ids").is_some();
         let keys =
             if tokenized { ["chosen_input_ids", "rejected_input_ids"] } else { ["chosen", "rejected"] };
@@ -227,12 +283,11 @@ impl Reading<'_, '_> {
         Ok([example(chosen.tokens, chosen.labels), example(rejected.tokens, rejected.labels)])
     }
 
-    fn marked(&mut self, value: &Value, line: usize) -> Result<(Example, bool)> {
-        let row = object(value, MARKS)?;
+    fn labeled(&mut self, row: &Map<String, Value>, line: usize) -> Result<(Example, bool)> {
         let tokenized = given(row, PROMPT_IDS).is_some() || given(row, "completion_input_ids").is_some();
         let key = if tokenized { "completion_input_ids" } else { "completion" };
-        required(row, key, MARKS)?;
-        let label = required(row, "label", MARKS)?;
+        required(row, key, LABELED)?;
+        let label = required(row, "label", LABELED)?;
         let desirable = match label {
             Value::Bool(label) => *label,
             Value::Number(n) if n.as_f64() == Some(1.0) => true,
@@ -242,7 +297,7 @@ impl Reading<'_, '_> {
                 return Err(Error::usage(ErrorKind::WrongType, "`label`")
                     .is(found)
                     .expected("true or false")
-                    .hint(MARKS));
+                    .hint(LABELED));
             }
         };
         let read = if tokenized {
@@ -354,12 +409,6 @@ impl Reading<'_, '_> {
     }
 }
 
-fn object<'a>(value: &'a Value, forms: &str) -> Result<&'a Map<String, Value>> {
-    value.as_object().ok_or_else(|| {
-        Error::usage(ErrorKind::WrongType, "the row").is(type_of(value)).expected("a JSON object").hint(forms)
-    })
-}
-
 fn required<'a>(row: &'a Map<String, Value>, key: &str, forms: &str) -> Result<&'a Value> {
     match row.get(key).filter(|value| !value.is_null()) {
         Some(value) if !is_blank(value) => Ok(value),
@@ -442,6 +491,3 @@ fn split(row: &Map<String, Value>) -> Result<[Map<String, Value>; 2]> {
 fn has_turn(turns: &[Value], text: &str) -> bool {
     turns.iter().any(|turn| turn.get("content").and_then(Value::as_str) == Some(text))
 }
-
-#[cfg(test)]
-mod tests;

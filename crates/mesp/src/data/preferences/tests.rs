@@ -1,24 +1,27 @@
 use super::super::test_util::{encoder, write};
-use super::super::{BatchSize, Batches, Examples, RaggedBatch};
+use super::super::{
+    BatchSize, Batches, Examples, Gathered, RaggedBatch, ReadOptions, ReferenceFile, ReferenceWriter,
+    ReferencedRows, UNTRAINED,
+};
 use super::*;
 use crate::preference::Side;
 
 fn options() -> ReadOptions {
-    ReadOptions { append_eos: false, ..ReadOptions::new(262) }
+    ReadOptions { append_eos: false, preferences: true, ..ReadOptions::new(262) }
 }
 
-fn read_with(lines: &[&str], judging: Judging, options: &ReadOptions) -> Result<(JudgedRows, About)> {
+fn read_with(lines: &[&str], options: &ReadOptions) -> Result<Gathered> {
     let dir = write("rows.jsonl", lines.join("\n"));
     let encoder = encoder();
-    read_judged(&dir.path().join("rows.jsonl"), Some(&encoder), options, judging, dir.path())
+    Gathered::read(&dir.path().join("rows.jsonl"), Some(&encoder), options, dir.path())
 }
 
-fn read(lines: &[&str], judging: Judging) -> Result<JudgedRows> {
-    read_with(lines, judging, &options()).map(|(rows, _)| rows)
+fn read(lines: &[&str]) -> Result<Arc<dyn Examples>> {
+    read_with(lines, &options()).map(|gathered| gathered.rows)
 }
 
 /// Tokens of each sequence of a row, how many of them are trained, and which it is.
-fn laid_out(rows: &JudgedRows, row: usize) -> Vec<(Vec<u32>, usize, Side)> {
+fn laid_out(rows: &dyn Examples, row: usize) -> Vec<(Vec<u32>, usize, Side)> {
     let mut batch = RaggedBatch::default();
     rows.append(row, &mut batch).unwrap();
     sequences(&batch)
@@ -30,8 +33,8 @@ fn sequences(batch: &RaggedBatch) -> Vec<(Vec<u32>, usize, Side)> {
     batch
         .offsets
         .windows(2)
-        .zip(&batch.judged)
-        .map(|(w, judged)| (batch.tokens[w[0]..w[1]].to_vec(), trained(w[0]..w[1]), judged.side))
+        .zip(&batch.preferences)
+        .map(|(w, label)| (batch.tokens[w[0]..w[1]].to_vec(), trained(w[0]..w[1]), label.side))
         .collect()
 }
 
@@ -40,12 +43,12 @@ fn texts_and_tokens_are_the_same_pairs() {
     let texts = r#"{"prompt": "xy", "chosen": "pq", "rejected": "r"}"#;
     let tokens =
         r#"{"prompt_input_ids": [120, 121], "chosen_input_ids": [112, 113], "rejected_input_ids": [114]}"#;
-    let rows = read(&[texts, tokens], Judging::Pairs).unwrap();
+    let rows = read(&[texts, tokens]).unwrap();
     assert_eq!(rows.count(), 2);
     let expected =
         vec![(vec![120, 121, 112, 113], 2, Side::Chosen), (vec![120, 121, 114], 1, Side::Rejected)];
-    assert_eq!(laid_out(&rows, 0), expected);
-    assert_eq!(laid_out(&rows, 1), expected);
+    assert_eq!(laid_out(&*rows, 0), expected);
+    assert_eq!(laid_out(&*rows, 1), expected);
     let size = rows.size(1).unwrap();
     assert_eq!((size.tokens, size.targets), (7, 3));
 }
@@ -57,22 +60,22 @@ fn conversations_with_and_without_a_prompt_are_the_same_pairs() {
     let with = format!(r#"{{"prompt": [{user}], "chosen": [{good}], "rejected": [{bad}]}}"#);
     let without = format!(r#"{{"chosen": [{user}, {good}], "rejected": [{user}, {bad}]}}"#);
     let named = format!(r#"{{"prompt": "q", "chosen": [{user}, {good}], "rejected": [{user}, {bad}]}}"#);
-    let rows = read(&[&with, &without, &named], Judging::Pairs).unwrap();
-    let first = laid_out(&rows, 0);
+    let rows = read(&[&with, &without, &named]).unwrap();
+    let first = laid_out(&*rows, 0);
     assert!(first.iter().all(|(_, trained, _)| *trained >= 2), "{first:?}");
-    assert_eq!(laid_out(&rows, 1), first);
-    assert_eq!(laid_out(&rows, 2), first);
+    assert_eq!(laid_out(&*rows, 1), first);
+    assert_eq!(laid_out(&*rows, 2), first);
 }
 
-/// Marked rows, and of each the prompt with the completion of the row before.
+/// Completions with a label, and of each the prompt with the completion of the row before.
 #[test]
-fn marked_rows_have_mismatched_ones() {
+fn completions_with_a_label_have_mismatched_ones() {
     let row = |prompt: &str, completion: &str, label: &str| {
         format!(r#"{{"prompt": "{prompt}", "completion": "{completion}", "label": {label}}}"#)
     };
     let lines = [row("a", "p", "true"), row("c", "qq", "false"), row("d", "rrr", "1")];
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-    let rows = read(&lines, Judging::Marks).unwrap();
+    let rows = read(&lines).unwrap();
     assert_eq!(rows.count(), 3);
     let text = |text: &str| text.bytes().map(u32::from).collect::<Vec<u32>>();
     for (row, (matched, side, other)) in
@@ -80,7 +83,7 @@ fn marked_rows_have_mismatched_ones() {
             .into_iter()
             .enumerate()
     {
-        assert_eq!(laid_out(&rows, row), [(text(matched), matched.len() - 1, side)]);
+        assert_eq!(laid_out(&*rows, row), [(text(matched), matched.len() - 1, side)]);
         let mut batch = RaggedBatch::default();
         assert!(rows.append_mismatched(row, &mut batch).unwrap());
         let found = sequences(&batch);
@@ -101,19 +104,27 @@ fn pairs_stay_together() {
         })
         .collect();
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-    let rows = read(&lines, Judging::Pairs).unwrap();
-    let reference = (0..14).map(|place| -f64::from(place)).collect();
-    let rows = rows.with_reference(reference).unwrap();
+    let rows = read(&lines).unwrap();
+    let mut file = tempfile::tempfile().unwrap();
+    let mut writer = ReferenceWriter::new(&mut file, 9, 7).unwrap();
+    (0..7).for_each(|row| writer.row([2 * row, 2 * row + 1].map(|place| -f64::from(place))).unwrap());
+    writer.finish().unwrap();
+    let open = |key, rows| {
+        std::io::Seek::rewind(&mut &file).unwrap();
+        ReferenceFile::open("values".as_ref(), file.try_clone().unwrap(), key, rows).unwrap()
+    };
+    assert!(open(8, 7).is_none() && open(9, 6).is_none(), "another key, other rows");
+    let rows = ReferencedRows { rows, values: Arc::new(open(9, 7).expect("the file")) };
     let mut batches = Batches::new(rows, BatchSize::rows(3), 5).unwrap();
     let (mut batch, mut seen) = (RaggedBatch::default(), Vec::new());
     for step in 0..3 {
         batches.fill(step, &mut batch).unwrap();
-        for (pair, judged) in sequences(&batch).chunks(2).zip(batch.judged.chunks(2)) {
+        for (pair, labels) in sequences(&batch).chunks(2).zip(batch.preferences.chunks(2)) {
             let row = pair[0].0[1] - 10;
             assert_eq!(pair[1].0[1], 30 + row);
             assert_eq!((pair[0].2, pair[1].2), (Side::Chosen, Side::Rejected));
             let places = [2 * row, 2 * row + 1];
-            assert_eq!([judged[0].reference, judged[1].reference], places.map(|place| -f64::from(place)));
+            assert_eq!([labels[0].reference, labels[1].reference], places.map(|place| -f64::from(place)));
             seen.push(row);
         }
     }
@@ -121,8 +132,8 @@ fn pairs_stay_together() {
     assert_eq!(seen, [0, 1, 2, 3, 4, 5, 6]);
 }
 
-fn problem(lines: &[&str], judging: Judging, options: &ReadOptions) -> String {
-    read_with(lines, judging, options).map(|_| ()).unwrap_err().to_string()
+fn problem(lines: &[&str], options: &ReadOptions) -> String {
+    read_with(lines, options).map(|_| ()).unwrap_err().to_string()
 }
 
 #[test]
@@ -157,10 +168,10 @@ fn rows_that_train_nothing_are_refused_with_their_line() {
         ),
         (r#"{"chosen": "y", "rejected": "z"}"#, "no `prompt`", options()),
     ] {
-        let told = problem(&[good, row], Judging::Pairs, &options);
+        let told = problem(&[good, row], &options);
         assert!(told.contains("rows.jsonl:2") && told.contains(words), "{row}: {told}");
     }
-    let marked = r#"{"prompt": "x", "completion": "y", "label": true}"#;
+    let labeled = r#"{"prompt": "x", "completion": "y", "label": true}"#;
     for (row, words, line) in [
         (r#"{"prompt": "x", "completion": "", "label": false}"#, "`completion` is empty", 2),
         (r#"{"prompt": "x", "completion": "y", "label": 0.5}"#, "`label` is 0.5", 2),
@@ -168,8 +179,40 @@ fn rows_that_train_nothing_are_refused_with_their_line() {
         // All of one kind: named at the first row.
         (r#"{"prompt": "x", "completion": "z", "label": true}"#, "`label` is true in all 2 rows", 1),
     ] {
-        let told = problem(&[marked, row], Judging::Marks, &options());
+        let told = problem(&[labeled, row], &options());
         assert!(told.contains(&format!("rows.jsonl:{line}")) && told.contains(words), "{row}: {told}");
+    }
+}
+
+/// As tokens in a file, rows are the same, and what belongs together stays so.
+#[test]
+fn a_token_file_keeps_rows_together() {
+    use super::super::token_file::{TokenFile, TokenKey, TokenWriter};
+    let pair = r#"{"prompt": "x", "chosen": "y", "rejected": "z"}"#;
+    let labeled = |completion: &str, label: bool| {
+        format!(r#"{{"prompt": "x", "completion": "{completion}", "label": {label}}}"#)
+    };
+    let labeled: Vec<String> = (0..70).map(|i| labeled(&"y".repeat(1 + i % 5), i % 3 == 0)).collect();
+    let labeled: Vec<&str> = labeled.iter().map(String::as_str).collect();
+    for lines in [&[pair, pair][..], &labeled] {
+        let dir = write("rows.jsonl", lines.join("\n"));
+        let (encoder, path) = (encoder(), dir.path().join("rows.jsonl"));
+        let mut bytes = Vec::new();
+        let mut writer = TokenWriter::new(&mut bytes, TokenKey(1), dir.path()).unwrap();
+        let about = super::super::FileRows::each(&path, Some(&encoder), &options(), &mut |row| {
+            Ok(writer.row(&row).unwrap())
+        })
+        .unwrap();
+        writer.finish(&about).unwrap();
+        let file = dir.path().join("rows.tokens");
+        std::fs::write(&file, bytes).unwrap();
+        let open = || TokenFile::open(&file, std::fs::File::open(&file).unwrap(), 262).unwrap();
+        let again: Gathered = open().try_into().unwrap();
+        let rows = read(lines).unwrap();
+        assert_eq!((again.rows.count(), again.about.grouping), (rows.count(), about.grouping));
+        for row in 0..rows.count() {
+            assert_eq!(laid_out(&*again.rows, row), laid_out(&*rows, row));
+        }
     }
 }
 
@@ -177,7 +220,7 @@ fn rows_that_train_nothing_are_refused_with_their_line() {
 fn long_pairs_are_cut_alike_and_counted() {
     let short = ReadOptions { max_seq_len: Some(4), ..options() };
     let row = r#"{"prompt": "x", "chosen": "pqrst", "rejected": "z"}"#;
-    let (rows, about) = read_with(&[row], Judging::Pairs, &short).unwrap();
-    assert_eq!(laid_out(&rows, 0).iter().map(|(tokens, ..)| tokens.len()).collect::<Vec<_>>(), [4, 2]);
+    let Gathered { rows, about } = read_with(&[row], &short).unwrap();
+    assert_eq!(laid_out(&*rows, 0).iter().map(|(tokens, ..)| tokens.len()).collect::<Vec<_>>(), [4, 2]);
     assert!(about.notes.iter().any(|note| note.contains("cut to 4 tokens")), "{:?}", about.notes);
 }
