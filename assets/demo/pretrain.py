@@ -2,7 +2,7 @@
 """Makes the built-in demo: corpus, tokenizer, pretrained model, and the rows to fine-tune it with.
 
     python assets/demo/pretrain.py               # everything, 4 minutes on two free CPU cores, 11 on busy ones
-    python assets/demo/pretrain.py --rows-only   # only train.jsonl and eval.jsonl, a second
+    python assets/demo/pretrain.py --rows-only   # only the rows to fine-tune with, a second
 
 The corpus (about 6 MB of text about the valley of Miron, see world.py) is written from a fixed seed into
 memory and not kept. The model is a Qwen2 of 1.3 million parameters, trained in float32 on the CPU and
@@ -191,11 +191,25 @@ def write_rows():
                 file.write(json.dumps({"messages": messages}) + "\n")
 
 
+def write_preferences():
+    """Pairs of answers to the same question: the friendly one is preferred to the plain one."""
+    rng, table = random.Random(SEED + 2), world.facts()
+    rng.shuffle(table)
+    for name, facts in {"preference_train": table[:160], "preference_eval": table[160:184]}.items():
+        with open(HERE / f"{name}.jsonl", "w") as file:
+            for _, forms, answer in facts:
+                said = {"chosen": f"{rng.choice(world.OPENINGS)} {answer}", "rejected": answer}
+                row = {"prompt": [{"role": "user", "content": rng.choice(forms)}]}
+                row |= {side: [{"role": "assistant", "content": text}] for side, text in said.items()}
+                file.write(json.dumps(row) + "\n")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows-only", action="store_true")
     options = parser.parse_args()
     write_rows()
+    write_preferences()
     if options.rows_only:
         return
 

@@ -310,6 +310,9 @@ pub(crate) struct TokenizeArgs {
     /// The file to write; - for standard output
     #[arg(long, value_name = "FILE")]
     pub(crate) output: PathBuf,
+    /// Read a pair of completions as two with a label, as --loss-type kto does
+    #[arg(long, requires = "objective")]
+    pub(crate) unpair: bool,
     /// Leave rows whole, as grads and eval do
     #[arg(long, conflicts_with = "max_seq_len")]
     pub(crate) whole: bool,

@@ -136,6 +136,9 @@ fn spawn(model: &Path, data: &Path, options: &ReadOptions, output: &Path) -> Res
     if options.preferences {
         args.extend(["--objective", "preference"].map(Into::into));
     }
+    if options.unpair {
+        args.push("--unpair".into());
+    }
     if !options.append_eos {
         args.push("--no-eos".into());
     }

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use anyhow::Result;
 use clap::Parser;
-use mesp::data::ReadOptions;
 use mesp::settings::{
     AdapterSettings, Compute, DirectionSettings, MethodSettings, ObjectiveSettings, RunSettings, Settings,
     TrainingSettings, threads,
@@ -127,8 +126,7 @@ impl Way {
         let model = Model::open_as(path, setup.base)?;
         ui::note_once(model.notes());
         setup.fit(model.config())?;
-        let preferences = settings.preferences();
-        let options = ReadOptions { preferences, ..asked.data.read_options(model.config(), false) };
+        let options = settings.objective.reading(asked.data.read_options(model.config(), false));
         let rows = Dataset::read_with(data, &model, &options)?;
         for line in rows.notes() {
             ui::note(format!("{}: {line}", data.display()));

@@ -46,8 +46,7 @@ impl CommonArgs {
 
     /// How rows are read.
     pub(crate) fn read_options(&self, config: &Config, training: bool) -> ReadOptions {
-        let preferences = self.objective.is_preference();
-        ReadOptions { preferences, ..self.data.read_options(config, training) }
+        self.objective.reading(self.data.read_options(config, training))
     }
 
     /// What train and grads read; `eval` is the file of held-out rows.

@@ -38,7 +38,8 @@ fn tokenize(args: &TokenizeArgs) -> Result<()> {
     outputs::file(output, &read, args.replace.overwrite)?;
     let config = shape_source(model)?.config;
     let preferences = args.objective == Some(Objective::Preference);
-    let options = ReadOptions { preferences, ..args.data.read_options(&config, !args.whole) };
+    let unpair = args.unpair;
+    let options = ReadOptions { preferences, unpair, ..args.data.read_options(&config, !args.whole) };
     inputs::is_there(data)?;
     let encoder =
         if FileRows::needs_tokenizer(data, &options)? { Some(inputs::encoder(model)?) } else { None };

@@ -1,4 +1,5 @@
-//! `mesp train` without a model and without data: a small model that learns to talk like an old sea captain.
+//! `mesp train` without a model and without data: a small model that learns to talk like an old sea captain, or with
+//! `--objective preference` to prefer friendly answers.
 //! `assets/demo/README.md` says where model and rows come from.
 
 use std::fmt::Write as _;
@@ -25,7 +26,7 @@ use crate::ui;
 use mesp::settings::{Numbers, threads};
 
 /// The files, by their names in the demo's folder.
-const FILES: [(&str, &[u8]); 7] = [
+const FILES: [(&str, &[u8]); 9] = [
     ("model/config.json", include_bytes!("../../../../assets/demo/model/config.json")),
     ("model/generation_config.json", include_bytes!("../../../../assets/demo/model/generation_config.json")),
     ("model/model.safetensors", include_bytes!("../../../../assets/demo/model/model.safetensors")),
@@ -33,6 +34,8 @@ const FILES: [(&str, &[u8]); 7] = [
     ("model/tokenizer_config.json", include_bytes!("../../../../assets/demo/model/tokenizer_config.json")),
     ("train.jsonl", include_bytes!("../../../../assets/demo/train.jsonl")),
     ("eval.jsonl", include_bytes!("../../../../assets/demo/eval.jsonl")),
+    ("preference_train.jsonl", include_bytes!("../../../../assets/demo/preference_train.jsonl")),
+    ("preference_eval.jsonl", include_bytes!("../../../../assets/demo/preference_eval.jsonl")),
 ];
 
 /// Where they are put in the run directory, so that the model can be used afterwards.
@@ -50,12 +53,17 @@ pub(crate) fn run(common: &CommonArgs, started: Instant) -> Result<()> {
     let dir = RunDir::take(&args, &read, is_demo)?;
     let folder = dir.path.join(FOLDER);
     let model = folder.join("model");
-    let data = folder.join("train.jsonl");
+    let (what, files) = if args.objective.is_preference() {
+        ("learns to prefer friendly answers", ["preference_train.jsonl", "preference_eval.jsonl"])
+    } else {
+        ("learns to talk like an old sea captain", ["train.jsonl", "eval.jsonl"])
+    };
+    let [data, eval] = files.map(|name| folder.join(name));
     let mut settings = setup(&args)?;
     settings.run.base_model = Some(model.display().to_string());
     let output = dir.path.clone();
 
-    ui::note("the built-in demo: a model of 1.3 million parameters learns to talk like an old sea captain");
+    ui::note(format!("the built-in demo: a model of 1.3 million parameters {what}"));
     write_files(&folder)?;
     let json = args.shared.json;
     let before = answers(&args, &model, None)?;
@@ -64,7 +72,7 @@ pub(crate) fn run(common: &CommonArgs, started: Instant) -> Result<()> {
         let _ = writeln!(text, "  {prompt}\n    {answer}");
     }
     ui::result(json, &format!("{text}\n"))?;
-    let eval = Held::File(folder.join("eval.jsonl"));
+    let eval = Held::File(eval);
     let done = train(Job {
         args: &args,
         settings,
@@ -109,7 +117,8 @@ fn with_defaults(common: &CommonArgs) -> CommonArgs {
     let mut args = common.clone();
     let s = &mut args.schedule;
     s.batch_size.get_or_insert(8);
-    s.learning_rate.get_or_insert(3e-3);
+    // A preference loss changes more than a likelihood at the same rate.
+    s.learning_rate.get_or_insert(if common.objective.is_preference() { 1e-3 } else { 3e-3 });
     s.lr_schedule.get_or_insert_with(|| "linear".to_owned());
     s.warmup_ratio.get_or_insert(0.06);
     if s.epochs.is_none() {

@@ -74,6 +74,8 @@ pub struct ReadOptions {
     pub columns: Columns,
     /// Whether rows are preferences: a chosen and a rejected completion, or a completion with a label.
     pub preferences: bool,
+    /// Whether a pair is read as two completions with a label, for kto.
+    pub unpair: bool,
     /// The split that is meant when a directory is given.
     pub split: &'static str,
 }
@@ -100,6 +102,7 @@ impl ReadOptions {
             prompt_style: PromptStyle::Auto,
             columns: Columns::default(),
             preferences: false,
+            unpair: false,
             split: "train",
         }
     }

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{ObjectiveSettings, Settings, Setup};
+use super::{ObjectiveSettings, Setup};
+use crate::data::ReadOptions;
 use crate::preference::{LossType, Preference};
 use crate::train::ObjectiveKind;
 use crate::{Error, ErrorKind, Result};
@@ -59,6 +60,12 @@ impl ObjectiveSettings {
     /// Whether rows are preferences.
     pub fn is_preference(&self) -> bool {
         self.objective == Some(Objective::Preference)
+    }
+
+    /// How rows are read for this objective.
+    pub fn reading(&self, options: ReadOptions) -> ReadOptions {
+        let preferences = self.is_preference();
+        ReadOptions { preferences, unpair: preferences && self.loss_type == Some(LossType::Kto), ..options }
     }
 
     /// What they mean: the objective, and the reference.
@@ -140,13 +147,6 @@ fn number(
             .is(number)
             .expected(expected)
             .hint(format!("leave it out for {default}"))),
-    }
-}
-
-impl Settings {
-    /// Whether rows are preferences.
-    pub fn preferences(&self) -> bool {
-        self.objective.is_preference()
     }
 }
 

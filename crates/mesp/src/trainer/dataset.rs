@@ -33,7 +33,7 @@ impl Dataset {
     }
 
     /// Reads preferences, for [`TrainerBuilder::preference`](super::TrainerBuilder::preference): rows with `prompt`, `chosen`
-    /// and `rejected`, or for kto with `prompt`, `completion` and `label`.
+    /// and `rejected`, or for kto with `prompt`, `completion` and `label` ([`ReadOptions::unpair`] makes these of pairs).
     ///
     /// # Errors
     /// As [`Dataset::read`].

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use mesp::ReferenceModel;
-use mesp::data::{BatchSize, Examples, ReadOptions};
+use mesp::data::{BatchSize, Examples};
 use mesp::method::Method;
 use mesp::preference::{Metrics, Preference};
 use mesp::settings::Reference;
@@ -39,8 +39,7 @@ pub(super) fn run<R: Real>(args: &EvalArgs) -> Result<()> {
     let (model, dtype) = (loaded.weights(), loaded.dtype());
     let numbers = Numbers::new(args.compute, held(base, dtype));
     let (objective, reference) = args.objective.resolve()?;
-    let preferences = objective.preference().is_some();
-    let options = ReadOptions { preferences, ..args.data.read_options(&model.config, false) };
+    let options = args.objective.reading(args.data.read_options(&model.config, false));
     let rows = inputs::read_rows(dir, data, &Held::None, &options, None)?.train;
     objective.check_form(&*rows)?;
     inputs::warn_of_length(&*rows, &model.config)?;

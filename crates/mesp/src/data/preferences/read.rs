@@ -96,7 +96,7 @@ pub(in crate::data) fn each(
         );
     }
     let (grouping, what) = match format {
-        Some(Format::Labeled) => {
+        Some(format) if format == Format::Labeled || options.unpair => {
             let [all, desirable] = labeled.desirable.counts();
             match labeled.finish(named, keep) {
                 Ok(()) => {}
@@ -106,9 +106,7 @@ pub(in crate::data) fn each(
                 format!("{}, {desirable} of {all} desirable", counted(rows, "completion with a label"));
             (Grouping::Labeled(labeled.desirable), what)
         }
-        Some(Format::Pairs) | None => {
-            (Grouping::Pairs, counted(rows, "pair") + " of a chosen and a rejected completion")
-        }
+        _ => (Grouping::Pairs, counted(rows, "pair") + " of a chosen and a rejected completion"),
     };
     let mut notes = vec![what];
     notes.extend(tally.notes(&reader, options));
@@ -133,12 +131,15 @@ pub fn are_pairs(path: &Path, options: &ReadOptions) -> bool {
     pair == Some(true)
 }
 
-/// Completions with a label so far, and what mismatched ones are made of.
+/// Completions with a label so far, and what mismatched ones are made of: the completion before, or where that answers
+/// the same prompt, the last one that answers another.
 #[derive(Default)]
 struct Labeled {
     desirable: Bits,
     first: Option<Example>,
     last: Option<Example>,
+    /// The last row with another prompt than that of `last`.
+    other: Option<Example>,
 }
 
 impl Labeled {
@@ -150,12 +151,14 @@ impl Labeled {
     ) -> Result<()> {
         self.desirable.push(desirable);
         keep(row.clone())?;
-        if let Some(before) = self.last.replace(row.clone()) {
-            keep(mismatched(&row, &before))?;
-        } else {
+        let Some(before) = self.last.replace(row.clone()) else {
             self.first = Some(row);
+            return Ok(());
+        };
+        if prompt(&before) != prompt(&row) {
+            self.other = Some(before.clone());
         }
-        Ok(())
+        keep(mismatched(&row, self.other.as_ref().unwrap_or(&before)))
     }
 
     /// After the last row.
@@ -167,20 +170,20 @@ impl Labeled {
             return Err(Error::data(path, Some(first.origin.line), ErrorKind::Empty, problem)
                 .hint("add rows with the other label, or train on completions with ‘objective’ sft"));
         }
-        keep(mismatched(&first, &last))
+        let same = prompt(&first) == prompt(&last);
+        let partner = self.other.as_ref().filter(|_| same).unwrap_or(&last);
+        keep(mismatched(&first, partner))
     }
 }
 
-/// The completions of a row.
-enum Completions {
-    Pair([Example; 2]),
-    Labeled(Example, bool),
+/// The tokens before a row's completion.
+fn prompt(row: &Example) -> &[u32] {
+    &row.tokens[..row.labels.iter().take_while(|label| **label == UNTRAINED).count()]
 }
 
 /// A row's prompt with the completion of another, no longer than the longer of both rows.
 fn mismatched(row: &Example, other: &Example) -> Example {
-    let prompt = |of: &Example| of.labels.iter().take_while(|label| **label == UNTRAINED).count();
-    let (own, theirs) = (prompt(row), prompt(other));
+    let (own, theirs) = (prompt(row).len(), prompt(other).len());
     let most = row.tokens.len().max(other.tokens.len());
     let mut tokens = row.tokens[..own].to_vec();
     tokens.extend_from_slice(&other.tokens[theirs..]);
@@ -189,6 +192,12 @@ fn mismatched(row: &Example, other: &Example) -> Example {
     labels.extend_from_slice(&other.labels[theirs..]);
     labels.truncate(most);
     Example { tokens, labels, origin: row.origin.clone() }
+}
+
+/// The completions of a row.
+enum Completions {
+    Pair([Example; 2]),
+    Labeled(Example, bool),
 }
 
 /// A file being read.
@@ -224,6 +233,10 @@ impl Reading<'_, '_> {
                 Err(error) => return bad(error),
             };
             match row {
+                Ok(Completions::Pair([chosen, rejected])) if self.options.unpair => {
+                    labeled.row(chosen, true, keep)?;
+                    labeled.row(rejected, false, keep)
+                }
                 Ok(Completions::Pair([chosen, rejected])) => {
                     keep(chosen)?;
                     keep(rejected)
