@@ -73,7 +73,7 @@ pub use columns::Columns;
 pub(crate) use columns::Seen;
 pub use dataset::{FileRows, LongRows, PromptStyle, ReadOptions, TrainOn};
 pub use date::Date;
-pub use examples::{Examples, Part, RowSize, Rows, totals};
+pub use examples::{Examples, Mismatched, Part, RowSize, Rows, totals};
 pub use forms::Form;
 pub use gather::Gathered;
 #[cfg(feature = "text")]

@@ -117,12 +117,16 @@ fn with_defaults(common: &CommonArgs) -> CommonArgs {
     let mut args = common.clone();
     let s = &mut args.schedule;
     s.batch_size.get_or_insert(8);
-    // A preference loss changes more than a likelihood at the same rate.
-    s.learning_rate.get_or_insert(if common.objective.is_preference() { 1e-3 } else { 3e-3 });
+    let preference = args.objective.is_preference();
+    s.learning_rate.get_or_insert(if preference { 1e-3 } else { 3e-3 });
     s.lr_schedule.get_or_insert_with(|| "linear".to_owned());
     s.warmup_ratio.get_or_insert(0.06);
     if s.epochs.is_none() {
-        s.steps.get_or_insert(80);
+        s.steps.get_or_insert(if preference { 40 } else { 80 });
+    }
+    // A share of the likelihood keeps so small a model from forgetting what it says.
+    if preference && args.objective.loss_type.unwrap_or_default().takes_rpo_alpha() {
+        args.objective.rpo_alpha.get_or_insert(0.2);
     }
     args
 }

@@ -49,12 +49,12 @@ pub(crate) struct Watch<'a> {
 }
 
 /// What a person reads of rewards: by how much the better completion is ahead, and how often.
-fn said(rewards: &Rewards) -> String {
-    let margin = rewards.rewards_margins.map_or_else(String::new, |margin| format!("margin {margin:.3}"));
-    match rewards.rewards_accuracies {
+fn said(rewards: Rewards) -> Option<String> {
+    let margin = format!("margin {:.3}", rewards.rewards_margins?);
+    Some(match rewards.rewards_accuracies {
         Some(share) => format!("{margin}, ahead in {:.0}%", 100.0 * share),
         None => margin,
-    }
+    })
 }
 
 /// What the last loss weighs in the running mean.
@@ -103,7 +103,7 @@ impl<'a> Watch<'a> {
                 self.draw(step, &[("eval/loss", eval_loss), ("eval/accuracy", eval_accuracy)]);
                 self.draw_rewards(step, "eval", preference);
                 let best = if best { ", the best so far" } else { "" };
-                let rewards = preference.map_or_else(String::new, |rewards| format!(", {}", said(&rewards)));
+                let rewards = preference.and_then(said).map_or_else(String::new, |said| format!(", {said}"));
                 self.line.print(format!(
                     "eval at step {step}: loss {eval_loss:.4}{rewards}, accuracy {:.1}%, {target_tokens} target tokens{best}",
                     100.0 * eval_accuracy
@@ -213,7 +213,7 @@ impl<'a> Watch<'a> {
         self.line.at(step as u64, || {
             let share = 100.0 * step as f64 / total.max(1) as f64;
             let left = if step < total { format!(" | ETA {}", duration(eta)) } else { String::new() };
-            let rewards = preference.map_or_else(String::new, |rewards| format!(" | {}", said(&rewards)));
+            let rewards = preference.and_then(said).map_or_else(String::new, |said| format!(" | {said}"));
             format!(
                 "step {step}/{total} {share:.0}% ep {epoch:.2} | loss {loss:.3} (mean {loss_mean:.3}){rewards} | lr {learning_rate:.1e} | |g| {grad_norm:.2} | {} tok/s | {memory}{left}",
                 rate(tokens_per_second)

@@ -40,6 +40,7 @@ mod no_space;
 mod numbers;
 mod outputs;
 mod overwrite;
+mod preference;
 #[cfg(feature = "pull")]
 mod pull;
 mod replaced;

@@ -62,6 +62,19 @@ pub trait Examples: Debug + Send + Sync {
         Ok(false)
     }
 
+    /// How large that is; none where rows do not have it.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn mismatched_size(&self, _row: usize) -> Result<Option<RowSize>> {
+        Ok(None)
+    }
+
+    /// Whether rows come with log-probabilities of a reference model.
+    fn has_reference(&self) -> bool {
+        false
+    }
+
     /// A row of its own.
     ///
     /// # Errors
@@ -125,6 +138,12 @@ macro_rules! behind {
             fn append_mismatched(&self, row: usize, batch: &mut RaggedBatch) -> Result<bool> {
                 (**self).append_mismatched(row, batch)
             }
+            fn mismatched_size(&self, row: usize) -> Result<Option<RowSize>> {
+                (**self).mismatched_size(row)
+            }
+            fn has_reference(&self) -> bool {
+                (**self).has_reference()
+            }
             fn read(&self, row: usize) -> Result<Example> {
                 (**self).read(row)
             }
@@ -163,6 +182,43 @@ impl Examples for Vec<Example> {
     }
 }
 
+/// The prompt of each row with the completion of another, as rows.
+#[derive(Debug)]
+pub struct Mismatched<'a>(&'a dyn Examples);
+
+impl<'a> Mismatched<'a> {
+    /// Those of rows that have them.
+    ///
+    /// # Errors
+    /// When a row cannot be read.
+    pub fn of(rows: &'a dyn Examples) -> Result<Option<Self>> {
+        let some = rows.count() > 0 && rows.mismatched_size(0)?.is_some();
+        Ok(some.then_some(Self(rows)))
+    }
+}
+
+impl Examples for Mismatched<'_> {
+    fn count(&self) -> usize {
+        self.0.count()
+    }
+
+    fn size(&self, row: usize) -> Result<RowSize> {
+        Ok(self.0.mismatched_size(row)?.unwrap_or_default())
+    }
+
+    fn append(&self, row: usize, batch: &mut RaggedBatch) -> Result<()> {
+        self.0.append_mismatched(row, batch).map(|_| ())
+    }
+
+    fn read(&self, row: usize) -> Result<Example> {
+        self.0.read(row)
+    }
+
+    fn heap_bytes(&self) -> usize {
+        0
+    }
+}
+
 /// Some of the rows of `all`.
 #[derive(Debug, Clone)]
 pub struct Part {
@@ -187,6 +243,14 @@ impl Examples for Part {
 
     fn append_mismatched(&self, row: usize, batch: &mut RaggedBatch) -> Result<bool> {
         self.all.append_mismatched(self.chosen.nth(row), batch)
+    }
+
+    fn mismatched_size(&self, row: usize) -> Result<Option<RowSize>> {
+        self.all.mismatched_size(self.chosen.nth(row))
+    }
+
+    fn has_reference(&self) -> bool {
+        self.all.has_reference()
     }
 
     fn read(&self, row: usize) -> Result<Example> {

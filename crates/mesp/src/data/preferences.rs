@@ -63,6 +63,12 @@ impl PreferenceRows {
         }
     }
 
+    /// The place of a row's mismatched completion.
+    fn mismatched(&self, row: usize) -> Option<usize> {
+        let labeled = matches!(self.grouping, Grouping::Labeled(_));
+        labeled.then(|| if row == 0 { self.completions.count() - 1 } else { 2 * row })
+    }
+
     fn label(&self, row: usize, second: bool) -> PreferenceLabel {
         let good = match &self.grouping {
             Grouping::Labeled(bits) => bits.get(row),
@@ -95,13 +101,14 @@ impl Examples for PreferenceRows {
     }
 
     fn append_mismatched(&self, row: usize, batch: &mut RaggedBatch) -> Result<bool> {
-        if !matches!(self.grouping, Grouping::Labeled(_)) {
-            return Ok(false);
-        }
-        let place = if row == 0 { self.completions.count() - 1 } else { 2 * row };
+        let Some(place) = self.mismatched(row) else { return Ok(false) };
         self.completions.append(place, batch)?;
         batch.preferences.push(self.label(row, false));
         Ok(true)
+    }
+
+    fn mismatched_size(&self, row: usize) -> Result<Option<RowSize>> {
+        self.mismatched(row).map(|place| self.completions.size(place)).transpose()
     }
 
     /// Both completions of a pair, one behind the other.

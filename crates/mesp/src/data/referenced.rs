@@ -164,6 +164,14 @@ impl Examples for ReferencedRows {
         Ok(some)
     }
 
+    fn mismatched_size(&self, row: usize) -> Result<Option<RowSize>> {
+        self.rows.mismatched_size(row)
+    }
+
+    fn has_reference(&self) -> bool {
+        true
+    }
+
     fn read(&self, row: usize) -> Result<Example> {
         self.rows.read(row)
     }

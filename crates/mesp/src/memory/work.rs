@@ -3,7 +3,7 @@
 use mesp_device::Weight;
 
 use crate::Result;
-use crate::data::{BatchSize, Batches, Example, Examples, Origin, RaggedBatch, Rows, totals};
+use crate::data::{BatchSize, Batches, Example, Examples, Mismatched, Origin, RaggedBatch, Rows};
 use crate::model::{Batch, ModelWeights};
 use crate::preference::{Completion, PreferenceLabel};
 use crate::source::Base;
@@ -49,14 +49,16 @@ impl Workload {
             Some(_) => largest_packed(&**rows, &mut batches, count)?,
         };
         // What is only evaluated of a training step: completions with a label after other prompts.
-        let mut first = RaggedBatch::default();
-        let labeled = rows.append_mismatched(0, &mut first)?;
-        let held_out = if labeled {
-            let mismatched = mismatched(&train, totals(&**rows)?.1);
-            Some(held_out.map_or_else(|| mismatched.clone(), |other| either(&mismatched, &other)))
-        } else {
-            held_out
+        let mismatched = match Mismatched::of(&**rows)? {
+            None => None,
+            Some(others) if run.batch_tokens.is_none() => Some(largest_batch(&others, run.batch_size)?),
+            Some(others) => Some(largest_packed(&others, &mut batches, count)?),
         };
+        let held_out = match (held_out, mismatched) {
+            (Some(one), Some(other)) => Some(either(&one, &other)),
+            (one, other) => one.or(other),
+        };
+        let mut first = RaggedBatch::default();
         let shapes = Shapes { train: Some(train), eval: held_out };
         rows.append(0, &mut first)?;
         let preferences = if first.preferences.is_empty() { 0 } else { compared(&shapes) };
@@ -137,18 +139,15 @@ pub fn largest_evaluation(rows: &dyn Examples, size: BatchSize) -> Result<Batch>
         })?;
         largest.batch()
     };
-    if rows.count() > 0 && rows.append_mismatched(0, &mut RaggedBatch::default())? {
-        let mismatched = mismatched(&own, totals(rows)?.1);
-        return Ok(either(&mismatched, &own));
-    }
-    Ok(own)
-}
-
-/// The mismatched completions of a batch: each is at most as long as the longest row and the one before it.
-fn mismatched(batch: &Batch, longest: usize) -> Batch {
-    let count = batch.offsets.len().saturating_sub(1);
-    let offsets: Vec<usize> = (0..=count).map(|i| i * longest).collect();
-    Batch::for_plan(count * longest, count * longest.saturating_sub(1), count * longest * longest, &offsets)
+    let Some(others) = Mismatched::of(rows)? else { return Ok(own) };
+    // They are computed with the rows whose prompts they have.
+    let mut largest = Largest::default();
+    each_range(rows, size, &mut |range| {
+        let sizes: Result<Vec<_>> = range.map(|row| others.size(row)).collect();
+        largest.add(sizes?);
+        Ok(())
+    })?;
+    Ok(either(&own, &largest.batch()))
 }
 
 /// A batch as large in each respect as the larger of two.

@@ -79,17 +79,6 @@ impl Staging {
         }
         batch
     }
-
-    /// Replaces the batch by the mismatched completions of the rows of a range; says whether they have any.
-    pub(super) fn fill_mismatched(&mut self, examples: &dyn Examples, rows: Range<usize>) -> Result<bool> {
-        self.ragged.clear();
-        let mut all = true;
-        for row in rows {
-            all &= examples.append_mismatched(row, &mut self.ragged)?;
-        }
-        self.take();
-        Ok(all)
-    }
 }
 
 /// Ranges of rows in their order, as many at a time as `size` allows.

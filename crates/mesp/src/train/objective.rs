@@ -77,7 +77,7 @@ impl ObjectiveKind {
     pub fn check_rows(&self, rows: &dyn Examples) -> Result<()> {
         self.check_form(rows)?;
         let reads = self.preference().is_some_and(Preference::has_reference) && rows.count() > 0;
-        if reads && first(rows)?.preferences.iter().any(|label| label.reference.is_nan()) {
+        if reads && !rows.has_reference() {
             return Err(Error::usage(ErrorKind::State, "the rows have no log-probabilities of a reference")
                 .hint("compute them with `Setup::referenced`, or choose ‘reference’ none"));
         }

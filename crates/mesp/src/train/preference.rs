@@ -9,7 +9,7 @@ use super::Session;
 use super::evaluate::{Staging, each_range};
 use super::step::Micro;
 use crate::Result;
-use crate::data::{BatchSize, Examples};
+use crate::data::{BatchSize, Examples, Mismatched};
 use crate::model::Batch;
 
 /// The log-probabilities of rows under a session's model with its adapters as they are, two of each row as
@@ -35,10 +35,12 @@ pub fn log_probabilities<B: Backend>(
         if own.len() == 2 * range.len() {
             return own.chunks_exact(2).try_for_each(|pair| visit([pair[0], pair[1]]));
         }
-        let other = if staging.fill_mismatched(rows, range)? {
-            session.log_probabilities(&staging.batch)
-        } else {
-            vec![f64::NAN; own.len()]
+        let other = match Mismatched::of(rows)? {
+            None => vec![f64::NAN; own.len()],
+            Some(others) => {
+                staging.fill(&others, range)?;
+                session.log_probabilities(&staging.batch)
+            }
         };
         own.into_iter().zip(other).try_for_each(|(own, other)| visit([own, other]))
     })
@@ -60,11 +62,11 @@ impl Divergence {
         staging: &mut Staging,
     ) -> Result<f64> {
         let mut divergence = Self::default();
-        if session.options().objective.preference().is_some_and(|p| !p.loss_type.is_paired()) {
+        let reads = session.options().objective.preference().is_some_and(|p| !p.loss_type.is_paired());
+        if let Some(others) = Mismatched::of(rows)?.filter(|_| reads) {
             each_range(rows, size, &mut |range| {
-                if staging.fill_mismatched(rows, range)? {
-                    divergence.take(session, &staging.batch);
-                }
+                staging.fill(&others, range)?;
+                divergence.take(session, &staging.batch);
                 Ok(())
             })?;
         }

@@ -40,6 +40,11 @@ impl<'a> TrainerBuilder<'a> {
         Self { settings, ..self }
     }
 
+    /// The settings so far.
+    pub fn chosen(&self) -> &Settings {
+        &self.settings
+    }
+
     /// Rank of the adapter's matrices [default: 8].
     #[must_use]
     pub fn rank(mut self, rank: usize) -> Self {

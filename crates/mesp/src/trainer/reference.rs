@@ -195,6 +195,7 @@ impl ReferenceModel<'_> {
         let mut session = self.session::<R>(rows)?;
         let (count, mut row) = (rows.count(), 0);
         let mut writer = ReferenceWriter::new(out, key, count).map_err(failed)?;
+        let (all, mut computed) = (wanted.map_or(count, Subset::count), 0);
         let wanted = |row: usize| wanted.is_none_or(|wanted| wanted.has(row));
         let mut staging = Staging::default();
         log_probabilities(&mut session, rows, &wanted, self.size, &mut staging, &mut |values| {
@@ -204,8 +205,9 @@ impl ReferenceModel<'_> {
                 return Err(Error::usage(ErrorKind::NotFinite, problem)
                     .hint("look at the weights of the reference, and at its adapter"));
             }
+            computed += usize::from(wanted(row));
             row += 1;
-            done(row, count);
+            done(computed, all);
             Ok(writer.row(values).map_err(failed)?)
         })?;
         writer.finish().map_err(failed)?;

@@ -32,6 +32,7 @@ mod peft_round_trip;
 mod per_block_equals_accumulate;
 mod policies_agree;
 mod preference;
+mod preference_runs;
 mod real_model;
 mod recipes;
 mod residency;

@@ -78,7 +78,7 @@ pub(in crate::data) fn each(
         .hint("choose ‘long_rows’ truncate or error"));
     }
     let mut reader = RowReader::new(encoder, options);
-    let (mut labeled, mut format) = (Labeled::default(), None);
+    let (mut labeled, mut format) = (Labeled::new(options.max_seq_len), None);
     let files = layout::files(path, options.split)?;
     for file in &files {
         if files.len() > 1 {
@@ -102,8 +102,10 @@ pub(in crate::data) fn each(
                 Ok(()) => {}
                 Err(error) => bad(error)?,
             }
-            let what =
-                format!("{}, {desirable} of {all} desirable", counted(rows, "completion with a label"));
+            let what = match format {
+                Format::Labeled => format!("{rows} completions with a label, {desirable} of {all} desirable"),
+                Format::Pairs => counted(rows, "pair") + ", each read as two completions with a label",
+            };
             (Grouping::Labeled(labeled.desirable), what)
         }
         _ => (Grouping::Pairs, counted(rows, "pair") + " of a chosen and a rejected completion"),
@@ -133,8 +135,9 @@ pub fn are_pairs(path: &Path, options: &ReadOptions) -> bool {
 
 /// Completions with a label so far, and what mismatched ones are made of: the completion before, or where that answers
 /// the same prompt, the last one that answers another.
-#[derive(Default)]
 struct Labeled {
+    /// The most tokens of a row.
+    most: usize,
     desirable: Bits,
     first: Option<Example>,
     last: Option<Example>,
@@ -143,6 +146,11 @@ struct Labeled {
 }
 
 impl Labeled {
+    fn new(most: Option<usize>) -> Self {
+        let (most, desirable) = (most.unwrap_or(usize::MAX), Bits::default());
+        Self { most, desirable, first: None, last: None, other: None }
+    }
+
     fn row(
         &mut self,
         row: Example,
@@ -158,7 +166,7 @@ impl Labeled {
         if prompt(&before) != prompt(&row) {
             self.other = Some(before.clone());
         }
-        keep(mismatched(&row, self.other.as_ref().unwrap_or(&before)))
+        keep(mismatched(&row, self.other.as_ref().unwrap_or(&before), self.most))
     }
 
     /// After the last row.
@@ -172,7 +180,7 @@ impl Labeled {
         }
         let same = prompt(&first) == prompt(&last);
         let partner = self.other.as_ref().filter(|_| same).unwrap_or(&last);
-        keep(mismatched(&first, partner))
+        keep(mismatched(&first, partner, self.most))
     }
 }
 
@@ -181,10 +189,9 @@ fn prompt(row: &Example) -> &[u32] {
     &row.tokens[..row.labels.iter().take_while(|label| **label == UNTRAINED).count()]
 }
 
-/// A row's prompt with the completion of another, no longer than the longer of both rows.
-fn mismatched(row: &Example, other: &Example) -> Example {
+/// A row's prompt with the completion of another, cut as rows are.
+fn mismatched(row: &Example, other: &Example, most: usize) -> Example {
     let (own, theirs) = (prompt(row).len(), prompt(other).len());
-    let most = row.tokens.len().max(other.tokens.len());
     let mut tokens = row.tokens[..own].to_vec();
     tokens.extend_from_slice(&other.tokens[theirs..]);
     tokens.truncate(most);
