@@ -249,6 +249,21 @@ def data():
     seed("rows", "document", b"\x02Once upon a time.\n\nThe end.\n")
     seed("rows", "no-extension", b"\x03" + lines["prompt"].encode())
 
+    pair = {"prompt": turns[:1], "chosen": turns[1:], "rejected": [{"role": "assistant", "content": "No"}]}
+    ids = {"prompt_input_ids": [1, 2], "chosen_input_ids": [3], "rejected_input_ids": [4, 5]}
+    labeled = [{"prompt": "a", "completion": " b", "label": True}, {"messages": turns, "label": False}]
+    preferences = {
+        "pairs": dump(pair, {"prompt": "a", "chosen": "b", "rejected": "c"}, ids),
+        "without-prompt": dump({side: turns[:1] + pair[side] for side in ("chosen", "rejected")}),
+        "labels": dump(*labeled, {"prompt_input_ids": [1], "completion_input_ids": [2], "label": 0}),
+        "turns": dump({"conversations": [{"from": "human", "value": "a"}], "chosen": {"from": "gpt", "value": "b"}, "rejected": {"from": "gpt", "value": "c"}}),
+        "instruction": dump({"instruction": "a", "input": "b", "chosen": "c", "rejected": "d"}),
+    }
+    # The first byte: the name (jsonl), whether pairs become completions with a label, what becomes of long rows.
+    for i, (name, content) in enumerate(preferences.items()):
+        seed("preferences", name, bytes([(i % 2) << 1 | (i % 2) << 2]) + content.encode())
+    seed("preferences", "table", b"\x01prompt,chosen,rejected\na,b,c\n")
+
     for path in sorted((GOLDEN / "tables").glob("*.[ct]sv")):
         seed("tables", path.stem, bytes([path.suffix == ".tsv"]) + b"\n" + path.read_bytes())
     packed = gzip.compress(lines["messages"].encode(), mtime=0)
@@ -363,12 +378,15 @@ def token_files():
     def text(word):
         return struct.pack("<I", len(word.encode())) + word.encode()
 
-    for name, rows, notes in [
-        ("usual", [([1, 2, 3], None, 0), ([4, 5], None, 1), ([7], None, 0)], ["two of a kind"]),
-        ("labels", [([9, 8, 7, 6], [-100, 8, -100, 6], 4), ([1, 1], [-100, -100], 2)], []),
-        ("empty", [], []),
+    pair = [([1, 2], None, 1), ([1, 3], None, 1)]
+    for name, rows, notes, grouping in [
+        ("usual", [([1, 2, 3], None, 0), ([4, 5], None, 1), ([7], None, 0)], ["two of a kind"], b"\0"),
+        ("labels", [([9, 8, 7, 6], [-100, 8, -100, 6], 4), ([1, 1], [-100, -100], 2)], [], b"\0"),
+        ("empty", [], [], b"\0"),
+        ("pairs", pair, [], b"\1"),
+        ("completions-with-labels", pair * 2, [], b"\2" + struct.pack("<QQ", 2, 0b01)),
     ]:
-        body, entries = b"MESPTOK\n" + struct.pack("<I", 5) + bytes(range(16)), b""
+        body, entries = b"MESPTOK\n" + struct.pack("<I", 6) + bytes(range(16)), b""
         for line, (tokens, labels, masked) in enumerate(rows):
             own = labels is not None
             marked = labels if own else [-100] * masked + tokens[masked:]
@@ -379,7 +397,7 @@ def token_files():
                 body += struct.pack(f"<{len(labels)}i", *labels)
         body += fnv(body)
         end = entries + text("r.jsonl") + b"\0" + struct.pack("<I", len(notes)) + b"".join(map(text, notes))
-        end += struct.pack("<I", 1) + text("r.jsonl") + struct.pack("<QQ", len(body), len(rows))
+        end += struct.pack("<I", 1) + text("r.jsonl") + grouping + struct.pack("<QQ", len(body), len(rows))
         seed("token_file", name, b"\x01" + body + end + fnv(end) + b"MESPTEND")
         seed("token_file", name + "-as-it-is", b"\0" + body + end + fnv(end) + b"MESPTEND")
 

@@ -6,8 +6,8 @@ use std::sync::{LazyLock, OnceLock};
 
 use mesp::data::token_file::{About, TokenFile, TokenKey, TokenWriter};
 use mesp::data::{
-    ChatFormat, Columns, Conversation, Example, Examples as _, FileRows, LongRows, PromptStyle, ReadOptions,
-    TextEncoder, TokenizerInfo, TrainOn,
+    ChatFormat, Columns, Conversation, Example, Examples as _, FileRows, Gathered, LongRows, PromptStyle,
+    RaggedBatch, ReadOptions, TextEncoder, TokenizerInfo, TrainOn,
 };
 
 use crate::{scratch, text};
@@ -108,6 +108,39 @@ pub fn rows(bytes: &[u8]) {
         }
         Err(error) => assert!(error.to_string().starts_with('r'), "{error}"),
     }
+}
+
+/// Any bytes are read as preferences or refused with the file's name; what is read can be laid out, and every sequence
+/// has a prompt and a completion.
+pub fn preferences(bytes: &[u8]) {
+    const TEMPLATE: &str = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}";
+    static ENCODER: LazyLock<TextEncoder> = LazyLock::new(|| encoder(Some(TEMPLATE)));
+    let Some((choice, content)) = bytes.split_first() else { return };
+    let options = ReadOptions {
+        max_seq_len: Some(24),
+        long_rows: [LongRows::Truncate, LongRows::Error][usize::from(choice >> 2 & 1)],
+        preferences: true,
+        unpair: choice >> 1 & 1 == 1,
+        ..ReadOptions::new(1 << 16)
+    };
+    scratch::with(|folder| {
+        let path = folder.join(["r.jsonl", "r.csv"][usize::from(choice & 1)]);
+        std::fs::write(&path, content).expect("written");
+        match Gathered::read(&path, Some(&ENCODER), &options, folder) {
+            Ok(Gathered { rows, .. }) => {
+                let mut batch = RaggedBatch::default();
+                for row in 0..rows.count() {
+                    rows.append(row, &mut batch).expect("a row");
+                    rows.append_mismatched(row, &mut batch).expect("a row");
+                }
+                assert!(batch.preferences.len() == batch.rows() && batch.rows() >= 2);
+                for (place, range) in batch.offsets.windows(2).map(|w| w[0]..w[1]).enumerate() {
+                    assert!(range.len() <= 24 && batch.labels[range].iter().any(|label| *label >= 0), "{place}");
+                }
+            }
+            Err(error) => assert!(error.to_string().contains("r."), "{error}"),
+        }
+    });
 }
 
 /// What a token file gives back is what was written.

@@ -23,7 +23,7 @@ mod scratch;
 mod typed;
 
 pub use adapters::{adapter_config, adapter_gguf, adapter_mlx, adapter_peft};
-pub use data::{chat_template, rows, tables, token_file, tokenizer_json};
+pub use data::{chat_template, preferences, rows, tables, token_file, tokenizer_json};
 pub use files::{config, gguf, safetensors};
 pub use parquet::{mutate as mutate_parquet, parquet};
 pub use runs::{checkpoint, checkpoint_seeds, run_json, slopes};
@@ -33,7 +33,7 @@ pub use typed::{command_line, config_toml};
 pub type Target = fn(&[u8]);
 
 /// Every target by its name: a file in `fuzz/fuzz_targets`, a folder in `fuzz/seeds`.
-pub const TARGETS: [(&str, Target); 18] = [
+pub const TARGETS: [(&str, Target); 19] = [
     ("adapter_config", adapter_config),
     ("adapter_gguf", adapter_gguf),
     ("adapter_mlx", adapter_mlx),
@@ -45,6 +45,7 @@ pub const TARGETS: [(&str, Target); 18] = [
     ("config_toml", config_toml),
     ("gguf", gguf),
     ("parquet", parquet),
+    ("preferences", preferences),
     ("rows", rows),
     ("run_json", run_json),
     ("safetensors", safetensors),

@@ -22,14 +22,14 @@ use mesp_device::Elem;
 use serde::{Deserialize, Serialize};
 
 pub use groups::{
-    AdapterSettings, Compute, DirectionSettings, MethodSettings, ObjectiveSettings, OnNonFinite, OnSpike,
-    RunSettings, Stored, Train, TrainingSettings, UpdateWhen,
+    AdapterSettings, Compute, DirectionSettings, MethodSettings, Objective, ObjectiveSettings, OnNonFinite,
+    OnSpike, RunSettings, Stored, Train, TrainingSettings, UpdateWhen,
 };
 
 pub use directional::distribution_name;
 pub use document::{policy_json, update_name};
 pub use numbers::{Numbers, held, rounded};
-pub use objective::{Objective, Reference};
+pub use objective::Reference;
 pub use threads::{thread_count, threads};
 
 use crate::adapter::AdapterConfig;

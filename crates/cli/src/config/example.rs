@@ -5,7 +5,8 @@ use std::io::Write as _;
 
 use anyhow::Result;
 use clap::{Arg, CommandFactory as _};
-use mesp::settings::{MethodSettings, Settings};
+use mesp::preference::LossType;
+use mesp::settings::{MethodSettings, Objective, ObjectiveSettings, Settings};
 use mesp_formats::atomic::write_atomic;
 use serde_json::{Map, Value, json};
 
@@ -114,13 +115,18 @@ pub(crate) fn text() -> String {
     text
 }
 
-/// What settings are that nobody chose, by name: of exact gradients, and what only estimates have. A number, a text in
+/// What settings are that nobody chose, by name: of exact gradients, and what only estimates or preference losses have. A number, a text in
 /// quotes, true and false are written in JSON as in TOML.
 fn defaults() -> Map<String, Value> {
     let mezo = MethodSettings { method: Some("mezo".to_owned()), ..MethodSettings::default() };
     let estimate = Settings { method: mezo, ..Settings::default() };
+    let preference = |loss_type| {
+        let objective = Some(Objective::Preference);
+        let objective = ObjectiveSettings { objective, loss_type, ..ObjectiveSettings::default() };
+        Settings { objective, ..Settings::default() }
+    };
     let mut all = Map::new();
-    for settings in [estimate, Settings::default()] {
+    for settings in [estimate, preference(Some(LossType::Simpo)), preference(None), Settings::default()] {
         let values = settings.resolve().map(|setup| setup.settings().by_name()).unwrap_or_default();
         all.extend(values.into_iter().filter(|(_, value)| !value.is_null()));
     }

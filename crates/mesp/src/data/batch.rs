@@ -51,6 +51,24 @@ impl BatchSize {
         Ok(count)
     }
 
+    /// Ranges of rows in their order, as many at a time as it allows.
+    ///
+    /// # Errors
+    /// When a row cannot be read, and those of `visit`.
+    pub fn each_range(
+        self,
+        rows: &dyn Examples,
+        visit: &mut dyn FnMut(Range<usize>) -> Result<()>,
+    ) -> Result<()> {
+        let (mut first, count) = (0, rows.count());
+        while first < count {
+            let end = self.end(first, count, |row| Ok(rows.size(row)?.tokens))?;
+            visit(first..end)?;
+            first = end;
+        }
+        Ok(())
+    }
+
     /// Whether a batch's rows depend on how long they are.
     fn packs(self) -> bool {
         self.tokens != usize::MAX

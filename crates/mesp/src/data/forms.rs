@@ -314,7 +314,7 @@ pub(super) enum Cell {
 
 /// Every name that a form or a question reads, beside [`Form`]; what `--columns` may give a column, what tells a
 /// table's header from its first row, and how a table holds its values.
-pub(super) const KEYS: [(&str, Cell); 25] = [
+pub(super) const KEYS: [(&str, Cell); 29] = [
     ("prompt", Cell::TextOrTurns),
     ("completion", Cell::TextOrTurns),
     ("messages", Cell::Json),
@@ -340,6 +340,10 @@ pub(super) const KEYS: [(&str, Cell); 25] = [
     ("weight", Cell::Mark),
     ("chosen", Cell::TextOrTurns),
     ("rejected", Cell::TextOrTurns),
+    ("prompt_input_ids", Cell::Json),
+    ("completion_input_ids", Cell::Json),
+    ("chosen_input_ids", Cell::Json),
+    ("rejected_input_ids", Cell::Json),
 ];
 
 /// How a table holds the values of a name, if it is one that is read.

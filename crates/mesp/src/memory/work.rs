@@ -7,7 +7,7 @@ use crate::data::{BatchSize, Batches, Example, Examples, Mismatched, Origin, Rag
 use crate::model::{Batch, ModelWeights};
 use crate::preference::{Completion, PreferenceLabel};
 use crate::source::Base;
-use crate::train::{Largest, Length, ObjectiveKind, RunConfig, Shapes, each_range, largest_batch};
+use crate::train::{Largest, Length, ObjectiveKind, RunConfig, Shapes, largest_batch};
 
 /// What a plan must be large enough for: the largest batches of a run, and the memory of the rows themselves.
 #[derive(Debug, Clone)]
@@ -132,7 +132,7 @@ pub fn largest_evaluation(rows: &dyn Examples, size: BatchSize) -> Result<Batch>
         largest_batch(rows, size.rows)?
     } else {
         let mut largest = Largest::default();
-        each_range(rows, size, &mut |range| {
+        size.each_range(rows, &mut |range| {
             let sizes: Result<Vec<_>> = range.map(|row| rows.size(row)).collect();
             largest.add(sizes?);
             Ok(())
@@ -142,7 +142,7 @@ pub fn largest_evaluation(rows: &dyn Examples, size: BatchSize) -> Result<Batch>
     let Some(others) = Mismatched::of(rows)? else { return Ok(own) };
     // They are computed with the rows whose prompts they have.
     let mut largest = Largest::default();
-    each_range(rows, size, &mut |range| {
+    size.each_range(rows, &mut |range| {
         let sizes: Result<Vec<_>> = range.map(|row| others.size(row)).collect();
         largest.add(sizes?);
         Ok(())

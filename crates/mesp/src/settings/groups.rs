@@ -10,7 +10,6 @@ use std::str::FromStr as _;
 use mesp_device::Elem;
 use serde::{Deserialize, Serialize};
 
-use super::Objective;
 use crate::ByteSize;
 use crate::preference::LossType;
 use crate::train::Action;
@@ -98,6 +97,17 @@ pub enum Train {
     Lora,
     /// All weights of the model, and no adapter: with mezo from losses; `mesp grads` makes their exact gradients
     Full,
+}
+
+/// What is minimized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum Objective {
+    /// The next-token loss of completions and texts
+    Sft,
+    /// A loss that prefers one completion of a prompt to another (DPO and its kin)
+    Preference,
 }
 
 /// What is minimized.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{ObjectiveSettings, Setup};
+use super::{Objective, ObjectiveSettings, Setup};
 use crate::data::ReadOptions;
 use crate::preference::{LossType, Preference};
 use crate::train::ObjectiveKind;
@@ -43,17 +43,6 @@ impl Reference {
             path => Self::Adapter(path.into()),
         }
     }
-}
-
-/// What is minimized.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
-#[serde(rename_all = "kebab-case")]
-pub enum Objective {
-    /// The next-token loss of completions and texts
-    Sft,
-    /// A loss that prefers one completion of a prompt to another (DPO and its kin)
-    Preference,
 }
 
 impl ObjectiveSettings {

@@ -2,12 +2,12 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::ops::Range;
 
 use mesp_device::{Backend, RowStat};
 
 use super::Session;
-use super::preference::Divergence;
+use super::divergence::Divergence;
+use super::staging::Staging;
 use crate::Result;
 use crate::data::{BatchSize, Example, Examples, RaggedBatch, RowSize};
 use crate::model::Batch;
@@ -47,58 +47,6 @@ impl Score {
     }
 }
 
-/// Host buffers in which batches are assembled, allocated once.
-#[derive(Debug, Default)]
-pub struct Staging {
-    /// Rows end to end.
-    pub ragged: RaggedBatch,
-    /// The batch as the model reads it.
-    pub batch: Batch,
-}
-
-impl Staging {
-    /// Replaces the batch by the rows of a range.
-    ///
-    /// # Errors
-    /// When one cannot be read.
-    pub fn fill(&mut self, examples: &dyn Examples, rows: Range<usize>) -> Result<()> {
-        self.ragged.clear();
-        for row in rows {
-            examples.append(row, &mut self.ragged)?;
-        }
-        self.take();
-        Ok(())
-    }
-
-    /// The rows end to end as the engine reads them.
-    pub(super) fn take(&mut self) -> &Batch {
-        let Self { ragged, batch } = self;
-        batch.fill(&ragged.tokens, &ragged.labels, &ragged.offsets);
-        if !ragged.preferences.is_empty() {
-            batch.set_preferences(&ragged.preferences);
-        }
-        batch
-    }
-}
-
-/// Ranges of rows in their order, as many at a time as `size` allows.
-///
-/// # Errors
-/// When a row cannot be read, and those of `visit`.
-pub fn each_range(
-    rows: &dyn Examples,
-    size: BatchSize,
-    visit: &mut dyn FnMut(Range<usize>) -> Result<()>,
-) -> Result<()> {
-    let (mut first, count) = (0, rows.count());
-    while first < count {
-        let end = size.end(first, count, |row| Ok(rows.size(row)?.tokens))?;
-        visit(first..end)?;
-        first = end;
-    }
-    Ok(())
-}
-
 /// Evaluates rows in order, as many at a time as `size` allows, and calls `row(index, score)` for each.
 ///
 /// # Errors
@@ -115,7 +63,7 @@ pub fn evaluate<B: Backend>(
     let kind = session.options().objective;
     let mut compared =
         kind.preference().map(|p| Compared::new(session, *p, examples, size, staging)).transpose()?;
-    each_range(examples, size, &mut |range| {
+    size.each_range(examples, &mut |range| {
         staging.fill(examples, range.clone())?;
         let batch = &staging.batch;
         let stats: &[RowStat] = if batch.targets() > 0 { session.evaluate(batch) } else { &[] };
@@ -162,7 +110,7 @@ impl Compared {
         let mut totals = Totals { examples: rows.count(), chosen_tokens: 0 };
         if preference.rpo_alpha != 0.0 {
             totals.examples = 0;
-            each_range(rows, size, &mut |range| {
+            size.each_range(rows, &mut |range| {
                 staging.fill(rows, range)?;
                 let batch = &staging.batch;
                 let sizes = batch.targets_by_sequence().map(|rows| rows.len());

@@ -12,10 +12,11 @@ use mesp_device::Backend;
 
 use super::checkpoint;
 use super::descent::{Descent, Logged};
-use super::evaluate::{Score, Staging, evaluate};
+use super::evaluate::{Score, evaluate};
 use super::full::History;
 use super::progress::{Evaluated, Progress};
 use super::replay::{self, Replay};
+use super::staging::Staging;
 use super::step::{self, Micro, Stepped};
 use super::{Event, Notice, RunConfig, Session, Update};
 use crate::data::{Batches, Examples, Rows};

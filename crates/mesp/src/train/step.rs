@@ -6,8 +6,9 @@ use std::sync::Arc;
 use mesp_device::Backend;
 
 use super::descent::Logged;
-use super::evaluate::Staging;
+use super::divergence::Divergence;
 use super::progress::Progress;
+use super::staging::Staging;
 use super::{Action, Event, Notice, ObjectiveKind, Outcome, Probed, RunConfig, Session, Total, Update};
 use crate::data::{Batches, Examples, Origin};
 use crate::model::Batch;
@@ -230,6 +231,21 @@ impl Micro<'_> {
         let norm = probed.norm();
         let Probed { nats, tokens, derivatives, .. } = probed;
         Ok(Measured { nats, norm, tokens, no_numbers: vec![], derivatives })
+    }
+
+    /// Sets κ of kto from the mismatched completions of the step's rows, where the session's loss reads it.
+    pub(super) fn estimate_divergence<B: Backend>(&mut self, session: &mut Session<B>) -> Result<()> {
+        if session.options().objective.preference().is_none_or(|p| p.loss_type.is_paired()) {
+            return Ok(());
+        }
+        let mut divergence = Divergence::default();
+        for i in self.range.clone() {
+            if self.batches.fill_mismatched(i, &mut self.staging.ragged)? {
+                divergence.take(session, self.staging.take());
+            }
+        }
+        session.set_kl(divergence.estimate());
+        Ok(())
     }
 
     /// Where the step's rows were read.

@@ -263,9 +263,15 @@ fn real_files_are_read_or_refused_with_advice() {
         let data = data.unwrap();
         assert!(data.examples.len() == rows && data.targets() > 0, "{name}: {}", data.examples.len());
     }
+    if let Some(path) = shared("datasets/llamafactory/dpo_en_demo.json") {
+        let options = ReadOptions { preferences: true, ..options.clone() };
+        let beside = tempfile::tempdir().unwrap();
+        let read = super::super::Gathered::read(&path, Some(&encoder), &options, beside.path()).unwrap();
+        assert_eq!(read.rows.count(), 300);
+    }
     for (name, words) in [
         ("datasets/fewglue/COPA.train.jsonl", ":1: the row has no form"),
-        ("datasets/llamafactory/dpo_en_demo.json", "preference pairs"),
+        ("datasets/llamafactory/dpo_en_demo.json", "give ‘objective’ preference"),
         ("datasets/llamafactory/dataset_info.json", "dataset_info.json:1: not valid JSON"),
         ("datasets/sst2/train.tsv", "the first line names no column that is known"),
         ("datasets/llamafactory", "expected a file train.jsonl"),

@@ -36,7 +36,7 @@ impl Format {
     fn of(row: &Map<String, Value>) -> Self {
         let has = |key| given(row, key).is_some();
         let pair = ["chosen", "rejected", "chosen_input_ids", "rejected_input_ids"].into_iter().any(has);
-        let one = ["completion", "completion_input_ids"].into_iter().any(has);
+        let one = ["completion", "completion_input_ids"].into_iter().any(has) || label(row).is_some();
         if one && !pair { Self::Labeled } else { Self::Pairs }
     }
 }
@@ -256,12 +256,12 @@ impl Reading<'_, '_> {
     }
 
     fn row(&mut self, value: &Value, line: usize) -> Result<Completions> {
-        let row = value.as_object().ok_or_else(|| {
+        let row = &settled(value.as_object().ok_or_else(|| {
             Error::usage(ErrorKind::WrongType, "the row")
                 .is(type_of(value))
                 .expected("a JSON object")
                 .hint(PAIRS)
-        })?;
+        })?);
         match *self.format.get_or_insert_with(|| Format::of(row)) {
             Format::Pairs => self.pair(row, line).map(Completions::Pair),
             Format::Labeled => {
@@ -284,7 +284,8 @@ impl Reading<'_, '_> {
             [self.tokens(row, keys[0])?, self.tokens(row, keys[1])?]
         } else {
             let [chosen, rejected] = split(row)?;
-            [self.text(chosen, keys[0])?, self.text(rejected, keys[1])?]
+            let answer = answer(row);
+            [self.text(chosen, answer, keys[0])?, self.text(rejected, answer, keys[1])?]
         };
         if read[0].tokens == read[1].tokens {
             let cut = read.iter().all(|row| row.length > row.tokens.len());
@@ -305,9 +306,9 @@ impl Reading<'_, '_> {
 
     fn labeled(&mut self, row: &Map<String, Value>, line: usize) -> Result<(Example, bool)> {
         let tokenized = given(row, PROMPT_IDS).is_some() || given(row, "completion_input_ids").is_some();
-        let key = if tokenized { "completion_input_ids" } else { "completion" };
+        let key = if tokenized { "completion_input_ids" } else { answer(row) };
         required(row, key, LABELED)?;
-        let label = required(row, "label", LABELED)?;
+        let label = label(row).map_or_else(|| required(row, "label", LABELED), Ok)?;
         let desirable = match label {
             Value::Bool(label) => *label,
             Value::Number(n) if n.as_f64() == Some(1.0) => true,
@@ -324,8 +325,8 @@ impl Reading<'_, '_> {
             self.tokens(row, key)?
         } else {
             let mut row = row.clone();
-            row.remove("label");
-            self.text(row, key)?
+            row.retain(|key, _| !LABELS.contains(&&**key));
+            self.text(row, key, key)?
         };
         let place = self.tally.place(line);
         let Row { form, tokens, labels, length, remarks, .. } = read;
@@ -369,15 +370,17 @@ impl Reading<'_, '_> {
         )
     }
 
-    /// A row of `prompt` and `completion`, which the file has under `key`.
-    fn text(&mut self, row: Map<String, Value>, key: &str) -> Result<Row> {
+    /// A row with its completion under the key `answer`; the file has it under `key`.
+    fn text(&mut self, row: Map<String, Value>, answer: &str, key: &str) -> Result<Row> {
         let blank = |message: &Value| match message {
             Value::Object(turn) => {
-                turn.get("content").is_none_or(is_blank) && !turn.contains_key("tool_calls")
+                let says =
+                    ["content", "value"].iter().any(|key| turn.get(*key).is_some_and(|text| !is_blank(text)));
+                !says && !turn.contains_key("tool_calls")
             }
             other => is_blank(other),
         };
-        let empty = match &row["completion"] {
+        let empty = match &row[answer] {
             Value::String(text) => text.trim().is_empty(),
             Value::Array(turns) => turns.iter().all(blank),
             _ => false,
@@ -456,6 +459,46 @@ fn same([chosen, rejected]: [&str; 2]) -> Error {
     .hint("leave out the pair")
 }
 
+/// Keys that say whether a completion is desirable: TRL's, and LLaMA-Factory's.
+const LABELS: [&str; 2] = ["label", "kto_tag"];
+
+fn label(row: &Map<String, Value>) -> Option<&Value> {
+    LABELS.iter().find_map(|key| row.get(*key).filter(|value| !value.is_null()))
+}
+
+/// The key of the completion beside what a row asks.
+fn answer(row: &Map<String, Value>) -> &'static str {
+    let has = |key| given(row, key).is_some();
+    match () {
+        () if has("prompt") => "completion",
+        () if has("instruction") => "output",
+        () if has("question") => "answer",
+        () => "completion",
+    }
+}
+
+/// A row as TRL writes it, where LLaMA-Factory's gives the prompt as `conversations` or `messages`, and a completion as a
+/// turn or as the last of these.
+fn settled(row: &Map<String, Value>) -> Map<String, Value> {
+    let mut row = row.clone();
+    for key in ["chosen", "rejected"] {
+        if let Some(turn @ Value::Object(_)) = row.get(key) {
+            let turn = turn.clone();
+            row.insert(key.to_owned(), vec![turn].into());
+        }
+    }
+    let turns =
+        ["messages", "conversations"].into_iter().find(|key| row.get(*key).is_some_and(Value::is_array));
+    let Some(key) = turns.filter(|_| given(&row, "prompt").is_none()) else { return row };
+    let Some(Value::Array(mut turns)) = row.remove(key) else { return row };
+    if label(&row).is_some() && given(&row, "chosen").is_none() && given(&row, "completion").is_none() {
+        let last = turns.pop();
+        row.insert("completion".to_owned(), last.into_iter().collect());
+    }
+    row.insert("prompt".to_owned(), turns.into());
+    row
+}
+
 /// A pair of texts or conversations as two rows of a prompt and a completion.
 fn split(row: &Map<String, Value>) -> Result<[Map<String, Value>; 2]> {
     let mut rest = row.clone();
@@ -466,6 +509,14 @@ fn split(row: &Map<String, Value>) -> Result<[Map<String, Value>; 2]> {
         row.insert("completion".to_owned(), completion);
         row
     };
+    let answer = answer(row);
+    if answer != "completion" {
+        return Ok([chosen, rejected].map(|completion| {
+            let mut row = rest.clone();
+            row.insert(answer.to_owned(), completion);
+            row
+        }));
+    }
     let prompt = given(row, "prompt");
     let (Value::Array(good), Value::Array(bad)) = (&chosen, &rejected) else {
         let Some(prompt) = prompt else {

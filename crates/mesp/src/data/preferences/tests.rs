@@ -91,6 +91,54 @@ fn completions_with_a_label_have_mismatched_ones() {
     }
 }
 
+/// Rows as LLaMA-Factory writes them are the same pairs, and the same completions with a label.
+#[test]
+fn other_spellings_are_the_same_rows() {
+    let trl = r#"{"prompt": [{"role": "user", "content": "q"}], "chosen": [{"role": "assistant", "content": "yes"}],
+        "rejected": [{"role": "assistant", "content": "no"}]}"#;
+    let turns = r#"{"conversations": [{"from": "human", "value": "q"}], "chosen": {"from": "gpt", "value": "yes"},
+        "rejected": {"from": "gpt", "value": "no"}}"#;
+    let instruction = r#"{"instruction": "q", "chosen": "yes", "rejected": "no"}"#;
+    let one_line = |row: &str| row.replace('\n', " ");
+    let rows = read(&[&one_line(trl), &one_line(turns), instruction]).unwrap();
+    let first = laid_out(&*rows, 0);
+    assert_eq!(laid_out(&*rows, 1), first);
+    let written = laid_out(&*rows, 2);
+    let prompt: Vec<u32> = "### Instruction:\nq\n\n### Response:\n".bytes().map(u32::from).collect();
+    assert!(written[0].0.starts_with(&prompt) && written[0].1 >= 3 && written[1].1 >= 2, "{written:?}");
+
+    let trl = r#"{"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "yes"}], "label": true}"#;
+    let messages = r#"{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "yes"}], "label": false}"#;
+    let tag = r#"{"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "yes"}], "kto_tag": true}"#;
+    let rows = read(&[trl, messages, tag]).unwrap();
+    let of = |row| laid_out(&*rows, row).remove(0);
+    assert_eq!((of(1).0, of(1).1), (of(0).0, of(0).1));
+    assert_eq!((of(0).2, of(1).2, of(2)), (Side::Chosen, Side::Rejected, of(0)));
+}
+
+/// The partner of a completion answers another prompt, where there is one.
+#[test]
+fn mismatched_completions_are_of_other_prompts() {
+    let row = |prompt: u32, completion: u32, label: bool| {
+        format!(
+            r#"{{"prompt_input_ids": [{prompt}], "completion_input_ids": [{completion}], "label": {label}}}"#
+        )
+    };
+    let lines = [row(1, 10, true), row(1, 11, false), row(2, 20, true), row(2, 21, false)];
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let rows = read(&lines).unwrap();
+    let mut batch = RaggedBatch::default();
+    (0..4).for_each(|row| assert!(rows.append_mismatched(row, &mut batch).unwrap()));
+    // The second row has no other before it.
+    assert_eq!(batch.tokens, [1, 21, 1, 10, 2, 11, 2, 11]);
+    let pairs = r#"{"prompt_input_ids": [1], "chosen_input_ids": [10], "rejected_input_ids": [11]}"#;
+    let other = r#"{"prompt_input_ids": [2], "chosen_input_ids": [20], "rejected_input_ids": [21]}"#;
+    let unpaired = read_with(&[pairs, other], &ReadOptions { unpair: true, ..options() }).unwrap().rows;
+    let mut again = RaggedBatch::default();
+    (0..4).for_each(|row| assert!(unpaired.append_mismatched(row, &mut again).unwrap()));
+    assert_eq!((again.tokens, again.preferences.len()), (batch.tokens, 4));
+}
+
 /// Shuffled and in any batch, a pair's completions stand side by side with their own reference.
 #[test]
 fn pairs_stay_together() {

@@ -236,7 +236,7 @@ fn other_shapes_are_told_what_to_become() {
         (json!({"conversations": []}), "`conversations` is an empty list"),
         (
             json!({"conversations": [{"from": "human", "value": "x"}], "chosen": {}, "rejected": {}}),
-            "preference pairs",
+            "give ‘objective’ preference",
         ),
         (json!({"conversations": [{"from": "alien", "value": "x"}]}), "`conversations[0].from` is \"alien\""),
         (json!({"conversations": [{"from": "human"}]}), "`conversations[0].value` is missing"),
@@ -249,7 +249,7 @@ fn other_shapes_are_told_what_to_become() {
             "`chat_template_kwargs` is a number",
         ),
         (json!({"prompt": "p"}), "found the keys `prompt`"),
-        (json!({"prompt": "p", "chosen": "a", "rejected": "b"}), "preference pairs"),
+        (json!({"prompt": "p", "chosen": "a", "rejected": "b"}), "give ‘objective’ preference"),
         (json!({"text": null}), "found the keys `text` (null)"),
         (json!({}), "found the keys none"),
         (json!([1]), "the row is a list, expected a JSON object"),
