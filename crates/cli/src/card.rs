@@ -85,20 +85,7 @@ fn text(run: &Value, data: &Path, rows: usize) -> String {
             ("trained parameters", word("/adapter/parameters")),
         ],
     };
-    let loss_of = |pointer: &str| run.pointer(&format!("/preference/{pointer}"));
-    let objective = loss_of("loss_type").map(|_| {
-        let with = |name: &str, label: &str| loss_of(name).map(|value| format!("{label} {value}"));
-        let numbers =
-            [("beta", "β"), ("simpo_gamma", "γ"), ("label_smoothing", "label smoothing"), ("rpo_alpha", "α")];
-        let numbers =
-            numbers.iter().filter_map(|(name, label)| with(name, label)).collect::<Vec<_>>().join(", ");
-        // A path of this machine says nothing to others.
-        let reference = match word("/preference/reference").as_str() {
-            known @ ("base" | "start" | "none") => known.to_owned(),
-            path => format!("adapter {}", last_name(path)),
-        };
-        ("preference loss", format!("{}, {numbers}; reference {reference}", word("/preference/loss_type")))
-    });
+    let objective = preference(run);
     let rows = [
         ("gradients", format!("{}, computed in {}", method, word("/compute"))),
         ("optimizer, learning rate", format!("{}, {}", word("/optimizer"), word("/learning_rate"))),
@@ -133,6 +120,21 @@ fn text(run: &Value, data: &Path, rows: usize) -> String {
     let use_of = if full.is_some() { USE_MODEL } else { USE_ADAPTER };
     let _ = writeln!(out, "## Use\n\n{use_of}");
     out
+}
+
+/// The row of a preference loss: its name, its numbers, its reference.
+fn preference(run: &Value) -> Option<(&'static str, String)> {
+    let all = run["preference"].as_object()?;
+    let names =
+        [("beta", "β"), ("simpo_gamma", "γ"), ("label_smoothing", "label smoothing"), ("rpo_alpha", "α")];
+    let numbers = names.iter().filter_map(|(name, label)| Some(format!("{label} {}", all.get(*name)?)));
+    // A path of this machine says nothing to others.
+    let reference = match all["reference"].as_str()? {
+        known @ ("base" | "start" | "none") => known.to_owned(),
+        path => format!("adapter {}", last_name(path)),
+    };
+    let numbers = numbers.collect::<Vec<_>>().join(", ");
+    Some(("preference loss", format!("{}, {numbers}; reference {reference}", all["loss_type"].as_str()?)))
 }
 
 /// The name of a model on the hub, where that is what a run was given, or where it lies in the hub's cache. A card is

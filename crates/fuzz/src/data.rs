@@ -135,7 +135,10 @@ pub fn preferences(bytes: &[u8]) {
                 }
                 assert!(batch.preferences.len() == batch.rows() && batch.rows() >= 2);
                 for (place, range) in batch.offsets.windows(2).map(|w| w[0]..w[1]).enumerate() {
-                    assert!(range.len() <= 24 && batch.labels[range].iter().any(|label| *label >= 0), "{place}");
+                    assert!(
+                        range.len() <= 24 && batch.labels[range].iter().any(|label| *label >= 0),
+                        "{place}"
+                    );
                 }
             }
             Err(error) => assert!(error.to_string().contains("r."), "{error}"),

@@ -132,6 +132,7 @@ targets!(
     config_toml,
     gguf,
     parquet,
+    preferences,
     rows,
     run_json,
     safetensors,

@@ -12,7 +12,6 @@ mod groups;
 mod numbers;
 mod objective;
 mod session;
-mod threads;
 mod values;
 
 use std::collections::BTreeMap;
@@ -30,7 +29,7 @@ pub use directional::distribution_name;
 pub use document::{policy_json, update_name};
 pub use numbers::{Numbers, held, rounded};
 pub use objective::Reference;
-pub use threads::{thread_count, threads};
+pub use session::{thread_count, threads};
 
 use crate::adapter::AdapterConfig;
 use crate::arch::Config;

@@ -12,6 +12,7 @@ fn pairs() -> PathBuf {
     golden("preference/pairs.jsonl")
 }
 
+#[expect(clippy::ptr_arg, reason = "a Path is unsized, and the list holds trait objects")]
 fn train<'a>(
     output: &'a PathBuf,
     [model, data]: &'a [PathBuf; 2],

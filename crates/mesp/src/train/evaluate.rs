@@ -204,8 +204,12 @@ pub fn fingerprint(examples: &dyn Examples) -> Result<String> {
     for row in 0..examples.count() {
         let Example { tokens, labels, .. } = examples.read(row)?;
         take(tokens.len() as u64);
-        tokens.iter().for_each(|t| take(u64::from(*t)));
-        labels.iter().for_each(|l| take(u64::from(l.cast_unsigned()) | 1 << 40));
+        for token in &tokens {
+            take(u64::from(*token));
+        }
+        for label in &labels {
+            take(u64::from(label.cast_unsigned()) | 1 << 40);
+        }
         // Where one completion ends, and which is to be preferred.
         batch.clear();
         if preferences {

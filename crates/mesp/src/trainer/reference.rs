@@ -138,15 +138,14 @@ impl ReferenceModel<'_> {
                     }
                     ReferenceFile::open(&path, regular::open(&path)?, key, count)
                 };
-                match open()? {
-                    Some(found) => Some(found),
-                    None => {
-                        create_dir_all(folder)?;
-                        write_atomic_with(&path, |out| -> Result<()> {
-                            self.write::<R>(&*rows, wanted, (key, &path), out, done)
-                        })?;
-                        open()?
-                    }
+                if let Some(found) = open()? {
+                    Some(found)
+                } else {
+                    create_dir_all(folder)?;
+                    write_atomic_with(&path, |out| -> Result<()> {
+                        self.write::<R>(&*rows, wanted, (key, &path), out, done)
+                    })?;
+                    open()?
                 }
             }
         };

@@ -28,7 +28,7 @@ fn settings<'a>(model: &'a Model, data: &'a Dataset, loss_type: LossType) -> Tra
 }
 
 /// A builder with other settings.
-fn edited<'a>(builder: TrainerBuilder<'a>, edit: impl FnOnce(&mut Settings)) -> TrainerBuilder<'a> {
+fn edited(builder: TrainerBuilder<'_>, edit: impl FnOnce(&mut Settings)) -> TrainerBuilder<'_> {
     let mut all = builder.chosen().clone();
     edit(&mut all);
     builder.settings(all)
@@ -58,7 +58,7 @@ fn a_run_starts_at_its_reference_and_leaves_it() {
                     losses.push(*loss);
                 }
                 Event::Eval { eval_loss, preference, .. } => {
-                    evals.push((*eval_loss, preference.expect("rewards")))
+                    evals.push((*eval_loss, preference.expect("rewards")));
                 }
                 _ => {}
             })
@@ -201,7 +201,7 @@ fn rows_and_losses_have_to_fit() {
         (
             |s| {
                 (s.objective.loss_type, s.objective.reference) =
-                    (Some(LossType::Orpo), Some("base".to_owned()))
+                    (Some(LossType::Orpo), Some("base".to_owned()));
             },
             "‘loss_type’ orpo compares with none",
         ),

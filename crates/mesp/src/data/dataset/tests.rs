@@ -264,7 +264,7 @@ fn real_files_are_read_or_refused_with_advice() {
         assert!(data.examples.len() == rows && data.targets() > 0, "{name}: {}", data.examples.len());
     }
     if let Some(path) = shared("datasets/llamafactory/dpo_en_demo.json") {
-        let options = ReadOptions { preferences: true, ..options.clone() };
+        let options = ReadOptions { preferences: true, max_seq_len: None, ..options.clone() };
         let beside = tempfile::tempdir().unwrap();
         let read = super::super::Gathered::read(&path, Some(&encoder), &options, beside.path()).unwrap();
         assert_eq!(read.rows.count(), 300);
