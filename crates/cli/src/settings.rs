@@ -1,10 +1,6 @@
 //! What was typed, as the library's settings; and settings as JSON.
 
-use std::path::Path;
-
 use anyhow::Result;
-use mesp::adapter::AdapterConfig;
-use mesp::arch::Config;
 use mesp::method::{Derivative, Estimator};
 use mesp::settings::{Settings, Setup, distribution_name};
 use serde_json::{Value, json};
@@ -44,14 +40,6 @@ impl CommonArgs {
             run: self.run.settings.clone(),
         }
     }
-}
-
-/// What an adapter to compute with is on a model; without one, none.
-pub(crate) fn given_adapter(adapter: Option<&Path>, config: &Config) -> Result<AdapterConfig> {
-    Ok(adapter.map_or_else(
-        || Ok(AdapterConfig::none()),
-        |path| mesp::source::load_adapter_config(path)?.on(config),
-    )?)
 }
 
 /// What is said of a gradient that is none.

@@ -74,4 +74,6 @@ mod trainer;
 pub use error::{Error, Result};
 pub use limits::ByteSize;
 pub use mesp_formats::{ErrorKind, Problem};
-pub use trainer::{BatchGradient, Dataset, Generator, Model, ReferenceModel, Trainer, TrainerBuilder};
+pub use trainer::{
+    BatchGradient, Dataset, Evaluator, Generator, Model, ReferenceModel, Trainer, TrainerBuilder,
+};

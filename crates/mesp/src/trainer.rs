@@ -20,6 +20,7 @@
 mod batch_gradient;
 mod builder;
 mod dataset;
+mod evaluator;
 mod generator;
 mod model;
 mod reference;
@@ -33,6 +34,7 @@ use mesp_device::Cpu;
 pub use batch_gradient::BatchGradient;
 pub use builder::TrainerBuilder;
 pub use dataset::Dataset;
+pub use evaluator::Evaluator;
 pub use generator::Generator;
 pub use model::Model;
 pub use reference::ReferenceModel;

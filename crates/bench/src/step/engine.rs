@@ -169,8 +169,9 @@ impl<B: Backend> Running<B> {
         let Planned { tokens, pool, options, memory, work } = planned;
         let planned_bytes = memory.planned();
         let spill = spill(engine.model, &options, &work, engine.cache)?;
-        let mut be = Cpu::<f32>::new(memory.plan, Arc::clone(&pool))
-            .with_compute(engine.numbers.compute())
+        let mut be = engine
+            .numbers
+            .processor::<f32>(memory.plan, &pool)?
             .with_advice(engine.asked.method.memory_budget.is_some());
         if let Some(spill) = spill {
             be = be.with_spill(spill);

@@ -8,18 +8,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
+use mesp::Evaluator;
 use mesp::data::{BatchSize, Examples};
-use mesp::memory::largest_evaluation;
 use mesp::method::Method;
 use mesp::model::ModelWeights;
-use mesp::train::{ObjectiveKind, Options, Score, Session, Shapes, Staging, evaluate, plan};
+use mesp::train::{ObjectiveKind, Score, Staging, evaluate};
 use mesp_device::{Real, Threads};
 
 use crate::args::{Compute, EvalArgs};
 use crate::failure::usage;
 use crate::outputs::{self, Inputs};
 use crate::progress::Counter;
-use crate::settings::given_adapter;
 use mesp::settings::Numbers;
 
 pub(crate) fn run(args: &EvalArgs) -> Result<()> {
@@ -50,11 +49,10 @@ fn models(args: &EvalArgs) -> Vec<Option<&Path>> {
     base.then_some(None).into_iter().chain(args.adapter.iter().map(|dir| Some(dir.as_path()))).collect()
 }
 
-/// A session that evaluates rows with an adapter, of this model.
+/// Evaluates rows with adapters of a model.
 struct Scorer<'a> {
-    model: &'a Arc<ModelWeights>,
-    numbers: Numbers,
-    pool: &'a Arc<Threads>,
+    /// The model without one.
+    base: Evaluator<'a>,
     batch_size: usize,
     objective: ObjectiveKind,
 }
@@ -63,16 +61,7 @@ impl Scorer<'_> {
     /// What all rows came to, and each.
     fn score<R: Real>(&self, adapter: Option<&Path>, rows: &dyn Examples) -> Result<(Score, Vec<Score>)> {
         let size = BatchSize::rows(self.batch_size);
-        let shapes = Shapes { train: None, eval: Some(largest_evaluation(rows, size)?) };
-        let mut options = session_options(given_adapter(adapter, &self.model.config)?);
-        options.objective = self.objective;
-        let plan = plan(self.model, &options, &shapes, size_of::<R>(), self.pool.count())?;
-        let be = self.numbers.processor::<R>(plan, self.pool)?;
-        let mut session = Session::new(be, Arc::clone(self.model), options, shapes.targets());
-        if let Some(adapter) = adapter {
-            let (be, params, _) = session.state_mut();
-            mesp::source::load_adapter(be, adapter, params, self.model)?;
-        }
+        let mut session = Evaluator { adapter, ..self.base }.session::<R>(rows, size, self.objective)?;
         let mut scores = vec![Score::default(); rows.count()];
         let mut counter = Counter::new("evaluating", rows.count() as u64);
         let total = evaluate(&mut session, rows, size, &mut Staging::default(), &mut |i, score| {
@@ -83,7 +72,12 @@ impl Scorer<'_> {
     }
 }
 
-/// A session that evaluates only: no gradients, no optimizer.
-fn session_options(adapter: mesp::adapter::AdapterConfig) -> Options {
-    Options { training: false, ..Options::new(adapter, Method::Mesp.policy()) }
+/// A model without an adapter.
+fn without_adapter<'a>(
+    model: &'a Arc<ModelWeights>,
+    numbers: Numbers,
+    pool: &'a Arc<Threads>,
+) -> Evaluator<'a> {
+    let policy = Method::Mesp.policy();
+    Evaluator { model, adapter: None, policy, numbers, pool, advice: false, limit: None }
 }

@@ -10,7 +10,6 @@ use super::Model;
 use super::text::Writer;
 use crate::adapter::AdapterConfig;
 use crate::generate::{Generator as Engine, Sampler, Sampling, plan_generation};
-use crate::memory::processor;
 use crate::settings::{Numbers, held, threads};
 use crate::source::{Base, load_adapter, load_adapter_config};
 use crate::{Error, ErrorKind, Result};
@@ -48,7 +47,7 @@ impl Model {
         config.fits(self.config())?;
         let config = config.scaled(scale);
         let plan = plan_generation(weights, &config, capacity, size_of::<f32>(), pool.count())?;
-        let be = processor::<f32>(plan, Arc::clone(pool))?.with_compute(numbers.compute());
+        let be = numbers.processor::<f32>(plan, pool)?;
         let mut engine = Engine::new(be, Arc::clone(weights), &config, capacity);
         // At scale 0 there is nothing to read it into.
         if let Some(path) = adapter.filter(|_| scale != 0.0) {

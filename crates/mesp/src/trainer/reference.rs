@@ -5,45 +5,30 @@ use std::io::{BufWriter, IntoInnerError, Seek as _, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use mesp_device::{Plan, Real, Threads};
+use mesp_device::{Real, Threads};
 use mesp_formats::Error as FileError;
 use mesp_formats::atomic::{create_dir_all, write_atomic_with};
 use mesp_formats::regular;
 use twox_hash::XxHash64;
 
+use super::Evaluator;
 use crate::Result;
-use crate::adapter::AdapterConfig;
 use crate::data::{
     BatchSize, Batches, Examples, RaggedBatch, ReferenceFile, ReferenceWriter, ReferencedRows, Rows, Subset,
 };
-use crate::memory::{ByteSize, largest_evaluation};
 use crate::model::ModelWeights;
 use crate::settings::{Numbers, Setup};
 use crate::source::fingerprint::{self, Extent};
-use crate::source::{load_adapter, load_adapter_config};
-use crate::tape::Policy;
-use crate::train::{Options, Session, Shapes, Staging, log_probabilities, plan};
+use crate::train::{ObjectiveKind, Staging, log_probabilities};
 use crate::{Error, ErrorKind};
 
-/// The reference of a preference loss, and how its log-probabilities are computed.
+/// The reference of a preference loss, and how its log-probabilities are computed and kept.
 #[derive(Debug, Clone, Copy)]
 pub struct ReferenceModel<'a> {
-    /// The weights, as they are stored.
-    pub model: &'a Arc<ModelWeights>,
-    /// Its adapter; none for the model itself.
-    pub adapter: Option<&'a Path>,
-    /// What is rounded, and the tiles.
-    pub policy: Policy,
+    /// The model, with weights as they are stored, and its adapter.
+    pub model: Evaluator<'a>,
     /// Rows that are computed at once.
     pub size: BatchSize,
-    /// The number types.
-    pub numbers: Numbers,
-    /// Threads to compute with.
-    pub pool: &'a Arc<Threads>,
-    /// Whether weights' pages are let go, as with a memory budget.
-    pub advice: bool,
-    /// Bytes that its arena may take.
-    pub limit: Option<u64>,
     /// The folder in which the values are kept for later runs; without one they go with the process.
     pub cache: Option<&'a Path>,
     /// The folder of the temporary file.
@@ -70,18 +55,16 @@ impl Setup {
         if self.options.objective.preference().is_none_or(|preference| !preference.has_reference()) {
             return Ok(rows);
         }
-        let reference = ReferenceModel {
+        let model = Evaluator {
             model,
             adapter: self.reference_adapter(),
             policy: self.options.policy,
-            size: self.run.micro_batch(),
             numbers,
             pool,
             advice: self.has_budget(),
             limit: self.has_budget().then_some(arena),
-            cache,
-            beside,
         };
+        let reference = ReferenceModel { model, size: self.run.micro_batch(), cache, beside };
         let wanted = self.visited(&rows)?;
         let train = reference.rows::<R>(rows.train, wanted.as_ref(), done)?;
         let eval =
@@ -162,9 +145,10 @@ impl ReferenceModel<'_> {
     fn key<R: Real>(&self, rows: &dyn Examples, wanted: Option<&Subset>) -> Result<u128> {
         let mut hash = [0, 1].map(XxHash64::with_seed);
         let mut take = |bytes: &[u8]| hash.iter_mut().for_each(|half| half.write(bytes));
-        let adapter = self.adapter.map(fingerprint::adapter).transpose()?;
-        let model = fingerprint::weights(self.model, Extent::Samples);
-        let with = (size_of::<R>(), self.numbers.name(), self.policy.activations().name());
+        let Evaluator { model, adapter, numbers, policy, .. } = self.model;
+        let adapter = adapter.map(fingerprint::adapter).transpose()?;
+        let model = fingerprint::weights(model, Extent::Samples);
+        let with = (size_of::<R>(), numbers.name(), policy.activations().name());
         take(format!("{model} {} {with:?}", adapter.unwrap_or_default()).as_bytes());
         let mut batch = RaggedBatch::default();
         for row in 0..rows.count() {
@@ -191,7 +175,7 @@ impl ReferenceModel<'_> {
         done: &mut dyn FnMut(usize, usize),
     ) -> Result<()> {
         let failed = |e| FileError::io("write", path, e);
-        let mut session = self.session::<R>(rows)?;
+        let mut session = self.model.session::<R>(rows, self.size, ObjectiveKind::Sft)?;
         let (count, mut row) = (rows.count(), 0);
         let mut writer = ReferenceWriter::new(out, key, count).map_err(failed)?;
         let (all, mut computed) = (wanted.map_or(count, Subset::count), 0);
@@ -211,32 +195,5 @@ impl ReferenceModel<'_> {
         })?;
         writer.finish().map_err(failed)?;
         Ok(())
-    }
-
-    /// A session that evaluates the reference.
-    fn session<R: Real>(&self, rows: &dyn Examples) -> Result<Session<mesp_device::Cpu<R>>> {
-        let config = match self.adapter {
-            Some(path) => load_adapter_config(path)?.on(&self.model.config)?,
-            None => AdapterConfig::none(),
-        };
-        config.fits(&self.model.config)?;
-        let options = Options { training: false, ..Options::new(config, self.policy) };
-        let shapes = Shapes { train: None, eval: Some(largest_evaluation(rows, self.size)?) };
-        let plan: Plan = plan(self.model, &options, &shapes, size_of::<R>(), self.pool.count())?;
-        let bytes = plan.bytes() as u64;
-        if let Some(limit) = self.limit.filter(|limit| bytes > *limit) {
-            let problem = "‘memory_budget’: the log-probabilities of ‘reference’ take more than the run";
-            return Err(Error::usage(ErrorKind::OutOfRange, problem)
-                .found(ByteSize(bytes))
-                .expected(format!("at most {}", ByteSize(limit)))
-                .hint("choose ‘reference’ base, or compute them without a budget once; they are kept"));
-        }
-        let be = self.numbers.processor::<R>(plan, self.pool)?.with_advice(self.advice);
-        let mut session = Session::new(be, Arc::clone(self.model), options, shapes.targets());
-        if let Some(path) = self.adapter {
-            let (be, params, _) = session.state_mut();
-            load_adapter(be, path, params, self.model)?;
-        }
-        Ok(session)
     }
 }

@@ -3,17 +3,16 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use mesp::ReferenceModel;
 use mesp::data::{BatchSize, Examples};
-use mesp::method::Method;
 use mesp::preference::{Metrics, Preference};
 use mesp::settings::Reference;
 use mesp::source::Base;
 use mesp::train::Score;
+use mesp::{Evaluator, ReferenceModel};
 use mesp_device::Real;
 use serde_json::{Value, json};
 
-use super::{Scorer, models, report};
+use super::{Scorer, models, report, without_adapter};
 use crate::args::EvalArgs;
 use crate::failure::usage;
 use crate::inputs::{self, Held};
@@ -53,24 +52,16 @@ pub(super) fn run<R: Real>(args: &EvalArgs) -> Result<()> {
     };
     let rows = if objective.preference().is_some_and(Preference::has_reference) {
         let temporary = std::env::temp_dir();
-        let reference = ReferenceModel {
-            model,
-            adapter,
-            policy: Method::Mesp.policy(),
-            size: BatchSize::rows(args.batch_size),
-            numbers,
-            pool: &pool,
-            advice: false,
-            limit: None,
-            cache: None,
-            beside: &temporary,
-        };
+        let size = BatchSize::rows(args.batch_size);
+        let model = Evaluator { adapter, ..without_adapter(model, numbers, &pool) };
+        let reference = ReferenceModel { model, size, cache: None, beside: &temporary };
         reference.rows::<R>(rows, None, &mut reference_progress())?
     } else {
         rows
     };
 
-    let scorer = Scorer { model, numbers, pool: &pool, batch_size: args.batch_size, objective };
+    let scorer =
+        Scorer { base: without_adapter(model, numbers, &pool), batch_size: args.batch_size, objective };
     let mut outcomes = Vec::new();
     for adapter in models(args) {
         made_with::note_other_base(adapter, (model, dtype), dir);

@@ -14,7 +14,7 @@ use mesp::train::ObjectiveKind;
 use mesp_device::{Real, Threads};
 use serde_json::{Map, Value, json};
 
-use super::{Scorer, models, report};
+use super::{Scorer, models, report, without_adapter};
 use crate::args::EvalArgs;
 use crate::commands::generation::{Language, Request, Spelling, greedy, note_of_context, room};
 use crate::failure::usage;
@@ -61,8 +61,11 @@ pub(super) fn run<R: Real>(args: &EvalArgs, file: &Path) -> Result<()> {
     let choices = choice_rows(&task, &language, args.task.chat, loaded.config().vocab_size)?;
     inputs::warn_of_length(&choices, loaded.config())?;
     let objective = ObjectiveKind::Sft;
-    let scorer =
-        Scorer { model: loaded.weights(), numbers, pool: &pool, batch_size: args.batch_size, objective };
+    let scorer = Scorer {
+        base: without_adapter(loaded.weights(), numbers, &pool),
+        batch_size: args.batch_size,
+        objective,
+    };
     let mut outcomes = Vec::new();
     for adapter in models(args) {
         made_with::note_other_base(adapter, (loaded.weights(), loaded.dtype()), dir);
