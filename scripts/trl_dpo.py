@@ -7,15 +7,17 @@ Needs trl, peft, transformers, datasets and torch. DIR is a model as `mesp init-
 and so are the tokens. --chosen and --rejected are the tokens of a sequence, with the prompt in both.
 
 A step is one pair: forward and backward of both sequences in one batch, and AdamW on a LoRA adapter of all seven
-projections, by `DPOTrainer.train`. The reference's log-probabilities are computed before (--precompute 1), as mesp does;
-with 0 every step has a forward pass of the reference too. The clock runs from the trainer's start of a step to its end.
-Not in it are loading, making the batch, and the reference when it is computed before. Nothing is logged, evaluated,
-saved or clipped. The first step, which allocates, is left out of the median. In bfloat16 the frozen weights have that
-type and the adapter is in float32, as PEFT makes it; --autocast 1 (TRL's own default) multiplies with it in bfloat16.
+projections, by `DPOTrainer.train`. The reference's log-probabilities are computed before (--precompute 1), as mesp
+does; with 0 every step has a forward pass of the reference too. The clock runs from the trainer's start of a step to
+its end. Not in it are loading, making the batch, and the reference when it is computed before. Nothing is logged,
+evaluated, saved or clipped. The first step, which allocates, is left out of the median. In bfloat16 the frozen weights
+have that type and the adapter is in float32, as PEFT makes it; with --autocast 1 (what TRL does if nothing is said)
+the adapter's products are in bfloat16 too.
 
-Prints one line of JSON: seconds of each step, their median, memory in MiB and versions. rss_peak_mb is the highest
-resident memory of the process, rss_peak_steps_mb the same from the first step on (null where the system does not let
-it be measured), rss_anon_mb what is not of mapped files after the last step.
+Prints one line of JSON: seconds of each step, their median, processor seconds of each step (well under threads times
+seconds where the machine is busy with something else), memory in MiB and versions. rss_peak_mb is the highest resident
+memory of the process, rss_peak_steps_mb the same from the first step on (null where the system does not let it be
+measured), rss_anon_mb what is not of mapped files after the last step.
 """
 
 import argparse
@@ -66,17 +68,18 @@ class Clock(TrainerCallback):
     """Seconds of each step, and memory when the last one has ended."""
 
     def __init__(self):
-        self.seconds, self.peak_before, self.peak_restarted = [], None, False
+        self.seconds, self.cpu_seconds = [], []
 
     def on_train_begin(self, *_, **__):
         self.peak_before = memory("VmHWM")
         self.peak_restarted = restart_peak()
 
     def on_step_begin(self, *_, **__):
-        self.start = time.perf_counter()
+        self.start, self.cpu_start = time.perf_counter(), time.process_time()
 
     def on_step_end(self, *_, **__):
         self.seconds.append(time.perf_counter() - self.start)
+        self.cpu_seconds.append(time.process_time() - self.cpu_start)
         self.peak, self.anon = memory("VmHWM"), memory("RssAnon")
 
 
@@ -115,7 +118,7 @@ def main():
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
-    for flag, default in (("checkpointing", 0), ("precompute", 1), ("autocast", 1)):
+    for flag, default in (("checkpointing", 0), ("precompute", 1), ("autocast", 0)):
         parser.add_argument(f"--{flag}", type=int, choices=[0, 1], default=default)
     args = parser.parse_args()
     if args.steps < 2:
@@ -167,6 +170,7 @@ def main():
     result = {
         "seconds": [round(second, 4) for second in clock.seconds],
         "median": statistics.median(clock.seconds[1:]),
+        "cpu_seconds": [round(second, 4) for second in clock.cpu_seconds],
         "rss_peak_mb": round(max(clock.peak_before, clock.peak), 1),
         "rss_peak_steps_mb": round(clock.peak, 1) if clock.peak_restarted else None,
         "rss_anon_mb": round(clock.anon, 1),

@@ -7,7 +7,8 @@ use mesp::adapter::AdapterConfig;
 use mesp::arch::Module;
 use mesp::method::{Derivative, Directional, Estimator, Subset};
 use mesp::model::Batch;
-use mesp::train::{Options, Session, Update, plan};
+use mesp::preference::{LossType, Preference, PreferenceLabel, Side};
+use mesp::train::{ObjectiveKind, Options, Session, Update, plan};
 use mesp_device::{CountingAllocator, Cpu, Elem, Threads};
 
 use support::{ADAMW, ARCHS, Case, SGD, mesp_policy, random_batch, randomize_adapters, shapes};
@@ -156,5 +157,44 @@ fn no_heap_after_step_one() {
             };
             assert_eq!(further, 0, "{arch} {estimator:?}: allocations of further steps");
         }
+        for loss_type in [LossType::Sigmoid, LossType::Kto] {
+            let objective = ObjectiveKind::Preference(Preference::new(loss_type));
+            let options = Options { objective, ..case.options(mesp_policy()) };
+            let large = paired(random_batch(&[70, 1, 150, 12], vocab, 1));
+            let shapes = shapes(&large);
+            let plan = plan(&case.model, &options, &shapes, size_of::<f32>(), 2).expect("a plan");
+            let cpu = Cpu::<f32>::new(plan, Arc::clone(&pools[1]));
+            let mut session = Session::new(cpu, Arc::clone(&case.model), options, shapes.targets());
+            randomize_adapters(&mut session);
+            let mut batch = large.clone();
+            compared(&mut session, &batch);
+            let after_first = allocations();
+            let labels = large.preferences.clone();
+            let copied = allocations() - after_first;
+            for rows in smaller.iter().filter(|rows| rows.offsets.len() % 2 == 1) {
+                batch.fill(&rows.tokens, &rows.targets, &rows.offsets);
+                batch.set_preferences(&labels[..rows.offsets.len() - 1]);
+                compared(&mut session, &batch);
+            }
+            let further = allocations() - after_first - copied;
+            assert_eq!(further, 0, "{arch} {loss_type:?}: allocations of further steps");
+        }
     }
+}
+
+/// Every second sequence is the rejected completion of the one before.
+fn paired(mut batch: Batch) -> Batch {
+    let side = |i: usize| if i.is_multiple_of(2) { Side::Chosen } else { Side::Rejected };
+    let label = |i: usize| PreferenceLabel { side: side(i), reference: -40.0 };
+    let labels: Vec<_> = (0..batch.offsets.len() - 1).map(label).collect();
+    batch.set_preferences(&labels);
+    batch
+}
+
+/// A step with a preference loss, and what is evaluated for the estimate of kto.
+fn compared(session: &mut Session<Cpu<f32>>, batch: &Batch) {
+    let total = session.options().objective.total(batch);
+    assert!(session.accumulate(batch, total).loss().is_finite());
+    session.apply(1e-3, 1.0);
+    assert!(session.log_probabilities(batch).sum::<f64>().is_finite());
 }

@@ -38,8 +38,8 @@ impl Divergence {
     /// Takes a batch of mismatched completions.
     pub(super) fn take<B: Backend>(&mut self, session: &mut Session<B>, batch: &Batch) {
         let free = session.options().objective.preference().is_some_and(|p| p.reference_free);
-        for (logp, label) in session.log_probabilities(batch).iter().zip(&batch.preferences) {
-            self.sum += if free { *logp } else { logp - label.reference };
+        for (logp, label) in session.log_probabilities(batch).zip(&batch.preferences) {
+            self.sum += if free { logp } else { logp - label.reference };
             self.count += 1;
         }
     }

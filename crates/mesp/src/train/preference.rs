@@ -28,7 +28,7 @@ pub fn log_probabilities<B: Backend>(
             return range.clone().try_for_each(|_| visit([f64::NAN; 2]));
         }
         staging.fill(rows, range.clone())?;
-        let own = session.log_probabilities(&staging.batch);
+        let own: Vec<f64> = session.log_probabilities(&staging.batch).collect();
         if own.len() == 2 * range.len() {
             return own.chunks_exact(2).try_for_each(|pair| visit([pair[0], pair[1]]));
         }
@@ -36,7 +36,7 @@ pub fn log_probabilities<B: Backend>(
             None => vec![f64::NAN; own.len()],
             Some(others) => {
                 staging.fill(&others, range)?;
-                session.log_probabilities(&staging.batch)
+                session.log_probabilities(&staging.batch).collect()
             }
         };
         own.into_iter().zip(other).try_for_each(|(own, other)| visit([own, other]))

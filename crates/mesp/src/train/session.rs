@@ -240,9 +240,9 @@ impl<B: Backend> Session<B> {
     }
 
     /// P of each sequence of a batch, the sum of the log-probabilities of its trained tokens.
-    pub fn log_probabilities(&mut self, batch: &Batch) -> Vec<f64> {
+    pub fn log_probabilities(&mut self, batch: &Batch) -> impl Iterator<Item = f64> {
         let stats: &[RowStat] = if batch.targets() > 0 { self.evaluate(batch) } else { &[] };
-        batch.targets_by_sequence().map(|rows| -stats[rows].iter().map(RowStat::nats).sum::<f64>()).collect()
+        batch.targets_by_sequence().map(|rows| -stats[rows].iter().map(RowStat::nats).sum::<f64>())
     }
 
     /// Sets κ of kto for the steps from here on: the mean log-ratio of mismatched completions, at least 0.

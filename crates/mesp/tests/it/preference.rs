@@ -83,7 +83,7 @@ fn to_batch(of: &[Sequence], reference: &[f64]) -> Batch {
 fn base<R: Real>(case: &Case, of: &[Sequence]) -> Vec<f64> {
     let batch = to_batch(of, &vec![0.0; of.len()]);
     let options = Options { adapter: AdapterConfig::none(), training: false, ..case.options(mesp_policy()) };
-    session_for::<R>(&case.model, options, &eval_shapes(&batch), 1).log_probabilities(&batch)
+    session_for::<R>(&case.model, options, &eval_shapes(&batch), 1).log_probabilities(&batch).collect()
 }
 
 fn options(case: &Case, preference: Preference) -> Options {
@@ -94,8 +94,9 @@ fn options(case: &Case, preference: Preference) -> Options {
 fn divergence<R: Real>(case: &Case, session: &mut Session<Cpu<R>>, of: &[Sequence]) -> f64 {
     let of = mismatched(of);
     let reference = base::<R>(case, &of);
-    let policy = session.log_probabilities(&to_batch(&of, &reference));
-    policy.iter().zip(&reference).map(|(p, r)| p - r).sum::<f64>() / of.len() as f64
+    let batch = to_batch(&of, &reference);
+    let policy = session.log_probabilities(&batch);
+    policy.zip(&reference).map(|(p, r)| p - r).sum::<f64>() / of.len() as f64
 }
 
 /// A batch of both shapes.
