@@ -33,6 +33,8 @@ fn grads_are_those_of_pytorch() {
     for (stem, rows, also) in [
         ("sigmoid", "pairs.jsonl", &[][..]),
         ("hinge", "pairs.jsonl", &["--loss-type", "hinge"]),
+        // All rows count, whatever the length of a run would be.
+        ("hinge", "pairs.jsonl", &["--loss-type", "hinge", "--batch-size", "1", "--steps", "1"]),
         ("simpo", "pairs.jsonl", &["--loss-type", "simpo", "--batch-size", "1"]),
         ("kto", "marked.jsonl", &["--loss-type", "kto"]),
         ("kto", "marked.jsonl", &["--loss-type", "kto", "--batch-size", "2"]),

@@ -131,23 +131,24 @@ pub fn largest_evaluation(rows: &dyn Examples, size: BatchSize) -> Result<Batch>
     let own = if size.tokens == usize::MAX {
         largest_batch(rows, size.rows)?
     } else {
-        let mut largest = Largest::default();
-        size.each_range(rows, &mut |range| {
-            let sizes: Result<Vec<_>> = range.map(|row| rows.size(row)).collect();
-            largest.add(sizes?);
-            Ok(())
-        })?;
-        largest.batch()
+        largest_in_order(rows, rows, size)?
     };
-    let Some(others) = Mismatched::of(rows)? else { return Ok(own) };
     // They are computed with the rows whose prompts they have.
+    match Mismatched::of(rows)? {
+        Some(others) => Ok(either(&own, &largest_in_order(&others, rows, size)?)),
+        None => Ok(own),
+    }
+}
+
+/// The largest batches of `rows`, which are put together in their order by the sizes of `order`.
+fn largest_in_order(rows: &dyn Examples, order: &dyn Examples, size: BatchSize) -> Result<Batch> {
     let mut largest = Largest::default();
-    size.each_range(rows, &mut |range| {
-        let sizes: Result<Vec<_>> = range.map(|row| others.size(row)).collect();
+    size.each_range(order, &mut |range| {
+        let sizes: Result<Vec<_>> = range.map(|row| rows.size(row)).collect();
         largest.add(sizes?);
         Ok(())
     })?;
-    Ok(either(&own, &largest.batch()))
+    Ok(largest.batch())
 }
 
 /// A batch as large in each respect as the larger of two.

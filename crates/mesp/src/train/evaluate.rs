@@ -5,9 +5,9 @@ use std::collections::BinaryHeap;
 
 use mesp_device::{Backend, RowStat};
 
-use super::Session;
 use super::divergence::Divergence;
 use super::staging::Staging;
+use super::{Session, Total};
 use crate::Result;
 use crate::data::{BatchSize, Example, Examples, RaggedBatch, RowSize};
 use crate::model::Batch;
@@ -107,17 +107,8 @@ impl Compared {
         size: BatchSize,
         staging: &mut Staging,
     ) -> Result<Self> {
-        let mut totals = Totals { examples: rows.count(), chosen_tokens: 0 };
-        if preference.rpo_alpha != 0.0 {
-            totals.examples = 0;
-            size.each_range(rows, &mut |range| {
-                staging.fill(rows, range)?;
-                let batch = &staging.batch;
-                let sizes = batch.targets_by_sequence().map(|rows| rows.len());
-                totals.add(batch.preferences.iter().map(|label| label.side).zip(sizes), preference.loss_type);
-                Ok(())
-            })?;
-        }
+        let Total { count, chosen_tokens } = session.options().objective.total_of(rows, size, staging)?;
+        let totals = Totals { examples: count, chosen_tokens };
         let kl = Divergence::of(session, rows, size, staging)?;
         Ok(Self { preference, totals, kl, completions: Vec::new() })
     }

@@ -2,7 +2,8 @@
 
 use mesp_device::{Act, Backend, RowStat};
 
-use crate::data::{Examples, RaggedBatch};
+use super::staging::Staging;
+use crate::data::{BatchSize, Examples, RaggedBatch, totals};
 use crate::gradient::Factors;
 use crate::model::{Batch, NextToken, Objective, Preferences, Room, Top};
 use crate::preference::{Preference, Score, Totals};
@@ -82,6 +83,24 @@ impl ObjectiveKind {
                 .hint("compute them with `Setup::referenced`, or choose ‘reference’ none"));
         }
         Ok(())
+    }
+
+    /// Over what the mean loss of all rows is one; rows are laid out only for a share of the ordinary loss.
+    ///
+    /// # Errors
+    /// When a row cannot be read.
+    pub fn total_of(&self, rows: &dyn Examples, size: BatchSize, staging: &mut Staging) -> Result<Total> {
+        let Some(preference) = self.preference() else { return Ok(Total::from(totals(rows)?.0.targets)) };
+        if preference.rpo_alpha == 0.0 {
+            return Ok(Total::from(rows.count()));
+        }
+        let mut total = Total::default();
+        size.each_range(rows, &mut |range| {
+            staging.fill(rows, range)?;
+            total += self.total(&staging.batch);
+            Ok(())
+        })?;
+        Ok(total)
     }
 
     /// What a micro-batch adds to the total of its step.

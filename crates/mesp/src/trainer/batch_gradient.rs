@@ -12,7 +12,7 @@ use crate::data::{BatchSize, Examples, Part, Rows, Subset, totals};
 use crate::memory::Workload;
 use crate::optim::OptimizerKind;
 use crate::settings::{Compute, Numbers, Settings, Setup, held};
-use crate::train::{Outcome, Session, Staging, Total, Update, evaluate};
+use crate::train::{Length, Outcome, Session, Staging, Update, evaluate};
 use crate::{Error, ErrorKind, Result};
 
 /// Rows as one batch, and the gradient of their mean loss or an estimate of it; nothing is stepped. `R` is the precision
@@ -79,7 +79,8 @@ impl<R: Real> BatchGradient<R> {
             return Err(Error::usage(ErrorKind::Conflict, problem).hint("give ‘batch_size’ to divide it"));
         }
         setup.options.objective.check_form(&*rows.train)?;
-        setup.run.batch_size = batch_size;
+        // Every row once, whatever the length of a run would be.
+        (setup.run.batch_size, setup.run.length) = (batch_size, Length::Epochs(1.0));
         if evaluates {
             rows.eval = Arc::clone(&rows.train);
         }
@@ -136,9 +137,10 @@ impl<R: Real> BatchGradient<R> {
     /// # Errors
     /// When a row cannot be read, or a checkpoint written.
     pub fn gradient(&mut self, step: u64, done: &mut dyn FnMut(usize)) -> Result<f64> {
-        let total = self.total()?;
         let Self { session, rows, batch_size, seed, beside, staging } = self;
-        session.estimate_divergence(&**rows, BatchSize::rows(*batch_size), staging)?;
+        let size = BatchSize::rows(*batch_size);
+        let total = session.options().objective.total_of(&**rows, size, staging)?;
+        session.estimate_divergence(&**rows, size, staging)?;
         let mut read = Ok(());
         let Outcome { nats, .. } = session.gradient((*seed, step), total, &mut |each| {
             for chunk in chunks(rows.count(), *batch_size) {
@@ -154,17 +156,6 @@ impl<R: Real> BatchGradient<R> {
             return Err(FileError::io("keep checkpoints in a file in", beside.as_path(), e).into());
         }
         Ok(nats / total.count as f64)
-    }
-
-    /// Over what the loss of all rows is a mean.
-    fn total(&mut self) -> Result<Total> {
-        let kind = self.session.options().objective;
-        let mut total = Total::default();
-        for chunk in chunks(self.rows.count(), self.batch_size) {
-            self.staging.fill(&*self.rows, chunk)?;
-            total += kind.total(&self.staging.batch);
-        }
-        Ok(total)
     }
 
     /// The mean loss of the adapters as they are; for who asked for losses too.
