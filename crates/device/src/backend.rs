@@ -2,7 +2,7 @@
 
 use mesp_kernels::{AdamW, AttentionShape as Attention, Dropout, Gate, Noise, RowStat, Sgd};
 
-use crate::op::{Form, Op, Probs, Rope, operations};
+use crate::op::{Form, Moment, Op, Probs, Rope, Updated, operations};
 use crate::{Act, Elem, Label, View, ViewMut, Weight};
 
 /// A sequence of allocations that is planned as one: a training step, an evaluation, a generation.

@@ -1,6 +1,7 @@
 //! The processor: planned offsets, kernels on a pool of threads.
 
 mod products;
+mod updates;
 
 use std::sync::Arc;
 
@@ -649,20 +650,13 @@ impl<R: Real> Backend for Cpu<R> {
                     Par::on(&self.pool),
                 );
             }
-            Op::Sgd { p, m, g, settings, key } => {
+            Op::Sgd { p, m, g, settings } => {
                 let m = m.map_or(&mut [] as &mut [R], |m| self.write(m));
-                let (g, par) = (self.read(g), Par::on(&self.pool));
-                match self.values_mut(p) {
-                    ValuesMut::Full(p) => kernels::sgd(p, m, g, settings, par),
-                    ValuesMut::Bf16(p) => kernels::sgd_bf16(p, m, g, settings, key, par),
-                }
+                kernels::sgd(self.updated(p), m, self.read(g), settings, Par::on(&self.pool));
             }
-            Op::AdamW { p, m, v, g, settings, key } => {
-                let (m, v, g, par) = (self.write(m), self.write(v), self.read(g), Par::on(&self.pool));
-                match self.values_mut(p) {
-                    ValuesMut::Full(p) => kernels::adamw(p, m, v, g, settings, par),
-                    ValuesMut::Bf16(p) => kernels::adamw_bf16(p, m, v, g, settings, key, par),
-                }
+            Op::AdamW { p, m, v, g, settings } => {
+                let (m, v) = (self.moment(m, &p, 1), self.moment(v, &p, 2));
+                kernels::adamw(self.updated(p), m, v, self.read(g), settings, Par::on(&self.pool));
             }
             Op::Perturb { to, from, ac: c, noise } => {
                 let (to, par) = (self.write(to), Par::on(&self.pool));

@@ -69,7 +69,7 @@ pub use mesp_kernels::{
     Sgd, Threads, VOCAB_STEP, f32_is_faster, hot_tiles, inverse_frequencies, matmul_scratch, probs_len,
     random_bits,
 };
-pub use op::{Form, Multiplied, Op, Passes, Probs, Rope};
+pub use op::{Form, Moment, Multiplied, Op, Passes, Probs, Rope, Updated};
 pub use plan::{Entry, Plan, ProgramPlan, TooLarge};
 pub use signals::{ignore_hangups_again, report_signals};
 pub use spill::Spill;

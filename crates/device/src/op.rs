@@ -40,6 +40,42 @@ pub enum Probs<'a> {
     Kept(View<'a>),
 }
 
+/// A parameter that an update changes, or some rows of one. In bf16 it is rounded up or down at random, so that it is
+/// right on average, or to the nearest where `rest` keeps what that cuts off.
+#[derive(Debug)]
+pub struct Updated<'a> {
+    /// The parameter.
+    pub p: ViewMut<'a>,
+    /// What rounding cut off, in bf16 and of the parameter's shape; nothing is kept of a parameter in full.
+    pub rest: Option<ViewMut<'a>>,
+    /// Names the random numbers.
+    pub key: u64,
+    /// The place of the first value in its tensor.
+    pub first: usize,
+}
+
+impl<'a> Updated<'a> {
+    /// All of a parameter, rounded at random where it is in bf16.
+    pub fn at_random(p: ViewMut<'a>, key: u64) -> Self {
+        Self { p, rest: None, key, first: 0 }
+    }
+}
+
+/// A moment that an update changes: in full, or in bf16, rounded at random by numbers of its own that follow from the
+/// parameter's key.
+#[derive(Debug)]
+pub struct Moment<'a> {
+    /// The values.
+    pub values: ViewMut<'a>,
+}
+
+impl<'a> From<ViewMut<'a>> for Moment<'a> {
+    /// Without scales.
+    fn from(values: ViewMut<'a>) -> Self {
+        Self { values }
+    }
+}
+
 /// The one list of operations. `$with` is a macro that makes something of it: the values ([`Op`]), or the methods of
 /// [`Backend`](crate::Backend) that run them.
 macro_rules! operations {
@@ -185,16 +221,13 @@ macro_rules! operations {
                 sum: ViewMut<'a>, word: View<'a>, c: f64, stats: &'a [RowStat],
             }
 
-            /// One SGD update of `p`; `m` when there is momentum. A parameter in bf16 is rounded up or down at random,
-            /// so that it is right on average; `key` names the random numbers.
-            sgd Sgd { p: ViewMut<'a>, m: Option<ViewMut<'a>>, g: View<'a>, settings: Sgd, key: u64 }
-            /// One AdamW update of `p`, rounded as by `sgd`.
-            adamw AdamW {
-                p: ViewMut<'a>, m: ViewMut<'a>, v: ViewMut<'a>, g: View<'a>, settings: AdamW, key: u64,
-            }
+            /// One SGD update of `p`; `m` when there is momentum.
+            sgd Sgd { p: Updated<'a>, m: Option<ViewMut<'a>>, g: View<'a>, settings: Sgd }
+            /// One AdamW update of `p`.
+            adamw AdamW { p: Updated<'a>, m: Moment<'a>, v: Moment<'a>, g: View<'a>, settings: AdamW }
             /// `to = a·from + c·z`, z the noise's direction; `from` may be in bf16.
             perturb Perturb { to: ViewMut<'a>, from: View<'a>, ac: [f64; 2], noise: Noise }
-            /// `p ← a·p + c·z`, rounded as by `sgd`.
+            /// `p ← a·p + c·z`; a parameter in bf16 is rounded up or down at random.
             perturb_in_place PerturbInPlace { p: ViewMut<'a>, a: f64, c: f64, noise: Noise }
         }
     };
@@ -262,6 +295,16 @@ fn view(x: &View<'_>) -> usize {
 
 fn view_mut(x: &ViewMut<'_>) -> usize {
     numbers(x.rows * x.cols, x.elem)
+}
+
+/// Read and written.
+fn updated(x: &Updated<'_>) -> usize {
+    2 * (view_mut(&x.p) + x.rest.as_ref().map_or(0, view_mut))
+}
+
+/// Read and written.
+fn moment(x: &Moment<'_>) -> usize {
+    2 * view_mut(&x.values)
 }
 
 fn views(x: &[View<'_>]) -> usize {
@@ -398,14 +441,8 @@ impl Op<'_> {
             Self::SoftmaxGradient { logits, .. } => 2 * view_mut(logits),
             Self::SoftmaxSum { sum, logits, .. } => 2 * view_mut(logits) + 2 * view_mut(sum),
             Self::SoftmaxSumGradient { word, .. } => 3 * view(word),
-            Self::Sgd { m, g, .. } => {
-                if m.is_some() {
-                    5 * view(g)
-                } else {
-                    3 * view(g)
-                }
-            }
-            Self::AdamW { g, .. } => 7 * view(g),
+            Self::Sgd { p, m, g, .. } => updated(p) + m.as_ref().map_or(0, |m| 2 * view_mut(m)) + view(g),
+            Self::AdamW { p, m, v, g, .. } => updated(p) + moment(m) + moment(v) + view(g),
             Self::PerturbInPlace { p, .. } => 2 * p.rows * p.cols,
         };
         Passes { values, bytes }

@@ -142,21 +142,48 @@ pub(crate) fn round(x: f32) -> u16 {
 }
 
 /// Rounds `x`, which are values from `first` of a tensor, up or down by random bits of a key: a function of key
-/// and place, whatever pieces the tensor is cut into at multiples of four.
+/// and place, whatever pieces the tensor is cut into.
 ///
 /// Adding sixteen random bits below the kept ones carries into them with just the probability of what is cut off
 /// (stochastic rounding; Gupta et al. 2015). NaN stays NaN, and infinity, which has no bits to carry, infinity.
 #[allow(clippy::inline_always, reason = "it must vectorize inside its callers")]
 #[inline(always)]
 pub(crate) fn round_at_random<R: Real>(to: &mut [u16], x: &[R], key: u64, first: usize) {
-    debug_assert!(first.is_multiple_of(4) && to.len() == x.len(), "four values share 64 random bits");
-    for (g, (to, x)) in to.chunks_mut(4).zip(x.chunks(4)).enumerate() {
-        let random = random::at(key, (first / 4 + g) as u64);
-        for (i, (to, x)) in to.iter_mut().zip(x).enumerate() {
-            let (x, random) = (x.to_f64() as f32, random >> (16 * i) & 0xffff);
-            let rounded = x.to_bits().wrapping_add(random as u32) >> 16;
-            *to = if x.is_nan() { 0x7fc0 } else { rounded as u16 };
-        }
+    debug_assert_eq!(to.len(), x.len(), "round_at_random: lengths");
+    // Four values share 64 random bits; the first ones may be the last of their four.
+    let head = (first.next_multiple_of(4) - first).min(x.len());
+    let ((to, later), (x, rest)) = (to.split_at_mut(head), x.split_at(head));
+    if head > 0 {
+        round_up_to_four(to, x, random::at(key, (first / 4) as u64) >> (16 * (first % 4)));
+    }
+    let fours = later.chunks_mut(4).zip(rest.chunks(4)).enumerate();
+    for (g, (to, x)) in fours {
+        round_up_to_four(to, x, random::at(key, ((first + head) / 4 + g) as u64));
+    }
+}
+
+#[allow(clippy::inline_always, reason = "as its caller")]
+#[inline(always)]
+fn round_up_to_four<R: Real>(to: &mut [u16], x: &[R], random: u64) {
+    for (i, (to, x)) in to.iter_mut().zip(x).enumerate() {
+        let (x, random) = (x.to_f64() as f32, random >> (16 * i) & 0xffff);
+        let rounded = x.to_bits().wrapping_add(random as u32) >> 16;
+        *to = if x.is_nan() { 0x7fc0 } else { rounded as u16 };
+    }
+}
+
+/// Calls `step(at, values)` for stretches of `p`, which begins `first` values into its tensor, and rounds what
+/// became of them back.
+#[allow(clippy::inline_always, reason = "it must vectorize inside its callers")]
+#[inline(always)]
+pub(crate) fn widened<R: Real>(p: &mut [u16], first: usize, key: u64, mut step: impl FnMut(usize, &mut [R])) {
+    const STRETCH: usize = 256;
+    let mut values = [R::ZERO; STRETCH];
+    for (i, p) in p.chunks_mut(STRETCH).enumerate() {
+        let (at, values) = (i * STRETCH, &mut values[..p.len()]);
+        widen_into(values, p);
+        step(at, values);
+        round_at_random(p, values, key, first + at);
     }
 }
 
@@ -207,12 +234,17 @@ mod tests {
         assert_eq!(to.map(|t| wide(t).to_bits()), exact.map(f32::to_bits));
         round_at_random(&mut to, &[f32::NAN; 4], 7, 0);
         assert!(to.iter().all(|t| wide(*t).is_nan()));
-        // Pieces are the whole.
+        // Pieces are the whole, wherever they begin.
         let x: Vec<f32> = Rng(31).vec(20);
-        let (mut whole, mut pieces) = ([0; 20], [0; 20]);
+        let mut whole = [0; 20];
         round_at_random(&mut whole, &x, 9, 0);
-        round_at_random(&mut pieces[..8], &x[..8], 9, 0);
-        round_at_random(&mut pieces[8..], &x[8..], 9, 8);
-        assert_eq!(whole, pieces);
+        for cut in 0..=20 {
+            let mut pieces = [0; 20];
+            round_at_random(&mut pieces[..cut], &x[..cut], 9, 0);
+            let end = (cut + 2).min(20);
+            round_at_random(&mut pieces[cut..end], &x[cut..end], 9, cut);
+            round_at_random(&mut pieces[end..], &x[end..], 9, end);
+            assert_eq!(whole, pieces, "{cut}");
+        }
     }
 }

@@ -80,7 +80,7 @@ pub use noise::{
     perturb_rows,
 };
 pub use online_softmax::{softmax_sum, softmax_sum_gradient};
-pub use optim::{AdamW, Sgd, adamw, adamw_bf16, add_bias, dot, scale, sgd, sgd_bf16, sum_of_squares};
+pub use optim::{AdamW, MomentMut, ParamMut, Sgd, adamw, add_bias, dot, scale, sgd, sum_of_squares};
 pub use par::Par;
 pub use random::bits as random_bits;
 pub use real::Real;

@@ -13,9 +13,8 @@
 //! are the tail's probability, through the inverse error function of Giles (2011), single precision. Only
 //! plain additions, multiplications and roots: the same bits on every machine.
 
-use crate::compact::widen_into;
+use crate::compact::{widen_into, widened};
 use crate::isa::vectorized;
-use crate::optim::widened;
 use crate::par::{Par, rows_per_task};
 use crate::random;
 use crate::{Real, Values};

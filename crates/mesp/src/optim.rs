@@ -5,7 +5,7 @@ mod schedule;
 use std::fmt;
 use std::sync::Arc;
 
-use mesp_device::{Act, AdamW, Backend, Class, Label, Sgd, View, ViewMut};
+use mesp_device::{Act, AdamW, Backend, Class, Label, Sgd, Updated, View, ViewMut};
 
 pub use schedule::{Schedule, ScheduleKind};
 
@@ -67,7 +67,7 @@ impl UpdateRule for SgdUpdate {
     fn update<B: Backend>(&self, be: &mut B, p: ViewMut<'_>, g: View<'_>, states: &mut [Act], at: At) {
         let At { learning_rate, weight_decay, key, .. } = at;
         let settings = Sgd { learning_rate, momentum: self.momentum, weight_decay };
-        be.sgd(p, states.first_mut().map(Act::view_mut), g, settings, key);
+        be.sgd(Updated::at_random(p, key), states.first_mut().map(Act::view_mut), g, settings);
     }
 }
 
@@ -93,7 +93,7 @@ impl UpdateRule for AdamWUpdate {
         let Self { beta1, beta2, eps } = *self;
         let At { learning_rate, weight_decay, step, key } = at;
         let settings = AdamW { learning_rate, beta1, beta2, eps, weight_decay, step };
-        be.adamw(p, m.view_mut(), v.view_mut(), g, settings, key);
+        be.adamw(Updated::at_random(p, key), m.view_mut().into(), v.view_mut().into(), g, settings);
     }
 }
 

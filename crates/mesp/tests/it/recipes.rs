@@ -14,7 +14,8 @@ use mesp::optim::{At, Optimizer, StateSpec, Trained, UpdateRule};
 use mesp::rng;
 use mesp::train::{Options, Session};
 use mesp_device::{
-    Act, Backend, Class, Cpu, Dry, Elem, Form, Gate, Label, Program, RowStat, Sgd, Threads, View, ViewMut,
+    Act, Backend, Class, Cpu, Dry, Elem, Form, Gate, Label, Program, RowStat, Sgd, Threads, Updated, View,
+    ViewMut,
 };
 
 use crate::support::{
@@ -38,7 +39,8 @@ impl UpdateRule for Observed {
     fn update<B: Backend>(&self, be: &mut B, p: ViewMut<'_>, g: View<'_>, states: &mut [Act], at: At) {
         be.product(states[0].view_mut(), Form::RightTransposed, g, g, 1.0, true);
         let At { learning_rate, weight_decay, key, .. } = at;
-        be.sgd(p, None, g, Sgd { learning_rate, momentum: 0.0, weight_decay }, key);
+        let settings = Sgd { learning_rate, momentum: 0.0, weight_decay };
+        be.sgd(Updated::at_random(p, key), None, g, settings);
     }
 }
 
