@@ -80,7 +80,10 @@ pub use noise::{
     perturb_rows,
 };
 pub use online_softmax::{softmax_sum, softmax_sum_gradient};
-pub use optim::{AdamW, MomentMut, ParamMut, Sgd, adamw, add_bias, dot, scale, sgd, sum_of_squares};
+pub use optim::{
+    AdamW, Factored, Foam, Lion, MomentMut, ParamMut, Sgd, adamw, add_bias, add_scaled, dot,
+    factored_moments, factored_norms, factored_step, foam, lion, scale, sgd, sum_of_squares,
+};
 pub use par::Par;
 pub use random::bits as random_bits;
 pub use real::Real;

@@ -93,7 +93,9 @@ mod tests {
     use super::*;
     use crate::Threads;
     use crate::compact::wide;
+    use crate::optim::blocks;
     use crate::random::bits;
+    use crate::test_util::{Rng, relative};
 
     const SETTINGS: AdamW =
         AdamW { learning_rate: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, step: 1 };
@@ -160,5 +162,67 @@ mod tests {
         let bound = 5.0 * 0.5 / 64.0 * 1000f64.sqrt() / 64.0;
         assert!((mean(&v) - expected).abs() < bound, "{} {expected}", mean(&v));
         assert!((mean(&m) - 2.0).abs() < bound, "{}", mean(&m));
+    }
+
+    /// Three steps of 8-bit moments by a transcription: the nearest of all codes' numbers, found one by one.
+    #[test]
+    fn moments_in_8_bits_are_those_of_their_codes() {
+        const N: usize = 600;
+        let mut rng = Rng(52);
+        let stored = |x: &mut [f64], signed: bool| {
+            for x in x.chunks_mut(256) {
+                let scale = x.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+                for x in x {
+                    let codes = (0..=255u8).map(|code| {
+                        let mut value = [0.0f64];
+                        blocks::decode(&mut value, &[code], scale, blocks::map(signed));
+                        value[0]
+                    });
+                    let distance = |value: &f64| (value - *x).abs();
+                    let nearest = codes.min_by(|a, b| distance(a).total_cmp(&distance(b)));
+                    *x = nearest.expect("a code");
+                }
+            }
+        };
+        let mut p: Vec<f64> = rng.vec(N);
+        let (mut q, mut first, mut second) = (p.clone(), vec![0.0; N], vec![0.0; N]);
+        let [(mut m, mut m_scales), (mut v, mut v_scales)] = [(); 2].map(|()| (vec![0u8; N], vec![0.0; 3]));
+        for step in 1..=3 {
+            let g: Vec<f64> = rng.vec(N);
+            let s = AdamW { step, ..SETTINGS };
+            let moment = MomentMut::Blocks { codes: &mut m, scales: &mut m_scales, signed: true };
+            let square = MomentMut::Blocks { codes: &mut v, scales: &mut v_scales, signed: false };
+            adamw(ParamMut::Full(&mut p), moment, square, &g, s, Par::serial());
+            let t = step as i32;
+            for (((q, m), v), g) in q.iter_mut().zip(&mut first).zip(&mut second).zip(g) {
+                *m = 0.9 * *m + 0.1 * g;
+                *v = 0.99 * *v + 0.01 * g * g;
+                let (m_hat, v_hat) = (*m / (1.0 - 0.9f64.powi(t)), *v / (1.0 - 0.99f64.powi(t)));
+                *q = *q * (1.0 - 0.01) - 0.1 * m_hat / (v_hat.sqrt() + 1e-8);
+            }
+            stored(&mut first, true);
+            stored(&mut second, false);
+        }
+        assert!(relative(&p, &q) < 1e-12, "{}", relative(&p, &q));
+    }
+
+    #[test]
+    fn threads_change_no_bit_of_8_bit_moments() {
+        const N: usize = 50_001;
+        let pool = Threads::new(3).expect("threads");
+        let g: Vec<f32> = Rng(53).vec(N);
+        let run = |par: Par<'_>| {
+            let [(mut m, mut m_scales), (mut v, mut v_scales)] =
+                [(); 2].map(|()| (vec![0u8; N], vec![0.0f32; N.div_ceil(256)]));
+            let mut p = vec![0x3f80u16; N];
+            for step in 1..=2 {
+                let m = MomentMut::Blocks { codes: &mut m, scales: &mut m_scales, signed: true };
+                let v = MomentMut::Blocks { codes: &mut v, scales: &mut v_scales, signed: false };
+                let p = ParamMut::Random { values: &mut p, key: step, first: 0 };
+                adamw(p, m, v, &g, AdamW { step, ..SETTINGS }, par);
+            }
+            (p, m, v, m_scales, v_scales)
+        };
+        assert!(run(Par::serial()) == run(Par::on(&pool)));
     }
 }

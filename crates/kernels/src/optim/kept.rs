@@ -4,6 +4,7 @@
 //! full          the numbers themselves
 //! random        bf16; what became of it is rounded up or down at random, right on average
 //! compensated   two bf16: x = values + rest; values ← nearest(x), rest ← nearest(x − values)
+//! blocks        8 bits and a scale for 256 values (`blocks.rs`)
 //! ```
 //! An update asks for a stretch of each of its operands: what is not stored in full is brought into a room on the
 //! stack, stepped there, and put back.
@@ -11,13 +12,14 @@
 use std::ops::Range;
 
 use super::CHUNK;
+use super::blocks::{self, BLOCK};
 use crate::Real;
 use crate::compact::{round, round_at_random, wide, widen_into};
 use crate::isa::vectorized;
 use crate::par::{Par, Pieces};
 
 /// Values that are brought into a room at a time.
-pub(super) const STRETCH: usize = 256;
+pub(super) const STRETCH: usize = BLOCK;
 
 /// A parameter, or some rows of one, with how it is rounded.
 #[derive(Debug)]
@@ -75,6 +77,18 @@ pub enum MomentMut<'a, R> {
         /// As of [`ParamMut::Random`].
         first: usize,
     },
+    /// In 8 bits, by blocks of 256 values, which are counted from the first of these: a part of a tensor begins at a
+    /// multiple of 256. A value is its code's, of the dynamic map of bitsandbytes, times its block's scale, the
+    /// largest magnitude there (Dettmers et al. 2022); zero bytes with zero scales are zeros. A value that is not
+    /// finite makes its block NaN.
+    Blocks {
+        /// A byte a value.
+        codes: &'a mut [u8],
+        /// One a block, the last one shorter.
+        scales: &'a mut [R],
+        /// Whether the map is the one with negative values, for a first moment; a second has none.
+        signed: bool,
+    },
 }
 
 impl<R> MomentMut<'_, R> {
@@ -84,6 +98,7 @@ impl<R> MomentMut<'_, R> {
         match self {
             Self::Full(values) => values.len(),
             Self::Bf16 { values, .. } => values.len(),
+            Self::Blocks { codes, .. } => codes.len(),
         }
     }
 
@@ -99,6 +114,7 @@ pub(super) enum Kept<'a, R> {
     Full(&'a mut [R]),
     Random { values: &'a mut [u16], key: u64, first: usize },
     Compensated { values: &'a mut [u16], rest: &'a mut [u16] },
+    Blocks { codes: &'a mut [u8], scales: &'a mut [R], signed: bool },
 }
 
 impl<'a, R> From<ParamMut<'a, R>> for Kept<'a, R> {
@@ -116,10 +132,15 @@ impl<'a, R> From<ParamMut<'a, R>> for Kept<'a, R> {
 }
 
 impl<'a, R> From<MomentMut<'a, R>> for Kept<'a, R> {
+    #[track_caller]
     fn from(m: MomentMut<'a, R>) -> Self {
         match m {
             MomentMut::Full(values) => Self::Full(values),
             MomentMut::Bf16 { values, key, first } => Self::Random { values, key, first },
+            MomentMut::Blocks { codes, scales, signed } => {
+                assert_eq!(codes.len().div_ceil(BLOCK), scales.len(), "a scale for each block");
+                Self::Blocks { codes, scales, signed }
+            }
         }
     }
 }
@@ -129,6 +150,7 @@ impl<R: Real> Kept<'_, R> {
         match self {
             Self::Full(values) => values.len(),
             Self::Random { values, .. } | Self::Compensated { values, .. } => values.len(),
+            Self::Blocks { codes, .. } => codes.len(),
         }
     }
 
@@ -142,6 +164,10 @@ impl<R: Real> Kept<'_, R> {
             Self::Full(_) => {}
             Self::Random { values, .. } => widen(room, &values[range]),
             Self::Compensated { values, rest } => add_halves(room, &values[range.clone()], &rest[range]),
+            Self::Blocks { codes, scales, signed } => {
+                let scale = scales[range.start / BLOCK];
+                blocks::decode(room, &codes[range], scale, blocks::map(*signed));
+            }
         }
         room
     }
@@ -157,6 +183,11 @@ impl<R: Real> Kept<'_, R> {
             }
             Self::Compensated { values, rest } => {
                 split(&mut values[range.clone()], &mut rest[range], &room[..len]);
+            }
+            Self::Blocks { codes, scales, signed } => {
+                let scale = &mut scales[range.start / BLOCK];
+                *scale = blocks::scale(&room[..len]);
+                blocks::encode(&mut codes[range], &room[..len], *scale, blocks::map(*signed));
             }
         }
     }
@@ -196,6 +227,7 @@ pub(super) enum Cut<R> {
     Full(Pieces<R>),
     Random { values: Pieces<u16>, key: u64, first: usize },
     Compensated { values: Pieces<u16>, rest: Pieces<u16> },
+    Blocks { codes: Pieces<u8>, scales: Pieces<R>, signed: bool },
 }
 
 impl<R: Real> Cut<R> {
@@ -205,6 +237,9 @@ impl<R: Real> Cut<R> {
             Kept::Random { values, key, first } => Self::Random { values: Pieces::new(values), key, first },
             Kept::Compensated { values, rest } => {
                 Self::Compensated { values: Pieces::new(values), rest: Pieces::new(rest) }
+            }
+            Kept::Blocks { codes, scales, signed } => {
+                Self::Blocks { codes: Pieces::new(codes), scales: Pieces::new(scales), signed }
             }
         }
     }
@@ -223,6 +258,11 @@ impl<R: Real> Cut<R> {
                 }
                 Self::Compensated { values, rest } => {
                     Kept::Compensated { values: values.piece(i, chunk), rest: rest.piece(i, chunk) }
+                }
+                Self::Blocks { codes, scales, signed } => {
+                    debug_assert!(chunk.is_multiple_of(BLOCK), "pieces are whole blocks");
+                    let (codes, scales) = (codes.piece(i, chunk), scales.piece(i, chunk / BLOCK));
+                    Kept::Blocks { codes, scales, signed: *signed }
                 }
             }
         }

@@ -11,6 +11,7 @@
 
 mod guarded;
 mod products;
+mod updates;
 mod vectors;
 
 use guarded::{Guarded, Side};
@@ -85,11 +86,13 @@ fn operations_on_guarded_buffers() {
         products::terms(&mut on);
         products::attention::<f32>(&mut on);
         vectors::vectors::<f32>(&mut on);
+        updates::updates::<f32>(&mut on);
         vectors::tables::<f32>(&mut on);
         vectors::heads::<f32>(&mut on);
         if side == Side::End {
             products::attention::<f64>(&mut on);
             vectors::vectors::<f64>(&mut on);
+            updates::updates::<f64>(&mut on);
             vectors::heads::<f64>(&mut on);
         }
     }

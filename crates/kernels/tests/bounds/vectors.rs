@@ -1,13 +1,13 @@
 //! Everything that goes along rows.
 
 use mesp_kernels::{
-    AdamW, Compute, Dropout, Dtype, Gate, Layout, MomentMut, Par, ParamMut, Real, RopeShape, RowStat, Sgd,
-    Values, WeightView, adamw, add_bias, bias_grad, dora_gain, dora_gain_add, dora_gain_bf16, dora_gains,
-    dora_magnitude_grad, dot, dropout, embedding, gated_backward_in_place, gated_in_place,
-    gated_tangent_in_place, gather_rows, gather_rows_bf16, inverse_frequencies, matmul_scratch, rms_norm,
-    rms_norm_add, rms_norm_backward, rms_norm_backward_in_place, rms_norm_tangent, rms_norm_weight_grad,
-    rope, row_squares, scale, scatter_add_rows, scatter_rows, sgd, softmax_gradient, softmax_stats,
-    softmax_sum, softmax_sum_gradient, sum_of_squares,
+    Compute, Dropout, Dtype, Gate, Layout, Par, Real, RopeShape, RowStat, Values, WeightView, add_bias,
+    bias_grad, dora_gain, dora_gain_add, dora_gain_bf16, dora_gains, dora_magnitude_grad, dot, dropout,
+    embedding, gated_backward_in_place, gated_in_place, gated_tangent_in_place, gather_rows,
+    gather_rows_bf16, inverse_frequencies, matmul_scratch, rms_norm, rms_norm_add, rms_norm_backward,
+    rms_norm_backward_in_place, rms_norm_tangent, rms_norm_weight_grad, rope, row_squares, scale,
+    scatter_add_rows, scatter_rows, softmax_gradient, softmax_stats, softmax_sum, softmax_sum_gradient,
+    sum_of_squares,
 };
 
 use crate::{Buffers, finite};
@@ -37,17 +37,7 @@ pub(crate) fn vectors<R: Real>(on: &mut Buffers) {
         add_bias(&mut y, &w, par);
         scale(&mut y, 0.5, par);
         assert!(sum_of_squares(&y).is_finite() && dot(&x, &y).is_finite(), "sums");
-        let mut m = on.values::<R>(n);
-        for momentum in [0.0, 0.9] {
-            let s = Sgd { learning_rate: 0.1, momentum, weight_decay: 0.1 };
-            let m = if momentum == 0.0 { &mut [][..] } else { &mut m[..] };
-            sgd(ParamMut::Full(&mut g), m, &y, s, par);
-        }
-        let mut v = on.of(&vec![R::ZERO; n]);
-        let s = AdamW { learning_rate: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, step: 3 };
-        let (first, second) = (MomentMut::Full(&mut m), MomentMut::Full(&mut v));
-        adamw(ParamMut::Full(&mut g), first, second, &x, s, par);
-        for x in [&y, &z, &g, &m, &v] {
+        for x in [&y, &z, &g] {
             finite(x);
         }
         dora::<R>(on, &x, (rows, d));
