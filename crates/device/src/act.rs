@@ -13,13 +13,19 @@ pub enum Elem {
     /// In 16 bits, the upper half of a single precision number. A backend of another precision, which is there
     /// to check against, stores its own numbers instead.
     Bf16,
+    /// In a byte, whatever the backend: codes of a [`Moment`](crate::Moment). `load` and `store` hand over 0 to 255;
+    /// no other operation reads or writes them as values.
+    Byte,
 }
 
 impl Elem {
     /// What a backend whose numbers have `value_bytes` stores for it.
     #[must_use]
     pub const fn on(self, value_bytes: usize) -> Self {
-        if value_bytes == size_of::<f32>() { self } else { Self::Full }
+        match self {
+            Self::Bf16 if value_bytes != size_of::<f32>() => Self::Full,
+            elem => elem,
+        }
     }
 
     /// The name on the command line, of a backend that computes in `f32`.
@@ -27,6 +33,7 @@ impl Elem {
         match self {
             Self::Full => "f32",
             Self::Bf16 => "bf16",
+            Self::Byte => "bytes",
         }
     }
 
@@ -35,6 +42,7 @@ impl Elem {
         match self.on(value_bytes) {
             Self::Full => value_bytes,
             Self::Bf16 => 2,
+            Self::Byte => 1,
         }
     }
 }

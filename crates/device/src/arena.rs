@@ -40,7 +40,7 @@ impl<R: Real> Arena<R> {
         let block = NonNull::new(block)?;
         let skip = block.align_offset(ALIGN);
         // SAFETY: `skip < ALIGN`, and the block has `ALIGN` bytes more than the arena. Zero bytes are valid
-        // values of `R` and of `u16`, and a cache line is aligned for both.
+        // values of `R`, `u16` and `u8`, and a cache line is aligned for all.
         let start = unsafe { block.add(skip) };
         Some(Self { start, bytes, numbers: PhantomData, block, layout })
     }

@@ -1,6 +1,8 @@
 //! What a model needs from a device: buffers, and operations whose math is in `mesp-kernels`.
 
-use mesp_kernels::{AdamW, AttentionShape as Attention, Dropout, Gate, Noise, RowStat, Sgd};
+use mesp_kernels::{
+    AdamW, AttentionShape as Attention, Dropout, Factored, Foam, Gate, Lion, Noise, RowStat, Sgd,
+};
 
 use crate::op::{Form, Moment, Op, Probs, Rope, Updated, operations};
 use crate::{Act, Elem, Label, View, ViewMut, Weight};
@@ -35,7 +37,8 @@ macro_rules! methods {
 /// Every operation panics when shapes disagree: shapes follow from the model, so a disagreement is a mistake
 /// in the program and never in a user's file. The same holds for buffers in bf16 where they are not provided
 /// for: they are for `load`, `store`, `zero`, `copy`, for factors of products, for the outputs of `rms_norm`, for
-/// `gated_in_place` and its gradient (gate and up alike), for parameters, and where operations say so.
+/// `gated_in_place` and its gradient (gate and up alike), for parameters and their moments, and where operations say so.
+/// Those in bytes are for `load`, `store`, `zero` and moments.
 pub trait Backend {
     /// Names the program whose allocations follow, from its first.
     fn begin(&mut self, program: Program);

@@ -146,6 +146,7 @@ impl<R: Real> Cpu<R> {
             match view.elem {
                 Elem::Full => Values::Full(self.arena.read(view)),
                 Elem::Bf16 => Values::Bf16(self.arena.read(view)),
+                Elem::Byte => panic!("{NO_BYTES}"),
             }
         }
     }
@@ -159,6 +160,7 @@ impl<R: Real> Cpu<R> {
             match view.elem {
                 Elem::Full => ValuesMut::Full(self.arena.write(view)),
                 Elem::Bf16 => ValuesMut::Bf16(self.arena.write(view)),
+                Elem::Byte => panic!("{NO_BYTES}"),
             }
         }
     }
@@ -216,6 +218,9 @@ impl<R: Real> Cpu<R> {
 /// a file in small pieces, and 2 MB where it holds it in large ones.
 const LOOKUPS: usize = 4;
 
+/// Of codes, which only moments have.
+const NO_BYTES: &str = "this operation is not for a buffer of bytes";
+
 /// [`Values`] to write.
 enum ValuesMut<'a, R> {
     Full(&'a mut [R]),
@@ -266,6 +271,9 @@ impl<R: Real> Backend for Cpu<R> {
     }
 
     fn load(&mut self, to: ViewMut<'_>, from: &mut dyn FnMut(usize) -> f64) {
+        if to.elem == Elem::Byte {
+            return self.bytes_mut(to).iter_mut().enumerate().for_each(|(i, x)| *x = from(i) as u8);
+        }
         match self.values_mut(to) {
             ValuesMut::Full(to) => to.iter_mut().enumerate().for_each(|(i, x)| *x = R::from_f64(from(i))),
             ValuesMut::Bf16(to) => {
@@ -277,6 +285,9 @@ impl<R: Real> Backend for Cpu<R> {
     }
 
     fn store(&self, from: View<'_>, to: &mut dyn FnMut(usize, f64)) {
+        if from.elem == Elem::Byte {
+            return self.bytes(from).iter().enumerate().for_each(|(i, x)| to(i, f64::from(*x)));
+        }
         match self.values(from) {
             Values::Full(x) => x.iter().enumerate().for_each(|(i, x)| to(i, x.to_f64())),
             Values::Bf16(x) => {
@@ -658,6 +669,31 @@ impl<R: Real> Backend for Cpu<R> {
                 let (m, v) = (self.moment(m, &p, 1), self.moment(v, &p, 2));
                 kernels::adamw(self.updated(p), m, v, self.read(g), settings, Par::on(&self.pool));
             }
+            Op::Lion { p, m, g, settings } => {
+                kernels::lion(self.updated(p), self.write(m), self.read(g), settings, Par::on(&self.pool));
+            }
+            Op::Foam { p, m, v, g, settings } => {
+                let (m, v) = (self.write(m), self.write(v));
+                kernels::foam(self.updated(p), m, v, self.read(g), settings, Par::on(&self.pool));
+            }
+            Op::FactoredMoments { r, c, sums, g, settings, first_row } => {
+                let (r, c, sums) = (self.write(r), c.map(|c| self.write(c)), self.write(sums));
+                let (g, par) = (self.read(g), Par::on(&self.pool));
+                kernels::factored_moments(r, c, sums, g, settings, first_row, par);
+            }
+            Op::FactoredNorms { sums, p, r, c, g, settings, first_row } => {
+                let (sums, p, g) = (self.write(sums), self.values(p), self.read(g));
+                let (r, c, par) = (self.read(r), c.map(|c| self.read(c)), Par::on(&self.pool));
+                kernels::factored_norms(sums, p, r, c, g, settings, first_row, par);
+            }
+            Op::FactoredStep { p, r, c, sums, g, settings } => {
+                let (r, c, sums) = (self.read(r), c.map(|c| self.read(c)), self.read(sums));
+                let (g, par) = (self.read(g), Par::on(&self.pool));
+                kernels::factored_step(self.updated(p), r, c, sums, g, settings, par);
+            }
+            Op::AddScaled { y, x, c } => {
+                kernels::add_scaled(self.write(y), self.read(x), c, Par::on(&self.pool));
+            }
             Op::Perturb { to, from, ac: c, noise } => {
                 let (to, par) = (self.write(to), Par::on(&self.pool));
                 match self.values(from) {
@@ -678,6 +714,10 @@ impl<R: Real> Backend for Cpu<R> {
 
 impl<R: Real> Cpu<R> {
     fn fill(&self, x: ViewMut<'_>, value: f32) {
+        if x.elem == Elem::Byte {
+            // No byte stands for NaN; this is the code of the largest value.
+            return self.bytes_mut(x).fill(if value.is_nan() { u8::MAX } else { value as u8 });
+        }
         match self.values_mut(x) {
             ValuesMut::Full(x) => x.fill(R::from_f32(value)),
             ValuesMut::Bf16(x) => x.fill((value.to_bits() >> 16) as u16),

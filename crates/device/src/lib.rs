@@ -65,9 +65,9 @@ pub use heap::{CountingAllocator, release_free_memory};
 pub use label::{Class, Label};
 pub use mesp_kernels::AttentionShape as Attention;
 pub use mesp_kernels::{
-    AdamW, Compute, Distribution, Dropout, Dtype, Gate, Layout, MAX_ROTARY_DIM, Noise, Par, Real, RowStat,
-    Sgd, Threads, VOCAB_STEP, f32_is_faster, hot_tiles, inverse_frequencies, matmul_scratch, probs_len,
-    random_bits,
+    AdamW, Compute, Distribution, Dropout, Dtype, Factored, Foam, Gate, Layout, Lion, MAX_ROTARY_DIM, Noise,
+    Par, Real, RowStat, Sgd, Threads, VOCAB_STEP, f32_is_faster, hot_tiles, inverse_frequencies,
+    matmul_scratch, probs_len, random_bits,
 };
 pub use op::{Form, Moment, Multiplied, Op, Passes, Probs, Rope, Updated};
 pub use plan::{Entry, Plan, ProgramPlan, TooLarge};

@@ -1,8 +1,8 @@
 //! The operations, each a value: what a backend runs, and what is known of each whatever computes it.
 
 use mesp_kernels::{
-    AdamW, AttentionShape as Attention, Dropout, Gate, Layout, Noise, RowStat, Sgd, attention_scratch,
-    matmul_scratch,
+    AdamW, AttentionShape as Attention, Dropout, Factored, Foam, Gate, Layout, Lion, Noise, RowStat, Sgd,
+    attention_scratch, matmul_scratch,
 };
 
 use crate::{Elem, View, ViewMut, Weight};
@@ -61,18 +61,22 @@ impl<'a> Updated<'a> {
     }
 }
 
-/// A moment that an update changes: in full, or in bf16, rounded at random by numbers of its own that follow from the
-/// parameter's key.
+/// A moment that an update changes: in full; in bf16, rounded at random by numbers of its own that follow from the
+/// parameter's key; or in bytes, codes by blocks of 256 values.
 #[derive(Debug)]
 pub struct Moment<'a> {
-    /// The values.
+    /// The values. Bytes begin at a multiple of 256 in their tensor.
     pub values: ViewMut<'a>,
+    /// A scale in full for each block of bytes, the last one shorter.
+    pub scales: Option<ViewMut<'a>>,
+    /// Whether bytes stand for negative values too: of a first moment.
+    pub signed: bool,
 }
 
 impl<'a> From<ViewMut<'a>> for Moment<'a> {
-    /// Without scales.
+    /// Without scales: in full or in bf16.
     fn from(values: ViewMut<'a>) -> Self {
-        Self { values }
+        Self { values, scales: None, signed: true }
     }
 }
 
@@ -225,6 +229,29 @@ macro_rules! operations {
             sgd Sgd { p: Updated<'a>, m: Option<ViewMut<'a>>, g: View<'a>, settings: Sgd }
             /// One AdamW update of `p`.
             adamw AdamW { p: Updated<'a>, m: Moment<'a>, v: Moment<'a>, g: View<'a>, settings: AdamW }
+            /// One Lion update of `p`.
+            lion Lion { p: Updated<'a>, m: ViewMut<'a>, g: View<'a>, settings: Lion }
+            /// One FOAM update of `p`, rows of the settings' columns, with moments `[rows, settings.folded()]`.
+            foam Foam { p: Updated<'a>, m: ViewMut<'a>, v: ViewMut<'a>, g: View<'a>, settings: Foam }
+            /// The first of three visits to the gradient of a parameter with a factored second moment: for rows from
+            /// `first_row` on, a multiple of 64, their `r`, their part of `c`, which a vector has not, and `sums[0] = Σr`.
+            factored_moments FactoredMoments {
+                r: ViewMut<'a>, c: Option<ViewMut<'a>>, sums: ViewMut<'a>, g: View<'a>, settings: Factored,
+                first_row: usize,
+            }
+            /// The second, after the first of all rows: `sums[1] = Σu²` of the steps u, and `sums[2] = Σp²`; `p` may be in
+            /// bf16.
+            factored_norms FactoredNorms {
+                sums: ViewMut<'a>, p: View<'a>, r: View<'a>, c: Option<View<'a>>, g: View<'a>,
+                settings: Factored, first_row: usize,
+            }
+            /// The third, after the second of all rows: the update of some rows of `p`.
+            factored_step FactoredStep {
+                p: Updated<'a>, r: View<'a>, c: Option<View<'a>>, sums: View<'a>, g: View<'a>,
+                settings: Factored,
+            }
+            /// `y += c·x`
+            add_scaled AddScaled { y: ViewMut<'a>, x: View<'a>, c: f64 }
             /// `to = a·from + c·z`, z the noise's direction; `from` may be in bf16.
             perturb Perturb { to: ViewMut<'a>, from: View<'a>, ac: [f64; 2], noise: Noise }
             /// `p ← a·p + c·z`; a parameter in bf16 is rounded up or down at random.
@@ -286,6 +313,7 @@ fn numbers(values: usize, elem: Elem) -> usize {
     match elem {
         Elem::Full => values,
         Elem::Bf16 => values.div_ceil(2),
+        Elem::Byte => values.div_ceil(4),
     }
 }
 
@@ -304,7 +332,7 @@ fn updated(x: &Updated<'_>) -> usize {
 
 /// Read and written.
 fn moment(x: &Moment<'_>) -> usize {
-    2 * view_mut(&x.values)
+    2 * (view_mut(&x.values) + x.scales.as_ref().map_or(0, view_mut))
 }
 
 fn views(x: &[View<'_>]) -> usize {
@@ -410,6 +438,7 @@ impl Op<'_> {
             | Self::Dropout { x, .. } => 2 * view(x),
             Self::ScatterAddRows { x, .. }
             | Self::RmsNormAdd { x, .. }
+            | Self::AddScaled { x, .. }
             | Self::RmsNormBackwardInPlace { x, .. } => 3 * view(x),
             Self::RmsNormBackward { x, .. } => 4 * view(x),
             Self::RmsNormTangent { x, accumulate, .. } => (3 + usize::from(*accumulate)) * view(x),
@@ -443,6 +472,18 @@ impl Op<'_> {
             Self::SoftmaxSumGradient { word, .. } => 3 * view(word),
             Self::Sgd { p, m, g, .. } => updated(p) + m.as_ref().map_or(0, |m| 2 * view_mut(m)) + view(g),
             Self::AdamW { p, m, v, g, .. } => updated(p) + moment(m) + moment(v) + view(g),
+            Self::Lion { p, m, g, .. } => updated(p) + 2 * view_mut(m) + view(g),
+            Self::Foam { p, m, v, g, .. } => updated(p) + 2 * view_mut(m) + 2 * view_mut(v) + view(g),
+            // Once by rows and once by columns.
+            Self::FactoredMoments { r, c, g, .. } => {
+                2 * view_mut(r) + c.as_ref().map_or(0, |c| 2 * view_mut(c) + view(g)) + view(g)
+            }
+            Self::FactoredNorms { p, r, c, g, .. } => {
+                view(p) + view(r) + c.as_ref().map_or(0, view) + view(g)
+            }
+            Self::FactoredStep { p, r, c, g, .. } => {
+                updated(p) + view(r) + c.as_ref().map_or(0, view) + view(g)
+            }
             Self::PerturbInPlace { p, .. } => 2 * p.rows * p.cols,
         };
         Passes { values, bytes }

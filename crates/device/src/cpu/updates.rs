@@ -3,7 +3,7 @@
 use mesp_kernels::{MomentMut, ParamMut, Real, random_bits};
 
 use super::{Cpu, ValuesMut};
-use crate::{Moment, Updated};
+use crate::{Elem, Moment, Updated, View, ViewMut};
 
 impl<R: Real> Cpu<R> {
     #[track_caller]
@@ -21,6 +21,10 @@ impl<R: Real> Cpu<R> {
     /// A moment of a parameter, `stream` among the random numbers that follow from its key.
     #[track_caller]
     pub(super) fn moment<'a>(&self, x: Moment<'a>, of: &Updated<'_>, stream: u64) -> MomentMut<'a, R> {
+        if x.values.elem == Elem::Byte {
+            let scales = self.write(x.scales.expect("bytes of a moment have scales"));
+            return MomentMut::Blocks { codes: self.bytes_mut(x.values), scales, signed: x.signed };
+        }
         match self.values_mut(x.values) {
             ValuesMut::Full(x) => MomentMut::Full(x),
             ValuesMut::Bf16(values) => {
@@ -28,4 +32,24 @@ impl<R: Real> Cpu<R> {
             }
         }
     }
+
+    /// A buffer of bytes.
+    #[track_caller]
+    pub(super) fn bytes<'a>(&self, view: View<'a>) -> &'a [u8] {
+        assert!(self.owner.owns(&view) && view.elem == Elem::Byte, "a buffer of bytes of this backend");
+        // SAFETY: as in `values`.
+        unsafe { self.arena.read(view) }
+    }
+
+    /// As [`Cpu::bytes`], to write.
+    #[track_caller]
+    pub(super) fn bytes_mut<'a>(&self, view: ViewMut<'a>) -> &'a mut [u8] {
+        let bytes = self.owner.owns(&view.view()) && view.elem == Elem::Byte;
+        assert!(bytes, "a buffer of bytes of this backend");
+        // SAFETY: as in `values_mut`.
+        unsafe { self.arena.write(view) }
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 //! model whichever file it was trained on. Matrices of embeddings are transposed ([`peft::is_transposed`]).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
 use std::path::Path;
 
 use mesp_device::{Act, Backend, Elem, Mapping, View};
@@ -78,6 +79,7 @@ pub fn write_params<B: Backend>(
     let dtype = |view: &View<'_>| match view.elem() {
         Elem::Full => Dtype::F32,
         Elem::Bf16 => Dtype::BF16,
+        Elem::Byte => Dtype::U8,
     };
     let tensors: Vec<_> =
         views.iter().map(|(param, view)| (param.name(), dtype(view), param.file_shape())).collect();
@@ -91,8 +93,7 @@ pub fn write_params<B: Backend>(
             for col in 0..view.cols() {
                 be.store(*view, &mut |at, x| {
                     if at % view.cols() == col && result.is_ok() {
-                        let bytes = (x as f32).to_le_bytes();
-                        result = out.write_all(if view.elem() == Elem::Bf16 { &bytes[2..] } else { &bytes });
+                        result = write_value(out, x, view.elem());
                     }
                 });
             }
@@ -101,15 +102,23 @@ pub fn write_params<B: Backend>(
         for row in (0..view.rows()).map(|row| rows.at(row)) {
             be.store(view.part(row..row + 1), &mut |_, x| {
                 if result.is_ok() {
-                    let bytes = (x as f32).to_le_bytes();
-                    // A bf16 is the upper half.
-                    result = out.write_all(if view.elem() == Elem::Bf16 { &bytes[2..] } else { &bytes });
+                    result = write_value(out, x, view.elem());
                 }
             });
         }
         result
     })?;
     Ok(())
+}
+
+/// A value as it is stored: a bf16 is the upper half of an f32.
+fn write_value(out: &mut dyn Write, x: f64, elem: Elem) -> io::Result<()> {
+    let bytes = (x as f32).to_le_bytes();
+    match elem {
+        Elem::Full => out.write_all(&bytes),
+        Elem::Bf16 => out.write_all(&bytes[2..]),
+        Elem::Byte => out.write_all(&[x as u8]),
+    }
 }
 
 /// Names of the matrices that carry adapters.

@@ -233,6 +233,7 @@ fn stored(elem: Elem) -> Stored {
     match elem {
         Elem::Full => Stored::F32,
         Elem::Bf16 => Stored::Bf16,
+        Elem::Byte => unreachable!("only moments are stored in bytes"),
     }
 }
 

@@ -88,6 +88,7 @@ impl From<Elem> for SavedAs {
         match elem {
             Elem::Full => Self::Full,
             Elem::Bf16 => Self::Bf16,
+            Elem::Byte => unreachable!("only moments are stored in bytes"),
         }
     }
 }
