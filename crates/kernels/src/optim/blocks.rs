@@ -95,13 +95,22 @@ pub(super) fn decode<R: Real>(x: &mut [R], codes: &[u8], scale: R, map: &Map) {
 vectorized! {
 /// The codes that stand for the nearest numbers; any where the scale is 0.
 pub(super) fn encode<R: Real>(codes: &mut [u8], x: &[R], scale: R, map: &Map) {
-    for (code, x) in codes.iter_mut().zip(x) {
-        let (x, mut found) = (*x / scale, 0);
-        for half in [128, 64, 32, 16, 8, 4, 2, 1] {
-            let middle = R::from_f32(map.middles[(found + half - 1) & 0xff]);
-            found += if x >= middle { half } else { 0 };
+    /// Searches side by side: one waits for its last comparison only.
+    const LANES: usize = 16;
+    for (codes, x) in codes.chunks_mut(LANES).zip(x.chunks(LANES)) {
+        let (mut values, mut found) = ([R::ZERO; LANES], [0u32; LANES]);
+        for (value, x) in values.iter_mut().zip(x) {
+            *value = *x / scale;
         }
-        *code = found as u8;
+        for half in [128, 64, 32, 16, 8, 4, 2, 1] {
+            for (found, value) in found.iter_mut().zip(&values) {
+                let middle = R::from_f32(map.middles[(*found + half - 1) as usize & 0xff]);
+                *found += u32::from(*value >= middle) * half;
+            }
+        }
+        for (code, found) in codes.iter_mut().zip(found) {
+            *code = found as u8;
+        }
     }
 }
 }

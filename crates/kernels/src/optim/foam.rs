@@ -99,7 +99,7 @@ fn foam_row<R: Real>(p: &mut Kept<'_, R>, first: usize, m: &mut [R], v: &mut [R]
         fold(&mut means, m, v, g, c);
         for (k, g) in g.chunks(STRETCH).enumerate() {
             let at = first + i * blocks * c.block + k * STRETCH;
-            unfold(p.lend(at..at + g.len(), &mut room), m, v, &means, g, c);
+            unfold(p.lend(at..at + g.len(), &mut room), m, v, &means[..m.len()], g, c);
             p.keep(at..at + g.len(), &room);
         }
     }
@@ -134,35 +134,103 @@ impl<R: Real> FoamStep<R> {
     }
 }
 
-/// Σ f(x) over a block: of short ones in order.
-#[allow(clippy::inline_always, reason = "it must vectorize inside its caller's loop")]
+/// Σ f(x) over each block: of short ones in order.
+#[allow(clippy::inline_always, reason = "it must vectorize inside its callers")]
 #[inline(always)]
-fn block_sum<R: Real>(x: &[R], f: impl Fn(R) -> R) -> R {
-    if x.len() < 16 { x.iter().fold(R::ZERO, |all, x| all + f(*x)) } else { sum(x.len(), |i| f(x[i])) }
+fn block_sums<R: Real>(to: &mut [R], x: &[R], block: usize, f: impl Fn(R) -> R) {
+    /// For blocks of a length that the compiler knows.
+    #[allow(clippy::inline_always, reason = "as its caller")]
+    #[inline(always)]
+    fn short<R: Real, const B: usize>(to: &mut [R], x: &[R], f: impl Fn(R) -> R) {
+        let (blocks, rest) = x.as_chunks::<B>();
+        let all = |x: &[R]| x.iter().fold(R::ZERO, |all, x| all + f(*x));
+        let (whole, last) = to.split_at_mut(blocks.len());
+        for (to, x) in whole.iter_mut().zip(blocks) {
+            *to = all(x);
+        }
+        last.fill(all(rest));
+    }
+    match block {
+        1 => short::<R, 1>(to, x, f),
+        2 => short::<R, 2>(to, x, f),
+        4 => short::<R, 4>(to, x, f),
+        8 => short::<R, 8>(to, x, f),
+        _ => {
+            for (to, x) in to.iter_mut().zip(x.chunks(block)) {
+                *to = sum(x.len(), |i| f(x[i]));
+            }
+        }
+    }
+}
+
+/// Each block's number for all of its values.
+#[allow(clippy::inline_always, reason = "it must vectorize inside its callers")]
+#[inline(always)]
+fn spread<R: Real>(to: &mut [R], x: &[R], block: usize) {
+    #[allow(clippy::inline_always, reason = "as its caller")]
+    #[inline(always)]
+    fn short<R: Real, const B: usize>(to: &mut [R], x: &[R]) {
+        let (blocks, rest) = to.as_chunks_mut::<B>();
+        let (whole, last) = x.split_at(blocks.len());
+        for (to, x) in blocks.iter_mut().zip(whole) {
+            *to = [*x; B];
+        }
+        if let Some(x) = last.first() {
+            rest.fill(*x);
+        }
+    }
+    match block {
+        1 => short::<R, 1>(to, x),
+        2 => short::<R, 2>(to, x),
+        4 => short::<R, 4>(to, x),
+        8 => short::<R, 8>(to, x),
+        _ => {
+            for (to, x) in to.chunks_mut(block).zip(x) {
+                to.fill(*x);
+            }
+        }
+    }
 }
 
 vectorized! {
 /// The blocks' means of `g`, and their moments.
 fn fold<R: Real>(means: &mut [R; STRETCH], m: &mut [R], v: &mut [R], g: &[R], c: FoamStep<R>) {
-    for (((g, mean), m), v) in g.chunks(c.block).zip(means).zip(m).zip(v) {
-        let n = R::from_f64(g.len() as f64);
-        *mean = block_sum(g, |g| g) / n;
-        let square = if c.square_of_mean { *mean * *mean } else { block_sum(g, |g| g * g) / n };
+    let (means, mut squares) = (&mut means[..m.len()], [R::ZERO; STRETCH]);
+    let squares = &mut squares[..means.len()];
+    let last = g.len() - (means.len() - 1) * c.block;
+    let [n, last] = [c.block, last].map(|n| R::from_f64(n as f64));
+    let divide = |sums: &mut [R]| {
+        if let Some((end, whole)) = sums.split_last_mut() {
+            for sum in whole {
+                *sum = *sum / n;
+            }
+            *end = *end / last;
+        }
+    };
+    block_sums(means, g, c.block, |g| g);
+    divide(means);
+    if c.square_of_mean {
+        for (square, mean) in squares.iter_mut().zip(&*means) {
+            *square = *mean * *mean;
+        }
+    } else {
+        block_sums(squares, g, c.block, |g| g * g);
+        divide(squares);
+    }
+    for (((m, v), mean), square) in m.iter_mut().zip(v).zip(means).zip(squares) {
         *m = c.beta1[0] * *m + c.beta1[1] * *mean;
-        *v = c.beta2[0] * *v + c.beta2[1] * square;
+        *v = c.beta2[0] * *v + c.beta2[1] * *square;
     }
 }
 }
 
 vectorized! {
 /// The step of a stretch of `p`, with what its blocks have.
-fn unfold<R: Real>(p: &mut [R], m: &[R], v: &[R], means: &[R; STRETCH], g: &[R], c: FoamStep<R>) {
-    // Each block's for all of its values, so that the loop below is one over values.
+fn unfold<R: Real>(p: &mut [R], m: &[R], v: &[R], means: &[R], g: &[R], c: FoamStep<R>) {
+    // So that the loop below is one over values.
     let [mut wide_m, mut wide_v, mut wide_mean] = [[R::ZERO; STRETCH]; 3];
     for (wide, x) in [(&mut wide_m, m), (&mut wide_v, v), (&mut wide_mean, means)] {
-        for (wide, x) in wide[..g.len()].chunks_mut(c.block).zip(x) {
-            wide.fill(*x);
-        }
+        spread(&mut wide[..g.len()], x, c.block);
     }
     for ((((p, g), m), v), mean) in p.iter_mut().zip(g).zip(&wide_m).zip(&wide_v).zip(&wide_mean) {
         let rest = c.residual * (*g - *mean);
