@@ -53,19 +53,19 @@ impl About<'_> {
         let adapter = &options.adapter;
         let targets: Vec<&str> = adapter.targets.iter().map(|p| p.name()).collect();
         let (model, rows) = made_with::json(&settings.run);
-        let full = options.full.map(|elem| json!({ "type": elem.name() }));
+        let full = options.held.map(|elem| json!({ "type": elem.name() }));
         let fields = json!({
             "model": {
                 "path": self.model_path,
                 "revision": self.revision,
                 "arch": config.arch,
                 "parameters": config.parameters(),
-                "base": options.full.map_or(settings.base.name(), Elem::name),
+                "base": options.held.map_or(settings.base.name(), Elem::name),
                 "stored": self.dtype.name(),
                 "fingerprint": model,
             },
             "full": full,
-            "adapter": options.full.is_none().then(|| json!({
+            "adapter": options.held.is_none().then(|| json!({
                 "rank": adapter.rank,
                 "alpha": adapter.alpha,
                 "rslora": adapter.rslora,

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use clap::{Arg, Command};
 
 /// The settings that messages of the library name.
-pub const SETTINGS: [&str; 79] = [
+pub const SETTINGS: [&str; 84] = [
     "activations",
     "adapter",
     "adapter_type",
@@ -32,6 +32,10 @@ pub const SETTINGS: [&str; 79] = [
     "eval_data",
     "eval_every",
     "eval_split",
+    "foam_level",
+    "foam_residual",
+    "foam_scale",
+    "foam_second_moment",
     "freeze_a",
     "full",
     "grad_accum",
@@ -67,6 +71,7 @@ pub const SETTINGS: [&str; 79] = [
     "repetition_penalty",
     "resume",
     "revision",
+    "rounding",
     "rpo_alpha",
     "rslora",
     "save_every",

@@ -58,6 +58,19 @@ impl<R: Real> Arena<R> {
         unsafe { std::slice::from_raw_parts(start, len) }
     }
 
+    /// The bytes of a view, as many as it has.
+    ///
+    /// # Safety
+    /// As [`Arena::read`], for `T` of the view's values.
+    pub(crate) unsafe fn bytes<'a>(&self, view: View<'a>, value_bytes: usize) -> &'a [u8] {
+        let first = view.first.checked_mul(value_bytes).expect("a view inside the arena");
+        let len = view.rows.checked_mul(view.cols).and_then(|n| n.checked_mul(value_bytes));
+        let len = len.expect("a view inside the arena");
+        let start = self.place::<u8>(view.at, first, len);
+        // SAFETY: `place` is in bounds; exclusive writers are excluded by the caller's promise.
+        unsafe { std::slice::from_raw_parts(start, len) }
+    }
+
     /// The values of a view, to write.
     ///
     /// # Safety

@@ -374,6 +374,7 @@ impl<R: Real> Backend for Cpu<R> {
                 let cols = y.cols;
                 if let Some(Held { place, motion }) = table.as_held() {
                     assert_ne!(y.entry, place.entry, "a weight's own buffer is written beside reading it");
+                    debug_assert!(motion.is_none_or(|m| m.from == 0), "a table has a buffer of its own");
                     let moved = motion.map(|m| (m.by, m.noise));
                     let (y, rows, par) = (self.write(y), self.values(place), Par::on(&self.pool));
                     return kernels::perturb_rows(y, rows, tokens, cols, moved, place.first, par);
@@ -395,8 +396,8 @@ impl<R: Real> Backend for Cpu<R> {
             Op::ScatterRows { y, x, index } => {
                 kernels::scatter_rows(self.write(y), self.read(x), index, x.cols);
             }
-            Op::ScatterAddRows { y, x, index } => {
-                kernels::scatter_add_rows(self.write(y), self.read(x), index, x.cols);
+            Op::ScatterAddRows { y, x, index, first } => {
+                kernels::scatter_add_rows(self.write(y), self.read(x), index, x.cols, first);
             }
             Op::RmsNorm { y, x, w, eps } => {
                 assert_eq!(x.cols, w.len(), "rms_norm: columns");
@@ -490,6 +491,7 @@ impl<R: Real> Backend for Cpu<R> {
                     kernels::matmul(out, size, alpha, left, right, init, Compute::Full, scratch, par);
                 }
             }
+            Op::WeightGrad { dw, g_x, first, accumulate } => self.weight_grad(dw, g_x, first, accumulate),
             Op::Dropout { y, x, mask, first, accumulate } => {
                 let (d, par) = (x.cols, Par::on(&self.pool));
                 kernels::dropout(self.write(y), self.values(x), d, mask, first, accumulate, par);
@@ -645,8 +647,8 @@ impl<R: Real> Backend for Cpu<R> {
             Op::SoftmaxSum { sum, logits, labels, first, stats, words } => {
                 let (scratch, compute) = (self.scratch(), self.compute);
                 let (sum, logits) = (self.write(sum), self.write(logits));
-                let par = Par::on(&self.pool);
-                kernels::softmax_sum(sum, logits, labels, first, stats, words.view(), compute, scratch, par);
+                let (table, par) = (self.plain(words), Par::on(&self.pool));
+                kernels::softmax_sum(sum, logits, labels, first, stats, table, compute, scratch, par);
                 // The other words come first, all of them.
                 if let Some(resident) = &mut self.resident {
                     resident.done_with(words);

@@ -105,8 +105,8 @@ macro_rules! operations {
             gather_rows GatherRows { y: ViewMut<'a>, x: View<'a>, index: &'a [u32] }
             /// `y[index[t]] = x[t]`
             scatter_rows ScatterRows { y: ViewMut<'a>, x: View<'a>, index: &'a [u32] }
-            /// `y[index[t]] += x[t]`, in the order of t.
-            scatter_add_rows ScatterAddRows { y: ViewMut<'a>, x: View<'a>, index: &'a [u32] }
+            /// `y[index[t] − first] += x[t]`, in the order of t; other rows than y's are passed over.
+            scatter_add_rows ScatterAddRows { y: ViewMut<'a>, x: View<'a>, index: &'a [u32], first: usize }
 
             /// `y = rms_norm(x)·w`, over the columns of the views.
             rms_norm RmsNorm { y: ViewMut<'a>, x: View<'a>, w: &'a [f32], eps: f64 }
@@ -149,6 +149,9 @@ macro_rules! operations {
             product Product {
                 y: ViewMut<'a>, form: Form, a: View<'a>, b: View<'a>, alpha: f64, accumulate: bool,
             }
+            /// `dw = g[:, first..]ᵀ·x`, or `dw +=`: rows of a weight's gradient, from its row `first` on; g and x may be in
+            /// bf16.
+            weight_grad WeightGrad { dw: ViewMut<'a>, g_x: [View<'a>; 2], first: usize, accumulate: bool }
 
             /// `y = k∘x/(1−p)`, or `y +=`, k the mask's zeros and ones for the rows from `first` on of the matrix that
             /// `x` is a part of; `x` may be in bf16. The gradient is the same of dy.
@@ -358,6 +361,7 @@ impl Op<'_> {
                 let depth = if *form == Form::LeftTransposed { a.rows } else { a.cols };
                 product([y.rows, y.cols, depth], None);
             }
+            Self::WeightGrad { dw, g_x: [g, _], .. } => product([dw.rows, dw.cols, g.rows], None),
             Self::SoftmaxSum { sum, words, .. } => product([sum.rows, sum.cols, words.rows()], Some(words)),
             _ => {}
         }
@@ -445,6 +449,9 @@ impl Op<'_> {
             Self::Linear { y, x, .. } | Self::AdaptedLinear { y, x, .. } => view_mut(y) + view(x),
             Self::InputGrad { dx, dy, .. } | Self::AdaptedInputGrad { dx, dy, .. } => view_mut(dx) + view(dy),
             Self::Product { y, a, b, .. } => view_mut(y) + view(a) + view(b),
+            Self::WeightGrad { dw, g_x: [g, x], .. } => {
+                view_mut(dw) + numbers(g.rows * dw.rows, g.elem) + view(x)
+            }
             Self::RowSquares { to, .. } => view_mut(to),
             Self::DoraGains { gain_inverse, b, p_g, .. } => {
                 view(b) + view(&p_g.0) + 4 * view_mut(&gain_inverse.0)

@@ -70,6 +70,8 @@ pub struct Motion {
     pub by: f64,
     /// z.
     pub noise: Noise,
+    /// Values of the buffer before z's first.
+    pub from: usize,
 }
 
 /// A weight in a backend's buffer.

@@ -57,6 +57,7 @@ pub mod model_dir;
 pub mod peft;
 mod problem;
 pub mod regular;
+pub mod room;
 pub mod safetensors_file;
 mod stored;
 pub mod tokenizer_config;

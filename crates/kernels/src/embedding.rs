@@ -53,15 +53,17 @@ pub fn gather_rows_bf16<R: Real>(y: &mut [R], x: &[u16], index: &[u32], d: usize
     }
 }
 
-/// `y[index[t]] += x[t]`, rows of `d`, the first `t` first.
+/// `y[index[t] − first] += x[t]`, rows of `d`, the first `t` first; indices of other rows than y's are passed over.
 ///
 /// # Panics
-/// When `x` is not `index.len()` rows or an index is not in `y`.
+/// When `x` is not `index.len()` rows.
 #[track_caller]
-pub fn scatter_add_rows<R: Real>(y: &mut [R], x: &[R], index: &[u32], d: usize) {
+pub fn scatter_add_rows<R: Real>(y: &mut [R], x: &[R], index: &[u32], d: usize, first: usize) {
     assert_eq!(x.len(), index.len() * d, "scatter_add_rows: in");
+    let end = y.len() / d.max(1);
     for (x, i) in x.chunks_exact(d).zip(index) {
-        for (y, x) in y[*i as usize * d..][..d].iter_mut().zip(x) {
+        let Some(row) = (*i as usize).checked_sub(first).filter(|row| *row < end) else { continue };
+        for (y, x) in y[row * d..][..d].iter_mut().zip(x) {
             *y += *x;
         }
     }

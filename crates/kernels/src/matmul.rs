@@ -152,6 +152,22 @@ impl<'a, R> Rhs<'a, R> {
             Values::Bf16(data) => Self::WeightTransposed(WeightView::halves(data, cols)),
         }
     }
+
+    /// Some rows of a factor that is not transposed.
+    ///
+    /// # Panics
+    /// For a weight that is transposed: its columns are not cut.
+    #[must_use]
+    #[track_caller]
+    pub fn part(self, rows: Range<usize>) -> Self {
+        match self {
+            Self::Dense { data, row_stride, col_stride } => {
+                Self::Dense { data: &data[rows.start * row_stride..], row_stride, col_stride }
+            }
+            Self::Weight(w) => Self::Weight(w.row_range(rows)),
+            Self::WeightTransposed(_) => panic!("rows of a transposed weight are its columns"),
+        }
+    }
 }
 
 /// The result: element `(i, j)` is `data[i·row_stride + j·col_stride]`.

@@ -12,13 +12,13 @@
 //! Rows are rescaled at multiples of [`VOCAB_STEP`] only, and within a step every element of `s` is one chain
 //! of multiply-adds: ranges of the vocabulary, tiles of rows and threads change no bit.
 
+use crate::Real;
 use crate::cross_entropy::{RowStat, VOCAB_STEP, check, take_step};
 use crate::isa::vectorized;
 use crate::matmul::{Compute, Init, Lhs, Out, Rhs, matmul};
 use crate::par::{Par, Pieces};
-use crate::{Real, WeightView};
 
-/// Takes a range of the vocabulary, which begins at `first` and has the rows `words` of the embedding table, into the
+/// Takes a range of the vocabulary, which begins at `first` and has the rows `words` `[range, d]` of the embedding table, into the
 /// rows' statistics and weighted sums. The first range sets `sum`, whatever it holds.
 ///
 /// # Panics
@@ -30,15 +30,17 @@ pub fn softmax_sum<R: Real>(
     labels: &[u32],
     first: usize,
     stats: &mut [RowStat],
-    words: WeightView<'_>,
+    words: Rhs<'_, R>,
     compute: Compute,
     scratch: &mut [R],
     par: Par<'_>,
 ) {
     let Some(width) = check(z.len(), labels, first, stats) else { return };
-    let (rows, d) = (labels.len(), words.cols);
-    assert_eq!(width, words.rows, "softmax sum: columns of logits against rows of the table");
-    assert_eq!(sum.len(), rows * d, "softmax sum: values of the sum");
+    let (rows, d) = (labels.len(), sum.len() / labels.len());
+    if let Rhs::Weight(words) = words {
+        assert_eq!(width, words.rows, "softmax sum: columns of logits against rows of the table");
+        assert_eq!(sum.len(), rows * words.cols, "softmax sum: values of the sum");
+    }
     for start in (0..width).step_by(VOCAB_STEP) {
         let step = start..(start + VOCAB_STEP).min(width);
         let begins = first + start == 0;
@@ -55,7 +57,7 @@ pub fn softmax_sum<R: Real>(
         }
         let init = if begins { Init::Zero } else { Init::Accumulate };
         let p = Lhs::rows(&z[start..], width);
-        let part = Rhs::Weight(words.row_range(step.clone()));
+        let part = words.part(step.clone());
         matmul(Out::rows(sum, d), [rows, d, step.len()], R::ONE, p, part, init, compute, scratch, par);
     }
 }
@@ -112,6 +114,7 @@ fn finish<R: Real>(sum: &mut [R], word: &[R], share: R, c: R) {
 mod tests {
     use super::*;
     use crate::Threads;
+    use crate::WeightView;
     use crate::test_util::{Rng, differences, relative};
     use crate::{Dtype, embedding, matmul_scratch, softmax_stats};
 
@@ -150,6 +153,7 @@ mod tests {
             let part = words.row_range(first..(first + width).min(words.rows));
             let mut z = logits(n, part, par);
             let compute = Compute::Full;
+            let part = Rhs::Weight(part);
             softmax_sum(&mut sum, &mut z, labels, first, &mut stats, part, compute, &mut scratch, par);
         }
         let mut word = vec![R::ZERO; n.len()];

@@ -18,7 +18,7 @@ use mesp::gradient::{Factors, Gradients, ParamList, Sums};
 use mesp::init_model::{preset, write};
 use mesp::method::{Backprop, Consumer, Method};
 use mesp::model::{Batch, ModelWeights, NextToken, Objective, Top};
-use mesp::optim::{Optimizer, OptimizerKind, Trained};
+use mesp::optim::{Optimizer, OptimizerKind, Stepped, Trained};
 use mesp::train::Staging;
 
 use mesp_device::{Act, Backend, Class, Cpu, Dry, Elem, Label, Program, RowStat, Threads};
@@ -47,6 +47,10 @@ impl<B: Backend> Objective<B> for WeightedRows<'_> {
     fn gradient(&mut self, be: &mut B, top: Top<'_>, x: &mut Act, factors: &mut impl Factors<B>) {
         let (mut inner, top) = self.next_token(top);
         inner.gradient(be, top, x, factors);
+    }
+
+    fn of_logits(&self) -> Option<(f64, &[RowStat])> {
+        Some((1.0 / self.weighted.targets() as f64, self.stats))
     }
 }
 
@@ -107,7 +111,8 @@ impl Run {
         let mut objective = WeightedRows { weighted: batch, stats: &mut *stats };
         backprop.step(be, model, adapters, batch, &mut objective, &mut Adds(grads));
         for (place, pairs) in adapters.iter_mut().enumerate() {
-            optimizer.update(be, place, pairs, grads, 0.01, number);
+            let stepped = &mut Stepped { pairs, weights: None };
+            optimizer.update(be, place, stepped, grads, 0.01, number);
         }
         stats.iter().map(RowStat::loss).sum::<f64>() / batch.targets() as f64
     }

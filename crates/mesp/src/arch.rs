@@ -8,6 +8,7 @@ mod linear;
 mod module;
 mod names;
 mod param;
+mod selection;
 
 pub use config::{Config, LayerAttention, RopeKind};
 pub use family::Family;
@@ -16,3 +17,4 @@ pub use module::Module;
 pub use names::Norm;
 pub(crate) use names::{EMBEDDING, HEAD, POST_NORMS, QK_NORMS};
 pub use param::{Param, Tensor, base_params};
+pub use selection::{Part as TrainedPart, Selection};

@@ -15,7 +15,7 @@ mod weights;
 pub use batch::Batch;
 pub use block::{BlockRun, Cache};
 pub use decoder::{decode_block, embed, embed_backward, forward_block, last_logits};
-pub use head::HeadAdapter;
+pub use head::{HeadAdapter, Logits, final_rows, table_gradient};
 use head::{head, head_gradient, sums_over_rows};
 pub use objective::{NextToken, Objective, Top};
 pub use parts::{Changed, Part, Piece, Seen};

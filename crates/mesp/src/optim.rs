@@ -1,197 +1,111 @@
-//! Optimizers: SGD and AdamW as in PyTorch, stepped block by block, and the trait for others ([`UpdateRule`]).
+//! Optimizers, which step parameter by parameter, and the trait for others ([`UpdateRule`]).
+//!
+//! An optimizer is a value ([`OptimizerKind`]) that names the states of each parameter, each with its own shape and
+//! storage, and says how a parameter is updated from its gradient. An update may be made tile by tile: a rule that needs
+//! sums over a whole tensor visits its tiles several times ([`UpdateRule::visits`]), so that a gradient never has to be in
+//! memory as a whole. Equations: `docs/math/optimizers.md`.
 
+mod kind;
+mod muon;
+mod rules;
 mod schedule;
+mod trained;
+mod weights;
 
-use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
-use mesp_device::{Act, AdamW, Backend, Class, Label, Sgd, Updated, View, ViewMut};
+use mesp_device::{Act, Backend, Class, Elem, Label, Updated, View};
 
+pub use kind::OptimizerKind;
+pub use muon::MuonUpdate;
+pub use rules::{AdamWUpdate, FactoredUpdate, FoamUpdate, LionUpdate, Moments, SgdUpdate};
 pub use schedule::{Schedule, ScheduleKind};
+pub use trained::Trained;
+pub use weights::TrainedWeights;
 
-use crate::adapter::{BlockPairs, Matrix};
+use crate::adapter::BlockPairs;
 use crate::arch::{Param, Tensor};
 use crate::gradient::{Gradients, ParamList};
-use crate::{Error, ErrorKind, Result, rng};
+use crate::rng;
 
-/// A state tensor that an optimizer keeps for each parameter, such as AdamW's first moment.
-#[derive(Debug, Clone, Copy)]
+/// A state tensor that an optimizer keeps for a parameter, such as AdamW's first moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StateSpec {
     /// Its name in plans, and of its file in checkpoints.
     pub name: &'static str,
-    /// The state's `[rows, cols]` for a parameter of shape `[rows, cols]`.
-    pub shape: fn([usize; 2]) -> [usize; 2],
+    /// Its rows and columns.
+    pub shape: [usize; 2],
+    /// How it is stored.
+    pub elem: Elem,
+    /// Whether a later update reads it: others are no part of checkpoints.
+    pub saved: bool,
 }
 
 impl StateSpec {
-    /// A state of the parameter's shape.
-    pub const fn alike(name: &'static str) -> Self {
-        Self { name, shape: |shape| shape }
+    /// A state in the backend's numbers.
+    pub const fn new(name: &'static str, shape: [usize; 2]) -> Self {
+        Self { name, shape, elem: Elem::Full, saved: true }
     }
 }
 
-/// The arguments of one update of a parameter.
+/// The arguments of one update of a parameter, or of some rows of it.
 #[derive(Debug, Clone, Copy)]
 pub struct At {
+    /// The parameter.
+    pub param: Param,
+    /// The first of its rows that are updated.
+    pub first_row: usize,
+    /// Which visit it is, counted from 0.
+    pub visit: usize,
     /// η.
     pub learning_rate: f64,
     /// λ, the decoupled weight decay.
     pub weight_decay: f64,
     /// The number of updates of this parameter, this one included.
     pub step: u64,
-    /// Selects the random stream of stochastic rounding.
-    pub key: u64,
 }
 
 /// The rule of an optimizer: its states, and one update of a parameter.
 pub trait UpdateRule {
-    /// The states of each parameter, in the order in which [`UpdateRule::update`] receives them.
-    fn states(&self) -> &'static [StateSpec];
-    /// Updates parameter `p` with its gradient `g`, which has the same shape.
-    fn update<B: Backend>(&self, be: &mut B, p: ViewMut<'_>, g: View<'_>, states: &mut [Act], at: At);
+    /// The states of a parameter, in the order in which [`UpdateRule::update`] receives them.
+    fn states(&self, param: &Param) -> Vec<StateSpec>;
+    /// How often an update goes through all tiles of rows of a parameter. Once unless implemented.
+    fn visits(&self, _param: &Param) -> usize {
+        1
+    }
+    /// Whether an update needs the whole gradient of a parameter at once, and no tile of rows will do. Not unless
+    /// implemented.
+    fn needs_whole(&self, _param: &Param) -> bool {
+        false
+    }
+    /// Whether an update allocates buffers. Not unless implemented.
+    fn allocates(&self) -> bool {
+        false
+    }
+    /// Updates some rows of a parameter with their gradient `g`, which has the same shape: in the last visit, while those
+    /// before it collect what it reads. `states` are those of the whole parameter.
+    fn update<B: Backend>(&self, be: &mut B, p: Updated<'_>, g: View<'_>, states: &mut [Act], at: At);
 }
 
-/// Stochastic gradient descent, as `torch.optim.SGD`; with momentum 0 it has no state.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct SgdUpdate {
-    /// μ.
-    pub momentum: f64,
+/// What an optimizer steps: adapters of a place, and tensors of the model.
+#[derive(Debug)]
+pub struct Stepped<'a> {
+    /// The adapters of the place.
+    pub pairs: &'a mut BlockPairs,
+    /// The model's tensors that are trained.
+    pub weights: Option<&'a mut TrainedWeights>,
 }
 
-impl UpdateRule for SgdUpdate {
-    fn states(&self) -> &'static [StateSpec] {
-        const MOMENTUM: [StateSpec; 1] = [StateSpec::alike("first_moment")];
-        if self.momentum == 0.0 { &[] } else { &MOMENTUM }
-    }
-
-    fn update<B: Backend>(&self, be: &mut B, p: ViewMut<'_>, g: View<'_>, states: &mut [Act], at: At) {
-        let At { learning_rate, weight_decay, key, .. } = at;
-        let settings = Sgd { learning_rate, momentum: self.momentum, weight_decay };
-        be.sgd(Updated::at_random(p, key), states.first_mut().map(Act::view_mut), g, settings);
-    }
-}
-
-/// Adam with decoupled weight decay, as `torch.optim.AdamW` (Loshchilov and Hutter 2019).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AdamWUpdate {
-    /// β₁.
-    pub beta1: f64,
-    /// β₂.
-    pub beta2: f64,
-    /// ε.
-    pub eps: f64,
-}
-
-impl UpdateRule for AdamWUpdate {
-    fn states(&self) -> &'static [StateSpec] {
-        const MOMENTS: [StateSpec; 2] = [StateSpec::alike("first_moment"), StateSpec::alike("second_moment")];
-        &MOMENTS
-    }
-
-    fn update<B: Backend>(&self, be: &mut B, p: ViewMut<'_>, g: View<'_>, states: &mut [Act], at: At) {
-        let [m, v] = states else { return };
-        let Self { beta1, beta2, eps } = *self;
-        let At { learning_rate, weight_decay, step, key } = at;
-        let settings = AdamW { learning_rate, beta1, beta2, eps, weight_decay, step };
-        be.adamw(Updated::at_random(p, key), m.view_mut().into(), v.view_mut().into(), g, settings);
-    }
-}
-
-/// The choice of optimizer with its settings. Updates are those of PyTorch's optimizers of the same names.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum OptimizerKind {
-    /// Stochastic gradient descent.
-    Sgd(SgdUpdate),
-    /// Adam with decoupled weight decay.
-    AdamW(AdamWUpdate),
-}
-
-impl OptimizerKind {
-    /// From the name on the command line, `sgd` or `adamw`, with PyTorch's default settings.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] when there is no optimizer of that name.
-    pub fn parse(name: &str, momentum: f64) -> Result<Self> {
-        match name {
-            "sgd" => Ok(Self::sgd(momentum)),
-            "adamw" => Ok(Self::adamw(0.9, 0.999, 1e-8)),
-            _ => Err(Error::usage(ErrorKind::Unknown, "‘optimizer’")
-                .is(format!("{name:?}"))
-                .expected("sgd or adamw")),
-        }
-    }
-
-    /// The name on the command line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Sgd(_) => "sgd",
-            Self::AdamW(_) => "adamw",
-        }
-    }
-
-    /// SGD with a momentum, 0 for none.
-    pub const fn sgd(momentum: f64) -> Self {
-        Self::Sgd(SgdUpdate { momentum })
-    }
-
-    /// AdamW with β₁, β₂ and ε.
-    pub const fn adamw(beta1: f64, beta2: f64, eps: f64) -> Self {
-        Self::AdamW(AdamWUpdate { beta1, beta2, eps })
-    }
-}
-
-/// The name and settings as checkpoints store them.
-impl fmt::Display for OptimizerKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Sgd(SgdUpdate { momentum }) => write!(f, "Sgd {{ momentum: {momentum:?} }}"),
-            Self::AdamW(AdamWUpdate { beta1, beta2, eps }) => {
-                write!(f, "AdamW {{ beta1: {beta1:?}, beta2: {beta2:?}, eps: {eps:?} }}")
-            }
-        }
-    }
-}
-
-impl UpdateRule for OptimizerKind {
-    fn states(&self) -> &'static [StateSpec] {
-        match self {
-            Self::Sgd(update) => update.states(),
-            Self::AdamW(update) => update.states(),
-        }
-    }
-
-    fn update<B: Backend>(&self, be: &mut B, p: ViewMut<'_>, g: View<'_>, states: &mut [Act], at: At) {
-        match self {
-            Self::Sgd(update) => update.update(be, p, g, states, at),
-            Self::AdamW(update) => update.update(be, p, g, states, at),
-        }
-    }
-}
-
-/// Which matrices of an adapter are trained, and their learning rates.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Trained {
-    /// Whether A is frozen (LoRA-FA; Zhang et al. 2023): it then has no gradient and no optimizer state.
-    pub freeze_a: bool,
-    /// The learning rate of B and of magnitudes divided by that of A (LoRA+; Hayou et al. 2024).
-    pub b_ratio: f64,
-}
-
-impl Trained {
-    /// A and B are both trained, at one learning rate.
-    pub const ALIKE: Self = Self { freeze_a: false, b_ratio: 1.0 };
-
-    /// Whether a parameter is trained.
-    pub fn has(self, param: &Param) -> bool {
-        !(self.freeze_a && matches!(param.tensor, Tensor::Adapter(_, Matrix::A)))
-    }
-
-    /// A parameter's learning rate.
-    pub fn rate(self, param: &Param, learning_rate: f64) -> f64 {
-        match param.tensor {
-            Tensor::Adapter(_, Matrix::B | Matrix::M) => learning_rate * self.b_ratio,
-            _ => learning_rate,
-        }
+impl Stepped<'_> {
+    /// Some rows of a parameter.
+    fn updated(&mut self, param: &Param, rows: Range<usize>, key: u64) -> Option<Updated<'_>> {
+        let Tensor::Adapter(module, matrix) = param.tensor else {
+            return self.weights.as_mut()?.updated(param.place, param.tensor, rows, key);
+        };
+        let act = self.pairs[module as usize].as_mut()?.matrix_mut(matrix)?;
+        let first = rows.start * act.cols();
+        Some(Updated { p: act.rows_mut(rows), rest: None, key, first })
     }
 }
 
@@ -205,10 +119,12 @@ pub struct Optimizer<U = OptimizerKind> {
     list: Arc<ParamList>,
     /// The states of each parameter, one parameter's beside each other.
     states: Vec<Act>,
+    /// Where each parameter's begin, and at the end their number.
+    starts: Vec<usize>,
 }
 
 impl<U: UpdateRule + Copy> Optimizer<U> {
-    /// Allocates all state as zeros. `seed` is for the stochastic rounding of bf16 adapters.
+    /// Allocates all state as zeros. `seed` is for stochastic rounding.
     pub fn new<B: Backend>(
         be: &mut B,
         kind: U,
@@ -217,49 +133,71 @@ impl<U: UpdateRule + Copy> Optimizer<U> {
         seed: u64,
         list: &Arc<ParamList>,
     ) -> Self {
-        let (params, list) = (list.params(), Arc::clone(list));
-        let mut all = |spec: &StateSpec| -> Vec<Act> {
-            let label = Label::new(Class::Optimizer, spec.name);
-            let each = |param: &Param| {
-                let [rows, cols] = (spec.shape)(param.shape);
-                be.persist(rows, cols, label)
-            };
-            params.iter().map(each).collect()
-        };
-        let mut each: Vec<_> = kind.states().iter().map(|spec| all(spec).into_iter()).collect();
-        let mut states = Vec::with_capacity(params.len() * each.len());
-        for _ in params {
-            states.extend(each.iter_mut().filter_map(Iterator::next));
+        let specs: Vec<_> = list.params().iter().map(|param| kind.states(param)).collect();
+        let mut states: Vec<Vec<Option<Act>>> =
+            specs.iter().map(|specs| specs.iter().map(|_| None).collect()).collect();
+        // All of one name lie behind one another.
+        for name in names(specs.iter().flatten()) {
+            for (specs, states) in specs.iter().zip(&mut states) {
+                for (StateSpec { shape: [rows, cols], elem, .. }, state) in
+                    specs.iter().zip(states).filter(|(spec, _)| spec.name == name)
+                {
+                    *state = Some(be.persist_as(*rows, *cols, *elem, Label::new(Class::Optimizer, name)));
+                }
+            }
         }
-        Self { kind, weight_decay, trained, seed, list, states }
+        let mut starts = Vec::with_capacity(specs.len() + 1);
+        starts.push(0);
+        for specs in &specs {
+            starts.push(starts[starts.len() - 1] + specs.len());
+        }
+        let mut all = Vec::with_capacity(starts[specs.len()]);
+        all.extend(states.into_iter().flatten().flatten());
+        Self { kind, weight_decay, trained, seed, list: Arc::clone(list), states: all, starts }
     }
 
-    /// Updates the parameters of a place (a block, the head, the embeddings); `step` counts from 1.
+    /// Updates the parameters of a place (a block, the head, the embeddings) that have gradients; `step` counts from 1.
     pub fn update<B: Backend>(
         &mut self,
         be: &mut B,
         place: usize,
-        pairs: &mut BlockPairs,
+        stepped: &mut Stepped<'_>,
         grads: &Gradients,
         learning_rate: f64,
         step: u64,
     ) {
-        debug_assert!(Arc::ptr_eq(grads.list(), &self.list), "gradients of what is stepped");
-        let Self { kind, weight_decay, trained, seed, list, states } = self;
-        let kept = kind.states().len();
+        let list = Arc::clone(&self.list);
         for i in list.of(place) {
             let param = &list.params()[i];
-            let Tensor::Adapter(module, matrix) = param.tensor else { continue };
-            let p = pairs[module as usize].as_mut().and_then(|pair| pair.matrix_mut(matrix));
-            let (Some(p), Some(g)) = (p, grads.view(i)) else { continue };
-            let at = At {
-                learning_rate: trained.rate(param, learning_rate),
-                weight_decay: *weight_decay,
-                step,
-                key: rng::bits(*seed, step, param.stream),
-            };
-            kind.update(be, p.view_mut(), g, &mut states[i * kept..][..kept], at);
+            let Some(g) = grads.get(param.place, param.tensor) else { continue };
+            for visit in 0..self.kind.visits(param) {
+                self.visit(be, i, (stepped, 0..param.shape[0]), g, (learning_rate, step, visit));
+            }
         }
+    }
+
+    /// One visit to some rows of the i-th parameter with their gradient, for a step with this rate and number.
+    pub fn visit<B: Backend>(
+        &mut self,
+        be: &mut B,
+        i: usize,
+        (stepped, rows): (&mut Stepped<'_>, Range<usize>),
+        g: View<'_>,
+        (learning_rate, step, visit): (f64, u64, usize),
+    ) {
+        let Self { kind, weight_decay, trained, seed, list, states, starts } = self;
+        let param = &list.params()[i];
+        let at = At {
+            param: *param,
+            first_row: rows.start,
+            visit,
+            learning_rate: trained.rate(param, learning_rate),
+            weight_decay: Trained::decay(param, *weight_decay),
+            step,
+        };
+        let key = rng::bits(*seed, step, param.stream);
+        let Some(p) = stepped.updated(param, rows, key) else { return };
+        kind.update(be, p, g, &mut states[starts[i]..starts[i + 1]], at);
     }
 
     /// The parameters.
@@ -272,18 +210,52 @@ impl<U: UpdateRule + Copy> Optimizer<U> {
         self.kind
     }
 
-    /// Each state by name, with its tensor for each parameter; for checkpoints.
-    pub fn states(&self) -> impl Iterator<Item = (&'static str, Vec<(&Param, View<'_>)>)> {
-        self.kind.states().iter().enumerate().map(|(i, spec)| {
-            let states = self.states.iter().skip(i).step_by(self.kind.states().len());
-            (spec.name, self.list.params().iter().zip(states.map(Act::view)).collect())
-        })
+    /// Each saved state by name, with its tensor for each parameter that has it; for checkpoints.
+    pub fn states(&self) -> Vec<(&'static str, Vec<(&Param, View<'_>)>)> {
+        let with = |name| {
+            let each = self.specs().filter(|(_, spec)| spec.name == name && spec.saved);
+            each.map(|(i, _)| (&self.list.params()[self.param_of(i)], self.states[i].view())).collect()
+        };
+        self.names().into_iter().map(|name| (name, with(name))).collect()
+    }
+
+    /// The names of the saved states.
+    pub fn names(&self) -> Vec<&'static str> {
+        let specs: Vec<_> = self.specs().map(|(_, spec)| spec).filter(|spec| spec.saved).collect();
+        names(specs.iter())
     }
 
     /// The tensors of one state, mutable.
     pub fn state_mut(&mut self, name: &str) -> Vec<(Param, &mut Act)> {
-        let Some(i) = self.kind.states().iter().position(|spec| spec.name == name) else { return Vec::new() };
-        let states = self.states.iter_mut().skip(i).step_by(self.kind.states().len());
-        self.list.params().iter().copied().zip(states).collect()
+        let numbers: Vec<_> =
+            self.specs().filter(|(_, spec)| spec.name == name && spec.saved).map(|(i, _)| i).collect();
+        let params: Vec<_> = numbers.iter().map(|i| self.list.params()[self.param_of(*i)]).collect();
+        let states = self.states.iter_mut().enumerate().filter(|(i, _)| numbers.contains(i));
+        params.into_iter().zip(states.map(|(_, state)| state)).collect()
     }
+
+    /// The number of each state, with what it is.
+    fn specs(&self) -> impl Iterator<Item = (usize, StateSpec)> {
+        let all = self.list.params().iter().enumerate();
+        all.flat_map(|(i, param)| {
+            let first = self.starts[i];
+            self.kind.states(param).into_iter().enumerate().map(move |(n, spec)| (first + n, spec))
+        })
+    }
+
+    /// The parameter that a state is of.
+    fn param_of(&self, state: usize) -> usize {
+        self.starts.partition_point(|start| *start <= state) - 1
+    }
+}
+
+/// The names of states, each once, in the order of their first parameter.
+fn names<'a>(specs: impl Iterator<Item = &'a StateSpec>) -> Vec<&'static str> {
+    let mut names = Vec::new();
+    for spec in specs {
+        if !names.contains(&spec.name) {
+            names.push(spec.name);
+        }
+    }
+    names
 }

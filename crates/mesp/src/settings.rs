@@ -6,11 +6,11 @@
 
 mod adapter;
 mod directional;
-mod document;
 mod full;
 mod groups;
 mod numbers;
 mod objective;
+mod optimizer;
 mod session;
 mod values;
 
@@ -21,18 +21,18 @@ use mesp_device::Elem;
 use serde::{Deserialize, Serialize};
 
 pub use groups::{
-    AdapterSettings, Compute, DirectionSettings, MethodSettings, Objective, ObjectiveSettings, OnNonFinite,
-    OnSpike, RunSettings, Stored, Train, TrainingSettings, UpdateWhen,
+    AdapterSettings, Compute, DirectionSettings, FoamMoment, MethodSettings, Objective, ObjectiveSettings,
+    OnNonFinite, OnSpike, Rounding, RunSettings, Stored, Train, TrainingSettings, UpdateWhen,
 };
 
 pub use directional::distribution_name;
-pub use document::{policy_json, update_name};
 pub use numbers::{Numbers, held, rounded};
 pub use objective::Reference;
 pub use session::{thread_count, threads};
+pub use values::{policy_json, update_name};
 
 use crate::adapter::AdapterConfig;
-use crate::arch::Config;
+use crate::arch::{Config, Selection};
 use crate::memory::{self, ByteSize, Decision, Request, Workload};
 use crate::method::{Estimator, Method};
 use crate::model::ModelWeights;
@@ -119,14 +119,15 @@ impl Settings {
     /// [`Error::Usage`] that names the setting; [`Error::File`] when the adapter's configuration cannot be read.
     pub fn resolve(&self) -> Result<Setup> {
         let s = &self.training;
-        let update = update(&self.method);
         let estimator = directional::estimator(self)?;
         let full = self.full();
         if full {
             full::refuse(self)?;
         }
         let exact = estimator.backpropagates();
-        let run = self.run_config(exact)?;
+        let optimizer = optimizer::choose(s, exact, full)?;
+        let update = optimizer::update(&self.method, s, optimizer);
+        let run = self.run_config(exact, optimizer)?;
         run.check(update)?;
         share("‘warmup_ratio’", run.warmup_ratio)?;
         share("‘momentum’", s.momentum)?;
@@ -161,19 +162,17 @@ impl Settings {
             adapter_type: self.adapter.adapter_type.map_or(Elem::Full, Into::into),
             method_name: if estimator == Estimator::Exact { method.name() } else { name }.to_owned(),
             estimator,
-            policy: policy(method, &self.method)?,
+            policy: policy(method, &self.method, full && update == Update::PerMatrix)?,
             update,
-            optimizer: OptimizerKind::parse(
-                s.optimizer.as_deref().unwrap_or(if exact { "adamw" } else { "sgd" }),
-                s.momentum,
-            )?,
+            optimizer,
             weight_decay: s.weight_decay,
             trained: trained(&self.adapter, exact)?,
             seed: s.seed,
             gradients: false,
             objective,
-            base_gradients: false,
-            full: None,
+            base: Selection::default(),
+            held: None,
+            compensated: s.rounding == Some(Rounding::Kahan),
             training: true,
         };
         let clips = s.max_grad_norm.is_some_and(|norm| norm != 0.0);
@@ -199,12 +198,14 @@ impl Settings {
     }
 
     /// Batches, steps and rates, with their defaults; `exact` where there is a backward pass.
-    fn run_config(&self, exact: bool) -> Result<RunConfig> {
+    fn run_config(&self, exact: bool, optimizer: OptimizerKind) -> Result<RunConfig> {
         let (s, r) = (&self.training, &self.run);
-        let default_norm = if exact && update(&self.method) == Update::Accumulate { 1.0 } else { 0.0 };
+        let fused = optimizer::update(&self.method, s, optimizer).is_fused();
+        let default_norm = if exact && !fused { 1.0 } else { 0.0 };
         Ok(RunConfig {
             learning_rate: s.learning_rate.unwrap_or(match (exact, self.full()) {
-                (true, _) => 2e-4,
+                (true, false) => optimizer.adapter_rate(),
+                (true, true) => optimizer.model_rate(),
                 (false, false) => 5e-5,
                 (false, true) => 1e-6,
             }),
@@ -304,14 +305,8 @@ fn share(name: &str, value: f64) -> Result<()> {
         .hint("leave it out for the default"))
 }
 
-fn update(settings: &MethodSettings) -> Update {
-    match settings.update {
-        Some(UpdateWhen::PerBlock) => Update::PerBlock,
-        Some(UpdateWhen::Accumulate) | None => Update::Accumulate,
-    }
-}
-
-fn policy(method: Method, settings: &MethodSettings) -> Result<Policy> {
+/// The policy of a method; with `whole` all rows of the MLP at once, as updates by matrix need them.
+fn policy(method: Method, settings: &MethodSettings, whole: bool) -> Result<Policy> {
     let policy = method.policy();
     let rows = |name: &str, rows: Option<usize>, default| match rows {
         Some(0) => Err(Error::usage(ErrorKind::OutOfRange, name)
@@ -322,7 +317,17 @@ fn policy(method: Method, settings: &MethodSettings) -> Result<Policy> {
         None => Ok(default),
     };
     let tiles = Tiles {
-        mlp_rows: rows("‘mlp_rows’", settings.mlp_rows, policy.tiles.mlp_rows)?,
+        mlp_rows: match (whole, settings.mlp_rows) {
+            (true, None) => usize::MAX,
+            (true, Some(rows)) => {
+                return Err(Error::usage(
+                    ErrorKind::Conflict,
+                    format!("‘mlp_rows’ {rows} cannot be combined with ‘update’ per-matrix: a matrix's gradient is of all rows"),
+                )
+                .hint("leave ‘mlp_rows’ out, or use ‘update’ per-block"));
+            }
+            (false, asked) => rows("‘mlp_rows’", asked, policy.tiles.mlp_rows)?,
+        },
         head_rows: rows("‘head_rows’", settings.head_rows, policy.tiles.head_rows)?,
         ..policy.tiles
     };

@@ -4,6 +4,7 @@
 pub mod budget;
 pub mod checkpoint;
 mod config;
+mod consumers;
 mod descent;
 mod divergence;
 mod estimate;

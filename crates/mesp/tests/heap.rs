@@ -1,13 +1,15 @@
 //! After the first step nothing touches the heap. Alone in its program: every allocation is counted, of
 //! every thread.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use mesp::adapter::AdapterConfig;
-use mesp::arch::Module;
+use mesp::arch::{Module, Selection};
 use mesp::method::{Derivative, Directional, Estimator, Subset};
 use mesp::model::Batch;
+use mesp::optim::OptimizerKind;
 use mesp::preference::{LossType, Preference, PreferenceLabel, Side};
+use mesp::tape::{Policy, Tiles};
 use mesp::train::{ObjectiveKind, Options, Session, Update, plan};
 use mesp_device::{CountingAllocator, Cpu, Elem, Threads};
 
@@ -19,6 +21,9 @@ mod support;
 
 #[global_allocator]
 static HEAP: CountingAllocator = CountingAllocator::new();
+
+/// Allocations of the whole process are counted: one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
 
 fn allocations() -> usize {
     HEAP.calls()
@@ -36,8 +41,8 @@ fn step(session: &mut Session<Cpu<f32>>, batch: &Batch, update: Update) {
             // Half the norm: clipping scales at every step.
             session.apply(1e-3, 0.5);
         }
-        Update::PerBlock => {
-            let (_, norm) = session.step_per_block(batch, 1e-3);
+        Update::PerBlock | Update::PerMatrix => {
+            let (_, norm) = session.step_fused(batch, 1e-3, None);
             assert!(norm > 0.0);
         }
     }
@@ -78,8 +83,14 @@ fn rows(batch: &Batch) -> Rows {
     Rows { tokens: batch.tokens.clone(), targets, offsets: batch.offsets.clone() }
 }
 
+/// All weights where these are held.
+fn all(held: Option<Elem>) -> Selection {
+    held.map(|_| Selection::full()).unwrap_or_default()
+}
+
 #[test]
 fn no_heap_after_step_one() {
+    let _alone = ALONE.lock();
     let before = allocations();
     drop(std::hint::black_box(Box::new(1)));
     assert_eq!(allocations(), before + 1, "allocations are counted");
@@ -139,7 +150,8 @@ fn no_heap_after_step_one() {
         ] {
             let pool = &pools[1];
             let adapter = if whole.is_some() { AdapterConfig::none() } else { case.adapter.clone() };
-            let options = Options { estimator, full: whole, adapter, ..case.options(mesp_policy()) };
+            let options =
+                Options { estimator, held: whole, base: all(whole), adapter, ..case.options(mesp_policy()) };
             let shapes = shapes(&large);
             let plan = plan(&case.model, &options, &shapes, size_of::<f32>(), 2).expect("a plan");
             let cpu = Cpu::<f32>::new(plan, Arc::clone(pool));
@@ -197,4 +209,40 @@ fn compared(session: &mut Session<Cpu<f32>>, batch: &Batch) {
     assert!(session.accumulate(batch, total).loss().is_finite());
     session.apply(1e-3, 1.0);
     assert!(session.log_probabilities(batch).sum::<f64>().is_finite());
+}
+
+/// Exact training of all weights: after the first step of each update neither a smaller batch nor a larger one touches the
+/// heap.
+#[test]
+fn no_heap_where_all_weights_are_trained() {
+    let _alone = ALONE.lock();
+    let pool = Arc::new(Threads::new(2).expect("threads"));
+    for arch in ["qwen2", "phi3", "gemma3_text"] {
+        let case = Case::load(arch);
+        let vocab = case.model.config.vocab_size;
+        let (large, small) = (random_batch(&[70, 1, 150], vocab, 1), random_batch(&[30, 7], vocab, 2));
+        for name in OptimizerKind::NAMES {
+            for update in [Update::Accumulate, Update::PerBlock, Update::PerMatrix] {
+                let tiles = Tiles { mlp_rows: usize::MAX, ..mesp_policy().tiles };
+                let options = Options {
+                    adapter: AdapterConfig::none(),
+                    base: Selection::full(),
+                    held: Some(Elem::Bf16),
+                    optimizer: OptimizerKind::parse(name, 0.0).expect("an optimizer"),
+                    update,
+                    ..case.options(Policy { tiles, ..mesp_policy() })
+                };
+                let shapes = shapes(&large);
+                let plan = plan(&case.model, &options, &shapes, size_of::<f32>(), 2).expect("a plan");
+                let cpu = Cpu::<f32>::new(plan, Arc::clone(&pool));
+                let mut session = Session::new(cpu, Arc::clone(&case.model), options, shapes.targets());
+                step(&mut session, &large, update);
+                let after_first = allocations();
+                for batch in [&large, &small, &large] {
+                    step(&mut session, batch, update);
+                }
+                assert_eq!(allocations(), after_first, "{arch} {name} {update:?}");
+            }
+        }
+    }
 }

@@ -217,8 +217,8 @@ impl<B: Backend> Running<B> {
 fn one<B: Backend>(session: &mut Session<B>, batch: &Batch) {
     const RATE: f64 = 1e-4;
     match session.options().update {
-        Update::PerBlock => {
-            session.step_per_block(batch, RATE);
+        Update::PerBlock | Update::PerMatrix => {
+            session.step_fused(batch, RATE, None);
         }
         Update::Accumulate => {
             session.accumulate(batch, batch.targets());

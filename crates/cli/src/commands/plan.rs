@@ -51,7 +51,7 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     let (asked, held) = (common.method.compute, held(settings.base, dtype));
     let numbers = Numbers::single(asked, held)?;
     let arithmetic = format!("{}{}", numbers.name(), numbers.reason(asked, held));
-    settings.hold(common.model.model.as_deref(), dtype)?;
+    settings.hold(common.model.model.as_deref(), dtype, model.config.parameters())?;
     let pool = threads(common.shared.threads)?;
     let work = work(common, &settings, &model, pool.count())?;
     let (budget, grad_accum) = (common.method.memory_budget, settings.run.grad_accum);
@@ -165,7 +165,7 @@ impl Planned {
     fn text(&self, model: &ModelWeights) -> String {
         let options = &self.settings.options;
         let f = &self.memory;
-        let trained = match options.full {
+        let trained = match options.held {
             Some(elem) => format!("all of them trained, held in {}", elem.name()),
             None => format!(
                 "adapter: rank {}, {} parameters stored in {}",

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use mesp::ErrorKind;
+use mesp::arch::Selection;
 use mesp::settings::{Settings, threads};
 use mesp::source::Base;
 use mesp::train::replay::{self, Contents};
@@ -49,7 +50,8 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
     settings.adapter.adapter.clone_from(&args.adapter);
     let mut setup = settings.resolve()?;
     setup.fit(&model.config)?;
-    let options = Options { full, ..setup.options };
+    let base = if full.is_some() { Selection::full() } else { Selection::default() };
+    let options = Options { held: full, base, ..setup.options };
     let shapes = Shapes { train: None, eval: None };
     let plan = plan(&model, &options, &shapes, size_of::<f32>(), pool.count())?;
     let be = mesp::memory::processor::<f32>(plan, Arc::clone(&pool))?;

@@ -27,7 +27,7 @@ const SET: [(&str, &str); 4] = [
 ];
 
 /// Examples of those that have no default, or one that has a name.
-const EXAMPLES: [(&str, &str); 34] = [
+const EXAMPLES: [(&str, &str); 39] = [
     ("revision", r#""main"    # where model is a name in the Hugging Face cache"#),
     ("columns", r#""prompt=question,completion=answer""#),
     ("base", r#""auto""#),
@@ -62,6 +62,11 @@ const EXAMPLES: [(&str, &str); 34] = [
     ("eval-split", "0.05"),
     ("long-rows", r#""truncate""#),
     ("batch-tokens", "512"),
+    ("foam-level", "2    # with optimizer foam"),
+    ("foam-scale", "0.25    # likewise"),
+    ("foam-second-moment", r#""mean-of-squares"    # likewise"#),
+    ("foam-residual", "1.0    # likewise"),
+    ("rounding", r#""stochastic"    # where bf16 weights of the model are trained"#),
 ];
 
 pub(crate) fn run(args: &InitConfigArgs) -> Result<()> {

@@ -86,7 +86,7 @@ fn rows() {
 fn options() {
     let cases: [(&str, &[&str]); 12] = [
         ("unknown_method", &["--method", "magic"]),
-        ("per_block_and_clipping", &["--update", "per-block", "--max-grad-norm", "1"]),
+        ("per_matrix_and_accumulation", &["--update", "per-matrix", "--grad-accum", "2"]),
         ("per_block_and_accumulation", &["--update", "per-block", "--grad-accum", "2"]),
         ("f64", &["--compute", "f64"]),
         ("checkpoints", &["--checkpoints", "q8"]),

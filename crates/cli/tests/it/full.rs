@@ -1,4 +1,4 @@
-//! `--full`: all weights trained from losses, written as a model, replayed and resumed; and what it is refused with.
+//! All weights trained, exactly and from losses: written as a model, resumed, replayed; and what it is refused with.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -16,6 +16,45 @@ fn run(command: &str, model: &Path, output: &Path, more: &[&str]) -> Ran {
 
 fn weights(model: &Path) -> Vec<u8> {
     fs::read(model.join("model.safetensors")).expect("weights")
+}
+
+/// Exact training of all weights: resumed it is the uninterrupted run to the bit, with every kind of optimizer state, and
+/// the model that it leaves has the loss that was measured.
+#[test]
+fn exact_training_is_resumed_and_leaves_a_model() {
+    let base = golden("qwen2/model");
+    let rows = golden("qwen2/rows.jsonl");
+    let rows = rows.to_str().expect("a path");
+    for more in [
+        &["--base", "bf16"][..],
+        &["--base", "bf16", "--optimizer", "adamw-8bit", "--rounding", "kahan", "--update", "per-block"],
+        &["--base", "f32", "--optimizer", "foam", "--update", "per-matrix", "--max-grad-norm", "0.5"],
+        &["--base", "f32", "--optimizer", "muon", "--grad-accum", "2"],
+        &["--base", "bf16", "--optimizer", "adamw-bf16"],
+    ] {
+        let dir = temporary();
+        let output = dir.path().join("run");
+        let run_on = ["--train", "full", "--steps", "4", "--save-every", "2", "--eval-data", rows];
+        let more = [&run_on[..], more].concat();
+        run("train", &base, &output, &more).ok();
+        let document = read_json(&output.join("run.json"));
+        let (model, loss) = (output.join("model"), &document["loss"]);
+        assert!(loss["eval_after"].as_f64() < loss["eval_before"].as_f64(), "{more:?}: {loss}");
+        let compute = document["compute"].as_str().expect("a type");
+        let eval =
+            mesp(&[&"eval", &"--json", &"--model", &model, &"--data", &rows, &"--compute", &compute]).ok();
+        assert_eq!(eval.json()["loss"].as_f64(), loss["eval_after"].as_f64(), "{more:?}");
+
+        let kept = weights(&model);
+        fs::remove_dir_all(&model).expect("removed");
+        let second = output.join("checkpoints/step-2");
+        assert!(second.join("weights.safetensors").is_file() && !second.join("adapter_config.json").exists());
+        let more = [&more[..], &["--resume", second.to_str().expect("a path")]].concat();
+        run("train", &base, &output, &more).ok();
+        assert!(weights(&model) == kept, "{more:?}");
+        mesp(&[&"inspect", &second]).ok();
+        mesp(&[&"inspect", &output]).ok();
+    }
 }
 
 #[test]
@@ -100,9 +139,12 @@ fn what_is_an_adapters_is_refused() {
         assert!(ran.stderr.contains(more[0]), "{more:?}: {}", ran.stderr);
     }
     for (more, says) in [
-        (&["--full"][..], "use --method mezo"),
-        (&["--train", "full", "--method", "mesp"], "use --method mezo"),
-        (&["--full", "--method", "forward"], "use --method mezo"),
+        (&["--full", "--method", "forward"][..], "--method forward is of adapters"),
+        (
+            &["--train", "full", "--update", "per-matrix", "--mlp-rows", "8"],
+            "--mlp-rows 8 cannot be combined",
+        ),
+        (&["--train", "full", "--foam-level", "2"], "--foam-level was given, and --optimizer is adalomo"),
         (&["--full", "--train", "lora"], "--train lora and --full"),
         (&["--full", "--method", "mezo", "--base", "f16"], "lost in f16"),
     ] {
@@ -115,6 +157,7 @@ fn what_is_an_adapters_is_refused() {
     let ran = run("train", &file, &output, &full);
     assert_eq!(ran.code, 2, "{}", ran.stderr);
     assert!(ran.stderr.contains("needs one to start from"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("with --base bf16 its weights take"), "{}", ran.stderr);
     let ran = run("grads", &base, &output, &["--method", "mezo", "--full"]);
     assert_eq!(ran.code, 2, "{}", ran.stderr);
     assert!(ran.stderr.contains("--method mezo estimates"), "{}", ran.stderr);

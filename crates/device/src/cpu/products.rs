@@ -1,10 +1,10 @@
 //! Products with weights, a stretch of rows after the other where pages are minded.
 
-use mesp_kernels::{self as kernels, Init, Lhs, Out, Par, Real, Rhs, Term};
+use mesp_kernels::{self as kernels, Compute, Dtype, Init, Lhs, Out, Par, Real, Rhs, Term, WeightView};
 
 use super::Cpu;
 use crate::weight::Held;
-use crate::{Motion, View, ViewMut, Weight};
+use crate::{Elem, Motion, View, ViewMut, Weight};
 
 impl<R: Real> Cpu<R> {
     /// `y = init + x·Wᵀ`, and the adapter's `alpha·h·Bᵀ`.
@@ -52,12 +52,73 @@ impl<R: Real> Cpu<R> {
 
     /// A weight as the right factor of a layer's forward. One that moves is first put, moved, into the tile.
     fn transposed<'a>(&self, w: &'a Weight, tile: &'a mut [R]) -> Rhs<'a, R> {
-        let Some(Held { place, motion }) = w.as_held() else { return Rhs::WeightTransposed(w.view()) };
-        let (values, cols) = (self.values(place), w.cols());
-        let Some(Motion { by, noise }) = motion else { return Rhs::transposed_of(values, cols) };
-        let tile = &mut tile[..w.rows() * cols];
-        kernels::perturb_at(tile, values, [1.0, by], noise, place.first, Par::on(&self.pool));
-        Rhs::transposed(tile, cols)
+        if let Some(Held { place, motion: Some(Motion { by, noise, from }) }) = w.as_held() {
+            let (values, cols) = (self.values(place), w.cols());
+            let tile = &mut tile[..w.rows() * cols];
+            kernels::perturb_at(tile, values, [1.0, by], noise, place.first - from, Par::on(&self.pool));
+            return Rhs::transposed(tile, cols);
+        }
+        match self.stored(w) {
+            Some(view) => Rhs::WeightTransposed(view),
+            None => Rhs::transposed_of(self.values_held(w), w.cols()),
+        }
+    }
+
+    /// A weight as the right factor of `dy·W`, which never moves.
+    pub(super) fn plain<'a>(&self, w: &'a Weight) -> Rhs<'a, R> {
+        match self.stored(w) {
+            Some(view) => Rhs::Weight(view),
+            None => Rhs::rows_of(self.values_held(w), w.cols()),
+        }
+    }
+
+    /// A weight as products take it, wherever it lies: one that is trained goes the way of a frozen one. `None` where
+    /// the buffers of this processor hold numbers of a type that weights do not have.
+    fn stored<'a>(&self, w: &'a Weight) -> Option<WeightView<'a>> {
+        let Some(Held { place, .. }) = w.as_held() else { return Some(w.view()) };
+        let dtype = match place.elem {
+            Elem::Full if size_of::<R>() == size_of::<f32>() => Dtype::F32,
+            Elem::Bf16 => Dtype::Bf16,
+            _ => return None,
+        };
+        assert!(self.owner.owns(&place), "a buffer of this backend");
+        // SAFETY: as in `values`; any bytes are bytes.
+        let data = unsafe { self.arena.bytes(place, dtype.row_bytes(1)) };
+        Some(WeightView { dtype, data, rows: w.rows(), cols: w.cols() })
+    }
+
+    #[track_caller]
+    fn values_held<'a>(&self, w: &'a Weight) -> kernels::Values<'a, R> {
+        let held = w.as_held().expect("a weight without a stored type lies in a buffer");
+        assert!(
+            held.motion.is_none(),
+            "a weight that is moved is read by a layer's forward and by the embedding alone"
+        );
+        self.values(held.place)
+    }
+
+    /// `dw (+)= g[:, first..]ᵀ·x`, some rows of a weight's gradient. The factor with fewer columns is the left one, which is
+    /// faster; it decides no bit.
+    pub(super) fn weight_grad(
+        &mut self,
+        dw: ViewMut<'_>,
+        [g, x]: [View<'_>; 2],
+        first: usize,
+        accumulate: bool,
+    ) {
+        let (rows, cols, depth) = (dw.rows, dw.cols, g.rows);
+        assert!(first + rows <= g.cols && depth == x.rows && cols == x.cols, "weight_grad: shapes");
+        let (left, right, scratch) = (self.values(g).skip(first), self.values(x), self.scratch());
+        let (dw, par) = (self.write(dw), Par::on(&self.pool));
+        let (size, out, left, right) = if cols < rows {
+            let (left, right) = (Lhs::transposed_of(right, x.cols), Rhs::rows_of(left, g.cols));
+            ([cols, rows, depth], Out::transposed(dw, cols), left, right)
+        } else {
+            let (left, right) = (Lhs::transposed_of(left, g.cols), Rhs::rows_of(right, x.cols));
+            ([rows, cols, depth], Out::rows(dw, cols), left, right)
+        };
+        let init = if accumulate { Init::Accumulate } else { Init::Zero };
+        kernels::matmul(out, size, R::ONE, left, right, init, Compute::Full, scratch, par);
     }
 
     /// `dx (+)= dy·W`, and the adapter's `dh·A`.
@@ -86,7 +147,7 @@ impl<R: Real> Cpu<R> {
                 [m, n, part.rows.len()],
                 R::ONE,
                 Lhs::rows_of(dy.skip(part.rows.start), k),
-                Rhs::Weight(part.weight.view()),
+                self.plain(&part.weight),
                 init,
                 self.compute,
                 term,

@@ -1,7 +1,7 @@
 //! Everything that goes along rows.
 
 use mesp_kernels::{
-    Compute, Dropout, Dtype, Gate, Layout, Par, Real, RopeShape, RowStat, Values, WeightView, add_bias,
+    Compute, Dropout, Dtype, Gate, Layout, Par, Real, Rhs, RopeShape, RowStat, Values, WeightView, add_bias,
     bias_grad, dora_gain, dora_gain_add, dora_gain_bf16, dora_gains, dora_magnitude_grad, dot, dropout,
     embedding, gated_backward_in_place, gated_in_place, gated_tangent_in_place, gather_rows,
     gather_rows_bf16, inverse_frequencies, matmul_scratch, rms_norm, rms_norm_add, rms_norm_backward,
@@ -45,7 +45,7 @@ pub(crate) fn vectors<R: Real>(on: &mut Buffers) {
         let index = on.of(&index);
         gather_rows(&mut y, &x, &index, d);
         scatter_rows(&mut z, &x, &index, d);
-        scatter_add_rows(&mut z, &x, &index, d);
+        scatter_add_rows(&mut z, &x, &index, d, 0);
         let halves = on.of(&vec![0u16; x.len()]);
         gather_rows_bf16(&mut y, &halves, &index, d);
     }
@@ -133,7 +133,7 @@ pub(crate) fn heads<R: Real>(on: &mut Buffers) {
         let (mut stats, mut scratch) =
             (on.of(&vec![RowStat::EMPTY; rows]), on.values::<R>(matmul_scratch(1)));
         let compute = Compute::Full;
-        softmax_sum(&mut sum, &mut z, &labels, 0, &mut stats, table, compute, &mut scratch, par);
+        softmax_sum(&mut sum, &mut z, &labels, 0, &mut stats, Rhs::Weight(table), compute, &mut scratch, par);
         softmax_sum_gradient(&mut sum, &word, 0.5, &stats, par);
         finite(&sum);
     }

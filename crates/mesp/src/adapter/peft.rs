@@ -5,7 +5,7 @@
 //! model whichever file it was trained on. Matrices of embeddings are transposed ([`peft::is_transposed`]).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use mesp_device::{Act, Backend, Elem, Mapping, View};
@@ -26,13 +26,22 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    /// The file's order of a tensor in memory.
-    fn of_param(param: &Param) -> Self {
+    /// The file's order of a tensor in memory, or of an optimizer's state of it, which has that order where it has the
+    /// parameter's shape.
+    fn of_param(param: &Param, shape: [usize; 2]) -> Self {
+        Self::ordered(param, shape, gguf::to_halves)
+    }
+
+    /// The order in memory of the same in a file.
+    fn in_memory(param: &Param, shape: [usize; 2]) -> Self {
+        Self::ordered(param, shape, gguf::to_interleaved)
+    }
+
+    fn ordered(param: &Param, shape: [usize; 2], map: fn(usize, usize) -> Vec<usize>) -> Self {
         let matrix = if let Tensor::Adapter(_, matrix) = param.tensor { matrix } else { Matrix::B };
-        Self {
-            map: Self::head(matrix, param.interleaved.map(usize::from), gguf::to_halves),
-            turned: param.turned(),
-        }
+        let alike = shape == param.shape;
+        let interleaved = param.interleaved.filter(|_| alike).map(usize::from);
+        Self { map: Self::head(matrix, interleaved, map), turned: alike && param.turned() }
     }
 
     /// The order in memory of a matrix in a file.
@@ -82,18 +91,18 @@ pub fn write_params<B: Backend>(
         Elem::Byte => Dtype::U8,
     };
     let tensors: Vec<_> =
-        views.iter().map(|(param, view)| (param.name(), dtype(view), param.file_shape())).collect();
+        views.iter().map(|(param, view)| (param.name(), dtype(view), shape(param, view))).collect();
     safetensors_file::write(path, &tensors, metadata, &mut |i, out| {
         let mut result = Ok(());
         // Row by row: a matrix never exists twice.
         let (param, view) = &views[i];
-        let rows = Rows::of_param(param);
+        let rows = Rows::of_param(param, [view.rows(), view.cols()]);
         if rows.turned {
             // Or column by column, each found among all values.
             for col in 0..view.cols() {
                 be.store(*view, &mut |at, x| {
                     if at % view.cols() == col && result.is_ok() {
-                        result = write_value(out, x, view.elem());
+                        result = write_value(out, view.elem(), x);
                     }
                 });
             }
@@ -102,7 +111,7 @@ pub fn write_params<B: Backend>(
         for row in (0..view.rows()).map(|row| rows.at(row)) {
             be.store(view.part(row..row + 1), &mut |_, x| {
                 if result.is_ok() {
-                    result = write_value(out, x, view.elem());
+                    result = write_value(out, view.elem(), x);
                 }
             });
         }
@@ -111,11 +120,12 @@ pub fn write_params<B: Backend>(
     Ok(())
 }
 
-/// A value as it is stored: a bf16 is the upper half of an f32.
-fn write_value(out: &mut dyn Write, x: f64, elem: Elem) -> io::Result<()> {
+/// A value as its buffer stores it.
+fn write_value(out: &mut dyn io::Write, elem: Elem, x: f64) -> io::Result<()> {
     let bytes = (x as f32).to_le_bytes();
     match elem {
         Elem::Full => out.write_all(&bytes),
+        // A bf16 is the upper half.
         Elem::Bf16 => out.write_all(&bytes[2..]),
         Elem::Byte => out.write_all(&[x as u8]),
     }
@@ -193,6 +203,11 @@ pub fn read_params<B: Backend>(
     // PEFT writes the base's own table beside an adapter of it.
     let table = |name: &str| peft::parse_table_name(name).is_some_and(|(_, adapted)| adapted);
     for tensor in header.tensors.iter().filter(|t| !table(&t.name)) {
+        if let Some((param, act)) = acts.iter_mut().find(|(param, _)| param.name() == tensor.name) {
+            seen.insert(tensor.name.clone());
+            fill(be, (path, map.bytes()), tensor, param, act, hint)?;
+            continue;
+        }
         let Some((layer, module, matrix)) = peft::parse_tensor_name(&tensor.name) else {
             return Err(wrong(ErrorKind::Unknown, &tensor.name, "is not an adapter's".to_owned()));
         };
@@ -230,21 +245,7 @@ pub fn read_params<B: Backend>(
         let Some((param, act)) = found else {
             return Err(wrong(ErrorKind::Mismatch, &tensor.name, "is not of this adapter".to_owned()));
         };
-        let rows = Rows::in_file(matrix, param.interleaved.map(usize::from), peft::is_transposed(&module));
-        let expected = param.file_shape();
-        if tensor.shape != expected {
-            return Err(invalid(ErrorKind::Mismatch)
-                .tensor(&tensor.name)
-                .has(format!("shape {:?}", tensor.shape))
-                .expected(format!("{expected:?}"))
-                .into());
-        }
-        let values = safetensors_file::read_f32(path, map.bytes(), tensor)?;
-        let (cols, all) = (act.cols(), act.rows());
-        be.load(act.view_mut(), &mut |i| {
-            let (row, col) = (rows.at(i / cols), i % cols);
-            f64::from(values[if rows.turned { col * all + row } else { row * cols + col }])
-        });
+        fill(be, (path, map.bytes()), tensor, param, act, hint)?;
     }
     let missing: Vec<String> =
         acts.iter().map(|(param, _)| param.name()).filter(|name| !seen.contains(name)).collect();
@@ -254,4 +255,50 @@ pub fn read_params<B: Backend>(
             .into());
     }
     Ok(())
+}
+
+/// Reads one tensor of a file into the buffer of a parameter, or of an optimizer's state of it.
+fn fill<B: Backend>(
+    be: &mut B,
+    (path, bytes): (&Path, &[u8]),
+    tensor: &safetensors_file::TensorInfo,
+    param: &Param,
+    act: &mut Act,
+    hint: &str,
+) -> Result<()> {
+    let (rows, expected) = (Rows::in_memory(param, [act.rows(), act.cols()]), shape(param, &act.view()));
+    if tensor.shape != expected {
+        return Err(FileError::invalid(path, ErrorKind::Mismatch)
+            .hint(hint)
+            .tensor(&tensor.name)
+            .has(format!("shape {:?}", tensor.shape))
+            .expected(format!("{expected:?}"))
+            .into());
+    }
+    if act.elem() == Elem::Byte {
+        let codes = bytes.get(tensor.range.clone()).unwrap_or_default();
+        if tensor.dtype != Dtype::U8 || codes.len() != act.rows() * act.cols() {
+            return Err(FileError::invalid(path, ErrorKind::Mismatch)
+                .tensor(&tensor.name)
+                .has(tensor.dtype.name())
+                .expected("U8")
+                .hint(hint)
+                .into());
+        }
+        be.load(act.view_mut(), &mut |i| f64::from(codes[i]));
+        return Ok(());
+    }
+    let values = safetensors_file::read_f32(path, bytes, tensor)?;
+    let (cols, all) = (act.cols(), act.rows());
+    be.load(act.view_mut(), &mut |i| {
+        let (row, col) = (rows.at(i / cols), i % cols);
+        f64::from(values[if rows.turned { col * all + row } else { row * cols + col }])
+    });
+    Ok(())
+}
+
+/// The shape in files of a parameter, or of an optimizer's state of another shape, which is written as it lies.
+fn shape(param: &Param, view: &View<'_>) -> Vec<usize> {
+    let shape = [view.rows(), view.cols()];
+    if shape == param.shape { param.file_shape() } else { shape.to_vec() }
 }

@@ -74,6 +74,9 @@ impl Param {
     }
 }
 
+/// Streams of the model's own tensors are apart from those of adapters, which are trained beside them.
+const BASE_STREAMS: u64 = 1 << 32;
+
 /// All weights of a model, place by place, each in the order of the forward: the blocks, then the final norm and the
 /// head's own table, then the embeddings.
 ///
@@ -87,7 +90,8 @@ pub fn base_params(c: &Config) -> Vec<Param> {
         let turned = c.rope.layout == Layout::Interleaved
             && matches!(tensor, Tensor::Weight(Module::Q | Module::K) | Tensor::Bias(Module::Q | Module::K));
         let interleaved = turned.then_some(c.head_dim as u16);
-        list.push(Param { place, tensor, index, shape, interleaved, stream: list.len() as u64 });
+        let stream = BASE_STREAMS | list.len() as u64;
+        list.push(Param { place, tensor, index, shape, interleaved, stream });
     };
     let (d, head) = (c.hidden_size, c.head_dim);
     let [before_attention, before_mlp] = c.family.norms();

@@ -210,8 +210,12 @@ impl<B: Backend> Factors<B> for Sums<'_> {
     }
 
     fn linear(&mut self, be: &mut B, of: Tensor, rows: Range<usize>, [g, x]: [View<'_>; 2], scale: f64) {
-        if let Some(sums) = self.of(of) {
+        let Some(sums) = self.of(of) else { return };
+        if matches!(of, Tensor::Adapter(..)) {
             be.product(sums.part(rows), Form::LeftTransposed, g, x, scale, true);
+        } else {
+            debug_assert!(scale == 1.0, "the model's matrices stand for themselves");
+            be.weight_grad(sums.part(rows), [g, x], 0, true);
         }
     }
 
@@ -235,7 +239,7 @@ impl<B: Backend> Factors<B> for Sums<'_> {
 
     fn table_rows(&mut self, be: &mut B, of: Tensor, index: &[u32], g: View<'_>) {
         if let Some(sums) = self.of(of) {
-            be.scatter_add_rows(sums, g, index);
+            be.scatter_add_rows(sums, g, index, 0);
         }
     }
 }

@@ -35,6 +35,21 @@ pub trait Factors<B: Backend> {
     /// Rows of a table: `dP[index[t]] += g[t]`, in the order of t.
     fn table_rows(&mut self, be: &mut B, of: Tensor, index: &[u32], g: View<'_>);
 
+    /// A matrix of the model, in parts whose rows are `rows` and that have the input `x` in common:
+    /// `dP[rows] += gᵀ·x`. With [`Factors::steps_weights`] these are all its factors in the sweep. Passes each on to
+    /// [`Factors::linear`] unless implemented.
+    fn weight(&mut self, be: &mut B, of: Module, parts: &[(Range<usize>, View<'_>)], x: View<'_>) {
+        for (rows, g) in parts {
+            self.linear(be, Tensor::Weight(of), rows.clone(), [*g, x], 1.0);
+        }
+    }
+
+    /// Whether a matrix is updated in place as soon as its factors are passed on ([`Factors::weight`]): that is then done
+    /// after the last read of the matrix, and with all rows at once. Not unless implemented.
+    fn steps_weights(&self) -> bool {
+        false
+    }
+
     /// Whether a part of an adapter is wanted.
     fn wants_adapter(&self, module: Module, matrix: Matrix) -> bool {
         self.wants(Tensor::Adapter(module, matrix))
@@ -71,6 +86,10 @@ impl<'b, F: Factors<B>, B: Backend> Factors<AllocOnly<'b, B>> for IgnoreFactors<
     fn wants(&self, of: Tensor) -> bool {
         self.0.wants(of)
     }
+    fn steps_weights(&self) -> bool {
+        self.0.steps_weights()
+    }
+    fn weight(&mut self, _: &mut AllocOnly<'b, B>, _: Module, _: &[(Range<usize>, View<'_>)], _: View<'_>) {}
     fn linear(&mut self, _: &mut AllocOnly<'b, B>, _: Tensor, _: Range<usize>, _: [View<'_>; 2], _: f64) {}
     fn bias(&mut self, _: &mut AllocOnly<'b, B>, _: Module, _: Range<usize>, _: View<'_>) {}
     fn norm(&mut self, _: &mut AllocOnly<'b, B>, _: Norm, _: [View<'_>; 2], _: f64) {}

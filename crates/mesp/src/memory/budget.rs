@@ -12,7 +12,7 @@ use super::{ByteSize, Limit, MemoryPlan, OverBudget, Resident, Room, Saving, Wor
 use crate::Result;
 use crate::method::{Estimator, Method};
 use crate::model::ModelWeights;
-use crate::optim::{OptimizerKind, UpdateRule as _};
+use crate::optim::OptimizerKind;
 use crate::tape::{Policy, SavedAs};
 use crate::train::budget::{Freedom, Search, least, search};
 use crate::train::{Options, Update};
@@ -248,7 +248,7 @@ fn others_of(request: &Request) -> Vec<(Vec<Saving>, Options, bool)> {
     if request.may_step_blocks && asked.update == Update::Accumulate {
         add(Saving::PerBlock, &|o| o.update = Update::PerBlock);
     }
-    if asked.training && !asked.optimizer.states().is_empty() {
+    if asked.training && asked.optimizer.most_states() > 0 {
         add(Saving::Sgd, &|o| o.optimizer = OptimizerKind::sgd(0.0));
     }
     if together.0.len() > 1 {

@@ -15,10 +15,9 @@ use crate::adapter::{BlockPairs, list_count};
 use crate::arch::{Module, Param, base_params};
 use crate::method::Estimator;
 use crate::model::{Batch, Block, ModelWeights};
-use crate::optim::UpdateRule as _;
 use crate::source::Base;
 use crate::tape::{SavedAs, Tape};
-use crate::train::{self, Options};
+use crate::train::{self, Options, RunConfig};
 
 /// The memory of a run in bytes: the arena, and what the process holds around it.
 ///
@@ -54,13 +53,17 @@ impl MemoryPlan {
         let mut ledger: BTreeMap<Class, u64> =
             plan.ledger().into_iter().map(|(c, n)| (c, n as u64)).collect();
         // Norms and biases: of the files, and where all weights are trained at rest and moved.
-        let copies = if options.full.is_some() { 3 } else { 1 };
+        let copies = match (options.held, options.backpropagates()) {
+            (None, _) => 1,
+            (Some(_), true) => 2,
+            (Some(_), false) => 3,
+        };
         *ledger.entry(Class::BaseResident).or_default() += copies * work.base_resident(model);
         *ledger.entry(Class::Tokens).or_default() += work.tokens;
         *ledger.entry(Class::Other).or_default() += beside(&plan, model, options, work);
         ledger.retain(|_, n| *n > 0);
         let all: u64 = weights(model).map(|w| (w.bytes() - w.resident_bytes()) as u64).sum();
-        let mapped = if work.base == Base::Mapped && options.full.is_none() { all } else { 0 };
+        let mapped = if work.base == Base::Mapped && !options.trains_model() { all } else { 0 };
         let multiply_adds = plan.programs.first().map_or(0, |p| p.multiply_adds);
         let arena = plan.bytes() as u64;
         Self { plan, arena, multiply_adds, ledger, mapped, anonymous: None }
@@ -74,6 +77,22 @@ impl MemoryPlan {
     /// Bytes of everything that the engine allocates: the sum of [`MemoryPlan::ledger`].
     pub fn planned(&self) -> u64 {
         self.ledger.values().sum()
+    }
+
+    /// Bytes that a run which trains the model's own weights writes to its folder, at most at a time: checkpoints of the
+    /// weights and the optimizer's state, and the model at its end. 0 for adapters.
+    pub fn on_disk(&self, options: &Options, run: &RunConfig, steps: usize) -> u64 {
+        if options.held.is_none() || !options.backpropagates() {
+            return 0;
+        }
+        let of = |class| self.ledger.get(&class).copied().unwrap_or(0);
+        let (model, checkpoint) = (of(Class::Trained), of(Class::Trained) + of(Class::Optimizer));
+        // Without checkpoints on the way there is one where a run is interrupted, in place of the model. A new one is
+        // written before an old one goes.
+        let Some(every) = run.save_every else { return checkpoint };
+        let kept =
+            (steps / every.max(1)).max(1).min(run.save_total_limit.map_or(usize::MAX, |limit| limit + 1));
+        model + kept as u64 * checkpoint
     }
 
     /// A lower bound in bytes for any placement of the same buffers: the plan without the holes between them.
@@ -107,7 +126,7 @@ impl fmt::Display for MemoryPlan {
 
 /// Memory of the program itself while a run goes on: options, settings as they are written beside figures, what the
 /// model and the rows are called, small things of the session. Measured on six models: 28 kB to 42 kB.
-const PROGRAM: usize = 44_500;
+const PROGRAM: usize = 45_000;
 /// What a buffer that is there at the peak takes beside its bytes: its name in lists, its place on a tape. Measured:
 /// 80 B to 110 B.
 const KEPT: usize = 110;
@@ -132,22 +151,27 @@ fn beside(plan: &Plan, model: &ModelWeights, options: &Options, work: &Workload)
     let times = |p: &Module| if Module::OUTSIDE_BLOCKS.contains(p) { 1 } else { layers };
     let has = |p: &&Module| options.adapter.has(**p, &model.config);
     let mut params = each * Module::MODULES.iter().filter(has).map(times).sum::<usize>();
-    if options.base_gradients {
-        params += base_params(&model.config).len();
+    let own = base_params(&model.config).iter().filter(|param| options.base.has(param)).count();
+    if !options.base.is_empty() && (exact || options.gradients) {
+        params += own;
     }
-    let states = if exact { options.optimizer.states().len() } else { 0 };
+    let states = if exact { options.optimizer.most_states() } else { 0 };
     let mut state = 0;
     if exact || options.gradients {
         state += size_of::<Param>() + size_of::<usize>();
     }
     if exact {
-        state += states * size_of::<Act>();
+        state += states * size_of::<Act>() + size_of::<usize>();
+        if options.update.is_fused() {
+            state += size_of::<Param>() + size_of::<usize>();
+        }
     }
     let mut named = params * NAMED;
     let (mut models, mut derivatives) = (0, 0);
-    if options.full.is_some() {
-        model.parts(&mut |_, _| named += NAMED);
-        models = 2 * (size_of::<ModelWeights>() + layers * size_of::<Block>());
+    if options.held.is_some() {
+        named += own * NAMED;
+        let more = if exact { 1 } else { 2 };
+        models = more * (size_of::<ModelWeights>() + layers * size_of::<Block>());
         let directions = match options.estimator {
             Estimator::Directional(along) => along.directions,
             Estimator::Exact | Estimator::Subset(_) => 0,

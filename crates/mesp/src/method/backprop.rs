@@ -1,5 +1,6 @@
 //! One driver for all exact methods.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use mesp_device::{Act, AllocOnly, Backend, Class, Dropout, Elem, Label};
@@ -25,6 +26,20 @@ pub trait Consumer<B: Backend> {
     /// All factors of a place were handed over, and its adapters are read no more in this sweep. Does nothing unless
     /// implemented.
     fn finish(&mut self, _be: &mut B, _place: usize, _adapters: &mut BlockPairs) {}
+    /// Whether tables are stepped while the sweep goes on ([`Consumer::table`]): then no place wants their factors. Not
+    /// unless implemented.
+    fn steps_tables(&self) -> bool {
+        false
+    }
+    /// The gradient of a table is known, and the table is read no more in this sweep but by `make`, which makes the
+    /// gradient of some of its rows. Does nothing unless implemented.
+    fn table(
+        &mut self,
+        _be: &mut B,
+        _place_of: (usize, Tensor),
+        _make: &mut impl FnMut(&mut B, Range<usize>) -> Act,
+    ) {
+    }
     /// In place of the finish, where the backward was left out: nothing was handed over. Does nothing unless
     /// implemented.
     fn left_out(&mut self, _be: &mut B, _place: usize) {}
@@ -108,16 +123,28 @@ impl Backprop {
             dora::refresh(be, &model.config, &model.blocks[l].linears, &mut adapters[l]);
             x = model::forward_block(be, &run(model, &adapters[l], l, batch, policy, dropout), tape, keep);
         }
+        let embedding = Tensor::Weight(Module::Embed);
+        let of_head = if c.tied { (table, embedding) } else { (head, Tensor::Weight(Module::Head)) };
+        let steps = |of: (usize, Tensor)| sink.steps_tables() && sink.wants(of.0, of.1);
+        let (steps_head, steps_embedding) = (steps(of_head), steps((table, embedding)));
+        let mut normed = steps_head.then(|| model::final_rows(be, model, &x, batch));
         {
             let pair = pair_outside_blocks(adapters, Module::Head, c);
             let dropout = dropout.map(|mask| mask.stream(head as u64));
-            let top = Top { model, head: HeadAdapter { pair, dropout }, batch, tiles };
+            let top = Top { model, head: HeadAdapter { pair, dropout }, batch, tiles, later: steps_head };
             let factors = &mut sink.begin(be, head);
             objective.gradient(be, top, &mut x, factors);
         }
+        if let Some(normed) = normed.take_if(|_| !c.tied) {
+            let logits = objective.of_logits();
+            sink.table(be, of_head, &mut |be, rows| {
+                model::table_gradient(be, model, logits.map(|of| (&normed, batch, of)), None, rows)
+            });
+            be.free(normed);
+        }
         sink.finish(be, head, &mut adapters[head]);
-        let embeds = pair_outside_blocks(adapters, Module::Embed, c).is_some()
-            || sink.wants(table, Tensor::Weight(Module::Embed));
+        let embeds =
+            pair_outside_blocks(adapters, Module::Embed, c).is_some() || sink.wants(table, embedding);
         // From here on x is dL/dx.
         for (l, tape) in self.tapes.iter_mut().enumerate().rev() {
             let size = (batch.rows(), model.config.hidden_size);
@@ -148,8 +175,16 @@ impl Backprop {
                 let factors = &mut sink.begin(be, table);
                 model::embed_backward(be, model, pair, factors, &mut x, batch);
             }
+            if steps_embedding {
+                let logits = objective.of_logits();
+                let head = normed.as_ref().and_then(|normed| Some((normed, batch, logits?)));
+                sink.table(be, (table, embedding), &mut |be, rows| {
+                    model::table_gradient(be, model, head, Some((&x, batch)), rows)
+                });
+            }
             sink.finish(be, table, &mut adapters[table]);
         }
+        free_one(be, normed);
         be.free(x);
     }
 
@@ -170,7 +205,7 @@ impl Backprop {
             None => pair_outside_blocks(adapters, Module::Head, &model.config),
         };
         let head = HeadAdapter { pair, ..HeadAdapter::default() };
-        objective.losses(be, Top { model, head, batch, tiles: self.policy.tiles }, &mut x);
+        objective.losses(be, Top { model, head, batch, tiles: self.policy.tiles, later: false }, &mut x);
         free(be, moved);
         be.free(x);
     }
@@ -216,6 +251,12 @@ fn moved<B: Backend>(
     let place = p.list_index(0, &model.config);
     pair_outside_blocks(adapters, p, &model.config)?;
     perturbation?.moved(be, place, &adapters[place])
+}
+
+fn free_one<B: Backend>(be: &mut B, act: Option<Act>) {
+    if let Some(act) = act {
+        be.free(act);
+    }
 }
 
 fn free<B: Backend>(be: &mut B, pairs: Option<BlockPairs>) {

@@ -73,7 +73,13 @@ impl Backprop {
             let list = self.head.get_or_insert_with(list);
             Gradients::zeros(be, list, 0..list.params().len(), Label::new(Class::Gradient, "lora_grad"))
         });
-        let top = Top { model, head: HeadAdapter { pair, dropout: None }, batch, tiles: policy.tiles };
+        let top = Top {
+            model,
+            head: HeadAdapter { pair, dropout: None },
+            batch,
+            tiles: policy.tiles,
+            later: false,
+        };
         match &mut grads {
             Some(grads) => objective.gradient(be, top, &mut x, &mut grads.sums()),
             None => objective.gradient(be, top, &mut x, &mut Nothing),

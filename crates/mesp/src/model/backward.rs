@@ -136,12 +136,15 @@ impl BlockRun<'_> {
         let d_out = dm.as_ref().map_or_else(|| dy.rows_view(rows.clone()), Act::view);
 
         // down: y = u + linear(a)
-        self.base_gradients(be, tape, &[(Module::Down, d_out)], Site::Act, factors, rows);
-        let dh = self.adapter_gradients(be, tape, &[(Module::Down, d_out)], Site::Act, factors, rows);
+        let parts = [(Module::Down, d_out)];
+        let steps = factors.steps_weights();
+        self.base_gradients(be, tape, &parts, Site::Act, factors, rows, !steps);
+        let dh = self.adapter_gradients(be, tape, &parts, Site::Act, factors, rows);
         let down = self.block.linear(Module::Down);
         let adapter = self.pair(Module::Down).zip(dh.as_ref().map(Act::view));
-        let mut da = GradOf::new(self, be, tape, Site::Act, whole, rows);
+        let mut da = GradOf::new(self, be, tape, Site::Act, (whole, steps), rows);
         lora::input_grad(be, da.view_mut(rows), d_out, down, adapter, false, rows.start);
+        self.base_gradients(be, tape, &parts, Site::Act, factors, rows, steps);
         free(be, dh);
         free(be, dm);
 
@@ -167,12 +170,14 @@ impl BlockRun<'_> {
         let dh = self.shared_gradients(be, tape, g, Site::MlpNorm, factors, rows);
         tape.lower(gate);
         tape.lower(up);
-        let mut dn = GradOf::new(self, be, tape, Site::MlpNorm, whole, rows);
+        let mut dn = GradOf::new(self, be, tape, Site::MlpNorm, (whole, steps), rows);
         for (i, (p, g)) in parts.into_iter().enumerate() {
             let adapter = self.pair(p).zip(dh[i].as_ref().map(Act::view));
             let (dn, g) = (dn.view_mut(rows), tape.view(g, rows));
             lora::input_grad(be, dn, g, self.block.linear(p), adapter, i > 0, rows.start);
         }
+        let g = parts.map(|(p, site)| (p, tape.view(site, rows)));
+        self.base_gradients(be, tape, &g, Site::MlpNorm, factors, rows, steps);
         let (dy, dn2, u) = (dy.rows_mut(rows.clone()), dn.view(rows), tape.view(Site::Mid, rows));
         let [_, which] = self.config.family.norms();
         if factors.wants(Tensor::Norm(which)) {
@@ -212,11 +217,13 @@ impl BlockRun<'_> {
         tape.free(be, Site::AttnProj);
         let dp = self.own_gain(be, tape, Module::O, (dp, du.view()), factors, &all);
         let d_out = dp.as_ref().map_or_else(|| du.view(), Act::view);
-        self.base_gradients(be, tape, &[(Module::O, d_out)], Site::AttnOut, factors, &all);
-        let dh = self.adapter_gradients(be, tape, &[(Module::O, d_out)], Site::AttnOut, factors, &all);
+        let (parts, steps) = ([(Module::O, d_out)], factors.steps_weights());
+        self.base_gradients(be, tape, &parts, Site::AttnOut, factors, &all, !steps);
+        let dh = self.adapter_gradients(be, tape, &parts, Site::AttnOut, factors, &all);
         let mut d_o = be.alloc(n, c.q_cols(), label("d_attn_out"));
         let adapter = self.pair(Module::O).zip(dh.as_ref().map(Act::view));
         lora::input_grad(be, d_o.view_mut(), d_out, self.block.linear(Module::O), adapter, false, 0);
+        self.base_gradients(be, tape, &parts, Site::AttnOut, factors, &all, steps);
         free(be, dh);
         free(be, dp);
 
@@ -307,9 +314,10 @@ impl BlockRun<'_> {
             self.through_gain(be, tape, (p, Site::AttnNorm), d.view_mut(), factors, &all);
         }
         let g = [(parts[0], d[0].view()), (parts[1], d[1].view()), (parts[2], d[2].view())];
+        let steps = factors.steps_weights();
         let dh = self.shared_gradients(be, tape, g, Site::AttnNorm, factors, &all);
         if need_dx || norm {
-            let mut dn = GradOf::new(self, be, tape, Site::AttnNorm, SiteSet::EMPTY, &all);
+            let mut dn = GradOf::new(self, be, tape, Site::AttnNorm, (SiteSet::EMPTY, steps), &all);
             for (i, p) in parts.into_iter().enumerate() {
                 let adapter = self.pair(p).zip(dh[i].as_ref().map(Act::view));
                 lora::input_grad(be, dn.view_mut(&all), d[i].view(), self.block.linear(p), adapter, i > 0, 0);
@@ -323,6 +331,7 @@ impl BlockRun<'_> {
             }
             dn.end(be, tape);
         }
+        self.base_gradients(be, tape, &g, Site::AttnNorm, factors, &all, steps);
         for dh in dh {
             free(be, dh);
         }
@@ -389,7 +398,7 @@ impl BlockRun<'_> {
         factors: &mut impl Factors<B>,
         rows: &Range<usize>,
     ) -> [Option<Act>; N] {
-        self.base_gradients(be, tape, &parts, x, factors, rows);
+        self.base_gradients(be, tape, &parts, x, factors, rows, !factors.steps_weights());
         if self.config.family.fused {
             let mut all = Some(self.adapter_gradients(be, tape, &parts, x, factors, rows));
             return parts.map(|_| all.take().flatten());
@@ -397,7 +406,9 @@ impl BlockRun<'_> {
         parts.map(|part| self.adapter_gradients(be, tape, &[part], x, factors, rows))
     }
 
-    /// Hands over the factors of layers' own matrices and biases, for what comes into each.
+    /// Hands over the factors of layers' own matrices and biases, for what comes into each; layers that are stored in one
+    /// matrix are given together. A consumer that updates matrices in place is told after their input gradient (`now` is
+    /// true then), others before, while the buffers of x are not used again.
     fn base_gradients<B: Backend>(
         &self,
         be: &mut B,
@@ -406,15 +417,28 @@ impl BlockRun<'_> {
         x: Site,
         factors: &mut impl Factors<B>,
         rows: &Range<usize>,
+        now: bool,
     ) {
-        for (p, g) in parts {
-            let (stored_in, out) = (self.stored_in(*p), p.rows(self.config));
-            if factors.wants(Tensor::Weight(stored_in)) {
-                let g_x = [*g, tape.view(x, rows)];
-                factors.linear(be, Tensor::Weight(stored_in), out.clone(), g_x, 1.0);
-            }
+        if !now {
+            return;
+        }
+        let mut rest = parts;
+        while let Some((first, _)) = rest.first() {
+            let stored_in = self.stored_in(*first);
+            let together = rest.iter().take_while(|(p, _)| self.stored_in(*p) == stored_in).count();
+            let (own, others) = rest.split_at(together);
+            rest = others;
             if factors.wants(Tensor::Bias(stored_in)) {
-                factors.bias(be, stored_in, out, *g);
+                for (p, g) in own {
+                    factors.bias(be, stored_in, p.rows(self.config), *g);
+                }
+            }
+            if factors.wants(Tensor::Weight(stored_in)) {
+                // Three at most: queries, keys and values.
+                let given: [_; 3] = std::array::from_fn(|i| {
+                    own.get(i).map_or_else(|| (0..0, own[0].1), |(p, g)| (p.rows(self.config), *g))
+                });
+                factors.weight(be, stored_in, &given[..together], tape.view(x, rows));
             }
         }
     }
@@ -466,19 +490,20 @@ enum GradOf {
 }
 
 impl GradOf {
-    /// For rows of `site`, whose buffer dies here unless it is one of those in `whole`, which outlive the rows.
+    /// For rows of `site`, whose buffer dies here unless it is one of those in `whole`, which outlive the rows, or is
+    /// `read` later: then the gradient has a buffer of its own.
     fn new<B: Backend>(
         run: &BlockRun<'_>,
         be: &mut B,
         tape: &mut Tape,
         site: Site,
-        whole: SiteSet,
+        (whole, read): (SiteSet, bool),
         rows: &Range<usize>,
     ) -> Self {
-        if run.stored(site) == Elem::Full {
+        if run.stored(site) == Elem::Full && !read {
             return Self::Taken(tape.lift(site));
         }
-        if !whole.has(site) {
+        if !whole.has(site) && !read {
             tape.free(be, site);
         }
         let (r, c) = Rules::<B>::shape(run, site, rows.len());

@@ -73,6 +73,7 @@ pub(super) fn head_gradient<B: Backend>(
 /// Whether something at the head has a gradient that sums over rows.
 pub(super) fn sums_over_rows<B: Backend>(top: Top<'_>, factors: &impl Factors<B>) -> bool {
     top.head.pair.is_some()
+        || top.later
         || factors.wants(Tensor::Weight(table(top.model)))
         || factors.wants(Tensor::Norm(Norm::Final))
 }
@@ -80,7 +81,7 @@ pub(super) fn sums_over_rows<B: Backend>(top: Top<'_>, factors: &impl Factors<B>
 /// Tile of rows after tile of rows. `known` says that the statistics need not be made.
 fn in_row_tiles<B: Backend>(
     be: &mut B,
-    Top { model, head: adapter, batch, tiles }: Top<'_>,
+    Top { model, head: adapter, batch, tiles, .. }: Top<'_>,
     x: &mut Act,
     mut gradient: Option<(f64, &mut impl Factors<B>)>,
     stats: &mut [RowStat],
@@ -171,6 +172,51 @@ fn head_rows<B: Backend>(
 /// The table that a model's head multiplies with.
 const fn table(model: &ModelWeights) -> Module {
     if model.config.tied { Module::Embed } else { Module::Head }
+}
+
+/// The trained rows after the final norm, `[targets, d]`: what their logits are made of.
+pub fn final_rows<B: Backend>(be: &mut B, model: &ModelWeights, x: &Act, batch: &Batch) -> Act {
+    let shape = (batch.targets(), model.config.hidden_size);
+    let mut normed = be.alloc(shape.0, shape.1, label("final_rows"));
+    let mut picked = be.alloc(shape.0, shape.1, label("picked"));
+    be.gather_rows(picked.view_mut(), x.view(), &batch.target_rows);
+    be.rms_norm(normed.view_mut(), picked.view(), &model.norm, model.config.eps);
+    be.free(picked);
+    normed
+}
+
+/// What the logits of a batch's trained rows are made of, and their gradient: the rows after the final norm, the batch,
+/// and what [`Objective::of_logits`](super::Objective::of_logits) says.
+pub type Logits<'a> = (&'a Act, &'a Batch, (f64, &'a [RowStat]));
+
+/// The gradient of some rows of a table: of the head, whose logits are made once more from the [`final_rows`]; of the embeddings, from dL/dx of their rows; or of a table
+/// that is both.
+///
+/// ```text
+/// z = n·E[rows]ᵀ     dE[rows] = (c·w·(softmax(z) − [label]))ᵀ·n     dE[token_t] += dx_t
+/// ```
+pub fn table_gradient<B: Backend>(
+    be: &mut B,
+    model: &ModelWeights,
+    head: Option<Logits<'_>>,
+    lookups: Option<(&Act, &Batch)>,
+    rows: Range<usize>,
+) -> Act {
+    let grad = Label::new(Class::Gradient, "table_grad");
+    let mut dw = be.alloc(rows.len(), model.config.hidden_size, grad);
+    if let Some((normed, batch, (c, stats))) = head {
+        let words = model.head().rows_range(rows.clone());
+        let mut dz = logits(be, normed.view(), &words, None, rows.clone());
+        be.softmax_gradient(dz.view_mut(), &batch.target_labels, rows.start, c, stats);
+        be.weight_grad(dw.view_mut(), [dz.view(), normed.view()], 0, false);
+        be.free(dz);
+    } else {
+        be.zero(dw.view_mut());
+    }
+    if let Some((dx, batch)) = lookups {
+        be.scatter_add_rows(dw.view_mut(), dx.view(), &batch.tokens, rows.start);
+    }
+    dw
 }
 
 /// The second pass over the vocabulary: dn, and the factors of the table and of the adapter.

@@ -17,6 +17,8 @@ pub struct Top<'a> {
     pub batch: &'a Batch,
     /// How work is cut.
     pub tiles: Tiles,
+    /// Whether the gradient of the head's table is made later, from what [`Objective::of_logits`] says.
+    pub later: bool,
 }
 
 /// A loss of the rows after the last block. Whatever it needs it allocates from the backend, so that the plan knows it.
@@ -25,6 +27,9 @@ pub trait Objective<B: Backend> {
     fn losses(&mut self, be: &mut B, top: Top<'_>, x: &mut Act);
     /// The losses, and `x ← dL/dx`; the factors of what is trained above the blocks are handed over.
     fn gradient(&mut self, be: &mut B, top: Top<'_>, x: &mut Act, factors: &mut impl Factors<B>);
+    /// After [`Objective::gradient`] with [`Top::later`], c and the statistics of the trained rows' logits z, whose weights
+    /// w stand in them: `dL/dz = c·w·(softmax(z) − [label])`. `None` for a loss that has no logits.
+    fn of_logits(&self) -> Option<(f64, &[RowStat])>;
 }
 
 /// Next-token cross-entropy, `L = scale·Σ_t w_t·(−ln p(y_t))` over the batch's trained rows, with the weights of the
@@ -44,5 +49,9 @@ impl<B: Backend> Objective<B> for NextToken<'_> {
 
     fn gradient(&mut self, be: &mut B, top: Top<'_>, x: &mut Act, factors: &mut impl Factors<B>) {
         head(be, top, x, Some((self.scale, factors)), self.stats);
+    }
+
+    fn of_logits(&self) -> Option<(f64, &[RowStat])> {
+        Some((self.scale, self.stats))
     }
 }

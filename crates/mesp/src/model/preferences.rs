@@ -84,4 +84,8 @@ impl<B: Backend> Objective<B> for Preferences<'_> {
             }
         }
     }
+
+    fn of_logits(&self) -> Option<(f64, &[RowStat])> {
+        Some((1.0, self.stats))
+    }
 }

@@ -115,8 +115,8 @@ fn refuse(settings: &Settings, method: &str) -> Result<()> {
         (s.optimizer.as_deref().is_some_and(|o| o != "sgd"), "‘optimizer’", "use sgd, or leave it out"),
         (s.max_grad_norm.is_some_and(|n| n > 0.0), "‘max_grad_norm’", "leave it out: no gradient is made"),
         (
-            m.update == Some(UpdateWhen::PerBlock),
-            "‘update’ per-block",
+            m.update.is_some_and(|update| update != UpdateWhen::Accumulate),
+            "‘update’ per-block or per-matrix",
             "leave it out: there are no gradients of a block",
         ),
         (m.checkpoints.is_some(), "‘checkpoints’", "leave it out: nothing is kept for a backward"),

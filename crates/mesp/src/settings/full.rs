@@ -1,10 +1,13 @@
-//! `--full`: how all weights are held, and what cannot go with training them.
+//! Training of all weights: how they are held, and what cannot go with it.
 
 use std::path::Path;
 
 use mesp_device::{Dtype, Elem};
+use mesp_formats::room;
 
 use super::{Settings, Setup, Train, Trains};
+use crate::arch::Selection;
+use crate::memory::{ByteSize, MemoryPlan, Workload};
 use crate::method::Estimator;
 use crate::source::{Base, Kind};
 use crate::{Error, ErrorKind, Result};
@@ -65,7 +68,7 @@ impl Setup {
             )
             .hint("leave ‘method’ out for the exact gradients of all weights"));
         }
-        self.options.base_gradients = true;
+        self.options.base = Selection::full();
         Ok(self)
     }
 
@@ -75,7 +78,7 @@ impl Setup {
     /// [`Error::Usage`] when the weights are quantized.
     pub fn differentiable(&self, stored: Dtype) -> Result<()> {
         let held = matches!(self.base, Base::Resident(_)) || !stored.is_quantized();
-        if !self.options.base_gradients || held {
+        if self.options.base.is_empty() || held {
             return Ok(());
         }
         Err(Error::usage(
@@ -83,6 +86,16 @@ impl Setup {
             format!("‘train’ full is of all weights, and those of this model are {stored:?}"),
         )
         .hint("give ‘base’ bf16 to hold them in memory in bf16, or the model they were quantized from"))
+    }
+
+    /// Refuses a run for whose checkpoints and model there is no room on the disk of its folder.
+    ///
+    /// # Errors
+    /// [`Error::File`] with both figures.
+    pub fn room(&self, plan: &MemoryPlan, work: &Workload, folder: &Path) -> Result<()> {
+        let bytes = plan.on_disk(&self.options, &self.run, work.steps);
+        let what = "the checkpoints and the model that this run writes";
+        if bytes > 0 { Ok(room::require(folder, bytes, what)?) } else { Ok(()) }
     }
 
     /// The setup for commands that support adapters only.
@@ -101,21 +114,27 @@ impl Setup {
     }
 
     /// For full fine-tuning, chooses the type in which the weights are held; `stored` is their type in the model's
-    /// files.
+    /// files, `parameters` their number.
     ///
     /// # Errors
     /// [`Error::Usage`] when the weights are quantized, in a GGUF file, or held in a type in which
     /// small updates are lost.
-    pub fn hold(&mut self, model: Option<&Path>, stored: Dtype) -> Result<()> {
+    pub fn hold(&mut self, model: Option<&Path>, stored: Dtype, parameters: u64) -> Result<()> {
         if self.trains != Trains::Model {
             return Ok(());
         }
+        let held = ByteSize(2 * parameters);
         if let Some(path) = model.filter(|path| Kind::of(path) == Kind::Gguf) {
-            return Err(Error::usage(
-                ErrorKind::Unsupported,
-                format!("{}: ‘full’ writes a model directory, and needs one to start from", path.display()),
-            )
-            .hint("give the Hugging Face directory that the file was made from"));
+            let problem = format!(
+                "{}: ‘train’ full writes a model directory, and needs one to start from",
+                path.display()
+            );
+            return Err(Error::usage(ErrorKind::Unsupported, problem)
+                .has(format!("a GGUF file of {stored:?}"))
+                .expected("a Hugging Face directory in f32, bf16 or f16")
+                .hint(format!(
+                    "give the directory that the file was made from; with ‘base’ bf16 its weights take {held} of memory"
+                )));
         }
         let elem = match (self.base, stored) {
             (Base::Mapped, Dtype::Bf16) | (Base::Resident(Dtype::Bf16), _) => Elem::Bf16,
@@ -123,19 +142,23 @@ impl Setup {
             (Base::Mapped, _) => {
                 return Err(Error::usage(
                     ErrorKind::Unsupported,
-                    "‘full’ trains all weights, and those of this model are quantized",
+                    "‘train’ full is of all weights, and a step of quantized ones is lost",
                 )
-                .hint("give the model that it was quantized from, or train an adapter"));
+                .has(format!("weights stored as {stored:?}"))
+                .expected("f32, bf16 or f16")
+                .hint(format!(
+                    "give ‘base’ bf16 to hold them in bf16 in {held} of memory, or the model they were quantized from"
+                )));
             }
             (Base::Resident(_), _) => {
                 return Err(Error::usage(
                     ErrorKind::Conflict,
-                    "‘base’ f16 cannot be combined with ‘full’: a step would be lost in f16",
+                    "‘base’ f16 cannot be combined with ‘train’ full: a step would be lost in f16",
                 )
                 .hint("use ‘base’ bf16, whose steps are rounded at random, or f32"));
             }
         };
-        self.options.full = Some(elem);
+        (self.options.held, self.options.base) = (Some(elem), Selection::full());
         // They are read from their file once.
         self.base = Base::Mapped;
         Ok(())

@@ -95,7 +95,7 @@ pub struct AdapterSettings {
 pub enum Train {
     /// An adapter
     Lora,
-    /// All weights of the model, and no adapter: with mezo from losses; `mesp grads` makes their exact gradients
+    /// All weights of the model, and no adapter
     Full,
 }
 
@@ -141,7 +141,7 @@ pub struct ObjectiveSettings {
     pub reference: Option<String>,
 }
 
-/// When adapters are stepped.
+/// When the optimizer steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
@@ -150,6 +150,8 @@ pub enum UpdateWhen {
     Accumulate,
     /// Step each block as soon as its gradients are complete, and keep none
     PerBlock,
+    /// Step each matrix of the model as soon as its gradient is complete; adapters, norms and biases by block
+    PerMatrix,
 }
 
 /// The number type of products with frozen weights.
@@ -186,7 +188,7 @@ pub struct MethodSettings {
     /// Rows whose logits are computed at once [default: the method's own; auto chooses]
     #[cfg_attr(feature = "clap", arg(long, value_name = "ROWS"))]
     pub head_rows: Option<usize>,
-    /// When the optimizer steps [default: accumulate]
+    /// When the optimizer steps [default: accumulate; with `optimizer` lomo and adalomo per-matrix]
     #[cfg_attr(feature = "clap", arg(long, value_enum, value_name = "WHEN"))]
     pub update: Option<UpdateWhen>,
     /// Number type of products with frozen weights; sums, gradients and the optimizer's state are f32 in any case
@@ -246,6 +248,26 @@ pub struct DirectionSettings {
     pub blocks: Option<String>,
 }
 
+/// What foam's second moment averages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs, reason = "a text would be shown as help beside each value")]
+pub enum FoamMoment {
+    MeanOfSquares,
+    SquareOfMean,
+}
+
+/// How updates of weights in bf16 are rounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs, reason = "as above")]
+pub enum Rounding {
+    Stochastic,
+    Kahan,
+}
+
 /// Batches, steps, learning rate, optimizer, held-out rows.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "clap", derive(clap::Args), command(next_help_heading = "Training"))]
@@ -280,9 +302,27 @@ pub struct TrainingSettings {
     /// Share of the steps over which the learning rate warms up [default: 0.03]
     #[cfg_attr(feature = "clap", arg(long, value_name = "SHARE"))]
     pub warmup_ratio: Option<f64>,
-    /// sgd or adamw [default: adamw; with `method` mezo or forward sgd, which needs no state]
+    /// sgd, adamw, adamw-bf16, adamw-8bit, adafactor, lion, muon, foam, lomo or adalomo [default: adamw; with `train` full
+    /// adalomo; with `method` mezo or forward sgd, which needs no state]
     #[cfg_attr(feature = "clap", arg(long, value_name = "NAME"))]
     pub optimizer: Option<String>,
+    /// Values of a row that share a moment under foam: 2^LEVEL; 0 is Adam [default: 2]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "LEVEL"))]
+    pub foam_level: Option<u32>,
+    /// By what foam multiplies updates of matrices with shared moments [default: 0.25]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "ALPHA"))]
+    pub foam_scale: Option<f64>,
+    /// What foam's second moment averages over a block: the mean-of-squares of gradients or the square-of-mean [default:
+    /// mean-of-squares]
+    #[cfg_attr(feature = "clap", arg(long, value_enum, value_name = "NAME"))]
+    pub foam_second_moment: Option<FoamMoment>,
+    /// By what foam multiplies a gradient's deviation from its block's mean [default: 1]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "RHO"))]
+    pub foam_residual: Option<f64>,
+    /// How updates of bf16 weights of the model are rounded: stochastic, right on average; or kahan, to the nearest with
+    /// what is cut off kept in as many bytes again [default: stochastic]
+    #[cfg_attr(feature = "clap", arg(long, value_enum, value_name = "HOW"))]
+    pub rounding: Option<Rounding>,
     /// Momentum of sgd [default: 0]
     #[cfg_attr(
         feature = "clap",
@@ -295,7 +335,8 @@ pub struct TrainingSettings {
         arg(long, value_name = "LAMBDA", default_value_t = 0.0, hide_default_value = true)
     )]
     pub weight_decay: f64,
-    /// Clip the norm of the gradients to this; 0 switches clipping off [default: 1, with `update` per-block 0]
+    /// Clip the norm of the gradients to this; 0 switches clipping off. With `update` per-block and per-matrix a backward
+    /// before each step measures the norm, which doubles the time [default: 1, with `update` per-block and per-matrix 0]
     #[cfg_attr(feature = "clap", arg(long, value_name = "NORM"))]
     pub max_grad_norm: Option<f64>,
     /// Seed of the adapter's start and of the order of rows [default: 0]

@@ -3,21 +3,22 @@
 use std::collections::BTreeMap;
 
 use mesp_device::{Dtype, Elem};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::adapter::{list, numbers};
 use super::directional::distribution_name;
 use super::numbers::{BASE, COMPUTE};
 use super::{
-    AdapterSettings, DirectionSettings, MethodSettings, Numbers, OnNonFinite, OnSpike, Reference,
-    RunSettings, Settings, Setup, Stored, Train, TrainingSettings, UpdateWhen, rounded,
+    AdapterSettings, DirectionSettings, FoamMoment, MethodSettings, Numbers, OnNonFinite, OnSpike, Reference,
+    Rounding, RunSettings, Settings, Setup, Stored, Train, TrainingSettings, UpdateWhen, rounded,
 };
 use crate::Result;
 use crate::data::Rows;
 use crate::method::{Blocks, Derivative, Directional, Estimator, Subset};
+use crate::optim::OptimizerKind;
 use crate::source::fingerprint;
-use crate::tape::SavedAs;
-use crate::train::{self, Action, Length, Update, checkpoint};
+use crate::tape::{SavedAs, Site, SiteSet};
+use crate::train::{self, Action, Length, Options, Update, checkpoint};
 
 /// The settings that change no result, or whose effect on it is compared otherwise: paths and rows by their
 /// fingerprints, number types by what values are rounded to, methods of exact gradients by being bit-identical. All
@@ -82,6 +83,7 @@ impl Setup {
             update: Some(match options.update {
                 Update::Accumulate => UpdateWhen::Accumulate,
                 Update::PerBlock => UpdateWhen::PerBlock,
+                Update::PerMatrix => UpdateWhen::PerMatrix,
             }),
             // Without a backward pass nothing is kept for it.
             checkpoints: options.estimator.backpropagates().then(|| policy.inputs().name().to_owned()),
@@ -91,6 +93,7 @@ impl Setup {
             }),
             ..chosen.method.clone()
         };
+        let foam = if let OptimizerKind::Foam(foam) = options.optimizer { Some(foam) } else { None };
         let training = TrainingSettings {
             batch_size: rows(run.batch_size),
             batch_tokens: run.batch_tokens,
@@ -101,6 +104,14 @@ impl Setup {
             lr_schedule: Some(run.lr_schedule.name().to_owned()),
             warmup_ratio: Some(run.warmup_ratio),
             optimizer: Some(options.optimizer.name().to_owned()),
+            foam_level: foam.map(|foam| foam.level),
+            foam_scale: foam.map(|foam| foam.scale),
+            foam_second_moment: foam.map(|foam| {
+                if foam.square_of_mean { FoamMoment::SquareOfMean } else { FoamMoment::MeanOfSquares }
+            }),
+            foam_residual: foam.map(|foam| foam.residual),
+            rounding: (chosen.full() && options.estimator.backpropagates())
+                .then_some(if options.compensated { Rounding::Kahan } else { Rounding::Stochastic }),
             weight_decay: options.weight_decay,
             max_grad_norm: Some(run.max_grad_norm.unwrap_or(0.0)),
             seed: run.seed,
@@ -149,6 +160,10 @@ impl Setup {
         if self.options.estimator != Estimator::Exact {
             all.insert("method".to_owned(), self.options.method_name.clone().into());
         }
+        if self.options.trains_model() && self.options.backpropagates() {
+            // The head's table is gone through once or twice, which sums in another order.
+            all.insert("update".to_owned(), update_name(self.options.update).into());
+        }
         if let Some(places) = &self.options.adapter.places {
             all.insert("places".to_owned(), places.to_string().into());
         }
@@ -161,7 +176,7 @@ impl Setup {
         let all = [
             (checkpoint::DATA, train::fingerprint(&*rows.train)?),
             (checkpoint::EVAL_DATA, train::fingerprint(&*rows.eval)?),
-            (BASE, self.options.full.map_or(rounded(self.base, stored), Elem::name).to_owned()),
+            (BASE, self.options.held.map_or(rounded(self.base, stored), Elem::name).to_owned()),
             (COMPUTE, numbers.name().to_owned()),
             ("checkpoints", waiting.to_owned()),
             ("activations", policy.activations().name().to_owned()),
@@ -231,10 +246,42 @@ fn directions(estimator: Estimator, full: bool) -> DirectionSettings {
 
 fn stored(elem: Elem) -> Stored {
     match elem {
-        Elem::Full => Stored::F32,
         Elem::Bf16 => Stored::Bf16,
-        Elem::Byte => unreachable!("only moments are stored in bytes"),
+        // No adapter is stored in bytes.
+        Elem::Full | Elem::Byte => Stored::F32,
     }
+}
+
+/// An update by its name among settings and in documents.
+pub fn update_name(update: Update) -> &'static str {
+    match update {
+        Update::Accumulate => "accumulate",
+        Update::PerBlock => "per-block",
+        Update::PerMatrix => "per-matrix",
+    }
+}
+
+/// A policy as JSON: names of what is kept, sizes of tiles (null for all rows at once).
+pub fn policy_json(options: &Options) -> Value {
+    let policy = &options.policy;
+    let rows = |n: usize| (n != usize::MAX).then_some(n);
+    let names = |set: SiteSet| set.iter().map(Site::name).collect::<Vec<_>>();
+    json!({
+        "across": names(policy.across),
+        "within": names(policy.within),
+        "keep_last": policy.keep_last,
+        "residency": policy.inputs().name(),
+        "activations": policy.activations().name(),
+        "tiles": {
+            "mlp_rows": rows(policy.tiles.mlp_rows),
+            "head_rows": rows(policy.tiles.head_rows),
+            "head_vocab": rows(policy.tiles.head_vocab),
+            "keys": rows(policy.tiles.keys),
+            "weight_rows": rows(policy.tiles.weight_rows),
+        },
+        "update": update_name(options.update),
+        "adapter_type": options.adapter_type.name(),
+    })
 }
 
 #[cfg(test)]

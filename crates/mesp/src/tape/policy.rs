@@ -86,9 +86,9 @@ impl SavedAs {
 impl From<Elem> for SavedAs {
     fn from(elem: Elem) -> Self {
         match elem {
-            Elem::Full => Self::Full,
             Elem::Bf16 => Self::Bf16,
-            Elem::Byte => unreachable!("only moments are stored in bytes"),
+            // No site is stored in bytes.
+            Elem::Full | Elem::Byte => Self::Full,
         }
     }
 }
@@ -141,13 +141,22 @@ pub struct Tiles {
     pub head_vocab: usize,
     /// Keys of attention at once.
     pub keys: usize,
+    /// Rows of a matrix of a block whose gradient is in memory at once, where it is stepped as soon as that is known. A
+    /// multiple of 64.
+    pub weight_rows: usize,
 }
 
 impl Tiles {
     /// All rows at once.
-    pub const UNTILED: Self =
-        Self { mlp_rows: usize::MAX, head_rows: usize::MAX, head_vocab: usize::MAX, keys: 64 };
+    pub const UNTILED: Self = Self {
+        mlp_rows: usize::MAX,
+        head_rows: usize::MAX,
+        head_vocab: usize::MAX,
+        keys: 64,
+        weight_rows: usize::MAX,
+    };
 
     /// Each tile of rows reads the weights again, so tiles are no smaller than memory asks.
-    pub const DEFAULT: Self = Self { mlp_rows: 256, head_rows: 256, head_vocab: 2048, keys: 64 };
+    pub const DEFAULT: Self =
+        Self { mlp_rows: 256, head_rows: 256, head_vocab: 2048, keys: 64, weight_rows: usize::MAX };
 }

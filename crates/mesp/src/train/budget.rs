@@ -10,7 +10,7 @@ use std::sync::Arc;
 use mesp_device::Plan;
 
 use super::session::record;
-use super::{Options, Shapes};
+use super::{Options, Shapes, Update};
 use crate::Result;
 use crate::method::Method;
 use crate::model::{Batch, ModelWeights};
@@ -59,7 +59,7 @@ pub fn search(
     let size = (value_bytes, threads);
     let mut order = Vec::new();
     let rows = shapes.train.as_ref().map_or(1, Batch::rows);
-    for policy in candidates(options.policy, freedom, rows) {
+    for policy in candidates(options, freedom, rows) {
         let candidate = Options { policy, method_name: "auto".to_owned(), ..options.clone() };
         let (live, cost) = estimate(model, &candidate, shapes, size)?;
         if live <= limit {
@@ -92,14 +92,14 @@ pub fn least(
     freedom: Freedom,
 ) -> Result<Choice> {
     let rows = shapes.train.as_ref().map_or(1, Batch::rows);
-    let all = candidates(options.policy, freedom, rows);
+    let all = candidates(options, freedom, rows);
     // Every smaller tile and every site that is not kept needs less or as much.
     let small = |p: &Policy| {
         let t = p.tiles;
-        [t.mlp_rows, t.head_rows, t.head_vocab]
+        [t.mlp_rows, t.head_rows, t.head_vocab, t.weight_rows]
     };
     let least = all.iter().map(|p| p.across.iter().count()).min().unwrap_or(0);
-    let floor = all.iter().map(small).reduce(|a, b| [a[0].min(b[0]), a[1].min(b[1]), a[2].min(b[2])]);
+    let floor = all.iter().map(small).reduce(|a, b| std::array::from_fn(|i| a[i].min(b[i])));
     let few = all.into_iter().filter(|p| p.across.iter().count() == least && Some(small(p)) == floor);
     let choose = |options: Options| -> Result<Choice> {
         let (_, cost) = estimate(model, &options, shapes, size)?;
@@ -128,9 +128,9 @@ fn estimate(
 }
 
 /// Policies worth planning, all with the asked-for key tile, kind of checkpoint and way of storing activations.
-fn candidates(asked: Policy, freedom: Freedom, rows: usize) -> Vec<Policy> {
+fn candidates(options: &Options, freedom: Freedom, rows: usize) -> Vec<Policy> {
     const MLP: SiteSet = SiteSet::of(&[Site::Gate, Site::Up]);
-    let base = Method::Mesp.policy();
+    let (asked, base) = (options.policy, Method::Mesp.policy());
     let input = SiteSet::of(&[Site::BlockIn]);
     let forms: &[SavedAs] = match (asked.inputs(), freedom.file) {
         (SavedAs::Full, true) => &[SavedAs::Full, SavedAs::File],
@@ -140,17 +140,25 @@ fn candidates(asked: Policy, freedom: Freedom, rows: usize) -> Vec<Policy> {
     };
     // Tiles of more rows than there are differ in nothing.
     let useful = |tile: &usize| *tile < 2 * rows;
+    // A matrix that is stepped in place gets the factors of all rows at once, and its gradient may be made in parts.
+    let in_place = options.held.is_some() && options.update == Update::PerMatrix;
+    let mlp: &[usize] = if in_place { &[usize::MAX] } else { &[1024, 512, 256, 128, 64, 32, 16] };
+    let parts: &[usize] = if in_place { &[usize::MAX, 1024, 256] } else { &[usize::MAX] };
+    let mlp = || mlp.iter().copied().filter(|tile| in_place || useful(tile));
     let mut all = Vec::new();
     for &form in forms {
         for across in [input.union(SiteSet::ATTENTION).union(MLP), input.union(SiteSet::ATTENTION), input] {
             for keep_last in [true, false] {
-                for mlp_rows in [1024, 512, 256, 128, 64, 32, 16].into_iter().filter(useful) {
+                for mlp_rows in mlp() {
                     for head_rows in [512, 256, 128, 64, 32].into_iter().filter(useful) {
                         // All words at once save nothing, and their pages would be resident together.
                         for head_vocab in [4096, 2048, 1024] {
-                            let tiles = Tiles { mlp_rows, head_rows, head_vocab, keys: asked.tiles.keys };
-                            let saved = asked.with_inputs(form).saved;
-                            all.push(Policy { across, saved, keep_last, tiles, ..base });
+                            for &weight_rows in parts {
+                                let keys = asked.tiles.keys;
+                                let tiles = Tiles { mlp_rows, head_rows, head_vocab, keys, weight_rows };
+                                let saved = asked.with_inputs(form).saved;
+                                all.push(Policy { across, saved, keep_last, tiles, ..base });
+                            }
                         }
                     }
                 }

@@ -6,8 +6,9 @@
 //!     first_moment.safetensors, second_moment.safetensors    the optimizer's state, shaped and named alike
 //!     state.json                                             progress, what must not change, what it was made with
 //! ```
-//! In full fine-tuning a checkpoint has `slopes.replay` in place of the adapter: together with the initial model it
-//! determines the weights bit for bit, at a millionth of their size. At the end of the run the model is written to
+//! Where the model's own tensors are trained, a checkpoint has these in `weights.safetensors`, beside the adapter or in
+//! its place. Full fine-tuning from losses has `slopes.replay` instead: together with the initial model it determines the
+//! weights bit for bit, at a millionth of their size. At the end of a run that trains all weights the model is written to
 //! `OUTPUT/model`.
 //!
 //! A checkpoint is written under a temporary name, synced and renamed, so it is either complete or absent.
@@ -15,7 +16,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use mesp_device::Backend;
+use mesp_device::{Backend, View};
 use mesp_formats::atomic::{StagedDir, remove_dir, write_atomic};
 use mesp_formats::{Error as FileError, peft as names};
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,8 @@ use serde_json::{Map, Value};
 use super::full::History;
 use super::{MadeWith, Progress, RunConfig, Session, replay};
 use crate::adapter::peft;
-use crate::optim::{Optimizer, UpdateRule as _};
+use crate::arch::Param;
+use crate::optim::Optimizer;
 use crate::{Error, ErrorKind, Result};
 
 mod compare;
@@ -73,6 +75,10 @@ const STATE: &str = "state.json";
 /// Before 3, what is fixed was named otherwise than its settings.
 const SCHEMA: u32 = 3;
 const FOLDER: &str = "checkpoints";
+/// The model's own tensors that are trained.
+const WEIGHTS: &str = "weights.safetensors";
+/// What rounding to bf16 cut off of them.
+const RESTS: &str = "compensation.safetensors";
 /// Where a run that trains all weights puts the model.
 pub const MODEL: &str = "model";
 
@@ -82,6 +88,34 @@ pub const MODEL: &str = "model";
 /// When a file cannot be written; what stood there before stays.
 pub fn save_adapter<B: Backend>(session: &Session<B>, dir: &Path, base_model: Option<&str>) -> Result<()> {
     peft::save(session.backend(), dir, &session.options().adapter, base_model, session.params())
+}
+
+/// Writes what is trained into a checkpoint: the adapter, and the model's own tensors with what rounding cut off of them.
+fn save_trained<B: Backend>(session: &Session<B>, dir: &Path, base_model: Option<&str>) -> Result<()> {
+    if session.params().iter().flatten().any(Option::is_some) || session.weights().is_none() {
+        save_adapter(session, dir, base_model)?;
+    }
+    let Some(weights) = session.weights() else { return Ok(()) };
+    let write = |file: &str, tensors: &[(&Param, View<'_>)]| {
+        peft::write_params(session.backend(), &dir.join(file), tensors, &BTreeMap::new())
+    };
+    write(WEIGHTS, &weights.iter().map(|(param, act)| (param, act.view())).collect::<Vec<_>>())?;
+    let rests: Vec<_> = weights.rests().map(|(param, act)| (param, act.view())).collect();
+    if rests.is_empty() { Ok(()) } else { write(RESTS, &rests) }
+}
+
+/// Reads the model's own tensors of a checkpoint, where they are trained.
+fn load_weights<B: Backend>(session: &mut Session<B>, checkpoint: &Path) -> Result<()> {
+    let config = session.model().config.clone();
+    let (be, Some(weights)) = session.weights_mut() else { return Ok(()) };
+    let mut tensors: Vec<_> = weights.iter_mut().map(|(param, act)| (*param, act)).collect();
+    peft::read_params(be, &checkpoint.join(WEIGHTS), &mut tensors, &config)?;
+    let mut rests: Vec<_> = weights.rests_mut().map(|(param, act)| (*param, act)).collect();
+    if !rests.is_empty() {
+        peft::read_params(be, &checkpoint.join(RESTS), &mut rests, &config)?;
+    }
+    session.refresh_weights();
+    Ok(())
 }
 
 /// Writes a checkpoint into a run directory and returns its path.
@@ -97,8 +131,8 @@ pub fn save<B: Backend>(
     mesp_formats::atomic::create_dir_all(&output.join(FOLDER))?;
     let path = output.join(name(progress.step));
     let staged = StagedDir::new(&path)?;
-    match session.full().map(|full| &full.log) {
-        None => save_adapter(session, staged.path(), config.base_model.as_deref())?,
+    match session.moved().map(|moved| &moved.log) {
+        None => save_trained(session, staged.path(), config.base_model.as_deref())?,
         Some(Some(log)) => replay::write(&staged.path().join(replay::FILE), &log.header, &log.derivatives)?,
         Some(None) => {
             return Err(Error::usage(
@@ -107,7 +141,7 @@ pub fn save<B: Backend>(
             ));
         }
     }
-    for (name, state) in session.optimizer().into_iter().flat_map(Optimizer::states) {
+    for (name, state) in session.optimizer().map(Optimizer::states).unwrap_or_default() {
         peft::write_params(
             session.backend(),
             &staged.path().join(state_file(name)),
@@ -208,14 +242,17 @@ pub fn load_adapter<B: Backend>(session: &mut Session<B>, checkpoint: &Path) -> 
 /// # Errors
 /// When its file is missing or damaged, or the run started from other weights.
 pub fn load_trained<B: Backend>(session: &mut Session<B>, checkpoint: &Path) -> Result<()> {
-    if session.full().is_none() {
-        return load_adapter(session, checkpoint);
+    if session.moved().is_none() {
+        if !session.params().iter().flatten().all(Option::is_none) || session.weights().is_none() {
+            load_adapter(session, checkpoint)?;
+        }
+        return load_weights(session, checkpoint);
     }
     let replay::Contents { header, derivatives, .. } = replay::read(&checkpoint.join(replay::FILE))?;
     session.reset();
     header.apply(session, &derivatives)?;
-    if let Some(full) = session.full_mut() {
-        full.log = Some(History { header, derivatives: derivatives.into_iter().flatten().collect() });
+    if let Some(moved) = session.moved_mut() {
+        moved.log = Some(History { header, derivatives: derivatives.into_iter().flatten().collect() });
     }
     Ok(())
 }
@@ -232,7 +269,7 @@ pub fn load<B: Backend>(session: &mut Session<B>, checkpoint: &Path, config: &Ru
         let list: Vec<&str> = found.iter().map(|d| d.text.as_str()).collect();
         let advice =
             "resume with the settings, the model and the rows that the run began with, or start a new run";
-        let adapter = if session.full().is_none() { " with ‘adapter’" } else { "" };
+        let adapter = if session.weights().is_none() { " with ‘adapter’" } else { "" };
         return Err(FileError::invalid(checkpoint, ErrorKind::Mismatch)
             .what(format!("the checkpoint was written with {}", list.join("\n  with ")))
             .hint(format!("{advice}{adapter}"))
@@ -242,9 +279,9 @@ pub fn load<B: Backend>(session: &mut Session<B>, checkpoint: &Path, config: &Ru
     let model = session.model().config.clone();
     let (be, _, optimizer) = session.state_mut();
     if let Some(optimizer) = optimizer {
-        for spec in optimizer.kind().states() {
-            let mut state = optimizer.state_mut(spec.name);
-            peft::read_params(be, &checkpoint.join(state_file(spec.name)), &mut state, &model)?;
+        for name in optimizer.names() {
+            let mut state = optimizer.state_mut(name);
+            peft::read_params(be, &checkpoint.join(state_file(name)), &mut state, &model)?;
         }
     }
     session.set_steps(state.progress.updates);

@@ -149,10 +149,10 @@ impl RunConfig {
     /// Checks values and combinations.
     ///
     /// # Errors
-    /// Early stopping without evaluations. Per-block updates with clipping or accumulation: both need all gradients at once. Values out of range.
+    /// Early stopping without evaluations. Fused updates with accumulation, which needs all gradients at once. Values out of range.
     pub fn check(&self, update: Update) -> Result<()> {
-        if update == Update::PerBlock {
-            self.check_per_block()?;
+        if update.is_fused() {
+            self.check_fused(if update == Update::PerBlock { "per-block" } else { "per-matrix" })?;
         }
         if let (Some(n), None) = (self.early_stopping_patience, self.eval_every) {
             return Err(Error::usage(
@@ -245,27 +245,17 @@ impl RunConfig {
     }
 
     /// What cannot be combined with per-block updates.
-    fn check_per_block(&self) -> Result<()> {
+    fn check_fused(&self, update: &str) -> Result<()> {
         if self.grad_accum > 1 {
             let n = self.grad_accum;
             return Err(Error::usage(
                 ErrorKind::Conflict,
                 format!(
-                    "‘update’ per-block cannot be combined with ‘grad_accum’ {n}: it keeps no \
+                    "‘update’ {update} cannot be combined with ‘grad_accum’ {n}: it keeps no \
                         gradient to add to"
                 ),
             )
             .hint("use a larger ‘batch_size’, or ‘update’ accumulate"));
-        }
-        if let Some(norm) = self.max_grad_norm {
-            return Err(Error::usage(
-                ErrorKind::Conflict,
-                format!(
-                    "‘update’ per-block cannot be combined with ‘max_grad_norm’ {norm}: the norm \
-                        is known only after all blocks"
-                ),
-            )
-            .hint("leave ‘max_grad_norm’ out, or use ‘update’ accumulate"));
         }
         for (option, reaction) in [("‘on_nonfinite’", self.on_nonfinite), ("‘on_spike’", self.on_spike)]
         {
@@ -273,7 +263,7 @@ impl RunConfig {
                 return Err(Error::usage(
                     ErrorKind::Conflict,
                     format!(
-                        "‘update’ per-block cannot be combined with {option} skip: blocks are \
+                        "‘update’ {update} cannot be combined with {option} skip: parameters are \
                             stepped before the norm is known"
                     ),
                 )

@@ -29,7 +29,7 @@ impl Logged {
         if let Some(log) = &mut self.log {
             log.append(derivatives)?;
         }
-        if let Some(history) = session.full_mut().and_then(|full| full.log.as_mut()) {
+        if let Some(history) = session.moved_mut().and_then(|moved| moved.log.as_mut()) {
             history.derivatives.extend_from_slice(derivatives);
         }
         self.descent.descend(session, derivatives, learning_rate);

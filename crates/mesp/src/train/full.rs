@@ -13,24 +13,19 @@
 
 mod directory;
 
-use std::sync::Arc;
-
-use mesp_device::{Act, Backend, Class, Elem, Label, Motion, Noise, Weight};
+use mesp_device::{Backend, Class, Label, Motion, Noise};
 
 use super::replay::Replay;
 use crate::method::Direction;
 use crate::model::{ModelWeights, Part};
+use crate::optim::TrainedWeights;
 
 pub use directory::save;
 
-/// The buffers of a model's tensors, in the order of [`ModelWeights::parts`], and what stands for them.
+/// The model at the point where a loss is taken, and the run's log.
 #[derive(Debug)]
-pub(super) struct FullWeights {
-    acts: Vec<Act>,
-    /// The model at the point where a loss is taken.
-    moved: ModelWeights,
-    /// What training starts from.
-    source: Arc<ModelWeights>,
+pub(super) struct Moved {
+    model: ModelWeights,
     /// Values of the longest vector.
     longest: usize,
     /// What a checkpoint holds.
@@ -45,104 +40,66 @@ pub(super) struct History {
     pub(super) derivatives: Vec<f32>,
 }
 
-/// A label of trained weights.
-const fn label(name: &'static str) -> Label {
-    Label::new(Class::Trained, name)
-}
-
-impl FullWeights {
-    /// Buffers with a model's weights, and the model that reads them there.
-    pub(super) fn new<B: Backend>(
-        be: &mut B,
-        source: &Arc<ModelWeights>,
-        elem: Elem,
-    ) -> (Self, ModelWeights) {
-        let mut rest = ModelWeights::clone(source);
-        let (mut acts, mut longest) = (Vec::new(), 0);
-        rest.parts_mut(&mut |_, part| {
-            acts.push(match part {
-                Part::Matrix(w) => {
-                    let act = be.persist_as(w.rows(), w.cols(), elem, label("weights"));
-                    *w = Weight::held(&act);
-                    act
-                }
-                Part::Vector(v) => {
-                    longest = longest.max(v.len());
-                    be.persist(v.len(), 1, label("vectors"))
-                }
-            });
-        });
-        let mut full = Self { acts, moved: rest.clone(), source: Arc::clone(source), longest, log: None };
-        full.reset(be, &mut rest);
-        (full, rest)
-    }
-
-    /// Goes back to what training started from.
-    pub(super) fn reset<B: Backend>(&mut self, be: &mut B, rest: &mut ModelWeights) {
-        let mut acts = self.acts.iter_mut();
-        self.source.parts(&mut |_, part| {
-            let Some(act) = acts.next() else { return };
-            match part {
-                Part::Matrix(w) => be.load_weight(act.view_mut(), w),
-                Part::Vector(v) => be.load(act.view_mut(), &mut |i| f64::from(v[i])),
+impl Moved {
+    /// Of the model that reads the trained weights.
+    pub(super) fn new(model: &ModelWeights) -> Self {
+        let mut longest = 0;
+        model.parts(&mut |_, part| {
+            if let Part::Vector(v) = part {
+                longest = longest.max(v.len());
             }
         });
-        self.refresh(be, rest);
-    }
-
-    /// The tensors, in order.
-    pub(super) fn acts(&self) -> &[Act] {
-        &self.acts
+        Self { model: model.clone(), longest, log: None }
     }
 
     /// The model at θ + by·z.
-    pub(super) fn at<B: Backend>(&mut self, be: &mut B, by: f64, direction: Direction) -> &ModelWeights {
-        let mut acts = self.acts.iter().enumerate();
-        let mut point = be.alloc(self.longest, 1, label("moved_vector"));
-        self.moved.parts_mut(&mut |_, part| {
-            let Some((i, act)) = acts.next() else { return };
+    pub(super) fn at<B: Backend>(
+        &mut self,
+        be: &mut B,
+        weights: &TrainedWeights,
+        by: f64,
+        direction: Direction,
+    ) -> &ModelWeights {
+        let mut parts = weights.parts().enumerate();
+        let label = Label::new(Class::Trained, "moved_vector");
+        let mut point = be.alloc(self.longest, 1, label);
+        self.model.parts_mut(&mut |_, part| {
+            let Some((i, at)) = parts.next() else { return };
             let noise = stream(direction, i);
             match part {
-                Part::Matrix(w) => w.set_motion((by != 0.0).then_some(Motion { by, noise })),
+                Part::Matrix(w) => {
+                    w.set_motion((by != 0.0).then_some(Motion { by, noise, from: at.first() }));
+                }
                 Part::Vector(v) => {
-                    be.perturb(point.rows_mut(0..v.len()), act.view(), [1.0, by], noise);
+                    be.perturb(point.rows_mut(0..v.len()), at, [1.0, by], noise);
                     be.store(point.rows_view(0..v.len()), &mut |i, value| v[i] = value as f32);
                 }
             }
         });
         be.free(point);
-        &self.moved
-    }
-
-    /// `θ ← a·θ + c·z`; norms and biases with 1 for `a`.
-    pub(super) fn perturb_in_place<B: Backend>(
-        &mut self,
-        be: &mut B,
-        rest: &mut ModelWeights,
-        [a, c]: [f64; 2],
-        direction: Direction,
-    ) {
-        let mut acts = self.acts.iter_mut().enumerate();
-        rest.parts_mut(&mut |_, part| {
-            let Some((i, act)) = acts.next() else { return };
-            let a = if matches!(part, Part::Matrix(_)) { a } else { 1.0 };
-            be.perturb_in_place(act.view_mut(), a, c, stream(direction, i));
-        });
-        self.refresh(be, rest);
-    }
-
-    /// Brings the vectors of the model at rest up to date with their buffers.
-    fn refresh<B: Backend>(&self, be: &B, rest: &mut ModelWeights) {
-        let mut acts = self.acts.iter();
-        rest.parts_mut(&mut |_, part| {
-            if let (Some(act), Part::Vector(v)) = (acts.next(), part) {
-                be.store(act.view(), &mut |i, value| v[i] = value as f32);
-            }
-        });
+        &self.model
     }
 }
 
-/// z of the i-th tensor.
+/// `θ ← a·θ + c·z`; norms and biases with 1 for `a`.
+pub(super) fn perturb_in_place<B: Backend>(
+    be: &mut B,
+    weights: &mut TrainedWeights,
+    model: &mut ModelWeights,
+    [a, c]: [f64; 2],
+    direction: Direction,
+) {
+    let mut next = 0;
+    model.parts(&mut |_, part| {
+        let Some(view) = weights.part_mut(next) else { return };
+        let a = if matches!(part, Part::Matrix(_)) { a } else { 1.0 };
+        be.perturb_in_place(view, a, c, stream(direction, next));
+        next += 1;
+    });
+    weights.refresh(be, model);
+}
+
+/// z of the i-th part.
 fn stream(direction: Direction, i: usize) -> Noise {
     Noise { tensor: i as u32, ..direction.noise }
 }

@@ -223,4 +223,11 @@ impl<B: Backend> Objective<B> for Target<'_> {
             Self::Preference(objective, _) => objective.gradient(be, top, x, factors),
         }
     }
+
+    fn of_logits(&self) -> Option<(f64, &[RowStat])> {
+        match self {
+            Self::NextToken(objective) => Objective::<B>::of_logits(objective),
+            Self::Preference(objective, _) => Objective::<B>::of_logits(objective),
+        }
+    }
 }

@@ -4,6 +4,7 @@ use mesp_device::Elem;
 
 use super::ObjectiveKind;
 use crate::adapter::AdapterConfig;
+use crate::arch::{Config, Selection, base_params};
 use crate::method::{Estimator, Method};
 use crate::optim::{OptimizerKind, Trained};
 use crate::tape::Policy;
@@ -14,8 +15,18 @@ pub enum Update {
     /// After the whole backward, and after several micro-batches: all gradients are kept until then.
     Accumulate,
     /// Block by block, as soon as a block's gradients are finished, as fused optimizers do: no gradient outlives its
-    /// block. One micro-batch a step, no clipping.
+    /// block. One micro-batch a step; a norm is clipped to by a sweep before, which doubles the work.
     PerBlock,
+    /// Matrix by matrix where the model's own are trained: no gradient outlives the matrix, or a tile of its rows. Else
+    /// as [`Update::PerBlock`].
+    PerMatrix,
+}
+
+impl Update {
+    /// Whether parameters are stepped while the backward goes on.
+    pub fn is_fused(self) -> bool {
+        self != Self::Accumulate
+    }
 }
 
 /// The options that determine a session's buffers: a change of any of them needs another plan.
@@ -45,10 +56,14 @@ pub struct Options {
     pub seed: u64,
     /// Whether the caller reads the gradient, so that it is kept even where the step itself does not need it.
     pub gradients: bool,
-    /// Whether gradients are computed for all weights of the model instead of an adapter; the weights are not changed.
-    pub base_gradients: bool,
-    /// For full fine-tuning: the type in which the model's weights are held. `None` for an adapter.
-    pub full: Option<Elem>,
+    /// Which tensors of the model itself have gradients, beside the adapter's. They are trained where they are held
+    /// ([`Options::held`]); else their gradients are computed and nothing is changed.
+    pub base: Selection,
+    /// The type in which the model's trained matrices are held in memory.
+    pub held: Option<Elem>,
+    /// Whether what rounding to bf16 cuts off is kept and added to the next update (Kahan), in as many bytes again; else
+    /// updates are rounded up or down at random.
+    pub compensated: bool,
     /// Whether there is training at all: if not, there are no gradients and no optimizer state.
     pub training: bool,
 }
@@ -70,10 +85,23 @@ impl Options {
             trained: Trained::ALIKE,
             seed: 0,
             gradients: false,
-            base_gradients: false,
-            full: None,
+            base: Selection::default(),
+            held: None,
+            compensated: false,
             training: true,
         }
+    }
+
+    /// Whether all weights of the model are trained.
+    pub fn trains_model(&self) -> bool {
+        self.held.is_some() && self.base.is_full()
+    }
+
+    /// Parameters that are trained.
+    pub fn parameters(&self, c: &Config) -> u64 {
+        let own = base_params(c).into_iter().filter(|param| self.base.has(param));
+        self.adapter.parameters(c)
+            + own.map(|param| param.shape[0] as u64 * param.shape[1] as u64).sum::<u64>()
     }
 
     /// Whether a step has a backward pass.

@@ -379,7 +379,7 @@ impl<B: Backend> Run<B> {
             step: self.progress.step,
             total_steps: self.total_steps,
             rows: self.batches.rows(),
-            parameters: if options.full.is_some() { c.parameters() } else { options.adapter.parameters(c) },
+            parameters: options.parameters(c),
             method: options.method_name.clone(),
         });
         if self.progress.step == 0 && self.progress.evaluated.is_none() {
@@ -478,7 +478,7 @@ impl<B: Backend> Run<B> {
     /// Evaluates between steps; true when the loss is the best so far.
     fn evaluate_on_the_way(&mut self, emit: &mut dyn FnMut(&Event)) -> Result<bool> {
         let Self { session, config, .. } = &*self;
-        let adapter_at_eval = config.adapter_at_eval && session.options().full.is_none();
+        let adapter_at_eval = config.adapter_at_eval && session.options().held.is_none();
         if let (true, Some(dir)) = (adapter_at_eval, &config.output) {
             self.save(dir)?;
         }
@@ -530,7 +530,7 @@ fn descent<B: Backend>(
         session.set_bounds(Bounds::from_values(opened.bounds, session.params()));
         (log, earlier) = (Some(opened.log), opened.derivatives);
     }
-    if let Some(full) = session.full_mut() {
+    if let Some(full) = session.moved_mut() {
         let mut derivatives = Vec::with_capacity(total_steps * along.directions);
         derivatives.extend(earlier.iter().flatten());
         // After a resume the checkpoint's own header, which knows the start.

@@ -7,18 +7,19 @@ use mesp_device::{
     Act, Backend, Class, Dropout, Dry, Label, Plan, Program, RowStat, Tangents, View, ViewMut,
 };
 
-use super::full::FullWeights;
+use super::consumers::{Accumulated, Fused, GRAD, Stepping, gathered};
+use super::full::{self, Moved};
 use super::objective::{Outcome, PreferenceState, Target};
 use super::{Options, Total, Update};
 use crate::adapter::{self, AdapterConfig, BlockPairs, dora, matrices, persistent_pairs};
-use crate::arch::{Config, Param, Tensor, base_params};
-use crate::gradient::{Gradients, ParamList, Sums};
+use crate::arch::{Config, Param, base_params};
+use crate::gradient::{Gradients, ParamList};
 use crate::method::{
-    Backprop, Blocks, Bounds, Consumer, Derivative, Direction, Directional, Estimator, Perturbation,
-    add_direction, perturb_in_place,
+    Backprop, Blocks, Bounds, Derivative, Direction, Directional, Estimator, Perturbation, add_direction,
+    perturb_in_place,
 };
 use crate::model::{Batch, ModelWeights, NextToken, Part};
-use crate::optim::Optimizer;
+use crate::optim::{Optimizer, Stepped, TrainedWeights, UpdateRule as _};
 use crate::preference::Score;
 use crate::rng;
 use crate::source::load_adapter;
@@ -26,7 +27,8 @@ use crate::{Error, ErrorKind, Result};
 
 const STEP: Program = Program(0);
 const EVAL: Program = Program(1);
-const GRAD: Label = Label::new(Class::Gradient, "lora_grad");
+/// The optimizer's updates after the sweep, where these need buffers.
+const UPDATE: Program = Program(2);
 /// Buffers that have a tangent at a time, generously: a block's adapters and sites.
 const TANGENTS: usize = 64;
 
@@ -38,6 +40,8 @@ pub struct Session<B> {
     options: Options,
     params: Vec<BlockPairs>,
     grads: Gradients,
+    /// What is gathered until its place ends, where updates are fused.
+    gathered: Arc<ParamList>,
     optimizer: Option<Optimizer>,
     backprop: Backprop,
     stats: Vec<RowStat>,
@@ -51,18 +55,27 @@ pub struct Session<B> {
     bounds: Bounds,
     /// Tangents of a forward pass that carries them.
     tangents: Tangents,
-    /// The model's weights, where these are trained.
-    full: Option<FullWeights>,
+    /// The model's own tensors that are trained.
+    weights: Option<TrainedWeights>,
+    /// The model beside them, where they are trained from losses.
+    moved: Option<Moved>,
 }
 
 impl<B: Backend> Session<B> {
     /// Allocates the persistent buffers: adapters, gradients, optimizer state. `targets` is the largest number of
     /// target tokens of a batch.
     pub fn new(mut be: B, model: Arc<ModelWeights>, options: Options, targets: usize) -> Self {
-        let (full, model) = match options.full.map(|elem| FullWeights::new(&mut be, &model, elem)) {
-            Some((full, rest)) => (Some(full), Arc::new(rest)),
+        let exact = options.estimator.backpropagates();
+        let held = options.held.map(|elem| {
+            // Along a direction norms move as they are multiplied.
+            let offset = if exact { model.config.norm_offset } else { 0.0 };
+            TrainedWeights::new(&mut be, &model, &options.base, elem, options.compensated, offset)
+        });
+        let (weights, model) = match held {
+            Some((weights, read)) => (Some(weights), Arc::new(read)),
             None => (None, model),
         };
+        let moved = (!exact && weights.is_some()).then(|| Moved::new(&model));
         let (c, a) = (&model.config, &options.adapter);
         let label = Label::new(Class::Adapter, "lora");
         let mut params =
@@ -75,8 +88,13 @@ impl<B: Backend> Session<B> {
             Gradients::none(&list)
         };
         let Options { optimizer, weight_decay, trained, seed, .. } = options;
-        let optimizer = (options.backpropagates() && !options.base_gradients)
-            .then(|| Optimizer::new(&mut be, optimizer, weight_decay, trained, seed, &list));
+        // Gradients of the model that is not held are for whoever reads them.
+        let steps = options.backpropagates() && (options.base.is_empty() || options.held.is_some());
+        let optimizer = steps.then(|| Optimizer::new(&mut be, optimizer, weight_decay, trained, seed, &list));
+        let gathered = Arc::new(match options.update {
+            Update::Accumulate => ParamList::default(),
+            update => gathered(&list, update == Update::PerMatrix),
+        });
         let backprop = Backprop::new(options.policy, c.layers);
         let (stats, updates) = (vec![RowStat::EMPTY; targets], vec![0; params.len()]);
         Self {
@@ -85,6 +103,7 @@ impl<B: Backend> Session<B> {
             options,
             params,
             grads,
+            gathered,
             optimizer,
             backprop,
             stats,
@@ -94,7 +113,8 @@ impl<B: Backend> Session<B> {
             updates,
             bounds: Bounds::default(),
             tangents: Tangents::new(TANGENTS),
-            full,
+            weights,
+            moved,
         }
     }
 
@@ -184,17 +204,31 @@ impl<B: Backend> Session<B> {
             let Self { be, grads, .. } = self;
             grads.for_each_mut(|_, g| be.scale(g, clip));
         }
+        let Self { be, params, weights, updates, grads, .. } = self;
         if let Some(optimizer) = &mut self.optimizer {
             let Options { estimator, seed, .. } = self.options;
             let layers = self.model.config.layers;
-            for (l, params) in self.params.iter_mut().enumerate() {
+            if optimizer.kind().allocates() {
+                be.begin(UPDATE);
+            }
+            for (l, pairs) in params.iter_mut().enumerate() {
                 if estimator.has(l, layers, seed, self.steps) {
-                    self.updates[l] += 1;
-                    optimizer.update(&mut self.be, l, params, &self.grads, learning_rate, self.updates[l]);
+                    updates[l] += 1;
+                    let stepped = &mut Stepped { pairs, weights: weights.as_mut() };
+                    optimizer.update(be, l, stepped, grads, learning_rate, updates[l]);
                 }
             }
         }
+        self.refresh();
         self.zero_grads();
+    }
+
+    /// Brings what the model holds of trained tensors up to date.
+    fn refresh(&mut self) {
+        if let Some(weights) = &self.weights {
+            // Nobody else has this model.
+            weights.refresh(&self.be, Arc::make_mut(&mut self.model));
+        }
     }
 
     /// Zeroes the gradients.
@@ -205,28 +239,53 @@ impl<B: Backend> Session<B> {
         }
     }
 
-    /// A complete step of one micro-batch with per-block updates. Returns the loss and the L2 norm of the gradients. A
-    /// norm that is not finite means that the update stopped at the first block whose gradients were not finite; the
-    /// blocks that the backward reached earlier have been stepped.
-    pub fn step_per_block(&mut self, batch: &Batch, learning_rate: f64) -> (Outcome, f64) {
+    /// A complete step of one micro-batch whose updates are fused into the backward. Returns the loss and the L2 norm of
+    /// the gradients. With `max_norm` a sweep before measures the norm, and gradients are scaled down to it. A norm that is
+    /// not finite means that the update stopped at the first gradient that was not finite; what the backward reached
+    /// earlier has been stepped, unless there was a sweep before.
+    pub fn step_fused(&mut self, batch: &Batch, learning_rate: f64, max_norm: Option<f64>) -> (Outcome, f64) {
         if batch.targets() == 0 {
             return (Outcome::default(), 0.0);
         }
-        self.be.begin(STEP);
         self.steps += 1;
+        let mut scale = 1.0;
+        if let Some(max) = max_norm {
+            let (outcome, norm) = self.sweep(batch, learning_rate, None);
+            if !norm.is_finite() || self.be.faulty() {
+                return (outcome, norm);
+            }
+            scale = clip(norm, max);
+        }
+        let (outcome, norm) = self.sweep(batch, learning_rate, Some(scale));
+        self.refresh();
+        (outcome, norm)
+    }
+
+    /// A forward and backward with fused updates, or with no scale one that measures the norm of the gradients.
+    fn sweep(&mut self, batch: &Batch, learning_rate: f64, scale: Option<f64>) -> (Outcome, f64) {
+        self.be.begin(STEP);
         let stats = &mut self.stats[..batch.targets()];
         let Some(optimizer) = &mut self.optimizer else { return (Outcome::default(), 0.0) };
-        let Options { estimator, seed, .. } = self.options;
+        let Options { estimator, seed, update, policy, .. } = self.options;
         let (layers, step) = (self.model.config.layers, self.steps);
         self.backprop.go_through(|l| estimator.has(l, layers, seed, step));
         self.backprop.set_dropout(dropout(&self.options, seed, step, 0));
         let kind = &self.options.objective;
         self.preference.score = Score::default();
         let mut objective = Target::new(kind, kind.total(batch), stats, &mut self.preference);
-        let mut sink =
-            PerBlock { optimizer, learning_rate, updates: &mut self.updates, current: None, squares: 0.0 };
+        let stepping = Stepping {
+            optimizer,
+            weights: self.weights.as_mut(),
+            learning_rate,
+            updates: &mut self.updates,
+            scale,
+            squares: 0.0,
+            in_place: update == Update::PerMatrix,
+            rows: [policy.tiles.weight_rows, policy.tiles.head_vocab],
+        };
+        let mut sink = Fused { stepping, gathered: &self.gathered, current: None };
         self.backprop.step(&mut self.be, &self.model, &mut self.params, batch, &mut objective, &mut sink);
-        let norm = sink.squares.sqrt();
+        let norm = sink.stepping.squares.sqrt();
         (objective.outcome(), norm)
     }
 
@@ -271,10 +330,10 @@ impl<B: Backend> Session<B> {
         // The sum of the losses is the same whatever it is divided by, but for a share of the ordinary loss.
         let total = self.preference.total.unwrap_or_else(|| kind.total(batch));
         let mut objective = Target::new(kind, total, stats, &mut self.preference);
-        let Self { be, model, params, full, bounds, .. } = self;
-        let (model, perturbation) = match full {
-            Some(full) => (full.at(be, by, direction), None),
-            None => (&**model, Some(Perturbation { by, direction, bounds })),
+        let Self { be, model, params, weights, moved, bounds, .. } = self;
+        let (model, perturbation) = match (moved, weights) {
+            (Some(moved), Some(weights)) => (moved.at(be, weights, by, direction), None),
+            _ => (&**model, Some(Perturbation { by, direction, bounds })),
         };
         self.backprop.evaluate(be, model, params, perturbation, batch, &mut objective);
         objective.outcome()
@@ -315,9 +374,10 @@ impl<B: Backend> Session<B> {
 
     /// `θ ← a·θ + c·z`
     pub fn perturb_in_place(&mut self, a: f64, c: f64, direction: Direction) {
-        if let Some(full) = &mut self.full {
+        if let Some(weights) = &mut self.weights {
             // Nobody else has this model.
-            return full.perturb_in_place(&mut self.be, Arc::make_mut(&mut self.model), [a, c], direction);
+            let model = Arc::make_mut(&mut self.model);
+            return full::perturb_in_place(&mut self.be, weights, model, [a, c], direction);
         }
         perturb_in_place(&mut self.be, &mut self.params, [a, c], direction, &self.bounds);
     }
@@ -347,26 +407,41 @@ impl<B: Backend> Session<B> {
         &self.bounds
     }
 
-    /// All trained buffers.
-    pub fn tensors(&self) -> impl Iterator<Item = &Act> {
-        let full = self.full.as_ref().map_or(&[] as &[Act], FullWeights::acts);
-        full.iter().chain(matrices(&self.params))
+    /// All that is trained: the parts of the model in the order of [`ModelWeights::parts`], the adapters' matrices.
+    pub fn tensors(&self) -> impl Iterator<Item = View<'_>> {
+        let weights = self.weights.iter().flat_map(TrainedWeights::parts);
+        weights.chain(matrices(&self.params).map(Act::view))
     }
 
-    /// The model's weights, in full fine-tuning.
-    pub(super) fn full(&self) -> Option<&FullWeights> {
-        self.full.as_ref()
+    /// The model's own tensors that are trained.
+    pub fn weights(&self) -> Option<&TrainedWeights> {
+        self.weights.as_ref()
     }
 
-    /// The model's weights, mutable, in full fine-tuning.
-    pub(super) fn full_mut(&mut self) -> Option<&mut FullWeights> {
-        self.full.as_mut()
+    /// The same, mutable, with the backend to write them; [`Session::refresh_weights`] afterwards.
+    pub fn weights_mut(&mut self) -> (&mut B, Option<&mut TrainedWeights>) {
+        (&mut self.be, self.weights.as_mut())
     }
 
-    /// In full fine-tuning, restores the weights that training started from.
+    /// After trained tensors of the model were written: brings what the model holds of them up to date.
+    pub fn refresh_weights(&mut self) {
+        self.refresh();
+    }
+
+    /// The model beside the trained weights, where it is trained from losses.
+    pub(super) fn moved(&self) -> Option<&Moved> {
+        self.moved.as_ref()
+    }
+
+    /// The same, mutable.
+    pub(super) fn moved_mut(&mut self) -> Option<&mut Moved> {
+        self.moved.as_mut()
+    }
+
+    /// Restores the model's tensors that training started from.
     pub(super) fn reset(&mut self) {
-        if let Some(full) = &mut self.full {
-            full.reset(&mut self.be, Arc::make_mut(&mut self.model));
+        if let Some(weights) = &mut self.weights {
+            weights.reset(&mut self.be, Arc::make_mut(&mut self.model));
             self.steps = 0;
         }
     }
@@ -436,73 +511,27 @@ fn dropout(options: &Options, seed: u64, step: u64, micro: u64) -> Option<Dropou
 
 /// What a session has gradients of, in memory or block by block: nothing where a step needs none.
 fn listed(options: &Options, c: &Config, adapters: &[BlockPairs]) -> Vec<Param> {
-    if options.base_gradients {
-        return base_params(c);
-    }
     if !options.backpropagates() && !options.gradients {
         return Vec::new();
     }
     let mut list = adapter::params(adapters);
     list.retain(|param| options.trained.has(param));
+    if !options.base.is_empty() {
+        list.extend(base_params(c).into_iter().filter(|param| options.base.has(param)));
+        // An adapter's tensors of a place before the model's.
+        list.sort_by_key(|param| param.place);
+        let mut last = None;
+        for param in &mut list {
+            let index = last.filter(|(place, _)| *place == param.place).map_or(0, |(_, index)| index + 1);
+            (param.index, last) = (index, Some((param.place, index)));
+        }
+    }
     list
 }
 
-struct Accumulated<'a> {
-    grads: &'a mut Gradients,
-    layers: usize,
-}
-
-impl<B: Backend> Consumer<B> for Accumulated<'_> {
-    type Place<'a>
-        = Sums<'a>
-    where
-        Self: 'a;
-    fn wants(&self, place: usize, of: Tensor) -> bool {
-        self.grads.get(place, of).is_some()
-    }
-    fn begin(&mut self, _: &mut B, place: usize) -> Sums<'_> {
-        let numbers = self.grads.list().reached_from(place, self.layers);
-        self.grads.sums_of(numbers)
-    }
-}
-
-struct PerBlock<'a> {
-    optimizer: &'a mut Optimizer,
-    learning_rate: f64,
-    updates: &'a mut [u64],
-    current: Option<Gradients>,
-    squares: f64,
-}
-
-impl<B: Backend> Consumer<B> for PerBlock<'_> {
-    type Place<'a>
-        = Sums<'a>
-    where
-        Self: 'a;
-    fn wants(&self, place: usize, of: Tensor) -> bool {
-        self.optimizer.list().has(place, of)
-    }
-    fn begin(&mut self, be: &mut B, place: usize) -> Sums<'_> {
-        let list = self.optimizer.list();
-        self.current.insert(Gradients::zeros(be, list, list.of(place), GRAD)).sums()
-    }
-
-    fn finish(&mut self, be: &mut B, block: usize, adapters: &mut BlockPairs) {
-        let Some(grads) = self.current.take() else { return };
-        self.squares += grads.iter().map(|(_, g)| be.sum_of_squares(g)).sum::<f64>();
-        // Once a gradient is not finite, or a checkpoint was lost, nothing below is stepped.
-        if self.squares.is_finite() && !be.faulty() {
-            self.updates[block] += 1;
-            self.optimizer.update(be, block, adapters, &grads, self.learning_rate, self.updates[block]);
-        }
-        grads.free(be);
-    }
-
-    fn left_out(&mut self, be: &mut B, _: usize) {
-        if let Some(grads) = self.current.take() {
-            grads.free(be);
-        }
-    }
+/// By what gradients of a norm are multiplied so that it is at most `max`.
+pub(super) fn clip(norm: f64, max: f64) -> f64 {
+    (max / (norm + 1e-6)).min(1.0)
 }
 
 /// The largest batches of a run.
@@ -541,31 +570,34 @@ pub fn plan(
         )
         .hint("train with an exact method, or without DoRA"));
     }
-    if options.full.is_some() {
-        whole_fits(model, options)?;
+    if options.held.is_some() {
+        base_fits(model, options)?;
     }
     Ok(record(model, options, shapes, value_bytes, threads)?.try_finish()?)
 }
 
 /// Refuses what cannot train a model's own weights.
-fn whole_fits(model: &ModelWeights, options: &Options) -> Result<()> {
-    let along = match options.estimator {
-        Estimator::Directional(along) if matches!(along.derivative, Derivative::Difference { .. }) => along,
+fn base_fits(model: &ModelWeights, options: &Options) -> Result<()> {
+    match options.estimator {
+        Estimator::Exact => {}
+        Estimator::Directional(along) if matches!(along.derivative, Derivative::Difference { .. }) => {
+            if along.blocks != Blocks::ALL || along.sparsity > 0.0 || options.gradients {
+                return Err(Error::usage(
+                    ErrorKind::Conflict,
+                    "all weights move together: blocks, sparsity and kept gradients are for adapters",
+                ));
+            }
+        }
         _ => {
             return Err(Error::usage(
                 ErrorKind::Unsupported,
-                "all weights are trained from losses alone: an exact step of all of them is not there yet",
+                format!(
+                    "‘method’ {} is of adapters: it makes no gradient of the model's weights",
+                    options.method_name
+                ),
             )
-            .hint(
-                "use ‘method’ mezo, or train an adapter; `mesp grads --train full` makes the exact gradients",
-            ));
+            .hint("use an exact method, or ‘method’ mezo"));
         }
-    };
-    if along.blocks != Blocks::ALL || along.sparsity > 0.0 || options.gradients {
-        return Err(Error::usage(
-            ErrorKind::Conflict,
-            "all weights move together: blocks, sparsity and kept gradients are for adapters",
-        ));
     }
     if options.adapter != AdapterConfig::none() {
         return Err(Error::usage(
@@ -615,8 +647,13 @@ pub(super) fn record(
                 let along = Directional { directions: 1, ..along };
                 session.derivatives(&along, (0, 0), batch.targets(), &mut |each| each(batch));
             }
-            (_, Update::Accumulate) => drop(session.accumulate(batch, batch.targets())),
-            (_, Update::PerBlock) => drop(session.step_per_block(batch, 0.0)),
+            (_, Update::Accumulate) => {
+                session.accumulate(batch, batch.targets());
+                if options.optimizer.allocates() {
+                    session.apply(0.0, 1.0);
+                }
+            }
+            (_, Update::PerBlock | Update::PerMatrix) => drop(session.step_fused(batch, 0.0, None)),
         }
     }
     if let Some(batch) = &shapes.eval {

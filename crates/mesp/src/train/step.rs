@@ -76,7 +76,8 @@ pub(super) fn step<B: Backend>(
     let measured = match &descent {
         Some(logged) => source.probe(session, logged, total),
         None if accumulates => source.accumulate(session, total),
-        None => source.backpropagate(session, |session, batch| session.step_per_block(batch, rate)),
+        None => source
+            .backpropagate(session, |session, batch| session.step_fused(batch, rate, config.max_grad_norm)),
     };
     if measured.is_err() {
         session.zero_grads();

@@ -11,8 +11,8 @@ use super::Model;
 use crate::data::{BatchSize, Examples, Part, Rows, Subset, totals};
 use crate::memory::Workload;
 use crate::optim::OptimizerKind;
-use crate::settings::{Compute, Numbers, Settings, Setup, held};
-use crate::train::{Length, Outcome, Session, Staging, Update, evaluate};
+use crate::settings::{Compute, Numbers, Settings, Setup, UpdateWhen, held};
+use crate::train::{Length, Outcome, Session, Staging, evaluate};
 use crate::{Error, ErrorKind, Result};
 
 /// Rows as one batch, and the gradient of their mean loss or an estimate of it; nothing is stepped. `R` is the precision
@@ -35,9 +35,12 @@ impl Settings {
     /// # Errors
     /// As [`Settings::resolve`]; when an update by block is asked for, which keeps no gradients.
     pub fn for_gradients(&self) -> Result<Setup> {
-        let mut setup = self.resolve()?.of_gradients()?;
-        if setup.options.update == Update::PerBlock {
-            let problem = "‘update’ per-block keeps no gradients, and they are wanted here";
+        let mut settings = self.clone();
+        // Whatever the optimizer's own way is: nothing is stepped.
+        settings.method.update.get_or_insert(UpdateWhen::Accumulate);
+        let mut setup = settings.resolve()?.of_gradients()?;
+        if setup.options.update.is_fused() {
+            let problem = "‘update’ per-block and per-matrix keep no gradients, and they are wanted here";
             return Err(Error::usage(ErrorKind::Conflict, problem).hint("leave ‘update’ out"));
         }
         setup.options.gradients = true;

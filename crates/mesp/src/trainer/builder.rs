@@ -190,6 +190,7 @@ impl<'a> TrainerBuilder<'a> {
         let temporary = std::env::temp_dir();
         let beside: &Path = self.output.as_deref().unwrap_or(&temporary);
         if self.output.is_some() {
+            setup.room(&plan, &work, beside)?;
             mesp_formats::atomic::create_dir_all(beside)?;
         }
         let pool = threads(self.threads)?;
@@ -217,7 +218,7 @@ impl<'a> TrainerBuilder<'a> {
             check_adapter(path, model.weights())?;
         }
         let numbers = Numbers::single(settings.method.compute, held(setup.base, model.dtype()))?;
-        setup.hold(Some(model.path()), model.dtype())?;
+        setup.hold(Some(model.path()), model.dtype(), model.config().parameters())?;
         let threads = thread_count(self.threads)?;
         setup.options.objective.check_form(&*data.rows().train)?;
         let work = Workload::training(data.rows(), &setup.run, setup.base, threads)?;

@@ -164,7 +164,7 @@ fn the_peak_is_planned_and_steps_are_the_same() {
                         session.accumulate(&batch, batch.targets());
                         session.apply(0.01, 1.0);
                     } else {
-                        session.step_per_block(&batch, 0.01);
+                        session.step_fused(&batch, 0.01, None);
                     }
                     session.evaluate(&batch);
                 }

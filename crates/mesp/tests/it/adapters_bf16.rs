@@ -44,7 +44,7 @@ fn steps_are_the_same_in_any_number_of_threads_and_block_by_block() {
                         session.accumulate(&case.batch, case.batch.targets());
                         session.apply(0.01, 1.0);
                     }
-                    Update::PerBlock => drop(session.step_per_block(&case.batch, 0.01)),
+                    Update::PerBlock | Update::PerMatrix => drop(session.step_fused(&case.batch, 0.01, None)),
                 }
             }
             bits(&parameters(&session))

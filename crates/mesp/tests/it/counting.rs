@@ -108,7 +108,7 @@ fn a_step_runs_on_a_backend_of_another_crate() {
                         session.accumulate(&case.batch, case.batch.targets());
                         session.apply(1e-3, 1.0);
                     }
-                    Update::PerBlock => drop(session.step_per_block(&case.batch, 1e-3)),
+                    Update::PerBlock | Update::PerMatrix => drop(session.step_fused(&case.batch, 1e-3, None)),
                 }
                 let be = session.backend();
                 let expected = plan.programs[0].multiply_adds;

@@ -194,7 +194,7 @@ fn steps_have_masks_of_their_own_inside_the_plan() {
                         session.apply(0.0, 1.0);
                         outcome
                     }
-                    Update::PerBlock => session.step_per_block(&batch, 0.0).0,
+                    Update::PerBlock | Update::PerMatrix => session.step_fused(&batch, 0.0, None).0,
                 };
                 losses.push(outcome.nats.to_bits());
             }

@@ -33,11 +33,11 @@ fn settings_at_fault_are_fields() {
             Some("1.5"),
         ),
         (
-            of(|s| s.training.optimizer = Some("lion".to_owned())),
+            of(|s| s.training.optimizer = Some("rmsprop".to_owned())),
             ErrorKind::Unknown,
             &["optimizer"],
-            Some("sgd or adamw"),
-            Some("\"lion\""),
+            Some("sgd, adamw, adamw-bf16, adamw-8bit, adafactor, lion, muon, foam, lomo, adalomo"),
+            Some("\"rmsprop\""),
         ),
         (
             of(|s| s.adapter.layers = Some("3-1".to_owned())),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mesp::adapter::{AdapterConfig, peft};
-use mesp::arch::{Module, Param, base_params};
+use mesp::arch::{Module, Param, Selection, base_params};
 use mesp::method::Method;
 use mesp::model::{Batch, ModelWeights};
 use mesp::tape::{Policy, SavedAs, Tiles};
@@ -19,7 +19,7 @@ use crate::support::{
 
 fn options(case: &Case, policy: Policy) -> Options {
     let adapter = AdapterConfig::none();
-    Options { adapter, base_gradients: true, gradients: true, ..case.options(policy) }
+    Options { adapter, base: Selection::full(), gradients: true, ..case.options(policy) }
 }
 
 fn session<R: Real>(case: &Case, batch: &Batch, policy: Policy, threads: usize) -> Session<Cpu<R>> {
@@ -90,8 +90,12 @@ fn moved_loss(
     let values = source.values_mut(&param.name());
     values.iter_mut().zip(start).zip(d).for_each(|((v, s), d)| *v = s + (t * d) as f32);
     let model = loaded(case, source);
-    let options =
-        Options { base_gradients: false, gradients: false, training: false, ..options(case, mesp_policy()) };
+    let options = Options {
+        base: Selection::default(),
+        gradients: false,
+        training: false,
+        ..options(case, mesp_policy())
+    };
     let mut session = session_for::<f64>(&model, options, &eval_shapes(&case.batch), 1);
     mean_loss(&mut session, &case.batch)
 }

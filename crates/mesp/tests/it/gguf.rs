@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mesp::adapter::{AdapterConfig, Matrix, peft};
-use mesp::arch::{Config, Module};
+use mesp::arch::{Config, Module, Selection};
 use mesp::model::{ModelWeights, WeightSource};
 use mesp::quantize::{Report, quantize};
 use mesp::source::{Base, GgufSource, HfSource, Kind, open_model, shape_source, tensor_dtype, text_encoder};

@@ -72,7 +72,7 @@ fn surrogate<B: Backend>(
         }
     }
     let mut stats = vec![RowStat::EMPTY; batch.targets()];
-    let top = model::Top { model, head: model::HeadAdapter::default(), batch, tiles };
+    let top = model::Top { model, head: model::HeadAdapter::default(), batch, tiles, later: false };
     model::NextToken { scale: 1.0, stats: &mut stats }.losses(be, top, &mut x);
     be.free(x);
     stats.iter().map(RowStat::nats).sum::<f64>() / batch.targets() as f64
@@ -166,7 +166,7 @@ fn blocks_left_out_stay_and_the_plan_holds() {
                 for step in 1..=4 {
                     let before = bits(&parameters(&session));
                     let nats = if update == Update::PerBlock {
-                        session.step_per_block(&batch, 1e-2).0.nats
+                        session.step_fused(&batch, 1e-2, None).0.nats
                     } else {
                         let nats = session.accumulate(&batch, batch.targets()).nats;
                         session.apply(1e-2, 1.0);

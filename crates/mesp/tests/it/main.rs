@@ -15,6 +15,7 @@ mod forward;
 mod front;
 mod full;
 mod full_gradients;
+mod full_training;
 mod gguf;
 mod goldens;
 mod gradients_f64;

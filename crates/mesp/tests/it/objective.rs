@@ -32,6 +32,10 @@ impl<B: Backend> Objective<B> for Functional<'_> {
         self.losses(be, top, x);
         be.copy(x.view_mut(), self.u.view());
     }
+
+    fn of_logits(&self) -> Option<(f64, &[RowStat])> {
+        None
+    }
 }
 
 /// Adds gradients to buffers.

@@ -34,7 +34,7 @@ fn peak_equals_plan() {
                             session.apply(1e-3, 1.0);
                             outcome
                         }
-                        Update::PerBlock => session.step_per_block(batch, 1e-3).0,
+                        Update::PerBlock | Update::PerMatrix => session.step_fused(batch, 1e-3, None).0,
                     };
                     assert!(outcome.nats.is_finite(), "{arch} {}", method.name());
                     let eval: f64 = session.evaluate(batch).iter().map(mesp_device::RowStat::nats).sum();

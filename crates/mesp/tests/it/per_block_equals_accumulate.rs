@@ -23,7 +23,7 @@ fn per_block_equals_accumulate() {
                 let outcome = all.accumulate(&case.batch, case.batch.targets());
                 let norm = all.grad_norm();
                 all.apply(0.01, 1.0);
-                let (each_outcome, each_norm) = each.step_per_block(&case.batch, 0.01);
+                let (each_outcome, each_norm) = each.step_fused(&case.batch, 0.01, None);
                 assert_eq!(
                     outcome.nats.to_bits(),
                     each_outcome.nats.to_bits(),

@@ -93,7 +93,7 @@ fn policies() -> impl Strategy<Value = Policy> {
             within,
             keep_last,
             saved: Saved::FULL.with(SiteSet::HALVED, activations),
-            tiles: Tiles { mlp_rows, head_rows, head_vocab: usize::MAX, keys },
+            tiles: Tiles { mlp_rows, head_rows, head_vocab: usize::MAX, keys, ..Tiles::UNTILED },
         },
     )
 }

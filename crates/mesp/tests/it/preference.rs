@@ -322,7 +322,7 @@ fn parts_of_a_step_are_the_step() {
             let mut session = session_for::<f32>(&case.model, options, &shapes(&batch), 2);
             randomize_adapters(&mut session);
             if update == Update::PerBlock {
-                session.step_per_block(&batch, 0.01);
+                session.step_fused(&batch, 0.01, None);
             } else {
                 let total = session.options().objective.total(&batch);
                 session.accumulate(&batch, total);

@@ -6,16 +6,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use mesp::adapter::{BlockPairs, params, peft, persistent_pairs};
-use mesp::arch::{Module, Norm, Tensor};
+use mesp::arch::{Module, Norm, Param, Tensor};
 use mesp::gradient::{Factors, Gradients, ParamList, Sums};
 use mesp::method::{Backprop, Consumer};
 use mesp::model::{ModelWeights, NextToken};
-use mesp::optim::{At, Optimizer, StateSpec, Trained, UpdateRule};
+use mesp::optim::{At, Optimizer, StateSpec, Stepped, Trained, UpdateRule};
 use mesp::rng;
 use mesp::train::{Options, Session};
 use mesp_device::{
     Act, Backend, Class, Cpu, Dry, Elem, Form, Gate, Label, Program, RowStat, Sgd, Threads, Updated, View,
-    ViewMut,
 };
 
 use crate::support::{
@@ -31,16 +30,14 @@ const LABEL: Label = Label::new(Class::Other, "test");
 struct Observed;
 
 impl UpdateRule for Observed {
-    fn states(&self) -> &'static [StateSpec] {
-        const LEFT: StateSpec = StateSpec { name: "left", shape: |[rows, _]| [rows, rows] };
-        &[LEFT]
+    fn states(&self, param: &Param) -> Vec<StateSpec> {
+        vec![StateSpec::new("left", [param.shape[0]; 2])]
     }
 
-    fn update<B: Backend>(&self, be: &mut B, p: ViewMut<'_>, g: View<'_>, states: &mut [Act], at: At) {
+    fn update<B: Backend>(&self, be: &mut B, p: Updated<'_>, g: View<'_>, states: &mut [Act], at: At) {
         be.product(states[0].view_mut(), Form::RightTransposed, g, g, 1.0, true);
-        let At { learning_rate, weight_decay, key, .. } = at;
-        let settings = Sgd { learning_rate, momentum: 0.0, weight_decay };
-        be.sgd(Updated::at_random(p, key), None, g, settings);
+        let At { learning_rate, weight_decay, .. } = at;
+        be.sgd(p, None, g, Sgd { learning_rate, momentum: 0.0, weight_decay });
     }
 }
 
@@ -140,7 +137,8 @@ fn an_optimizer_has_states_of_its_own_shapes() {
         let before: Vec<_> = mesp::adapter::matrices(&run.adapters).map(|act| values(&be, act)).collect();
         let Run { adapters, grads, optimizer, .. } = &mut run;
         for (place, pairs) in adapters.iter_mut().enumerate() {
-            optimizer.update(&mut be, place, pairs, grads, RATE, step);
+            let stepped = &mut Stepped { pairs, weights: None };
+            optimizer.update(&mut be, place, stepped, grads, RATE, step);
         }
         for ((param, g), before) in grads.iter().zip(&before) {
             let ([rows, cols], g) = (param.shape, view_values(&be, g));
@@ -156,7 +154,7 @@ fn an_optimizer_has_states_of_its_own_shapes() {
             assert!(relative(&after, &by_hand) <= 1e-14, "{}", param.name());
         }
     }
-    let states: Vec<_> = run.optimizer.states().collect();
+    let states: Vec<_> = run.optimizer.states();
     let [("left", each)] = states.as_slice() else { panic!("one state, by its name") };
     assert_eq!(each.len(), left.len());
     for (param, state) in each {

@@ -101,7 +101,7 @@ pub(in crate::commands) fn prepare(
     let asked = Numbers::resumed(args.method.compute, resume)?;
     let held = held(settings.base, dtype);
     let numbers = Numbers::single(asked, held)?;
-    settings.hold(Some(dir), dtype)?;
+    settings.hold(Some(dir), dtype, model.config.parameters())?;
     let options = args.read_options(&model.config, true);
     // First, so that rows have the memory that this took.
     settings.run.made_with = made_with::of(args, (&model, dir), (data, eval), &options, resume)?;
@@ -160,6 +160,7 @@ pub(crate) fn train(job: Job<'_>) -> Result<Done> {
     let cache = output.path.join(tokens::FOLDER);
     let ready =
         prepare(args, settings, (dir, data, &eval), (Some(&cache), output.resume.as_deref()), before)?;
+    ready.settings.room(&ready.footprint, &ready.work, &output.path)?;
     let scene = scene(&ready, args, &output)?;
     let Ready { mut settings, pool, model, rows, work, mut footprint, numbers, about, budget, .. } = ready;
     settings.run.output = Some(output.path.clone());
@@ -271,7 +272,7 @@ pub(in crate::commands) fn start(
 fn announce(model: &ModelWeights, settings: &Setup, arithmetic: &str, footprint: &MemoryPlan) {
     let c = &model.config;
     let adapter = &settings.options.adapter;
-    let trained = if let Some(elem) = settings.options.full {
+    let trained = if let Some(elem) = settings.options.held {
         format!("all of them trained, in {}", elem.name())
     } else {
         let parameters = crate::sizes::count(adapter.parameters(c));

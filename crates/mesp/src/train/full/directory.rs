@@ -7,7 +7,7 @@ use mesp_device::{Act, Backend, Elem};
 use mesp_formats::atomic::StagedDir;
 use mesp_formats::{Dtype, model_dir};
 
-use crate::arch::{Param, Tensor as Of, base_params};
+use crate::arch::{Param, Tensor as Of};
 use crate::source::{beside, retype, untie};
 use crate::train::Session;
 use crate::{Error, ErrorKind, Result};
@@ -15,10 +15,10 @@ use crate::{Error, ErrorKind, Result};
 /// Bytes of a weight file, unless one tensor is larger.
 const SHARD: u64 = 5_000_000_000;
 
-/// A tensor of the checkpoint: buffers one below the other, and what was added to them.
+/// A tensor of the checkpoint, and what the checkpoint's values have less than the buffer's.
 struct Tensor<'a> {
-    param: Param,
-    acts: Vec<&'a Act>,
+    param: &'a Param,
+    act: &'a Act,
     offset: f32,
 }
 
@@ -28,22 +28,16 @@ struct Tensor<'a> {
 /// # Errors
 /// When the session trains an adapter; when a file cannot be read or written.
 pub fn save<B: Backend>(session: &Session<B>, base: &Path, output: &Path) -> Result<()> {
-    let (Some(elem), model) = (session.options().full, session.model()) else {
+    let (Some(elem), Some(weights), model) = (session.options().held, session.weights(), session.model())
+    else {
         return Err(Error::usage(ErrorKind::State, "an adapter was trained, and no model"));
     };
     let offset = |param: &Param| match param.tensor {
-        Of::Norm(_) => model.config.norm_offset,
+        Of::Norm(_) => weights.left_offset(),
         _ => 0.0,
     };
-    let tensor = |param: Param| Tensor { offset: offset(&param), param, acts: Vec::new() };
-    let mut tensors: Vec<_> = base_params(&model.config).into_iter().map(tensor).collect();
-    let mut acts = session.tensors();
-    model.parts(&mut |piece, _| {
-        let is = |t: &&mut Tensor<'_>| (t.param.place, t.param.tensor) == (piece.place, piece.tensor);
-        if let (Some(act), Some(tensor)) = (acts.next(), tensors.iter_mut().find(is)) {
-            tensor.acts.push(act);
-        }
-    });
+    let tensors: Vec<_> =
+        weights.iter().map(|(param, act)| Tensor { param, act, offset: offset(param) }).collect();
     let staged = StagedDir::new(output)?;
     beside(base, staged.path())?;
     let dtype = if elem == Elem::Bf16 { Dtype::BF16 } else { Dtype::F32 };
@@ -59,21 +53,20 @@ pub fn save<B: Backend>(session: &Session<B>, base: &Path, output: &Path) -> Res
 
 impl Tensor<'_> {
     fn dtype(&self) -> Dtype {
-        if self.acts[0].elem() == Elem::Bf16 { Dtype::BF16 } else { Dtype::F32 }
+        if self.act.elem() == Elem::Bf16 { Dtype::BF16 } else { Dtype::F32 }
     }
 
     fn write<B: Backend>(&self, session: &Session<B>, out: &mut dyn Write) -> io::Result<()> {
+        let Self { act, offset, .. } = self;
         let mut bytes = Vec::new();
-        for act in &self.acts {
-            for row in 0..act.rows() {
-                bytes.clear();
-                session.backend().store(act.rows_view(row..row + 1), &mut |_, x| {
-                    let x = (x as f32 - self.offset).to_le_bytes();
-                    // A bf16 is the upper half.
-                    bytes.extend_from_slice(if act.elem() == Elem::Bf16 { &x[2..] } else { &x });
-                });
-                out.write_all(&bytes)?;
-            }
+        for row in 0..act.rows() {
+            bytes.clear();
+            session.backend().store(act.rows_view(row..row + 1), &mut |_, x| {
+                let x = (x as f32 - offset).to_le_bytes();
+                // A bf16 is the upper half.
+                bytes.extend_from_slice(if act.elem() == Elem::Bf16 { &x[2..] } else { &x });
+            });
+            out.write_all(&bytes)?;
         }
         Ok(())
     }

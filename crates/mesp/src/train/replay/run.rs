@@ -21,7 +21,7 @@ impl Replay {
             seed: config.seed,
             weight_decay: options.weight_decay,
             // Nobody asks for it later than at the start, and a whole model takes its time.
-            start: if options.full.is_some() && session.steps() > 0 {
+            start: if options.held.is_some() && session.steps() > 0 {
                 String::new()
             } else {
                 digest(session)
@@ -31,8 +31,8 @@ impl Replay {
             bounds: session.bounds().values().to_vec(),
             directions,
             layers: c.layers,
-            parameters: if options.full.is_some() { c.parameters() } else { options.adapter.parameters(c) },
-            full: options.full.map(|elem| elem.name().to_owned()),
+            parameters: options.parameters(c),
+            full: options.held.map(|elem| elem.name().to_owned()),
         }
     }
 
@@ -80,7 +80,7 @@ impl Replay {
 pub fn digest<B: Backend>(session: &Session<B>) -> String {
     let mut hash = 0;
     for matrix in session.tensors() {
-        session.backend().store(matrix.view(), &mut |_, value| hash = rng::bits(hash, 1, value.to_bits()));
+        session.backend().store(matrix, &mut |_, value| hash = rng::bits(hash, 1, value.to_bits()));
     }
     format!("{hash:016x}")
 }

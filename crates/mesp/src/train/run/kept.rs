@@ -58,10 +58,10 @@ impl<B: Backend> Run<B> {
             }
             self.tell(Notice::BestLoaded { best_step: step, best_loss: loss }, emit);
         }
-        if self.session.options().full.is_none() {
+        if !self.session.options().trains_model() {
             self.save(dir)?;
         } else if outcome.is_ok() && !self.summary.interrupted {
-            // Of a run that goes on, or failed, the log is the model: it is written once.
+            // Of a run that goes on, or failed, the checkpoint is the model: it is written once.
             let base = self.config.base_model.as_deref().unwrap_or_default();
             full::save(&self.session, Path::new(base), &dir.join(checkpoint::MODEL))?;
         }

@@ -73,7 +73,7 @@ fn llama_gradients_of_all_weights_are_equal_in_files() {
     let written = [(&case, "there"), (&file, "here")].map(|(case, name)| {
         let options = Options {
             adapter: AdapterConfig::none(),
-            base_gradients: true,
+            base: Selection::full(),
             gradients: true,
             ..case.options(mesp_policy())
         };
