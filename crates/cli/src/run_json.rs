@@ -26,7 +26,7 @@ use crate::made_with;
 use crate::memory::Marks;
 use crate::run_files;
 use crate::settings::estimator_json;
-use mesp::settings::{Numbers, Settings, Setup, policy_json, update_name};
+use mesp::settings::{Numbers, Settings, Setup, policy_json};
 
 /// Its bytes at most: it has the time of every step.
 pub(crate) const LIMIT: u64 = 32 << 20;
@@ -83,7 +83,7 @@ impl About<'_> {
             "estimator": estimator_json(options.estimator),
             "preference": settings.options.objective.preference().map(|_| preference_json(settings)),
             "policy": policy_json(options),
-            "update": update_name(options.update),
+            "update": options.update.name(),
             "compute": self.numbers.name(),
             "threads": self.threads,
             "data": self.data,

@@ -29,7 +29,7 @@ pub use directional::distribution_name;
 pub use numbers::{Numbers, held, rounded};
 pub use objective::Reference;
 pub use session::{thread_count, threads};
-pub use values::{policy_json, update_name};
+pub use values::policy_json;
 
 use crate::adapter::AdapterConfig;
 use crate::arch::{Config, Selection};
@@ -127,7 +127,7 @@ impl Settings {
         let exact = estimator.backpropagates();
         let optimizer = optimizer::choose(s, exact, full)?;
         let update = optimizer::update(&self.method, s, optimizer);
-        let run = self.run_config(exact, optimizer)?;
+        let run = self.run_config(exact, optimizer, update)?;
         run.check(update)?;
         share("‘warmup_ratio’", run.warmup_ratio)?;
         share("‘momentum’", s.momentum)?;
@@ -198,10 +198,9 @@ impl Settings {
     }
 
     /// Batches, steps and rates, with their defaults; `exact` where there is a backward pass.
-    fn run_config(&self, exact: bool, optimizer: OptimizerKind) -> Result<RunConfig> {
+    fn run_config(&self, exact: bool, optimizer: OptimizerKind, update: Update) -> Result<RunConfig> {
         let (s, r) = (&self.training, &self.run);
-        let fused = optimizer::update(&self.method, s, optimizer).is_fused();
-        let default_norm = if exact && !fused { 1.0 } else { 0.0 };
+        let default_norm = if exact && !update.is_fused() { 1.0 } else { 0.0 };
         Ok(RunConfig {
             learning_rate: s.learning_rate.unwrap_or(match (exact, self.full()) {
                 (true, false) => optimizer.adapter_rate(),

@@ -26,7 +26,7 @@ use crate::settings::setup;
 use crate::sizes::{bytes, count};
 use crate::ui;
 use mesp::settings::Setup;
-use mesp::settings::{Numbers, held, policy_json, threads, update_name};
+use mesp::settings::{Numbers, held, policy_json, threads};
 
 /// What is planned.
 struct Planned {
@@ -185,7 +185,7 @@ impl Planned {
             self.arithmetic,
             options.policy.inputs().name(),
             options.policy.activations().name(),
-            update_name(options.update),
+            options.update.name(),
         );
         let mut rows: Vec<Vec<String>> =
             f.largest().into_iter().map(|(c, n)| vec![c.name().to_owned(), bytes(n)]).collect();

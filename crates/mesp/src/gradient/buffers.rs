@@ -60,7 +60,8 @@ impl ParamList {
         self.number(place, tensor).is_some()
     }
 
-    fn number(&self, place: usize, tensor: Tensor) -> Option<usize> {
+    /// The index of a tensor of a place, if it is trained.
+    pub fn number(&self, place: usize, tensor: Tensor) -> Option<usize> {
         self.of(place).find(|i| self.params[*i].tensor == tensor)
     }
 }

@@ -152,7 +152,7 @@ fn beside(plan: &Plan, model: &ModelWeights, options: &Options, work: &Workload)
     let has = |p: &&Module| options.adapter.has(**p, &model.config);
     let mut params = each * Module::MODULES.iter().filter(has).map(times).sum::<usize>();
     let own = base_params(&model.config).iter().filter(|param| options.base.has(param)).count();
-    if !options.base.is_empty() && (exact || options.gradients) {
+    if exact || options.gradients {
         params += own;
     }
     let states = if exact { options.optimizer.most_states() } else { 0 };

@@ -184,7 +184,9 @@ impl Backprop {
             }
             sink.finish(be, table, &mut adapters[table]);
         }
-        free_one(be, normed);
+        if let Some(normed) = normed {
+            be.free(normed);
+        }
         be.free(x);
     }
 
@@ -251,12 +253,6 @@ fn moved<B: Backend>(
     let place = p.list_index(0, &model.config);
     pair_outside_blocks(adapters, p, &model.config)?;
     perturbation?.moved(be, place, &adapters[place])
-}
-
-fn free_one<B: Backend>(be: &mut B, act: Option<Act>) {
-    if let Some(act) = act {
-        be.free(act);
-    }
 }
 
 fn free<B: Backend>(be: &mut B, pairs: Option<BlockPairs>) {

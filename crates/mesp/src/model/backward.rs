@@ -138,13 +138,17 @@ impl BlockRun<'_> {
         // down: y = u + linear(a)
         let parts = [(Module::Down, d_out)];
         let steps = factors.steps_weights();
-        self.base_gradients(be, tape, &parts, Site::Act, factors, rows, !steps);
+        if !steps {
+            self.base_gradients(be, tape, &parts, Site::Act, factors, rows);
+        }
         let dh = self.adapter_gradients(be, tape, &parts, Site::Act, factors, rows);
         let down = self.block.linear(Module::Down);
         let adapter = self.pair(Module::Down).zip(dh.as_ref().map(Act::view));
         let mut da = GradOf::new(self, be, tape, Site::Act, (whole, steps), rows);
         lora::input_grad(be, da.view_mut(rows), d_out, down, adapter, false, rows.start);
-        self.base_gradients(be, tape, &parts, Site::Act, factors, rows, steps);
+        if steps {
+            self.base_gradients(be, tape, &parts, Site::Act, factors, rows);
+        }
         free(be, dh);
         free(be, dm);
 
@@ -177,7 +181,9 @@ impl BlockRun<'_> {
             lora::input_grad(be, dn, g, self.block.linear(p), adapter, i > 0, rows.start);
         }
         let g = parts.map(|(p, site)| (p, tape.view(site, rows)));
-        self.base_gradients(be, tape, &g, Site::MlpNorm, factors, rows, steps);
+        if steps {
+            self.base_gradients(be, tape, &g, Site::MlpNorm, factors, rows);
+        }
         let (dy, dn2, u) = (dy.rows_mut(rows.clone()), dn.view(rows), tape.view(Site::Mid, rows));
         let [_, which] = self.config.family.norms();
         if factors.wants(Tensor::Norm(which)) {
@@ -218,12 +224,16 @@ impl BlockRun<'_> {
         let dp = self.own_gain(be, tape, Module::O, (dp, du.view()), factors, &all);
         let d_out = dp.as_ref().map_or_else(|| du.view(), Act::view);
         let (parts, steps) = ([(Module::O, d_out)], factors.steps_weights());
-        self.base_gradients(be, tape, &parts, Site::AttnOut, factors, &all, !steps);
+        if !steps {
+            self.base_gradients(be, tape, &parts, Site::AttnOut, factors, &all);
+        }
         let dh = self.adapter_gradients(be, tape, &parts, Site::AttnOut, factors, &all);
         let mut d_o = be.alloc(n, c.q_cols(), label("d_attn_out"));
         let adapter = self.pair(Module::O).zip(dh.as_ref().map(Act::view));
         lora::input_grad(be, d_o.view_mut(), d_out, self.block.linear(Module::O), adapter, false, 0);
-        self.base_gradients(be, tape, &parts, Site::AttnOut, factors, &all, steps);
+        if steps {
+            self.base_gradients(be, tape, &parts, Site::AttnOut, factors, &all);
+        }
         free(be, dh);
         free(be, dp);
 
@@ -331,7 +341,9 @@ impl BlockRun<'_> {
             }
             dn.end(be, tape);
         }
-        self.base_gradients(be, tape, &g, Site::AttnNorm, factors, &all, steps);
+        if steps {
+            self.base_gradients(be, tape, &g, Site::AttnNorm, factors, &all);
+        }
         for dh in dh {
             free(be, dh);
         }
@@ -398,7 +410,9 @@ impl BlockRun<'_> {
         factors: &mut impl Factors<B>,
         rows: &Range<usize>,
     ) -> [Option<Act>; N] {
-        self.base_gradients(be, tape, &parts, x, factors, rows, !factors.steps_weights());
+        if !factors.steps_weights() {
+            self.base_gradients(be, tape, &parts, x, factors, rows);
+        }
         if self.config.family.fused {
             let mut all = Some(self.adapter_gradients(be, tape, &parts, x, factors, rows));
             return parts.map(|_| all.take().flatten());
@@ -407,8 +421,8 @@ impl BlockRun<'_> {
     }
 
     /// Hands over the factors of layers' own matrices and biases, for what comes into each; layers that are stored in one
-    /// matrix are given together. A consumer that updates matrices in place is told after their input gradient (`now` is
-    /// true then), others before, while the buffers of x are not used again.
+    /// matrix are given together. A consumer that updates matrices in place is told after their input gradient, others
+    /// before, so that the buffers of x may be used again.
     fn base_gradients<B: Backend>(
         &self,
         be: &mut B,
@@ -417,11 +431,7 @@ impl BlockRun<'_> {
         x: Site,
         factors: &mut impl Factors<B>,
         rows: &Range<usize>,
-        now: bool,
     ) {
-        if !now {
-            return;
-        }
         let mut rest = parts;
         while let Some((first, _)) = rest.first() {
             let stored_in = self.stored_in(*first);

@@ -189,8 +189,8 @@ pub fn final_rows<B: Backend>(be: &mut B, model: &ModelWeights, x: &Act, batch: 
 /// and what [`Objective::of_logits`](super::Objective::of_logits) says.
 pub type Logits<'a> = (&'a Act, &'a Batch, (f64, &'a [RowStat]));
 
-/// The gradient of some rows of a table: of the head, whose logits are made once more from the [`final_rows`]; of the embeddings, from dL/dx of their rows; or of a table
-/// that is both.
+/// The gradient of some rows of a table: of the head, whose logits are made once more from the [`final_rows`]; of the
+/// embeddings, from dL/dx of their rows; or of a table that is both.
 ///
 /// ```text
 /// z = n·E[rows]ᵀ     dE[rows] = (c·w·(softmax(z) − [label]))ᵀ·n     dE[token_t] += dx_t

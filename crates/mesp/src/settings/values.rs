@@ -162,7 +162,7 @@ impl Setup {
         }
         if self.options.trains_model() && self.options.backpropagates() {
             // The head's table is gone through once or twice, which sums in another order.
-            all.insert("update".to_owned(), update_name(self.options.update).into());
+            all.insert("update".to_owned(), self.options.update.name().into());
         }
         if let Some(places) = &self.options.adapter.places {
             all.insert("places".to_owned(), places.to_string().into());
@@ -252,15 +252,6 @@ fn stored(elem: Elem) -> Stored {
     }
 }
 
-/// An update by its name among settings and in documents.
-pub fn update_name(update: Update) -> &'static str {
-    match update {
-        Update::Accumulate => "accumulate",
-        Update::PerBlock => "per-block",
-        Update::PerMatrix => "per-matrix",
-    }
-}
-
 /// A policy as JSON: names of what is kept, sizes of tiles (null for all rows at once).
 pub fn policy_json(options: &Options) -> Value {
     let policy = &options.policy;
@@ -279,7 +270,7 @@ pub fn policy_json(options: &Options) -> Value {
             "keys": rows(policy.tiles.keys),
             "weight_rows": rows(policy.tiles.weight_rows),
         },
-        "update": update_name(options.update),
+        "update": options.update.name(),
         "adapter_type": options.adapter_type.name(),
     })
 }

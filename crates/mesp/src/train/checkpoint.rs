@@ -90,9 +90,14 @@ pub fn save_adapter<B: Backend>(session: &Session<B>, dir: &Path, base_model: Op
     peft::save(session.backend(), dir, &session.options().adapter, base_model, session.params())
 }
 
+/// Whether a checkpoint has an adapter: in place of the model's own tensors, or beside them.
+fn has_adapter<B: Backend>(session: &Session<B>) -> bool {
+    session.weights().is_none() || session.params().iter().flatten().any(Option::is_some)
+}
+
 /// Writes what is trained into a checkpoint: the adapter, and the model's own tensors with what rounding cut off of them.
 fn save_trained<B: Backend>(session: &Session<B>, dir: &Path, base_model: Option<&str>) -> Result<()> {
-    if session.params().iter().flatten().any(Option::is_some) || session.weights().is_none() {
+    if has_adapter(session) {
         save_adapter(session, dir, base_model)?;
     }
     let Some(weights) = session.weights() else { return Ok(()) };
@@ -243,7 +248,7 @@ pub fn load_adapter<B: Backend>(session: &mut Session<B>, checkpoint: &Path) -> 
 /// When its file is missing or damaged, or the run started from other weights.
 pub fn load_trained<B: Backend>(session: &mut Session<B>, checkpoint: &Path) -> Result<()> {
     if session.moved().is_none() {
-        if !session.params().iter().flatten().all(Option::is_none) || session.weights().is_none() {
+        if has_adapter(session) {
             load_adapter(session, checkpoint)?;
         }
         return load_weights(session, checkpoint);

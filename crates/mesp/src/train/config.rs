@@ -93,6 +93,12 @@ pub struct RunConfig {
     pub base_model: Option<String>,
 }
 
+/// The factor by which gradients with L2 norm `norm` are multiplied, as in PyTorch's `clip_grad_norm_`: max / (norm +
+/// 1e-6), at most 1.
+pub(super) fn clip(norm: f64, max: f64) -> f64 {
+    (max / (norm + 1e-6)).min(1.0)
+}
+
 impl RunConfig {
     /// [`RunConfig::settings`] as an object.
     pub(super) fn fixed(&self) -> Map<String, Value> {
@@ -104,10 +110,9 @@ impl RunConfig {
         BatchSize { rows: self.batch_size, tokens: self.batch_tokens.unwrap_or(usize::MAX) }
     }
 
-    /// The factor by which gradients with L2 norm `norm` are multiplied, as in PyTorch's `clip_grad_norm_`: max / (norm
-    /// + 1e-6), at most 1.
+    /// By what gradients with L2 norm `norm` are multiplied: 1 where nothing is clipped.
     pub(super) fn clip(&self, norm: f64) -> f64 {
-        self.max_grad_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0))
+        self.max_grad_norm.map_or(1.0, |max| clip(norm, max))
     }
 
     /// The numbers of optimizer steps and of micro-batches of a run; the last step may have fewer micro-batches than
@@ -152,7 +157,7 @@ impl RunConfig {
     /// Early stopping without evaluations. Fused updates with accumulation, which needs all gradients at once. Values out of range.
     pub fn check(&self, update: Update) -> Result<()> {
         if update.is_fused() {
-            self.check_fused(if update == Update::PerBlock { "per-block" } else { "per-matrix" })?;
+            self.check_fused(update.name())?;
         }
         if let (Some(n), None) = (self.early_stopping_patience, self.eval_every) {
             return Err(Error::usage(

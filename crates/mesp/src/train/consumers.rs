@@ -81,12 +81,6 @@ pub(super) struct Stepping<'a> {
 }
 
 impl Stepping<'_> {
-    /// The number of a tensor's parameter.
-    fn number(&self, place: usize, tensor: Tensor) -> Option<usize> {
-        let list = self.optimizer.list();
-        list.of(place).find(|i| list.params()[*i].tensor == tensor)
-    }
-
     /// Once a gradient is not finite, or a checkpoint was lost, nothing below is stepped.
     fn goes_on<B: Backend>(&self, be: &B) -> bool {
         self.squares.is_finite() && !be.faulty()
@@ -203,7 +197,7 @@ impl<'s, B: Backend> Consumer<B> for Fused<'s> {
         (place, of): (usize, Tensor),
         make: &mut impl FnMut(&mut B, Range<usize>) -> Act,
     ) {
-        let Some(i) = self.stepping.number(place, of) else { return };
+        let Some(i) = self.stepping.optimizer.list().number(place, of) else { return };
         let tile = self.stepping.rows[1];
         self.stepping.matrix(be, i, tile, make);
     }
@@ -221,7 +215,7 @@ impl FusedPlace<'_, '_> {
     fn is_stepped(&self, of: Tensor) -> bool {
         matches!(of, Tensor::Weight(module) if !module.is_outside_blocks())
             && self.stepping.in_place
-            && self.stepping.number(self.place, of).is_some()
+            && self.stepping.optimizer.list().number(self.place, of).is_some()
     }
 }
 
@@ -257,12 +251,9 @@ impl<B: Backend> Factors<B> for FusedPlace<'_, '_> {
     fn weight(&mut self, be: &mut B, of: Module, parts: &[(Range<usize>, View<'_>)], x: View<'_>) {
         let tensor = Tensor::Weight(of);
         if !self.is_stepped(tensor) {
-            for (rows, g) in parts {
-                self.sums.linear(be, tensor, rows.clone(), [*g, x], 1.0);
-            }
-            return;
+            return self.sums.weight(be, of, parts, x);
         }
-        let Some(i) = self.stepping.number(self.place, tensor) else { return };
+        let Some(i) = self.stepping.optimizer.list().number(self.place, tensor) else { return };
         let (tile, cols) = (self.stepping.rows[0], x.cols());
         self.stepping.matrix(be, i, tile, &mut |be, range| {
             let mut dw = be.alloc(range.len(), cols, TILE);

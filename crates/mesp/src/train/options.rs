@@ -23,6 +23,15 @@ pub enum Update {
 }
 
 impl Update {
+    /// The name among settings and in documents.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Accumulate => "accumulate",
+            Self::PerBlock => "per-block",
+            Self::PerMatrix => "per-matrix",
+        }
+    }
+
     /// Whether parameters are stepped while the backward goes on.
     pub fn is_fused(self) -> bool {
         self != Self::Accumulate

@@ -7,6 +7,7 @@ use mesp_device::{
     Act, Backend, Class, Dropout, Dry, Label, Plan, Program, RowStat, Tangents, View, ViewMut,
 };
 
+use super::config::clip;
 use super::consumers::{Accumulated, Fused, GRAD, Stepping, gathered};
 use super::full::{self, Moved};
 use super::objective::{Outcome, PreferenceState, Target};
@@ -219,12 +220,12 @@ impl<B: Backend> Session<B> {
                 }
             }
         }
-        self.refresh();
+        self.refresh_weights();
         self.zero_grads();
     }
 
-    /// Brings what the model holds of trained tensors up to date.
-    fn refresh(&mut self) {
+    /// Brings what the model holds of its trained tensors up to date, after these were written.
+    pub fn refresh_weights(&mut self) {
         if let Some(weights) = &self.weights {
             // Nobody else has this model.
             weights.refresh(&self.be, Arc::make_mut(&mut self.model));
@@ -257,7 +258,7 @@ impl<B: Backend> Session<B> {
             scale = clip(norm, max);
         }
         let (outcome, norm) = self.sweep(batch, learning_rate, Some(scale));
-        self.refresh();
+        self.refresh_weights();
         (outcome, norm)
     }
 
@@ -423,11 +424,6 @@ impl<B: Backend> Session<B> {
         (&mut self.be, self.weights.as_mut())
     }
 
-    /// After trained tensors of the model were written: brings what the model holds of them up to date.
-    pub fn refresh_weights(&mut self) {
-        self.refresh();
-    }
-
     /// The model beside the trained weights, where it is trained from losses.
     pub(super) fn moved(&self) -> Option<&Moved> {
         self.moved.as_ref()
@@ -527,11 +523,6 @@ fn listed(options: &Options, c: &Config, adapters: &[BlockPairs]) -> Vec<Param> 
         }
     }
     list
-}
-
-/// By what gradients of a norm are multiplied so that it is at most `max`.
-pub(super) fn clip(norm: f64, max: f64) -> f64 {
-    (max / (norm + 1e-6)).min(1.0)
 }
 
 /// The largest batches of a run.
